@@ -1,0 +1,233 @@
+"""Every setting, declared once: flag, environment variable, YAML key, default and help.
+
+A setting is a field of :class:`Settings`. Its flag is ``--field-name``, its environment variable
+``HYPERFLEET_FIELD_NAME`` and its YAML key ``field_name``, or nested, as ``field: {name: ...}``. A
+flag wins over the environment, that over the file given by ``--config``, that over the default.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+# Beside its own variable, a setting may answer to the name that the original's users have set.
+OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
+
+
+class Names(click.ParamType):
+    """A comma-separated list of names; a YAML file may hold a list instead."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names without blanks and repetitions, in the order given."""
+        if isinstance(value, str):
+            value = value.split(",")
+        return tuple(dict.fromkeys(str(name).strip() for name in value if str(name).strip()))
+
+
+def setting(default: Any, description: str, **option: Any) -> Any:
+    """A field of :class:`Settings`: its default, its help, and what its click option needs beside."""
+    return dataclasses.field(default=default, metadata={"help": description, "option": option})
+
+
+PORT = click.IntRange(0, 65535)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of the service, with their defaults."""
+
+    host: str = setting(
+        "", "Address of the API. Default: 127.0.0.1 with --no-auth, every address without."
+    )
+    port: int = setting(8000, "Port of the API; 0 takes a free one.", type=PORT)
+    health_host: str = setting("", "Address of the health checks. Default: as --host.")
+    health_port: int = setting(8083, "Port of the health checks; 0 takes a free one.", type=PORT)
+    metrics_host: str = setting("", "Address of the metrics. Default: as --host.")
+    metrics_port: int = setting(8080, "Port of the metrics; 0 takes a free one.", type=PORT)
+    threads: int = setting(
+        16, "Requests handled at once; each may hold a connection.", type=click.IntRange(1, 1000)
+    )
+    max_body_size: int = setting(
+        1024 * 1024, "Largest body of a request, in bytes.", type=click.IntRange(1024)
+    )
+    shutdown_timeout: int = setting(
+        20, "Seconds that requests under way are given at the end.", type=click.IntRange(0)
+    )
+
+    no_auth: bool = setting(False, "Serve without authentication: for development.", is_flag=True)
+    enable_jwt: bool = setting(
+        True, "Require a bearer token.", type=bool, is_flag=False, flag_value="true"
+    )
+    enable_authz: bool = setting(
+        True, "Ask whether the caller may.", type=bool, is_flag=False, flag_value="true"
+    )
+
+    database_url: str = setting(
+        "", "postgresql:// URL or key=value string. Default: an embedded PostgreSQL."
+    )
+    database_url_file: Path | None = setting(None, "File that holds --database-url.", type=FILE)
+    db_host: str = setting("", "Host of the database, instead of --database-url.")
+    db_host_file: Path | None = setting(None, "File that holds --db-host.", type=FILE)
+    db_port: str = setting("", "Port of the database.")
+    db_port_file: Path | None = setting(None, "File that holds --db-port.", type=FILE)
+    db_name: str = setting("", "Name of the database.")
+    db_name_file: Path | None = setting(None, "File that holds --db-name.", type=FILE)
+    db_user: str = setting("", "User of the database.")
+    db_user_file: Path | None = setting(None, "File that holds --db-user.", type=FILE)
+    db_password: str = setting("", "Password of the database.")
+    db_password_file: Path | None = setting(None, "File that holds --db-password.", type=FILE)
+    db_sslmode: str = setting(
+        "",
+        "How the connection is encrypted.",
+        type=click.Choice(
+            ["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+        ),
+    )
+    db_rootcert: str = setting("", "File with the certificates that sign the database's.")
+    db_pool_size: int = setting(
+        16, "Most connections to the database.", type=click.IntRange(1, 1000)
+    )
+    db_connect_timeout: int = setting(
+        30, "Seconds to retry a database that is not reachable at start.", type=click.IntRange(0)
+    )
+    data_dir: Path | None = setting(
+        None,
+        "Folder of the embedded PostgreSQL. Default: hyperfleet in the user's data home.",
+        type=click.Path(file_okay=False, path_type=Path),
+    )
+
+    required_adapters_cluster: tuple[str, ...] = setting(
+        (), "Adapters that must report on a cluster, by comma. Default: all that do.", type=Names()
+    )
+    required_adapters_nodepool: tuple[str, ...] = setting(
+        (), "Adapters that must report on a node pool, by comma.", type=Names()
+    )
+
+    validate_responses: bool = setting(
+        False, "Check every response against the contract: for tests.", is_flag=True
+    )
+    log_level: str = setting(
+        "info",
+        "Least severe message that is logged.",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+    )
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether callers have to show a token."""
+        return self.enable_jwt and not self.no_auth
+
+    def required_adapters(self, kind: str) -> tuple[str, ...]:
+        """The adapters that must report on a ``Cluster`` or a ``NodePool``; empty: all that do."""
+        if kind == "Cluster":
+            return self.required_adapters_cluster
+        return self.required_adapters_nodepool
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            flat |= _flat(value, name + "_")
+        elif value is not None:
+            flat[name] = value
+    return flat
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, by field name.
+
+    Raises click.BadParameter, with the reason, for a file that is no YAML mapping or that names a
+    setting which does not exist.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {error}") from None
+    if not isinstance(tree, Mapping):
+        raise click.BadParameter(f"{path} must hold a mapping of settings.")
+    values = _flat(tree)
+    unknown = ", ".join(sorted(values.keys() - FIELDS.keys()))
+    if unknown:
+        raise click.BadParameter(f"{path} names settings that do not exist: {unknown}")
+    return values
+
+
+def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        ctx.default_map = read_file(path)
+
+
+def _option(field: "dataclasses.Field[Any]") -> click.Option:
+    variables = ["HYPERFLEET_" + field.name.upper()]
+    if field.name in OTHER_VARIABLES:
+        variables.append(OTHER_VARIABLES[field.name])
+    return click.Option(
+        ["--" + field.name.replace("_", "-")],
+        envvar=variables,
+        show_envvar=True,
+        default=field.default,
+        show_default=field.default not in ("", None, (), False),
+        help=field.metadata["help"],
+        **field.metadata["option"],
+    )
+
+
+def options(*only: str) -> Callable[[click.Command], click.Command]:
+    """Adds the options of the settings to a command, and ``--config``: all, or those whose names
+    begin with one of ``only``.
+    """
+
+    def add(command: click.Command) -> click.Command:
+        config = click.Option(
+            ["--config"],
+            type=FILE,
+            is_eager=True,
+            expose_value=False,
+            callback=_use_file,
+            envvar="HYPERFLEET_CONFIG",
+            show_envvar=True,
+            help="YAML file with settings.",
+        )
+        command.params.append(config)
+        command.params += [
+            _option(field) for name, field in FIELDS.items() if not only or name.startswith(only)
+        ]
+        return command
+
+    return add
+
+
+def from_options(values: Mapping[str, Any]) -> Settings:
+    """The settings that a command was called with; what a ``*_file`` holds is read here.
+
+    Raises click.UsageError for a file that is empty or cannot be read.
+    """
+    chosen = {name: value for name, value in values.items() if name in FIELDS}
+    for name, path in list(chosen.items()):
+        if not name.endswith("_file") or path is None or name[: -len("_file")] not in FIELDS:
+            continue
+        try:
+            content = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from None
+        if not content:
+            raise click.UsageError(f"--{name.replace('_', '-')}: {path} is empty")
+        # An explicit value beats the file, as a flag beats everything.
+        chosen[name[: -len("_file")]] = chosen.get(name[: -len("_file")]) or content
+    return Settings(**chosen)
+
+
