@@ -3,7 +3,8 @@
 import logging
 import select
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import click
@@ -145,3 +146,23 @@ def fetch_all(statement: str, values: dict[str, Any]) -> list[TupleRow]:
     """Runs one statement as its own transaction, in one round trip, and returns its rows."""
     with connection() as conn:
         return conn.execute(statement, values).fetchall()
+
+
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """A transaction in pipeline mode: commits at the end of the block, rolls back on an exception.
+
+    Statements travel together until a result is fetched, and what is left travels with the COMMIT: a
+    block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
+    or at the end of the block.
+    """
+    with connection() as conn:
+        try:
+            with conn.pipeline():
+                conn.execute("BEGIN")
+                yield conn
+                conn.execute("COMMIT")
+        except BaseException:
+            if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                conn.rollback()
+            raise

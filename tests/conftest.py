@@ -4,16 +4,24 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import requests
+from prometheus_client import CollectorRegistry
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from hyperfleet import embedded, migration
+from hyperfleet.app import create_app
+from hyperfleet.database import open_pool
+from hyperfleet.server import Servers, address, listen
+from hyperfleet.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +93,86 @@ def sql(database: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return Path(__file__).parent.parent
+
+
+class Api(requests.Session):
+    """An HTTP client of a running service; paths are relative to the version's base."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.base = f"{url}/api/hyperfleet/v1"
+        self.trust_env = False
+
+    def request(self, method, url, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if url.startswith("//"):
+            url = self.url + url[1:]
+        elif url.startswith("/"):
+            url = self.base + url
+        kwargs.setdefault("timeout", 30)
+        return super().request(method, url, *args, **kwargs)
+
+    def cluster(self, name: str = "c1", **members: Any) -> dict[str, Any]:
+        response = self.post("/clusters", json={"name": name, "spec": {}, **members})
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def node_pool(self, cluster: dict[str, Any], name: str = "np1", **members: Any) -> dict[str, Any]:
+        path = f"/clusters/{cluster['id']}/nodepools"
+        response = self.post(path, json={"name": name, "spec": {}, **members})
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def report(self, resource: dict[str, Any], adapter: str = "dns", **members: Any) -> requests.Response:
+        body = {
+            "adapter": adapter,
+            "observed_generation": 1,
+            "conditions": [{"type": "Available", "status": "True"}],
+            **members,
+        }
+        return self.put(self.url + resource["href"] + "/statuses", json=body)
+
+    def read(self, resource: dict[str, Any]) -> dict[str, Any]:
+        response = self.get(self.url + resource["href"])
+        assert response.status_code == 200, response.text
+        return response.json()
+
+
+class Service:
+    """The service's API on a real socket, in a thread of this process, on one database."""
+
+    def __init__(self, conninfo: str, **settings: Any) -> None:
+        self.settings = Settings(no_auth=True, validate_responses=True, **settings)
+        self.pool = open_pool(conninfo, 8)
+        self.listener = listen("127.0.0.1", 0)
+        self.app = create_app(self.settings, self.pool, CollectorRegistry())
+        self.servers = Servers([(self.app, self.listener)], 5)
+        self.thread = threading.Thread(target=self.servers.run, daemon=True)
+        self.thread.start()
+        self.url = address(self.listener)
+
+    def stop(self) -> None:
+        self.servers.stop()
+        self.thread.join(10)
+        self.pool.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def service(database: str) -> Iterator[Callable[..., Api]]:
+    """Starts services on this test's database, with the settings that the test gives."""
+    running: list[Service] = []
+
+    def start(conninfo: str = database, **settings: Any) -> Api:
+        running.append(Service(conninfo, **settings))
+        return Api(running[-1].url)
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture
+def api(service: Callable[..., Api]) -> Api:
+    """A client of a service with the default settings, without authentication."""
+    return service()

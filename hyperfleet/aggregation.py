@@ -1,0 +1,359 @@
+"""Reports in, status out: how what adapters report becomes one Kubernetes-style status.
+
+All functions are pure. Resources, reports and statuses are plain dicts in the shape in which the API
+shows them. Every time is text of fixed width (:func:`timestamp`), so that times compare as text.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+# The two words that clients of different generations have for each of the aggregated conditions.
+READY = ("Ready", "Reconciled")
+AVAILABLE = ("Available", "LastKnownReconciled")
+
+# From the best to the worst; where two adapters share a condition, the worst is shown.
+STATUSES = ("True", "Unknown", "False")
+
+
+def timestamp(moment: datetime) -> str:
+    """``2025-11-17T15:04:05.000000Z``: RFC 3339 in UTC, always with microseconds.
+
+    Raises OverflowError for a moment whose year in UTC is not between 1 and 9999.
+    """
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def now() -> str:
+    """The present as :func:`timestamp` writes it."""
+    return timestamp(datetime.now(UTC))
+
+
+def verdict(report: Mapping[str, Any]) -> tuple[str, Json]:
+    """What an adapter's report comes to (``True``, ``False`` or ``Unknown``) and which condition
+    says so; ``{}`` when there is none but ``Progressing``.
+    """
+    conditions: dict[str, Json] = {c["type"]: c for c in report["conditions"]}
+    for kind in ("Available", "Ready"):
+        if kind in conditions:
+            return conditions[kind]["status"], conditions[kind]
+    rest = [c for c in report["conditions"] if c["type"] != "Progressing"]
+    for status in reversed(STATUSES):
+        for condition in rest:
+            if condition["status"] == status:
+                return status, condition
+    return "True", {}
+
+
+def _failed(report: Mapping[str, Any]) -> bool:
+    """Whether the report says that the work ended badly, not merely that it is not done yet."""
+    says = {c["type"]: c["status"] for c in report["conditions"]}
+    return verdict(report)[0] == "False" and (
+        says.get("Health") == "False"
+        or says.get("Progressing") == "False"
+        or says.get("Failed") == "True"
+    )
+
+
+def finalized(report: Mapping[str, Any], generation: int) -> bool:
+    """Whether the adapter has cleaned up after the resource as it is now."""
+    return report["observed_generation"] == generation and any(
+        c["type"] == "Finalized" and c["status"] == "True" for c in report["conditions"]
+    )
+
+
+def all_finalized(
+    generation: int, reports: Iterable[Mapping[str, Any]], required: Sequence[str]
+) -> bool:
+    """Whether every required adapter (none named: every one that reported) has cleaned up."""
+    done = {r["adapter"]: finalized(r, generation) for r in reports}
+    return all(done.get(name, False) for name in required or done)
+
+
+def discard_reason(
+    generation: int, stored: Mapping[str, Any] | None, report: Mapping[str, Any]
+) -> str | None:
+    """Why a report says nothing new about a resource at ``generation``; None: it does.
+
+    ``stored`` is the adapter's last report, ``report`` the new one, whose ``observed_time`` is a
+    timestamp or None.
+    """
+    observed = report["observed_generation"]
+    if observed > generation:
+        return "generation-ahead-of-resource"
+    if stored is None:
+        return None
+    if observed < stored["observed_generation"]:
+        return "generation-behind-last-report"
+    time = report.get("observed_time")
+    if (
+        observed == stored["observed_generation"]
+        and time is not None
+        and time < stored["last_report_time"]
+    ):
+        return "older-than-last-report"
+    return None
+
+
+def merge(stored: Mapping[str, Any] | None, report: Mapping[str, Any], at: str) -> Json:
+    """The report as it is to be stored: its conditions with the times that the service sets.
+
+    A condition's ``created_at`` survives, ``updated_at`` moves with every report, and
+    ``last_transition_time`` only with its status (Kubernetes API conventions, typical status
+    properties).
+    """
+    known = {c["type"]: c for c in stored["conditions"]} if stored else {}
+    conditions = []
+    for given in report["conditions"]:
+        before = known.get(given["type"])
+        condition: Json = {
+            "adapter": report["adapter"],
+            "type": given["type"],
+            "status": given["status"],
+        }
+        condition |= {key: given[key] for key in ("reason", "message") if key in given}
+        condition |= {
+            "observed_generation": report["observed_generation"],
+            "created_at": before["created_at"] if before else at,
+            "updated_at": at,
+            "last_transition_time": before["last_transition_time"]
+            if before and before["status"] == given["status"]
+            else at,
+        }
+        conditions.append(condition)
+    merged: Json = {
+        "adapter": report["adapter"],
+        "observed_generation": report["observed_generation"],
+        "conditions": conditions,
+        "created_time": stored["created_time"] if stored else at,
+        "last_report_time": at,
+    }
+    return merged | {key: report[key] for key in ("data", "metadata") if key in report}
+
+
+def fold(
+    resource: Mapping[str, Any],
+    reports: Iterable[Mapping[str, Any]],
+    previous: Mapping[str, Any] | None,
+    required: Sequence[str],
+    at: str,
+    children: int = 0,
+) -> Json:
+    """The status of a resource.
+
+    :param resource: ``generation``, ``created_time``, ``updated_time``, ``deleted_time`` if marked
+    :param reports: the stored report of each adapter
+    :param previous: the status as it was before; None for a new resource
+    :param required: the adapters that count; empty: all that have reported
+    :param at: the time of the report or the write that is the reason to fold
+    :param children: how many node pools are left; asked only of a marked cluster
+    """
+    stored = {r["adapter"]: r for r in sorted(reports, key=lambda r: str(r["adapter"]))}
+    verdicts = {name: verdict(report) for name, report in stored.items()}
+    names = tuple(dict.fromkeys(required)) or tuple(stored)
+    counted = {name: stored[name] for name in names if name in stored}
+    generation: int = resource["generation"]
+    phase = _phase(names, counted, generation)
+    before = _by_type(previous)
+
+    def condition(kind: str, status: str, *, created: str, start: str, **rest: Any) -> Json:
+        old = before.get(kind)
+        if old is None:
+            moved = start
+        elif old["status"] == status:
+            moved = old["last_transition_time"]
+        else:
+            moved = max(old["last_transition_time"], at)
+        return {
+            "type": kind,
+            "status": status,
+            **rest,
+            "created_time": old["created_time"] if old else created,
+            "last_transition_time": moved,
+        }
+
+    born: str = resource["created_time"]
+    ready = _ready(resource, names, counted, phase, children)
+    available = _available(before.get(AVAILABLE[0]), names, counted, resource["updated_time"])
+    conditions = [
+        condition(
+            kind,
+            **says,
+            created=born,
+            start=born if says["status"] == "False" else max(born, at),
+        )
+        for kind, says in zip((READY[0], AVAILABLE[0]), (ready, available), strict=True)
+    ]
+    conditions += [
+        {**conditions[0], "type": READY[1]},
+        {**conditions[1], "type": AVAILABLE[1]},
+    ]
+    conditions += [
+        condition(
+            kind,
+            verdicts[name][0],
+            **_words(verdicts[name][1]),
+            observed_generation=stored[name]["observed_generation"],
+            last_updated_time=stored[name]["last_report_time"],
+            created=at,
+            start=at,
+        )
+        for kind, name in _successful(verdicts).items()
+    ]
+
+    if previous is None:
+        moved = born if phase == "NotReady" else max(born, at)
+    elif previous["phase"] == phase:
+        moved = previous["last_transition_time"]
+    else:
+        moved = max(previous["last_transition_time"], at)
+    return {
+        "phase": phase,
+        "observed_generation": min((r["observed_generation"] for r in counted.values()), default=0)
+        if len(counted) == len(names)
+        else 0,
+        "last_transition_time": moved,
+        "last_updated_time": _oldest(counted.values(), resource["updated_time"]),
+        "adapters": [
+            {
+                "adapter": name,
+                "type": says.get("type", "Available"),
+                "status": status,
+                **_words(says),
+                "observed_generation": stored[name]["observed_generation"],
+                "created_at": says.get("created_at", stored[name]["created_time"]),
+                "updated_at": says.get("updated_at", stored[name]["last_report_time"]),
+            }
+            for name, (status, says) in verdicts.items()
+        ],
+        "conditions": conditions,
+    }
+
+
+def _phase(names: Sequence[str], counted: Mapping[str, Any], generation: int) -> str:
+    current = [r for r in counted.values() if r["observed_generation"] == generation]
+    if names and len(current) == len(names) and all(verdict(r)[0] == "True" for r in current):
+        return "Ready"
+    return "Failed" if any(_failed(r) for r in current) else "NotReady"
+
+
+def _ready(
+    resource: Mapping[str, Any],
+    names: Sequence[str],
+    counted: Mapping[str, Any],
+    phase: str,
+    children: int,
+) -> Json:
+    generation = resource["generation"]
+    current = {n: r for n, r in counted.items() if r["observed_generation"] == generation}
+    says: Json = {
+        "observed_generation": generation,
+        "last_updated_time": _oldest(current.values(), resource["updated_time"]),
+    }
+    if resource.get("deleted_time"):
+        late = [n for n in names if n not in current or not finalized(current[n], generation)]
+        if not late and not children:
+            message = "All required adapters report Finalized=True and no node pool is left."
+            return says | {"status": "True", "reason": "ReconciledAll", "message": message}
+        if not late:
+            message = f"Node pools are left: {children}."
+            reason = "ReconciledWaitingForChildren"
+            return says | {"status": "False", "reason": reason, "message": message}
+        message = (
+            f"Required adapters not reporting Finalized=True at generation {generation}: "
+            + ", ".join(f"{n} ({_what(counted.get(n), 'Finalized')})" for n in late)
+        )
+    elif phase == "Ready":
+        message = f"All required adapters report True at generation {generation}."
+        return says | {"status": "True", "reason": "ReconciledAll", "message": message}
+    else:
+        late = [n for n in names if n not in current or verdict(current[n])[0] != "True"]
+        message = f"Required adapters not reporting True at generation {generation}: " + ", ".join(
+            f"{n} ({_what(counted.get(n))})" for n in late
+        )
+        if not names:
+            message = "No adapter has reported yet."
+    return says | {"status": "False", "reason": "ReconciledMissingAdapters", "message": message}
+
+
+def _available(
+    old: Mapping[str, Any] | None, names: Sequence[str], counted: Mapping[str, Any], updated: str
+) -> Json:
+    missing = [n for n in names if n not in counted]
+    generations = {r["observed_generation"] for r in counted.values()}
+    doubtful = [n for n, r in counted.items() if verdict(r)[0] != "True"]
+    tracked = old["observed_generation"] if old and old["status"] == "True" else None
+    status, reason = "False", ""
+    if names and not missing and not doubtful and len(generations) == 1:
+        status, tracked = "True", max(generations)
+    elif tracked is not None and not any(
+        r["observed_generation"] == tracked and verdict(r)[0] == "False" for r in counted.values()
+    ):
+        # What ran goes on running while a new spec is under way, or while nothing is known.
+        status = "True"
+    if status == "True":
+        reason = "AllAdaptersReconciled"
+        message = f"All required adapters reported True at generation {tracked}."
+    elif missing or not names:
+        reason = "AdaptersMissingReports"
+        message = f"Required adapters without a report: {', '.join(missing) or 'none has reported'}."
+    elif doubtful:
+        reason = "AdapterReportedNotAvailable"
+        message = "Required adapters not reporting True: " + ", ".join(
+            f"{n} ({_what(counted[n])})" for n in doubtful
+        )
+    else:
+        reason = "AdaptersNotAtSameGeneration"
+        message = "Required adapters report on different generations: " + ", ".join(
+            f"{n} ({_what(r)})" for n, r in counted.items()
+        )
+    if status == "False":
+        tracked = max(generations, default=1)
+    speaking = [r for r in counted.values() if r["observed_generation"] == tracked]
+    return {
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observed_generation": tracked,
+        "last_updated_time": _oldest(speaking, updated),
+    }
+
+
+def _successful(verdicts: Mapping[str, tuple[str, Json]]) -> dict[str, str]:
+    """Which adapter speaks in each ``<Adapter>Successful`` condition.
+
+    Adapters whose names differ in punctuation alone share one, in which the worst is heard.
+    """
+    speakers: dict[str, str] = {}
+    for name, (status, _) in verdicts.items():
+        parts = re.split(r"[^0-9A-Za-z]+", name)
+        kind = "".join(part[:1].upper() + part[1:] for part in parts) + "Successful"
+        rival = speakers.get(kind)
+        if rival is None or STATUSES.index(status) > STATUSES.index(verdicts[rival][0]):
+            speakers[kind] = name
+    return speakers
+
+
+def _by_type(status: Mapping[str, Any] | None) -> dict[str, Json]:
+    return {c["type"]: c for c in status["conditions"]} if status else {}
+
+
+def _words(condition: Mapping[str, Any]) -> Json:
+    return {key: condition[key] for key in ("reason", "message") if key in condition}
+
+
+def _oldest(reports: Iterable[Mapping[str, Any]], otherwise: str) -> str:
+    return min((str(r["last_report_time"]) for r in reports), default=otherwise)
+
+
+def _what(report: Mapping[str, Any] | None, kind: str = "") -> str:
+    """What an adapter last said, in a few words for a message."""
+    if report is None:
+        return "no report"
+    if kind:
+        says = {c["type"]: c["status"] for c in report["conditions"]}.get(kind, "missing")
+        return f"{kind} {says} at generation {report['observed_generation']}"
+    return f"{verdict(report)[0]} at generation {report['observed_generation']}"

@@ -1,0 +1,73 @@
+"""The application: the contract, the handlers and the layers around them."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import flask
+from connexion import FlaskApp
+from connexion.middleware.exceptions import ExceptionMiddleware
+from connexion.middleware.main import ConnexionMiddleware
+from connexion.middleware.server_error import ServerErrorMiddleware
+from connexion.options import SwaggerUIOptions
+from prometheus_client import CollectorRegistry
+from prometheus_flask_exporter import PrometheusMetrics
+from starlette.types import ASGIApp
+
+from hyperfleet import contract
+from hyperfleet.database import Pool
+from hyperfleet.front import Front, Page
+from hyperfleet.settings import Settings
+from hyperfleet.validation import VALIDATORS
+
+# The outermost layer does what these two do.
+MIDDLEWARES = [
+    layer
+    for layer in ConnexionMiddleware.default_middlewares
+    if layer not in (ExceptionMiddleware, ServerErrorMiddleware)
+]
+
+
+def create_app(settings: Settings, pool: Pool, registry: CollectorRegistry) -> ASGIApp:
+    """The ASGI application that answers the API's requests.
+
+    :param pool: where handlers take their connections from
+    :param registry: where requests are counted and timed
+    """
+    document = contract.load()
+    pages = _pages(document)
+    inner = FlaskApp(
+        "hyperfleet",
+        middlewares=list(MIDDLEWARES),
+        resolver=contract.HandlerResolver(),
+        pythonic_params=True,
+        validate_responses=settings.validate_responses,
+        validator_map=VALIDATORS,
+        swagger_ui_options=SwaggerUIOptions(
+            serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
+        ),
+    )
+    inner.add_api(document)
+    flask_app: flask.Flask = inner.app
+    flask_app.config["HYPERFLEET"] = settings
+    flask_app.extensions["pool"] = pool
+    PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
+    # Handlers run in threads; a2wsgi has ten unless told otherwise.
+    inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
+    return Front(
+        inner,
+        allow=contract.methods(document),
+        pages=pages,
+        max_body=settings.max_body_size,
+    )
+
+
+def _pages(document: dict[str, Any]) -> dict[str, Page]:
+    # Connexion can serve the document too, but copies, validates and resolves it for each request.
+    whole = json.dumps(contract.resolved(document)).encode()
+    specification = Page(200, {"content-type": "application/json"}, whole)
+    return {
+        "/openapi": specification,
+        "/api/hyperfleet/v1/openapi": specification,
+        "/api/hyperfleet/v1/openapi.html": Page(307, {"location": "/openapi-ui/"}, b""),
+    }

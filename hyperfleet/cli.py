@@ -1,0 +1,142 @@
+"""The command line: ``hyperfleet serve``, ``hyperfleet migrate``, ``hyperfleet version``."""
+
+import contextlib
+import logging
+import signal
+import sys
+from typing import Any
+
+import click
+
+from hyperfleet import __version__, database, embedded, migration, settings
+from hyperfleet.settings import Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)
+
+
+@settings.options()
+@main.command()
+def serve(**values: Any) -> None:
+    """Serve the API, its health checks and its metrics."""
+    # Not needed by the other commands, and slow to import.
+    from hyperfleet.app import create_app  # noqa: PLC0415
+    from hyperfleet.health import health_app, metrics_app, new_registry  # noqa: PLC0415
+    from hyperfleet.server import Servers, address, listen  # noqa: PLC0415
+
+    chosen = settings.from_options(values)
+    _log(chosen)
+    if chosen.authenticated:
+        raise click.UsageError(
+            "This version cannot authenticate callers yet, and does not serve openly unasked: "
+            "add --no-auth to serve everybody who reaches it."
+        )
+    # Whatever is started below is stopped again, also when the signal comes before it all runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with contextlib.ExitStack() as stack:
+        host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
+        listeners = [
+            stack.enter_context(listen(own or host, port))
+            for own, port in (
+                (host, chosen.port),
+                (chosen.health_host, chosen.health_port),
+                (chosen.metrics_host, chosen.metrics_port),
+            )
+        ]
+        conninfo, lines = _database(chosen, stack)
+        pool = stack.enter_context(database.open_pool(conninfo, chosen.db_pool_size))
+        registry = new_registry(pool)
+        servers = Servers(
+            [
+                (create_app(chosen, pool, registry), listeners[0]),
+                (health_app(pool), listeners[1]),
+                (metrics_app(registry), listeners[2]),
+            ],
+            chosen.shutdown_timeout,
+        )
+        api, health, metrics = map(address, listeners)
+        click.echo(f"HyperFleet API {__version__}")
+        click.echo(f"  API       {api}/api/hyperfleet/v1")
+        click.echo(f"  UI        {api}/openapi-ui")
+        click.echo(f"  Health    {health}/healthcheck")
+        click.echo(f"  Metrics   {metrics}/metrics")
+        for line in lines:
+            click.echo(f"  {line}")
+        if not chosen.authenticated:
+            click.echo("  Access    everybody: authentication is off")
+        sys.stdout.flush()
+        servers.run()
+
+
+def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, list[str]]:
+    """The connection string, and what the banner says of the database."""
+    conninfo = database.conninfo(chosen)
+    if conninfo:
+        database.wait(conninfo, chosen.db_connect_timeout)
+        return conninfo, [f"Database  {database.describe(conninfo)}"]
+    folder = chosen.data_dir or embedded.default_data_dir()
+    conninfo = stack.enter_context(embedded.running(folder))
+    migration.apply(conninfo)
+    return conninfo, ["Database  embedded PostgreSQL", f"Data      {folder}"]
+
+
+@settings.options("database_", "db_", "data_dir", "log_level")
+@main.command()
+@click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
+@click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
+def migrate(show: bool, rollback: int | None, **values: Any) -> None:
+    """Bring the database's schema up to date."""
+    import psycopg  # noqa: PLC0415
+
+    chosen = settings.from_options(values)
+    _log(chosen)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with contextlib.ExitStack() as stack:
+        conninfo = database.conninfo(chosen)
+        if conninfo:
+            database.wait(conninfo, chosen.db_connect_timeout)
+        else:
+            folder = chosen.data_dir or embedded.default_data_dir()
+            conninfo = stack.enter_context(embedded.running(folder))
+        try:
+            if show:
+                with psycopg.connect(conninfo, autocommit=True) as conn:
+                    have = migration.applied(conn)
+                for name in migration.names():
+                    click.echo(f"{'applied' if name in have else 'pending'}  {name}")
+            elif rollback:
+                for name in migration.roll_back(conninfo, rollback):
+                    click.echo(f"rolled back  {name}")
+            else:
+                done = migration.apply(conninfo)
+                for name in done:
+                    click.echo(f"applied  {name}")
+                if not done:
+                    click.echo("The schema is up to date.")
+        except psycopg.Error as error:
+            raise click.ClickException(f"The migration failed: {error}") from error
+
+
+def _log(chosen: Settings) -> None:
+    from hyperfleet.front import TraceFilter  # noqa: PLC0415
+
+    handler = logging.StreamHandler()
+    handler.addFilter(TraceFilter())
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(trace_id)s] %(message)s")
+    )
+    logging.basicConfig(level=chosen.log_level.upper(), handlers=[handler], force=True)
+    for noisy in ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The fields that a search, an order or a projection may name, and where each of them lies.
+
+Names come from callers, SQL from the fixed tables here; whatever is open-ended, such as the key of a
+label, is bound as a value.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["Cluster", "NodePool", "AdapterStatus"]
+# Keeps a value for the statement and returns the placeholder that stands for it.
+Bind: TypeAlias = Callable[[Any], str]
+# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
+Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
+
+TABLES: dict[str, str] = {
+    "Cluster": "clusters",
+    "NodePool": "node_pools",
+    "AdapterStatus": "adapter_statuses",
+}
+
+# Segments between dots; one in quotes may hold any character, its quote doubled.
+NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w/-]+))*"""
+SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
+
+_RESOURCE: dict[str, Type] = {
+    "id": "uuid",
+    "name": "text",
+    "generation": "number",
+    "created_by": "text",
+    "updated_by": "text",
+    "deleted_by": "text",
+    "created_time": "time",
+    "updated_time": "time",
+    "deleted_time": "time",
+}
+COLUMNS: dict[str, dict[str, Type]] = {
+    "Cluster": _RESOURCE,
+    "NodePool": {**_RESOURCE, "owner_id": "uuid"},
+    "AdapterStatus": {
+        "adapter": "text",
+        "observed_generation": "number",
+        "created_time": "time",
+        "last_report_time": "time",
+    },
+}
+NULLABLE = {"deleted_by", "deleted_time"}
+
+STATUS: dict[str, Type] = {
+    "phase": "text",
+    "observed_generation": "number",
+    "last_updated_time": "moment",
+    "last_transition_time": "moment",
+}
+CONDITION: dict[str, Type] = {
+    "status": "text",
+    "reason": "text",
+    "message": "text",
+    "observed_generation": "number",
+    "created_time": "moment",
+    "last_updated_time": "moment",
+    "last_transition_time": "moment",
+}
+# Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
+SAME = {"Ready": "Reconciled", "Available": "LastKnownReconciled"}
+SAME_MEMBERS = {"status", "last_updated_time", "last_transition_time"}
+# Written into the SQL, where the indexes of migrations/0003.search.sql are recognised by it.
+INDEXED = {"Reconciled", "LastKnownReconciled"}
+
+
+class UnknownField(ValueError):  # noqa: N818 (says what it is)
+    """A name that is no field of the kind; the message lists those that are."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a field lies.
+
+    ``sql`` is an expression over the columns of the kind's table, complete with its parentheses; of
+    type ``any`` it yields jsonb. ``label`` is the placeholder of a label's key.
+    """
+
+    name: str
+    type: Type
+    sql: str
+    nullable: bool
+    label: str = ""
+
+
+def collector(prefix: str) -> tuple[dict[str, Any], Bind]:
+    """An empty set of bound values, and the function that adds one to it.
+
+    Values are named ``prefix0``, ``prefix1`` and so on, so that they don't meet the caller's.
+    """
+    values: dict[str, Any] = {}
+
+    def bind(value: Any) -> str:
+        name = f"{prefix}{len(values)}"
+        values[name] = value
+        return f"%({name})s"
+
+    return values, bind
+
+
+def segments(name: str) -> list[str]:
+    """The parts of a name in the form of ``NAME``, without their quotes."""
+    return [
+        part[1:-1].replace(part[0] * 2, part[0]) if part[0] in "\"'" else part
+        for part in SEGMENT.findall(name)
+    ]
+
+
+def names(kind: str, *, spec: bool = True) -> str:
+    """The fields of a kind, as error messages list them; ``spec`` says whether with spec.PATH."""
+    listed = list(COLUMNS[kind])
+    if kind != "AdapterStatus":
+        listed.insert(2, "kind")
+        if kind == "NodePool":
+            listed.append("owner_references.id")
+        listed.append("labels.KEY")
+        if spec:
+            listed.append("spec.PATH")
+        listed += [f"status.{member}" for member in STATUS]
+        listed += ["status.conditions.TYPE", "status.conditions.TYPE.FIELD"]
+    return ", ".join(listed)
+
+
+def resolve(name: str, kind: str, bind: Bind) -> Field:
+    """The field of that name.
+
+    ``name`` has the form of ``NAME``; ``kind`` is a key of ``TABLES``; what must be bound for the
+    field's SQL goes through ``bind``. Raises UnknownField.
+    """
+    table = TABLES[kind]
+    parts = segments(name)
+    if kind == "NodePool" and parts == ["owner_references", "id"]:
+        parts = ["owner_id"]
+    if len(parts) == 1 and parts[0] in COLUMNS[kind]:
+        column = parts[0]
+        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE)
+    if kind != "AdapterStatus":
+        match parts:
+            case ["kind"]:
+                return Field(name, "text", f"'{kind}'::text", nullable=False)
+            case ["labels", _, *_]:
+                # The dots of an unquoted key belong to it: labels have no depth.
+                key = bind(".".join(parts[1:])) + "::text"
+                return Field(name, "text", f"({table}.labels ->> {key})", nullable=True, label=key)
+            case ["spec", _, *_]:
+                path = bind(parts[1:])
+                return Field(name, "any", f"({table}.spec #> {path}::text[])", nullable=True)
+            case ["status", member] if member in STATUS:
+                return _status(name, table, member)
+            case ["status", "conditions", type_, *rest] if len(rest) <= 1:
+                return _condition(name, table, type_, rest[0] if rest else "status", bind)
+            case ["status", "conditions", _, _, _, *_]:
+                raise UnknownField(
+                    f"unknown field {name}; a condition's type that has dots goes in quotes, as in "
+                    'status.conditions."example.com/Synced".reason'
+                )
+    raise UnknownField(f"unknown field {name}; expected one of {names(kind)}")
+
+
+def _status(name: str, table: str, member: str) -> Field:
+    type_ = STATUS[member]
+    if type_ == "number":
+        value = f"""jsonb_path_query_first({table}.status, '$.{member} ? (@.type() == "number")')"""
+        return Field(name, type_, f"({value}::numeric)", nullable=True)
+    collation = ' COLLATE "C"' if type_ == "moment" else ""
+    return Field(name, type_, f"(({table}.status ->> '{member}'){collation})", nullable=True)
+
+
+def _condition(name: str, table: str, condition: str, member: str, bind: Bind) -> Field:
+    if member not in CONDITION:
+        raise UnknownField(
+            f"unknown field {name}; a condition has {', '.join(CONDITION)}; if {member} belongs to "
+            "the condition's type, put the type in quotes"
+        )
+    type_ = CONDITION[member]
+    if member in SAME_MEMBERS:
+        condition = SAME.get(condition, condition)
+    if condition in INDEXED:
+        which, variables = f'"{condition}"', ""
+    else:
+        which = "$type"
+        variables = f", {bind(json.dumps({'type': condition}, ensure_ascii=False))}::jsonb"
+    path = f"$.conditions[*] ? (@.type == {which}).{member}"
+    if type_ == "number":
+        path += ' ? (@.type() == "number")'
+    value = f"jsonb_path_query_first({table}.status, '{path}'{variables})"
+    if type_ == "number":
+        return Field(name, type_, f"({value}::numeric)", nullable=True)
+    collation = ' COLLATE "C"' if type_ == "moment" else ""
+    return Field(name, type_, f"(({value} #>> '{{}}'){collation})", nullable=True)

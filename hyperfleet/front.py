@@ -1,0 +1,241 @@
+"""The outermost layer of the application: what holds for every request, whatever it asks for.
+
+It gives each request an id, evens out what the contract does not distinguish (a slash at the end,
+HEAD and GET), bounds the body, turns every exception into one kind of error, and logs a line.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import psycopg
+import starlette.exceptions
+import uuid_utils
+from connexion.exceptions import ProblemException, UnsupportedMediaTypeProblem
+from psycopg_pool import PoolClosed, PoolTimeout
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hyperfleet import errors
+from hyperfleet.errors import Problem
+
+logger = logging.getLogger("hyperfleet.request")
+
+# The id of the request at hand, for log lines and errors.
+trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+# Which member of a request a constraint of the database speaks of.
+CONSTRAINTS = {
+    "clusters_name": "There is a cluster with this name already.",
+    "node_pools_name": "The cluster has a node pool with this name already.",
+}
+
+NOT_MIGRATED = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+)
+
+# A client that is told that its body is too large is listened to for this many times the limit: it
+# would miss the answer if the connection closed while it was sending.
+PATIENCE = 16
+
+
+class Page(NamedTuple):
+    """An answer that is always the same."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+
+class Front:
+    """The application in its outermost layer.
+
+    :param app: what is inside
+    :param allow: patterns of paths, and the methods that each has
+    :param pages: what is answered here at once, by path
+    :param max_body: the largest body, in bytes
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        allow: Sequence[tuple[re.Pattern[str], str]],
+        pages: dict[str, Page],
+        max_body: int,
+    ) -> None:
+        self.app = app
+        self.allow = allow
+        self.pages = pages
+        self.max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request. An error becomes an answer, unless an answer was begun already."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
+        token = trace_id.set(request_id)
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._handle(self._plain(scope), receive, answer)
+        except Exception as error:
+            if status:
+                raise
+            await send_problem(self._explain(error, scope), scope, answer)
+        finally:
+            logger.info(
+                "%s %s %d %.1f ms",
+                scope["method"],
+                scope["path"],
+                status,
+                (time.perf_counter() - start) * 1000,
+            )
+            trace_id.reset(token)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = self.pages.get(scope["path"])
+        if page is not None:
+            if scope["method"] != "GET":
+                raise Problem(errors.BAD_METHOD)
+            await _send(send, page.status, page.content, page.headers)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdigit() and int(length) > self.max_body:
+            await self._drain(receive)
+            raise self._too_large()
+        await self.app(scope, self._bounded(receive), send)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                if message.get("more_body"):
+                    await self._drain(receive)
+                raise self._too_large()
+            return message
+
+        return bounded
+
+    async def _drain(self, receive: Receive) -> None:
+        left = self.max_body * PATIENCE
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b"")) or 1
+            if not message.get("more_body"):
+                return
+
+    def _too_large(self) -> Problem:
+        return Problem(errors.TOO_LARGE, f"The body must have at most {self.max_body} bytes.")
+
+    def _explain(self, error: Exception, scope: Scope) -> Problem:
+        problem = explain(error)
+        if problem.entry.status == 405:
+            # The router knows the methods of one route; the contract knows the path's.
+            path = scope["path"].rstrip("/")
+            fits = (methods for pattern, methods in self.allow if pattern.fullmatch(path))
+            allow = next(fits, "GET, HEAD")
+            detail = f"{scope['method'][:20]} is not possible here; these methods are: {allow}."
+            return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
+        return problem
+
+    def _plain(self, scope: Scope) -> Scope:
+        """The request without the differences that do not count."""
+        plain = dict(scope)
+        path = scope["path"]
+        if path.endswith("/") and not path.startswith("/openapi-ui/"):
+            plain["path"] = path = path.rstrip("/") or "/"
+            plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
+        if scope["method"] == "HEAD":
+            # The server leaves the body of the answer out.
+            plain["method"] = "GET"
+        query: bytes = scope["query_string"]
+        if not query.isascii():
+            plain["query_string"] = b"".join(
+                b"%%%02X" % byte if byte > 127 else bytes([byte]) for byte in query
+            )
+        return plain
+
+
+def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each kind of error)
+    """The problem that an exception of any layer is shown as."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, UnsupportedMediaTypeProblem):
+        return Problem(errors.UNSUPPORTED_TYPE, "The body must be of the type application/json.")
+    if isinstance(error, starlette.exceptions.HTTPException | ProblemException):
+        status = getattr(error, "status_code", 0) or getattr(error, "status", 0)
+        if status == 404:
+            return Problem(errors.NO_PATH)
+        if status == 405:
+            return Problem(errors.BAD_METHOD)
+        if 400 <= status < 500:
+            return Problem(errors.BAD_REQUEST, str(error.detail or ""))
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        constraint = error.diag.constraint_name or ""
+        if constraint in CONSTRAINTS:
+            fault: errors.Fault = {
+                "field": "name",
+                "message": CONSTRAINTS[constraint],
+                "constraint": "unique",
+            }
+            return Problem(errors.NAME_TAKEN, CONSTRAINTS[constraint], faults=[fault])
+    if isinstance(error, NOT_MIGRATED):
+        logger.error("the schema lacks what this version needs: %s", error.diag.message_primary)
+        return Problem(errors.NO_DATABASE, "The database's schema is not up to date.")
+    if isinstance(error, PoolTimeout):
+        return Problem(errors.BUSY)
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolClosed):
+        logger.warning("database: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        return Problem(errors.NO_DATABASE)
+    logger.error("a bug", exc_info=error)
+    return Problem(errors.INTERNAL)
+
+
+async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
+    """Sends a problem, as ``application/json`` to a client that asks for that alone."""
+    accept = Headers(scope=scope).get("accept", "")
+    old = "application/json" in accept and "application/problem+json" not in accept
+    body = json.dumps(problem.document(scope["path"], trace_id.get())).encode()
+    media_type = "application/json" if old else "application/problem+json"
+    await _send(send, problem.entry.status, body, {"content-type": media_type, **problem.headers})
+
+
+async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
+    pairs = [
+        (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
+    ]
+    pairs.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+class TraceFilter(logging.Filter):
+    """Adds the request's id to every log record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keeps the record."""
+        record.trace_id = trace_id.get()
+        return True

@@ -1,0 +1,1 @@
+"""One plain function for each operation of the contract, its SQL beside it."""

@@ -1,0 +1,37 @@
+"""About the API itself."""
+
+import json
+
+import flask
+
+from hyperfleet import __version__
+from hyperfleet.resource import BASE, answer
+
+COLLECTIONS = {"clusters": "ClusterList", "nodepools": "NodePoolList", "errors": "ErrorList"}
+
+
+def get_metadata() -> flask.Response:
+    """The versions of the API."""
+    versions = [{"kind": "APIVersion", "id": "v1", "href": BASE}]
+    metadata = {"kind": "API", "id": "hyperfleet", "href": "/api/hyperfleet", "versions": versions}
+    return answer(json.dumps(metadata))
+
+
+def get_version_metadata() -> flask.Response:
+    """The collections of this version."""
+    metadata = {
+        "kind": "APIVersion",
+        "id": "v1",
+        "href": BASE,
+        "server_version": __version__,
+        "collections": [
+            {"kind": kind, "id": name, "href": f"{BASE}/{name}"} for name, kind in COLLECTIONS.items()
+        ],
+    }
+    return answer(json.dumps(metadata))
+
+
+def get_compatibility() -> flask.Response:
+    """Whether a client may go on, and what it finds here."""
+    features = ["clusters", "nodepools", "statuses", "search"]
+    return answer(json.dumps({"api_version": "v1", "compatible": True, "features": features}))

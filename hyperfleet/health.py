@@ -1,0 +1,96 @@
+"""What operators ask: is the process alive, can it do its work, what has it done."""
+
+import logging
+from typing import Any
+
+import psycopg
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from psycopg_pool import PoolClosed, PoolTimeout
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hyperfleet import migration
+from hyperfleet.database import Pool
+
+logger = logging.getLogger(__name__)
+
+# A probe has a second or a few; a busy pool counts as not ready.
+TIMEOUT = 2.0
+
+
+def health_app(pool: Pool) -> Starlette:
+    """``/healthz``: the process answers. ``/readyz`` and ``/healthcheck``: it has its database, in the
+    schema that it needs; else 503, and the answer says what is missing.
+    """
+    known = migration.names()
+
+    def ready(_request: Request) -> JSONResponse:
+        try:
+            with pool.connection(timeout=TIMEOUT) as conn:
+                have = migration.applied(conn)
+        except (psycopg.Error, PoolTimeout, PoolClosed) as error:
+            logger.warning("not ready: %s", " ".join(str(error).split()))
+            return JSONResponse({"status": "unavailable", "database": "not reachable"}, 503)
+        pending = [name for name in known if name not in have]
+        if pending:
+            return JSONResponse({"status": "unavailable", "pending_migrations": pending}, 503)
+        return JSONResponse({"status": "ok", "database": "ok", "pending_migrations": []})
+
+    async def alive(_request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/healthz", alive),
+            Route("/readyz", ready),
+            Route("/healthcheck", ready),
+        ]
+    )
+
+
+class PoolCollector(Collector):
+    """How the connections to the database are doing."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def collect(self) -> Any:
+        """The pool's numbers at this moment."""
+        stats = self.pool.get_stats()
+        for key, description in (
+            ("pool_size", "Connections that are open."),
+            ("pool_available", "Connections that are idle."),
+            ("requests_waiting", "Requests that wait for a connection."),
+        ):
+            name = "hyperfleet_database_" + key
+            yield GaugeMetricFamily(name, description, value=stats.get(key, 0))
+
+
+def new_registry(pool: Pool) -> CollectorRegistry:
+    """Where metrics are kept: those of the process and the pool, and what the application adds."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(PoolCollector(pool))
+    return registry
+
+
+def metrics_app(registry: CollectorRegistry) -> Starlette:
+    """``/metrics`` in the text format of Prometheus."""
+
+    def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return Starlette(routes=[Route("/metrics", metrics)])

@@ -1,0 +1,175 @@
+"""Requests against the contract: how Connexion's validators are made to name every fault at once."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from connexion.lifecycle import ConnexionRequest
+from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope
+
+from hyperfleet import schema
+from hyperfleet.errors import BAD_PARAMETER, INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem
+
+# Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
+MAX_DEPTH = 64
+
+# Connexion makes a validator object for each request; what is compiled is kept here, by the
+# identity of the schema, which lives as long as the contract.
+_compiled: dict[int, Any] = {}
+
+
+def _validator(definition: Mapping[str, Any]) -> Any:
+    key = id(definition)
+    if key not in _compiled:
+        _compiled[key] = schema.compile_schema(definition)
+    return _compiled[key]
+
+
+class BodyValidator(AbstractRequestBodyValidator):
+    """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest."""
+
+    async def wrap_receive(self, receive: Receive, *, scope: Scope) -> tuple[Receive, Scope]:
+        """The body's messages once more, for the application, after a look at them.
+
+        Raises Problem for a body that is missing, malformed or invalid.
+        """
+        messages: list[Message] = []
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+            if messages[-1]["type"] == "http.disconnect":
+                raise Problem(MALFORMED, "The client went away before the body was complete.")
+        if self._encoding.lower() not in ("utf-8", "utf8"):
+            raise Problem(UNSUPPORTED_TYPE, "The body must be in UTF-8.")
+        body = parse(b"".join(message.get("body", b"") for message in messages))
+        found = list(schema.faults(_validator(self._schema), body))
+        if found:
+            raise Problem(INVALID, faults=found)
+        if "content-type" not in Headers(scope=scope):
+            # As Kubernetes does: a body without a type is taken for JSON.
+            header = (b"content-type", b"application/json")
+            scope = {**scope, "headers": [*scope["headers"], header]}
+        return self._insert_messages(receive, messages=messages), scope
+
+
+def parse(body: bytes) -> Any:
+    """The value of a JSON document (RFC 8259).
+
+    Raises Problem for what is no such document, and for what PostgreSQL cannot hold: numbers out of
+    range, the character NUL, half a surrogate pair, more than 64 levels.
+    """
+    if not body.strip():
+        raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise Problem(MALFORMED, f"The body is not UTF-8: byte {error.start} does not fit.") from None
+    except json.JSONDecodeError as error:
+        raise Problem(
+            MALFORMED,
+            f"The body is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
+        ) from None
+    except RecursionError:
+        raise Problem(MALFORMED, f"The body has more than {MAX_DEPTH} levels.") from None
+    except ValueError as error:
+        raise Problem(MALFORMED, f"The body has a number out of range: {error}.") from None
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise Problem(MALFORMED, f"The body has more than {MAX_DEPTH} levels.")
+    # Such characters can only have come as an escape, so most bodies need no look.
+    if b"\\u0000" in body or re.search(rb"\\ud[89a-f]", body, re.IGNORECASE):
+        found = list(_unstorable(value, ()))
+        if found:
+            raise Problem(INVALID, faults=found)
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is larger than a double")
+    return number
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
+    if isinstance(value, str):
+        if not storable(value):
+            yield {
+                "field": schema.path(at) or "body",
+                "message": "must not have the character NUL or half a surrogate pair",
+                "constraint": "characters",
+            }
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not storable(key):
+                yield from _unstorable(key, at)
+            else:
+                yield from _unstorable(inner, (*at, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unstorable(inner, (*at, index))
+
+
+def storable(text: str) -> bool:
+    """Whether PostgreSQL can hold a text: any Unicode but NUL, and no half surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+class QueryValidator(ParameterValidator):
+    """Checks all parameters of a request and names each that is out of its bounds."""
+
+    def validate_request(self, request: ConnexionRequest) -> None:
+        """Raises Problem when a parameter breaks its schema."""
+        given = request.query_params
+        raw = dict(request._starlette_request.query_params)
+        found: list[Fault] = []
+        for parameter in self.parameters["query"]:
+            name, rules = parameter["name"], parameter["schema"]
+            if name not in given:
+                if parameter.get("required"):
+                    found.append({"field": name, "message": "is required", "constraint": "required"})
+            elif rules["type"] == "integer" and not re.fullmatch(r"-?[0-9]{1,18}", raw[name]):
+                # int() takes more than this: blanks, underscores, digits of other scripts.
+                found.append(
+                    {"field": name, "message": f"must be {_bounds(rules)}", "constraint": "type"}
+                )
+            elif not storable(str(given[name])):
+                found.append(
+                    {"field": name, "message": "has NUL or half a surrogate", "constraint": "type"}
+                )
+            else:
+                for fault in schema.faults(_validator(rules), given[name], [name]):
+                    if rules["type"] == "integer":
+                        fault["message"] = f"must be {_bounds(rules)}"
+                    found.append(fault)
+        if found:
+            raise Problem(BAD_PARAMETER, faults=found)
+
+
+def _bounds(rules: Mapping[str, Any]) -> str:
+    return f"an integer from {rules['minimum']} to {rules['maximum']}"
+
+
+VALIDATORS = {
+    "parameter": QueryValidator,
+    "body": {"application/json": BodyValidator, "application/merge-patch+json": BodyValidator},
+}

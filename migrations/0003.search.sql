@@ -1,0 +1,70 @@
+-- What makes searches fast. Every report rewrites a resource's status, and with it an entry in each
+-- index of its table, so there is one here only where a query that clients repeat all day needs it.
+
+-- A label's row knows when its owner was created: the owners of a label then come out of one index
+-- newest first, and the first page costs the same whether a hundred match or a million.
+ALTER TABLE labels ADD COLUMN created_time timestamptz;
+UPDATE labels SET created_time = coalesce(
+    (SELECT clusters.created_time FROM clusters WHERE clusters.id = labels.owner_id),
+    (SELECT node_pools.created_time FROM node_pools WHERE node_pools.id = labels.owner_id));
+ALTER TABLE labels ALTER COLUMN created_time SET NOT NULL;
+DROP INDEX labels_value;
+CREATE INDEX labels_value ON labels (owner_type, key, value, created_time DESC, owner_id DESC);
+
+-- Whoever writes labels need not know about that column. The owner's created_time never changes.
+CREATE FUNCTION hyperfleet_label() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.owner_type = 'Cluster' THEN
+        NEW.created_time := (SELECT created_time FROM clusters WHERE id = NEW.owner_id);
+    ELSE
+        NEW.created_time := (SELECT created_time FROM node_pools WHERE id = NEW.owner_id);
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER labels_created_time BEFORE INSERT ON labels
+    FOR EACH ROW WHEN (NEW.created_time IS NULL) EXECUTE FUNCTION hyperfleet_label();
+
+-- Keys and values of labels go together: without this the planner takes env=production for rare,
+-- since production is rare among the values of all keys.
+CREATE STATISTICS labels_pairs (dependencies, mcv) ON owner_type, key, value FROM labels;
+
+-- The expressions below must stay those of hyperfleet/fields.py, or the planner does not see that
+-- they are the same. The last column of *_reconciled is checked inside the index; *_stale is for the
+-- opposite case, in which next to none of the rows with that status are old.
+CREATE INDEX clusters_reconciled ON clusters (
+    (jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled").status') #>> '{}'),
+    created_time DESC, id DESC,
+    ((jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "Reconciled").last_updated_time') #>> '{}') COLLATE "C"));
+CREATE INDEX clusters_stale ON clusters (
+    (jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled").status') #>> '{}'),
+    ((jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "Reconciled").last_updated_time') #>> '{}') COLLATE "C"));
+CREATE INDEX clusters_available ON clusters (
+    (jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "LastKnownReconciled").status') #>> '{}'),
+    created_time DESC, id DESC);
+CREATE INDEX clusters_phase ON clusters ((status ->> 'phase'), created_time DESC, id DESC);
+-- Few rows are marked as deleted at any time, so this one costs next to nothing.
+CREATE INDEX clusters_deleted ON clusters (created_time DESC, id DESC) WHERE deleted_time IS NOT NULL;
+
+CREATE INDEX node_pools_reconciled ON node_pools (
+    (jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled").status') #>> '{}'),
+    created_time DESC, id DESC,
+    ((jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "Reconciled").last_updated_time') #>> '{}') COLLATE "C"));
+CREATE INDEX node_pools_stale ON node_pools (
+    (jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled").status') #>> '{}'),
+    ((jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "Reconciled").last_updated_time') #>> '{}') COLLATE "C"));
+CREATE INDEX node_pools_available ON node_pools (
+    (jsonb_path_query_first(
+        status, '$.conditions[*] ? (@.type == "LastKnownReconciled").status') #>> '{}'),
+    created_time DESC, id DESC);
+CREATE INDEX node_pools_phase ON node_pools ((status ->> 'phase'), created_time DESC, id DESC);
+CREATE INDEX node_pools_deleted ON node_pools (created_time DESC, id DESC)
+    WHERE deleted_time IS NOT NULL;
+-- A cluster's name is unique; that of a node pool, such as workers, may be everywhere.
+CREATE INDEX node_pools_named ON node_pools (name, created_time DESC, id DESC);

@@ -1,0 +1,59 @@
+"""A wire between the service and PostgreSQL that counts round trips."""
+
+import socket
+import threading
+from contextlib import suppress
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+
+class RoundTrips:
+    """A proxy in front of a PostgreSQL server.
+
+    A round trip is counted whenever the client speaks after the server has: what a client sends
+    without waiting for an answer in between travels together.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        parts = conninfo_to_dict(conninfo)
+        host, port = str(parts["host"]), int(str(parts.get("port") or 5432))
+        self.target = (f"{host}/.s.PGSQL.{port}", None) if host.startswith("/") else (host, port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.conninfo = make_conninfo(
+            conninfo, host="127.0.0.1", port=self.listener.getsockname()[1], sslmode="disable"
+        )
+        self.count = 0
+        self.last = "server"
+        self.lock = threading.Lock()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def reset(self) -> None:
+        with self.lock:
+            self.count = 0
+
+    def close(self) -> None:
+        self.listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                path, port = self.target
+                if port is None:
+                    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                    server.connect(path)
+                else:
+                    server = socket.create_connection((path, port))
+                for pair in ((client, server, "client"), (server, client, "server")):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket, who: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                with self.lock:
+                    if who == "client" and self.last == "server":
+                        self.count += 1
+                    self.last = who
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
