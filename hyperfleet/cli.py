@@ -1,20 +1,23 @@
 """The command line: ``hyperfleet serve``, ``hyperfleet migrate``, ``hyperfleet version``."""
 
 import contextlib
-import logging
 import signal
 import sys
+import warnings
 from typing import Any
 
 import click
 
-from hyperfleet import __version__, database, embedded, migration, settings
+from hyperfleet import __version__, database, embedded, log, migration, settings
 from hyperfleet.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
+    if not sys.warnoptions:
+        # Libraries speak to their developers in warnings; an operator can do nothing about them.
+        warnings.simplefilter("ignore")
 
 
 @main.command()
@@ -33,7 +36,7 @@ def serve(**values: Any) -> None:
     from hyperfleet.server import Servers, address, listen  # noqa: PLC0415
 
     chosen = settings.from_options(values)
-    _log(chosen)
+    log.configure(chosen.log_level)
     if chosen.authenticated:
         raise click.UsageError(
             "This version cannot authenticate callers yet, and does not serve openly unasked: "
@@ -97,7 +100,7 @@ def migrate(show: bool, rollback: int | None, **values: Any) -> None:
     import psycopg  # noqa: PLC0415
 
     chosen = settings.from_options(values)
-    _log(chosen)
+    log.configure(chosen.log_level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
         conninfo = database.conninfo(chosen)
@@ -123,19 +126,6 @@ def migrate(show: bool, rollback: int | None, **values: Any) -> None:
                     click.echo("The schema is up to date.")
         except psycopg.Error as error:
             raise click.ClickException(f"The migration failed: {error}") from error
-
-
-def _log(chosen: Settings) -> None:
-    from hyperfleet.front import TraceFilter  # noqa: PLC0415
-
-    handler = logging.StreamHandler()
-    handler.addFilter(TraceFilter())
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(trace_id)s] %(message)s")
-    )
-    logging.basicConfig(level=chosen.log_level.upper(), handlers=[handler], force=True)
-    for noisy in ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
 
 
 if __name__ == "__main__":

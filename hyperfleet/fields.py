@@ -23,7 +23,9 @@ TABLES: dict[str, str] = {
 }
 
 # Segments between dots; one in quotes may hold any character, its quote doubled.
-NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w/-]+))*"""
+NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
+# PostgreSQL's text holds neither.
+FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
 
 _RESOURCE: dict[str, Type] = {
@@ -71,7 +73,7 @@ SAME_MEMBERS = {"status", "last_updated_time", "last_transition_time"}
 INDEXED = {"Reconciled", "LastKnownReconciled"}
 
 
-class UnknownField(ValueError):  # noqa: N818 (says what it is)
+class UnknownField(ValueError):
     """A name that is no field of the kind; the message lists those that are."""
 
 
@@ -113,19 +115,17 @@ def segments(name: str) -> list[str]:
     ]
 
 
-def names(kind: str, *, spec: bool = True) -> str:
-    """The fields of a kind, as error messages list them; ``spec`` says whether with spec.PATH."""
+def names(kind: str) -> list[str]:
+    """The fields of a kind, as error messages list them."""
     listed = list(COLUMNS[kind])
     if kind != "AdapterStatus":
         listed.insert(2, "kind")
         if kind == "NodePool":
             listed.append("owner_references.id")
-        listed.append("labels.KEY")
-        if spec:
-            listed.append("spec.PATH")
+        listed += ["labels.KEY", "spec.PATH"]
         listed += [f"status.{member}" for member in STATUS]
         listed += ["status.conditions.TYPE", "status.conditions.TYPE.FIELD"]
-    return ", ".join(listed)
+    return listed
 
 
 def resolve(name: str, kind: str, bind: Bind) -> Field:
@@ -161,7 +161,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
                     f"unknown field {name}; a condition's type that has dots goes in quotes, as in "
                     'status.conditions."example.com/Synced".reason'
                 )
-    raise UnknownField(f"unknown field {name}; expected one of {names(kind)}")
+    raise UnknownField(f"unknown field {name}; expected one of {', '.join(names(kind))}")
 
 
 def _status(name: str, table: str, member: str) -> Field:

@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import psycopg
@@ -22,11 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.log import trace_id
 
 logger = logging.getLogger("hyperfleet.request")
-
-# The id of the request at hand, for log lines and errors.
-trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -230,12 +227,3 @@ async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -
     pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
-
-
-class TraceFilter(logging.Filter):
-    """Adds the request's id to every log record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keeps the record."""
-        record.trace_id = trace_id.get()
-        return True

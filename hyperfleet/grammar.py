@@ -1,0 +1,128 @@
+"""The grammar of the search language: an expression becomes a tree, or the place where it goes wrong."""
+
+from contextlib import suppress
+from typing import Any
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput, UnexpectedToken
+
+from hyperfleet import fields
+
+MAX_LENGTH = 4096
+MAX_DEPTH = 32
+
+GRAMMAR = rf"""
+    ?start: either
+    ?either: both (OR both)*
+    ?both: negation (AND negation)*
+    ?negation: NOT negation -> negation
+        | term
+    ?term: "(" either ")" -> group
+        | comparison
+    comparison: FIELD OPERATOR _value
+        | FIELD NOT? (LIKE | ILIKE) _value
+        | FIELD NOT? IN ("(" [_value ("," _value)*] ")" | "[" [_value ("," _value)*] "]")
+        | FIELD NOT? BETWEEN _value AND _value
+        | FIELD IS NOT? NULL
+    _value: STRING | NUMBER | TRUE | FALSE
+
+    OPERATOR: "=" | "!=" | "<>" | "<=" | "<" | ">=" | ">" | "~=" | "~!" | "!~"
+    STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
+    NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
+    FIELD: /{fields.NAME}/
+    AND.2: /and(?![\w.-])/i
+    OR.2: /or(?![\w.-])/i
+    NOT.2: /not(?![\w.-])/i
+    IN.2: /in(?![\w.-])/i
+    LIKE.2: /like(?![\w.-])/i
+    ILIKE.2: /ilike(?![\w.-])/i
+    BETWEEN.2: /between(?![\w.-])/i
+    IS.2: /is(?![\w.-])/i
+    NULL.2: /null(?![\w.-])/i
+    TRUE.2: /true(?![\w.-])/i
+    FALSE.2: /false(?![\w.-])/i
+    %ignore /[ \t\r\n\f\v]+/
+"""
+PARSER = Lark(GRAMMAR, parser="lalr", propagate_positions=True, maybe_placeholders=False)
+
+# What the parser was ready to take, in the reader's words; in this order.
+EXPECTED = {
+    "FIELD": "a field",
+    "STRING": "a value: text in quotes, a number, true or false",
+    "OPERATOR": "a comparison operator such as = or in",
+    "IN": "in",
+    "LIKE": "like",
+    "BETWEEN": "between",
+    "NULL": "null",
+    "LPAR": "(",
+    "LSQB": "[",
+    "COMMA": "a comma",
+    "RPAR": ")",
+    "RSQB": "]",
+    "AND": "and",
+    "OR": "or",
+    "NOT": "not",
+    "$END": "the end",
+}
+# Named by the first of them already.
+IMPLIED = {"STRING": {"NUMBER", "TRUE", "FALSE"}, "OPERATOR": {"IN", "LIKE", "BETWEEN", "IS", "NOT"}}
+
+
+class Fault(Exception):
+    """What is wrong with an expression, and where: an offset, or the token that begins there."""
+
+    def __init__(self, position: int | Token, reason: str) -> None:
+        self.position = position.start_pos or 0 if isinstance(position, Token) else position
+        self.reason = reason
+        super().__init__(reason)
+
+
+def parse(expression: str) -> Tree[Token]:
+    """The syntax tree of a search expression, its nesting within bounds.
+
+    Nodes are named comparison, negation, group, both and either. Raises Fault.
+    """
+    if len(expression) > MAX_LENGTH:
+        raise Fault(MAX_LENGTH, f"the expression is longer than {MAX_LENGTH} characters")
+    if found := fields.FORBIDDEN.search(expression):
+        raise Fault(found.start(), f"character U+{ord(found[0]):04X} is not allowed")
+    try:
+        tree = PARSER.parse(expression)
+    except UnexpectedInput as error:
+        raise _syntax(expression, error) from None
+    pending: list[tuple[Tree[Token], int]] = [(tree, 0)]
+    while pending:
+        node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise Fault(
+                node.meta.start_pos, f"parentheses and not are nested more than {MAX_DEPTH} deep"
+            )
+        deeper = depth + (node.data in ("group", "negation"))
+        pending += [(child, deeper) for child in node.children if isinstance(child, Tree)]
+    return tree
+
+
+def _syntax(expression: str, error: Any) -> Fault:
+    """What to tell about lark's UnexpectedInput."""
+    position = error.pos_in_stream
+    found = str(error.token) if isinstance(error, UnexpectedToken) else expression[position]
+    if found in ("'", '"'):
+        return Fault(position, "the text that begins here has no closing quote")
+    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
+        position, found = len(expression.rstrip()), "the end"
+    # A second time, since the error itself names tokens that only other expressions may have here.
+    parser: Any = PARSER.parse_interactive(expression)
+    with suppress(UnexpectedInput):
+        parser.exhaust_lexer()
+    ready = parser.accepts()
+    for name, implied in IMPLIED.items():
+        if name in ready:
+            ready -= implied
+    expected = [words for name, words in EXPECTED.items() if name in ready]
+    if len(found) > 40:
+        found = found[:40] + "…"
+    return Fault(position, f"expected {_alternatives(expected)}, found {found}")
+
+
+def _alternatives(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

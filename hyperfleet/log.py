@@ -1,0 +1,28 @@
+"""The log: one line for each event, with the id of the request that it belongs to."""
+
+import logging
+from contextvars import ContextVar
+
+# The id of the request at hand, for log lines and errors.
+trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s] %(message)s"
+
+# Libraries that tell more than an operator wants to know.
+CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool")
+
+
+class _TraceFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.trace_id = trace_id.get()
+        return True
+
+
+def configure(level: str) -> None:
+    """Logs to stderr what is at least of this level: debug, info, warning or error."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_TraceFilter())
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

@@ -1,0 +1,196 @@
+"""How a list is ordered, and which members of its items it shows."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from hyperfleet import fields
+
+MAX_KEYS = 8
+MAX_MEMBERS = 100
+MAX_DEPTH = 16
+
+KEY = re.compile(rf"\s*({fields.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
+MEMBER = re.compile(rf"\s*({fields.NAME})\s*")
+# The SQL types by which a key's value from an earlier page is compared.
+CASTS: dict[str, str] = {
+    "text": "text",
+    "moment": "text",
+    "uuid": "uuid",
+    "number": "numeric",
+    "time": "timestamptz",
+}
+# What tells the items of a list apart.
+IDENTITY = {"Cluster": "id", "NodePool": "id", "AdapterStatus": "adapter"}
+
+_RESOURCE = (
+    *("kind", "id", "href", "name", "generation", "labels", "spec"),
+    *("created_time", "updated_time", "created_by", "updated_by"),
+    *("deleted_time", "deleted_by", "status"),
+)
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "Cluster": _RESOURCE,
+    "NodePool": (*_RESOURCE, "owner_references"),
+    "AdapterStatus": (
+        *("adapter", "observed_generation", "conditions", "data", "metadata"),
+        *("created_time", "last_report_time"),
+    ),
+}
+
+
+class OrderError(ValueError):
+    """An order or a projection that names what there is not; ``message`` lists what there is."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of an order: an SQL expression over the kind's table, and its direction.
+
+    Rows that lack the value of a ``nullable`` key come last in either direction. ``cast`` is the SQL
+    type that a value of the key has to be given when it is bound.
+    """
+
+    name: str
+    sql: str
+    descending: bool
+    nullable: bool
+    cast: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order, the last key of which tells all rows of a list apart, and the values to bind."""
+
+    keys: tuple[Key, ...]
+    values: dict[str, Any]
+
+    @property
+    def sql(self) -> str:
+        """What follows ORDER BY."""
+        return ", ".join(
+            key.sql + (" DESC" if key.descending else " ASC") + (" NULLS LAST" if key.nullable else "")
+            for key in self.keys
+        )
+
+
+def order_by(order: str | None, direction: str | None, kind: str) -> Order:
+    """The order that a list request asks for; the newest first when it asks for none.
+
+    ``order`` is what ``orderBy`` holds, such as ``name desc,created_time``, and ``direction`` what its
+    alias ``order`` holds: the same, or asc or desc alone, the direction of the fields that have none.
+    ``kind`` is Cluster, NodePool or AdapterStatus. Raises OrderError.
+    """
+    order, direction = (order or "").strip(), (direction or "").strip()
+    if order.lower() in ("asc", "desc") and not direction:
+        order, direction = "", order
+    if direction and direction.lower() not in ("asc", "desc"):
+        if order and order != direction:
+            raise OrderError("orderBy and order must not both name fields")
+        order, direction = direction, ""
+    default = direction.lower() or ("asc" if order else "desc")
+    values, bind = fields.collector("o")
+    identity = IDENTITY[kind]
+    keys: dict[str, Key] = {}
+    for name, given in _keys(order or "created_time"):
+        key = _key(name, (given or default).lower() == "desc", kind, bind)
+        keys.setdefault(name, key)
+    if len(keys) > MAX_KEYS:
+        raise OrderError(f"an order has at most {MAX_KEYS} fields")
+    keys.setdefault(identity, _key(identity, next(iter(keys.values())).descending, kind, bind))
+    # Nothing is left to order behind the one that tells all rows apart.
+    last = list(keys).index(identity)
+    return Order(tuple(keys.values())[: last + 1], values)
+
+
+def _keys(order: str) -> list[tuple[str, str]]:
+    found = []
+    position = 0
+    while True:
+        match = None if fields.FORBIDDEN.search(order) else KEY.match(order, position)
+        if not match or (match.end() < len(order) and order[match.end()] != ","):
+            raise OrderError(
+                f"expected fields between commas, each with asc or desc after it or nothing, "
+                f"such as name desc,created_time, at character {position + 1}"
+            )
+        found.append((match[1], match[2] or ""))
+        if match.end() == len(order):
+            return found
+        position = match.end() + 1
+
+
+def _key(name: str, descending: bool, kind: str, bind: fields.Bind) -> Key:
+    try:
+        field = fields.resolve(name, kind, bind)
+    except fields.UnknownField:
+        field = None
+    if field is None or field.type == "any":
+        good = [good for good in fields.names(kind) if good != "spec.PATH"]
+        raise OrderError(f"cannot order by {name}; expected one of {', '.join(good)}")
+    # By code point, whatever the database's language.
+    collation = ' COLLATE "C"' if field.type == "text" else ""
+    sql = f"{field.sql}{collation}"
+    return Key(name, sql, descending, field.nullable, CASTS[field.type])
+
+
+# The wanted members of an object, and of what is in them; None: all of it.
+Projection: TypeAlias = dict[str, "Projection | None"]
+
+
+def project(names: str, kind: str) -> Projection:
+    """The members that a list of dotted paths such as ``name,status.phase`` asks for.
+
+    What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
+    Cluster, NodePool or AdapterStatus. Raises OrderError for a top-level member that the kind lacks.
+    """
+    wanted: Projection = {IDENTITY[kind]: None}
+    position = count = 0
+    while True:
+        match = None if fields.FORBIDDEN.search(names) else MEMBER.match(names, position)
+        if not match or (match.end() < len(names) and names[match.end()] != ","):
+            raise OrderError(
+                "expected members between commas, such as name,status.phase, "
+                f"at character {position + 1}"
+            )
+        first, *rest = fields.segments(match[1])
+        if first not in MEMBERS[kind]:
+            raise OrderError(f"unknown member {first}; expected some of {', '.join(MEMBERS[kind])}")
+        count += 1
+        if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
+            raise OrderError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
+        # The dots of a label's key belong to it: labels have no depth.
+        _want(wanted, [first, ".".join(rest)] if first == "labels" and rest else [first, *rest])
+        if match.end() == len(names):
+            return wanted
+        position = match.end() + 1
+
+
+def _want(wanted: Projection, path: list[str]) -> None:
+    for name in path[:-1]:
+        below = wanted.setdefault(name, {})
+        if below is None:
+            return
+        wanted = below
+    wanted[path[-1]] = None
+
+
+def apply(projection: Projection, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with only the projection's members, in the document's order.
+
+    A path goes through lists into each of their items. What the document lacks is left out.
+    """
+    shown = {}
+    for name, value in document.items():
+        if name not in projection:
+            continue
+        below = projection[name]
+        if below is None:
+            shown[name] = value
+        elif isinstance(value, dict):
+            shown[name] = apply(below, value)
+        elif isinstance(value, list):
+            shown[name] = [apply(below, item) for item in value if isinstance(item, dict)]
+    return shown

@@ -1,0 +1,296 @@
+"""The search language, TSL: an expression becomes one SQL condition with bound values.
+
+Pure functions: nothing here reaches a database. docs/search.md describes the language.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from lark import Token, Tree
+
+from hyperfleet import fields, grammar
+from hyperfleet.fields import Bind, Field
+from hyperfleet.grammar import Fault
+
+MAX_TERMS = 100
+MAX_LIST = 1000
+MAX_PATTERN = 256
+# What a double holds, and so what any client can have sent.
+MAX_EXPONENT = 308
+# Each label that is looked up in the table of labels is a join; further ones are read off the row.
+MAX_LOOKUPS = 4
+
+TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition for WHERE, in psycopg's ``%(name)s`` style, and the values to bind.
+
+    It is true for the rows that match, and false or null for the others: to turn it round, write
+    ``(…) IS NOT TRUE``.
+    """
+
+    sql: str
+    values: dict[str, Any]
+
+
+class SearchError(ValueError):
+    """An expression that the language does not allow.
+
+    ``message`` says what is wrong, where, and what was expected there; its second line is the
+    expression, its third points at the character. ``position`` counts characters from 0.
+    """
+
+    def __init__(self, expression: str, position: int, reason: str) -> None:
+        self.position = position
+        first = max(0, position - 60)
+        shown = "".join(
+            char if char.isprintable() else " " for char in expression[first : position + 60]
+        )
+        before, after = "… " * (first > 0), " …" * (position + 60 < len(expression))
+        pointer = " " * (len(before) + position - first) + "^"
+        self.message = f"at character {position + 1}: {reason}\n{before}{shown}{after}\n{pointer}"
+        super().__init__(self.message)
+
+
+def translate(expression: str, kind: str) -> Condition:
+    """The SQL condition that a search expression stands for.
+
+    ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
+    the statement must use the table under its own name. Raises SearchError. PostgreSQL knows its
+    regular expressions best: the statement may still raise psycopg's InvalidRegularExpression.
+    """
+    values, bind = fields.collector("s")
+    try:
+        tree = grammar.parse(expression)
+        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS)))
+        return Condition(_condition(search, tree, conjunct=True), values)
+    except Fault as fault:
+        raise SearchError(expression, fault.position, fault.reason) from None
+
+
+@dataclass(frozen=True)
+class _Search:
+    kind: str
+    bind: Bind
+    terms: Iterator[int]
+    lookups: Iterator[int]
+
+
+def _condition(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
+    """The SQL of a node. Null stands for false: nothing below a negation relies on the difference.
+
+    ``conjunct`` says that every row which matches the expression matches this node too.
+    """
+    below = [child for child in tree.children if isinstance(child, Tree)]
+    if tree.data == "comparison":
+        return _comparison(search, tree, conjunct=conjunct)
+    if tree.data == "negation":
+        return f"({_condition(search, below[0], conjunct=False)} IS NOT TRUE)"
+    if tree.data == "group":
+        return _condition(search, below[0], conjunct=conjunct)
+    conjunct = conjunct and tree.data == "both"
+    parts = [_condition(search, child, conjunct=conjunct) for child in below]
+    return "(" + (" AND " if tree.data == "both" else " OR ").join(parts) + ")"
+
+
+def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
+    name, *rest = [child for child in tree.children if isinstance(child, Token)]
+    if next(search.terms, MAX_TERMS) == MAX_TERMS:
+        raise Fault(name, f"there are more than {MAX_TERMS} comparisons")
+    try:
+        field = fields.resolve(name, search.kind, search.bind)
+    except fields.UnknownField as error:
+        raise Fault(name, str(error)) from None
+    negated = any(token.type == "NOT" for token in rest)
+    operator, *operands = [token for token in rest if token.type != "NOT"]
+    symbol = operator.lower()
+    match symbol:
+        case "=" | "!=" | "<>" | "in":
+            negated = negated or symbol in ("!=", "<>")
+            sql = _equality(search, field, operands, lookup=conjunct and not negated)
+        case "<" | "<=" | ">" | ">=":
+            side, value = _ordered(search, field, operands[0])
+            sql = f"({side} {symbol} {value})"
+        case "between":
+            low, first = _ordered(search, field, operands[0])
+            high, last = _ordered(search, field, operands[2])
+            if low != high:
+                raise Fault(operands[2], "expected a value of the same type as the first one")
+            sql = f"({low} BETWEEN {first} AND {last})"
+        case "is":
+            # JSON's own null is none, too. An index for IS NOT NULL is only recognised by that text.
+            side = f"NULLIF(jsonb_typeof({field.sql}), 'null')" if field.type == "any" else field.sql
+            return f"({side} IS {'NOT ' * negated}NULL)"
+        case _:
+            negated = negated or symbol in ("~!", "!~")
+            if field.type not in ("text", "uuid", "any"):
+                raise Fault(operator, f"{operator} is for text, and {name} is none")
+            sql = _pattern(search, field, symbol, operands[0])
+    return f"({sql} IS NOT TRUE)" if negated else sql
+
+
+def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
+    """The field has one of the values."""
+    if len(operands) > MAX_LIST:
+        raise Fault(operands[MAX_LIST], f"the list has more than {MAX_LIST} values")
+    # A field of type any is another expression for each type that it is compared with.
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for operand in operands:
+        side, cast, value = _operand(field, operand)
+        group = groups.setdefault((side, cast), [])
+        if field.type != "uuid":
+            group.append(value)
+        elif CANONICAL_UUID.fullmatch(value):
+            group.append(UUID(value))
+    parts = []
+    for (side, cast), values in groups.items():
+        if len(values) == 1:
+            # An index gives the rows with one value in order, and those with several not.
+            parts.append(f"{side} = {search.bind(values[0])}::{cast}")
+        elif values:
+            parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
+    if not parts:
+        return "FALSE"
+    if lookup and field.label and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
+        # The pair with created_time lets the planner read the labels in the order of the list.
+        table = fields.TABLES[search.kind]
+        part = parts[0].removeprefix(field.sql)
+        owners = (
+            f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of TABLES)
+            f" WHERE labels.owner_type = '{search.kind}'"
+            f" AND labels.key = {field.label} AND labels.value{part}"
+        )
+        return f"(({table}.created_time, {table}.id) IN ({owners}))"
+    return "(" + " OR ".join(parts) + ")"
+
+
+def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
+    """Both sides of a comparison by order: the field's, and the bound value's."""
+    side, cast, value = _operand(field, operand)
+    if cast == "boolean":
+        raise Fault(operand, "expected text in quotes or a number: true and false have no order")
+    if cast == "uuid":
+        side, cast = f"{side}::text", "text"
+        value = value.lower() if CANONICAL_UUID.fullmatch(value) else value
+    # By code point, whatever the database's language.
+    collation = ' COLLATE "C"' if cast == "text" else ""
+    return f"({side}){collation}", f"{search.bind(value)}::{cast}"
+
+
+def _pattern(search: _Search, field: Field, symbol: str, operand: Token) -> str:
+    if operand.type != "STRING":
+        raise Fault(operand, "expected a pattern in quotes")
+    pattern = _text(operand)
+    side = {"text": field.sql, "uuid": f"{field.sql}::text"}.get(field.type) or _scalar(field)
+    if symbol in ("like", "ilike"):
+        if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+            raise Fault(operand, "expected a character after the pattern's last backslash")
+        return f"({side} {symbol.upper()} {search.bind(pattern)}::text)"
+    _check_regular_expression(pattern, operand)
+    return f"({side} ~ {search.bind(pattern)}::text)"
+
+
+def _check_regular_expression(pattern: str, operand: Token) -> None:
+    """Raises Fault for what would be slow, and for the mistakes that are easy to see."""
+    if len(pattern) > MAX_PATTERN:
+        raise Fault(operand, f"the regular expression is longer than {MAX_PATTERN} characters")
+    # The prefix that switches to another dialect.
+    if pattern.startswith("***"):
+        raise Fault(operand, "a regular expression must not begin with ***")
+    escaped = re.findall(r"\\(.?)", pattern, re.DOTALL)
+    if "" in escaped:
+        raise Fault(operand, "expected a character after the regular expression's last backslash")
+    # PostgreSQL matches only expressions with these by trial and error.
+    if any(char in "123456789" for char in escaped):
+        raise Fault(operand, "a regular expression must not refer back to a group")
+
+
+def _operand(field: Field, operand: Token) -> tuple[str, str, Any]:
+    """The field's side of a comparison with this value, the value's SQL type, and the value.
+
+    Raises Fault for a value of another type than the field's.
+    """
+    if field.type == "any":
+        return _json_operand(field, operand)
+    if operand.type != ("NUMBER" if field.type == "number" else "STRING"):
+        raise Fault(operand, f"expected {_wanted(field)}")
+    match field.type:
+        case "number":
+            return field.sql, "numeric", _number(operand)
+        case "time":
+            return field.sql, "timestamptz", _time(field, operand)
+        case "moment":
+            moment = _time(field, operand).replace(tzinfo=None)
+            return field.sql, "text", moment.isoformat(timespec="microseconds") + "Z"
+    return field.sql, field.type, _text(operand)
+
+
+def _json_operand(field: Field, operand: Token) -> tuple[str, str, Any]:
+    """As _operand, where the value's type decides what the field is read as.
+
+    The case keeps PostgreSQL from casting what has another type, which would fail.
+    """
+    if operand.type == "STRING":
+        return _scalar(field), "text", _text(operand)
+    if operand.type == "NUMBER":
+        case = f"CASE jsonb_typeof({field.sql}) WHEN 'number' THEN {field.sql}::numeric END"
+        return f"({case})", "numeric", _number(operand)
+    case = f"CASE jsonb_typeof({field.sql}) WHEN 'boolean' THEN {field.sql}::boolean END"
+    return f"({case})", "boolean", operand.type == "TRUE"
+
+
+def _scalar(field: Field) -> str:
+    """The SQL of a JSON value's text; null for objects and lists."""
+    text = f"{field.sql} #>> '{{}}'"
+    kinds = "'string', 'number', 'boolean'"
+    return f"(CASE WHEN jsonb_typeof({field.sql}) IN ({kinds}) THEN {text} END)"
+
+
+def _wanted(field: Field) -> str:
+    what = {
+        "number": "a number",
+        "time": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
+        "moment": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
+    }.get(field.type, "text in quotes")
+    return f"{what} for {field.name}"
+
+
+def _text(operand: Token) -> str:
+    quote = operand[0]
+    return operand[1:-1].replace(quote * 2, quote)
+
+
+def _number(operand: Token) -> Decimal:
+    try:
+        value = Decimal(str(operand))
+    except ArithmeticError:
+        value = Decimal("Infinity")
+    if not value:
+        return Decimal(0)
+    if not value.is_finite() or abs(value.adjusted()) > MAX_EXPONENT:
+        raise Fault(operand, f"expected a number between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
+    return value
+
+
+def _time(field: Field, operand: Token) -> datetime:
+    match = TIME.fullmatch(_text(operand))
+    if not match:
+        raise Fault(operand, f"expected {_wanted(field)}")
+    date, clock, fraction, zone = match.groups()
+    # Digits beyond the microseconds, which no stored time has, are cut off.
+    fraction = (fraction or "0")[:6].ljust(6, "0")
+    try:
+        moment = datetime.fromisoformat(f"{date}T{clock}.{fraction}{zone.upper()}")
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Fault(operand, f"expected {_wanted(field)}") from None

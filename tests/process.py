@@ -1,0 +1,101 @@
+"""`hyperfleet` as a process of its own, as people start it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
+
+# What a developer has set must not decide whether a test passes.
+CLEAN = {
+    key: value
+    for key, value in os.environ.items()
+    if not key.startswith(("HYPERFLEET_", "PG")) and key != "OPENAPI_SCHEMA_PATH"
+}
+
+
+class Serving:
+    """A running `hyperfleet serve`; ports are free ones unless the arguments say otherwise."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        command: str = HYPERFLEET,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        wait: float = 60,
+    ) -> None:
+        ports = [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
+        self.process = subprocess.Popen(
+            [command, "serve", *ports, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            env={**CLEAN, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if re.search(r"^  (Access|Data) ", self.output, re.MULTILINE):
+                break
+            time.sleep(0.05)
+        else:
+            self.process.kill()
+            raise AssertionError(f"did not start:\n{self.output}")
+        self.url = self.address("API").removesuffix("/api/hyperfleet/v1")
+        self.health = self.address("Health").removesuffix("/healthcheck")
+        self.metrics = self.address("Metrics")
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def address(self, name: str) -> str:
+        found = re.search(rf"^  {name} +(\S+)", self.output, re.MULTILINE)
+        assert found, self.output
+        return found[1]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(40)
+        finally:
+            self.process.kill()
+            self.reader.join(5)
+
+    def __enter__(self) -> "Serving":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+
+def run(
+    *arguments: str, command: str = HYPERFLEET, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Runs `hyperfleet` to its end; stdout and stderr come back together."""
+    env = {**CLEAN, **options.pop("env", {})}  # type: ignore[dict-item]
+    return subprocess.run(
+        [command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )

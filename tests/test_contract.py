@@ -1,0 +1,271 @@
+"""The contract is complete and consistent, and the service answers every operation as it says."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import (
+    BASE,
+    DOCUMENT,
+    JSON,
+    OPERATIONS,
+    PROBLEM,
+    TIME,
+    Operation,
+    check,
+    deref,
+    faults,
+    problem,
+    times,
+)
+
+# The names that generated clients call operations by.
+NAMES = {
+    "getMetadata": "GET /api/hyperfleet",
+    "getVersionMetadata": f"GET {BASE}",
+    "getCompatibility": f"GET {BASE}/compatibility",
+    "getClusters": f"GET {BASE}/clusters",
+    "postCluster": f"POST {BASE}/clusters",
+    "getClusterById": f"GET {BASE}/clusters/{{cluster_id}}",
+    "getClusterStatuses": f"GET {BASE}/clusters/{{cluster_id}}/statuses",
+    "postClusterStatuses": f"POST {BASE}/clusters/{{cluster_id}}/statuses",
+    "putClusterStatuses": f"PUT {BASE}/clusters/{{cluster_id}}/statuses",
+    "getNodePools": f"GET {BASE}/nodepools",
+    "getNodePoolsByClusterId": f"GET {BASE}/clusters/{{cluster_id}}/nodepools",
+    "createNodePool": f"POST {BASE}/clusters/{{cluster_id}}/nodepools",
+    "getNodePoolById": f"GET {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}",
+    "getNodePoolsStatuses": f"GET {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
+    "postNodePoolStatuses": f"POST {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
+    "putNodePoolStatuses": f"PUT {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
+    "getErrors": f"GET {BASE}/errors",
+    "getErrorById": f"GET {BASE}/errors/{{error_id}}",
+}
+
+every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+
+
+def test_operations_have_the_names_that_clients_call() -> None:
+    named = {name: f"{one.method} {one.path}" for name, one in OPERATIONS.items()}
+    assert {name: named.get(name) for name in NAMES} == NAMES
+    defined = sum(
+        method in item for item in DOCUMENT["paths"].values() for method in ("get", "put", "post")
+    )
+    assert defined == sum(one.method in ("GET", "PUT", "POST") for one in OPERATIONS.values())
+
+
+def contents(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bodies that an operation takes and gives, each with where it stands."""
+    if operation.body:
+        for kind, content in operation.body["content"].items():
+            yield f"request {kind}", content
+    for status, response in operation.responses.items():
+        for kind, content in response.get("content", {}).items():
+            yield f"{status} {kind}", content
+
+
+def examples(content: dict[str, Any]) -> list[Any]:
+    given = [deref(one)["value"] for one in content.get("examples", {}).values()]
+    return given + ([content["example"]] if "example" in content else [])
+
+
+@every_operation
+def test_operation_is_described_whole(operation: Operation) -> None:
+    assert operation.definition["summary"]
+    assert operation.definition["tags"]
+    assert set(operation.definition["tags"]) <= {tag["name"] for tag in DOCUMENT["tags"]}
+    assert all(parameter["description"] for parameter in operation.parameters)
+
+    errors = {500}
+    errors |= {400, 413, 415} if operation.body else set()
+    errors |= {400} if any(one["in"] == "query" for one in operation.parameters) else set()
+    errors |= {404} if "{" in operation.path else set()
+    # These read nothing that the database has.
+    errors |= (
+        set()
+        if re.search("/(errors|compatibility|v1|hyperfleet)(/{error_id})?$", operation.path)
+        else {503}
+    )
+    errors |= {409} if operation.id in ("postCluster", "createNodePool") else set()
+    assert errors <= operation.responses.keys()
+    assert min(operation.responses) < 300
+    for status, response in operation.responses.items():
+        assert response["description"]
+        if status >= 400:
+            assert set(response["content"]) == {PROBLEM, JSON}
+            assert all(
+                content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                for content in response["content"].values()
+            )
+        elif status != 204:
+            assert set(response["content"]) == {JSON}
+    if 503 in operation.responses:
+        assert "Retry-After" in operation.responses[503]["headers"]
+
+
+@every_operation
+def test_every_body_of_the_operation_has_an_example_and_the_example_is_valid(
+    operation: Operation,
+) -> None:
+    found = dict(contents(operation))
+    assert found
+    for where, content in found.items():
+        assert examples(content), f"{where} has no example"
+        for example in examples(content):
+            assert faults(example, content["schema"]) == [], where
+    for parameter in operation.parameters:
+        assert faults(parameter["example"], parameter["schema"]) == [], parameter["name"]
+
+
+def test_what_repeats_is_a_component() -> None:
+    inline = Counter(
+        repr(sorted(node.items(), key=repr))
+        for node in nodes(DOCUMENT["paths"])
+        if ("schema" in node and "in" in node) or ("required" in node and "properties" in node)
+    )
+    assert [node for node, count in inline.items() if count > 1] == []
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from nodes(value)
+
+
+# One successful call of every operation: cluster and node pool are resources that exist.
+Call = Callable[[Api, dict[str, Any], dict[str, Any]], requests.Response]
+REPORT = {
+    "adapter": "dns-adapter",
+    "observed_generation": 1,
+    "observed_time": "2025-11-17T15:04:05Z",
+    "conditions": [{"type": "Ready", "status": "True", "reason": "Done", "message": "All done"}],
+    "data": {"zone": "example.org"},
+    "metadata": {"job": 7},
+}
+SUCCESSES: dict[str, tuple[int, Call]] = {
+    "getMetadata": (200, lambda api, _c, _n: api.get("//api/hyperfleet")),
+    "getVersionMetadata": (200, lambda api, _c, _n: api.get(api.base)),
+    "getCompatibility": (200, lambda api, _c, _n: api.get("/compatibility")),
+    "getClusters": (200, lambda api, _c, _n: api.get("/clusters")),
+    "postCluster": (
+        201,
+        lambda api, _c, _n: api.post(
+            "/clusters",
+            json={"kind": "Cluster", "name": "c2", "spec": {"nodes": 5}, "labels": {"a": "b"}},
+        ),
+    ),
+    "getClusterById": (200, lambda api, c, _n: api.get("/" + path(c))),
+    "getClusterStatuses": (200, lambda api, c, _n: api.get("/" + path(c) + "/statuses")),
+    "postClusterStatuses": (201, lambda api, c, _n: api.post("/" + path(c) + "/statuses", json=REPORT)),
+    "putClusterStatuses": (201, lambda api, c, _n: api.put("/" + path(c) + "/statuses", json=REPORT)),
+    "getNodePools": (200, lambda api, _c, _n: api.get("/nodepools")),
+    "getNodePoolsByClusterId": (200, lambda api, c, _n: api.get("/" + path(c) + "/nodepools")),
+    "createNodePool": (
+        201,
+        lambda api, c, _n: api.post(
+            "/" + path(c) + "/nodepools",
+            json={"kind": "NodePool", "name": "n2", "spec": {"replicas": 1}},
+        ),
+    ),
+    "getNodePoolById": (200, lambda api, _c, n: api.get("/" + path(n))),
+    "getNodePoolsStatuses": (200, lambda api, _c, n: api.get("/" + path(n) + "/statuses")),
+    "postNodePoolStatuses": (201, lambda api, _c, n: api.post("/" + path(n) + "/statuses", json=REPORT)),
+    "putNodePoolStatuses": (201, lambda api, _c, n: api.put("/" + path(n) + "/statuses", json=REPORT)),
+    "getErrors": (200, lambda api, _c, _n: api.get("/errors")),
+    "getErrorById": (200, lambda api, _c, _n: api.get("/errors/HYPERFLEET-NTF-001")),
+}
+
+
+def path(resource: dict[str, Any]) -> str:
+    return str(resource["href"]).removeprefix(BASE + "/")
+
+
+def test_every_operation_succeeds_as_the_contract_describes_it(api: Api) -> None:
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    api.report(cluster)
+    api.report(node_pool)
+    for name in NAMES:
+        status, call = SUCCESSES[name]
+        response = call(api, cluster, node_pool)
+        body = check(response, status)
+        assert body, name
+        assert all(TIME.fullmatch(time) for time in times(body)), name
+        operation = OPERATIONS[name]
+        if operation.method == "GET":
+            head = api.head(response.url)
+            assert check(head, status) is None
+            assert head.headers["Content-Type"] == response.headers["Content-Type"]
+            assert head.headers["Content-Length"] == response.headers["Content-Length"]
+
+
+def test_metadata_names_the_version_and_its_collections(api: Api) -> None:
+    versions = check(api.get("//api/hyperfleet"))
+    assert versions["versions"] == [{"kind": "APIVersion", "id": "v1", "href": BASE}]
+    version = check(api.get(f"/{BASE}"))
+    assert {one["id"]: one["href"] for one in version["collections"]} == {
+        "clusters": f"{BASE}/clusters",
+        "nodepools": f"{BASE}/nodepools",
+        "errors": f"{BASE}/errors",
+    }
+    for one in version["collections"]:
+        assert check(api.get(f"/{one['href']}"))["kind"] == one["kind"]
+    compatibility = check(api.get("/compatibility"))
+    assert compatibility["api_version"] == "v1"
+    assert compatibility["compatible"] is True
+    assert {"clusters", "nodepools", "statuses"} <= set(compatibility["features"])
+
+
+def test_catalogue_lists_every_error_and_explains_each_by_its_code(api: Api) -> None:
+    catalogue = check(api.get("/errors?pageSize=1000"))
+    assert catalogue["total"] == catalogue["size"] == len(catalogue["items"])
+    by_code = {one["code"]: one for one in catalogue["items"]}
+    assert len(by_code) == catalogue["total"]
+    assert {one["status"] for one in by_code.values()} >= {400, 404, 405, 409, 413, 415, 500, 503}
+    for code, one in by_code.items():
+        assert one["id"] == code
+        assert one["href"] == f"{BASE}/errors/{code}"
+        assert check(api.get(f"/{one['href']}")) == one
+    page = check(api.get("/errors?page=2&pageSize=2"))
+    assert page["items"] == catalogue["items"][2:4]
+    assert check(api.get("/errors?size=0"))["items"] == []
+    assert check(api.get("/errors?page=99"))["total"] == catalogue["total"]
+    problem(api.get("/errors?page=0"), 400, "page")
+    for unknown in ("x", "HYPERFLEET-NTF-999", "hyperfleet-ntf-001x", "%00", "%ff"):
+        problem(api.get(f"/errors/{unknown}"), 404)
+
+
+def resolved(node: Any) -> Any:
+    if isinstance(node, dict):
+        node = deref(node)
+        return {key: resolved(value) for key, value in node.items()}
+    return [resolved(item) for item in node] if isinstance(node, list) else node
+
+
+def test_contract_is_served_as_json_without_references(api: Api) -> None:
+    served = api.get("//openapi")
+    assert served.status_code == 200
+    assert served.headers["Content-Type"] == JSON
+    assert '"$ref"' not in served.text
+    assert served.json()["paths"] == resolved(DOCUMENT["paths"])
+    assert api.get("/openapi").json() == served.json()
+
+
+def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:
+    for page in ("//openapi-ui", "//openapi-ui/", "/openapi.html"):
+        response = api.get(page)
+        assert response.status_code == 200, page
+        assert response.headers["Content-Type"].startswith("text/html")
+        assert not re.search(r"""(src|href)=["'](https?:)?//""", response.text)
+        files = re.findall(r"""<(?:script|link)[^>]+(?:src|href)=["']([^"']+)["']""", response.text)
+        assert any(name.endswith(".js") for name in files)
+        for name in files:
+            file = api.get(requests.compat.urljoin(response.url, name))
+            assert file.status_code == 200, name
