@@ -14,11 +14,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
-from hyperfleet import contract
+from hyperfleet import contract, provider
+from hyperfleet.access import Guard
+from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
 from hyperfleet.front import Front, Page
+from hyperfleet.protocol import Limits
+from hyperfleet.provider import Provider
 from hyperfleet.settings import Settings
-from hyperfleet.validation import VALIDATORS
+from hyperfleet.validation import validators
 
 # The outermost layer does what these two do.
 MIDDLEWARES = [
@@ -28,38 +32,50 @@ MIDDLEWARES = [
 ]
 
 
-def create_app(settings: Settings, pool: Pool, registry: CollectorRegistry) -> ASGIApp:
+def create_app(
+    settings: Settings, pool: Pool, registry: CollectorRegistry, holder: Provider | None = None
+) -> ASGIApp:
     """The ASGI application that answers the API's requests.
 
     :param pool: where handlers take their connections from
     :param registry: where requests are counted and timed
+    :param holder: the provider's schemas; read as the settings say when left out
+
+    Raises click.UsageError for settings by which nobody could be let in.
     """
+    guard = Guard(settings) if settings.authenticated else None
     document = contract.load()
-    pages = _pages(document)
+    holder = holder or provider.load(settings)
+    pages = _pages(provider.shown(document, holder.document))
+    holder.changed.append(lambda: pages.update(_pages(provider.shown(document, holder.document))))
     inner = FlaskApp(
         "hyperfleet",
         middlewares=list(MIDDLEWARES),
         resolver=contract.HandlerResolver(),
         pythonic_params=True,
         validate_responses=settings.validate_responses,
-        validator_map=VALIDATORS,
+        validator_map=validators(holder),
         swagger_ui_options=SwaggerUIOptions(
             serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
         ),
     )
-    inner.add_api(document)
+    inner.add_api(document if guard else contract.without_security(document))
     flask_app: flask.Flask = inner.app
     flask_app.config["HYPERFLEET"] = settings
     flask_app.extensions["pool"] = pool
+    flask_app.extensions["provider"] = holder
+    flask_app.extensions["creation"] = contract.creation_validators(document)
     PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
     # Handlers run in threads; a2wsgi has ten unless told otherwise.
     inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
-    return Front(
+    front = Front(
         inner,
         allow=contract.methods(document),
         pages=pages,
-        max_body=settings.max_body_size,
+        limits=Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout),
+        guard=guard,
     )
+    return Cors(front, settings.cors_origins)
 
 
 def _pages(document: dict[str, Any]) -> dict[str, Page]:

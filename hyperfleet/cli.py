@@ -31,19 +31,21 @@ def version() -> None:
 def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
     # Not needed by the other commands, and slow to import.
+    from hyperfleet import provider  # noqa: PLC0415
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.health import health_app, metrics_app, new_registry  # noqa: PLC0415
-    from hyperfleet.server import Servers, address, listen  # noqa: PLC0415
+    from hyperfleet.protocol import Limits  # noqa: PLC0415
+    from hyperfleet.server import Servers, address, certificate, listen  # noqa: PLC0415
 
     chosen = settings.from_options(values)
     log.configure(chosen.log_level)
-    if chosen.authenticated:
-        raise click.UsageError(
-            "This version cannot authenticate callers yet, and does not serve openly unasked: "
-            "add --no-auth to serve everybody who reaches it."
-        )
+    secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
+    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
+    holder = provider.load(chosen)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Until there is something to read anew; unhandled, it would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with contextlib.ExitStack() as stack:
         host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
         listeners = [
@@ -56,16 +58,21 @@ def serve(**values: Any) -> None:
         ]
         conninfo, lines = _database(chosen, stack)
         pool = stack.enter_context(database.open_pool(conninfo, chosen.db_pool_size))
-        registry = new_registry(pool)
+        registry = new_registry(pool, holder)
         servers = Servers(
             [
-                (create_app(chosen, pool, registry), listeners[0]),
-                (health_app(pool), listeners[1]),
+                (create_app(chosen, pool, registry, holder), listeners[0]),
+                (health_app(pool, holder), listeners[1]),
                 (metrics_app(registry), listeners[2]),
             ],
             chosen.shutdown_timeout,
+            holder.reload,
+            Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout),
+            [tls if wanted else {} for wanted in secure],
         )
-        api, health, metrics = map(address, listeners)
+        api, health, metrics = (
+            address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
+        )
         click.echo(f"HyperFleet API {__version__}")
         click.echo(f"  API       {api}/api/hyperfleet/v1")
         click.echo(f"  UI        {api}/openapi-ui")

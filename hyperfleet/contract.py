@@ -1,14 +1,15 @@
 """The contract, read once: what Connexion routes by, and what /openapi shows."""
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import yaml
 from connexion import utils
-from connexion.json_schema import resolve_refs
 from connexion.resolver import Resolver
 
+from hyperfleet import schema
 from hyperfleet.files import shipped
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -24,10 +25,72 @@ def load() -> dict[str, Any]:
     return document
 
 
+def without_security(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with every operation public."""
+    public = copy.deepcopy(document)
+    public.pop("security", None)
+    for _, _, operation in operations(public):
+        operation.pop("security", None)
+    return public
+
+
 def resolved(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with every reference replaced by what it refers to, as clients may want it."""
-    whole: dict[str, Any] = resolve_refs(document)
+    """The document with every reference replaced by what it refers to, as clients may want it.
+
+    References to what refers to itself, directly or not, stay: such a tree has no end.
+    """
+    direct: dict[str, set[str]] = {}
+    waiting = set(_references(document))
+    while waiting:
+        reference = waiting.pop()
+        direct[reference] = set(_references(_target(document, reference)))
+        waiting |= direct[reference] - direct.keys()
+    endless = {reference for reference in direct if reference in _reachable(reference, direct)}
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(inner) for inner in node]
+        if not isinstance(node, dict):
+            return node
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            return node if reference in endless else resolve(_target(document, reference))
+        return {key: resolve(inner) for key, inner in node.items()}
+
+    whole: dict[str, Any] = resolve(document)
     return whole
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+        yield node["$ref"]
+    elif isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _references(inner)
+
+
+def _reachable(start: str, direct: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = set(direct[start])
+    while waiting:
+        found |= waiting
+        waiting = {further for reference in waiting for further in direct[reference]} - found
+    return found
+
+
+def _target(document: dict[str, Any], reference: str) -> Any:
+    node: Any = document
+    for part in reference.removeprefix("#/").split("/"):
+        node = node[part]
+    return node
+
+
+def creation_validators(document: dict[str, Any]) -> dict[str, Any]:
+    """For each kind a validator of the body that creates a resource of it."""
+    schemas = resolved(document)["components"]["schemas"]
+    return {
+        kind: schema.compile_schema(schemas[f"{kind}CreateRequest"]) for kind in ("Cluster", "NodePool")
+    }
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

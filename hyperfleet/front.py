@@ -1,9 +1,11 @@
 """The outermost layer of the application: what holds for every request, whatever it asks for.
 
 It gives each request an id, evens out what the contract does not distinguish (a slash at the end,
-HEAD and GET), bounds the body, turns every exception into one kind of error, and logs a line.
+HEAD and GET), bounds the head and the body, turns every exception into one kind of error, tells
+browsers what not to do with an answer, and logs a line.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -14,14 +16,16 @@ from typing import NamedTuple
 import psycopg
 import starlette.exceptions
 import uuid_utils
-from connexion.exceptions import ProblemException, UnsupportedMediaTypeProblem
+from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
 from psycopg_pool import PoolClosed, PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hyperfleet import errors
+from hyperfleet import errors, identity
+from hyperfleet.access import GUARD, Guard
 from hyperfleet.errors import Problem
 from hyperfleet.log import trace_id
+from hyperfleet.protocol import Limits
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -44,6 +48,32 @@ NOT_MIGRATED = (
 PATIENCE = 16
 
 
+# What a browser must not do with an answer: guess its type, show it in a frame, run anything of it,
+# keep it, or tell others its address.
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+DATA = [
+    *SECURITY,
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
+# The page of Swagger UI has a script and a style in it, and loads the rest from here.
+PAGE = [
+    *SECURITY,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src 'self' data:; "
+        b"style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; base-uri 'none'; "
+        b"form-action 'none'; frame-ancestors 'none'",
+    ),
+]
+# A year, as is usual; only said where it is true already (RFC 6797, 7.2).
+HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
 class Page(NamedTuple):
     """An answer that is always the same."""
 
@@ -58,7 +88,8 @@ class Front:
     :param app: what is inside
     :param allow: patterns of paths, and the methods that each has
     :param pages: what is answered here at once, by path
-    :param max_body: the largest body, in bytes
+    :param limits: what a request may cost
+    :param guard: decides who may; None when everybody may
     """
 
     def __init__(
@@ -67,12 +98,14 @@ class Front:
         *,
         allow: Sequence[tuple[re.Pattern[str], str]],
         pages: dict[str, Page],
-        max_body: int,
+        limits: Limits,
+        guard: Guard | None,
     ) -> None:
         self.app = app
         self.allow = allow
         self.pages = pages
-        self.max_body = max_body
+        self.limits = limits
+        self.guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request. An error becomes an answer, unless an answer was begun already."""
@@ -83,17 +116,23 @@ class Front:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
         token = trace_id.set(request_id)
+        # A request that was sent ahead on the same connection starts with what the last one left.
+        identity.current.set("")
         status = 0
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *_for_browsers(scope, message["headers"]),
+                ]
             await send(message)
 
         try:
-            await self._handle(self._plain(scope), receive, answer)
+            await self._handle(self._plain(scope), self._timed(receive), answer)
         except Exception as error:
             if status:
                 raise
@@ -109,6 +148,10 @@ class Front:
             trace_id.reset(token)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.head:
+            detail = f"The address and the headers must have at most {self.limits.head} bytes."
+            raise Problem(errors.HEADERS_TOO_LARGE, detail)
         page = self.pages.get(scope["path"])
         if page is not None:
             if scope["method"] != "GET":
@@ -116,10 +159,30 @@ class Front:
             await _send(send, page.status, page.content, page.headers)
             return
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdigit() and int(length) > self.max_body:
+        if length.isdigit() and int(length) > self.limits.body:
             await self._drain(receive)
             raise self._too_large()
         await self.app(scope, self._bounded(receive), send)
+
+    def _timed(self, receive: Receive) -> Receive:
+        end = asyncio.get_running_loop().time() + self.limits.time
+        whole = False
+
+        async def timed() -> Message:
+            nonlocal whole
+            if whole:
+                # Nothing more is to come but the end of the connection, for which a handler may wait.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                headers = {"Connection": "close"}
+                raise Problem(errors.TOO_SLOW, headers=headers) from None
+            whole = not message.get("more_body", False)
+            return message
+
+        return timed
 
     def _bounded(self, receive: Receive) -> Receive:
         size = 0
@@ -128,7 +191,7 @@ class Front:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.max_body:
+            if size > self.limits.body:
                 if message.get("more_body"):
                     await self._drain(receive)
                 raise self._too_large()
@@ -137,7 +200,7 @@ class Front:
         return bounded
 
     async def _drain(self, receive: Receive) -> None:
-        left = self.max_body * PATIENCE
+        left = self.limits.body * PATIENCE
         while left > 0:
             message = await receive()
             left -= len(message.get("body", b"")) or 1
@@ -145,7 +208,7 @@ class Front:
                 return
 
     def _too_large(self) -> Problem:
-        return Problem(errors.TOO_LARGE, f"The body must have at most {self.max_body} bytes.")
+        return Problem(errors.TOO_LARGE, f"The body must have at most {self.limits.body} bytes.")
 
     def _explain(self, error: Exception, scope: Scope) -> Problem:
         problem = explain(error)
@@ -161,6 +224,7 @@ class Front:
     def _plain(self, scope: Scope) -> Scope:
         """The request without the differences that do not count."""
         plain = dict(scope)
+        plain[GUARD] = self.guard
         path = scope["path"]
         if path.endswith("/") and not path.startswith("/openapi-ui/"):
             plain["path"] = path = path.rstrip("/") or "/"
@@ -184,6 +248,8 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
         return Problem(errors.UNSUPPORTED_TYPE, "The body must be of the type application/json.")
     if isinstance(error, starlette.exceptions.HTTPException | ProblemException):
         status = getattr(error, "status_code", 0) or getattr(error, "status", 0)
+        if status == 401:
+            return _unauthorized(error)
         if status == 404:
             return Problem(errors.NO_PATH)
         if status == 405:
@@ -211,6 +277,13 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
     return Problem(errors.INTERNAL)
 
 
+def _unauthorized(error: Exception) -> Problem:
+    """What Connexion finds before it asks the verifier: no token, or half a header."""
+    if isinstance(error, OAuthProblem) and "Invalid" in (error.detail or ""):
+        return errors.refusal(errors.MALFORMED_TOKEN, "The Authorization header has no token.")
+    return errors.refusal(errors.NO_TOKEN)
+
+
 async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
     """Sends a problem, as ``application/json`` to a client that asks for that alone."""
     accept = Headers(scope=scope).get("accept", "")
@@ -227,3 +300,14 @@ async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -
     pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
+
+
+def _for_browsers(
+    scope: Scope, given: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """The headers that an answer has for browsers, but those that it has given itself."""
+    headers = PAGE if scope["path"].startswith("/openapi-ui") else DATA
+    if scope.get("scheme") == "https":
+        headers = [*headers, HSTS]
+    names = {name.lower() for name, _ in given}
+    return [header for header in headers if header[0] not in names]

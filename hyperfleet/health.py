@@ -22,6 +22,8 @@ from starlette.routing import Route
 
 from hyperfleet import migration
 from hyperfleet.database import Pool
+from hyperfleet.provider import Provider
+from hyperfleet.provider_document import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,10 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 2.0
 
 
-def health_app(pool: Pool) -> Starlette:
+def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
     """``/healthz``: the process answers. ``/readyz`` and ``/healthcheck``: it has its database, in the
-    schema that it needs; else 503, and the answer says what is missing.
+    schema that it needs; else 503, and the answer says what is missing. Specs that the provider's
+    schema does not guard are mentioned, but no reason to send requests elsewhere.
     """
     known = migration.names()
 
@@ -45,7 +48,13 @@ def health_app(pool: Pool) -> Starlette:
         pending = [name for name in known if name not in have]
         if pending:
             return JSONResponse({"status": "unavailable", "pending_migrations": pending}, 503)
-        return JSONResponse({"status": "ok", "database": "ok", "pending_migrations": []})
+        answer: dict[str, Any] = {"status": "ok", "database": "ok", "pending_migrations": []}
+        if provider is not None and provider.path:
+            answer["provider_schema"] = {
+                "status": provider.trouble or "ok",
+                "validated": [kind for kind in SPECS if provider.validated(kind)],
+            }
+        return JSONResponse(answer)
 
     async def alive(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -77,13 +86,39 @@ class PoolCollector(Collector):
             yield GaugeMetricFamily(name, description, value=stats.get(key, 0))
 
 
-def new_registry(pool: Pool) -> CollectorRegistry:
+class ProviderCollector(Collector):
+    """Whether specs are validated, and whether the provider's file is in order."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+
+    def collect(self) -> Any:
+        """The state at this moment."""
+        validated = GaugeMetricFamily(
+            "hyperfleet_spec_validation",
+            "1 where specs of the kind are held against the provider's schema.",
+            labels=["kind"],
+        )
+        for kind in SPECS:
+            validated.add_metric([kind], int(self.provider.validated(kind)))
+        yield validated
+        if self.provider.path:
+            yield GaugeMetricFamily(
+                "hyperfleet_provider_schema_ok",
+                "0 where the provider's schema could not be read when it was last tried.",
+                value=int(not self.provider.trouble),
+            )
+
+
+def new_registry(pool: Pool, provider: Provider | None = None) -> CollectorRegistry:
     """Where metrics are kept: those of the process and the pool, and what the application adds."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(PoolCollector(pool))
+    if provider is not None:
+        registry.register(ProviderCollector(provider))
     return registry
 
 

@@ -3,10 +3,12 @@
 import logging
 from contextvars import ContextVar
 
+from hyperfleet import identity
+
 # The id of the request at hand, for log lines and errors.
 trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s] %(message)s"
+FORMAT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
 
 # Libraries that tell more than an operator wants to know.
 CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool")
@@ -15,6 +17,7 @@ CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.p
 class _TraceFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.trace_id = trace_id.get()
+        record.caller = identity.current.get() or "-"
         return True
 
 

@@ -1,11 +1,48 @@
 """JSON Schema: from a schema as OpenAPI writes it to the faults of a value, in words."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jsonschema_rs
+from jsonschema_rs import ValidationErrorKind as Kind
 
 from hyperfleet.errors import Fault
+
+Path: TypeAlias = Sequence[str | int]
+
+# Where schemas lie within a schema: in a mapping by name, in a list, or as the value itself.
+MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+SINGLE = (
+    "items",
+    "additionalProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "contentSchema",
+)
+# What says nothing about values, and what would give a schema an address of its own.
+SILENT = ("example", "components", "$id", "$schema", "$vocabulary")
+
+# Steps that a pattern may go back before a text counts as not matching: some 0.2 ms. Patterns without
+# look-around and back-references never go back.
+BACKTRACKS = 10_000
+PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
+
+# What OpenAPI's formats of integers stand for; JSON Schema knows formats of texts alone.
+INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
+RANGE = "urn:hyperfleet:format:"
+RANGES = jsonschema_rs.Registry(
+    [(RANGE + name, {"minimum": low, "maximum": high}) for name, (low, high) in INTEGERS.items()]
+)
 
 ARTICLES = {"integer": "an integer", "object": "an object", "array": "an array", "null": "null"}
 
@@ -18,17 +55,21 @@ FORMATS = {
     "ipv4": "must be an IPv4 address",
     "ipv6": "must be an IPv6 address",
     "hostname": "must be a host name",
+    "byte": "must be text in base64",
+    "regex": "must be a regular expression",
+    "int32": "must be an integer of 32 bits, from -2147483648 to 2147483647",
+    "int64": "must be an integer of 64 bits, from -9223372036854775808 to 9223372036854775807",
 }
 
 WORDS: dict[str, Callable[[Any], str]] = {
     "required": lambda kind: "is required",
-    "type": lambda kind: "must be " + " or ".join(ARTICLES.get(t, f"a {t}") for t in kind.types),
+    "type": lambda kind: "must be " + _types(kind.types),
     "enum": lambda kind: "must be " + ("one of " if len(kind.options) > 1 else "") + _list(kind.options),
-    "const": lambda kind: f"must be {kind.expected_value}",
+    "const": lambda kind: f"must be {_list([kind.expected_value])}",
     "minLength": lambda kind: (
         "must not be empty" if kind.limit == 1 else f"must have at least {kind.limit} characters"
     ),
-    "maxLength": lambda kind: f"must have at most {kind.limit} characters",
+    "maxLength": lambda kind: f"must have at most {_count(kind.limit, 'character')}",
     "minimum": lambda kind: f"must be at least {kind.limit}",
     "maximum": lambda kind: f"must be at most {kind.limit}",
     "exclusiveMinimum": lambda kind: f"must be greater than {kind.limit}",
@@ -36,55 +77,225 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
     "pattern": lambda kind: f"must match the pattern {kind.pattern}",
     "format": lambda kind: FORMATS.get(kind.format, f"must be a valid {kind.format}"),
-    "minItems": lambda kind: f"must have at least {kind.limit} {_items(kind.limit)}",
-    "maxItems": lambda kind: f"must have at most {kind.limit} {_items(kind.limit)}",
+    "minItems": lambda kind: f"must have at least {_count(kind.limit, 'item')}",
+    "maxItems": lambda kind: f"must have at most {_count(kind.limit, 'item')}",
     "uniqueItems": lambda kind: "must not have the same item twice",
-    "minProperties": lambda kind: f"must have at least {kind.limit} members",
-    "maxProperties": lambda kind: f"must have at most {kind.limit} members",
+    "minProperties": lambda kind: f"must have at least {_count(kind.limit, 'member')}",
+    "maxProperties": lambda kind: f"must have at most {_count(kind.limit, 'member')}",
     "falseSchema": lambda kind: "is not allowed here",
     "not": lambda kind: "is not allowed here",
     "contains": lambda kind: "lacks an item that it must have",
-    "oneOf": lambda kind: "must fit exactly one of the alternatives",
-    "anyOf": lambda kind: "must fit one of the alternatives",
+    "minContains": lambda kind: "has too few of the items that it must have",
+    "maxContains": lambda kind: "has too many items of a kind that is limited",
+    "unevaluatedItems": lambda kind: "has more items than it may have",
 }
+# Where the library names a rule otherwise than the keyword, or several keywords alike.
+KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevaluatedItems"}
+
+# As many values or alternatives a message lists.
+LISTED = 20
+ALTERNATIVES = 4
 
 
-def _items(count: int) -> str:
-    return "item" if count == 1 else "items"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _types(names: Sequence[str]) -> str:
+    return " or ".join(ARTICLES.get(name, f"a {name}") for name in sorted(names, key="null".__eq__))
 
 
 def _list(options: Sequence[Any]) -> str:
-    return ", ".join(str(option) for option in options)
+    shown = ", ".join(
+        option if isinstance(option, str) and option else json.dumps(option, ensure_ascii=False)
+        for option in options[:LISTED]
+    )
+    return shown + (f" and {len(options) - LISTED} more" if len(options) > LISTED else "")
 
 
-def compile_schema(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
-    """A validator of a schema whose references are resolved.
+class Validator(NamedTuple):
+    """A schema that is compiled, and its text, in which the paths of errors lead to their rules."""
 
-    Raises ValueError for a schema that is none.
+    compiled: jsonschema_rs.Draft202012Validator
+    text: Mapping[str, Any]
+
+
+def compile_schema(
+    schema: Any, named: Mapping[str, Any] | None = None, *, old: bool = True
+) -> Validator:
+    """A validator of values.
+
+    :param schema: as OpenAPI writes it
+    :param named: the schemas that its references, ``#/components/schemas/NAME``, speak of
+    :param old: whether it is of OpenAPI 3.0, in which some keywords differ from JSON Schema 2020-12
+
+    Nothing is fetched. Raises ValueError for a schema that is none.
     """
-    return jsonschema_rs.Draft202012Validator(_dialect(schema), validate_formats=True)
+    named = {name: plain(inner, old=old) for name, inner in (named or {}).items()}
+    whole = _dialect(plain(schema, old=old), named, old)
+    if named:
+        components = {name: _dialect(inner, named, old) for name, inner in named.items()}
+        whole = {"allOf": [whole], "components": {"schemas": components}}
+    compiled = jsonschema_rs.Draft202012Validator(
+        whole,
+        validate_formats=True,
+        formats={"byte": _is_base64},
+        pattern_options=PATTERNS,
+        registry=RANGES,
+        offline=True,
+    )
+    return Validator(compiled, whole if isinstance(whole, Mapping) else {})
 
 
-def _dialect(schema: Any) -> Any:
-    """A schema of OpenAPI 3.0, in which some keywords differ, as one of JSON Schema 2020-12."""
-    if not isinstance(schema, Mapping):
-        return schema
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
+def each(schema: Mapping[str, Any], change: Callable[[Any, Path], Any]) -> dict[str, Any]:
+    """A copy of a schema in which each schema directly within is replaced by what ``change`` makes of
+    it; that is called with the inner schema and its path. What is misplaced stays as it is.
+    """
     same: dict[str, Any] = {}
     for keyword, value in schema.items():
-        if keyword == "properties":
-            same[keyword] = {name: _dialect(inner) for name, inner in value.items()}
-        elif keyword in ("allOf", "anyOf", "oneOf"):
-            same[keyword] = [_dialect(inner) for inner in value]
-        elif keyword in ("items", "not", "additionalProperties"):
-            same[keyword] = _dialect(value)
-        elif keyword == "x-key-max-length":
-            same["propertyNames"] = {"maxLength": value}
-        elif keyword not in ("example", "components"):
+        if keyword in MAPS and isinstance(value, Mapping):
+            same[keyword] = {name: change(inner, (keyword, name)) for name, inner in value.items()}
+        elif keyword in LISTS and isinstance(value, list):
+            same[keyword] = [change(inner, (keyword, index)) for index, inner in enumerate(value)]
+        elif keyword in SINGLE:
+            same[keyword] = change(value, (keyword,))
+        else:
             same[keyword] = value
     return same
 
 
-def path(parts: Sequence[str | int]) -> str:
+def plain(schema: Any, *, old: bool) -> Any:
+    """The schema without what differs from JSON Schema 2020-12 in form; every path stays the same."""
+    if not isinstance(schema, Mapping):
+        return schema
+    if old and "$ref" in schema:
+        # In OpenAPI 3.0 a reference stands alone: what is beside it does not count.
+        return {"$ref": schema["$ref"]}
+    same = each(schema, lambda inner, _: plain(inner, old=old))
+    for keyword in SILENT:
+        same.pop(keyword, None)
+    for bound, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if old and isinstance(same.get(strict), bool) and same.pop(strict) and bound in same:
+            same[strict] = same.pop(bound)
+    return same
+
+
+def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
+    """A plain schema as one of JSON Schema 2020-12 that means the same."""
+    if not isinstance(schema, Mapping):
+        return schema
+    same = each(schema, lambda inner, _: _dialect(inner, named, old))
+    if "x-key-max-length" in same:
+        same["propertyNames"] = {"maxLength": same.pop("x-key-max-length")}
+    added: list[Any] = []
+    low, high = INTEGERS.get(str(same.get("format")), (0, 0))
+    if high and not (same.get("minimum", low - 1) >= low and same.get("maximum", high + 1) <= high):
+        added.append({"$ref": RANGE + same["format"]})
+    found = choices(schema, named)
+    if found:
+        # Checking the chosen alternative alone is faster than all of them, and its faults are the
+        # ones that the caller wants to hear of.
+        keyword, property_, branches = found
+        alternatives = same.pop(keyword)
+        tag = {"enum": list(branches)}
+        added.append({"type": "object", "required": [property_], "properties": {property_: tag}})
+        for value, index in branches.items():
+            chosen = {"required": [property_], "properties": {property_: {"const": value}}}
+            added.append({"if": chosen, "then": alternatives[index]})
+    if added:
+        same["allOf"] = [*same.get("allOf", ()), *added]
+    return _for_requests(same, named) if old else same
+
+
+def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """What OpenAPI 3.0 says in keywords of its own: null may be sent, what is read only need not."""
+    given = same.get("properties", {})
+    if "required" in same and given:
+        known = [_followed(given.get(name), named) for name in same["required"]]
+        same["required"] = [
+            name
+            for name, inner in zip(same["required"], known, strict=True)
+            if not (isinstance(inner, Mapping) and inner.get("readOnly") is True)
+        ]
+    if same.pop("nullable", False) is not True:
+        return same
+    if isinstance(same.get("type"), str):
+        same["type"] = [same["type"], "null"]
+    if "enum" in same and None not in same["enum"]:
+        same["enum"] = [*same["enum"], None]
+    # The other keywords say nothing about null, but these may.
+    rest = {
+        keyword: same.pop(keyword) for keyword in ("allOf", "anyOf", "oneOf", "not") if keyword in same
+    }
+    if rest:
+        same |= {"if": {"not": {"type": "null"}}, "then": rest}
+    return same
+
+
+def choices(
+    schema: Mapping[str, Any], named: Mapping[str, Any]
+) -> tuple[str, str, dict[Any, int]] | None:
+    """What the discriminator of a schema chooses from: the keyword with the alternatives, the property
+    that it looks at, and for each of that property's values the index of an alternative.
+
+    The values come from the mapping; for an alternative that it leaves out from the property's own
+    enum; at last they are the alternative's name (OpenAPI 3.0.3, 4.7.25). None where there is no
+    discriminator, or an alternative without values, or one value for two: all of them count then.
+    """
+    keyword = "oneOf" if "oneOf" in schema else "anyOf"
+    discriminator = schema.get("discriminator")
+    if not isinstance(discriminator, Mapping) or keyword not in schema:
+        return None
+    property_ = discriminator["propertyName"]
+    mapping = discriminator.get("mapping") or {}
+    found: dict[Any, int] = {}
+    for index, branch in enumerate(schema[keyword]):
+        ref = branch.get("$ref") if isinstance(branch, Mapping) else None
+        values: list[Any] = [value for value, target in mapping.items() if target == ref]
+        values = values or _values(branch, property_, named) or ([_name(ref)] if ref else [])
+        if not values or any(value in found for value in values):
+            return None
+        found |= dict.fromkeys(values, index)
+    return keyword, property_, found
+
+
+def _name(ref: str) -> str:
+    return ref.rpartition("/")[2]
+
+
+def _followed(schema: Any, named: Mapping[str, Any]) -> Any:
+    """What a schema that is a reference refers to; references to references end somewhere, or None."""
+    for _ in range(10):
+        if not isinstance(schema, Mapping) or "$ref" not in schema:
+            return schema
+        schema = named.get(_name(schema["$ref"]))
+    return None
+
+
+def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 10) -> list[Any]:
+    """The texts that a schema lets a property have, as far as an enum or a const says so."""
+    branch = _followed(branch, named)
+    if not isinstance(branch, Mapping) or not depth:
+        return []
+    own = _followed(branch.get("properties", {}).get(property_), named)
+    if isinstance(own, Mapping) and ("enum" in own or "const" in own):
+        return [value for value in own.get("enum", [own.get("const")]) if isinstance(value, str)]
+    for inner in branch.get("allOf", ()):
+        values = _values(inner, property_, named, depth - 1)
+        if values:
+            return values
+    return []
+
+
+def path(parts: Path) -> str:
     """``["conditions", 2, "status"]`` as ``conditions[2].status``."""
     text = ""
     for part in parts:
@@ -92,32 +303,145 @@ def path(parts: Sequence[str | int]) -> str:
     return text
 
 
-def faults(validator: Any, value: Any, where: Sequence[str | int] = ()) -> Iterator[Fault]:
-    """Everything that is wrong with a value, in the order of the schema.
+def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault]:
+    """Everything that is wrong with a value, each thing once, in the order of the schema.
 
     :param where: the path of the value itself, which the paths of the faults begin with
     """
-    for error in validator.iter_errors(value):
-        yield from _explain(error, where)
+    seen = set()
+    paths: list[list[str | int]] = []
+    leftovers: list[Any] = []
+
+    def new(found: Iterable[Fault]) -> Iterator[Fault]:
+        for fault in found:
+            key = tuple(fault.values())
+            if key not in seen:
+                seen.add(key)
+                yield fault
+
+    for error in validator.compiled.iter_errors(value):
+        if error.kind.name == "unevaluatedProperties":
+            leftovers.append(error)
+        else:
+            paths.append(error.instance_path)
+            yield from new(explain(error, where))
+    for error in leftovers:
+        # Where one part of an allOf is broken, all that this part knows counts as left over.
+        at, known = error.instance_path, set()
+        if any(path[: len(at)] == at for path in paths):
+            known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
+        names = (name for name in error.kind.unexpected if name not in known)
+        yield from new(_unknown_members([*where, *at], names, error.kind.name))
 
 
-def _explain(error: Any, where: Sequence[str | int]) -> Iterator[Fault]:
-    kind, at = error.kind, [*where, *error.instance_path]
-    rule = kind.name
-    # A missing member and a superfluous one are named themselves, not the object that they are in.
-    if rule == "required":
-        at.append(kind.property)
-    if rule in ("additionalProperties", "unevaluatedProperties"):
-        for name in kind.unexpected:
-            yield _fault([*at, name], "is not a known member", rule)
+def _unknown_members(at: Path, names: Iterable[str], rule: str) -> Iterator[Fault]:
+    for name in names:
+        yield _fault([*at, name], "is not a known member", rule)
+
+
+def _at(text: Any, path: Path) -> Any:
+    for part in path:
+        text = text[part]
+    return text
+
+
+def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:
+    """The members that a schema names, itself or in the schemas that it applies to the same value."""
+    names: set[str] = set()
+    waiting, done = [schema], []
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, Mapping) or any(one is other for other in done):
+            continue
+        done.append(one)
+        names |= one.get("properties", {}).keys()
+        if one.get("$ref", "").startswith("#/"):
+            waiting.append(_at(text, one["$ref"][2:].split("/")))
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            waiting += one.get(keyword, ())
+        waiting += [one.get(keyword) for keyword in ("if", "then", "else")]
+        waiting += one.get("dependentSchemas", {}).values()
+    return names
+
+
+def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
+    """The faults that one error of a validator comes to; ``where`` as in :func:`faults`."""
+    kind, at, rule = error.kind, [*where, *error.instance_path], error.kind.name
+    last = error.schema_path[-1] if error.schema_path else ""
+    if rule in ("oneOf", "anyOf"):
+        yield from _alternatives(error, where)
+    elif (error.absolute_keyword_location or "").startswith(RANGE):
+        name = error.absolute_keyword_location[len(RANGE) :].partition("#")[0]
+        yield _fault(at, FORMATS[name], "format")
+    elif isinstance(kind, Kind.BacktrackLimitExceeded | Kind.RegexEngineFailure):
+        yield _fault(at, "takes too long to compare with its pattern", rule)
+    elif rule in ("additionalProperties", "unevaluatedProperties"):
+        # A missing member and a superfluous one are named themselves, not the object that they are in.
+        yield from _unknown_members(at, kind.unexpected, rule)
+    elif rule == "required":
+        rule = last if last in KEYWORDS else rule
+        yield _fault([*at, kind.property], "is required", rule)
+    elif rule == "propertyNames":
+        for fault in explain(kind.error, ()):
+            message = f"has a member whose name {fault['message']}"
+            yield _fault(at, message, fault["constraint"])
+    else:
+        rule = last if last in KEYWORDS else rule
+        words = WORDS.get(rule) or WORDS.get(kind.name)
+        yield _fault(at, words(kind) if words else "is not valid", rule)
+
+
+def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
+    """The faults of the alternative that was meant, where that can be told, else one sentence."""
+    at, rule = [*where, *error.instance_path], error.kind.name
+    if isinstance(error.kind, Kind.OneOfMultipleValid):
+        yield _fault(at, "must fit exactly one of the alternatives, but fits several", rule)
         return
-    if rule == "propertyNames":
-        rule = error.schema_path[-1]
-        yield _fault(at, f"has a member whose name {WORDS[rule](kind.error.kind)}", rule)
+    other = [fault for branch in error.kind.context for fault in branch if _is_other_type(fault, error)]
+    fitting = [
+        branch
+        for branch in error.kind.context
+        if not any(_is_other_type(fault, error) for fault in branch)
+    ]
+    if not fitting:
+        names = dict.fromkeys(name for fault in other for name in fault.kind.types)
+        yield _fault(at, "must be " + _types(list(names)), rule)
         return
-    words = WORDS.get(rule)
-    yield _fault(at, words(kind) if words else "is not valid", rule)
+    ranks = [_distance(branch, error) for branch in fitting]
+    best = [branch for branch, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)]
+    if len(best) == 1:
+        for inner in best[0]:
+            yield from explain(inner, where)
+        return
+    message = "must fit one of the alternatives"
+    if len(best) <= ALTERNATIVES:
+        prefix = path(error.instance_path) + "."
+        message += ": " + "; or ".join(_brief(branch, prefix) for branch in best)
+    yield _fault(at, message, rule)
 
 
-def _fault(at: Sequence[str | int], message: str, rule: str) -> Fault:
+def _is_other_type(fault: Any, error: Any) -> bool:
+    return bool(fault.kind.name == "type" and fault.instance_path == error.instance_path)
+
+
+def _distance(branch: Sequence[Any], error: Any) -> tuple[int, int]:
+    """How far a value is from an alternative: first by its own members' names and constants, which
+    tell alternatives apart, then by all that is wrong.
+    """
+    level = len(error.instance_path)
+    telling = [
+        fault
+        for fault in branch
+        if len(fault.instance_path) == level
+        or (len(fault.instance_path) == level + 1 and fault.kind.name in ("const", "enum"))
+    ]
+    return len(telling), len(branch)
+
+
+def _brief(branch: Sequence[Any], prefix: str) -> str:
+    found = [fault for error in branch[:2] for fault in explain(error, ())][:2]
+    return " and ".join(f"{f['field'].removeprefix(prefix)} {f['message']}" for f in found)
+
+
+def _fault(at: Path, message: str, rule: str) -> Fault:
     return {"field": path(at) or "body", "message": message, "constraint": rule}

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 import uvicorn
 from starlette.types import ASGIApp
+
+from hyperfleet.protocol import Limits, Protocol
 
 # Longer than the idle time after which usual clients drop a connection themselves, so that no
 # request meets a connection that is just being closed.
@@ -37,30 +43,62 @@ def listen(host: str, port: int) -> socket.socket:
         raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}") from None
 
 
-def address(listener: socket.socket) -> str:
-    """``http://host:port`` of a listening socket."""
+def address(listener: socket.socket, *, secure: bool = False) -> str:
+    """``http://host:port`` of a listening socket, or ``https://``."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]:
+    """What a server is given to speak TLS 1.2 or newer.
+
+    Raises click.UsageError when a file is not named, cannot be read, or the two do not fit.
+    """
+    if cert_file is None or key_file is None:
+        raise click.UsageError("HTTPS needs --https-cert-file and --https-key-file.")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise click.UsageError(f"{cert_file}, {key_file}: {error}") from None
+    return {"ssl_certfile": cert_file, "ssl_keyfile": key_file}
 
 
 class Servers:
-    """Several applications, each on its own socket, that start and stop together."""
+    """Several applications, each on its own socket, that start and stop together.
 
-    def __init__(self, apps: Sequence[tuple[ASGIApp, socket.socket]], shutdown_timeout: int) -> None:
+    :param reload: what SIGHUP asks for
+    :param limits: what a request may cost
+    :param certificates: for each application what :func:`certificate` gives, or nothing for plain HTTP
+    """
+
+    def __init__(
+        self,
+        apps: Sequence[tuple[ASGIApp, socket.socket]],
+        shutdown_timeout: int,
+        reload: Callable[[], object] = lambda: None,
+        limits: Limits = Limits(),  # noqa: B008 (it does not change)
+        certificates: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        protocol: Any = functools.partial(Protocol, limits=limits)
+        self.reload = reload
         self.sockets = [listener for _, listener in apps]
         self.servers = [
             _Server(
                 uvicorn.Config(
                     app,
+                    http=protocol,
+                    ws="none",
                     lifespan="off",
                     log_config=None,
                     access_log=False,
                     server_header=False,
                     timeout_keep_alive=KEEP_ALIVE,
                     timeout_graceful_shutdown=shutdown_timeout,
+                    **given,
                 )
             )
-            for app, _ in apps
+            for (app, _), given in zip(apps, certificates or [{}] * len(apps), strict=True)
         ]
 
     def run(self) -> None:
@@ -79,6 +117,7 @@ class Servers:
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
         await asyncio.gather(
             *(
                 server.serve(sockets=[listener])

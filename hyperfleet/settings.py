@@ -36,6 +36,23 @@ def setting(default: Any, description: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": description, "option": option})
 
 
+# The consoles, documentation and customer portal of Red Hat, which the original let in.
+CONSOLES = (
+    "https://console.redhat.com",
+    "https://console.stage.redhat.com",
+    "https://qaprodauth.console.redhat.com",
+    "https://qa.console.redhat.com",
+    "https://ci.console.redhat.com",
+    "https://qa.foo.redhat.com:1337",
+    "https://prod.foo.redhat.com:1337",
+    "https://ci.foo.redhat.com:1337",
+    "https://api.openshift.com",
+    "https://api.stage.openshift.com",
+    "https://access.redhat.com",
+    "https://access.stage.redhat.com",
+    "https://access.qa.redhat.com",
+)
+
 PORT = click.IntRange(0, 65535)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -58,6 +75,26 @@ class Settings:
     max_body_size: int = setting(
         1024 * 1024, "Largest body of a request, in bytes.", type=click.IntRange(1024)
     )
+    max_header_size: int = setting(
+        32 * 1024, "Largest head of a request, in bytes.", type=click.IntRange(1024)
+    )
+    read_timeout: int = setting(
+        30, "Seconds in which a request must have arrived.", type=click.IntRange(1)
+    )
+    cors_origins: tuple[str, ...] = setting(
+        CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
+    )
+    enable_https: bool = setting(
+        False, "Serve the API with TLS.", type=bool, is_flag=False, flag_value="true"
+    )
+    enable_health_check_https: bool = setting(
+        False, "Serve the health checks with TLS.", type=bool, is_flag=False, flag_value="true"
+    )
+    enable_metrics_https: bool = setting(
+        False, "Serve the metrics with TLS.", type=bool, is_flag=False, flag_value="true"
+    )
+    https_cert_file: Path | None = setting(None, "Certificate chain for TLS, PEM.", type=FILE)
+    https_key_file: Path | None = setting(None, "Key of the certificate, PEM.", type=FILE)
     shutdown_timeout: int = setting(
         20, "Seconds that requests under way are given at the end.", type=click.IntRange(0)
     )
@@ -68,6 +105,45 @@ class Settings:
     )
     enable_authz: bool = setting(
         False, "Ask whether the caller may.", type=bool, is_flag=False, flag_value="true"
+    )
+    jwk_cert_url: str = setting(
+        "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs",
+        "URL of the keys that tokens are verified with; empty for none.",
+    )
+    jwk_cert_ca_file: Path | None = setting(
+        None, "File with the certificates that sign those of the key servers.", type=FILE
+    )
+    jwk_cert_file: Path | None = setting(
+        None, "File of keys that tokens are verified with, beside the URL.", type=FILE
+    )
+    jwt_issuers: tuple[str, ...] = setting(
+        (),
+        "Issuers whose tokens are accepted, by comma: ISSUER for the keys above, or ISSUER=URL or "
+        "ISSUER=FILE with keys of its own. Default: whoever signs with the keys above.",
+        type=Names(),
+    )
+    jwt_audiences: tuple[str, ...] = setting(
+        (), "Audiences, by comma, one of which a token must name. Default: any.", type=Names()
+    )
+    identity_claims: tuple[str, ...] = setting(
+        ("email", "username", "preferred_username", "sub"),
+        "Claims that name the caller, by comma; the first that does counts.",
+        type=Names(),
+    )
+    acl_file: Path | None = setting(None, "YAML list of claims and patterns that let in.", type=FILE)
+    ocm_base_url: str = setting("https://api.openshift.com", "Where --enable-authz asks.")
+    ocm_token_url: str = setting(
+        "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/token",
+        "Where the token for --enable-authz comes from.",
+    )
+    ocm_client_id: str = setting("", "Client id for --enable-authz.")
+    ocm_client_id_file: Path | None = setting(None, "File that holds --ocm-client-id.", type=FILE)
+    ocm_client_secret: str = setting("", "Client secret for --enable-authz.")
+    ocm_client_secret_file: Path | None = setting(
+        None, "File that holds --ocm-client-secret.", type=FILE
+    )
+    ocm_ca_file: Path | None = setting(
+        None, "File with the certificates that sign those of OCM.", type=FILE
     )
 
     database_url: str = setting(
@@ -105,6 +181,20 @@ class Settings:
     )
     required_adapters_nodepool: tuple[str, ...] = setting(
         (), "Adapters that must report on a node pool, by comma.", type=Names()
+    )
+
+    require_if_match: bool = setting(
+        False, "Refuse a PATCH or DELETE that does not say which version it is for.", is_flag=True
+    )
+    openapi_schema_path: str = setting(
+        "", "OpenAPI document whose ClusterSpec and NodePoolSpec say what specs may hold."
+    )
+    schema_required: bool = setting(
+        True,
+        "Refuse to start when the document at --openapi-schema-path cannot be used.",
+        type=bool,
+        is_flag=False,
+        flag_value="true",
     )
 
     validate_responses: bool = setting(

@@ -1,5 +1,7 @@
 """Requests against the contract: how Connexion's validators are made to name every fault at once."""
 
+import functools
+import itertools
 import json
 import math
 import re
@@ -13,9 +15,12 @@ from starlette.types import Message, Receive, Scope
 
 from hyperfleet import schema
 from hyperfleet.errors import BAD_PARAMETER, INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem
+from hyperfleet.provider import Provider
 
 # Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
 MAX_DEPTH = 64
+# More faults are not listed: a body of a megabyte can have half a million.
+MAX_FAULTS = 1000
 
 # Connexion makes a validator object for each request; what is compiled is kept here, by the
 # identity of the schema, which lives as long as the contract.
@@ -30,7 +35,14 @@ def _validator(definition: Mapping[str, Any]) -> Any:
 
 
 class BodyValidator(AbstractRequestBodyValidator):
-    """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest."""
+    """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest.
+
+    :param provider: what a spec is held against, where the body is one that a resource is made from
+    """
+
+    def __init__(self, provider: Provider, **options: Any) -> None:
+        super().__init__(**options)
+        self._provider = provider
 
     async def wrap_receive(self, receive: Receive, *, scope: Scope) -> tuple[Receive, Scope]:
         """The body's messages once more, for the application, after a look at them.
@@ -45,7 +57,7 @@ class BodyValidator(AbstractRequestBodyValidator):
         if self._encoding.lower() not in ("utf-8", "utf8"):
             raise Problem(UNSUPPORTED_TYPE, "The body must be in UTF-8.")
         body = parse(b"".join(message.get("body", b"") for message in messages))
-        found = list(schema.faults(_validator(self._schema), body))
+        found = list(itertools.islice(self._faults(body), MAX_FAULTS))
         if found:
             raise Problem(INVALID, faults=found)
         if "content-type" not in Headers(scope=scope):
@@ -53,6 +65,12 @@ class BodyValidator(AbstractRequestBodyValidator):
             header = (b"content-type", b"application/json")
             scope = {**scope, "headers": [*scope["headers"], header]}
         return self._insert_messages(receive, messages=messages), scope
+
+    def _faults(self, body: Any) -> Iterator[Fault]:
+        yield from schema.faults(_validator(self._schema), body)
+        kind = self._schema.get("x-spec-of")
+        if kind and isinstance(body, dict) and isinstance(body.get("spec"), dict):
+            yield from self._provider.faults(kind, body["spec"])
 
 
 def parse(body: bytes) -> Any:
@@ -161,6 +179,10 @@ class QueryValidator(ParameterValidator):
                     if rules["type"] == "integer":
                         fault["message"] = f"must be {_bounds(rules)}"
                     found.append(fault)
+        for parameter in self.parameters["header"]:
+            name = parameter["name"]
+            if name in request.headers:
+                found += schema.faults(_validator(parameter["schema"]), request.headers[name], [name])
         if found:
             raise Problem(BAD_PARAMETER, faults=found)
 
@@ -169,7 +191,10 @@ def _bounds(rules: Mapping[str, Any]) -> str:
     return f"an integer from {rules['minimum']} to {rules['maximum']}"
 
 
-VALIDATORS = {
-    "parameter": QueryValidator,
-    "body": {"application/json": BodyValidator, "application/merge-patch+json": BodyValidator},
-}
+def validators(provider: Provider) -> dict[str, Any]:
+    """What checks the parameters and, by its type, the body of a request, as Connexion takes it."""
+    body = functools.partial(BodyValidator, provider)
+    return {
+        "parameter": QueryValidator,
+        "body": {"application/json": body, "application/merge-patch+json": body},
+    }

@@ -4,6 +4,7 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,14 +26,18 @@ from hyperfleet.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopExecutor]:
+def postgres() -> Iterator[NoopExecutor]:
     """The server, and the migrated template that each test's database is copied from."""
     given = os.environ.get("HYPERFLEET_TEST_DATABASE_URL")
     if given:
         yield from template(given)
     else:
-        # A short path: the name of a Unix socket may have 107 bytes.
-        with embedded.running(tmp_path_factory.mktemp("pg")) as conninfo:
+        # Not among pytest's folders: each run closes them to other users, and PostgreSQL is one when
+        # the tests run as root.
+        with (
+            tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
+            embedded.running(Path(folder)) as conninfo,
+        ):
             yield from template(conninfo)
 
 
@@ -123,7 +128,9 @@ class Api(requests.Session):
         assert response.status_code == 201, response.text
         return response.json()
 
-    def report(self, resource: dict[str, Any], adapter: str = "dns", **members: Any) -> requests.Response:
+    def report(
+        self, resource: dict[str, Any], adapter: str = "dns", **members: Any
+    ) -> requests.Response:
         body = {
             "adapter": adapter,
             "observed_generation": 1,

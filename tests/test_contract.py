@@ -249,12 +249,19 @@ def resolved(node: Any) -> Any:
     return [resolved(item) for item in node] if isinstance(node, list) else node
 
 
+def plain(node: Any) -> Any:
+    """Without the extensions, which only the service itself reads."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items() if not key.startswith("x-")}
+    return [plain(item) for item in node] if isinstance(node, list) else node
+
+
 def test_contract_is_served_as_json_without_references(api: Api) -> None:
     served = api.get("//openapi")
     assert served.status_code == 200
     assert served.headers["Content-Type"] == JSON
     assert '"$ref"' not in served.text
-    assert served.json()["paths"] == resolved(DOCUMENT["paths"])
+    assert plain(served.json()["paths"]) == plain(resolved(DOCUMENT["paths"]))
     assert api.get("/openapi").json() == served.json()
 
 

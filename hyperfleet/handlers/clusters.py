@@ -4,7 +4,7 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, listing, resource
+from hyperfleet import database, idempotency, lifecycle, listing, resource
 
 CREATE = """
 WITH created AS (
@@ -21,7 +21,7 @@ WITH created AS (
 SELECT document FROM created
 """
 
-READ = "SELECT document FROM clusters WHERE id = %(id)s"
+READ = "SELECT document, version FROM clusters WHERE id = %(id)s"
 
 
 def get_clusters(**query: Any) -> flask.Response:
@@ -32,14 +32,30 @@ def get_clusters(**query: Any) -> flask.Response:
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
     values = resource.first_row("Cluster", body)
-    row = database.fetch_one(CREATE, values)
-    assert row is not None
-    return resource.answer(row[0], 201, Location=f"{resource.BASE}/clusters/{values['id']}")
+    created = idempotency.create(CREATE, values, body, f"{resource.BASE}/clusters/{values['id']}")
+    assert created is not None
+    (document,), location = created
+    return resource.answer(document, 201, Location=location, ETag=resource.etag(1))
 
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:
     """A cluster."""
-    row = database.fetch_one(READ, {"id": resource.key("Cluster", cluster_id)})
+    row = database.fetch_one(READ, resource.key_of(cluster_id))
     if row is None:
         raise resource.not_found("Cluster", cluster_id)
-    return resource.answer(row[0])
+    return resource.show(*row)
+
+
+def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:
+    """Changes a cluster's labels or spec."""
+    return lifecycle.patch("Cluster", resource.key_of(cluster_id), body)
+
+
+def delete_cluster_by_id(cluster_id: str) -> flask.Response:
+    """Marks a cluster and its node pools as deleted."""
+    return lifecycle.delete("Cluster", resource.key_of(cluster_id))
+
+
+def force_delete_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
+    """Removes a marked cluster and its node pools now."""
+    return lifecycle.force_delete("Cluster", resource.key_of(cluster_id), body["reason"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, listing, resource
+from hyperfleet import database, idempotency, lifecycle, listing, resource
 from hyperfleet.errors import MARKED, Problem
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
@@ -25,7 +25,7 @@ WITH owner AS (
 SELECT created.document FROM owner LEFT JOIN created ON true
 """
 
-READ = "SELECT document FROM node_pools WHERE id = %(id)s AND owner_id = %(owner_id)s"
+READ = "SELECT document, version FROM node_pools WHERE id = %(id)s AND owner_id = %(owner_id)s"
 
 OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 
@@ -50,22 +50,34 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """
     values = resource.first_row("NodePool", body)
     values["owner_id"] = resource.key("Cluster", cluster_id)
-    row = database.fetch_one(CREATE, values)
-    if row is None:
-        raise resource.not_found("Cluster", cluster_id)
-    if row[0] is None:
-        raise Problem(MARKED, "The cluster is being deleted; it takes no new node pools.")
     location = f"{resource.BASE}/clusters/{cluster_id}/nodepools/{values['id']}"
-    return resource.answer(row[0], 201, Location=location)
+    created = idempotency.create(CREATE, values, body, location)
+    if created is None:
+        raise resource.not_found("Cluster", cluster_id)
+    (document,), location = created
+    if document is None:
+        raise Problem(MARKED, "The cluster is being deleted; it takes no new node pools.")
+    return resource.answer(document, 201, Location=location, ETag=resource.etag(1))
 
 
 def get_node_pool_by_id(cluster_id: str, nodepool_id: str) -> flask.Response:
     """A node pool, found under its own cluster alone."""
-    values = {
-        "id": resource.key("NodePool", nodepool_id),
-        "owner_id": resource.key("Cluster", cluster_id),
-    }
-    row = database.fetch_one(READ, values)
+    row = database.fetch_one(READ, resource.key_of(cluster_id, nodepool_id))
     if row is None:
         raise resource.not_found("NodePool", nodepool_id)
-    return resource.answer(row[0])
+    return resource.show(*row)
+
+
+def patch_node_pool_by_id(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
+    """Changes a node pool's labels or spec."""
+    return lifecycle.patch("NodePool", resource.key_of(cluster_id, nodepool_id), body)
+
+
+def delete_node_pool_by_id(cluster_id: str, nodepool_id: str) -> flask.Response:
+    """Marks a node pool as deleted."""
+    return lifecycle.delete("NodePool", resource.key_of(cluster_id, nodepool_id))
+
+
+def force_delete_node_pool(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
+    """Removes a marked node pool now."""
+    return lifecycle.force_delete("NodePool", resource.key_of(cluster_id, nodepool_id), body["reason"])

@@ -2,39 +2,35 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, listing, resource
+from hyperfleet import aggregation, database, lifecycle, listing, resource
 from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.resource import both
 
 logger = logging.getLogger(__name__)
 
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
 
-# Reports on one resource queue here, for the lock on its row.
-LOCK: dict[str, LiteralString] = {
-    "Cluster": """
-        SELECT generation, hyperfleet_time(created_time), hyperfleet_time(updated_time),
-               hyperfleet_time(deleted_time), status
-        FROM clusters WHERE id = %(id)s FOR NO KEY UPDATE
-    """,
-    "NodePool": """
-        SELECT generation, hyperfleet_time(created_time), hyperfleet_time(updated_time),
-               hyperfleet_time(deleted_time), status
-        FROM node_pools WHERE id = %(id)s AND owner_id = %(owner_id)s FOR NO KEY UPDATE
-    """,
-}
-
-# A statement of its own: one that waited for the lock would see what was there before the wait.
-STORED = """
-SELECT adapter, observed_generation, conditions,
-       hyperfleet_time(created_time), hyperfleet_time(last_report_time)
-FROM adapter_statuses WHERE owner_type = %(kind)s AND owner_id = %(id)s
+# Who may remove a marked node pool holds its cluster first: see the order of locks in lifecycle.
+LOCK_OWNER = """
+SELECT 1 FROM clusters WHERE id = (
+    SELECT owner_id FROM node_pools
+    WHERE id = %(id)s AND owner_id = %(owner_id)s AND deleted_time IS NOT NULL
+) FOR NO KEY UPDATE
 """
+
+# Reports on one resource queue here, for the lock on its row.
+LOCK = both("""
+SELECT generation, hyperfleet_time(created_time), hyperfleet_time(updated_time),
+       hyperfleet_time(deleted_time), status
+FROM {table} WHERE id = %(id)s {under} FOR NO KEY UPDATE
+""")
+STATE = ("generation", "created_time", "updated_time", "deleted_time", "status")
 
 STORE = """
 INSERT INTO adapter_statuses
@@ -48,49 +44,32 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
 RETURNING document
 """
 
-UPDATE: dict[str, LiteralString] = {
-    "Cluster": "UPDATE clusters SET status = %(status)s, version = version + 1 WHERE id = %(id)s",
-    "NodePool": "UPDATE node_pools SET status = %(status)s, version = version + 1 WHERE id = %(id)s",
-}
-
-EXISTS: dict[str, LiteralString] = {
-    "Cluster": "SELECT 1 FROM clusters WHERE id = %(id)s",
-    "NodePool": "SELECT 1 FROM node_pools WHERE id = %(id)s AND owner_id = %(owner_id)s",
-}
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
 
 
 def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
     """One page of the reports on a cluster."""
-    return _list("Cluster", _owner(cluster_id), query)
+    return _list("Cluster", resource.key_of(cluster_id), query)
 
 
 def post_cluster_statuses(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Takes a report on a cluster."""
-    return _report("Cluster", _owner(cluster_id), body)
+    return _report("Cluster", resource.key_of(cluster_id), body)
 
 
 def get_node_pools_statuses(cluster_id: str, nodepool_id: str, **query: Any) -> flask.Response:
     """One page of the reports on a node pool."""
-    return _list("NodePool", _owner(cluster_id, nodepool_id), query)
+    return _list("NodePool", resource.key_of(cluster_id, nodepool_id), query)
 
 
 def post_node_pool_statuses(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
     """Takes a report on a node pool."""
-    return _report("NodePool", _owner(cluster_id, nodepool_id), body)
+    return _report("NodePool", resource.key_of(cluster_id, nodepool_id), body)
 
 
 # Older clients POST what newer ones PUT.
 put_cluster_statuses = post_cluster_statuses
 put_node_pool_statuses = post_node_pool_statuses
-
-
-def _owner(cluster_id: str, nodepool_id: str | None = None) -> dict[str, Any]:
-    if nodepool_id is None:
-        return {"id": resource.key("Cluster", cluster_id)}
-    return {
-        "id": resource.key("NodePool", nodepool_id),
-        "owner_id": resource.key("Cluster", cluster_id),
-    }
 
 
 def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
@@ -107,38 +86,58 @@ def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Resp
 def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
     _refuse_repetitions(body["conditions"])
     report = {**body, "observed_time": _observed_time(body)}
+    answer = _take(kind, owner, report)
+    while answer is None:
+        answer = _take(kind, owner, report)
+    return answer
+
+
+def _take(kind: str, owner: dict[str, Any], report: dict[str, Any]) -> flask.Response | None:
+    """Stores a report and the status that it yields; None: the node pool was marked meanwhile, and
+    its cluster has to be locked before it.
+    """
     values = {"kind": kind, **owner}
+    required = resource.required_adapters(kind)
     with database.transaction() as conn:
-        row = conn.execute(LOCK[kind], values)
-        rows = conn.execute(STORED, values)
-        found = row.fetchone()
-        if found is None:
+        locked = conn.execute(LOCK_OWNER, values) if kind == "NodePool" else None
+        found = conn.execute(LOCK[kind], values)
+        rows = conn.execute(lifecycle.REPORTS, values)
+        children = conn.execute(lifecycle.CHILDREN, values)
+        row = found.fetchone()
+        if row is None:
             raise resource.not_found(kind, owner["id"])
-        names = ("generation", "created_time", "updated_time", "deleted_time")
-        state, previous = dict(zip(names, found[:4], strict=True)), found[4]
-        reports = {stored[0]: dict(zip(REPORT, stored, strict=True)) for stored in rows}
-        stored_report = reports.get(report["adapter"])
-        reason = aggregation.discard_reason(state["generation"], stored_report, report)
-        if reason is None:
-            at = report["observed_time"] or max(
-                aggregation.now(), stored_report["last_report_time"] if stored_report else ""
+        state = dict(zip(STATE, row, strict=True))
+        if locked is not None and state["deleted_time"] and locked.fetchone() is None:
+            return None
+        reports = {stored["adapter"]: stored for stored in lifecycle.reports_of(rows)}
+        stored = reports.get(report["adapter"])
+        reason = aggregation.discard_reason(state["generation"], stored, report)
+        if reason:
+            logger.info(
+                "report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason
             )
-            merged = aggregation.merge(stored_report, report, at)
-            reports[report["adapter"]] = merged
-            status = aggregation.fold(
-                state, reports.values(), previous, resource.required_adapters(kind), at
-            )
-            stored_now = conn.execute(STORE, {**values, **_row(merged)})
-            conn.execute(UPDATE[kind], {**values, "status": Jsonb(status)})
-    if reason is not None:
-        logger.info("report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason)
-        return flask.Response(status=204, headers={"X-Discard-Reason": reason})
-    document = stored_now.fetchone()
-    assert document is not None
-    return resource.answer(document[0], 201)
-
-
-REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
+            return resource.empty(204, X_Discard_Reason=reason)
+        # A clock that is behind another replica's must not make a report older than the last one.
+        last = stored["last_report_time"] if stored else ""
+        at = report["observed_time"] or max(aggregation.now(), last)
+        merged = reports[report["adapter"]] = aggregation.merge(stored, report, at)
+        left = children.fetchone()
+        assert left is not None
+        document = conn.execute(STORE, {**values, **_row(merged)})
+        if (
+            state["deleted_time"]
+            and not left[0]
+            and aggregation.all_finalized(state["generation"], reports.values(), required)
+        ):
+            lifecycle.remove(conn, owner["id"])
+            if kind == "NodePool":
+                lifecycle.settle(conn, owner["owner_id"], at)
+        else:
+            status = aggregation.fold(state, reports.values(), state["status"], required, at, left[0])
+            conn.execute(lifecycle.SET_STATUS[kind], {**values, "status": Jsonb(status)})
+    done = document.fetchone()
+    assert done is not None
+    return resource.answer(done[0], 201)
 
 
 def _row(report: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Which pages of other origins may call the API from a browser."""
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+REQUEST_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
+RESPONSE_HEADERS = (
+    "ETag",
+    "Location",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Discard-Reason",
+    "X-Request-ID",
+)
+
+
+class Cors(CORSMiddleware):
+    """The application for pages of these origins too. Cookies play no part: a token is sent with each
+    request by the page itself.
+
+    :param app: the whole application, errors included
+    :param origins: ``https://host``, as browsers send them; none turns it off
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=METHODS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks first; to others the application gives its own."""
+        response = super().preflight_response(request_headers)
+        return response if response.status_code == 200 else self.app  # type: ignore[return-value]

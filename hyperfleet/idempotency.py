@@ -1,0 +1,83 @@
+"""Creations that may be repeated: the same key and request get the first answer again.
+
+After the draft standard "The Idempotency-Key HTTP Header Field" of the IETF.
+"""
+
+import hashlib
+import json
+from typing import Any, LiteralString
+
+import flask
+
+from hyperfleet import aggregation, database
+from hyperfleet.errors import KEY_REUSED, Problem
+from hyperfleet.identity import caller
+
+# The key is claimed before anything is created: a second request with it waits here for the first
+# one's end. A key that is a day old may be claimed anew.
+CLAIM = """
+INSERT INTO idempotency_keys (caller, key, request, created_time)
+VALUES (%(by)s, %(key)s, %(request)s, %(at)s)
+ON CONFLICT (caller, key) DO UPDATE
+    SET request = excluded.request, created_time = excluded.created_time, document = NULL, location = NULL
+    WHERE idempotency_keys.created_time < excluded.created_time - interval '24 hours'
+RETURNING true
+"""
+
+# A statement of its own: it sees what the first request has written.
+FIRST = (
+    "SELECT request, document, location FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s"
+)
+
+KEEP = """
+UPDATE idempotency_keys SET document = %(document)s, location = %(location)s
+WHERE caller = %(by)s AND key = %(key)s
+"""
+
+# A few at a time, so that no request pays for a day's keys.
+FORGET = """
+DELETE FROM idempotency_keys WHERE (caller, key) IN (
+    SELECT caller, key FROM idempotency_keys
+    WHERE created_time < %(at)s::timestamptz - interval '24 hours'
+    ORDER BY created_time LIMIT 10 FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def create(
+    statement: LiteralString, values: dict[str, Any], body: Any, location: str
+) -> tuple[Any, str] | None:
+    """Runs the statement that creates a resource, once for each Idempotency-Key; without a key always.
+
+    :param values: the statement's, with ``at`` and ``by``
+    :param body: of the request
+    :param location: where the resource will be
+    :return: the row that the statement returned, its first column the document, and the location:
+        both the first time's, when this is a repetition; None when the statement found no place
+    Raises Problem for a key that came with another request.
+    """
+    key = flask.request.headers.get("Idempotency-Key")
+    if key is None:
+        row = database.fetch_one(statement, values)
+        return (row, location) if row else None
+    request = hashlib.sha256(
+        json.dumps([flask.request.path.rstrip("/"), body], sort_keys=True).encode()
+    ).digest()
+    claim = {"by": caller(), "key": key, "request": request, "at": aggregation.now()}
+    with database.transaction() as conn:
+        claimed = conn.execute(CLAIM, claim)
+        first = conn.execute(FIRST, claim)
+        if claimed.fetchone() is None:
+            known = first.fetchone()
+            assert known is not None
+            if bytes(known[0]) != request:
+                raise Problem(KEY_REUSED)
+            return (known[1],), known[2]
+        row = conn.execute(statement, values).fetchone()
+        if row is None or row[0] is None:
+            # Nothing was created, so the key stays free.
+            conn.execute("DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s", claim)
+            return (row, location) if row else None
+        conn.execute(KEEP, {**claim, "document": row[0], "location": location})
+        conn.execute(FORGET, claim)
+    return row, location

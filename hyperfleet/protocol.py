@@ -1,0 +1,129 @@
+"""How a connection reads requests: within a time and a size, which the server itself leaves open."""
+
+import asyncio
+import http
+import json
+from typing import Any, NamedTuple
+
+import uuid_utils
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hyperfleet import errors
+from hyperfleet.errors import Problem
+
+# The layer inside answers a body that is late in a better way; this one ends who does not listen.
+GRACE = 2.0
+# Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
+# connection closed before.
+LINGER = 2.0
+
+
+class Limits(NamedTuple):
+    """What a request may cost.
+
+    :param head: bytes of its line and its headers
+    :param body: bytes of its body
+    :param time: seconds from its first byte, or the start of the connection, to its last
+    """
+
+    head: int = 32 * 1024
+    body: int = 1024 * 1024
+    time: float = 30
+
+
+class Protocol(HttpToolsProtocol):
+    """The server's protocol, with limits."""
+
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits = limits
+        self.deadline: asyncio.TimerHandle | None = None
+        self.in_head = True
+        self.head_size = 0
+        self.refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock of the first request."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Passes on what belongs to a request that is within its limits."""
+        if self.refused:
+            return
+        self._start_clock()
+        if self.in_head:
+            self.head_size += len(data)
+        super().data_received(data)
+        # A head that is complete is measured inside, where the answer is like all others.
+        if self.in_head and self.head_size > self.limits.head and not self.transport.is_closing():
+            self._refuse(errors.HEADERS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins, maybe within the bytes that ended the one before."""
+        self._start_clock()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is read."""
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is read whole."""
+        self._stop_clock()
+        self.in_head, self.head_size = True, 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, in the form of all other errors."""
+        self._refuse(errors.BAD_REQUEST)
+
+    def _start_clock(self) -> None:
+        if self.deadline is None:
+            self.deadline = self.loop.call_later(self.limits.time, self._late)
+
+    def _stop_clock(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+    def _late(self) -> None:
+        self.deadline = None
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.read_paused or (self.in_head and answering):
+            # It is the service that is slow, with what came before.
+            self._start_clock()
+        elif not self.in_head:
+            self.loop.call_later(GRACE, self._end_late_body)
+        elif self.head_size:
+            self._refuse(errors.TOO_SLOW)
+        else:
+            # Opened and never used.
+            self.transport.close()
+
+    def _end_late_body(self) -> None:
+        if not self.in_head:
+            self.transport.close()
+
+    def _refuse(self, code: str) -> None:
+        """Answers without the application, and listens for a moment, without keeping what comes."""
+        self.refused = True
+        self._stop_clock()
+        problem = Problem(code)
+        trace_id = str(uuid_utils.uuid7())
+        body = json.dumps(problem.document("", trace_id)).encode()
+        status = http.HTTPStatus(problem.entry.status)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {trace_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.loop.call_later(LINGER, self.transport.close)

@@ -1,0 +1,180 @@
+"""The provider's schemas: what the spec of a resource may hold, while the service runs."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import flask
+
+from hyperfleet import schema
+from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.provider_document import PREFIX, SPECS, BrokenDocument, Document, read
+from hyperfleet.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# As many faults of a document its log lines tell.
+LOGGED = 20
+
+
+class Provider:
+    """The provider's document, for as long as the service runs.
+
+    ``document`` is replaced as a whole, so that each request sees one document; it is None where no
+    file was named, and where the file was broken at start.
+    """
+
+    def __init__(self, path: str = "", document: Document | None = None, trouble: str = "") -> None:
+        self.path = path
+        self.document = document
+        self.trouble = trouble
+        self.changed: list[Callable[[], None]] = []
+
+    def faults(self, kind: str, spec: Any) -> Iterator[Fault]:
+        """What is wrong with the spec of a ``Cluster`` or a ``NodePool``; paths begin with ``spec``."""
+        document = self.document
+        if document is not None and kind in document.validators:
+            yield from schema.faults(document.validators[kind], spec, ["spec"])
+
+    def validated(self, kind: str) -> bool:
+        """Whether specs of this kind are held against a schema of the provider."""
+        return self.document is not None and kind in self.document.validators
+
+    def reload(self) -> bool:
+        """Reads the file anew; a broken one is logged and keeps the old document in force."""
+        if not self.path:
+            logger.info("no provider schema is configured; nothing to read anew")
+            return False
+        try:
+            document = read(Path(self.path))
+        except BrokenDocument as error:
+            kept = "the one read before stays in force" if self.document else "specs are not validated"
+            self.trouble = f"the file could not be read anew; {kept}"
+            _log_broken(error)
+            logger.error("the provider schema was not replaced: %s", kept)
+            return False
+        self.document, self.trouble = document, ""
+        _log_loaded(self.path, document)
+        for tell in self.changed:
+            tell()
+        return True
+
+
+def load(settings: Settings) -> Provider:
+    """The provider's document as the settings ask for it.
+
+    Raises click.ClickException for a broken one, unless the settings say to start without.
+    """
+    path = settings.openapi_schema_path
+    if not path:
+        return Provider()
+    try:
+        document = read(Path(path))
+    except BrokenDocument as error:
+        _log_broken(error)
+        if settings.schema_required:
+            raise click.ClickException(
+                f"The provider schema {path} cannot be used: {error.faults[0]}\n"
+                f"Mend it until 'hyperfleet schema check {path}' is content, or start without "
+                "validation of specs: --schema-required=false."
+            ) from None
+        logger.error("SPECS ARE NOT VALIDATED: mend %s and send SIGHUP, or start anew", path)
+        return Provider(path, None, "the file could not be read; specs are not validated")
+    _log_loaded(path, document)
+    return Provider(path, document)
+
+
+def _log_broken(error: BrokenDocument) -> None:
+    for line in error.faults[:LOGGED]:
+        logger.error("provider schema: %s", line)
+    if len(error.faults) > LOGGED:
+        logger.error("provider schema: and %d more", len(error.faults) - LOGGED)
+
+
+def _log_loaded(path: str, document: Document) -> None:
+    logger.info("the provider schema %s, OpenAPI %s, is in force", path, document.version)
+    for kind, name in SPECS.items():
+        if kind not in document.validators:
+            logger.warning("%s has no %s: the spec of a %s is not validated", path, name, kind)
+    for line in document.warnings[:LOGGED]:
+        logger.warning("provider schema: %s", line)
+
+
+def check(kind: str, spec: Any) -> None:
+    """Raises Problem with every fault of a spec that breaks the schema in force.
+
+    For what was not validated with the request's body, such as a spec after a merge.
+    """
+    holder: Provider = flask.current_app.extensions["provider"]
+    found = list(holder.faults(kind, spec))
+    if found:
+        raise Problem(INVALID, faults=found)
+
+
+def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, Any]:
+    """The contract with the provider's specs, and what they refer to, in place of the open ones."""
+    whole = {**contract, "components": {**contract["components"]}}
+    named = whole["components"]["schemas"] = {**contract["components"]["schemas"]}
+    if document is None:
+        return whole
+    ours = set(named) - set(SPECS.values())
+    renamed = {
+        name: name if name not in ours and name in document.schemas else _free(name, named, document)
+        for name in document.schemas
+    }
+    for name, one in document.schemas.items():
+        named[renamed[name]] = _renamed(one if document.old else _older(one), renamed)
+    return whole
+
+
+def _free(name: str, named: Mapping[str, Any], document: Document) -> str:
+    free = "Provider" + name
+    while free in named or free in document.schemas:
+        free += "_"
+    return free
+
+
+def _renamed(one: Any, names: Mapping[str, str]) -> Any:
+    if not isinstance(one, Mapping):
+        return one
+    same = schema.each(one, lambda inner, _: _renamed(inner, names))
+    if "$ref" in same:
+        same["$ref"] = PREFIX + names[same["$ref"].removeprefix(PREFIX)]
+    if "mapping" in (same.get("discriminator") or ()):
+        mapping = {
+            value: PREFIX + names[ref.removeprefix(PREFIX)]
+            for value, ref in (same["discriminator"]["mapping"] or {}).items()
+        }
+        same["discriminator"] = {**same["discriminator"], "mapping": mapping}
+    return same
+
+
+def _older(one: Any) -> Any:
+    """A schema of OpenAPI 3.1 in the words of 3.0, which the contract and its viewer speak, as far as
+    3.0 has words for it.
+    """
+    if not isinstance(one, Mapping):
+        return one
+    same = schema.each(one, lambda inner, _: _older(inner))
+    types = same.get("type")
+    if isinstance(types, list):
+        real = [name for name in types if name != "null"]
+        same.pop("type")
+        if len(real) == 1:
+            same["type"] = real[0]
+        elif real:
+            same["anyOf"] = [*same.get("anyOf", ()), *({"type": name} for name in real)]
+        if "null" in types:
+            same["nullable"] = True
+    if "const" in same:
+        same["enum"] = [same.pop("const")]
+    if isinstance(same.get("examples"), list) and same["examples"]:
+        same.setdefault("example", same.pop("examples")[0])
+    for bound, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if strict in same:
+            same[bound], same[strict] = same[strict], True
+    if "$ref" in same and len(same) > 1:
+        same["allOf"] = [{"$ref": same.pop("$ref")}, *same.get("allOf", ())]
+    return same

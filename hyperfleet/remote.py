@@ -1,0 +1,86 @@
+"""Requests to the servers that the decision on a caller depends on."""
+
+import ipaddress
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+
+# Seconds to connect and between two pieces of an answer, and for an answer as a whole.
+TIMEOUT = 5.0
+DEADLINE = 10.0
+MAX_SIZE = 1024 * 1024
+
+
+class Unreachable(Exception):
+    """There was no usable answer; the text says why, for the log."""
+
+
+def check_url(name: str, url: str) -> None:
+    """Raises click.UsageError for a URL that is neither https nor on this machine.
+
+    :param name: of the setting
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        raise click.UsageError(f"{name}: this is no URL.") from None
+    if not host or parts.scheme not in ("http", "https"):
+        raise click.UsageError(f"{name}: {url} is no http(s) URL.")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise click.UsageError(f"{name}: {url} must be https, except on this machine.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Client:
+    """Fetches JSON.
+
+    The environment's proxies, netrc and certificates are left aside, so that nothing but the
+    settings decides whom the service believes; redirects are not followed.
+
+    :param ca_file: the certificates that sign the servers'; those of the system if not given
+    """
+
+    def __init__(self, ca_file: Path | None = None) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = False
+        if ca_file is not None:
+            self.session.verify = str(ca_file)
+
+    def json(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
+        """The status of an answer, and its JSON; None unless the status is 200.
+
+        :param options: for requests
+
+        Raises Unreachable when there is no answer in time, or it is too large or no JSON.
+        """
+        end = time.monotonic() + DEADLINE
+        content = bytearray()
+        try:
+            with self.session.request(
+                method, url, timeout=TIMEOUT, allow_redirects=False, stream=True, **options
+            ) as response:
+                if response.status_code != 200:
+                    return response.status_code, None
+                for piece in response.iter_content(65536):
+                    content += piece
+                    if len(content) > MAX_SIZE:
+                        raise Unreachable(f"{url} answers with more than {MAX_SIZE} bytes")
+                    if time.monotonic() > end:
+                        raise Unreachable(f"{url} answers too slowly")
+            return 200, json.loads(content)
+        except (requests.RequestException, OSError) as error:
+            raise Unreachable(f"{url} is not reachable: {type(error).__name__}") from error
+        except (ValueError, RecursionError) as error:
+            raise Unreachable(f"{url} does not answer with JSON") from error

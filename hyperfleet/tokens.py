@@ -1,0 +1,317 @@
+"""Bearer tokens: JSON Web Tokens (RFC 7519), verified with the keys of those who may issue them."""
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+from jose import jwk, jws
+from jose.backends.base import Key
+from jose.exceptions import JOSEError
+from jose.utils import base64url_decode, base64url_encode
+
+from hyperfleet import errors
+from hyperfleet.errors import Problem, refusal
+from hyperfleet.remote import Client, Unreachable, check_url
+from hyperfleet.settings import Settings
+from hyperfleet.watched import Watched
+
+logger = logging.getLogger(__name__)
+
+# Signatures alone: with "none" or a shared secret (HS*), anybody could sign (RFC 8725, 3.1 and 3.2).
+RSA = ("RS256", "RS384", "RS512")
+CURVES = {"P-256": "ES256", "P-384": "ES384"}
+ALGORITHMS = (*RSA, *CURVES.values())
+
+MAX_SIZE = 16 * 1024
+LEEWAY = 30
+COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+# Seconds after which keys that were fetched are fetched again, meanwhile and before they are used: a
+# key that was withdrawn is in force for no longer than the latter.
+RENEW_AFTER = 30
+STALE_AFTER = 60
+# At most once in so many seconds a token with an unknown key makes the service look for new ones.
+SEEK_EVERY = 60
+# While no keys could be fetched at all.
+RETRY_EVERY = 5
+
+# Public keys by their id and the algorithm that they are used with.
+Keys = Mapping[tuple[str, str], Key]
+
+
+def parse_keys(text: str | bytes) -> Keys:
+    """The signature keys of a JSON Web Key Set (RFC 7517); others in it are left aside.
+
+    Raises ValueError for a text that is no key set or that has no usable key.
+    """
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("this is no JSON Web Key Set") from None
+    return _keys(document)
+
+
+def _keys(document: Any) -> Keys:
+    members = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(members, list):
+        raise ValueError("this is no JSON Web Key Set")
+    keys: dict[tuple[str, str], Key] = {}
+    for member in members:
+        try:
+            keys |= _key(member)
+        except (JOSEError, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("a key is left aside: %s", error)
+    if members and not keys:
+        raise ValueError("there is no key in it that can verify a signature")
+    return keys
+
+
+def _key(member: Any) -> Keys:
+    """One key, with each algorithm that it may be used with: its type decides, never a token."""
+    kid = member["kid"]
+    if not isinstance(kid, str) or not kid or member.get("use", "sig") != "sig":
+        return {}
+    if "verify" not in member.get("key_ops", ["verify"]):
+        return {}
+    fitting: tuple[str, ...]
+    if member["kty"] == "RSA":
+        fitting = RSA
+        # The public members alone: whoever publishes the private ones must not make it worse.
+        public = {name: member[name] for name in ("kty", "n", "e")}
+        size = int.from_bytes(base64url_decode(member["n"].encode())).bit_length()
+        if not 2048 <= size <= 16384:
+            raise ValueError("an RSA key must have 2048 to 16384 bits (RFC 7518, 3.3)")
+    elif member["kty"] == "EC" and member["crv"] in CURVES:
+        fitting = (CURVES[member["crv"]],)
+        public = {name: member[name] for name in ("kty", "crv", "x", "y")}
+    else:
+        return {}
+    return {
+        (kid, algorithm): jwk.construct(public, algorithm)
+        for algorithm in fitting
+        if member.get("alg", algorithm) == algorithm
+    }
+
+
+def _knows(keys: Keys, kid: str) -> bool:
+    return any(kid == known for known, _ in keys)
+
+
+class Source(Protocol):
+    """Where keys come from."""
+
+    async def find(self, kid: str) -> Keys:
+        """The keys at hand, up to date as far as needed to answer for this key id.
+
+        Raises Unreachable when no keys are at hand and none are to be had.
+        """
+        ...
+
+
+class KeyFile:
+    """Keys in a file; a change of it counts at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = Watched[Keys](path, parse_keys)
+
+    async def find(self, kid: str) -> Keys:
+        """The keys in the file."""
+        return self.file.get()
+
+
+class KeyServer:
+    """Keys at a URL, kept for a minute. While the server fails, those it gave last stay in force."""
+
+    def __init__(self, url: str, client: Client) -> None:
+        self.url = url
+        self.client = client
+        # None until the server has answered once; then its word counts, also that there are none.
+        self.keys: Keys | None = None
+        self.tried = float("-inf")
+        self.sought = float("-inf")
+        self.lock = threading.Lock()
+
+    async def find(self, kid: str) -> Keys:
+        """The keys of the server; fetches them when they are old, or lack this one."""
+        now = time.monotonic()
+        age = now - self.tried
+        if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
+            await asyncio.to_thread(self.fetch, now)
+        elif self.keys is not None and not _knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
+            self.sought = now
+            await asyncio.to_thread(self.fetch, now)
+        elif age >= RENEW_AFTER and not self.lock.locked():
+            # Whoever asks now does not wait for it.
+            asyncio.get_running_loop().run_in_executor(None, self.fetch, now)
+        if self.keys is None:
+            raise Unreachable(self.url)
+        return self.keys
+
+    def fetch(self, since: float) -> None:
+        """Gets the keys, unless another thread has tried since."""
+        with self.lock:
+            if self.tried > since:
+                return
+            try:
+                status, document = self.client.json("GET", self.url)
+                if status != 200:
+                    raise Unreachable(f"{self.url} answers {status}")
+                self.keys = _keys(document)
+            except (Unreachable, ValueError) as error:
+                at_hand = "none are at hand" if self.keys is None else "those at hand stay in force"
+                logger.warning("no keys could be fetched, %s: %s", at_hand, error)
+            self.tried = time.monotonic()
+
+
+class Verifier:
+    """Decides on tokens, by the settings.
+
+    Raises click.UsageError for settings by which nobody could get in, or that are not safe.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        client = Client(settings.jwk_cert_ca_file)
+        self.audiences = frozenset(settings.jwt_audiences)
+        self.common: list[Source] = []
+        if settings.jwk_cert_file is not None:
+            self.common.append(KeyFile(settings.jwk_cert_file))
+        if settings.jwk_cert_url:
+            self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
+        self.issuers: dict[str, list[Source]] = {}
+        for item in settings.jwt_issuers:
+            issuer, _, own = item.partition("=")
+            self.issuers[issuer.strip()] = [_source(own.strip(), client)] if own else self.common
+        if not all(self.issuers.values() if self.issuers else [self.common]):
+            raise click.UsageError(
+                "Tokens are required, but there are no keys to verify them with: give --jwk-cert-url, "
+                "--jwk-cert-file, or a source of keys with each of --jwt-issuers; or --no-auth."
+            )
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that is good.
+
+        Raises Problem: 401 which says what is wrong with the token, or 503 when there are no keys to
+        tell. No text of the token is in it.
+        """
+        header, claims = _parse(token)
+        sources = self._sources(claims)
+        key = await self._key(header, sources)
+        try:
+            jws.verify(token, key, [header["alg"]])
+        except JOSEError:
+            raise refusal(errors.BAD_SIGNATURE) from None
+        _check_times(claims, time.time())
+        _check_type(header, claims)
+        if self.audiences:
+            given = claims.get("aud")
+            named = given if isinstance(given, list) else [given]
+            if not any(isinstance(name, str) and name in self.audiences for name in named):
+                raise refusal(errors.BAD_AUDIENCE)
+        return claims
+
+    def _sources(self, claims: Mapping[str, Any]) -> list[Source]:
+        """The keys of the issuer that the token names; one issuer's keys do not speak for another."""
+        if not self.issuers:
+            return self.common
+        issuer = claims.get("iss")
+        if not isinstance(issuer, str) or issuer not in self.issuers:
+            raise refusal(errors.BAD_ISSUER)
+        return self.issuers[issuer]
+
+    async def _key(self, header: Mapping[str, Any], sources: list[Source]) -> Key:
+        # By its id alone. A key, a URL or a certificate in the header (jwk, jku, x5u, x5c) is what the
+        # sender wants the service to believe.
+        kid, algorithm = header.get("kid"), header.get("alg")
+        if algorithm not in ALGORITHMS:
+            raise refusal(errors.BAD_ALGORITHM)
+        if not isinstance(kid, str) or not kid:
+            raise refusal(errors.UNKNOWN_KEY, "The token does not say which key it is signed with.")
+        unreachable = False
+        for source in sources:
+            try:
+                keys = await source.find(kid)
+            except Unreachable:
+                unreachable = True
+                continue
+            if (kid, algorithm) in keys:
+                return keys[kid, algorithm]
+            if _knows(keys, kid):
+                raise refusal(errors.BAD_ALGORITHM, "The token's key is not for its algorithm.")
+        if unreachable:
+            raise Problem(errors.NO_KEYS)
+        raise refusal(errors.UNKNOWN_KEY)
+
+
+def _server(name: str, url: str, client: Client) -> KeyServer:
+    check_url(name, url)
+    return KeyServer(url, client)
+
+
+def _source(text: str, client: Client) -> Source:
+    if "://" in text:
+        return _server("--jwt-issuers", text, client)
+    return KeyFile(Path(text))
+
+
+def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header and the claims of a token; nothing is verified yet.
+
+    Raises Problem for what is no signed token in the compact form (RFC 7515, 7.1), or is one in
+    another than its one canonical spelling: decoders are lenient, and a token that was tampered with
+    must not pass because it decodes to the same bytes.
+    """
+    if len(token) > MAX_SIZE:
+        raise refusal(errors.MALFORMED_TOKEN, f"The token has more than {MAX_SIZE} characters.")
+    match = COMPACT.fullmatch(token)
+    if match is None:
+        raise refusal(errors.MALFORMED_TOKEN)
+    try:
+        parts = [base64url_decode(part.encode()) for part in match.groups()]
+        if [base64url_encode(part).decode() for part in parts] != list(match.groups()):
+            raise refusal(errors.MALFORMED_TOKEN)
+        header, claims = json.loads(parts[0]), json.loads(parts[1])
+    except (ValueError, RecursionError):
+        raise refusal(errors.MALFORMED_TOKEN) from None
+    # "crit" names what a verifier must understand (RFC 7515, 4.1.11); nothing of it is understood here.
+    if not isinstance(header, dict) or not isinstance(claims, dict) or "crit" in header:
+        raise refusal(errors.MALFORMED_TOKEN)
+    return header, claims
+
+
+def _check_times(claims: Mapping[str, Any], now: float) -> None:
+    """RFC 7519, 4.1.4 to 4.1.6. ``exp`` is required: a token without an end could never be outlived."""
+    times: dict[str, float] = {}
+    for name in ("exp", "nbf", "iat"):
+        value = claims.get(name)
+        if value is None and name != "exp":
+            continue
+        # Not a finite number: no time.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
+            raise refusal(errors.MALFORMED_TOKEN, f"The token's {name} is missing or no time.")
+        times[name] = value
+    if now >= times["exp"] + LEEWAY:
+        raise refusal(errors.EXPIRED_TOKEN)
+    if max(times.get("nbf", now), times.get("iat", now)) > now + LEEWAY:
+        raise refusal(errors.EARLY_TOKEN)
+
+
+def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
+    """An access token, and no other that the same key signs: refresh, offline, ID, logout tokens.
+
+    The claim is Keycloak's, and optional, as for other services of OCM; the header is RFC 9068's, 4.
+    """
+    claim, kind = claims.get("typ", "Bearer"), header.get("typ", "JWT")
+    if not isinstance(claim, str) or claim.lower() != "bearer":
+        raise refusal(errors.BAD_TYPE)
+    if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in ("jwt", "at+jwt"):
+        raise refusal(errors.BAD_TYPE)
+    # As OCM's services refuse it: somebody else acts under the name.
+    if claims.get("impersonated", False) is not False:
+        raise refusal(errors.BAD_TYPE, "A token of an impersonation is not accepted.")

@@ -1,0 +1,52 @@
+"""A file of settings that is read again when it changes."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import click
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Watched(Generic[T]):
+    """What a file holds, at any time.
+
+    :param path: of the file
+    :param parse: makes the value from the text; raises ValueError for a text that is none
+
+    Raises click.UsageError, with the reason, for a file that cannot be read or parsed at first.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+        self.path = path
+        self.parse = parse
+        try:
+            self.stamp = self._stamp()
+            self.value = parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"{path}: {error}") from None
+
+    def get(self) -> T:
+        """The value of the file as it is now; of the last good one while it is missing or broken."""
+        try:
+            stamp = self._stamp()
+        except OSError:
+            stamp = None
+        if stamp != self.stamp:
+            # Also after a failure: it is reported once, and tried again at the next change.
+            self.stamp = stamp
+            try:
+                self.value = self.parse(self.path.read_text(encoding="utf-8"))
+                logger.info("%s was read again", self.path)
+            except (OSError, ValueError) as error:
+                logger.error("%s is broken, what it held before stays in force: %s", self.path, error)
+        return self.value
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        # Follows links: Kubernetes swaps the target of one to change a mounted file.
+        status = self.path.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
