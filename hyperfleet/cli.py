@@ -1,4 +1,4 @@
-"""The command line: ``hyperfleet serve``, ``hyperfleet migrate``, ``hyperfleet version``."""
+"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``token``, ``version``."""
 
 import contextlib
 import signal
@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from hyperfleet import __version__, database, embedded, log, migration, settings
+from hyperfleet.schema_command import schema_group
 from hyperfleet.settings import Settings
+from hyperfleet.token_command import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,6 +26,10 @@ def main() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(__version__)
+
+
+main.add_command(token)
+main.add_command(schema_group)
 
 
 @settings.options()
@@ -98,11 +104,12 @@ def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, list[
     return conninfo, ["Database  embedded PostgreSQL", f"Data      {folder}"]
 
 
-@settings.options("database_", "db_", "data_dir", "log_level")
+@settings.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
 @main.command()
 @click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
 @click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
-def migrate(show: bool, rollback: int | None, **values: Any) -> None:
+@click.option("--refold", is_flag=True, help="Fold every status anew, after required adapters changed.")
+def migrate(show: bool, rollback: int | None, refold: bool, **values: Any) -> None:
     """Bring the database's schema up to date."""
     import psycopg  # noqa: PLC0415
 
@@ -131,8 +138,18 @@ def migrate(show: bool, rollback: int | None, **values: Any) -> None:
                     click.echo(f"applied  {name}")
                 if not done:
                     click.echo("The schema is up to date.")
+                if refold:
+                    _refold(conninfo, chosen)
         except psycopg.Error as error:
             raise click.ClickException(f"The migration failed: {error}") from error
+
+
+def _refold(conninfo: str, chosen: Settings) -> None:
+    from hyperfleet import refold  # noqa: PLC0415
+
+    with click.progressbar(length=refold.count(conninfo), label="Folding") as bar:
+        changed = refold.refold(conninfo, chosen.required_adapters, bar.update)
+    click.echo(f"{changed} statuses changed.")
 
 
 if __name__ == "__main__":

@@ -302,9 +302,7 @@ async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -
     await send({"type": "http.response.body", "body": body})
 
 
-def _for_browsers(
-    scope: Scope, given: Sequence[tuple[bytes, bytes]]
-) -> list[tuple[bytes, bytes]]:
+def _for_browsers(scope: Scope, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers that an answer has for browsers, but those that it has given itself."""
     headers = PAGE if scope["path"].startswith("/openapi-ui") else DATA
     if scope.get("scheme") == "https":

@@ -69,6 +69,9 @@ WHERE id = %(id)s RETURNING document
 
 SET_STATUS = both("UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s")
 
+# Whoever locks several node pools locks them in this order.
+LOCK_POOLS = "SELECT 1 FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
+
 # The node pools that a deletion reaches, each with its reports.
 POOLS = """
 SELECT pool.id::text, pool.generation, pool.status, hyperfleet_time(pool.created_time),
@@ -117,6 +120,7 @@ def reports_of(rows: Any) -> list[dict[str, Any]]:
 
 def remove(conn: Connection, *ids: str) -> None:
     """Removes resources for good, with all that belongs to them. The caller holds their locks."""
+    conn.execute(LOCK_POOLS, {"ids": list(ids)})
     conn.execute(REMOVE, {"ids": list(ids)})
     conn.execute(REMOVE_CLUSTERS, {"ids": list(ids)})
 
@@ -166,6 +170,7 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
             conn.execute(OWNER, values)
         found = conn.execute(LOCK[kind], values)
         stored = conn.execute(REPORTS, {"kind": kind, **values})
+        conn.execute(LOCK_POOLS, {"ids": [values["id"]]})
         pools = conn.execute(POOLS, values)
         children = conn.execute(CHILDREN, values)
         old = _found(kind, values, found)

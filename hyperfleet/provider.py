@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import flask
 
 from hyperfleet import schema
-from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.errors import Fault
 from hyperfleet.provider_document import PREFIX, SPECS, BrokenDocument, Document, read
 from hyperfleet.settings import Settings
 
@@ -100,17 +99,6 @@ def _log_loaded(path: str, document: Document) -> None:
             logger.warning("%s has no %s: the spec of a %s is not validated", path, name, kind)
     for line in document.warnings[:LOGGED]:
         logger.warning("provider schema: %s", line)
-
-
-def check(kind: str, spec: Any) -> None:
-    """Raises Problem with every fault of a spec that breaks the schema in force.
-
-    For what was not validated with the request's body, such as a spec after a merge.
-    """
-    holder: Provider = flask.current_app.extensions["provider"]
-    found = list(holder.faults(kind, spec))
-    if found:
-        raise Problem(INVALID, faults=found)
 
 
 def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, Any]:

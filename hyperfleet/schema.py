@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -92,6 +93,8 @@ WORDS: dict[str, Callable[[Any], str]] = {
 # Where the library names a rule otherwise than the keyword, or several keywords alike.
 KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevaluatedItems"}
 
+# More faults are not told: a body of a megabyte can have half a million.
+MAX_FAULTS = 1000
 # As many values or alternatives a message lists.
 LISTED = 20
 ALTERNATIVES = 4
@@ -304,10 +307,15 @@ def path(parts: Path) -> str:
 
 
 def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault]:
-    """Everything that is wrong with a value, each thing once, in the order of the schema.
+    """Everything that is wrong with a value, each thing once, in the order of the schema; at most
+    ``MAX_FAULTS`` things.
 
     :param where: the path of the value itself, which the paths of the faults begin with
     """
+    return itertools.islice(_faults(validator, value, where), MAX_FAULTS)
+
+
+def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
     seen = set()
     paths: list[list[str | int]] = []
     leftovers: list[Any] = []
@@ -348,7 +356,8 @@ def _at(text: Any, path: Path) -> Any:
 def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:
     """The members that a schema names, itself or in the schemas that it applies to the same value."""
     names: set[str] = set()
-    waiting, done = [schema], []
+    waiting: list[Any] = [schema]
+    done: list[Any] = []
     while waiting:
         one = waiting.pop()
         if not isinstance(one, Mapping) or any(one is other for other in done):

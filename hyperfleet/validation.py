@@ -1,7 +1,6 @@
 """Requests against the contract: how Connexion's validators are made to name every fault at once."""
 
 import functools
-import itertools
 import json
 import math
 import re
@@ -19,25 +18,23 @@ from hyperfleet.provider import Provider
 
 # Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
 MAX_DEPTH = 64
-# More faults are not listed: a body of a megabyte can have half a million.
-MAX_FAULTS = 1000
 
 # Connexion makes a validator object for each request; what is compiled is kept here, by the
-# identity of the schema, which lives as long as the contract.
-_compiled: dict[int, Any] = {}
+# identity of the schema. The schema is kept too, so that no other comes to have this identity.
+_compiled: dict[int, tuple[Mapping[str, Any], schema.Validator]] = {}
 
 
-def _validator(definition: Mapping[str, Any]) -> Any:
+def _validator(definition: Mapping[str, Any]) -> schema.Validator:
     key = id(definition)
     if key not in _compiled:
-        _compiled[key] = schema.compile_schema(definition)
-    return _compiled[key]
+        _compiled[key] = definition, schema.compile_schema(definition)
+    return _compiled[key][1]
 
 
 class BodyValidator(AbstractRequestBodyValidator):
     """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest.
 
-    :param provider: what a spec is held against, where the body is one that a resource is made from
+    :param provider: what the spec in a body is held against, where it is a resource's whole spec
     """
 
     def __init__(self, provider: Provider, **options: Any) -> None:
@@ -57,7 +54,7 @@ class BodyValidator(AbstractRequestBodyValidator):
         if self._encoding.lower() not in ("utf-8", "utf8"):
             raise Problem(UNSUPPORTED_TYPE, "The body must be in UTF-8.")
         body = parse(b"".join(message.get("body", b"") for message in messages))
-        found = list(itertools.islice(self._faults(body), MAX_FAULTS))
+        found = list(self._faults(body))
         if found:
             raise Problem(INVALID, faults=found)
         if "content-type" not in Headers(scope=scope):

@@ -21,7 +21,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from hyperfleet import embedded, migration
 from hyperfleet.app import create_app
 from hyperfleet.database import open_pool
-from hyperfleet.server import Servers, address, listen
+from hyperfleet.protocol import Limits
+from hyperfleet.server import Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
 
@@ -149,14 +150,17 @@ class Service:
     """The service's API on a real socket, in a thread of this process, on one database."""
 
     def __init__(self, conninfo: str, **settings: Any) -> None:
-        self.settings = Settings(no_auth=True, validate_responses=True, **settings)
+        self.settings = Settings(**{"no_auth": True, "validate_responses": True, **settings})
         self.pool = open_pool(conninfo, 8)
         self.listener = listen("127.0.0.1", 0)
         self.app = create_app(self.settings, self.pool, CollectorRegistry())
-        self.servers = Servers([(self.app, self.listener)], 5)
+        chosen = self.settings
+        limits = Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout)
+        tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
+        self.servers = Servers([(self.app, self.listener)], 5, limits=limits, certificates=[tls])
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()
-        self.url = address(self.listener)
+        self.url = address(self.listener, secure=chosen.enable_https)
 
     def stop(self) -> None:
         self.servers.stop()

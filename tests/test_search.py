@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
+from hyperfleet import fields
 from hyperfleet.search import Condition, SearchError, translate
 
 
@@ -723,6 +725,27 @@ def test_labels_know_when_their_owner_was_created(rows: psycopg.Connection) -> N
         rows.execute("INSERT INTO labels VALUES ('Cluster', gen_random_uuid(), 'a', 'b')")
 
 
+def test_the_documentation_is_right(root: Path) -> None:
+    text = (root / "docs" / "search.md").read_text()
+    examples = re.findall('"search=(.*?)"\\s', text)
+    assert len(examples) > 10
+    for expression in examples:
+        kind = "AdapterStatus" if "report_time" in expression else "NodePool"
+        translate(expression, kind)
+    in_tables = re.findall(r"^\| .*\| `(.*)` \|$|^\| `(spec\..* .*)` \|", text, re.MULTILINE)
+    assert len(in_tables) > 15
+    for last, first in in_tables:
+        translate(last or first, "Cluster")
+    faults = re.findall("```text\n(.*)\n(.*)\n(.*)\n```", text)
+    assert len(faults) == 1
+    for fault in faults:
+        with pytest.raises(SearchError) as caught:
+            translate(fault[1], "Cluster")
+        assert caught.value.message == "\n".join(fault)
+    for field in fields.names("NodePool"):
+        assert f"`{field.replace('.FIELD', '.reason')}`" in text
+
+
 ALPHABET = "abz_'\"().,=<>!~%\\[]{}*+?^$|&;:-/ \t\n0159eE\0é\ud800\U0001f600"
 PIECES = st.sampled_from(
     [
@@ -758,7 +781,7 @@ comparisons = st.tuples(
 
 @settings(
     deadline=None,
-    max_examples=1500,
+    max_examples=3000,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @example("name='a' and", "Cluster")

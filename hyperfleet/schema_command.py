@@ -1,0 +1,191 @@
+"""``hyperfleet schema check``: a provider's document, and the stored specs that it would refuse."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import click
+import psycopg
+import requests
+from psycopg.sql import SQL, Identifier
+
+from hyperfleet import database, embedded, log, schema, settings
+from hyperfleet.provider_document import SPECS, BrokenDocument, Document, read
+from hyperfleet.settings import Settings
+
+TABLES = {"Cluster": "clusters", "NodePool": "node_pools"}
+PATHS = {"Cluster": "/clusters", "NodePool": "/nodepools"}
+PLURALS = {"Cluster": "Clusters", "NodePool": "Node pools"}
+BASE = "/api/hyperfleet/v1"
+
+COUNT = SQL("SELECT count(*) FROM {}")
+STORED = SQL("SELECT id::text, name, spec FROM {} ORDER BY id")
+
+BATCH = 500
+# Seconds that a page of a service may take.
+TIMEOUT = 60
+# As many resources of a kind, and faults of each, are shown.
+SHOWN = 20
+FAULTS = 5
+
+
+class Stored(NamedTuple):
+    """A resource that is there already."""
+
+    id: str
+    name: str
+    spec: Any
+
+
+# Of a kind: how many are stored, and each of them.
+Source: TypeAlias = Callable[[str], tuple[int, Iterator[Stored]]]
+
+
+@click.group(name="schema")
+def schema_group() -> None:
+    """Work with the provider's schemas."""
+
+
+@settings.options("database_", "db_", "data_dir", "log_level")
+@schema_group.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    default="",
+    metavar="URL|DATABASE",
+    help="Try the stored specs too: http(s):// address of a service, connection string of a database, "
+    "or 'database' for the one that the settings name.",
+)
+@click.option(
+    "--token",
+    default="",
+    envvar="HYPERFLEET_TOKEN",
+    show_envvar=True,
+    help="Bearer token for a service.",
+)
+def check(file: Path, against: str, token: str, **values: Any) -> None:
+    """Check the provider's OpenAPI document FILE before it is rolled out.
+
+    Says what is wrong with it and, with --against, which stored specs it would refuse. Exits with 1 in
+    either case.
+    """
+    chosen = settings.from_options(values)
+    log.configure(chosen.log_level)
+    try:
+        document = read(file)
+    except BrokenDocument as error:
+        raise click.ClickException(
+            f"{file} cannot be used:\n" + "\n".join(f"  {line}" for line in error.faults)
+        ) from None
+    click.echo(f"{file}: OpenAPI {document.version}, {len(document.schemas)} schemas in use")
+    for kind, name in SPECS.items():
+        state = "ok" if kind in document.validators else "missing: such specs are not validated"
+        click.echo(f"  {name:12}  {state}")
+    for line in document.warnings:
+        click.echo(f"  warning: {line}")
+    if not against:
+        return
+    with contextlib.ExitStack() as stack:
+        source = _source(against, token, chosen, stack)
+        broken = [_report(kind, document, *source(kind)) for kind in document.validators]
+    if any(broken):
+        raise click.exceptions.Exit(1)
+
+
+def _report(kind: str, document: Document, total: int, stored: Iterator[Stored]) -> int:
+    """Prints how many specs would break, and the first of them; returns how many."""
+    count = broken = 0
+    lines = []
+    label = f"Checking {PLURALS[kind].lower()}"
+    with click.progressbar(stored, length=total, label=label, file=sys.stderr) as progress:
+        for one in progress:
+            count += 1
+            found = list(schema.faults(document.validators[kind], one.spec, ["spec"]))
+            broken += bool(found)
+            if not found or broken > SHOWN:
+                continue
+            lines.append(f"  {one.name} ({one.id})")
+            lines += [f"    {fault['field']}: {fault['message']}" for fault in found[:FAULTS]]
+            if len(found) > FAULTS:
+                lines.append(f"    and {len(found) - FAULTS} more")
+    if broken > SHOWN:
+        lines.append(f"  and {broken - SHOWN} more")
+    click.echo(f"{PLURALS[kind]}: {broken} of {count} stored specs would break")
+    for line in lines:
+        click.echo(line)
+    return broken
+
+
+def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitStack) -> Source:
+    if against.startswith(("http://", "https://")):
+        return _from_service(against, token, stack)
+    if against != "database":
+        return _from_database(against, stack)
+    conninfo = database.conninfo(chosen)
+    if not conninfo:
+        folder = chosen.data_dir or embedded.default_data_dir()
+        conninfo = stack.enter_context(embedded.running(folder))
+    return _from_database(conninfo, stack)
+
+
+def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
+    """What a database holds at this moment, in batches. Raises click.ClickException where there is none."""
+    try:
+        conn = stack.enter_context(psycopg.connect(conninfo))
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        conn.read_only = True
+        conn.execute("SELECT 1 FROM clusters, node_pools LIMIT 0")
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split())
+        raise click.ClickException(f"The database cannot be read: {reason}") from None
+
+    def stored(kind: str) -> Iterator[Stored]:
+        with conn.cursor(name="stored") as cursor:
+            cursor.itersize = BATCH
+            cursor.execute(STORED.format(Identifier(TABLES[kind])))
+            yield from map(Stored._make, cursor)
+
+    def source(kind: str) -> tuple[int, Iterator[Stored]]:
+        row = conn.execute(COUNT.format(Identifier(TABLES[kind]))).fetchone()
+        assert row is not None
+        return row[0], stored(kind)
+
+    return source
+
+
+def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
+    """What a service answers, page by page; its address may end in the API's base path or not."""
+    session = stack.enter_context(requests.Session())
+    if token:
+        session.headers["Authorization"] = f"Bearer {token}"
+    base = url.rstrip("/").removesuffix(BASE) + BASE
+
+    def page(kind: str, number: int) -> dict[str, Any]:
+        query = {"page": number, "pageSize": BATCH, "fields": "id,name,spec"}
+        try:
+            response = session.get(base + PATHS[kind], params=query, timeout=TIMEOUT)
+            response.raise_for_status()
+            answer: dict[str, Any] = response.json()
+            return answer
+        except (requests.RequestException, ValueError) as error:
+            raise click.ClickException(f"The service cannot be read: {error}") from None
+
+    def stored(kind: str, answer: dict[str, Any]) -> Iterator[Stored]:
+        number = 1
+        seen = set()
+        while answer["items"]:
+            for item in answer["items"]:
+                # Pages shift while resources are created.
+                if item["id"] not in seen:
+                    seen.add(item["id"])
+                    yield Stored(item["id"], item["name"], item["spec"])
+            number += 1
+            answer = page(kind, number)
+
+    def source(kind: str) -> tuple[int, Iterator[Stored]]:
+        first = page(kind, 1)
+        return first["total"], stored(kind, first)
+
+    return source

@@ -1,0 +1,141 @@
+"""``hyperfleet token``: an issuer of tokens for development, that needs no network."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jose import jwk, jwt
+
+ALGORITHM = "RS256"
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Lifetime(click.ParamType[Any]):
+    """``90s``, ``30m``, ``12h``, ``7d``, as seconds."""
+
+    name = "lifetime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The seconds; negative ones make a token that has expired already."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(-?\d{1,9})([smhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not like 30m, 12h or 7d.", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+@click.command("token")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=lambda: Path(click.get_app_dir("hyperfleet")),
+    show_default="hyperfleet in the user's configuration",
+    help="Folder of the key pair, the key set and the token.",
+)
+@click.option("--email", default="developer@hyperfleet.local", show_default=True, help="Who it names.")
+@click.option("--username", default="developer", show_default=True, help="The account it names.")
+@click.option("--issuer", default="https://hyperfleet.local", show_default=True, help="Its iss.")
+@click.option("--audience", help="Its aud.")
+@click.option(
+    "--lifetime", type=Lifetime(), default="12h", show_default=True, help="How long it is valid."
+)
+@click.option(
+    "--claim", "claims", multiple=True, metavar="NAME=VALUE", help="Another claim; JSON, or else text."
+)
+def token(
+    folder: Path, lifetime: int, audience: str | None, claims: tuple[str, ...], **who: str
+) -> None:
+    """Make a token for development, and print it.
+
+    The first call makes a key pair; `hyperfleet serve --jwk-cert-file DIR/jwks.json` then accepts the
+    tokens, without a network. Never do that in production: who has the folder can be anybody.
+    """
+    try:
+        key = _key(folder)
+        public = key.public_key()
+        kid = _key_id(public)
+        pem = public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        document = {"keys": [{**jwk.construct(pem, ALGORITHM).to_dict(), "kid": kid, "use": "sig"}]}
+        _write(folder / "jwks.json", json.dumps(document, indent=2) + "\n")
+        text = jwt.encode(
+            _claims(lifetime, audience, claims, who), _pem(key).decode(), ALGORITHM, {"kid": kid}
+        )
+        _write(folder / "token", text + "\n")
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{folder}: {error}") from None
+    click.echo(text)
+    click.echo(f"hyperfleet serve --jwk-cert-url= --jwk-cert-file {folder / 'jwks.json'}", err=True)
+
+
+def _claims(
+    lifetime: int, audience: str | None, claims: tuple[str, ...], who: dict[str, str]
+) -> dict[str, Any]:
+    now = int(time.time())
+    made: dict[str, Any] = {
+        "iss": who["issuer"],
+        "sub": who["username"],
+        "typ": "Bearer",
+        "iat": now,
+        "exp": now + lifetime,
+        "email": who["email"],
+        "username": who["username"],
+        "preferred_username": who["username"],
+    }
+    if audience:
+        made["aud"] = audience
+    for claim in claims:
+        name, equals, value = claim.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--claim: {claim!r} is not like NAME=VALUE.")
+        try:
+            made[name] = json.loads(value)
+        except ValueError:
+            made[name] = value
+    return made
+
+
+def _key(folder: Path) -> rsa.RSAPrivateKey:
+    """The key of the folder; a new one where there is none."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "private.pem"
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise ValueError("private.pem holds no RSA key")
+        return key
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    _write(path, _pem(key).decode())
+    return key
+
+
+def _pem(key: rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _key_id(key: rsa.RSAPublicKey) -> str:
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, and for the user's eyes alone: mkstemp makes files of mode 0600."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)

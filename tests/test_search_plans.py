@@ -1,0 +1,94 @@
+"""The searches that clients repeat all day read indexes, whatever the size of the fleet."""
+
+import json
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+CLUSTERS = 20_000
+
+Search = tuple[str, str]
+SEARCHES: dict[str, Search] = {
+    "nothing": ("Cluster", ""),
+    "frequent label": ("Cluster", "labels.env='prod'"),
+    "label": ("Cluster", "labels.region='region-3'"),
+    "rare label": ("Cluster", "labels.customer='customer-50'"),
+    "no such label": ("Cluster", "labels.customer='nobody'"),
+    "two labels": ("Cluster", "labels.env='prod' and labels.tier='gold'"),
+    "two labels, one rare": ("Cluster", "labels.env='prod' and labels.customer='customer-50'"),
+    "three labels": ("Cluster", "labels.env='prod' and labels.tier='gold' and labels.region='region-1'"),
+    "name": ("Cluster", "name='cluster-500'"),
+    "names": ("Cluster", "name in ('cluster-500','cluster-501')"),
+    "id": ("Cluster", "id='0199a000-0000-7000-8000-000000000000'"),
+    "not reconciled": ("Cluster", "status.conditions.Reconciled='False'"),
+    "not ready": ("Cluster", "status.conditions.Ready='False'"),
+    "not reconciled, old news": (
+        "Cluster",
+        "status.conditions.Reconciled='False'"
+        " and status.conditions.Reconciled.last_updated_time < '2026-09-30T23:59:50Z'",
+    ),
+    "reconciled, next to none old": (
+        "Cluster",
+        "status.conditions.Ready='True'"
+        " and status.conditions.Ready.last_updated_time < '2026-09-30T23:30:00Z'",
+    ),
+    "not reconciled, none old": (
+        "Cluster",
+        "status.conditions.Reconciled='False'"
+        " and status.conditions.Reconciled.last_updated_time < '2020-01-01T00:00:00Z'",
+    ),
+    "unavailable": ("Cluster", "status.conditions.Available='False'"),
+    "no such status": ("Cluster", "status.conditions.LastKnownReconciled='Unknown'"),
+    "phase": ("Cluster", "status.phase='Failed'"),
+    "no such phase": ("Cluster", "status.phase='Lost'"),
+    "label and condition": ("Cluster", "labels.region='region-3' and status.conditions.Ready='False'"),
+    "deleted": ("Cluster", "deleted_time is not null"),
+    "created": ("Cluster", "created_time < '2026-01-01T00:10:00Z'"),
+    "owner": ("NodePool", "owner_id='{owner}'"),
+    "owner's reference": ("NodePool", "owner_references.id='{owner}'"),
+    "owner and label": ("NodePool", "owner_id='{owner}' and labels.env='prod'"),
+    "name of node pools": ("NodePool", "name='workers'"),
+    "label of node pools": ("NodePool", "labels.region='region-3'"),
+    "node pools not reconciled": ("NodePool", "status.conditions.Reconciled='False'"),
+    "node pools with old news": (
+        "NodePool",
+        "status.conditions.Reconciled='False'"
+        " and status.conditions.Reconciled.last_updated_time < '2026-09-30T23:59:50Z'",
+    ),
+    "phase of node pools": ("NodePool", "status.phase='Failed'"),
+}
+
+
+@pytest.fixture
+def benchmark(root: Path) -> dict[str, Any]:
+    """The functions of the benchmark, which makes the same rows in larger numbers."""
+    return runpy.run_path(str(root / "benchmarks" / "search.py"))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+def test_first_pages_are_read_from_indexes(sql: psycopg.Connection, benchmark: dict[str, Any]) -> None:
+    benchmark["load"](sql, 1, CLUSTERS)
+    bad = {}
+    for name, (kind, search) in SEARCHES.items():
+        query, values = benchmark["statement"](sql, kind, search)
+        row = sql.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values, prepare=False).fetchone()
+        assert row
+        steps = list(nodes(row[0][0]["Plan"]))
+        scanned = [step["Relation Name"] for step in steps if step["Node Type"].endswith("Seq Scan")]
+        # What a step reads, and throws away, is more than the page, but no share of the table.
+        read = max(
+            (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) * step["Actual Loops"]
+            for step in steps
+        )
+        if scanned or read > CLUSTERS // 8:
+            bad[name] = (scanned, read, json.dumps(row[0][0]["Plan"], indent=1))
+    assert bad == {}
