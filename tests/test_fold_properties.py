@@ -204,7 +204,9 @@ def combinations() -> list[tuple[tuple[str, str], ...]]:
 GOOD_NEWS = (("Available", "True"),)
 FINALIZED = (("Available", "False"), ("Finalized", "True"))
 PLAIN = [(("Available", status),) for status in ("True", "True", "True", "False", "Unknown")]
-CONDITIONS = st.sampled_from([*PLAIN, FINALIZED]) | st.sampled_from(combinations())
+CONDITIONS = st.sampled_from([*PLAIN, FINALIZED, (("Progressing", "False"),)]) | st.sampled_from(
+    combinations()
+)
 REQUIRED = ((), ADAPTERS[:1], TWO, ADAPTERS[1:4])
 WILD_STEPS = st.sampled_from([1, 0, 2, 3, -1, -5])
 STEADY_STEPS = st.sampled_from([1, 0, 2, 3])

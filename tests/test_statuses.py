@@ -1,0 +1,615 @@
+"""Reports of adapters: what is stored, what is discarded, what is refused, and what they come to."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import BASE, JSON, NO_ID, TIME, check, condition, problem
+
+Json = dict[str, Any]
+
+
+def both(api: Api) -> list[Json]:
+    """A new cluster and a new node pool: everything here holds for either."""
+    cluster = api.cluster()
+    return [cluster, api.node_pool(cluster)]
+
+
+def path(resource: Json) -> str:
+    return f"/{resource['href']}/statuses"
+
+
+def report(adapter: str = "dns-adapter", **members: Any) -> Json:
+    return {
+        "adapter": adapter,
+        "observed_generation": 1,
+        "conditions": [{"type": "Available", "status": "True"}],
+        **members,
+    }
+
+
+def at(**ago: float) -> str:
+    """A time relative to now, as an adapter would write it."""
+    return (datetime.now(UTC) + timedelta(**ago)).isoformat().replace("+00:00", "Z")
+
+
+def state(api: Api, resource: Json) -> tuple[Json, Json]:
+    """All that a client can see of a resource and its reports."""
+    return api.read(resource), check(api.get(path(resource)))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_report_is_stored_with_what_the_service_adds(api: Api, method: str) -> None:
+    for resource in both(api):
+        before = datetime.now(UTC) - timedelta(seconds=2)
+        sent = report(
+            conditions=[
+                {"type": "Available", "status": "True", "reason": "Done", "message": "All well"},
+                {"type": "Health", "status": "Unknown"},
+            ],
+            data={"zone": "example.org", "deep": [{"a": None}], "n": 1.5},
+            metadata={"job": "j-1", "attempt": 3},
+        )
+        stored = check(api.request(method, path(resource), json=sent), 201)
+        after = datetime.now(UTC) + timedelta(seconds=2)
+        for member in ("adapter", "observed_generation", "data", "metadata"):
+            assert stored[member] == sent[member]
+        assert [one["type"] for one in stored["conditions"]] == ["Available", "Health"]
+        available, health = stored["conditions"]
+        assert available["reason"] == "Done"
+        assert available["message"] == "All well"
+        assert "reason" not in health
+        assert "message" not in health
+        for one in stored["conditions"]:
+            assert one["adapter"] == "dns-adapter"
+            assert one["observed_generation"] == 1
+            assert before < datetime.fromisoformat(one["created_at"]) < after
+            assert one["created_at"] == one["updated_at"] == one["last_transition_time"]
+        assert before < datetime.fromisoformat(stored["last_report_time"]) < after
+        assert before < datetime.fromisoformat(stored["created_time"]) < after
+        assert check(api.get(path(resource)))["items"] == [stored]
+
+
+def test_report_without_data_has_none(api: Api) -> None:
+    for resource in both(api):
+        stored = check(api.put(path(resource), json=report()), 201)
+        assert "data" not in stored
+        assert "metadata" not in stored
+        full = check(api.put(path(resource), json=report(data={"a": 1}, metadata={})), 201)
+        assert full["data"] == {"a": 1}
+        assert full["metadata"] == {}
+        # A report replaces the one before it whole.
+        assert "data" not in check(api.put(path(resource), json=report()), 201)
+
+
+def test_members_of_a_condition_that_the_service_sets_are_not_the_clients_to_set(api: Api) -> None:
+    long_ago = "1999-12-31T23:59:59Z"
+    for resource in both(api):
+        sent = report(
+            conditions=[
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "adapter": "somebody-else",
+                    "observed_generation": 77,
+                    "created_at": long_ago,
+                    "updated_at": long_ago,
+                    "last_transition_time": long_ago,
+                    "unknown": "member",
+                }
+            ],
+            unknown="member",
+            created_time=long_ago,
+            last_report_time=long_ago,
+        )
+        stored = check(api.put(path(resource), json=sent), 201)
+        assert stored["conditions"][0]["adapter"] == "dns-adapter"
+        assert stored["conditions"][0]["observed_generation"] == 1
+        assert long_ago not in json.dumps(stored)
+        assert "1999" not in json.dumps(stored)
+        assert "unknown" not in json.dumps(stored)
+
+
+def test_times_of_a_condition_follow_its_reports(api: Api) -> None:
+    for resource in both(api):
+        answers = [
+            check(
+                api.put(
+                    path(resource),
+                    json=report(
+                        observed_time=at(seconds=-60 + number),
+                        conditions=[{"type": "Available", "status": status}],
+                    ),
+                ),
+                201,
+            )
+            for number, status in enumerate(["True", "True", "False", "False", "True"])
+        ]
+        conditions = [answer["conditions"][0] for answer in answers]
+        assert len({one["created_at"] for one in conditions}) == 1
+        assert len({answer["created_time"] for answer in answers}) == 1
+        updated = [one["updated_at"] for one in conditions]
+        assert updated == sorted(set(updated))
+        transitions = [one["last_transition_time"] for one in conditions]
+        assert transitions[0] == transitions[1] < transitions[2] == transitions[3] < transitions[4]
+        # A type that is new is created now; the others keep their time.
+        later = check(
+            api.put(
+                path(resource),
+                json=report(
+                    conditions=[
+                        {"type": "New", "status": "True"},
+                        {"type": "Available", "status": "True"},
+                    ]
+                ),
+            ),
+            201,
+        )
+        new, old = later["conditions"]
+        assert (new["type"], old["type"]) == ("New", "Available")
+        assert old["created_at"] == conditions[0]["created_at"] < new["created_at"]
+
+
+def test_created_at_survives_a_thousand_reports(api: Api) -> None:
+    cluster = api.cluster()
+    first = api.report(cluster).json()["conditions"][0]
+    for number in range(1000):
+        status = ("True", "False", "Unknown")[number % 3]
+        answer = api.report(cluster, conditions=[{"type": "Available", "status": status}])
+        assert answer.status_code == 201
+    (last,) = check(answer, 201)["conditions"]
+    assert last["created_at"] == first["created_at"] < last["updated_at"]
+    (shown,) = api.read(cluster)["status"]["adapters"]
+    assert shown["created_at"] == first["created_at"]
+    assert check(api.get(path(cluster)))["total"] == 1
+
+
+def test_observed_time_is_taken_over_in_utc(api: Api) -> None:
+    for resource in both(api):
+        for number, (sent, kept) in enumerate(
+            (
+                ("2025-11-17T15:04:05Z", "2025-11-17T15:04:05Z"),
+                ("2025-11-17T15:04:05.123456Z", "2025-11-17T15:04:05.123456Z"),
+                ("2025-11-17T15:04:05.1Z", "2025-11-17T15:04:05.1Z"),
+                ("2025-11-17T17:04:05+02:00", "2025-11-17T15:04:05Z"),
+                ("2025-11-16T23:34:05-15:30", "2025-11-17T15:04:05Z"),
+            )
+        ):
+            answer = api.put(path(resource), json=report(f"a{number}", observed_time=sent))
+            time = check(answer, 201)["last_report_time"]
+            assert TIME.fullmatch(time)
+            assert datetime.fromisoformat(time) == datetime.fromisoformat(kept)
+            # The report is old news by then, but it is the first of this adapter.
+            assert time in [item["last_report_time"] for item in check(api.get(path(resource)))["items"]]
+
+
+def test_clock_of_an_adapter_may_be_five_minutes_ahead_and_no_more(api: Api) -> None:
+    for resource in both(api):
+        ahead = at(minutes=4, seconds=55)
+        stored = check(api.put(path(resource), json=report(observed_time=ahead)), 201)
+        assert stored["last_report_time"] == ahead
+        unchanged = state(api, resource)
+        for beyond in (at(minutes=5, seconds=10), at(hours=1), at(days=1000), "9999-12-31T23:59:59Z"):
+            problem(api.put(path(resource), json=report(observed_time=beyond)), 400, "observed_time")
+        assert state(api, resource) == unchanged
+
+
+def test_report_that_says_nothing_new_is_discarded(api: Api, sql: psycopg.Connection) -> None:
+    for resource, table in zip(both(api), ("clusters", "node_pools"), strict=True):
+
+        def discarded(reason: str, of: Json = resource, **members: Any) -> None:
+            before = state(api, of)
+            for method in ("POST", "PUT"):
+                response = api.request(method, path(of), json=report(**members))
+                check(response, 204)
+                assert response.headers["X-Discard-Reason"] == reason
+                assert "Content-Type" not in response.headers
+            assert state(api, of) == before
+
+        # Ahead of the resource, be it the first report or not.
+        discarded("generation-ahead-of-resource", observed_generation=2)
+        noon = at(minutes=-30)
+        check(api.put(path(resource), json=report(observed_time=noon)), 201)
+        discarded("generation-ahead-of-resource", observed_generation=2)
+        discarded("generation-ahead-of-resource", observed_generation=2**31 - 1)
+        # Older than what is stored, of the same generation; the same moment is not older.
+        discarded("older-than-last-report", observed_time=at(minutes=-31))
+        discarded("older-than-last-report", observed_time="1970-01-01T00:00:00Z")
+        check(api.put(path(resource), json=report(observed_time=noon)), 201)
+        # Another adapter's reports are no measure.
+        check(api.put(path(resource), json=report("other", observed_time=at(minutes=-40))), 201)
+        # Behind what is stored, however late it was observed.
+        sql.execute(f"UPDATE {table} SET generation = 3 WHERE id = %s", [resource["id"]])
+        check(api.put(path(resource), json=report(observed_generation=2)), 201)
+        discarded("generation-behind-last-report", observed_generation=1, observed_time=at(minutes=4))
+        discarded("generation-behind-last-report", observed_generation=1)
+        # A newer generation counts even when it was observed earlier.
+        newer = report(observed_generation=3, observed_time=at(hours=-2))
+        assert check(api.put(path(resource), json=newer), 201)["observed_generation"] == 3
+
+
+BAD_REPORTS: list[tuple[Json, str]] = [
+    ({"adapter": None}, "adapter"),
+    ({"adapter": ""}, "adapter"),
+    ({"adapter": " "}, "adapter"),
+    ({"adapter": "a" * 129}, "adapter"),
+    ({"adapter": "dns adapter"}, "adapter"),
+    ({"adapter": "dns\n"}, "adapter"),
+    ({"adapter": "-dns"}, "adapter"),
+    ({"adapter": "é"}, "adapter"),
+    ({"adapter": 5}, "adapter"),
+    ({"adapter": "dns\0"}, "adapter"),
+    ({"observed_generation": 0}, "observed_generation"),
+    ({"observed_generation": -1}, "observed_generation"),
+    ({"observed_generation": 2**31}, "observed_generation"),
+    ({"observed_generation": 10**40}, "observed_generation"),
+    ({"observed_generation": 1.5}, "observed_generation"),
+    ({"observed_generation": "1"}, "observed_generation"),
+    ({"observed_generation": True}, "observed_generation"),
+    ({"observed_generation": None}, "observed_generation"),
+    ({"conditions": []}, "conditions"),
+    ({"conditions": None}, "conditions"),
+    ({"conditions": {}}, "conditions"),
+    ({"conditions": "True"}, "conditions"),
+    ({"conditions": [{"type": f"T{n}", "status": "True"} for n in range(101)]}, "conditions"),
+    ({"conditions": ["Ready"]}, "conditions[0]"),
+    ({"conditions": [None]}, "conditions[0]"),
+    ({"data": []}, "data"),
+    ({"data": "x"}, "data"),
+    ({"data": 1}, "data"),
+    ({"data": None}, "data"),
+    ({"data": {"a": {"b": ["x\0"]}}}, "data.a.b[0]"),
+    ({"metadata": []}, "metadata"),
+    ({"metadata": "x"}, "metadata"),
+    ({"metadata": {"a": "\0"}}, "metadata.a"),
+    ({"observed_time": ""}, "observed_time"),
+    ({"observed_time": "yesterday"}, "observed_time"),
+    ({"observed_time": "2025-11-17"}, "observed_time"),
+    ({"observed_time": "2025-11-17T15:04:05"}, "observed_time"),
+    ({"observed_time": "2025-11-17T15:04Z"}, "observed_time"),
+    ({"observed_time": "2025-02-30T15:04:05Z"}, "observed_time"),
+    ({"observed_time": "2025-13-01T15:04:05Z"}, "observed_time"),
+    ({"observed_time": "2025-11-17T25:04:05Z"}, "observed_time"),
+    ({"observed_time": "2025-11-17T15:04:05+99:00"}, "observed_time"),
+    ({"observed_time": "20251117T150405Z"}, "observed_time"),
+    ({"observed_time": "2025-11-17T15:04:05Z\n"}, "observed_time"),
+    ({"observed_time": "٢٠٢٥-11-17T15:04:05Z"}, "observed_time"),
+    ({"observed_time": 1763391845}, "observed_time"),
+    ({"observed_time": None}, "observed_time"),
+]
+BAD_CONDITIONS: list[tuple[Json, str]] = [
+    ({"status": "true"}, "status"),
+    ({"status": "Maybe"}, "status"),
+    ({"status": ""}, "status"),
+    ({"status": True}, "status"),
+    ({"status": None}, "status"),
+    ({"type": ""}, "type"),
+    ({"type": None}, "type"),
+    ({"type": 5}, "type"),
+    ({"type": "T" * 317}, "type"),
+    ({"type": "T\0"}, "type"),
+    ({"reason": 5}, "reason"),
+    ({"reason": "r" * 1025}, "reason"),
+    ({"reason": "\0"}, "reason"),
+    ({"message": []}, "message"),
+    ({"message": "m" * 32769}, "message"),
+    ({"message": "a\0b"}, "message"),
+    ({"adapter": 5}, "adapter"),
+    ({"observed_generation": "1"}, "observed_generation"),
+    ({"created_at": "yesterday"}, "created_at"),
+    ({"updated_at": 5}, "updated_at"),
+    ({"last_transition_time": "2025-11-17 25:00"}, "last_transition_time"),
+]
+
+
+def test_bad_reports_are_refused_with_the_path_of_the_field(api: Api) -> None:
+    for resource in both(api):
+        check(api.put(path(resource), json=report()), 201)
+        before = state(api, resource)
+        for change, field in BAD_REPORTS:
+            body = problem(api.put(path(resource), json={**report(), **change}), 400)
+            assert {error["field"] for error in body["errors"]} == {field}, change
+        for change, member in BAD_CONDITIONS:
+            conditions: list[Json] = [{"type": f"T{n}", "status": "True"} for n in range(3)]
+            conditions[2] |= change
+            body = problem(api.post(path(resource), json=report(conditions=conditions)), 400)
+            assert {error["field"] for error in body["errors"]} == {f"conditions[2].{member}"}, change
+        assert state(api, resource) == before
+
+
+def test_missing_members_are_named_by_their_paths(api: Api) -> None:
+    for resource in both(api):
+        problem(api.put(path(resource), json={}), 400, "adapter", "observed_generation", "conditions")
+        for missing in ("adapter", "observed_generation", "conditions"):
+            body = {key: value for key, value in report().items() if key != missing}
+            problem(api.post(path(resource), json=body), 400, missing)
+        incomplete = report(
+            conditions=[{"type": "A", "status": "True"}, {"type": "B"}, {"status": "True"}, {}]
+        )
+        problem(
+            api.put(path(resource), json=incomplete),
+            400,
+            "conditions[1].status",
+            "conditions[2].type",
+            "conditions[3].status",
+            "conditions[3].type",
+        )
+        assert check(api.get(path(resource)))["total"] == 0
+
+
+def test_several_faults_of_a_report_come_back_together(api: Api) -> None:
+    bad = report(
+        "",
+        observed_generation=0,
+        observed_time="now",
+        conditions=[{"type": "", "status": "Yes"}, {"type": "B", "status": "True", "message": 5}],
+        data=[],
+    )
+    problem(
+        api.put(path(api.cluster()), json=bad),
+        400,
+        "adapter",
+        "observed_generation",
+        "observed_time",
+        "conditions[0].type",
+        "conditions[0].status",
+        "conditions[1].message",
+        "data",
+    )
+
+
+def test_two_conditions_of_one_type_are_refused(api: Api) -> None:
+    for resource in both(api):
+        twice = [{"type": one, "status": "True"} for one in ("Ready", "Health", "Ready")]
+        body = problem(api.put(path(resource), json=report(conditions=twice)), 400)
+        (error,) = body["errors"]
+        assert error["field"] in ("conditions[2].type", "conditions[2]")
+        # Types differ in their case.
+        check(
+            api.put(
+                path(resource),
+                json=report(conditions=[{"type": one, "status": "True"} for one in ("Ready", "ready")]),
+            ),
+            201,
+        )
+
+
+def test_lone_surrogates_in_a_report_are_refused(api: Api) -> None:
+    cluster = api.cluster()
+    for members, field in (
+        (
+            '"conditions": [{"type": "A", "status": "True", "message": "\\ud800"}]',
+            "conditions[0].message",
+        ),
+        ('"conditions": [{"type": "A\\udfff", "status": "True"}]', "conditions[0].type"),
+        ('"conditions": [{"type": "A", "status": "True"}], "data": {"a": "\\ud800"}', "data.a"),
+    ):
+        body = f'{{"adapter": "dns", "observed_generation": 1, {members}}}'
+        problem(api.put(path(cluster), data=body, headers={"Content-Type": JSON}), 400, field)
+    assert check(api.get(path(cluster)))["total"] == 0
+
+
+def test_report_over_the_limit_is_refused_and_one_at_its_bounds_is_taken(api: Api) -> None:
+    for resource in both(api):
+        problem(api.put(path(resource), json=report(data={"a": "x" * 1024 * 1024})), 413)
+        largest = report(
+            "a" * 128,
+            conditions=[
+                {
+                    "type": f"T{n:03}" + "x" * 312,
+                    "status": "False",
+                    "reason": "r" * 1024,
+                    "message": "m" * 5000,
+                }
+                for n in range(99)
+            ]
+            + [{"type": "Long", "status": "False", "message": "m" * 32768}],
+        )
+        stored = check(api.put(path(resource), json=largest), 201)
+        assert len(stored["conditions"]) == 100
+        assert len(stored["conditions"][99]["message"]) == 32768
+        assert api.read(resource)["status"]["adapters"][0]["adapter"] == "a" * 128
+
+
+def test_odd_times_are_answered_by_the_contract(api: Api) -> None:
+    cluster = api.cluster()
+    for odd in (
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "1582-10-10T00:00:00Z",
+        "2016-12-31T23:59:60Z",
+        "2025-11-17T24:00:00Z",
+        "2025-11-17t15:04:05z",
+        "2025-11-17 15:04:05Z",
+        "2025-11-17T15:04:05.123456789Z",
+        "2025-11-17T15:04:05.Z",
+        "2025-11-17T15:04:05-00:00",
+        "-2025-11-17T15:04:05Z",
+        "+12025-11-17T15:04:05Z",
+        "infinity",
+        "epoch",
+        "now",
+        "today",
+    ):
+        for members in (
+            {"observed_time": odd},
+            {"conditions": [{"type": "A", "status": "True", "created_at": odd}]},
+        ):
+            response = api.put(path(cluster), json=report(**members))
+            if response.status_code == 400:
+                problem(response, 400)
+            elif response.status_code == 204:
+                check(response, 204)
+            else:
+                check(response, 201)
+        check(api.get(path(cluster)))
+        check(api.get(f"/{cluster['href']}"))
+
+
+def test_reports_on_what_does_not_exist_are_not_found(api: Api) -> None:
+    cluster = api.cluster()
+    for prefix in (
+        f"/clusters/{NO_ID}",
+        "/clusters/abc",
+        f"/clusters/{cluster['id']}/nodepools/{NO_ID}",
+        f"/clusters/{cluster['id']}/nodepools/abc",
+    ):
+        for method in ("GET", "POST", "PUT"):
+            response = api.request(method, f"{prefix}/statuses", json=report())
+            assert problem(response, 404)["instance"] == f"{BASE}{prefix}/statuses"
+
+
+def test_status_tells_what_the_reports_come_to(api: Api) -> None:
+    for resource in both(api):
+        created = resource["created_time"]
+
+        def tell(adapter: str, of: Json = resource, **members: Any) -> Json:
+            check(api.put(path(of), json=report(adapter, **members)), 201)
+            status: Json = api.read(of)["status"]
+            return status
+
+        first_time, second_time = at(minutes=-2), at(minutes=-1)
+        status = tell(
+            "dns-adapter",
+            observed_time=first_time,
+            conditions=[
+                {"type": "Available", "status": "True", "reason": "Resolved", "message": "Zone is up"},
+                {"type": "Progressing", "status": "False"},
+            ],
+        )
+        assert status["phase"] == "Ready"
+        assert status["observed_generation"] == 1
+        assert status["last_updated_time"] == first_time
+        (verdict,) = status["adapters"]
+        assert {key: verdict[key] for key in ("adapter", "type", "status", "reason", "message")} == {
+            "adapter": "dns-adapter",
+            "type": "Available",
+            "status": "True",
+            "reason": "Resolved",
+            "message": "Zone is up",
+        }
+        assert verdict["observed_generation"] == 1
+        shown = {one["type"]: one for one in status["conditions"]}
+        assert set(shown) == {
+            "Ready",
+            "Available",
+            "Reconciled",
+            "LastKnownReconciled",
+            "DnsAdapterSuccessful",
+        }
+        for type_ in ("Ready", "Reconciled"):
+            assert (shown[type_]["status"], shown[type_]["reason"]) == ("True", "ReconciledAll")
+        for type_ in ("Available", "LastKnownReconciled"):
+            assert (shown[type_]["status"], shown[type_]["reason"]) == ("True", "AllAdaptersReconciled")
+        for type_ in ("Ready", "Reconciled", "Available", "LastKnownReconciled"):
+            assert shown[type_]["observed_generation"] == 1
+            assert shown[type_]["created_time"] == created
+            assert shown[type_]["last_updated_time"] == first_time
+        assert shown["DnsAdapterSuccessful"]["status"] == "True"
+        assert shown["DnsAdapterSuccessful"]["reason"] == "Resolved"
+
+        # Unknown keeps it from being Ready, and leaves Available as it was.
+        status = tell(
+            "hyper_shift",
+            observed_time=second_time,
+            conditions=[{"type": "Ready", "status": "Unknown"}],
+        )
+        shown = {one["type"]: one for one in status["conditions"]}
+        assert status["phase"] == "NotReady"
+        assert [one["adapter"] for one in status["adapters"]] == ["dns-adapter", "hyper_shift"]
+        assert status["last_updated_time"] == first_time
+        assert shown["Ready"]["status"] == shown["Reconciled"]["status"] == "False"
+        assert shown["Available"]["status"] == shown["LastKnownReconciled"]["status"] == "True"
+        assert shown["HyperShiftSuccessful"]["status"] == "Unknown"
+        assert shown["DnsAdapterSuccessful"]["status"] == "True"
+
+        # False at the tracked generation turns both; with Health False it has failed.
+        status = tell("hyper_shift", conditions=[{"type": "Ready", "status": "False"}])
+        shown = {one["type"]: one for one in status["conditions"]}
+        assert status["phase"] == "NotReady"
+        assert {shown[one]["status"] for one in ("Ready", "Available", "LastKnownReconciled")} == {
+            "False"
+        }
+        assert shown["Available"]["reason"] == "AdapterReportedNotAvailable"
+        status = tell(
+            "hyper_shift",
+            conditions=[{"type": "Ready", "status": "False"}, {"type": "Health", "status": "False"}],
+        )
+        assert status["phase"] == "Failed"
+        # And all is well again.
+        status = tell("hyper_shift", conditions=[{"type": "Ready", "status": "True"}])
+        assert status["phase"] == "Ready"
+        assert {one["status"] for one in status["conditions"]} == {"True"}
+        # The list shows the same.
+        listed = "/clusters" if resource["kind"] == "Cluster" else "/nodepools"
+        assert check(api.get(listed))["items"][0]["status"] == status
+
+
+def test_report_changes_nothing_but_the_status(api: Api) -> None:
+    cluster, node_pool = both(api)
+    check(api.put(path(node_pool), json=report()), 201)
+    assert api.read(cluster) == cluster
+    check(api.put(path(cluster), json=report()), 201)
+    for before in (cluster, node_pool):
+        after = api.read(before)
+        assert {k: v for k, v in after.items() if k != "status"} == {
+            k: v for k, v in before.items() if k != "status"
+        }
+        assert after["status"] != before["status"]
+
+
+def test_verdict_is_available_then_ready_then_the_worst(api: Api) -> None:
+    for number, (conditions, verdict) in enumerate(
+        (
+            ({"Ready": "False", "Available": "True", "Health": "False"}, "True"),
+            ({"Ready": "True", "Health": "False"}, "True"),
+            ({"A": "True", "B": "Unknown", "C": "False"}, "False"),
+            ({"A": "True", "B": "Unknown"}, "Unknown"),
+            ({"A": "True", "Progressing": "False"}, "True"),
+        )
+    ):
+        cluster = api.cluster(f"c{number}")
+        told = [{"type": type_, "status": status} for type_, status in conditions.items()]
+        check(api.put(path(cluster), json=report(conditions=told)), 201)
+        cluster = api.read(cluster)
+        assert cluster["status"]["adapters"][0]["status"] == verdict
+        assert condition(cluster, "DnsAdapterSuccessful")["status"] == verdict
+        assert (cluster["status"]["phase"] == "Ready") == (verdict == "True")
+
+
+def test_required_adapters_are_waited_for(service: Callable[..., Api]) -> None:
+    api = service(
+        required_adapters_cluster=("dns", "validation"), required_adapters_nodepool=("hypershift",)
+    )
+    cluster, node_pool = both(api)
+
+    def tell(resource: Json, adapter: str, status: str = "True") -> requests.Response:
+        return api.report(resource, adapter, conditions=[{"type": "Available", "status": status}])
+
+    check(tell(cluster, "dns"), 201)
+    shown = api.read(cluster)
+    assert shown["status"]["phase"] == "NotReady"
+    assert shown["status"]["observed_generation"] == 0
+    assert condition(shown, "Ready")["reason"] == "ReconciledMissingAdapters"
+    assert "validation" in condition(shown, "Ready")["message"]
+    assert condition(shown, "Available")["reason"] == "AdaptersMissingReports"
+    # One that nobody waits for has its own entries, and no more say than that.
+    check(tell(cluster, "optional", "False"), 201)
+    check(tell(cluster, "validation"), 201)
+    shown = api.read(cluster)
+    assert shown["status"]["phase"] == "Ready"
+    assert shown["status"]["observed_generation"] == 1
+    assert condition(shown, "OptionalSuccessful")["status"] == "False"
+    assert len(shown["status"]["adapters"]) == 3
+
+    check(tell(node_pool, "dns"), 201)
+    assert api.read(node_pool)["status"]["phase"] == "NotReady"
+    check(tell(node_pool, "hypershift"), 201)
+    assert api.read(node_pool)["status"]["phase"] == "Ready"
