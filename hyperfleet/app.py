@@ -61,6 +61,8 @@ def create_app(
     )
     inner.add_api(document if guard else contract.without_security(document))
     flask_app: flask.Flask = inner.app
+    # Connexion decides who may by the route that it finds; Flask must not find more than that.
+    flask_app.url_map.merge_slashes = False
     flask_app.config["HYPERFLEET"] = settings
     flask_app.extensions["pool"] = pool
     flask_app.extensions["provider"] = holder

@@ -45,6 +45,8 @@ def serve(**values: Any) -> None:
 
     chosen = settings.from_options(values)
     log.configure(chosen.log_level)
+    if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
+        raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
     holder = provider.load(chosen)
@@ -63,7 +65,7 @@ def serve(**values: Any) -> None:
             )
         ]
         conninfo, lines = _database(chosen, stack)
-        pool = stack.enter_context(database.open_pool(conninfo, chosen.db_pool_size))
+        pool = stack.enter_context(database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout))
         registry = new_registry(pool, holder)
         servers = Servers(
             [
@@ -86,8 +88,11 @@ def serve(**values: Any) -> None:
         click.echo(f"  Metrics   {metrics}/metrics")
         for line in lines:
             click.echo(f"  {line}")
-        if not chosen.authenticated:
-            click.echo("  Access    everybody: authentication is off")
+        click.echo(
+            "  Access    bearer tokens"
+            if chosen.authenticated
+            else "  Access    everybody: authentication is off"
+        )
         sys.stdout.flush()
         servers.run()
 

@@ -113,11 +113,17 @@ def _alive(connection: Connection) -> None:
             raise psycopg.OperationalError("the server closed the connection")
 
 
-def open_pool(conninfo: str, size: int) -> Pool:
+def open_pool(conninfo: str, size: int, statement_timeout: float = 5) -> Pool:
     """A pool of at most ``size`` connections in autocommit mode; whoever opens it closes it.
 
-    Autocommit makes a single statement cost one round trip; what takes several says so itself.
+    Autocommit makes a single statement cost one round trip; what takes several says so itself. The
+    database ends a statement that takes longer than ``statement_timeout``, in seconds; 0 is no bound.
     """
+
+    def configure(conn: Connection) -> None:
+        limit = f"{round(statement_timeout * 1000)}ms"
+        conn.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
+
     return ConnectionPool(
         conninfo,
         kwargs={"autocommit": True},
@@ -125,6 +131,7 @@ def open_pool(conninfo: str, size: int) -> Pool:
         max_size=size,
         timeout=POOL_TIMEOUT,
         check=_alive,
+        configure=configure,
         name="hyperfleet",
         open=True,
     )

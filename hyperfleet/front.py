@@ -43,6 +43,13 @@ NOT_MIGRATED = (
     psycopg.errors.UndefinedFunction,
 )
 
+# What a statement ran into that may be over the next time.
+BLOCKED = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
 # A client that is told that its body is too large is listened to for this many times the limit: it
 # would miss the answer if the connection closed while it was sending.
 PATIENCE = 16
@@ -268,7 +275,7 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
     if isinstance(error, NOT_MIGRATED):
         logger.error("the schema lacks what this version needs: %s", error.diag.message_primary)
         return Problem(errors.NO_DATABASE, "The database's schema is not up to date.")
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, (PoolTimeout, *BLOCKED)):
         return Problem(errors.BUSY)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolClosed):
         logger.warning("database: %s: %s", type(error).__name__, " ".join(str(error).split()))

@@ -50,8 +50,8 @@ WITH dropped AS (
     DELETE FROM labels
     WHERE owner_type = '{kind}' AND owner_id = %(id)s AND NOT %(labels)s::jsonb ? key
 ), kept AS (
-    INSERT INTO labels (owner_type, owner_id, key, value)
-    SELECT '{kind}', %(id)s, label.key, label.value
+    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+    SELECT '{kind}', %(id)s, label.key, label.value, %(created_time)s
     FROM jsonb_each_text(%(labels)s::jsonb) AS label
     ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
 )
@@ -156,7 +156,10 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
             state, reports_of(stored), old["status"], resource.required_adapters(kind), at
         )
         new = {"labels": Jsonb(after["labels"]), "spec": Jsonb(after["spec"]), "status": Jsonb(status)}
-        changed = conn.execute(CHANGE[kind], {**values, **new, "at": at, "by": caller()})
+        changed = conn.execute(
+            CHANGE[kind],
+            {**values, **new, "created_time": old["created_time"], "at": at, "by": caller()},
+        )
     return resource.answer(_document(changed), ETag=resource.etag(old["version"] + 1))
 
 

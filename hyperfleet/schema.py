@@ -93,8 +93,11 @@ WORDS: dict[str, Callable[[Any], str]] = {
 # Where the library names a rule otherwise than the keyword, or several keywords alike.
 KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevaluatedItems"}
 
-# More faults are not told: a body of a megabyte can have half a million.
+# More faults are not told: a body of a megabyte can have half a million. The validator finds all of
+# them before it tells the first, some 20 us each, so that of a value with more parts than MAX_PARTS
+# only the first fault is looked for.
 MAX_FAULTS = 1000
+MAX_PARTS = 10_000
 # As many values or alternatives a message lists.
 LISTED = 20
 ALTERNATIVES = 4
@@ -307,8 +310,9 @@ def path(parts: Path) -> str:
 
 
 def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault]:
-    """Everything that is wrong with a value, each thing once, in the order of the schema; at most
-    ``MAX_FAULTS`` things.
+    """Everything that is wrong with a value, each thing once, in the order of the schema.
+
+    At most ``MAX_FAULTS`` things, and of a value with more than ``MAX_PARTS`` parts the first alone.
 
     :param where: the path of the value itself, which the paths of the faults begin with
     """
@@ -327,7 +331,7 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
                 seen.add(key)
                 yield fault
 
-    for error in validator.compiled.iter_errors(value):
+    for error in _errors(validator.compiled, value):
         if error.kind.name == "unevaluatedProperties":
             leftovers.append(error)
         else:
@@ -340,6 +344,31 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
         names = (name for name in error.kind.unexpected if name not in known)
         yield from new(_unknown_members([*where, *at], names, error.kind.name))
+
+
+def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
+    if compiled.is_valid(value):
+        return []
+    if _parts(value) <= MAX_PARTS:
+        return compiled.iter_errors(value)
+    try:
+        compiled.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return [error]
+    return []
+
+
+def _parts(value: Any) -> int:
+    """How many values a value consists of, as far as it matters here."""
+    count, waiting = 0, [value]
+    while waiting and count <= MAX_PARTS:
+        one = waiting.pop()
+        count += 1
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return count
 
 
 def _unknown_members(at: Path, names: Iterable[str], rule: str) -> Iterator[Fault]:
@@ -424,8 +453,8 @@ def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
         return
     message = "must fit one of the alternatives"
     if len(best) <= ALTERNATIVES:
-        prefix = path(error.instance_path) + "."
-        message += ": " + "; or ".join(_brief(branch, prefix) for branch in best)
+        here = path(error.instance_path)
+        message += ": " + "; or ".join(_brief(branch, here) for branch in best)
     yield _fault(at, message, rule)
 
 
@@ -447,9 +476,12 @@ def _distance(branch: Sequence[Any], error: Any) -> tuple[int, int]:
     return len(telling), len(branch)
 
 
-def _brief(branch: Sequence[Any], prefix: str) -> str:
+def _brief(branch: Sequence[Any], here: str) -> str:
     found = [fault for error in branch[:2] for fault in explain(error, ())][:2]
-    return " and ".join(f"{f['field'].removeprefix(prefix)} {f['message']}" for f in found)
+    fields = [fault["field"].removeprefix(here).lstrip(".") for fault in found]
+    return " and ".join(
+        f"{field} {fault['message']}".lstrip() for field, fault in zip(fields, found, strict=True)
+    )
 
 
 def _fault(at: Path, message: str, rule: str) -> Fault:

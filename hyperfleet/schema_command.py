@@ -87,9 +87,15 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
         click.echo(f"  warning: {line}")
     if not against:
         return
-    with contextlib.ExitStack() as stack:
-        source = _source(against, token, chosen, stack)
-        broken = [_report(kind, document, *source(kind)) for kind in document.validators]
+    try:
+        with contextlib.ExitStack() as stack:
+            source = _source(against, token, chosen, stack)
+            broken = [_report(kind, document, *source(kind)) for kind in document.validators]
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split())
+        raise click.ClickException(f"The database cannot be read: {reason}") from None
+    except (requests.RequestException, LookupError, ValueError) as error:
+        raise click.ClickException(f"The service cannot be read: {error}") from None
     if any(broken):
         raise click.exceptions.Exit(1)
 
@@ -131,15 +137,10 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
 
 
 def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
-    """What a database holds at this moment, in batches. Raises click.ClickException where there is none."""
-    try:
-        conn = stack.enter_context(psycopg.connect(conninfo))
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
-        conn.execute("SELECT 1 FROM clusters, node_pools LIMIT 0")
-    except psycopg.Error as error:
-        reason = " ".join(str(error).split())
-        raise click.ClickException(f"The database cannot be read: {reason}") from None
+    """What a database holds at this moment, in batches."""
+    conn = stack.enter_context(psycopg.connect(conninfo))
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.read_only = True
 
     def stored(kind: str) -> Iterator[Stored]:
         with conn.cursor(name="stored") as cursor:
@@ -163,14 +164,11 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
     base = url.rstrip("/").removesuffix(BASE) + BASE
 
     def page(kind: str, number: int) -> dict[str, Any]:
-        query = {"page": number, "pageSize": BATCH, "fields": "id,name,spec"}
-        try:
-            response = session.get(base + PATHS[kind], params=query, timeout=TIMEOUT)
-            response.raise_for_status()
-            answer: dict[str, Any] = response.json()
-            return answer
-        except (requests.RequestException, ValueError) as error:
-            raise click.ClickException(f"The service cannot be read: {error}") from None
+        query: dict[str, str | int] = {"page": number, "pageSize": BATCH, "fields": "id,name,spec"}
+        response = session.get(base + PATHS[kind], params=query, timeout=TIMEOUT)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
 
     def stored(kind: str, answer: dict[str, Any]) -> Iterator[Stored]:
         number = 1

@@ -6,6 +6,7 @@ flag wins over the environment, that over the file given by ``--config``, that o
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,9 @@ class Settings:
     db_connect_timeout: int = setting(
         30, "Seconds to retry a database that is not reachable at start.", type=click.IntRange(0)
     )
+    statement_timeout: float = setting(
+        5.0, "Seconds after which a search, or another statement, is ended.", type=click.FloatRange(0)
+    )
     data_dir: Path | None = setting(
         None,
         "Folder of the embedded PostgreSQL. Default: hyperfleet in the user's data home.",
@@ -257,11 +261,24 @@ def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) ->
         ctx.default_map = read_file(path)
 
 
+class _Text(click.Option):
+    """An option that an empty environment variable empties; click takes it for one that is not set."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is None and any(name in os.environ for name in self.envvar or ()):
+            return ""
+        return value
+
+
 def _option(field: "dataclasses.Field[Any]") -> click.Option:
     variables = ["HYPERFLEET_" + field.name.upper()]
     if field.name in OTHER_VARIABLES:
         variables.append(OTHER_VARIABLES[field.name])
-    return click.Option(
+    kind = field.metadata["option"].get("type")
+    # What has a default that somebody may want to turn off.
+    text = bool(field.default) and (kind is None or isinstance(kind, Names))
+    return (_Text if text else click.Option)(
         ["--" + field.name.replace("_", "-")],
         envvar=variables,
         show_envvar=True,

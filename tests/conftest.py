@@ -151,7 +151,7 @@ class Service:
 
     def __init__(self, conninfo: str, **settings: Any) -> None:
         self.settings = Settings(**{"no_auth": True, "validate_responses": True, **settings})
-        self.pool = open_pool(conninfo, 8)
+        self.pool = open_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
         self.app = create_app(self.settings, self.pool, CollectorRegistry())
         chosen = self.settings

@@ -112,11 +112,9 @@ def test_spec_may_be_any_json_and_is_kept(api: Api) -> None:
     assert check(api.get("/clusters"))["items"][0]["spec"] == spec
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "0", "a" * 63, "a-b", "a--b", "0-9", "xn--zrich-kva"], ids=lambda name: name[:20]
-)
-def test_names_within_the_bounds_are_taken(api: Api, name: str) -> None:
-    assert check(api.post("/clusters", json={"name": name, "spec": {}}), 201)["name"] == name
+def test_names_within_the_bounds_are_taken(api: Api) -> None:
+    for name in ("a", "0", "a" * 63, "a-b", "a--b", "0-9", "xn--zrich-kva"):
+        assert check(api.post("/clusters", json={"name": name, "spec": {}}), 201)["name"] == name
 
 
 def test_names_beyond_the_bounds_are_refused(api: Api) -> None:

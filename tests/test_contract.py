@@ -41,6 +41,12 @@ NAMES = {
     "getNodePoolsStatuses": f"GET {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
     "postNodePoolStatuses": f"POST {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
     "putNodePoolStatuses": f"PUT {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/statuses",
+    "patchClusterById": f"PATCH {BASE}/clusters/{{cluster_id}}",
+    "patchNodePoolById": f"PATCH {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}",
+    "deleteClusterById": f"DELETE {BASE}/clusters/{{cluster_id}}",
+    "deleteNodePoolById": f"DELETE {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}",
+    "forceDeleteCluster": f"POST {BASE}/clusters/{{cluster_id}}/force-delete",
+    "forceDeleteNodePool": f"POST {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/force-delete",
     "getErrors": f"GET {BASE}/errors",
     "getErrorById": f"GET {BASE}/errors/{{error_id}}",
 }
@@ -50,11 +56,7 @@ every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=
 
 def test_operations_have_the_names_that_clients_call() -> None:
     named = {name: f"{one.method} {one.path}" for name, one in OPERATIONS.items()}
-    assert {name: named.get(name) for name in NAMES} == NAMES
-    defined = sum(
-        method in item for item in DOCUMENT["paths"].values() for method in ("get", "put", "post")
-    )
-    assert defined == sum(one.method in ("GET", "PUT", "POST") for one in OPERATIONS.values())
+    assert named == NAMES
 
 
 def contents(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -178,6 +180,19 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
     "getNodePoolsStatuses": (200, lambda api, _c, n: api.get("/" + path(n) + "/statuses")),
     "postNodePoolStatuses": (201, lambda api, _c, n: api.post("/" + path(n) + "/statuses", json=REPORT)),
     "putNodePoolStatuses": (201, lambda api, _c, n: api.put("/" + path(n) + "/statuses", json=REPORT)),
+    # In this order: what an adapter has yet to finalize stays, marked, until it is removed by force.
+    "patchClusterById": (200, lambda api, c, _n: api.patch("/" + path(c), json={"spec": {"nodes": 6}})),
+    "patchNodePoolById": (200, lambda api, _c, n: api.patch("/" + path(n), json={"labels": {"a": "b"}})),
+    "deleteNodePoolById": (202, lambda api, _c, n: api.delete("/" + path(n))),
+    "forceDeleteNodePool": (
+        204,
+        lambda api, _c, n: api.post("/" + path(n) + "/force-delete", json={"reason": "stuck"}),
+    ),
+    "deleteClusterById": (202, lambda api, c, _n: api.delete("/" + path(c))),
+    "forceDeleteCluster": (
+        204,
+        lambda api, c, _n: api.post("/" + path(c) + "/force-delete", json={"reason": "stuck"}),
+    ),
     "getErrors": (200, lambda api, _c, _n: api.get("/errors")),
     "getErrorById": (200, lambda api, _c, _n: api.get("/errors/HYPERFLEET-NTF-001")),
 }
@@ -192,11 +207,11 @@ def test_every_operation_succeeds_as_the_contract_describes_it(api: Api) -> None
     node_pool = api.node_pool(cluster)
     api.report(cluster)
     api.report(node_pool)
-    for name in NAMES:
-        status, call = SUCCESSES[name]
+    assert SUCCESSES.keys() == OPERATIONS.keys()
+    for name, (status, call) in SUCCESSES.items():
         response = call(api, cluster, node_pool)
         body = check(response, status)
-        assert body, name
+        assert bool(body) == (status != 204), name
         assert all(TIME.fullmatch(time) for time in times(body)), name
         operation = OPERATIONS[name]
         if operation.method == "GET":

@@ -205,7 +205,6 @@ def test_search_by_name_and_by_id(api: Api) -> None:
         problem(api.get("/clusters", params={"search": bad}), 400, "search")
 
 
-@pytest.mark.xfail(strict=False, reason="search over reports is on its way")
 def test_search_among_reports_by_adapter(api: Api) -> None:
     cluster = api.cluster()
     for adapter in ("dns", "validation"):

@@ -12,10 +12,10 @@ WITH created AS (
         (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
     VALUES
         (%(id)s, %(name)s, %(labels)s, %(spec)s, %(status)s, %(at)s, %(at)s, %(by)s, %(by)s)
-    RETURNING id, labels, document
+    RETURNING id, created_time, labels, document
 ), labelled AS (
-    INSERT INTO labels (owner_type, owner_id, key, value)
-    SELECT 'Cluster', created.id, label.key, label.value
+    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+    SELECT 'Cluster', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
 SELECT document FROM created

@@ -16,10 +16,10 @@ WITH owner AS (
         (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
     SELECT %(id)s, owner.id, %(name)s, %(labels)s, %(spec)s, %(status)s, %(at)s, %(at)s, %(by)s, %(by)s
     FROM owner WHERE owner.deleted_time IS NULL
-    RETURNING id, labels, document
+    RETURNING id, created_time, labels, document
 ), labelled AS (
-    INSERT INTO labels (owner_type, owner_id, key, value)
-    SELECT 'NodePool', created.id, label.key, label.value
+    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+    SELECT 'NodePool', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
 SELECT created.document FROM owner LEFT JOIN created ON true

@@ -1,0 +1,144 @@
+"""The contract, read by a machine that tries what nobody thought of: no 5xx, no answer beside it.
+
+The same requests each time: the examples are derived from the tests' names alone.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from conftest import Api, Service, url
+from helpers_contract import check, operation_of, problem
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from pytest_postgresql.executors import NoopExecutor
+from pytest_postgresql.janitor import DatabaseJanitor
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+SCHEMA = schemathesis.openapi.from_path(Path(__file__).parent.parent / "openapi" / "openapi.yaml")
+FUZZED = {
+    operation.definition.raw["operationId"]: operation
+    for operation in (result.ok() for result in SCHEMA.get_all_operations())
+}
+CONFORMANCE = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+every_operation = pytest.mark.parametrize("name", FUZZED)
+
+
+def bounded(examples: int) -> Callable[[Any], Any]:
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class World:
+    """A running service, and resources for the fuzzed requests to hit."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.numbers = itertools.count()
+        self.cluster: dict[str, Any] = {}
+        self.node_pool: dict[str, Any] = {}
+
+    def resources(self, fresh: bool) -> dict[str, str]:
+        """The ids of a cluster and a node pool that exist."""
+        if fresh or not self.cluster:
+            self.cluster = self.api.cluster(f"fuzzed-{next(self.numbers)}")
+            self.node_pool = self.api.node_pool(self.cluster)
+        return {"cluster_id": self.cluster["id"], "nodepool_id": self.node_pool["id"]}
+
+    def send(self, case: Case, hit: bool) -> requests.Response:
+        """Sends a case, to resources that exist if it is to hit; holds the answer to the contract."""
+        removes = case.method == "DELETE" or case.path.endswith("force-delete")
+        if hit:
+            known = self.resources(fresh=removes)
+            case.path_parameters = {
+                name: known.get(name, value) for name, value in (case.path_parameters or {}).items()
+            }
+        # These have tests of their own: a line break in a path, and an address beyond any bound.
+        path = case.formatted_path
+        assume("%0A" not in path and len(f"{path}{case.query}") < 5_000)
+        response = self.api.request(**case.as_transport_kwargs(base_url=self.api.url))
+        case.validate_response(response, checks=CONFORMANCE)
+        return response
+
+
+@pytest.fixture(scope="module")
+def world(postgres: NoopExecutor) -> Iterator[World]:
+    """One service and one database for all of them: what one leaves behind is the next one's luck."""
+    name = f"{postgres.dbname}_fuzz"
+    with DatabaseJanitor(
+        user=postgres.user,
+        host=postgres.host,
+        port=postgres.port,
+        dbname=name,
+        template_dbname=postgres.template_dbname,
+        password=postgres.password,
+    ):
+        running = Service(url(postgres, name))
+        yield World(Api(running.url))
+        running.stop()
+
+
+@every_operation
+def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name: str) -> None:
+    seen: set[int] = set()
+
+    @bounded(20)
+    @given(case=FUZZED[name].as_strategy(GenerationMode.POSITIVE), hit=st.integers(0, 3))
+    def follow(case: Case, hit: int) -> None:
+        response = world.send(case, hit > 0)
+        seen.add(response.status_code)
+        assert response.status_code not in (405, 413, 415)
+        verify(response)
+
+    follow()
+    # Nothing here is stuck in its deletion, as a removal by force would want it.
+    assert min(seen) < 300 or (name.startswith("forceDelete") and 409 in seen), seen
+
+
+@every_operation
+def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: str) -> None:
+    if not FUZZED[name].query and not FUZZED[name].body:
+        pytest.skip("any string is a path")
+
+    @bounded(20)
+    @given(case=FUZZED[name].as_strategy(GenerationMode.NEGATIVE), hit=st.integers(0, 3))
+    def break_(case: Case, hit: int) -> None:
+        response = world.send(case, hit > 0)
+        case.validate_response(response, checks=[negative_data_rejection])
+        verify(response)
+
+    break_()
+
+
+def verify(response: requests.Response) -> None:
+    """A stricter reading of the contract: no member that it does not list."""
+    if operation_of(response) is None:
+        assert response.status_code < 500
+    elif response.status_code < 400:
+        check(response, response.status_code)
+    else:
+        problem(response, response.status_code)

@@ -1,0 +1,216 @@
+"""Pages that neither skip nor repeat, exact totals, order, projection, and bounds on the work."""
+
+import base64
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Api
+
+
+def follow(api: Api, path: str) -> Iterator[dict[str, Any]]:
+    """The pages of a list, by their next links."""
+    while path:
+        answer = api.get(path)
+        assert answer.status_code == 200, answer.text
+        yield answer.json()
+        path = answer.json().get("next", "")
+        path = path and api.url + path
+
+
+def ids(pages: Any) -> list[str]:
+    return [item["id"] for page in pages for item in page["items"]]
+
+
+def test_next_links_lead_through_every_list_in_its_order_and_end_where_it_ends(api: Api) -> None:
+    made = [api.cluster(f"c{number:02}", labels={"n": str(number % 3)}) for number in range(11)]
+    newest_first = [cluster["id"] for cluster in reversed(made)]
+    pages = list(follow(api, "/clusters?pageSize=4"))
+    assert ids(pages) == newest_first
+    assert [(page["page"], page["size"], page["total"]) for page in pages] == [
+        (1, 4, 11),
+        (2, 4, 11),
+        (3, 3, 11),
+    ]
+    assert ids(follow(api, "/clusters?size=11")) == newest_first
+    assert "next" not in api.get("/clusters?size=11").json()
+    assert "next" not in api.get("/clusters?size=0").json()
+
+    by_label = sorted(made, key=lambda c: (c["labels"]["n"], c["name"]))
+    path = "/clusters?size=3&orderBy=labels.n,name"
+    assert ids(follow(api, path)) == [cluster["id"] for cluster in by_label]
+    mixed = sorted(sorted(made, key=lambda c: c["name"]), key=lambda c: c["labels"]["n"], reverse=True)
+    path = "/clusters?size=2&orderBy=labels.n desc,name asc"
+    assert ids(follow(api, path)) == [cluster["id"] for cluster in mixed]
+    found = list(follow(api, "/clusters?size=2&search=labels.n='1'&order=asc"))
+    assert ids(found) == [c["id"] for c in made if c["labels"]["n"] == "1"]
+    assert {page["total"] for page in found} == {4}
+
+    pools = [api.node_pool(made[0], f"p{number}") for number in range(5)]
+    assert ids(follow(api, f"/clusters/{made[0]['id']}/nodepools?size=2")) == [
+        p["id"] for p in reversed(pools)
+    ]
+    for number in range(5):
+        api.report(made[0], f"adapter-{number}")
+    listed = list(follow(api, f"/clusters/{made[0]['id']}/statuses?size=2"))
+    adapters = [item["adapter"] for page in listed for item in page["items"]]
+    assert adapters == [f"adapter-{number}" for number in reversed(range(5))]
+
+
+def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> None:
+    some = [api.cluster(f"with-{n}", labels={"n": str(n)}) for n in range(3)]
+    none = [api.cluster(f"without-{n}") for n in range(3)]
+    up = ids(follow(api, "/clusters?size=2&orderBy=labels.n asc,name"))
+    assert up == [c["id"] for c in some + none]
+    down = ids(follow(api, "/clusters?size=2&orderBy=labels.n desc,name"))
+    assert down == [c["id"] for c in some[::-1] + none]
+
+
+def test_page_numbers_cover_the_list_from_both_ends(api: Api) -> None:
+    made = [api.cluster(f"c{number:02}") for number in range(25)]
+    wanted = [cluster["id"] for cluster in reversed(made)]
+    pages = [api.get(f"/clusters?pageSize=4&page={number}").json() for number in range(1, 9)]
+    assert ids(pages) == wanted
+    assert [page["total"] for page in pages] == [25] * 8
+    assert [page["size"] for page in pages] == [4, 4, 4, 4, 4, 4, 1, 0]
+    searched = [
+        api.get(f"/clusters?pageSize=4&page={n}&search=name like 'c%25'").json() for n in range(1, 9)
+    ]
+    assert ids(searched) == wanted
+    assert [page["total"] for page in searched] == [25] * 8
+
+
+def test_a_reader_of_next_links_meets_every_lasting_cluster_once_while_others_come_and_go(
+    api: Api,
+) -> None:
+    lasting = [api.cluster(f"lasting-{number}")["id"] for number in range(40)]
+    stop = threading.Event()
+
+    def disturb(worker: int) -> None:
+        mine, chance, number = Api(api.url), random.Random(worker), 0
+        passing: list[dict[str, Any]] = []
+        while not stop.is_set():
+            number += 1
+            if len(passing) < 5 or chance.random() < 0.5:
+                passing.append(mine.cluster(f"passing-{worker}-{number}"))
+            else:
+                gone = passing.pop(chance.randrange(len(passing)))
+                assert mine.delete(f"/clusters/{gone['id']}").status_code == 202
+
+    with ThreadPoolExecutor(3) as threads:
+        workers = [threads.submit(disturb, worker) for worker in range(3)]
+        try:
+            for order in ("created_time desc", "name", "updated_time,name desc"):
+                for _ in range(4):
+                    met = ids(follow(api, f"/clusters?size=3&orderBy={order}"))
+                    assert sorted(i for i in met if i in set(lasting)) == sorted(lasting)
+                    assert len(met) == len(set(met))
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result()
+
+
+def test_totals_are_exact_after_many_concurrent_writers(api: Api, sql: psycopg.Connection) -> None:
+    def work(worker: int) -> None:
+        mine = Api(api.url)
+        for number in range(15):
+            cluster = mine.cluster(f"c-{worker}-{number}")
+            pool = mine.node_pool(cluster)
+            assert pool
+            if number % 3 == 0:
+                mine.delete(f"/clusters/{cluster['id']}")
+            mine.post("/clusters", json={"name": f"c-{worker}-0", "spec": {}})
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    for path, table in (("/clusters", "clusters"), ("/nodepools", "node_pools")):
+        [(count,)] = sql.execute(f"SELECT count(*) FROM {table}").fetchall()
+        assert api.get(f"{path}?size=0").json()["total"] == count > 0
+        assert api.get(f"{path}?size=7&page=3").json()["total"] == count
+    [(rows,)] = sql.execute("SELECT count(*) FROM row_counts").fetchall()
+    assert rows < 800, "differences are summed up now and then"
+
+
+def test_writers_do_not_queue_for_the_count(api: Api, database: str) -> None:
+    with psycopg.connect(database) as other:
+        other.execute(
+            "INSERT INTO clusters SELECT gen_random_uuid(), 'uncommitted', 1, 1, '{}', '{}', '{}',"
+            " now(), now(), 'me', 'me', NULL, NULL"
+        )
+        api.cluster("committed")
+        assert api.get("/clusters?size=0").json()["total"] == 1
+        other.commit()
+    assert api.get("/clusters?size=0").json()["total"] == 2
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "%00",
+        "é",
+        base64.urlsafe_b64encode(b"[2]").decode(),
+        base64.urlsafe_b64encode(b'[0, "2026-01-01", "x"]').decode(),
+        base64.urlsafe_b64encode(b'[2, "2026-01-01", "\\u0000"]').decode(),
+        base64.urlsafe_b64encode(b"[2, null, null]").decode(),
+        base64.urlsafe_b64encode(b'[2, "never", "01a2036d-df33-776c-8a22-f6706d544dce"]').decode(),
+        base64.urlsafe_b64encode(b'[2, "2026-01-01", "no uuid"]').decode(),
+        base64.urlsafe_b64encode(b"[" * 5000).decode(),
+        base64.urlsafe_b64encode(json.dumps([2, 1, 2]).encode()).decode(),
+    ],
+)
+def test_a_continuation_that_was_made_up_is_a_400_that_names_it(api: Api, token: str) -> None:
+    answer = api.get("/clusters", params={"continue": token})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["errors"][0]["field"] == "continue"
+
+
+def test_fields_shows_only_these_members_and_always_the_id(api: Api) -> None:
+    cluster = api.cluster("shown", labels={"app.kubernetes.io/name": "x", "b": "y"})
+    api.report(cluster)
+    [item] = api.get("/clusters?fields=name,status.phase,labels.b").json()["items"]
+    assert item == {
+        "id": cluster["id"],
+        "name": "shown",
+        "labels": {"b": "y"},
+        "status": {"phase": "Ready"},
+    }
+    [item] = api.get("/clusters?fields=spec").json()["items"]
+    assert item == {"id": cluster["id"], "spec": {}}
+    [report] = api.get(f"/clusters/{cluster['id']}/statuses?fields=observed_generation").json()["items"]
+    assert report == {"adapter": "dns", "observed_generation": 1}
+    refused = api.get("/clusters?fields=name,nonsense")
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["field"] == "fields"
+    assert "owner" not in refused.json()["detail"]
+    assert "status" in refused.json()["detail"]
+
+
+def test_an_order_by_an_unknown_field_is_a_400_that_lists_the_good_ones(api: Api) -> None:
+    refused = api.get("/clusters?orderBy=nonsense desc")
+    assert refused.status_code == 400
+    [fault] = refused.json()["errors"]
+    assert fault["field"] == "orderBy"
+    for good in ("name", "created_time", "labels.KEY", "status.phase"):
+        assert good in fault["message"]
+
+
+def test_a_search_that_takes_too_long_is_a_400_that_says_so(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(statement_timeout=0.05)
+    sql.execute(
+        "INSERT INTO clusters SELECT gen_random_uuid(), 'c' || n, 1, 1, '{}',"
+        " jsonb_build_object('x', repeat('ab', 3000)), '{\"conditions\": []}', now(), now(), 'm', 'm', NULL, NULL"
+        " FROM generate_series(1, 3000) AS n"
+    )
+    answer = api.get("/clusters", params={"search": "spec.x ~= '(a|b|ab)*c' or spec.x ~= '(b|a)*d'"})
+    assert answer.status_code == 400, answer.text
+    assert "takes too long" in answer.json()["detail"]
+    assert api.get("/clusters?size=1").status_code == 200

@@ -1,0 +1,564 @@
+"""PATCH: what may change, what a change moves with it, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import JSON, NO_ID, check, condition, faults, problem
+
+from hyperfleet import identity
+
+Json = dict[str, Any]
+
+MERGE = "application/merge-patch+json"
+BOTH_KINDS = pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
+BOTH_TYPES = (JSON, MERGE)
+
+
+def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
+    """A new resource of this kind; a node pool comes with a cluster of its own."""
+    members = {"labels": {"env": "dev", "team": "a"}, "spec": {"version": "4.16", "nodes": 5}} | members
+    if kind == "Cluster":
+        return api.cluster(name, **members)
+    return api.node_pool(api.cluster(f"owner-of-{name}"), name, **members)
+
+
+def at(resource: Json, action: str = "") -> str:
+    """The path of a resource, for the client."""
+    return "/" + resource["href"] + action
+
+
+def collection(resource: Json) -> str:
+    """The path that resources of its kind are created at."""
+    return "/" + resource["href"].rpartition("/")[0]
+
+
+def patch(
+    api: Api, resource: Json, body: Any, media_type: str = JSON, **headers: str
+) -> requests.Response:
+    return api.patch(
+        at(resource), data=json.dumps(body), headers={"Content-Type": media_type, **headers}
+    )
+
+
+def merge(api: Api, resource: Json, body: Any) -> requests.Response:
+    return patch(api, resource, body, MERGE)
+
+
+def read(api: Api, resource: Json) -> tuple[str, Json]:
+    """The entity tag of a resource and what it is now."""
+    response = api.get(at(resource))
+    return response.headers["ETag"], check(response)
+
+
+def refused(response: requests.Response, status: int) -> Json:
+    """The problem that a request met, of a status that speaks of the resource's state."""
+    assert response.status_code == status, f"{response.status_code}: {response.text}"
+    body: Json = response.json()
+    assert faults(body, {"$ref": "#/components/schemas/Problem"}) == []
+    assert body["status"] == status
+    assert body["code"].startswith("HYPERFLEET-CNF-")
+    return body
+
+
+def label_rows(sql: psycopg.Connection, resource: Json) -> dict[str, str]:
+    """The labels that searches see."""
+    rows = sql.execute(
+        "SELECT key, value FROM labels WHERE owner_type = %s AND owner_id = %s",
+        (resource["kind"], resource["id"]),
+    )
+    return dict(rows.fetchall())
+
+
+# What is changed
+
+
+@BOTH_KINDS
+def test_json_replaces_the_members_that_it_carries_whole(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    changed = check(patch(api, resource, {"spec": {"version": "4.17", "gone": None}}))
+    # In application/json null is a value as any other.
+    assert changed["spec"] == {"version": "4.17", "gone": None}
+    assert changed["labels"] == {"env": "dev", "team": "a"}
+    assert changed["generation"] == 2
+    changed = check(patch(api, resource, {"labels": {"zone": "b"}}))
+    assert changed["labels"] == {"zone": "b"}
+    assert changed["spec"] == {"version": "4.17", "gone": None}
+    assert changed["generation"] == 3
+    changed = check(patch(api, resource, {"spec": {}, "labels": {}}))
+    assert (changed["spec"], changed["labels"]) == ({}, {})
+    # One request is one change, however many members it carries.
+    assert changed["generation"] == 4
+    assert read(api, resource)[1] == changed
+
+
+@BOTH_KINDS
+def test_merge_patch_merges_and_null_removes(api: Api, kind: str) -> None:
+    resource = create(api, kind, spec={"version": "4.16", "net": {"cidr": "10/8", "mtu": 1500}})
+    changed = check(
+        merge(
+            api,
+            resource,
+            {"spec": {"net": {"mtu": None, "v6": True}, "nodes": 3}, "labels": {"team": None}},
+        )
+    )
+    assert changed["spec"] == {"version": "4.16", "net": {"cidr": "10/8", "v6": True}, "nodes": 3}
+    assert changed["labels"] == {"env": "dev"}
+    assert changed["generation"] == 2
+    changed = check(merge(api, resource, {"labels": {"env": "prod", "absent": None, "new": ""}}))
+    assert changed["labels"] == {"env": "prod", "new": ""}
+    changed = check(merge(api, resource, {"labels": None}))
+    assert changed["labels"] == {}
+    assert changed["spec"] == {"version": "4.16", "net": {"cidr": "10/8", "v6": True}, "nodes": 3}
+    assert changed["generation"] == 4
+    assert read(api, resource)[1] == changed
+
+
+# The examples of RFC 7396, appendix A, one level down, and what they leave open.
+MERGES: list[tuple[Json, Json, Json]] = [
+    ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+    ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+    ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+    ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+    ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+    ({"a": "foo"}, {"a": {"b": "c"}}, {"a": {"b": "c"}}),
+    ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    # Within an array null is an item.
+    ({"a": [1]}, {"a": [None, {"b": None}]}, {"a": [None, {"b": None}]}),
+    # What the patch does not name stays as it is.
+    ({"a": None, "b": {"c": None}}, {"b": {"d": 1}}, {"a": None, "b": {"c": None, "d": 1}}),
+]
+
+
+@BOTH_KINDS
+def test_merge_patch_follows_the_rfc(api: Api, kind: str) -> None:
+    for index, (before, change, after) in enumerate(MERGES):
+        resource = create(api, kind, f"r{index}", spec=before)
+        assert check(merge(api, resource, {"spec": change}))["spec"] == after
+        assert read(api, resource)[1]["spec"] == after
+
+
+LOOK_EQUAL: list[tuple[Any, Any]] = [
+    (1, True),
+    (True, 1),
+    (0, False),
+    (False, 0),
+    (1, "1"),
+    (None, False),
+    (None, 0),
+    ("", None),
+    ([], {}),
+    ([1, 2], [2, 1]),
+    ([1], [True]),
+    ({"b": [{"c": 1}]}, {"b": [{"c": True}]}),
+    (2**53, 2**53 + 1),
+    (0.1, 0.10000000000000002),
+    ("é", "e\u0301"),
+]
+
+
+@pytest.mark.parametrize("media_type", BOTH_TYPES)
+def test_values_that_a_language_may_take_for_equal_are_a_change(api: Api, media_type: str) -> None:
+    for index, (before, after) in enumerate(LOOK_EQUAL):
+        # In an array, since elsewhere a merge takes null for a removal.
+        cluster = api.cluster(f"c{index}", spec={"a": [before]})
+        changed = check(patch(api, cluster, {"spec": {"a": [after]}}, media_type))
+        assert changed["generation"] == 2, (before, after)
+        # As text, since Python takes some of them for equal, too.
+        assert json.dumps(changed["spec"]) == json.dumps({"a": [after]})
+        assert json.dumps(read(api, cluster)[1]["spec"]) == json.dumps({"a": [after]})
+
+
+def test_a_number_that_becomes_a_truth_is_a_change(api: Api) -> None:
+    cluster = api.cluster(spec={"a": 1})
+    changed = check(patch(api, cluster, {"spec": {"a": True}}))
+    assert (changed["generation"], changed["spec"]["a"]) == (2, True)
+    assert changed["spec"]["a"] is True
+    changed = check(merge(api, cluster, {"spec": {"a": 1}}))
+    assert changed["generation"] == 3
+    assert changed["spec"]["a"] is not True
+
+
+@BOTH_KINDS
+def test_name_kind_and_id_may_be_repeated_as_they_are(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    same = {member: resource[member] for member in ("name", "kind", "id")}
+    for media_type in (JSON, MERGE):
+        assert check(patch(api, resource, same, media_type)) == resource
+    changed = check(patch(api, resource, {**same, "labels": {}}))
+    assert (changed["labels"], changed["generation"]) == ({}, 2)
+
+
+@BOTH_KINDS
+def test_a_resource_can_be_sent_back_as_it_was_read_with_a_change(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    edited = {**resource, "spec": {"version": "4.18"}}
+    changed = check(patch(api, resource, edited))
+    assert changed["spec"] == {"version": "4.18"}
+    kept = ("id", "href", "name", "created_time", "created_by", "labels")
+    assert [changed[member] for member in kept] == [resource[member] for member in kept]
+    assert changed["generation"] == 2
+
+
+@BOTH_KINDS
+def test_members_that_a_patch_cannot_set_are_ignored(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    before = read(api, resource)
+    others = {
+        "generation": 99,
+        "status": {"phase": "Ready"},
+        "href": "/elsewhere",
+        "created_time": "1999-01-01T00:00:00Z",
+        "updated_by": "mallory",
+        "deleted_time": "1999-01-01T00:00:00Z",
+        "owner_references": {"kind": "Cluster", "id": NO_ID, "href": "/x"},
+        "unheard_of": 1,
+    }
+    for media_type in BOTH_TYPES:
+        assert check(patch(api, resource, others, media_type)) == before[1]
+        # Nor does null remove them.
+        assert check(patch(api, resource, dict.fromkeys(others), media_type)) == before[1]
+    assert read(api, resource) == before
+
+
+# What a change moves
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("media_type", BOTH_TYPES)
+def test_a_patch_that_changes_nothing_changes_nothing(
+    api: Api, sql: psycopg.Connection, kind: str, media_type: str
+) -> None:
+    spec = {"a": 1, "b": {"c": [1, None], "d": "x"}}
+    resource = create(api, kind, spec=spec)
+    before = read(api, resource)
+    table = "clusters" if kind == "Cluster" else "node_pools"
+    row = sql.execute(f"SELECT xmin, version, document FROM {table}").fetchall()
+    for body in (
+        {},
+        {"spec": spec},
+        {"spec": {"b": {"d": "x", "c": [1, None]}, "a": 1}},
+        {"labels": {"team": "a", "env": "dev"}},
+        {"spec": spec, "labels": resource["labels"]},
+    ):
+        response = patch(api, resource, body, media_type)
+        assert (response.headers["ETag"], check(response)) == before
+    if media_type == MERGE:
+        for body in ({"spec": {}}, {"labels": {}}, {"labels": {"absent": None}}, {"spec": {"z": None}}):
+            response = patch(api, resource, body, media_type)
+            assert (response.headers["ETag"], check(response)) == before
+    assert read(api, resource) == before
+    assert sql.execute(f"SELECT xmin, version, document FROM {table}").fetchall() == row
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("media_type", BOTH_TYPES)
+def test_a_real_change_moves_generation_time_and_author(
+    api: Api, kind: str, media_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = create(api, kind)
+    for generation, body in ((2, {"spec": {"version": "4.17"}}), (3, {"labels": {"env": "prod"}})):
+        tag, before = read(api, resource)
+        # Without authentication everybody is the same; here somebody else comes along.
+        monkeypatch.setattr(identity, "SYSTEM", f"editor-{generation}@example.com")
+        response = patch(api, resource, body, media_type)
+        changed = check(response)
+        assert changed["generation"] == generation
+        assert changed["updated_time"] > before["updated_time"]
+        assert changed["updated_by"] == f"editor-{generation}@example.com"
+        assert changed["created_by"] == resource["created_by"] == "system@hyperfleet.local"
+        assert changed["created_time"] == resource["created_time"]
+        assert "deleted_time" not in changed
+        assert response.headers["ETag"] != tag
+        assert read(api, resource) == (response.headers["ETag"], changed)
+        # Repeating it is no change any more, whoever does.
+        monkeypatch.setattr(identity, "SYSTEM", "third@example.com")
+        assert check(patch(api, resource, body, media_type)) == changed
+
+
+@BOTH_KINDS
+def test_the_status_is_refolded_for_the_new_generation(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    assert api.report(resource, "dns").status_code == 201
+    before = api.read(resource)
+    assert before["status"]["phase"] == "Ready"
+    changed = check(merge(api, resource, {"spec": {"version": "4.17"}}))
+    assert changed["status"]["phase"] == "NotReady"
+    assert changed["status"]["observed_generation"] == 1
+    assert changed["status"]["last_transition_time"] == changed["updated_time"]
+    assert changed["status"]["adapters"] == before["status"]["adapters"]
+    for type_ in ("Ready", "Reconciled"):
+        now = condition(changed, type_)
+        assert (now["status"], now["observed_generation"]) == ("False", 2)
+        assert now["reason"] == "ReconciledMissingAdapters"
+        # Nobody has reported on this generation, so this is as new as the wish itself.
+        assert now["last_updated_time"] == now["last_transition_time"] == changed["updated_time"]
+    for type_ in ("Available", "LastKnownReconciled"):
+        # A new spec under way does not make a running cluster unavailable.
+        assert condition(changed, type_) == condition(before, type_)
+        assert condition(changed, type_)["status"] == "True"
+        assert condition(changed, type_)["observed_generation"] == 1
+    assert condition(changed, "DnsSuccessful") == condition(before, "DnsSuccessful")
+    assert api.read(resource) == changed
+    assert api.report(resource, "dns", observed_generation=2).status_code == 201
+    settled = api.read(resource)
+    assert settled["status"]["phase"] == "Ready"
+    assert settled["generation"] == 2
+    assert condition(settled, "Available")["observed_generation"] == 2
+
+
+@BOTH_KINDS
+def test_a_patch_without_change_leaves_the_status_alone(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    api.report(resource, "dns")
+    before = read(api, resource)
+    assert before[1]["status"]["phase"] == "Ready"
+    assert check(patch(api, resource, {"spec": resource["spec"]})) == before[1]
+    assert read(api, resource) == before
+
+
+@BOTH_KINDS
+def test_labels_in_searches_follow_the_change(api: Api, sql: psycopg.Connection, kind: str) -> None:
+    resource = create(api, kind)
+    bystander = api.cluster("bystander", labels={"env": "dev"})
+    assert label_rows(sql, resource) == {"env": "dev", "team": "a"}
+    for body, media_type in (
+        ({"labels": {"env": "prod", "zone": "b"}}, JSON),
+        ({"labels": {"zone": None, "new": "x"}}, MERGE),
+        ({"spec": {"nodes": 1}}, JSON),
+        ({"labels": {}}, MERGE),
+        ({"labels": None}, MERGE),
+        ({"labels": {"back": ""}}, JSON),
+        ({"labels": {}}, JSON),
+    ):
+        changed = check(patch(api, resource, body, media_type))
+        assert label_rows(sql, resource) == changed["labels"]
+    assert label_rows(sql, bystander) == {"env": "dev"}
+
+
+def test_a_change_of_a_node_pool_is_none_of_its_cluster_and_the_other_way_round(api: Api) -> None:
+    cluster = api.cluster()
+    first, second = api.node_pool(cluster, "np1"), api.node_pool(cluster, "np2")
+    before = read(api, cluster), read(api, second)
+    check(patch(api, first, {"spec": {"replicas": 3}}))
+    assert (read(api, cluster), read(api, second)) == before
+    before = read(api, first), read(api, second)
+    check(patch(api, cluster, {"spec": {"nodes": 3}}))
+    assert (read(api, first), read(api, second)) == before
+
+
+# What is refused
+
+
+@BOTH_KINDS
+def test_name_kind_and_id_cannot_change(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    before = read(api, resource)
+    other = {
+        "name": "another",
+        "kind": {"Cluster": "NodePool", "NodePool": "Cluster"}[kind],
+        "id": NO_ID,
+    }
+    for media_type in BOTH_TYPES:
+        for member, value in other.items():
+            for wrong in (value, "", 1, None, resource[member] + "x"):
+                body = {member: wrong, "spec": {"x": 1}}
+                problem(patch(api, resource, body, media_type), 400, member)
+    assert read(api, resource) == before
+
+
+@BOTH_KINDS
+def test_everything_that_may_not_be_repeated_is_named_at_once(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    body = {"name": "another", "id": NO_ID, "labels": {"k": 1}}
+    named = {error["field"] for error in problem(patch(api, resource, body), 400)["errors"]}
+    assert named & {"name", "id", "labels.k"}
+    assert read(api, resource)[1] == resource
+
+
+@BOTH_KINDS
+def test_spec_and_labels_must_stay_objects(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    before = read(api, resource)
+    for media_type in BOTH_TYPES:
+        for wrong in ([], "x", 1, True, False):
+            problem(patch(api, resource, {"spec": wrong, "labels": {}}, media_type), 400, "spec")
+            problem(patch(api, resource, {"labels": wrong, "spec": {}}, media_type), 400, "labels")
+        # A resource cannot be without a spec.
+        problem(patch(api, resource, {"spec": None, "labels": {}}, media_type), 400, "spec")
+    assert read(api, resource) == before
+
+
+def test_labels_are_no_null_where_nothing_is_merged(api: Api) -> None:
+    cluster = api.cluster(labels={"a": "b"})
+    problem(patch(api, cluster, {"labels": None}), 400, "labels")
+    problem(patch(api, cluster, {"labels": {"a": None}}), 400, "labels.a")
+    assert read(api, cluster)[1] == cluster
+
+
+@BOTH_KINDS
+def test_labels_have_the_bounds_of_a_new_resource(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    for media_type in BOTH_TYPES:
+        for labels, field in (
+            ({"k": "v" * 256}, "labels.k"),
+            ({"k": 1}, "labels.k"),
+            ({"k": True}, "labels.k"),
+            ({"k": ["a"]}, "labels.k"),
+            ({"k": {"a": "b"}}, "labels.k"),
+            ({f"k{i}": "v" for i in range(257)}, "labels"),
+            ({"k" * 318: "v"}, None),
+        ):
+            body = problem(patch(api, resource, {"labels": labels}, media_type), 400)
+            (error,) = body["errors"]
+            assert error["field"] == field or (field is None and error["field"].startswith("labels"))
+    assert read(api, resource)[1] == resource
+
+
+@BOTH_KINDS
+def test_the_bounds_hold_for_the_result_of_a_merge_and_not_for_the_patch(api: Api, kind: str) -> None:
+    full = {f"k{i}": "v" for i in range(256)}
+    resource = create(api, kind, labels=full)
+    problem(merge(api, resource, {"labels": {"one-too-many": "v"}}), 400, "labels")
+    assert read(api, resource)[1] == resource
+    # As many members as the bounds forbid, but fewer labels in the end.
+    swap: Json = dict.fromkeys(full) | {f"n{i}": "w" for i in range(10)}
+    assert check(merge(api, resource, {"labels": swap}))["labels"] == {f"n{i}": "w" for i in range(10)}
+    edge = {"k" * 317: "v" * 255}
+    assert check(merge(api, resource, {"labels": edge}))["labels"].items() >= edge.items()
+
+
+@BOTH_KINDS
+def test_the_result_must_fit_the_provider_s_schema(
+    service: Callable[..., Api], kind: str, tmp_path: Path
+) -> None:
+    schema = {
+        "openapi": "3.0.3",
+        "info": {"title": "A provider", "version": "1"},
+        "paths": {},
+        "components": {
+            "schemas": {
+                name: {
+                    "type": "object",
+                    "required": ["version"],
+                    "properties": {
+                        "version": {"type": "string"},
+                        "nodes": {"type": "integer", "minimum": 1},
+                    },
+                }
+                for name in ("ClusterSpec", "NodePoolSpec")
+            }
+        },
+    }
+    (tmp_path / "provider.yaml").write_text(json.dumps(schema))
+    api = service(openapi_schema_path=str(tmp_path / "provider.yaml"))
+    cluster = api.cluster("owner", spec={"version": "4.16"})
+    resource = api.cluster(spec={"version": "4.16", "nodes": 2})
+    if kind == "NodePool":
+        resource = api.node_pool(cluster, spec={"version": "4.16", "nodes": 2})
+    problem(patch(api, resource, {"spec": {"nodes": 2}}), 400, "spec.version")
+    problem(merge(api, resource, {"spec": {"version": None}}), 400, "spec.version")
+    problem(merge(api, resource, {"spec": {"nodes": 0}}), 400, "spec.nodes")
+    assert read(api, resource)[1] == resource
+    # What the patch leaves out counts, since the result has it.
+    assert check(merge(api, resource, {"spec": {"nodes": 3}}))["spec"] == {"version": "4.16", "nodes": 3}
+
+
+@BOTH_KINDS
+def test_a_patch_must_be_a_json_object(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    for media_type in BOTH_TYPES:
+        for body in ([], "x", 1, None, True, [{"spec": {}}]):
+            problem(patch(api, resource, body, media_type), 400)
+        for text in ("", "{", '{"spec": {}}x', "{'spec': {}}", '{"spec": {"a": NaN}}'):
+            problem(api.patch(at(resource), data=text, headers={"Content-Type": media_type}), 400)
+    assert read(api, resource)[1] == resource
+
+
+@BOTH_KINDS
+def test_what_the_database_cannot_hold_is_refused_and_not_an_error_of_the_service(
+    api: Api, kind: str
+) -> None:
+    resource = create(api, kind)
+    for media_type in BOTH_TYPES:
+        for body in (
+            '{"spec": {"a": "\\u0000"}}',
+            '{"spec": {"\\u0000": 1}}',
+            '{"labels": {"a": "\\u0000"}}',
+            '{"spec": {"a": "\\ud800"}}',
+            '{"spec": {"a": [' + "[" * 20_000 + "]" * 20_000 + "]}}",
+        ):
+            problem(api.patch(at(resource), data=body, headers={"Content-Type": media_type}), 400)
+    assert read(api, resource)[1] == resource
+
+
+@BOTH_KINDS
+def test_other_media_types_are_refused(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    for media_type in (
+        "text/plain",
+        "application/json-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/x-www-form-urlencoded",
+        "application/merge-patch",
+        "application/xml",
+    ):
+        problem(patch(api, resource, {"spec": {"x": 1}}, media_type), 415)
+    assert read(api, resource)[1] == resource
+
+
+@BOTH_KINDS
+def test_media_types_may_carry_parameters(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    check(patch(api, resource, {"labels": {"a": "1"}}, "application/json; charset=utf-8"))
+    changed = check(patch(api, resource, {"labels": {"b": "2"}}, f"{MERGE};charset=UTF-8"))
+    assert changed["labels"] == {"a": "1", "b": "2"}
+
+
+def test_media_types_are_recognised_in_capitals(api: Api) -> None:
+    cluster = api.cluster()
+    assert check(patch(api, cluster, {"labels": {"a": "1"}}, "Application/JSON"))["labels"] == {"a": "1"}
+    changed = check(patch(api, cluster, {"labels": {"b": "2"}}, "Application/Merge-Patch+JSON"))
+    assert changed["labels"] == {"a": "1", "b": "2"}
+
+
+@BOTH_KINDS
+def test_what_does_not_exist_cannot_be_changed(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    for media_type in BOTH_TYPES:
+        for unknown in (NO_ID, "no-uuid", resource["id"] + "0"):
+            response = api.patch(
+                f"{collection(resource)}/{unknown}",
+                data='{"spec": {"x": 1}}',
+                headers={"Content-Type": media_type},
+            )
+            problem(response, 404)
+
+
+def test_a_node_pool_is_changed_under_its_own_cluster_only(api: Api) -> None:
+    node_pool = api.node_pool(api.cluster("c1"))
+    other = api.cluster("c2")
+    path = f"/clusters/{other['id']}/nodepools/{node_pool['id']}"
+    problem(api.patch(path, json={"spec": {"x": 1}}), 404)
+    # Nor does the one kind answer to the other's ids.
+    problem(api.patch(f"/clusters/{node_pool['id']}", json={"spec": {"x": 1}}), 404)
+    assert read(api, node_pool)[1] == node_pool
+
+
+@BOTH_KINDS
+def test_a_marked_resource_cannot_be_changed(service: Callable[..., Api], kind: str) -> None:
+    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+    resource = create(api, kind)
+    check(api.delete(at(resource)), 202)
+    before = read(api, resource)
+    for media_type in BOTH_TYPES:
+        for body in ({"spec": {"x": 1}}, {"labels": {"x": "1"}}, {"spec": {}, "name": resource["name"]}):
+            refused(patch(api, resource, {**body, "labels": {"y": "2"}}, media_type), 409)
+    assert read(api, resource) == before

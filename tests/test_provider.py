@@ -1,0 +1,741 @@
+"""Specs against the provider's schemas: what gets in, what a caller hears, and what operators see."""
+
+# ruff: noqa: E501 (tables of cases, a line for each)
+
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema_rs
+import pytest
+import requests
+import yaml
+from conftest import Api
+from process import Serving, run
+
+from hyperfleet import contract, provider
+from hyperfleet import schema as schemas
+from hyperfleet.provider_document import BrokenDocument, read
+from hyperfleet.settings import Settings
+
+PROVIDERS = Path(__file__).parent / "providers"
+
+GCP = {
+    "release": {"version": "4.17.3", "channel": "fast"},
+    "displayName": None,
+    "platform": {
+        "gcp": {
+            "projectID": "my-project-1",
+            "region": "europe-west1",
+            "network": "default",
+            "diskSize": 100,
+            "kmsKey": "https://example.com/key",
+            "serviceAccount": "robot@example.com",
+            "budget": 0.5,
+            "quota": 2**63 - 1,
+            "startupScript": "aGVsbG8=",
+            "labels": {"team": "a_b-1"},
+        }
+    },
+    "zones": ["europe-west1-a", "europe-west1-b"],
+    "networking": {
+        "podCIDR": "10.0.0.0/16",
+        "apiAddress": "2001:db8::1",
+        "mtu": 1500,
+        "routes": {"to": "a", "behind": [{"to": "b", "behind": [{"to": "c"}]}]},
+    },
+    "maintenance": None,
+}
+GCP_POOL = {
+    "machineType": "n2-standard-8",
+    "replicas": 3,
+    "bootDisk": {"sizeGb": 20, "encrypted": "on"},
+    "taints": [{"key": "gpu", "value": None, "effect": "NoSchedule"}],
+}
+AWS = {
+    "region": "us-east-1",
+    "fips": None,
+    "platform": {
+        "type": "rosa",
+        "accountId": "123456789012",
+        "roleArns": ["arn:aws:iam::123456789012:role/x"],
+    },
+    "endpoint": {"access": "private", "vpc": "vpc-0a1b2c3d"},
+    "identity": {"kind": "Oidc", "issuer": "https://example.com"},
+}
+AWS_POOL = {"instanceType": "m5.xlarge", "replicas": 3, "volume": {"type": "io2", "iops": 5000}}
+SHAPES: list[Any] = [
+    "a-name",
+    100,
+    "large",
+    True,
+    0.5,
+    "10.0.0.1",
+    ["zone-1", "zone-2"],
+    {"key": "value"},
+    None,
+    {"name": "abc", "weight": 5},
+]
+WIDE = {
+    section: {f"p{number:03}": SHAPES[number % 10] for number in range(start, start + 40)}
+    for start, section in zip(
+        range(0, 200, 40), ("compute", "network", "storage", "security", "addons"), strict=True
+    )
+}
+
+
+def at(path: str, value: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a spec in which the value at a path is another; a path ends in - to remove it."""
+    changed: Any = json.loads(json.dumps(spec))
+    node, parts = changed, path.rstrip("-").split(".")
+    for part in parts[:-1]:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else node[int(part)]
+    if path.endswith("-"):
+        del node[parts[-1]]
+    elif isinstance(node, list):
+        node[int(parts[-1])] = value
+    else:
+        node[parts[-1]] = value
+    return changed
+
+
+def faults(response: requests.Response) -> list[tuple[str, str, str]]:
+    assert response.status_code == 400, response.text
+    answer = response.json()
+    assert answer["code"] == "HYPERFLEET-VAL-001"
+    assert [one["field"] for one in answer["details"]] == [one["field"] for one in answer["errors"]]
+    return [(one["field"], one["message"], one["constraint"]) for one in answer["errors"]]
+
+
+def create(api: Api, spec: Any, kind: str = "Cluster") -> requests.Response:
+    """Posts a resource under a name of its own."""
+    name = f"n{time.monotonic_ns()}"
+    if kind == "Cluster":
+        return api.post("/clusters", json={"name": name, "spec": spec})
+    owner = api.get("/clusters").json()["items"][0]["id"]
+    return api.post(f"/clusters/{owner}/nodepools", json={"name": name, "spec": spec})
+
+
+@pytest.fixture
+def served(service: Callable[..., Api]) -> Callable[[str], Api]:
+    return lambda name: service(openapi_schema_path=str(PROVIDERS / f"{name}.yaml"))
+
+
+# What a caller may write, and what he hears -------------------------------------------------------
+
+Case = tuple[str, Any, str, str, str]
+P = "platform.gcp."
+
+GCP_CASES: list[Case] = [
+    (P + "diskSize", 5, "spec.platform.gcp.diskSize", "must be at least 10", "minimum"),
+    (P + "diskSize", "5", "spec.platform.gcp.diskSize", "must be an integer", "type"),
+    (P + "diskSize", 70000, "spec.platform.gcp.diskSize", "must be at most 65536", "maximum"),
+    (P + "budget", 0, "spec.platform.gcp.budget", "must be greater than 0", "exclusiveMinimum"),
+    (P + "region", "mars", "spec.platform.gcp.region", "must be one of us-central1, us-east1, europe-west1, asia-east1", "enum"),
+    (P + "projectID", "goog-x1", "spec.platform.gcp.projectID", "must match the pattern ^(?!goog)[a-z][-a-z0-9]{4,28}[a-z0-9]$", "pattern"),
+    (P + "network-", None, "spec.platform.gcp.network", "is required", "required"),
+    (P + "network", "", "spec.platform.gcp.network", "must not be empty", "minLength"),
+    (P + "network", None, "spec.platform.gcp.network", "must be a string", "type"),
+    (P + "kmsKey", "no uri", "spec.platform.gcp.kmsKey", "must be a URI", "format"),
+    (P + "serviceAccount", "robot", "spec.platform.gcp.serviceAccount", "must be an e-mail address", "format"),
+    (P + "quota", 2**63, "spec.platform.gcp.quota", "must be an integer of 64 bits, from -9223372036854775808 to 9223372036854775807", "format"),
+    (P + "startupScript", "*", "spec.platform.gcp.startupScript", "must be text in base64", "format"),
+    (P + "labels.Team", "A B", "spec.platform.gcp.labels.Team", "must match the pattern ^[a-z0-9_-]{0,63}$", "pattern"),
+    (P + "extra", 1, "spec.platform.gcp.extra", "is not a known member", "additionalProperties"),
+    ("platform.aws", {}, "spec.platform.aws", "is not a known member", "additionalProperties"),
+    ("zones", [], "spec.zones", "must have at least 1 item", "minItems"),
+    ("zones", ["europe-west1-a"] * 2, "spec.zones", "must not have the same item twice", "uniqueItems"),
+    ("zones", ["a-b1-a", "a-b1-b", "c"], "spec.zones[2]", "must match the pattern ^[a-z]+-[a-z]+[0-9]-[a-f]$", "pattern"),
+    ("displayName", 5, "spec.displayName", "must be a string or null", "type"),
+    ("displayName", "x" * 41, "spec.displayName", "must have at most 40 characters", "maxLength"),
+    ("maintenance", {"day": "mon"}, "spec.maintenance.hour", "is required", "required"),
+    ("maintenance", {"day": "mon", "hour": 1, "until": "now"}, "spec.maintenance.until", "must be a time as in RFC 3339, such as 2025-11-17T15:04:05Z", "format"),
+    ("networking.mtu", 1502, "spec.networking.mtu", "must be a multiple of 4", "multipleOf"),
+    ("networking.routes.behind.0.behind.0.to", 1, "spec.networking.routes.behind[0].behind[0].to", "must be a string", "type"),
+    ("networking.apiAddress", "here", "spec.networking.apiAddress", "must fit one of the alternatives: must be an IPv4 address; or must be an IPv6 address", "anyOf"),
+]  # fmt: skip
+GCP_POOL_CASES: list[Case] = [
+    ("replicas", 2**31, "spec.replicas", "must be at most 500", "maximum"),
+    ("machineType", "x1", "spec.machineType", "must match the pattern ^(n2|n2d|e2|c3)-(standard|highmem|highcpu)-[0-9]+$", "pattern"),
+    ("bootDisk.encrypted", True, "spec.bootDisk.encrypted", "must be one of on, off", "enum"),
+    ("taints.0.effect", "Never", "spec.taints[0].effect", "must be one of NoSchedule, PreferNoSchedule, NoExecute", "enum"),
+]  # fmt: skip
+AWS_CASES: list[Case] = [
+    ("platform.accountId", "1", "spec.platform.accountId", "must match the pattern ^[0-9]{12}$", "pattern"),
+    ("platform.roleArns", ["x"], "spec.platform.roleArns[0]", "must match the pattern ^arn:aws:iam::[0-9]{12}:role/.+$", "pattern"),
+    ("platform.type", "gke", "spec.platform.type", "must be one of rosa, eks, Outpost", "enum"),
+    ("platform.type-", None, "spec.platform.type", "is required", "required"),
+    ("platform", {"type": "eks"}, "spec.platform.version", "is required", "required"),
+    ("platform", {"type": "Outpost"}, "spec.platform.outpostArn", "is required", "required"),
+    ("platform", "rosa", "spec.platform", "must be an object", "type"),
+    ("fips", "yes", "spec.fips", "must be a boolean or null", "type"),
+    ("extra", 1, "spec.extra", "is not a known member", "unevaluatedProperties"),
+    # Without a discriminator: a constant tells which alternative was meant.
+    ("endpoint.vpc", "net-1", "spec.endpoint.vpc", "must match the pattern ^vpc-[0-9a-f]{8,17}$", "pattern"),
+    ("endpoint", {"access": "public"}, "spec.endpoint.cidrs", "is required", "required"),
+    # The discriminator of a parent, whose children extend it.
+    ("identity.issuer-", None, "spec.identity.issuer", "is required", "required"),
+    ("identity", {"kind": "Saml", "metadata": "x", "audience": "a"}, "spec.identity.audience", "must have at least 3 characters", "minLength"),
+    ("identity.kind", "Password", "spec.identity.kind", "must be one of Oidc, Saml", "enum"),
+]  # fmt: skip
+AWS_POOL_CASES: list[Case] = [
+    ("replicas", 0, "spec.replicas", "must be greater than 0", "exclusiveMinimum"),
+    ("volume.iops", 5, "spec.volume.iops", "must be at least 100", "minimum"),
+    ("volume", {"type": "gp3", "iops": 5}, "spec.volume.iops", "must be at least 3000", "minimum"),
+    ("volume.type", "gp2", "spec.volume.type", "must be one of gp3, io2", "enum"),
+    ("replicas-", None, "spec", "must fit one of the alternatives: replicas is required; or autoscaling is required", "oneOf"),
+    ("autoscaling", {"min": 1, "max": 2}, "spec", "must fit exactly one of the alternatives, but fits several", "oneOf"),
+]  # fmt: skip
+WIDE_CASES: list[Case] = [
+    ("compute.p000-", None, "spec.compute.p000", "is required", "required"),
+    ("network.p041", 2**31, "spec.network.p041", "must be at most 10000", "maximum"),
+    ("storage.p086", ["zone-1", "Z"], "spec.storage.p086[1]", "must match the pattern ^[a-z]+-[0-9]+$", "pattern"),
+    ("security.p129.name", "A", "spec.security.p129.name", "must match the pattern ^[a-z]+$", "pattern"),
+    ("addons.p200", 1, "spec.addons.p200", "is not a known member", "additionalProperties"),
+    ("addons-", None, "spec.addons", "is required", "required"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster", "pool", "cluster_cases", "pool_cases"),
+    [
+        ("gcp", GCP, GCP_POOL, GCP_CASES, GCP_POOL_CASES),
+        ("aws", AWS, AWS_POOL, AWS_CASES, AWS_POOL_CASES),
+        ("wide", WIDE, WIDE, WIDE_CASES, WIDE_CASES[:-1]),
+    ],
+    ids=["gcp", "aws", "wide"],
+)
+def test_good_specs_get_in_as_they_are_and_each_bad_one_is_told_its_fault(
+    served: Callable[[str], Api],
+    name: str,
+    cluster: dict[str, Any],
+    pool: dict[str, Any],
+    cluster_cases: list[Case],
+    pool_cases: list[Case],
+) -> None:
+    api = served(name)
+    for kind, good, cases in (("Cluster", cluster, cluster_cases), ("NodePool", pool, pool_cases)):
+        created = create(api, good, kind)
+        assert created.status_code == 201, created.text
+        assert created.json()["spec"] == good
+        for path, value, *expected in cases:
+            found = faults(create(api, at(path, value, good), kind))
+            assert found == [tuple(expected)], (path, value)
+    assert api.get("/clusters").json()["total"] == 1
+    assert api.get("/nodepools").json()["total"] == 1
+
+
+def test_all_faults_of_body_and_spec_come_at_once(served: Callable[[str], Api]) -> None:
+    api = served("gcp")
+    spec = at("platform.gcp.diskSize", 5, at("zones", ["x", "europe-west1-a", "y"], GCP))
+    answer = api.post("/clusters", json={"name": "Not_A_Label", "labels": {"a": 1}, "spec": spec})
+    fields = {field for field, _, _ in faults(answer)}
+    assert fields == {"name", "labels.a", "spec.platform.gcp.diskSize", "spec.zones[0]", "spec.zones[2]"}
+    assert answer.json()["detail"].count("; ") == 4
+
+    cluster = api.cluster(spec=GCP)
+    patch = {"labels": {"a": 1}, "spec": spec}
+    fields = {field for field, _, _ in faults(api.patch(f"/clusters/{cluster['id']}", json=patch))}
+    assert fields == {"labels.a", "spec.platform.gcp.diskSize", "spec.zones[0]", "spec.zones[2]"}
+
+    # As the contract alone says it, once.
+    assert faults(api.post("/clusters", json={"name": "a", "spec": 5})) == [
+        ("spec", "must be an object", "type")
+    ]
+    # A body of a megabyte has no answer of a hundred, and takes no minute.
+    assert len(faults(create(api, at("zones", [1] * 9000, GCP)))) == schemas.MAX_FAULTS
+    start = time.monotonic()
+    answer = create(api, at("zones", [1] * 400_000, GCP))
+    assert faults(answer) == [("spec.zones[0]", "must be a string", "type")]
+    assert time.monotonic() - start < 3
+
+
+def test_a_patch_is_held_against_the_schema_with_what_it_leaves_and_what_it_changes(
+    served: Callable[[str], Api],
+) -> None:
+    api = served("gcp")
+    cluster = api.cluster(spec=GCP)
+    pool = api.node_pool(cluster, spec=GCP_POOL)
+    merge = {"Content-Type": "application/merge-patch+json"}
+    disk = {"spec": {"platform": {"gcp": {"diskSize": 5}}}}
+    path = f"/clusters/{cluster['id']}"
+    # What is merged is the whole spec, so a part of it will do; what replaces it must be whole.
+    field = "spec.platform.gcp.diskSize"
+    assert faults(api.patch(path, data=json.dumps(disk), headers=merge)) == [
+        (field, "must be at least 10", "minimum")
+    ]
+    assert {one for one, _, _ in faults(api.patch(path, json=disk))} == {
+        *(field, "spec.release", "spec.platform.gcp.projectID"),
+        *("spec.platform.gcp.region", "spec.platform.gcp.network"),
+    }
+    gone = {"spec": {"release": None}}
+    assert faults(api.patch(path, data=json.dumps(gone), headers=merge)) == [
+        ("spec.release", "is required", "required")
+    ]
+    replicas = json.dumps({"spec": {"replicas": 501}})
+    assert faults(api.patch(f"{path}/nodepools/{pool['id']}", data=replicas, headers=merge)) == [
+        ("spec.replicas", "must be at most 500", "maximum")
+    ]
+    assert api.read(cluster) == cluster
+    disk["spec"]["platform"]["gcp"]["diskSize"] = 50
+    patched = api.patch(path, data=json.dumps(disk), headers=merge)
+    assert patched.status_code == 200, patched.text
+    assert patched.json()["spec"] == at("platform.gcp.diskSize", 50, GCP)
+    replaced = api.patch(path, json={"spec": GCP})
+    assert (replaced.status_code, replaced.json()["generation"]) == (200, 3)
+
+
+def test_defaults_are_not_filled_in_and_what_is_read_only_need_not_be_sent(
+    served: Callable[[str], Api], service: Callable[..., Api], tmp_path: Path
+) -> None:
+    spec = at("release.channel-", None, GCP)
+    assert create(served("gcp"), spec).json()["spec"] == spec
+    document = yaml.safe_load((PROVIDERS / "gcp.yaml").read_text())
+    document["components"]["schemas"]["Release"]["required"] = ["version", "image"]
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps(document))
+    api = service(openapi_schema_path=str(file))
+    assert create(api, GCP).status_code == 201
+
+
+def test_without_a_file_or_without_a_schema_any_object_gets_in(
+    service: Callable[..., Api], api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert create(api, {"anything": [1, None]}).status_code == 201
+    file = tmp_path / "half.yaml"
+    file.write_text("openapi: 3.0.0\ncomponents: {schemas: {ClusterSpec: {required: [a]}}}\n")
+    half = service(openapi_schema_path=str(file))
+    assert faults(create(half, {})) == [("spec.a", "is required", "required")]
+    assert create(half, {"any": 1}, "NodePool").status_code == 201
+    lines = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert lines == [f"{file} has no NodePoolSpec: the spec of a NodePool is not validated"]
+    # The contract that the service ships is such a document itself.
+    shipped = read(Path("openapi/openapi.yaml"))
+    assert set(shipped.validators) == {"Cluster", "NodePool"}
+    assert [*schemas.faults(shipped.validators["Cluster"], {"any": 1})] == []
+
+
+# Schemas, one feature at a time -------------------------------------------------------------------
+
+
+def compiled(
+    tmp_path: Path, version: str, spec: Any, **named: Any
+) -> Callable[[Any], list[tuple[str, str]]]:
+    file = tmp_path / f"{time.monotonic_ns()}.yaml"
+    document = {"openapi": version, "components": {"schemas": {"ClusterSpec": spec, **named}}}
+    document["components"]["x-more"] = {"a/b": {"type": "null"}}
+    file.write_text(yaml.safe_dump(document))
+    validator = read(file).validators["Cluster"]
+
+    def check(value: Any) -> list[tuple[str, str]]:
+        found = schemas.faults(validator, value, ["spec"])
+        return [(fault["field"], fault["constraint"]) for fault in found]
+
+    return check
+
+
+def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
+    check = compiled(
+        tmp_path,
+        "3.0.3",
+        {
+            "properties": {
+                "size": {"type": "string", "nullable": True, "enum": ["s", "m"]},
+                "over": {"minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},
+                # What is beside a reference does not count.
+                "ref": {"$ref": "#/components/schemas/Text", "maxLength": 1},
+                "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
+                "int32": {"type": "integer", "format": "int32"},
+                "deep": {"$ref": "#/components/schemas/Outer/properties/inner"},
+                "other": {"$ref": "#/components/x-more/a~1b"},
+            }
+        },
+        Text={"type": "string"},
+        Outer={"properties": {"inner": {"type": "boolean"}}},
+    )  # fmt: skip
+    assert (
+        check(
+            {
+                "size": None,
+                "over": 9,
+                "ref": "long",
+                "some": None,
+                "int32": 1.0,
+                "deep": True,
+                "other": None,
+            }
+        )
+        == []
+    )
+    bad = {"size": "x", "over": 3, "ref": 1, "some": 1, "int32": 2**31, "deep": 1, "other": 1}
+    assert check(bad) == [
+        ("spec.size", "enum"),
+        ("spec.over", "exclusiveMinimum"),
+        ("spec.ref", "type"),
+        ("spec.some", "oneOf"),
+        ("spec.int32", "format"),
+        ("spec.deep", "type"),
+        ("spec.other", "type"),
+    ]
+
+
+def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
+    check = compiled(
+        tmp_path,
+        "3.1.0",
+        {
+            "properties": {
+                "const": {"const": 5},
+                "both": {"$ref": "#/components/schemas/Text", "maxLength": 1},
+                "tuple": {"prefixItems": [{"type": "string"}], "items": False},
+                "anchor": {"$ref": "#text"},
+                "if": {"if": {"required": ["a"]}, "then": {"required": ["b"]}},
+                "names": {"propertyNames": {"pattern": "^[a-z]+$"}},
+                "needs": {"dependentRequired": {"a": ["b"]}},
+                "local": {"$defs": {"n": {"type": "null"}}, "type": "null"},
+            },
+            "patternProperties": {"^x-": {"type": "integer"}},
+        },
+        Text={"type": "string", "$anchor": "text"},
+    )
+    good = {"const": 5, "both": "a", "tuple": ["a"], "anchor": "a", "if": {"a": 1, "b": 2}, "x-a": 1}
+    assert check({**good, "names": {"a": 1}, "local": None}) == []
+    bad = {"const": "5", "both": "ab", "tuple": ["a", 1], "anchor": 1, "if": {"a": 1}, "x-a": "1"}
+    assert set(check({**bad, "names": {"A": 1}, "needs": {"a": 1}, "local": 1})) == {
+        ("spec.const", "const"),
+        ("spec.both", "maxLength"),
+        ("spec.tuple[1]", "items"),
+        ("spec.anchor", "type"),
+        ("spec.if.b", "required"),
+        ("spec.x-a", "type"),
+        ("spec.names", "pattern"),
+        ("spec.needs.b", "dependentRequired"),
+        ("spec.local", "type"),
+    }
+
+
+def test_references_that_go_round_end(tmp_path: Path) -> None:
+    tree = {"properties": {"left": {"$ref": "#/components/schemas/Tree"}, "n": {"type": "integer"}}}
+    check = compiled(tmp_path, "3.0.3", {"$ref": "#/components/schemas/Tree"}, Tree=tree)
+    value: dict[str, Any] = {"n": "x"}
+    for _ in range(60):
+        value = {"left": value}
+    assert check(value) == [("spec" + ".left" * 60 + ".n", "type")]
+    # These say nothing at all, but must not take forever over it.
+    loop = {"$ref": "#/components/schemas/Loop"}
+    assert compiled(tmp_path, "3.0.3", loop, Loop={"allOf": [loop]})({}) == []
+
+
+def test_a_pattern_cannot_hang_the_service(tmp_path: Path) -> None:
+    slow = {"type": "string", "pattern": r"^(([a-z])+.)+(?!q)[A-Z]([a-z])+$"}
+    check = compiled(tmp_path, "3.0.3", {"properties": {"list": {"items": slow}}})
+    start = time.perf_counter()
+    # What cannot be told within the bound counts as not matching.
+    assert check({"list": ["a" * 40 + "!"] * 1000})[0] == ("spec.list[0]", "pattern")
+    assert check({"list": ["a" * 40 + "!"] * 20_000}) == [("spec.list[0]", "pattern")]
+    assert time.perf_counter() - start < 3
+    assert check({"list": ["aaaaAa"] * 1000}) == []
+
+
+def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path) -> None:
+    kinds = {"type": "object", "properties": {"t": {"enum": ["x", "y"]}, "n": {"type": "integer"}}}
+    refs = [{"$ref": f"#/components/schemas/{name}"} for name in "AB"]
+    one = {"oneOf": refs, "discriminator": {"propertyName": "t"}}
+    check = compiled(
+        tmp_path, "3.0.3", one, A={**kinds, "required": ["a"]}, B={**kinds, "required": ["b"]}
+    )
+    assert check({"t": "x", "a": 1}) == []
+    assert check({"t": "x"}) == [("spec", "oneOf")]
+
+
+# Files that are missing or broken -----------------------------------------------------------------
+
+HEAD = "openapi: 3.0.3\ncomponents:\n  schemas:\n    ClusterSpec:\n"
+BROKEN = {
+    "yaml": (HEAD + "   - x: [\n", "line 5, column 4: is not YAML: expected <block end>"),
+    "twice": (HEAD + "      type: object\n      type: object\n", "line 6, column 7: is not YAML: the key 'type' comes twice"),
+    "json": ('{"openapi": "3.0.3",\n "x": }', "line 2, column 7: is not JSON: Expecting value"),
+    "text": ("hello", "line 1: : is not an OpenAPI document: it must hold a mapping with the key openapi"),
+    "swagger": ("swagger: '2.0'\n", "the key openapi is missing; OpenAPI 3.0 and 3.1 are understood"),
+    "version": ("openapi: 4.0.0\n", "line 1: openapi: openapi is 4.0.0; OpenAPI 3.0 and 3.1 are understood"),
+    "schemas": ("openapi: 3.0.3\ncomponents: {schemas: [1]}\n", "line 2: components.schemas: must hold schemas by their names"),
+    "type": (HEAD + "      properties:\n        a:\n          type: strng\n", "line 7: components.schemas.ClusterSpec.properties.a.type: must be one of array, boolean, integer, null, number, object, string"),
+    "required": (HEAD + "      properties:\n        a: {required: true}\n", "line 6: components.schemas.ClusterSpec.properties.a.required: must be an array"),
+    "pattern": (HEAD + "      properties: {a: {pattern: '['}}\n", "components.schemas.ClusterSpec.properties.a.pattern: must be a regular expression"),
+    "nullable": (HEAD + "      nullable: 'yes'\n", "components.schemas.ClusterSpec.nullable: must be true or false"),
+    "discriminator": (HEAD + "      discriminator: type\n", "components.schemas.ClusterSpec.discriminator: must be an object with a propertyName"),
+    "nowhere": (HEAD + "      $ref: '#/components/schemas/Gone'\n", "line 5: components.schemas.ClusterSpec.$ref: refers to #/components/schemas/Gone, which is not in this document"),
+    "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),
+    "remote": (HEAD + "      $ref: 'https://example.com/a.yaml#/A'\n", "refers to https://example.com/a.yaml#/A; nothing is fetched: put that schema into this document"),
+    "file": (HEAD + "      $ref: 'file:///etc/passwd'\n", "refers to file:///etc/passwd; nothing is fetched"),
+    "sibling": (HEAD + "      $ref: 'other.yaml#/A'\n", "refers to other.yaml#/A; nothing is fetched"),
+    "itself": (HEAD + "      &a {properties: {a: *a}}\n", "a YAML anchor holds itself"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_document_is_said_with_its_place(name: str, tmp_path: Path) -> None:
+    text, expected = BROKEN[name]
+    file = tmp_path / "provider.yaml"
+    file.write_text(text)
+    with pytest.raises(BrokenDocument) as raised:
+        read(file)
+    assert raised.value.faults[0].startswith(str(file))
+    assert expected in raised.value.faults[0]
+
+
+def test_every_fault_of_a_document_is_said_and_only_what_the_specs_need_counts(tmp_path: Path) -> None:
+    file = tmp_path / "provider.yaml"
+    file.write_text(
+        HEAD
+        + "      properties: {a: {type: x}, b: {minimum: '1'}}\n    Unused: {type: 5, $ref: 'http://x'}\n"
+    )
+    with pytest.raises(BrokenDocument) as raised:
+        read(file)
+    assert [line.split(": ", 1)[1].split(":")[0] for line in raised.value.faults] == [
+        "components.schemas.ClusterSpec.properties.a.type",
+        "components.schemas.ClusterSpec.properties.b.minimum",
+    ]
+    file.write_text(HEAD + "      properties: {a: {minimun: 5, format: cidr, x-own: 1}}\n")
+    assert read(file).warnings == [
+        "components.schemas.ClusterSpec.properties.a.minimun: is not a known keyword; it is not checked",
+        "components.schemas.ClusterSpec.properties.a.format: cidr is not a known format; it is not checked",
+    ]
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BrokenDocument, match="is not UTF-8"):
+        read(file)
+    with pytest.raises(BrokenDocument, match="cannot be read: Is a directory"):
+        read(tmp_path)
+
+
+@pytest.fixture
+def remote() -> Iterator[tuple[str, list[str]]]:
+    """A server that would hand out a schema, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def test_remote_references_are_never_fetched(remote: tuple[str, list[str]], tmp_path: Path) -> None:
+    url, asked = remote
+    (tmp_path / "near.yaml").write_text("A: {type: string}\n")
+    file = tmp_path / "provider.yaml"
+    for spec in (
+        {"$ref": f"{url}/a.json"},
+        {"properties": {"a": {"items": {"$ref": f"{url}/a.json#/A"}}}},
+        {"$id": f"{url}/base/", "properties": {"a": {"$ref": "a.json"}}},
+        {"properties": {"a": {"$ref": "near.yaml#/A"}}},
+        {"$dynamicRef": f"{url}/a.json#x"},
+    ):
+        for version in ("3.0.3", "3.1.0"):
+            if "$dynamicRef" in spec and version == "3.0.3":
+                continue
+            document = {"openapi": version, "components": {"schemas": {"ClusterSpec": spec}}}
+            file.write_text(yaml.safe_dump(document))
+            with pytest.raises(BrokenDocument, match="nothing is fetched"):
+                read(file)
+    # An address that names a schema, without a reference to it, is no reason to fetch either.
+    spec = {"$id": f"{url}/base/", "$schema": f"{url}/dialect", "type": "object"}
+    document = {"openapi": "3.1.0", "components": {"schemas": {"ClusterSpec": spec}}}
+    file.write_text(yaml.safe_dump({**document, "jsonSchemaDialect": f"{url}/dialect"}))
+    assert "Cluster" in read(file).validators
+    assert asked == []
+
+
+def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
+    tmp_path: Path, service: Callable[..., Api], caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = tmp_path / "missing.yaml"
+    with pytest.raises(click.ClickException, match="cannot be read: No such file"):
+        provider.load(Settings(openapi_schema_path=str(missing)))
+    api = service(openapi_schema_path=str(missing), schema_required=False)
+    assert create(api, {"any": 1}).status_code == 201
+    assert f"{missing}: cannot be read: No such file or directory" in caplog.text
+    assert f"SPECS ARE NOT VALIDATED: mend {missing} and send SIGHUP" in caplog.text
+
+
+def test_the_start_is_refused_in_words_that_help(tmp_path: Path) -> None:
+    file = tmp_path / "provider.yaml"
+    file.write_text(BROKEN["type"][0])
+    for given in (["--openapi-schema-path", str(file)], []):
+        env = {} if given else {"OPENAPI_SCHEMA_PATH": str(file)}
+        ended = run("serve", "--no-auth", "--port=0", "--data-dir", str(tmp_path / "d"), *given, env=env)
+        assert ended.returncode == 1
+        assert f"{file}, line 7: components.schemas.ClusterSpec.properties.a.type" in ended.stdout
+        assert f"'hyperfleet schema check {file}'" in ended.stdout
+        assert "--schema-required=false" in ended.stdout
+        assert "Traceback" not in ended.stdout
+    assert not (tmp_path / "d").exists()
+    config = tmp_path / "config.yaml"
+    config.write_text(f"openapi_schema_path: {file}\n")
+    assert run("serve", "--no-auth", "--port=0", "--config", str(config)).returncode == 1
+
+
+# Operators ----------------------------------------------------------------------------------------
+
+
+def sample(server: Serving, name: str) -> str:
+    lines = requests.get(server.metrics, timeout=5).text.splitlines()
+    return next(line.rpartition(" ")[2] for line in lines if line.startswith(name))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "provider.yaml"
+    shutil.copy(PROVIDERS / "gcp.yaml", file)
+    env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
+    with Serving("--no-auth", env=env) as server:
+        api = Api(server.url)
+
+        def hup(says: str) -> None:
+            said = len(server.lines)
+            server.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: says in "".join(server.lines[said:]))
+
+        def members() -> set[str]:
+            shown = api.get("//openapi").json()["components"]["schemas"]["ClusterSpec"]
+            return set(shown["properties"])
+
+        def state() -> Any:
+            return requests.get(server.health + "/readyz", timeout=5).json()["provider_schema"]
+
+        assert create(api, GCP).status_code == 201
+        assert create(api, AWS).status_code == 400
+        assert "platform" in members()
+        assert state() == {"status": "ok", "validated": ["Cluster", "NodePool"]}
+
+        file.write_text(BROKEN["type"][0])
+        hup("the one read before stays in force")
+        assert "line 7: components.schemas.ClusterSpec.properties.a.type" in server.output
+        assert create(api, GCP).status_code == 201
+        assert create(api, AWS).status_code == 400
+        assert "platform" in members()
+        assert "stays in force" in state()["status"]
+        assert sample(server, "hyperfleet_provider_schema_ok") == "0.0"
+        assert sample(server, 'hyperfleet_spec_validation{kind="Cluster"}') == "1.0"
+
+        shutil.copy(PROVIDERS / "aws.yaml", file)
+        hup("OpenAPI 3.1.0, is in force")
+        assert create(api, AWS).status_code == 201
+        assert create(api, GCP).status_code == 400
+        assert "endpoint" in members()
+        assert state()["status"] == "ok"
+        assert sample(server, "hyperfleet_provider_schema_ok") == "1.0"
+        assert server.stop() == 0
+
+
+def test_without_validation_readyz_and_a_metric_say_so_until_the_file_is_mended(
+    database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "provider.yaml"
+    arguments = ("--no-auth", "--openapi-schema-path", str(file), "--schema-required=false")
+    with Serving(*arguments, env={"HYPERFLEET_DATABASE_URL": database}) as server:
+        ready = requests.get(server.health + "/readyz", timeout=5)
+        assert (ready.status_code, ready.json()["provider_schema"]) == (
+            200,
+            {"status": "the file could not be read; specs are not validated", "validated": []},
+        )
+        assert sample(server, 'hyperfleet_spec_validation{kind="Cluster"}') == "0.0"
+        assert sample(server, "hyperfleet_provider_schema_ok") == "0.0"
+        assert create(Api(server.url), {"any": 1}).status_code == 201
+        shutil.copy(PROVIDERS / "wide.yaml", file)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: sample(server, 'hyperfleet_spec_validation{kind="NodePool"}') == "1.0")
+        assert create(Api(server.url), {"any": 1}).status_code == 400
+        assert create(Api(server.url), WIDE).status_code == 201
+
+
+# /openapi -----------------------------------------------------------------------------------------
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+        yield node["$ref"]
+    elif isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from references(inner)
+
+
+def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api: Api) -> None:
+    open_spec = api.get("//openapi").json()["components"]["schemas"]["ClusterSpec"]
+    assert "properties" not in open_spec
+
+    gcp = served("gcp")
+    shown = gcp.get("//openapi").json()
+    assert gcp.get("/openapi").json() == shown
+    create_body = shown["paths"]["/api/hyperfleet/v1/clusters"]["post"]["requestBody"]
+    spec = create_body["content"]["application/json"]["schema"]["properties"]["spec"]
+    assert spec["required"] == ["release", "platform"]
+    assert spec["properties"]["platform"]["properties"]["gcp"]["properties"]["diskSize"]["minimum"] == 10
+    assert shown["components"]["schemas"]["Cluster"]["properties"]["spec"] == spec
+    pool = shown["components"]["schemas"]["NodePoolSpec"]
+    assert "machineType" in pool["properties"]
+    # Only what has no end is left to be looked up, and it is there.
+    assert set(references(shown)) == {"#/components/schemas/Route"}
+    assert "to" in shown["components"]["schemas"]["Route"]["properties"]
+    assert gcp.get("//openapi-ui/").status_code == 200
+
+    aws = served("aws").get("//openapi").json()
+    assert aws["openapi"].startswith("3.0")
+    spec = aws["components"]["schemas"]["ClusterSpec"]
+    assert spec["properties"]["fips"] == {"type": "boolean", "nullable": True}
+    rosa = spec["properties"]["platform"]["oneOf"][0]
+    assert rosa["properties"]["type"] == {"enum": ["rosa"]}
+    assert not set(references(aws))
+
+
+def test_names_that_the_contract_has_too_are_told_apart_in_openapi(
+    service: Callable[..., Api], tmp_path: Path
+) -> None:
+    file = tmp_path / "provider.yaml"
+    ref = {"$ref": "#/components/schemas/Status"}
+    document = {
+        "openapi": "3.0.3",
+        "components": {
+            "schemas": {
+                "ClusterSpec": {"type": "object", "properties": {"a": ref}},
+                "Status": {"type": "object", "properties": {"on": {"type": "boolean"}, "next": ref}},
+            }
+        },
+    }
+    file.write_text(json.dumps(document))
+    api = service(openapi_schema_path=str(file))
+    shown = api.get("//openapi").json()["components"]["schemas"]
+    assert "phase" in shown["Status"]["properties"]
+    assert shown["ClusterSpec"]["properties"]["a"] == {"$ref": "#/components/schemas/ProviderStatus"}
+    assert "on" in shown["ProviderStatus"]["properties"]
+    assert create(api, {"a": {"on": True, "next": {"on": 1}}}).status_code == 400
+
+
+def test_resolving_the_contract_is_what_it_says() -> None:
+    document = contract.load()
+    whole = contract.resolved(document)
+    assert not set(references(whole))
+    # A second opinion, which sorts the members.
+    assert whole == jsonschema_rs.dereference(document)

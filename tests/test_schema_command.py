@@ -1,0 +1,120 @@
+"""``hyperfleet schema check``: documents, and what is stored, in a database or behind a service."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from conftest import Api
+from process import CLEAN
+from process import run as run_process
+from psycopg.types.json import Jsonb
+from test_provider import AWS, BROKEN, GCP, GCP_POOL, PROVIDERS, at
+
+from hyperfleet.cli import main
+
+
+class Ended(NamedTuple):
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Ended:
+    """The command in this process, which is faster than one of its own."""
+    unset = {key: None for key in os.environ if key not in CLEAN}
+    result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return Ended(result.exit_code, result.output)
+
+
+GCP_FILE = str(PROVIDERS / "gcp.yaml")
+
+
+def test_a_document_is_checked_alone(tmp_path: Path) -> None:
+    for name, version in (("gcp", "3.0.3"), ("aws", "3.1.0"), ("wide", "3.0.3")):
+        good = run("schema", "check", str(PROVIDERS / f"{name}.yaml"))
+        assert good.returncode == 0, good.stdout
+        assert f"{name}.yaml: OpenAPI {version}" in good.stdout
+        assert good.stdout.count("  ok\n") == 2
+
+    assert run_process("schema", "check", GCP_FILE).returncode == 0
+    file = tmp_path / "provider.yaml"
+    file.write_text(BROKEN["type"][0])
+    bad = run("schema", "check", str(file))
+    assert bad.returncode == 1
+    assert f"{file}, line 7: components.schemas.ClusterSpec.properties.a.type" in bad.stdout
+    file.write_text("openapi: 3.0.3\ncomponents: {schemas: {NodePoolSpec: {minimun: 1}}}\n")
+    half = run("schema", "check", str(file))
+    assert half.returncode == 0
+    assert "ClusterSpec   missing: such specs are not validated" in half.stdout
+    assert "warning: components.schemas.NodePoolSpec.minimun: is not a known keyword" in half.stdout
+    gone = run("schema", "check", str(tmp_path / "gone.yaml"))
+    assert (gone.returncode, "cannot be read: No such file" in gone.stdout) == (1, True)
+
+
+@pytest.fixture
+def filled(api: Api, sql: psycopg.Connection) -> Api:
+    """Clusters of which 30 would break, with node pools of which one would."""
+    cluster = api.cluster("good", spec=GCP)
+    api.node_pool(cluster, "good", spec=GCP_POOL)
+    api.node_pool(cluster, "bad", spec=at("replicas", 1000, GCP_POOL))
+    rows = [(f"bad-{n:04}", Jsonb(AWS)) for n in range(30)] + [
+        (f"good-{n:04}", Jsonb(GCP)) for n in range(1200)
+    ]
+    with sql.cursor() as cursor:
+        cursor.executemany(
+            """INSERT INTO clusters
+                   (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
+               SELECT gen_random_uuid(), %s, labels, %s, status, now(), now(), created_by, updated_by
+               FROM clusters WHERE name = 'good'""",
+            rows,
+        )
+    return api
+
+
+def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> None:
+    outputs = []
+    for against, env in (
+        (database, {}),
+        ("database", {"HYPERFLEET_DATABASE_URL": database}),
+        (filled.url, {}),
+        (filled.base, {"HYPERFLEET_TOKEN": "not needed"}),
+    ):
+        ended = run("schema", "check", GCP_FILE, "--against", against, env=env)
+        assert ended.returncode == 1, ended.stdout
+        assert "Clusters: 30 of 1231 stored specs would break" in ended.stdout
+        assert "Node pools: 1 of 2 stored specs would break" in ended.stdout
+        assert "    spec.replicas: must be at most 500" in ended.stdout
+        # Bounded: twenty resources, five faults of each.
+        assert ended.stdout.count("  bad-") == 20
+        assert "  and 10 more\n" in ended.stdout
+        assert "    spec.release: is required" in ended.stdout
+        assert "Checking clusters" in ended.stdout
+        outputs.append(ended.stdout)
+    assert len(outputs[0].splitlines()) < 200
+    # Whatever is fine for all of them.
+    file = tmp_path / "open.yaml"
+    file.write_text("openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {type: object}}}\n")
+    fine = run("schema", "check", str(file), "--against", database)
+    assert fine.returncode == 0, fine.stdout
+    assert "Clusters: 0 of 1231 stored specs would break" in fine.stdout
+    assert "Node pools:" not in fine.stdout
+
+
+def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
+    service: Callable[..., Api],
+) -> None:
+    for against, says in (
+        ("postgresql://nobody@127.0.0.1:1/none", "The database cannot be read"),
+        ("not a conninfo", "The database cannot be read"),
+        ("http://127.0.0.1:1", "The service cannot be read"),
+        (service().url + "/elsewhere", "The service cannot be read"),
+    ):
+        ended = run("schema", "check", GCP_FILE, "--against", against)
+        assert (ended.returncode, says in ended.stdout) == (1, True), ended.stdout
+        assert "Traceback" not in ended.stdout

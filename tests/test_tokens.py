@@ -1,0 +1,792 @@
+"""Bearer tokens: who gets in, who does not, and what they are told."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import logging
+import random
+import socket
+import ssl
+import string
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from issuer import KeyPair, KeyServer, good, key_pair, key_set, self_signed
+from jose import jwt
+from jose.utils import base64url_encode
+
+from hyperfleet import contract, errors, tokens
+from hyperfleet.access import Guard
+from hyperfleet.log import _TraceFilter
+from hyperfleet.settings import Settings
+from hyperfleet.tokens import Verifier
+
+Start = Callable[..., Api]
+
+
+@pytest.fixture
+def keys() -> Iterator[KeyServer]:
+    with KeyServer(key_pair()) as server:
+        yield server
+
+
+@pytest.fixture
+def start(service: Start, keys: KeyServer) -> Start:
+    """Starts services that require tokens, by default of the key server's."""
+
+    def start(**settings: Any) -> Api:
+        return service(**{"no_auth": False, "jwk_cert_url": keys.url, **settings})
+
+    return start
+
+
+@pytest.fixture
+def closed(start: Start) -> Api:
+    return start()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def ask(api: Api, token: str, **headers: str) -> requests.Response:
+    return api.get("/clusters", headers={**bearer(token), **headers})
+
+
+def refused(response: requests.Response, code: str, token: str = "") -> dict[str, Any]:
+    """A 401 as RFC 6750 has it, that says which, and does not repeat the token."""
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (401, code), response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    challenge = response.headers["WWW-Authenticate"]
+    assert challenge.startswith("Bearer ")
+    assert ('error="invalid_token"' in challenge) == (code != errors.NO_TOKEN)
+    assert ("error_description=" in challenge) == (code != errors.NO_TOKEN)
+    for part in filter(None, token.split(".")):
+        assert len(part) < 8 or part not in response.text + str(response.headers)
+    return problem
+
+
+def segment(value: Any) -> str:
+    return base64url_encode(json.dumps(value).encode()).decode()
+
+
+def forge(header: Any, claims: Any, signature: bytes = b"x") -> str:
+    return f"{segment(header)}.{segment(claims)}.{base64url_encode(signature).decode()}"
+
+
+def test_every_operation_wants_a_token_but_those_that_are_public(closed: Api) -> None:
+    public = {"getMetadata", "getVersionMetadata", "getErrors", "getErrorById"}
+    seen = set()
+    for path, method, operation in contract.operations(contract.load()):
+        url = "/" + path.replace("{error_id}", errors.NOT_FOUND).replace("{", "").replace("}", "")
+        response = closed.request(method, url, json={} if method != "get" else None)
+        if operation["operationId"] in public:
+            seen.add(operation["operationId"])
+            assert method == "get"
+            assert response.status_code == 200
+        else:
+            assert {"401", "403"} <= operation["responses"].keys()
+            refused(response, errors.NO_TOKEN)
+    assert seen == public
+    for path in ("//openapi", "/openapi", "/openapi.html", "//openapi-ui/"):
+        assert closed.get(path).status_code == 200
+    assert (
+        closed.get("//openapi").json()["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    )
+
+
+def test_spellings_of_a_path_do_not_get_around_it(closed: Api) -> None:
+    for path in (
+        *("/clusters/", "/clusters//", "//clusters", "/./clusters", "/errors/../clusters"),
+        *("/%63lusters", "/clusters;x", "/Clusters", "/clusters%2f", "/errors/%2e%2e/clusters"),
+    ):
+        request = requests.Request("GET", "http://x").prepare()
+        request.url = closed.base + path
+        assert closed.send(request, allow_redirects=False).status_code in (401, 404), path
+    assert closed.head("/clusters").status_code == 401
+
+
+def test_without_authentication_nothing_is_asked(api: Api) -> None:
+    assert api.get("/clusters").status_code == 200
+    assert api.get("/clusters", headers=bearer("nonsense")).status_code == 200
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "ES256", "ES384"])
+def test_a_good_token_gets_in(start: Start, keys: KeyServer, algorithm: str) -> None:
+    pair = key_pair(f"key-{algorithm}", algorithm)
+    keys.pairs.append(pair)
+    api = start()
+    assert ask(api, pair.token()).status_code == 200
+    created = api.post("/clusters", json={"name": "c", "spec": {}}, headers=bearer(pair.token()))
+    assert created.status_code == 201, created.text
+    assert created.json()["created_by"] == "alice@example.com"
+    assert api.get("/clusters", headers={"Authorization": f"bearer {pair.token()}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        (errors.EXPIRED_TOKEN, {"exp": -31}),
+        (errors.EXPIRED_TOKEN, {"exp": -(10**9)}),
+        (errors.EARLY_TOKEN, {"nbf": 90}),
+        (errors.EARLY_TOKEN, {"iat": 90}),
+        (errors.BAD_TYPE, {"typ": "ID"}),
+        (errors.BAD_TYPE, {"typ": "Refresh"}),
+        (errors.BAD_TYPE, {"typ": "Offline"}),
+        (errors.BAD_TYPE, {"typ": ["Bearer"]}),
+        (errors.BAD_TYPE, {"impersonated": True}),
+        (errors.MALFORMED_TOKEN, {"exp": None}),
+        (errors.MALFORMED_TOKEN, {"exp": "tomorrow"}),
+        (errors.MALFORMED_TOKEN, {"exp": True}),
+        (errors.MALFORMED_TOKEN, {"exp": float("inf")}),
+        (errors.MALFORMED_TOKEN, {"exp": float("nan")}),
+        (errors.MALFORMED_TOKEN, {"nbf": {}}),
+        (errors.MALFORMED_TOKEN, {"iat": "x"}),
+        (errors.BAD_ISSUER, {"iss": "https://other.example"}),
+        (errors.BAD_ISSUER, {"iss": None}),
+        (errors.BAD_ISSUER, {"iss": ["https://issuer.example"]}),
+        (errors.BAD_AUDIENCE, {"aud": "others"}),
+        (errors.BAD_AUDIENCE, {"aud": None}),
+        (errors.BAD_AUDIENCE, {"aud": ["others", 1, None]}),
+        (errors.BAD_AUDIENCE, {"aud": {"fleet": 1}}),
+    ],
+)
+def test_a_token_with_a_wrong_claim_is_refused(start: Start, code: str, changes: dict[str, Any]) -> None:
+    for name in changes.keys() & {"exp", "nbf", "iat"}:
+        if type(changes[name]) is int:
+            changes = {**changes, name: int(time.time()) + changes[name]}
+    api = start(jwt_issuers=("https://issuer.example",), jwt_audiences=("fleet", "fleets"))
+    assert ask(api, key_pair().token()).status_code == 200
+    token = key_pair().token(**changes)
+    refused(ask(api, token), code, token)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": -25},
+        {"nbf": 25},
+        {"iat": 25},
+        {"iat": None},
+        {"typ": None},
+        {"typ": "bearer"},
+        {"impersonated": False},
+        {"aud": ["others", "fleet"]},
+        {"exp": 0.5},
+    ],
+)
+def test_a_token_within_the_leeway_or_without_the_optional_is_accepted(
+    start: Start, changes: dict[str, Any]
+) -> None:
+    for name in changes.keys() & {"exp", "nbf", "iat"}:
+        if changes[name] is not None:
+            changes = {**changes, name: time.time() + changes[name]}
+    assert ask(start(jwt_audiences=("fleet",)), key_pair().token(**changes)).status_code == 200
+
+
+def test_what_is_no_token_is_refused(closed: Api) -> None:
+    refused(closed.get("/clusters"), errors.NO_TOKEN)
+    refused(closed.get("/clusters", headers={"Authorization": "Basic dTpw"}), errors.NO_TOKEN)
+    refused(closed.get("/clusters", headers={"Authorization": "Bearer"}), errors.MALFORMED_TOKEN)
+    refused(closed.get("/clusters?access_token=" + key_pair().token()), errors.NO_TOKEN)
+    header, claims, signature = key_pair().token().split(".")
+    deep = base64url_encode(b"[" * 9000).decode()
+    latin = base64url_encode(bytes(range(200))).decode()
+    digits = base64url_encode(b'{"alg":"RS256","kid":' + b"9" * 9000 + b"}").decode()
+    for token in (
+        *("x", "a.b", "..", "a.b.c", "a.b.c.d.e", "\x7f", header),
+        *(f"{header}.{claims}", f"{header}.{claims}.", f".{claims}.{signature}"),
+        *(f"{header}.{claims}.{signature}{end}" for end in ("=", "!", " x", ".", "é")),
+        *(f"{header} .{claims}.{signature}", f"{header}.{claims}.é"),
+        *(f"{deep}.{claims}.{signature}", f"{header}.{deep}.{signature}"),
+        *(f"{digits}.{claims}.{signature}", f"{latin}.{claims}.{signature}"),
+        *(forge([], {}), forge({}, []), forge("x", "y"), forge(None, None)),
+        forge({"alg": "RS256", "kid": "one", "crit": ["x"]}, good()),
+    ):
+        response = closed.get("/clusters", headers={"Authorization": b"Bearer " + token.encode()})
+        refused(response, errors.MALFORMED_TOKEN)
+
+
+def test_two_tokens_are_one_too_many(closed: Api) -> None:
+    connection = http.client.HTTPConnection(closed.url.removeprefix("http://"))
+    connection.putrequest("GET", "/api/hyperfleet/v1/clusters")
+    connection.putheader("Authorization", f"Bearer {key_pair().token()}")
+    connection.putheader("Authorization", f"Bearer {key_pair().token(email='eve@example.com')}")
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 401
+    assert json.loads(response.read())["code"] == errors.MALFORMED_TOKEN
+
+
+def test_a_signature_that_does_not_fit_is_refused(closed: Api) -> None:
+    imposter = KeyPair("one")
+    refused(ask(closed, imposter.token()), errors.BAD_SIGNATURE)
+    header, _, signature = key_pair().token().split(".")
+    claims = segment({**good(), "email": "eve@example.com"})
+    refused(ask(closed, f"{header}.{claims}.{signature}"), errors.BAD_SIGNATURE)
+    for forged in (b"\0", b"\0" * 256, b"\xff" * 256):
+        refused(ask(closed, forge({"alg": "RS256", "kid": "one"}, good(), forged)), errors.BAD_SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        *("none", "None", "NONE", "", None, ["RS256"], {}, 1),
+        *("HS256", "HS384", "HS512", "PS256", "ES512", "EdDSA", "RSA1_5", "dir", "A256KW"),
+    ],
+)
+def test_other_algorithms_are_refused(closed: Api, algorithm: Any) -> None:
+    header = {"alg": algorithm, "kid": "one", "typ": "JWT"}
+    refused(ask(closed, forge(header, good())), errors.BAD_ALGORITHM)
+    empty = f"{segment(header)}.{segment(good())}."
+    refused(ask(closed, empty), errors.MALFORMED_TOKEN)
+
+
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
+def test_a_public_key_is_no_shared_secret(closed: Api, digest: str) -> None:
+    """The classic confusion: sign with HMAC, the secret being the key that everybody can fetch."""
+    pair = key_pair()
+    document = json.dumps(key_set(pair))
+    der = base64.b64decode("".join(pair.public.splitlines()[1:-1]))
+    for secret in (
+        pair.public,
+        pair.public.strip(),
+        document,
+        json.dumps(pair.jwk()),
+        pair.jwk()["n"],
+        "",
+    ):
+        for algorithm in ("HS" + digest[3:], "RS" + digest[3:]):
+            head = f"{segment({'alg': algorithm, 'kid': 'one'})}.{segment(good())}"
+            for raw in (secret.encode(), der):
+                mac = hmac.new(raw, head.encode(), digest).digest()
+                token = f"{head}.{base64url_encode(mac).decode()}"
+                response = ask(closed, token)
+                assert response.status_code == 401
+                assert response.json()["code"] in (errors.BAD_ALGORITHM, errors.BAD_SIGNATURE)
+
+
+def test_a_key_is_used_with_its_own_algorithm_alone(start: Start, keys: KeyServer) -> None:
+    curve = key_pair("curve", "ES256")
+    narrow = key_pair("narrow")
+    keys.pairs += [curve, narrow]
+    api = start()
+    keys_alone = {"keys": [narrow.jwk(alg="RS512"), curve.jwk()]}
+    keys.broken = (200, {}, json.dumps(keys_alone).encode())
+    assert ask(api, curve.token()).status_code == 200
+    for kid, algorithm in (
+        ("curve", "RS256"),
+        ("curve", "ES384"),
+        ("narrow", "RS256"),
+        ("narrow", "ES256"),
+    ):
+        refused(ask(api, forge({"alg": algorithm, "kid": kid}, good())), errors.BAD_ALGORITHM)
+    assert ask(api, jwt.encode(good(), narrow.private, "RS512", {"kid": "narrow"})).status_code == 200
+    refused(
+        ask(api, jwt.encode(good(), narrow.private, "RS256", {"kid": "narrow"})), errors.BAD_ALGORITHM
+    )
+
+
+@pytest.mark.parametrize(
+    "kid",
+    [
+        *("two", "", None, 1, ["one"], {"one": 1}, "ONE", "one ", "one\0", "a" * 5000),
+        *("../../etc/passwd", "/etc/passwd", "/dev/null", "file:///etc/passwd"),
+        *("http://127.0.0.1:9/keys", "https://evil.example/jwks"),
+        *("' OR '1'='1", "one;id", "$(id)", "%00"),
+    ],
+)
+def test_a_key_id_is_a_name_and_nothing_else(closed: Api, keys: KeyServer, kid: Any) -> None:
+    refused(ask(closed, forge({"alg": "RS256", "kid": kid}, good())), errors.UNKNOWN_KEY)
+    refused(ask(closed, jwt.encode(good(), "", "HS256", {"kid": kid})), errors.BAD_ALGORITHM)
+    assert {path for _, path, _, _ in keys.asked} <= {"/"}
+
+
+def test_the_token_does_not_choose_its_keys(closed: Api, keys: KeyServer) -> None:
+    imposter = KeyPair("one")
+    with KeyServer(imposter) as evil:
+        for headers in (
+            {"jku": evil.url},
+            {"x5u": evil.url},
+            {"jwk": imposter.jwk()},
+            {"jku": evil.url, "x5u": evil.url, "jwk": imposter.jwk(), "x5c": [imposter.public]},
+        ):
+            refused(ask(closed, imposter.token(headers)), errors.BAD_SIGNATURE)
+            refused(ask(closed, imposter.token({**headers, "kid": "evil"})), errors.UNKNOWN_KEY)
+            # They do no harm either.
+            assert ask(closed, key_pair().token(headers)).status_code == 200
+        assert evil.asked == []
+
+
+@pytest.mark.parametrize(
+    ("typ", "status"),
+    [
+        *(("JWT", 200), ("at+jwt", 200), ("application/at+JWT", 200)),
+        *(("logout+jwt", 401), ("dpop+jwt", 401), (7, 401)),
+    ],
+)
+def test_other_kinds_of_jwt_are_no_access_tokens(closed: Api, typ: Any, status: int) -> None:
+    assert ask(closed, key_pair().token({"typ": typ})).status_code == status
+
+
+def test_a_huge_token_is_refused_unread(start: Start, closed: Api) -> None:
+    response = ask(closed, "a" * 1_000_000)
+    assert response.status_code == 431
+    assert response.json()["code"] == errors.HEADERS_TOO_LARGE
+    assert "aaaa" not in response.text
+    refused(ask(closed, "a" * 17_000), errors.MALFORMED_TOKEN)
+    roomy = start(max_header_size=4_000_000)
+    big = key_pair().token(filler="x" * 1_000_000)
+    refused(ask(roomy, big), errors.MALFORMED_TOKEN)
+    assert ask(roomy, key_pair().token(filler="x" * 10_000)).status_code == 200
+    assert ask(closed, key_pair().token()).status_code == 200
+
+
+def test_random_mutations_of_a_good_token_do_not_get_in(closed: Api) -> None:
+    """1,000 of them: characters changed, dropped, added, swapped, parts exchanged."""
+    choice = random.Random(7)
+    good_token = key_pair().token()
+    other = key_pair().token(email="eve@example.com", sub="eve")
+    alphabet = string.ascii_letters + string.digits + "-_.=+/~! \t%\"'{}"
+    tried = set()
+    while len(tried) < 1000:
+        characters = list(good_token)
+        for _ in range(choice.choice((1, 1, 1, 2, 3, 10))):
+            at = choice.randrange(len(characters))
+            match choice.randrange(6):
+                case 0:
+                    characters[at] = choice.choice(alphabet)
+                case 1:
+                    del characters[at]
+                case 2:
+                    characters.insert(at, choice.choice(alphabet))
+                case 3:
+                    characters = characters[at:] + characters[:at]
+                case 4:
+                    characters[at:] = list(other[at:])
+                case 5:
+                    # The last character alone: not all of its bits count.
+                    characters[-1] = choice.choice(alphabet)
+        token = "".join(characters).strip()
+        if token not in (good_token, other) and token not in tried:
+            tried.add(token)
+    for token in tried:
+        response = ask(closed, token)
+        assert response.status_code == 401, token
+        assert response.json()["code"].startswith("HYPERFLEET-AUT-")
+    assert ask(closed, good_token).status_code == 200
+
+
+def test_the_last_character_of_a_signature_counts_whole(closed: Api) -> None:
+    # Its last four bits are no part of the signature; lenient decoders drop them.
+    good_token = key_pair().token()
+    for character in set(string.ascii_letters + string.digits + "-_") - {good_token[-1]}:
+        assert ask(closed, good_token[:-1] + character).status_code == 401
+
+
+def test_keys_are_rotated(start: Start, keys: KeyServer) -> None:
+    api = start()
+    old, new = key_pair(), key_pair("two")
+    assert ask(api, old.token()).status_code == 200
+    keys.pairs = [old, new]
+    assert ask(api, new.token()).status_code == 200
+    assert ask(api, old.token()).status_code == 200
+
+
+def test_unknown_keys_are_asked_for_once_a_minute(start: Start, keys: KeyServer) -> None:
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    assert len(keys.asked) == 1
+    for number in range(50):
+        refused(ask(api, forge({"alg": "RS256", "kid": f"k{number}"}, good())), errors.UNKNOWN_KEY)
+        assert ask(api, key_pair().token()).status_code == 200
+    assert len(keys.asked) == 2
+
+
+def test_a_withdrawn_key_is_out_of_force_within_a_minute(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tokens.STALE_AFTER <= 60
+    monkeypatch.setattr(tokens, "STALE_AFTER", 0.5)
+    keys.pairs.append(key_pair("two"))
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.pairs = [key_pair("two")]
+    time.sleep(0.6)
+    refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
+    assert ask(api, key_pair("two").token()).status_code == 200
+    # Also the last one.
+    keys.pairs = []
+    time.sleep(0.6)
+    refused(ask(api, key_pair("two").token()), errors.UNKNOWN_KEY)
+
+
+def test_keys_in_use_are_renewed_ahead_of_time(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "RENEW_AFTER", 0.2)
+    keys.pairs.append(key_pair("two"))
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.pairs = [key_pair("two")]
+    time.sleep(0.3)
+    assert ask(api, key_pair("two").token()).status_code == 200
+    for _ in range(100):
+        if len(keys.asked) > 1 and ask(api, key_pair().token()).status_code == 401:
+            break
+        time.sleep(0.02)
+    refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (500, {}, b"no"),
+        (404, {}, b"no"),
+        (302, {"Location": "http://127.0.0.1:1/"}, b""),
+        (200, {}, b"no JSON"),
+        (200, {}, b"[]"),
+        (200, {}, b'{"keys": 1}'),
+        (200, {}, b'{"keys": [{"kid": "one"}, 7]}'),
+        (200, {}, b"[" * 100_000),
+        (200, {}, b" " * 2_000_000),
+    ],
+)
+def test_a_failing_key_server_leaves_the_old_keys_in_force(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch, broken: Any
+) -> None:
+    monkeypatch.setattr(tokens, "STALE_AFTER", 0.0)
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.broken = broken
+    assert ask(api, key_pair().token()).status_code == 200
+    assert len(keys.asked) == 2
+    refused(ask(api, forge({"alg": "RS256", "kid": "two"}, good())), errors.UNKNOWN_KEY)
+
+
+def test_a_dead_key_server_leaves_the_old_keys_in_force(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "STALE_AFTER", 0.0)
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.stop()
+    assert ask(api, key_pair().token()).status_code == 200
+
+
+def test_without_any_keys_nobody_gets_in(service: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "RETRY_EVERY", 0.2)
+    with KeyServer(key_pair()) as keys:
+        keys.broken = (503, {}, b"")
+        api = service(no_auth=False, jwk_cert_url=keys.url)
+        response = ask(api, key_pair().token())
+        assert (response.status_code, response.json()["code"]) == (503, errors.NO_KEYS)
+        assert int(response.headers["Retry-After"]) > 0
+        assert keys.url not in response.text
+        keys.broken = None
+        time.sleep(0.3)
+        assert ask(api, key_pair().token()).status_code == 200
+
+
+def test_many_requests_fetch_the_keys_once(start: Start, keys: KeyServer) -> None:
+    api = start()
+    token = key_pair().token()
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(requests.get(
+            api.base + "/clusters", headers=bearer(token), timeout=30).status_code))
+        for _ in range(20)
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 20
+    assert len(keys.asked) == 1
+
+
+def test_a_key_file_is_read_again_when_it_changes(
+    service: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps(key_set(key_pair())))
+    api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=file)
+    assert ask(api, key_pair().token()).status_code == 200
+    refused(ask(api, key_pair("two").token()), errors.UNKNOWN_KEY)
+    file.write_text(json.dumps(key_set(key_pair("two"))))
+    assert ask(api, key_pair("two").token()).status_code == 200
+    refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
+    with caplog.at_level(logging.ERROR):
+        for broken in ("no JSON", "{", "[]", '{"keys": [{"kty": "oct", "kid": "two", "k": "eA"}]}'):
+            file.write_text(broken)
+            assert ask(api, key_pair("two").token()).status_code == 200
+            assert ask(api, key_pair("two").token()).status_code == 200
+    assert sum("is broken" in record.message for record in caplog.records) == 4
+    file.unlink()
+    assert ask(api, key_pair("two").token()).status_code == 200
+    # Kubernetes swaps a link.
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(key_set(key_pair())))
+    file.symlink_to(other)
+    assert ask(api, key_pair().token()).status_code == 200
+
+
+def test_a_file_and_a_url_add_up(start: Start, keys: KeyServer, tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps(key_set(key_pair("two"))))
+    api = start(jwk_cert_file=file)
+    assert ask(api, key_pair("two").token()).status_code == 200
+    assert keys.asked == []
+    assert ask(api, key_pair().token()).status_code == 200
+
+
+def test_each_issuer_signs_with_its_own_keys(service: Start, tmp_path: Path) -> None:
+    first, second, shared = key_pair("one"), key_pair("two"), key_pair("three")
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps(key_set(second)))
+    with KeyServer(first) as a, KeyServer(shared) as common:
+        api = service(
+            no_auth=False,
+            jwk_cert_url=common.url,
+            jwt_issuers=(f"https://a={a.url}", f"https://b={file}", "https://c"),
+        )
+        for pair, mine in ((first, "https://a"), (second, "https://b"), (shared, "https://c")):
+            for issuer in ("https://a", "https://b", "https://c"):
+                response = ask(api, pair.token(iss=issuer))
+                if issuer == mine:
+                    assert response.status_code == 200
+                else:
+                    refused(response, errors.UNKNOWN_KEY)
+            refused(ask(api, pair.token(iss="https://d")), errors.BAD_ISSUER)
+
+
+def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFixture) -> None:
+    rs, es = key_pair(), key_pair("curve", "ES256")
+    off_curve = {**es.jwk(kid="off"), "y": es.jwk()["x"]}
+    usable = tokens.parse_keys(
+        json.dumps(
+            {
+                "keys": [
+                    rs.jwk(),
+                    es.jwk(),
+                    rs.jwk(kid="enc", use="enc"),
+                    rs.jwk(kid="ops", key_ops=["sign"]),
+                    rs.jwk(kid="hmac", alg="HS256"),
+                    rs.jwk(kid=""),
+                    rs.jwk(kid=7),
+                    {"kty": "oct", "kid": "oct", "k": "c2VjcmV0"},
+                    {"kty": "OKP", "crv": "Ed25519", "kid": "okp", "x": "eA"},
+                    {"kty": "RSA", "kid": "half", "e": "AQAB"},
+                    off_curve,
+                    KeyPair("short", bits=1024).jwk(),
+                    None,
+                    "x",
+                ]
+            }
+        )
+    )
+    assert set(usable) == {("one", "RS256"), ("curve", "ES256")}
+    with_any = tokens.parse_keys(
+        json.dumps({"keys": [{k: v for k, v in rs.jwk().items() if k != "alg"}]})
+    )
+    assert set(with_any) == {("one", "RS256"), ("one", "RS384"), ("one", "RS512")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"jwk_cert_url": ""}, "no keys to verify them with"),
+        ({"jwk_cert_url": "http://sso.example/certs"}, "must be https"),
+        ({"jwk_cert_url": "http://localhost.evil.example/certs"}, "must be https"),
+        ({"jwk_cert_url": "http://127.0.0.1@evil.example/certs"}, "must be https"),
+        ({"jwk_cert_url": "file:///etc/passwd"}, "no http"),
+        ({"jwk_cert_url": "certs"}, "no http"),
+        ({"jwt_issuers": ("https://a=http://b",)}, "must be https"),
+        ({"jwt_issuers": ("https://a=/no/such/file",)}, "No such file"),
+        ({"jwk_cert_url": "", "jwt_issuers": ("https://a",)}, "no keys to verify them with"),
+        ({"enable_authz": True}, "--ocm-client-id"),
+        ({"enable_authz": True, "ocm_base_url": "http://ocm.example"}, "must be https"),
+        ({"enable_authz": True, "ocm_token_url": "http://sso.example"}, "must be https"),
+    ],
+)
+def test_settings_that_are_not_safe_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(click.UsageError, match=says):
+        Guard(Settings(**settings))
+
+
+def test_the_default_keys_are_those_of_red_hat_sso() -> None:
+    url = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
+    assert Settings().jwk_cert_url == url
+    assert isinstance(Verifier(Settings()).common[0], tokens.KeyServer)
+
+
+def test_keys_come_over_tls_that_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: KeyServer
+) -> None:
+    cert, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    keys.server.socket = context.wrap_socket(keys.server.socket, server_side=True)
+    url = keys.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+    # An environment that would lead the request elsewhere, or have it believe anybody.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+
+    def verify(**settings: Any) -> Any:
+        return asyncio.run(Verifier(Settings(jwk_cert_url=url, **settings)).claims(key_pair().token()))
+
+    with pytest.raises(errors.Problem) as stranger:
+        verify()
+    assert stranger.value.entry.code == errors.NO_KEYS
+    assert verify(jwk_cert_ca_file=cert)["email"] == "alice@example.com"
+
+
+@pytest.mark.parametrize(
+    ("claims", "identity"),
+    [
+        ({}, "alice@example.com"),
+        ({"email": None, "username": "al"}, "al"),
+        ({"email": None}, "alice"),
+        ({"email": None, "preferred_username": None}, "f:1234:alice"),
+        ({"email": "  bob@example.com \t"}, "bob@example.com"),
+        ({"email": " "}, "alice"),
+        ({"email": ["bob@example.com"]}, "alice"),
+        ({"email": 7}, "alice"),
+        ({"email": "b" * 256}, "b" * 256),
+        ({"email": "b" * 257}, "alice"),
+        ({"email": "bob\r\n2026 INFO forged"}, "alice"),
+        ({"email": "bob\0"}, "alice"),
+        ({"email": "bob\u202e"}, "alice"),
+        ({"email": "bob\ud800"}, "alice"),
+        ({"email": "bob\u0085ob"}, "alice"),
+        ({"email": "bob\u00a0"}, "bob"),
+        ({"email": "Zoë@example.com"}, "Zoë@example.com"),
+    ],
+)
+def test_the_identity_is_the_first_claim_that_can_be_one(
+    closed: Api, claims: dict[str, Any], identity: str
+) -> None:
+    response = closed.post(
+        "/clusters", json={"name": "c", "spec": {}}, headers=bearer(key_pair().token(**claims))
+    )
+    assert response.status_code == 201, response.text
+    assert response.json()["created_by"] == response.json()["updated_by"] == identity
+
+
+def test_which_claims_name_the_caller_is_a_setting(start: Start) -> None:
+    api = start(identity_claims=("sub",))
+    response = api.post("/clusters", json={"name": "c", "spec": {}}, headers=bearer(key_pair().token()))
+    assert response.json()["created_by"] == "f:1234:alice"
+
+
+def test_changes_want_a_name_and_reading_does_not(closed: Api) -> None:
+    nameless = key_pair().token(email=None, preferred_username=None, sub=None)
+    assert ask(closed, nameless).status_code == 200
+    cluster = closed.post(
+        "/clusters", json={"name": "c", "spec": {}}, headers=bearer(key_pair().token())
+    ).json()
+    for path, method, _ in contract.operations(contract.load()):
+        if method == "get":
+            continue
+        url = "/" + path.replace("{cluster_id}", cluster["id"]).replace("{nodepool_id}", cluster["id"])
+        refused(closed.request(method, url, json={}, headers=bearer(nameless)), errors.NO_IDENTITY)
+
+
+def test_who_did_what_is_recorded(closed: Api, sql: psycopg.Connection) -> None:
+    def by(name: str) -> dict[str, str]:
+        return bearer(key_pair().token(email=f"{name}@example.com"))
+
+    cluster = closed.post("/clusters", json={"name": "c", "spec": {}}, headers=by("ann")).json()
+    path = f"/clusters/{cluster['id']}"
+    changed = closed.patch(path, json={"spec": {"a": 1}}, headers=by("ben")).json()
+    assert (changed["created_by"], changed["updated_by"]) == ("ann@example.com", "ben@example.com")
+    report = {
+        "adapter": "dns",
+        "observed_generation": 2,
+        "conditions": [{"type": "Available", "status": "True"}],
+    }
+    assert closed.put(path + "/statuses", json=report, headers=by("cat")).status_code == 201
+    deleted = closed.delete(path, headers=by("dan"))
+    assert deleted.status_code == 202, deleted.text
+    assert deleted.json()["deleted_by"] == "dan@example.com"
+    gone = closed.post(path + "/force-delete", json={"reason": "test"}, headers=by("eve"))
+    assert gone.status_code == 204, gone.text
+    tables = sql.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    ).fetchall()
+    rows = [str(sql.execute(f'SELECT * FROM "{name}"').fetchall()) for (name,) in tables]  # type: ignore[arg-type]
+    assert any("eve@example.com" in row for row in rows)
+
+
+def logged_callers(caplog: pytest.LogCaptureFixture, wanted: int) -> list[str]:
+    """The callers on the lines of requests, sorted: a line is written after its answer is sent."""
+    for _ in range(200):
+        lines = [record for record in caplog.records if record.name == "hyperfleet.request"]
+        if len(lines) >= wanted:
+            break
+        time.sleep(0.02)
+    return sorted(record.caller for record in lines)  # type: ignore[attr-defined]
+
+
+def test_log_lines_name_the_caller_and_never_the_token(
+    closed: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(_TraceFilter())
+    token = key_pair().token()
+    with caplog.at_level(logging.DEBUG, "hyperfleet"):
+        assert ask(closed, token).status_code == 200
+        assert closed.get("/clusters").status_code == 401
+        ask(closed, forge({"alg": "RS256", "kid": "two"}, good()))
+        assert logged_callers(caplog, 3) == ["-", "-", "alice@example.com"]
+    assert not any(token in record.getMessage() for record in caplog.records)
+
+
+def test_requests_on_one_connection_do_not_inherit_the_caller(
+    closed: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sent ahead, the second request starts while the first still has its context."""
+    caplog.handler.addFilter(_TraceFilter())
+    where = urlsplit(closed.url)
+    first = (
+        "GET /api/hyperfleet/v1/clusters HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {key_pair().token()}\r\n\r\n"
+    )
+    second = "GET /api/hyperfleet/v1/errors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with (
+        caplog.at_level(logging.INFO, "hyperfleet"),
+        socket.create_connection((where.hostname, where.port), 10) as connection,
+    ):
+        connection.sendall((first + second).encode())
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        assert received.count(b"HTTP/1.1 200 OK") == 2
+        assert logged_callers(caplog, 2) == ["-", "alice@example.com"]
+
+
+def test_each_refusal_is_in_the_catalogue(closed: Api) -> None:
+    known = {entry["code"]: entry["status"] for entry in closed.get("/errors?size=1000").json()["items"]}
+    assert {known[f"HYPERFLEET-AUT-{number:03}"] for number in range(1, 12)} == {401}
+    assert known[errors.FORBIDDEN] == 403
+    assert known[errors.NO_KEYS] == known[errors.NO_REVIEW] == 503
+
+
+def test_the_digest_of_the_hmac_test_is_right() -> None:
+    # So that the confusion test above fails for the right reason: with the secret, HS256 is this.
+    token = jwt.encode({"a": 1}, "secret", "HS256")
+    head, _, signature = token.rpartition(".")
+    mac = hmac.new(b"secret", head.encode(), hashlib.sha256).digest()
+    assert base64url_encode(mac).decode() == signature
