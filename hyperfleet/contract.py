@@ -53,7 +53,7 @@ def resolved(document: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(node, dict):
             return node
         reference = node.get("$ref")
-        if isinstance(reference, str):
+        if str(reference).startswith("#/"):
             return node if reference in endless else resolve(_target(document, reference))
         return {key: resolve(inner) for key, inner in node.items()}
 
@@ -62,7 +62,7 @@ def resolved(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+    if isinstance(node, dict) and str(node.get("$ref")).startswith("#/"):
         yield node["$ref"]
     elif isinstance(node, dict | list):
         for inner in node.values() if isinstance(node, dict) else node:

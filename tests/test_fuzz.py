@@ -106,7 +106,7 @@ def world(postgres: NoopExecutor) -> Iterator[World]:
 def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name: str) -> None:
     seen: set[int] = set()
 
-    @bounded(20)
+    @bounded(12)
     @given(case=FUZZED[name].as_strategy(GenerationMode.POSITIVE), hit=st.integers(0, 3))
     def follow(case: Case, hit: int) -> None:
         response = world.send(case, hit > 0)
@@ -124,7 +124,7 @@ def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: 
     if not FUZZED[name].query and not FUZZED[name].body:
         pytest.skip("any string is a path")
 
-    @bounded(20)
+    @bounded(12)
     @given(case=FUZZED[name].as_strategy(GenerationMode.NEGATIVE), hit=st.integers(0, 3))
     def break_(case: Case, hit: int) -> None:
         response = world.send(case, hit > 0)

@@ -1,0 +1,96 @@
+"""The documentation keeps up with the code."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from conftest import Api
+from process import run
+
+from hyperfleet import settings
+from hyperfleet.settings import FIELDS
+
+# Pages whose commands speak to a service that runs without authentication.
+WALKS = ("README.md", "docs/using.md", "docs/adapters.md")
+
+
+def settings_page() -> str:
+    """docs/settings.md as it has to be."""
+    lines = [
+        "# Settings",
+        "",
+        "A flag wins over its environment variable, that over the YAML file named by `--config`, that over",
+        "the default. In YAML a key may be nested: `db: {host: x}` is `db_host: x`.",
+        "",
+        "| flag | environment variable | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, field in FIELDS.items():
+        variables = [f"HYPERFLEET_{name.upper()}"]
+        if name in settings.OTHER_VARIABLES:
+            variables.append(settings.OTHER_VARIABLES[name])
+        default = field.default
+        text = ", ".join(default) if isinstance(default, tuple) else str(default).lower()
+        shown = "" if default in ("", None, ()) else f"`{text}`"
+        flag = f"`--{name.replace('_', '-')}`"
+        help_ = " ".join(str(field.metadata["help"]).split())
+        lines.append(f"| {flag} | {', '.join(f'`{v}`' for v in variables)} | {shown} | {help_} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_settings_is_that_of_the_code(root: Path) -> None:
+    page = root / "docs" / "settings.md"
+    assert page.read_text() == settings_page(), "write it anew: python tests/test_documentation.py"
+
+
+def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere(root: Path) -> None:
+    pages = {path.relative_to(root).as_posix() for path in (root / "docs").glob("*.md")}
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", (root / "README.md").read_text()))
+    assert linked == pages
+    for page in [root / "README.md", *(root / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_one_screen_and_names_its_two_commands_first(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    assert len(text.splitlines()) <= 60
+    first = re.search(r"```\n(.*?)```", text, re.DOTALL)
+    assert first
+    assert [line.split("#")[0].strip() for line in first[1].splitlines()] == [
+        "make run-no-auth",
+        "make test",
+    ]
+
+
+def test_help_names_every_setting() -> None:
+    done = run("serve", "--help")
+    for name in FIELDS:
+        assert f"--{name.replace('_', '-')}" in done.stdout
+        assert f"HYPERFLEET_{name.upper()}" in re.sub(r"\s+", "", done.stdout)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("jq")), reason="curl and jq are not installed"
+)
+@pytest.mark.parametrize("name", WALKS)
+def test_the_commands_of_a_page_work(root: Path, api: Api, name: str) -> None:
+    blocks = re.findall(r"```\n(.*?)```", (root / name).read_text(), re.DOTALL)
+    script = "\n".join(block for block in blocks if "curl" in block)
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", script.replace("http://localhost:8000", api.url)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"status": 500' not in done.stdout
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent.parent / "docs" / "settings.md").write_text(settings_page())
+    click.echo("docs/settings.md is written.")
