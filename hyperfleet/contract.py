@@ -53,7 +53,7 @@ def resolved(document: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(node, dict):
             return node
         reference = node.get("$ref")
-        if str(reference).startswith("#/"):
+        if isinstance(reference, str) and reference.startswith("#/"):
             return node if reference in endless else resolve(_target(document, reference))
         return {key: resolve(inner) for key, inner in node.items()}
 

@@ -13,6 +13,8 @@ from hyperfleet.errors import Problem
 
 # The layer inside answers a body that is late in a better way; this one ends who does not listen.
 GRACE = 2.0
+# Seconds in which a client may answer to the end of a TLS connection.
+GOODBYE = 0.5
 # Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
 # connection closed before.
 LINGER = 2.0
@@ -79,6 +81,14 @@ class Protocol(HttpToolsProtocol):
         self._stop_clock()
         self.in_head, self.head_size = True, 0
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Lets a request under way end; a client that is idle is not waited for to say goodbye, as TLS
+        would.
+        """
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(GOODBYE, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, in the form of all other errors."""

@@ -21,26 +21,17 @@ PREFIX = "#/components/schemas/"
 META = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True, offline=True
 )
-# Keywords that are neither JSON Schema's nor wrong: OpenAPI's own and annotations.
 ANNOTATIONS = {
-    *(
-        "example",
-        "examples",
-        "externalDocs",
-        "xml",
-        "discriminator",
-        "nullable",
-        "readOnly",
-        "writeOnly",
-    ),
-    *("title", "description", "default", "deprecated", "definitions", "additionalItems"),
+    *("title", "description", "default", "deprecated", "example", "examples"),
+    *("externalDocs", "xml", "readOnly", "writeOnly"),
 }
 VOCABULARY = {
     *(*schema.MAPS, *schema.LISTS, *schema.SINGLE, *ANNOTATIONS),
-    *("type", "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum"),
-    *("exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems"),
-    *("maxContains", "minContains", "maxProperties", "minProperties", "required"),
-    *("dependentRequired", "format", "contentEncoding", "contentMediaType"),
+    *("discriminator", "nullable", "additionalItems", "type", "enum", "const", "format", "multipleOf"),
+    *("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern"),
+    *("maxItems", "minItems", "uniqueItems", "maxContains", "minContains"),
+    *("maxProperties", "minProperties", "required", "dependentRequired"),
+    *("contentEncoding", "contentMediaType"),
 }
 FORMATS = {
     *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname"),
@@ -200,9 +191,10 @@ def compile_document(document: Any) -> Document:
         raise _Findings([(("components", "schemas"), "must hold schemas by their names")])
     old = version.startswith("3.0")
     specs = {kind: name for kind, name in SPECS.items() if name in named}
-    schemas, places = _gather(_spread(document), list(specs.values()), old=old)
+    whole = _spread(document)
+    schemas, places = _gather(whole, list(specs.values()), old=old)
     found: list[tuple[schema.Path, str]] = []
-    warnings = []
+    warnings = list(_beside(whole, list(places.values()))) if old else []
     for name, one in schemas.items():
         simple = schema.plain(one, old=old)
         for fault, at in _faults_of(simple):
@@ -264,6 +256,18 @@ def _unknown(one: Any) -> Iterator[tuple[schema.Path, str]]:
         format_ = inner.get("format")
         if isinstance(format_, str) and format_ not in FORMATS:
             yield (*at, "format"), f"{format_} is not a known format; it is not checked"
+
+
+def _beside(document: Mapping[str, Any], places: list[Place]) -> Iterator[str]:
+    """What stands beside a reference in OpenAPI 3.0, though many expect it to count."""
+    for place in places:
+        one: Any = document
+        for part in place:
+            one = one[part]
+        for inner, at in _within(one):
+            for keyword in inner.keys() & (VOCABULARY - ANNOTATIONS) if "$ref" in inner else ():
+                where = ".".join(map(str, (*place, *at, keyword)))
+                yield f"{where}: is beside a $ref, where nothing counts in OpenAPI 3.0"
 
 
 def _spread(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -283,7 +283,9 @@ def _option(field: "dataclasses.Field[Any]") -> click.Option:
         envvar=variables,
         show_envvar=True,
         default=field.default,
-        show_default=field.default not in ("", None, (), False),
+        show_default=", ".join(field.default)
+        if isinstance(field.default, tuple) and field.default
+        else field.default not in ("", None, (), False),
         help=field.metadata["help"],
         **field.metadata["option"],
     )

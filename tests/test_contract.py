@@ -119,7 +119,8 @@ def test_every_body_of_the_operation_has_an_example_and_the_example_is_valid(
         for example in examples(content):
             assert faults(example, content["schema"]) == [], where
     for parameter in operation.parameters:
-        assert faults(parameter["example"], parameter["schema"]) == [], parameter["name"]
+        for example in examples(parameter):
+            assert faults(example, parameter["schema"]) == [], parameter["name"]
 
 
 def test_what_repeats_is_a_component() -> None:

@@ -417,11 +417,14 @@ def test_line_break_in_a_path_is_not_found(api: Api, line_break: str) -> None:
         problem(raw(api, f"GET {BASE}{path} HTTP/1.1"), 404)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty segment in a path ends in a 500")
-@pytest.mark.parametrize("path", [f"/{BASE}/clusters", f"{BASE}//clusters", f"{BASE}/clusters//{NO_ID}"])
-def test_empty_segment_in_a_path_is_no_bug(api: Api, path: str) -> None:
-    response = raw(api, f"GET {path} HTTP/1.1")
-    assert response.status_code in (200, 404), response.text
+def test_empty_segment_in_a_path_is_not_found(api: Api) -> None:
+    for path in (f"{BASE}//clusters", f"{BASE}/clusters//{NO_ID}", f"{BASE}/clusters//{NO_ID}/statuses"):
+        problem(raw(api, f"GET {path} HTTP/1.1"), 404)
+
+
+@pytest.mark.xfail(strict=True, reason="two slashes at the beginning of a path end in a 500")
+def test_empty_segment_at_the_beginning_of_a_path_is_not_found(api: Api) -> None:
+    problem(raw(api, f"GET /{BASE}/clusters HTTP/1.1"), 404)
 
 
 def test_garbage_in_a_query_is_ignored_or_refused(api: Api) -> None:

@@ -1,0 +1,1 @@
+"""Measurements; run by hand, or all by ``make bench``."""

@@ -1,0 +1,294 @@
+"""Who may, among those who have a good token: the access list, and OCM's access review."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import click
+import pytest
+import requests
+from conftest import Api
+from issuer import Answer, JsonServer, key_pair, key_set
+
+from hyperfleet import access, contract, errors
+from hyperfleet.access import matches, parse_rules
+
+Start = Callable[..., Api]
+
+RULES = "- claim: email\n  pattern: ^.*@redhat\\.com$\n- claim: sub\n  pattern: ^service-\n"
+
+
+@pytest.fixture
+def start(service: Start, tmp_path: Path) -> Start:
+    """Starts services that require tokens signed with the one key."""
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(key_set(key_pair())))
+    return lambda **settings: service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, **settings)
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key_pair().token(**claims)}"}
+
+
+def forbidden(response: requests.Response) -> None:
+    assert (response.status_code, response.json()["code"]) == (403, errors.FORBIDDEN), response.text
+    assert 'error="insufficient_scope"' in response.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "let_in"),
+    [
+        ({"email": "ann@redhat.com"}, True),
+        ({"email": "ann@example.com", "sub": "service-7"}, True),
+        ({"email": "ann@example.com"}, False),
+        ({"email": "ann@redhat.com.evil.example"}, False),
+        ({"email": "ann@redhatxcom"}, False),
+        # What "$" and "." say of line breaks is not the same everywhere.
+        ({"email": "ann@redhat.com\n"}, False),
+        ({"email": "evil\nann@redhat.com"}, False),
+        ({"email": ["ann@redhat.com"]}, False),
+        ({"email": None}, False),
+        ({"email": "", "username": "ann@redhat.com"}, False),
+    ],
+)
+def test_any_rule_lets_in(claims: dict[str, Any], let_in: bool) -> None:
+    assert matches(parse_rules(RULES), {"sub": "x", **claims}) == let_in
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "claim: email", "- email", "- claim: email", "- pattern: x", "a: [", "\0"),
+        *("- claim: email\n  pattern: '['", "- claim: 7\n  pattern: x", "- claim: x\n  pattern: 7"),
+        "- claim: email\n  pattern: x\n  unless: y",
+    ],
+)
+def test_what_is_no_access_list_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_rules(text)
+
+
+def test_the_access_list_decides_and_is_read_again(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "acl.yaml"
+    file.write_text(RULES)
+    api = start(acl_file=file)
+    ann, bob = bearer(email="ann@redhat.com"), bearer(email="bob@example.com")
+    assert api.get("/clusters", headers=ann).status_code == 200
+    for method in ("get", "post", "head"):
+        response = api.request(method, "/clusters", json={"name": "c", "spec": {}}, headers=bob)
+        assert response.status_code == 403
+    forbidden(api.get("/clusters", headers=bob))
+    # Who has no good token is not told about the list; what is public stays so.
+    assert api.get("/clusters").status_code == 401
+    assert api.get("/errors", headers=bob).status_code == 200
+    file.write_text("- claim: email\n  pattern: example.com\n")
+    assert api.get("/clusters", headers=bob).status_code == 200
+    forbidden(api.get("/clusters", headers=ann))
+    with caplog.at_level(logging.ERROR):
+        for broken in ("", "- claim: [", "- claim: email\n  pattern: '['\n"):
+            file.write_text(broken)
+            assert api.get("/clusters", headers=bob).status_code == 200
+            forbidden(api.get("/clusters", headers=ann))
+    assert sum("is broken" in record.message for record in caplog.records) == 3
+    file.unlink()
+    forbidden(api.get("/clusters", headers=ann))
+
+
+def test_a_service_does_not_start_on_a_broken_access_list(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "acl.yaml"
+    file.write_text("")
+    with pytest.raises(click.UsageError, match=r"acl\.yaml"):
+        start(acl_file=file)
+
+
+class Ocm(JsonServer):
+    """OCM as far as the access review goes: a token endpoint, and the review behind that token."""
+
+    def __init__(self) -> None:
+        super().__init__(self.respond)
+        self.allowed: set[tuple[str, str, str]] = set()
+        self.tokens = 0
+        self.broken: Answer | None = None
+
+    def respond(self, method: str, path: str, body: bytes, headers: Any) -> Answer:
+        if self.broken:
+            return self.broken
+        if (method, path) == ("POST", "/token"):
+            given = {name: value for name, (value,) in parse_qs(body.decode()).items()}
+            if given != {
+                "grant_type": "client_credentials",
+                "client_id": "me",
+                "client_secret": "s3cret",
+            }:
+                return 401, {}, b"{}"
+            self.tokens += 1
+            return self.json({"access_token": f"own-{self.tokens}", "expires_in": 900})
+        assert (method, path) == ("POST", "/api/authorizations/v1/access_review")
+        if headers["Authorization"] != f"Bearer own-{self.tokens}":
+            return 401, {}, b"{}"
+        question = json.loads(body)
+        assert question.keys() == {"account_username", "action", "resource_type"}
+        return self.json({**question, "allowed": tuple(question.values()) in self.allowed})
+
+    def json(self, value: Any) -> Answer:
+        return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    @property
+    def questions(self) -> list[tuple[str, str, str]]:
+        return [tuple(json.loads(body).values()) for _, path, body, _ in self.asked if "review" in path]
+
+
+@pytest.fixture
+def ocm() -> Iterator[Ocm]:
+    with Ocm() as server:
+        yield server
+
+
+@pytest.fixture
+def reviewed(start: Start, ocm: Ocm) -> Api:
+    return start(
+        enable_authz=True,
+        ocm_base_url=ocm.url + "/",
+        ocm_token_url=ocm.url + "/token",
+        ocm_client_id="me",
+        ocm_client_secret="s3cret",
+    )
+
+
+def test_the_review_decides(reviewed: Api, ocm: Ocm) -> None:
+    forbidden(reviewed.get("/clusters", headers=bearer()))
+    ocm.allowed = {("bob", "get", "Cluster"), ("bob", "create", "Cluster")}
+    bob = bearer(username="bob")
+    assert reviewed.get("/clusters", headers=bob).status_code == 200
+    created = reviewed.post("/clusters", json={"name": "c", "spec": {}}, headers=bob)
+    assert created.status_code == 201, created.text
+    forbidden(reviewed.delete(f"/clusters/{created.json()['id']}", headers=bob))
+    forbidden(reviewed.get("/nodepools", headers=bob))
+    assert ocm.questions == [
+        ("alice", "get", "Cluster"),
+        ("bob", "get", "Cluster"),
+        ("bob", "create", "Cluster"),
+        ("bob", "delete", "Cluster"),
+        ("bob", "get", "NodePool"),
+    ]
+    # One token for all of them.
+    assert ocm.tokens == 1
+
+
+def test_every_operation_is_reviewed_by_what_it_does() -> None:
+    asked = {
+        operation["operationId"]: access.action(method.upper(), path)
+        for path, method, operation in contract.operations(contract.load())
+    }
+    none = {name for name, what in asked.items() if what is None}
+    assert none == {"getMetadata", "getVersionMetadata", "getCompatibility", "getErrors", "getErrorById"}
+    assert asked["getClusters"] == asked["getClusterById"] == ("get", "Cluster")
+    assert asked["postCluster"] == ("create", "Cluster")
+    assert asked["patchClusterById"] == ("update", "Cluster")
+    assert asked["deleteClusterById"] == asked["forceDeleteCluster"] == ("delete", "Cluster")
+    assert asked["getNodePools"] == asked["getNodePoolsByClusterId"] == ("get", "NodePool")
+    assert asked["createNodePool"] == ("create", "NodePool")
+    assert asked["patchNodePoolById"] == ("update", "NodePool")
+    assert asked["deleteNodePoolById"] == asked["forceDeleteNodePool"] == ("delete", "NodePool")
+    assert asked["getClusterStatuses"] == ("get", "AdapterStatus")
+    assert asked["postClusterStatuses"] == asked["postNodePoolStatuses"] == ("create", "AdapterStatus")
+    assert asked["putClusterStatuses"] == ("update", "AdapterStatus")
+    # A name in a path is no kind.
+    assert access.action("GET", "/api/hyperfleet/v1/clusters/x") == ("get", "Cluster")
+
+
+def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert access.REVIEW_FOR == 60
+    monkeypatch.setattr(access, "REVIEW_FOR", 4)
+    ocm.allowed = {("alice", "get", "Cluster")}
+    for _ in range(5):
+        assert reviewed.get("/clusters", headers=bearer()).status_code == 200
+    assert len(ocm.questions) == 1
+    ocm.allowed.clear()
+    time.sleep(4.1)
+    forbidden(reviewed.get("/clusters", headers=bearer()))
+
+
+def test_the_answers_kept_are_bounded(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_REVIEWS", 3)
+    for number in range(10):
+        forbidden(reviewed.get("/clusters", headers=bearer(username=f"u{number}")))
+    assert len(ocm.questions) == 10
+    forbidden(reviewed.get("/clusters", headers=bearer(username="u9")))
+    assert len(ocm.questions) == 10
+    forbidden(reviewed.get("/clusters", headers=bearer(username="u0")))
+    assert len(ocm.questions) == 11
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (500, {}, b""),
+        (404, {}, b""),
+        (302, {"Location": "/"}, b""),
+        (200, {}, b"no JSON"),
+        (200, {}, b"[]"),
+        (200, {}, b"{}"),
+        (200, {}, b'{"access_token": 7}'),
+        (200, {}, b'{"access_token": "x"}'),
+    ],
+)
+def test_without_a_decision_nobody_gets_in(reviewed: Api, ocm: Ocm, broken: Answer) -> None:
+    ocm.allowed = {("alice", "get", "Cluster")}
+    ocm.broken = broken
+    response = reviewed.get("/clusters", headers=bearer())
+    assert (response.status_code, response.json()["code"]) == (503, errors.NO_REVIEW)
+    assert int(response.headers["Retry-After"]) > 0
+    assert ocm.url not in response.text
+    # It is not kept: the next one asks again.
+    ocm.broken = None
+    assert reviewed.get("/clusters", headers=bearer()).status_code == 200
+
+
+@pytest.mark.parametrize("allowed", [b"false", b"null", b"1", b'"true"', b"[true]", b"{}"])
+def test_only_true_is_a_yes(reviewed: Api, ocm: Ocm, allowed: bytes) -> None:
+    ocm.broken = (200, {}, b'{"access_token": "x", "expires_in": 60, "allowed": ' + allowed + b"}")
+    forbidden(reviewed.get("/clusters", headers=bearer()))
+
+
+def test_an_unreachable_review_is_503(reviewed: Api, ocm: Ocm) -> None:
+    ocm.allowed = {("alice", "get", "Cluster")}
+    assert reviewed.get("/clusters", headers=bearer()).status_code == 200
+    ocm.stop()
+    response = reviewed.get("/nodepools", headers=bearer())
+    assert (response.status_code, response.json()["code"]) == (503, errors.NO_REVIEW)
+
+
+def test_the_services_own_token_is_renewed(reviewed: Api, ocm: Ocm) -> None:
+    ocm.allowed = {("alice", "get", "Cluster"), ("alice", "get", "NodePool")}
+    assert reviewed.get("/clusters", headers=bearer()).status_code == 200
+    # Withdrawn before its end.
+    ocm.tokens += 1
+    assert reviewed.get("/nodepools", headers=bearer()).status_code == 200
+    assert ocm.tokens == 3
+
+
+def test_who_has_no_account_name_may_nothing(reviewed: Api, ocm: Ocm) -> None:
+    forbidden(reviewed.get("/clusters", headers=bearer(preferred_username=None, sub=None)))
+    assert ocm.questions == []
+
+
+def test_no_review_for_those_who_are_refused_anyway(reviewed: Api, ocm: Ocm) -> None:
+    assert reviewed.get("/clusters", headers=bearer(exp=1)).status_code == 401
+    assert reviewed.get("/clusters").status_code == 401
+    assert reviewed.get("/errors").status_code == 200
+    assert ocm.asked == []
+
+
+def test_the_secret_is_not_logged(reviewed: Api, ocm: Ocm, caplog: pytest.LogCaptureFixture) -> None:
+    ocm.broken = (500, {}, b"")
+    with caplog.at_level(logging.DEBUG):
+        assert reviewed.get("/clusters", headers=bearer()).status_code == 503
+    assert any("access review" in record.getMessage() for record in caplog.records)
+    assert not any("s3cret" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,488 @@
+"""DELETE: the mark, the wait for those who have to clean up, and the end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import NO_ID, check, condition, problem
+from test_patch import BOTH_KINDS, MERGE, at, collection, create, merge, patch, read, refused
+
+from hyperfleet import identity
+
+Json = dict[str, Any]
+
+FINALIZED = [{"type": "Available", "status": "False"}, {"type": "Finalized", "status": "True"}]
+ADAPTER = {"Cluster": "dns", "NodePool": "np"}
+TABLES = ("clusters", "node_pools", "adapter_statuses", "labels")
+
+
+@pytest.fixture
+def waiting(service: Callable[..., Api]) -> Api:
+    """A service where each deletion waits: for dns on clusters, for np on node pools."""
+    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+
+
+def delete(api: Api, resource: Json, **headers: str) -> Json:
+    marked: Json = check(api.delete(at(resource), headers=headers), 202)
+    return marked
+
+
+def finalize(api: Api, resource: Json, generation: int = 2, adapter: str = "") -> requests.Response:
+    """The last report of an adapter: it has cleaned up."""
+    return api.report(
+        resource,
+        adapter or ADAPTER[resource["kind"]],
+        observed_generation=generation,
+        conditions=FINALIZED,
+    )
+
+
+def gone(api: Api, *resources: Json) -> None:
+    """Nothing that the API offers knows these any more."""
+    for resource in resources:
+        problem(api.get(at(resource)), 404)
+        problem(api.get(at(resource, "/statuses")), 404)
+        problem(api.delete(at(resource)), 404)
+        problem(patch(api, resource, {"spec": {}}), 404)
+        problem(api.post(at(resource, "/force-delete"), json={"reason": "x"}), 404)
+        problem(finalize(api, resource), 404)
+        listed = check(api.get("/clusters" if resource["kind"] == "Cluster" else "/nodepools"))
+        assert resource["id"] not in [item["id"] for item in listed["items"]]
+
+
+def left(sql: psycopg.Connection) -> dict[str, int]:
+    """How many rows each table holds that belongs to resources, but for empty ones."""
+    counts: dict[str, int] = {}
+    for table in TABLES:
+        row = sql.execute(f"SELECT count(*) FROM {table}").fetchone()
+        if row and row[0]:
+            counts[table] = row[0]
+    return counts
+
+
+# The mark
+
+
+@BOTH_KINDS
+def test_delete_marks_and_the_resource_stays_for_its_adapters(
+    waiting: Api, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, resource = waiting, create(waiting, kind)
+    tag, before = read(api, resource)
+    monkeypatch.setattr(identity, "SYSTEM", "remover@example.com")
+    response = api.delete(at(resource))
+    marked = check(response, 202)
+    assert marked["deleted_time"] > before["updated_time"]
+    assert marked["deleted_by"] == "remover@example.com"
+    assert marked["generation"] == 2
+    same = ("kind", "id", "href", "name", "labels", "spec", "created_time", "created_by")
+    assert [marked[member] for member in same] == [before[member] for member in same]
+    assert response.headers["ETag"] != tag
+    assert read(api, resource) == (response.headers["ETag"], marked)
+    for type_ in ("Ready", "Reconciled"):
+        assert condition(marked, type_)["status"] == "False"
+        assert condition(marked, type_)["observed_generation"] == 2
+    listed = check(api.get(collection(resource)))
+    assert (listed["total"], listed["items"]) == (1, [marked])
+
+
+@BOTH_KINDS
+def test_delete_refolds_the_status(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    api.report(resource, ADAPTER[kind])
+    before = api.read(resource)
+    assert before["status"]["phase"] == "Ready"
+    marked = delete(api, resource)
+    assert marked["status"]["phase"] == "NotReady"
+    assert marked["status"]["observed_generation"] == 1
+    for type_ in ("Ready", "Reconciled"):
+        assert condition(marked, type_)["status"] == "False"
+        assert condition(marked, type_)["reason"] == "ReconciledMissingAdapters"
+        assert condition(marked, type_)["last_transition_time"] == marked["deleted_time"]
+    for type_ in ("Available", "LastKnownReconciled"):
+        assert condition(marked, type_) == condition(before, type_)
+        assert condition(marked, type_)["status"] == "True"
+
+
+@BOTH_KINDS
+def test_repeated_delete_answers_the_same_and_changes_nothing(
+    waiting: Api, sql: psycopg.Connection, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, resource = waiting, create(waiting, kind)
+    first = api.delete(at(resource))
+    check(first, 202)
+    rows = sql.execute("SELECT xmin, document FROM clusters").fetchall()
+    rows += sql.execute("SELECT xmin, document FROM node_pools").fetchall()
+    monkeypatch.setattr(identity, "SYSTEM", "another@example.com")
+    for _ in range(2):
+        again = api.delete(at(resource))
+        assert check(again, 202) == first.json()
+        assert again.headers["ETag"] == first.headers["ETag"]
+    assert read(api, resource) == (first.headers["ETag"], first.json())
+    after = sql.execute("SELECT xmin, document FROM clusters").fetchall()
+    after += sql.execute("SELECT xmin, document FROM node_pools").fetchall()
+    assert after == rows
+
+
+@BOTH_KINDS
+def test_repeated_delete_of_what_was_reported_on_keeps_the_report(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    delete(api, resource)
+    assert api.report(resource, "other", observed_generation=2).status_code == 201
+    before = read(api, resource)
+    assert delete(api, resource) == before[1]
+    assert read(api, resource) == before
+
+
+@BOTH_KINDS
+def test_a_resource_with_changes_is_marked_at_its_next_generation(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    check(patch(api, resource, {"spec": {"x": 1}}))
+    check(merge(api, resource, {"labels": None}))
+    assert delete(api, resource)["generation"] == 4
+
+
+def test_a_marked_cluster_takes_no_new_node_pool(waiting: Api) -> None:
+    cluster = waiting.cluster()
+    delete(waiting, cluster)
+    before = read(waiting, cluster)
+    response = waiting.post(at(cluster, "/nodepools"), json={"name": "np1", "spec": {}})
+    refused(response, 409)
+    assert check(waiting.get(at(cluster, "/nodepools")))["total"] == 0
+    assert read(waiting, cluster) == before
+
+
+def test_a_cluster_with_a_marked_node_pool_takes_another_and_can_be_changed(waiting: Api) -> None:
+    cluster = waiting.cluster()
+    delete(waiting, waiting.node_pool(cluster, "np1"))
+    waiting.node_pool(cluster, "np2")
+    assert check(patch(waiting, cluster, {"spec": {"x": 1}}))["generation"] == 2
+
+
+@BOTH_KINDS
+def test_the_name_of_a_marked_resource_stays_taken_until_it_is_gone(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    body = {"name": resource["name"], "spec": {}}
+    delete(api, resource)
+    assert refused(api.post(collection(resource), json=body), 409)["errors"][0]["field"] == "name"
+    assert finalize(api, resource).status_code == 201
+    again = check(api.post(collection(resource), json=body), 201)
+    assert again["id"] != resource["id"]
+    assert again["generation"] == 1
+    assert "deleted_time" not in again
+
+
+@BOTH_KINDS
+def test_what_does_not_exist_cannot_be_deleted(api: Api, kind: str) -> None:
+    resource = create(api, kind)
+    for unknown in (NO_ID, "no-uuid", resource["id"] + "0"):
+        problem(api.delete(f"{collection(resource)}/{unknown}"), 404)
+    assert read(api, resource)[1] == resource
+
+
+def test_a_node_pool_is_deleted_under_its_own_cluster_only(api: Api) -> None:
+    node_pool, other = api.node_pool(api.cluster("c1")), api.cluster("c2")
+    problem(api.delete(f"/clusters/{other['id']}/nodepools/{node_pool['id']}"), 404)
+    problem(api.delete(f"/clusters/{node_pool['id']}"), 404)
+    assert api.read(node_pool) == node_pool
+
+
+# The cascade
+
+
+def test_deleting_a_cluster_marks_its_node_pools_and_no_others(
+    waiting: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = waiting
+    cluster, other = api.cluster("c1"), api.cluster("c2")
+    pools = [api.node_pool(cluster, f"np{i}") for i in range(3)]
+    bystander = api.node_pool(other)
+    api.report(pools[0], "np")
+    check(patch(api, pools[1], {"spec": {"replicas": 1}}))
+    tags = [read(api, pool)[0] for pool in pools]
+    monkeypatch.setattr(identity, "SYSTEM", "remover@example.com")
+    delete(api, cluster)
+    for pool, tag, generation in zip(pools, tags, (2, 3, 2), strict=True):
+        now, marked = read(api, pool)
+        assert now != tag
+        assert marked["generation"] == generation
+        assert marked["deleted_by"] == "remover@example.com"
+        assert marked["deleted_time"] >= pool["created_time"]
+        assert condition(marked, "Reconciled")["status"] == "False"
+        assert condition(marked, "Reconciled")["observed_generation"] == generation
+        refused(patch(api, pool, {"spec": {"x": 1}}), 409)
+    assert api.read(pools[0])["status"]["phase"] == "NotReady"
+    assert condition(api.read(pools[0]), "Available")["status"] == "True"
+    assert check(api.get(at(cluster, "/nodepools")))["total"] == 3
+    assert (api.read(other), api.read(bystander)) == (other, bystander)
+
+
+def test_the_cascade_leaves_a_node_pool_alone_that_was_marked_before(
+    waiting: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = waiting.cluster()
+    pool = waiting.node_pool(cluster)
+    delete(waiting, pool)
+    before = read(waiting, pool)
+    monkeypatch.setattr(identity, "SYSTEM", "another@example.com")
+    delete(waiting, cluster)
+    assert read(waiting, pool) == before
+
+
+def test_deleting_a_node_pool_leaves_its_cluster_and_its_siblings_alone(waiting: Api) -> None:
+    cluster = waiting.cluster()
+    first, second = waiting.node_pool(cluster, "np1"), waiting.node_pool(cluster, "np2")
+    before = read(waiting, cluster), read(waiting, second)
+    delete(waiting, first)
+    assert (read(waiting, cluster), read(waiting, second)) == before
+    assert finalize(waiting, first).status_code == 201
+    gone(waiting, first)
+    assert (read(waiting, cluster), read(waiting, second)) == before
+
+
+# The end
+
+
+@BOTH_KINDS
+def test_a_resource_that_nobody_has_to_finalize_goes_at_once(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    resource = create(api, kind)
+    response = api.delete(at(resource))
+    marked = check(response, 202)
+    assert marked["generation"] == 2
+    assert marked["deleted_by"] == "system@hyperfleet.local"
+    assert marked["deleted_time"] >= resource["created_time"]
+    gone(api, resource)
+    # The owner of a node pool stays.
+    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+
+
+def test_a_cluster_goes_at_once_with_node_pools_that_nobody_has_to_finalize(
+    api: Api, sql: psycopg.Connection
+) -> None:
+    cluster = api.cluster(labels={"a": "b"})
+    pools = [api.node_pool(cluster, f"np{i}", labels={"c": "d"}) for i in range(3)]
+    bystander = api.cluster("bystander", labels={"a": "b"})
+    delete(api, cluster)
+    gone(api, cluster, *pools)
+    assert left(sql) == {"clusters": 1, "labels": 1}
+    assert api.read(bystander) == bystander
+
+
+@BOTH_KINDS
+def test_without_configuration_those_who_reported_have_to_finalize(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    resource = create(api, kind)
+    for adapter in ("dns", "validation"):
+        api.report(resource, adapter)
+    delete(api, resource)
+    assert finalize(api, resource, adapter="dns").status_code == 201
+    # One who comes late has to, too.
+    assert api.report(resource, "late", observed_generation=2).status_code == 201
+    assert finalize(api, resource, adapter="validation").status_code == 201
+    assert condition(api.read(resource), "Reconciled")["status"] == "False"
+    assert finalize(api, resource, adapter="late").status_code == 201
+    gone(api, resource)
+    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+
+
+@BOTH_KINDS
+def test_with_configuration_only_required_adapters_have_to_finalize_and_all_of_them(
+    service: Callable[..., Api], sql: psycopg.Connection, kind: str
+) -> None:
+    both = ("one", "two")
+    api = service(required_adapters_cluster=both, required_adapters_nodepool=both)
+    resource = create(api, kind)
+    for adapter in ("one", "onlooker"):
+        api.report(resource, adapter)
+    delete(api, resource)
+    assert finalize(api, resource, adapter="onlooker").status_code == 201
+    assert finalize(api, resource, adapter="one").status_code == 201
+    assert api.read(resource)["generation"] == 2
+    assert condition(api.read(resource), "Reconciled")["reason"] == "ReconciledMissingAdapters"
+    assert finalize(api, resource, adapter="two").status_code == 201
+    gone(api, resource)
+    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+
+
+@BOTH_KINDS
+def test_only_finalized_true_at_the_present_generation_counts(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    # Before the mark: who finalizes what is wanted has misunderstood.
+    assert finalize(api, resource, generation=1).status_code == 201
+    assert "deleted_time" not in api.read(resource)
+    delete(api, resource)
+    assert api.read(resource)["generation"] == 2
+    assert finalize(api, resource, generation=1).status_code == 201
+    assert finalize(api, resource, generation=3).status_code == 204
+    for conditions in (
+        [{"type": "Finalized", "status": "False"}],
+        [{"type": "Finalized", "status": "Unknown"}],
+        [{"type": "Available", "status": "True"}],
+        [{"type": "finalized", "status": "True"}],
+        [{"type": "Available", "status": "False"}],
+    ):
+        response = api.report(resource, ADAPTER[kind], observed_generation=2, conditions=conditions)
+        assert response.status_code == 201
+        assert condition(api.read(resource), "Reconciled")["status"] == "False"
+    response = finalize(api, resource, generation=2)
+    assert response.status_code == 201
+    assert response.json()["adapter"] == ADAPTER[kind]
+    assert [one["type"] for one in response.json()["conditions"]] == ["Available", "Finalized"]
+    gone(api, resource)
+
+
+@BOTH_KINDS
+def test_a_discarded_report_removes_nothing(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    delete(api, resource)
+    pending = [{"type": "Finalized", "status": "False"}]
+    api.report(resource, ADAPTER[kind], observed_generation=2, conditions=pending)
+    before = read(api, resource)
+    late = api.report(
+        resource,
+        ADAPTER[kind],
+        observed_generation=2,
+        observed_time="2020-01-01T00:00:00Z",
+        conditions=FINALIZED,
+    )
+    assert late.status_code == 204
+    assert read(api, resource) == before
+
+
+def test_a_finalized_cluster_waits_for_its_node_pools_and_the_last_one_takes_it_along(
+    waiting: Api, sql: psycopg.Connection
+) -> None:
+    api, cluster = waiting, waiting.cluster(labels={"a": "b"})
+    first, second = (api.node_pool(cluster, name, labels={"c": "d"}) for name in ("np1", "np2"))
+    delete(api, cluster)
+    assert finalize(api, cluster).status_code == 201
+    for leaving, remaining in ((None, (first, second)), (first, (second,))):
+        if leaving:
+            assert finalize(api, leaving).status_code == 201
+            gone(api, leaving)
+        for type_ in ("Ready", "Reconciled"):
+            now = condition(api.read(cluster), type_)
+            assert (now["status"], now["reason"]) == ("False", "ReconciledWaitingForChildren")
+            assert now["observed_generation"] == 2
+        assert [pool["id"] for pool in check(api.get(at(cluster, "/nodepools")))["items"]] == [
+            pool["id"] for pool in reversed(remaining)
+        ]
+    assert finalize(api, second).status_code == 201
+    gone(api, cluster, first, second)
+    assert left(sql) == {}
+
+
+def test_a_cluster_whose_node_pools_went_first_waits_for_its_own_adapters(
+    waiting: Api, sql: psycopg.Connection
+) -> None:
+    api, cluster = waiting, waiting.cluster()
+    pools = [api.node_pool(cluster, name) for name in ("np1", "np2")]
+    delete(api, cluster)
+    for pool in pools:
+        assert finalize(api, pool).status_code == 201
+    gone(api, *pools)
+    now = condition(api.read(cluster), "Reconciled")
+    assert (now["status"], now["reason"]) == ("False", "ReconciledMissingAdapters")
+    assert finalize(api, cluster).status_code == 201
+    gone(api, cluster)
+    assert left(sql) == {}
+
+
+def test_a_cluster_that_nobody_has_to_finalize_waits_for_its_node_pools_all_the_same(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(required_adapters_nodepool=("np",))
+    cluster = api.cluster()
+    pool = api.node_pool(cluster)
+    marked = delete(api, cluster)
+    assert condition(marked, "Reconciled")["reason"] == "ReconciledWaitingForChildren"
+    assert api.read(cluster) == marked
+    assert finalize(api, pool).status_code == 201
+    gone(api, cluster, pool)
+    assert left(sql) == {}
+
+
+def test_the_cascade_takes_node_pools_at_once_that_nobody_has_to_finalize(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(required_adapters_cluster=("dns",))
+    cluster = api.cluster()
+    silent, heard = api.node_pool(cluster, "np1"), api.node_pool(cluster, "np2")
+    api.report(heard, "np")
+    delete(api, cluster)
+    gone(api, silent)
+    assert api.read(heard)["generation"] == 2
+    assert finalize(api, heard).status_code == 201
+    gone(api, heard)
+    assert finalize(api, cluster).status_code == 201
+    gone(api, cluster)
+    assert left(sql) == {}
+
+
+def test_a_node_pool_that_was_deleted_before_takes_a_waiting_cluster_along_too(waiting: Api) -> None:
+    api, cluster = waiting, waiting.cluster()
+    check(patch(api, cluster, {"spec": {"x": 1}}))
+    pool = api.node_pool(cluster)
+    delete(api, pool)
+    delete(api, cluster)
+    assert finalize(api, cluster, generation=3).status_code == 201
+    assert condition(api.read(cluster), "Reconciled")["reason"] == "ReconciledWaitingForChildren"
+    assert finalize(api, pool).status_code == 201
+    gone(api, cluster, pool)
+
+
+def test_the_end_of_a_node_pool_does_not_remove_a_cluster_that_is_not_marked(api: Api) -> None:
+    cluster = api.cluster()
+    pool = api.node_pool(cluster)
+    delete(api, pool)
+    gone(api, pool)
+    assert api.read(cluster) == cluster
+
+
+@BOTH_KINDS
+def test_nothing_of_a_resource_is_left_in_any_table_and_others_keep_theirs(
+    waiting: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    api, resource = waiting, create(waiting, kind)
+    other = create(api, kind, "other")
+    for adapter in (ADAPTER[kind], "onlooker"):
+        api.report(resource, adapter)
+        api.report(other, adapter)
+    before = read(api, other), left(sql)
+    delete(api, resource)
+    assert left(sql) == before[1]
+    assert finalize(api, resource).status_code == 201
+    for table in ("adapter_statuses", "labels"):
+        rows = sql.execute(f"SELECT DISTINCT owner_id::text FROM {table}").fetchall()
+        assert rows == [(other["id"],)]
+    assert read(api, other) == before[0]
+    assert check(api.get(at(other, "/statuses")))["total"] == 2
+
+
+@BOTH_KINDS
+def test_adapters_may_report_until_the_end(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
+    delete(api, resource)
+    tag, marked = read(api, resource)
+    progress = [{"type": "Available", "status": "False", "reason": "Draining", "message": "3 left"}]
+    response = api.report(resource, ADAPTER[kind], observed_generation=2, conditions=progress)
+    assert response.status_code == 201
+    now, reported = read(api, resource)
+    assert now != tag
+    assert reported["status"]["adapters"][0]["reason"] == "Draining"
+    kept = ("generation", "deleted_time", "deleted_by", "updated_time", "spec", "labels")
+    assert [reported[member] for member in kept] == [marked[member] for member in kept]
+
+
+def test_a_patch_of_the_other_media_type_is_refused_as_well_once_marked(waiting: Api) -> None:
+    cluster = waiting.cluster()
+    delete(waiting, cluster)
+    refused(patch(waiting, cluster, {"spec": {"x": 1}}, MERGE), 409)
+    # One that would change nothing is a change that was asked for, too.
+    refused(patch(waiting, cluster, {"spec": cluster["spec"]}), 409)

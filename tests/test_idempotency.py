@@ -1,0 +1,256 @@
+"""Idempotency-Key: a creation that may be repeated until its answer arrives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import NO_ID, check, problem
+from process import Serving
+from test_delete import delete, gone
+from test_patch import BOTH_KINDS, at, patch, read, refused
+
+from hyperfleet import identity
+
+Json = dict[str, Any]
+
+KEY = "7a9c2f0e-create"
+BODY: Json = {"name": "one", "spec": {"nodes": 3}, "labels": {"a": "b"}}
+
+
+def path_of(api: Api, kind: str, name: str = "owner") -> str:
+    """Where resources of this kind are created; a node pool wants a cluster first."""
+    return "/clusters" if kind == "Cluster" else at(api.cluster(name), "/nodepools")
+
+
+def post(api: Api, path: str, body: Json, key: str | bytes = KEY) -> requests.Response:
+    return api.post(path, json=body, headers={"Idempotency-Key": key})
+
+
+def same(first: requests.Response, again: requests.Response) -> None:
+    """The repeated request got the first answer."""
+    assert check(again, 201) == first.json()
+    assert again.content == first.content
+    for header in ("Location", "ETag", "Content-Type"):
+        assert again.headers[header] == first.headers[header]
+
+
+def total(api: Api, path: str) -> int:
+    return int(check(api.get(path, params={"size": 0}))["total"])
+
+
+def grow_old(sql: psycopg.Connection, age: str) -> None:
+    sql.execute("UPDATE idempotency_keys SET created_time = now() - %s::interval", (age,))
+
+
+@BOTH_KINDS
+def test_the_same_request_gets_the_first_answer_and_creates_nothing(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    resource = check(first, 201)
+    assert {member: resource[member] for member in BODY} == BODY
+    rows = sql.execute("SELECT xmin FROM clusters").fetchall()
+    for _ in range(3):
+        same(first, post(api, path, BODY))
+    assert total(api, path) == 1
+    assert read(api, resource) == (first.headers["ETag"], resource)
+    assert sql.execute("SELECT xmin FROM clusters").fetchall() == rows
+
+
+@BOTH_KINDS
+def test_without_a_key_a_repetition_is_a_conflict(api: Api, kind: str) -> None:
+    path = path_of(api, kind)
+    check(api.post(path, json=BODY), 201)
+    refused(api.post(path, json=BODY), 409)
+    # Nor does a key of today know what was created without it.
+    refused(post(api, path, BODY), 409)
+
+
+@BOTH_KINDS
+def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind: str) -> None:
+    one, two = service(), service()
+    path = path_of(one, kind)
+    first = post(one, path, BODY)
+    check(first, 201)
+    same_location = first.headers["Location"].removeprefix(one.url)
+    again = post(two, path, BODY)
+    assert check(again, 201) == first.json()
+    assert again.headers["Location"].removeprefix(two.url) == same_location == first.json()["href"]
+    assert total(two, path) == 1
+
+
+def test_a_restart_does_not_forget(database: str) -> None:
+    settings = {"HYPERFLEET_DATABASE_URL": database}
+    with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
+        path = path_of(api, "NodePool")
+        cluster, pool = post(api, "/clusters", BODY, "for-cluster"), post(api, path, BODY, "for-pool")
+        assert (cluster.status_code, pool.status_code) == (201, 201)
+    with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
+        assert post(api, "/clusters", BODY, "for-cluster").json() == cluster.json()
+        assert post(api, path, BODY, "for-pool").json() == pool.json()
+        refused(post(api, "/clusters", {**BODY, "name": "two"}, "for-cluster"), 422)
+        assert total(api, path) == 1
+
+
+@BOTH_KINDS
+def test_the_first_answer_stays_the_answer_whatever_becomes_of_the_resource(api: Api, kind: str) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    resource = check(first, 201)
+    check(patch(api, resource, {"spec": {"nodes": 4}}))
+    same(first, post(api, path, BODY))
+    assert api.read(resource)["spec"] == {"nodes": 4}
+    delete(api, resource)
+    gone(api, resource)
+    same(first, post(api, path, BODY))
+    gone(api, resource)
+    assert total(api, path) == 0
+
+
+def test_the_first_answer_stays_the_answer_when_the_cluster_is_marked(
+    service: Callable[..., Api],
+) -> None:
+    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+    cluster = api.cluster("owner")
+    path = at(cluster, "/nodepools")
+    first = post(api, path, BODY)
+    check(first, 201)
+    delete(api, cluster)
+    same(first, post(api, path, BODY))
+    refused(post(api, path, {**BODY, "name": "two"}, "another-key"), 409)
+
+
+@BOTH_KINDS
+def test_the_same_key_with_another_request_is_refused(api: Api, kind: str) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    check(first, 201)
+    for other in (
+        {**BODY, "name": "two"},
+        {**BODY, "spec": {"nodes": 4}},
+        {**BODY, "spec": {"nodes": "3"}},
+        {**BODY, "labels": {}},
+        {"name": "one", "spec": {"nodes": 3}},
+    ):
+        refused(post(api, path, other), 422)
+    assert total(api, path) == 1
+    same(first, post(api, path, BODY))
+
+
+def test_a_truth_is_another_request_than_a_number(api: Api) -> None:
+    check(post(api, "/clusters", {"name": "one", "spec": {"a": 1}}), 201)
+    refused(post(api, "/clusters", {"name": "one", "spec": {"a": True}}), 422)
+
+
+def test_the_same_key_for_another_collection_is_another_request(api: Api) -> None:
+    one, two = path_of(api, "NodePool", "c1"), path_of(api, "NodePool", "c2")
+    first = post(api, one, BODY)
+    check(first, 201)
+    refused(post(api, two, BODY), 422)
+    refused(post(api, "/clusters", BODY), 422)
+    assert total(api, two) == 0
+    same(first, post(api, one, BODY))
+
+
+@BOTH_KINDS
+def test_another_key_is_another_creation(api: Api, kind: str) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    check(first, 201)
+    refused(post(api, path, BODY, "another-key"), 409)
+    # Keys are told apart by case.
+    refused(post(api, path, BODY, KEY.upper()), 409)
+    second = post(api, path, {**BODY, "name": "two"}, "another-key")
+    assert check(second, 201)["id"] != first.json()["id"]
+    same(first, post(api, path, BODY))
+    same(second, post(api, path, {**BODY, "name": "two"}, "another-key"))
+
+
+@BOTH_KINDS
+def test_a_key_is_remembered_for_24_hours_and_not_longer(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    check(first, 201)
+    grow_old(sql, "23 hours 59 minutes")
+    same(first, post(api, path, BODY))
+    refused(post(api, path, {**BODY, "name": "two"}), 422)
+    grow_old(sql, "24 hours 1 minute")
+    # Now it is an ordinary creation, of a name that is taken.
+    refused(post(api, path, BODY), 409)
+    second = post(api, path, {**BODY, "name": "two"})
+    assert check(second, 201)["id"] != first.json()["id"]
+    # From here on the key stands for this one.
+    same(second, post(api, path, {**BODY, "name": "two"}))
+    refused(post(api, path, BODY), 422)
+    assert total(api, path) == 2
+
+
+def test_repeating_does_not_prolong_the_24_hours(api: Api, sql: psycopg.Connection) -> None:
+    first = post(api, "/clusters", BODY)
+    grow_old(sql, "23 hours")
+    same(first, post(api, "/clusters", BODY))
+    sql.execute("UPDATE idempotency_keys SET created_time = created_time - interval '61 minutes'")
+    refused(post(api, "/clusters", BODY), 409)
+
+
+@BOTH_KINDS
+def test_a_creation_that_failed_leaves_the_key_free(
+    service: Callable[..., Api], sql: psycopg.Connection, kind: str
+) -> None:
+    api = service(required_adapters_cluster=("dns",))
+    path = path_of(api, kind)
+    check(api.post(path, json={"name": "taken", "spec": {}}), 201)
+    problem(post(api, path, {**BODY, "name": "No Name"}), 400)
+    problem(post(api, path, {**BODY, "labels": {"a": 1}}), 400)
+    refused(post(api, path, {**BODY, "name": "taken"}), 409)
+    problem(post(api, f"/clusters/{NO_ID}/nodepools", BODY), 404)
+    marked = api.cluster("marked")
+    delete(api, marked)
+    refused(post(api, at(marked, "/nodepools"), BODY), 409)
+    assert sql.execute("SELECT count(*) FROM idempotency_keys").fetchone() == (0,)
+    first = post(api, path, BODY)
+    check(first, 201)
+    same(first, post(api, path, BODY))
+
+
+@BOTH_KINDS
+def test_keys_belong_to_their_caller(api: Api, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_of(api, kind)
+    first = post(api, path, BODY)
+    check(first, 201)
+    monkeypatch.setattr(identity, "SYSTEM", "another@example.com")
+    # Another's key is as good as none: neither the answer nor the refusal is for this caller.
+    refused(post(api, path, BODY), 409)
+    second = post(api, path, {**BODY, "name": "two"})
+    assert check(second, 201)["created_by"] == "another@example.com"
+    same(second, post(api, path, {**BODY, "name": "two"}))
+    monkeypatch.undo()
+    same(first, post(api, path, BODY))
+    assert total(api, path) == 2
+
+
+@BOTH_KINDS
+def test_keys_have_bounds(api: Api, kind: str) -> None:
+    path = path_of(api, kind)
+    for key in ("", "k" * 256, "two words", "a\tb", "ключ".encode(), b"\xff", b"caf\xe9"):
+        problem(post(api, path, BODY, key), 400)
+    assert total(api, path) == 0
+    for index, key in enumerate(("k" * 255, "!", "~", '"quoted"\';--', "%00\\u0000", "a,b")):
+        body = {**BODY, "name": f"r{index}"}
+        first = post(api, path, body, key)
+        check(first, 201)
+        same(first, post(api, path, body, key))
+
+
+def test_the_key_of_a_creation_means_nothing_to_other_requests(api: Api) -> None:
+    cluster = check(post(api, "/clusters", BODY), 201)
+    key = {"Idempotency-Key": KEY}
+    assert check(api.get(at(cluster), headers=key)) == cluster
+    assert check(patch(api, cluster, {"spec": {"x": 1}}, **key))["generation"] == 2
+    assert check(patch(api, cluster, {"spec": {"x": 2}}, **key))["generation"] == 3

@@ -1,0 +1,355 @@
+"""What happens at the same moment, on two replicas of the service, many times over."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import check, condition
+from test_delete import delete, finalize, left
+from test_patch import at, patch
+
+Json = dict[str, Any]
+Action = Callable[[Api], requests.Response]
+
+ROUNDS = 200
+# How far apart the requests of a round start at most, in seconds: about as long as one takes, so that
+# they meet in every order and at every stage.
+SPREAD = 0.012
+
+
+class Racers:
+    """Threads, each with a session of its own, by turns on the one replica and on the other."""
+
+    def __init__(self, replicas: tuple[Api, Api], most: int, seed: int) -> None:
+        self.sessions = [Api(replicas[index % 2].url) for index in range(most)]
+        self.threads = ThreadPoolExecutor(most)
+        self.random = random.Random(seed)
+
+    def race(self, *actions: Action) -> list[requests.Response]:
+        """The answers to requests that start together, give or take; none is an error of the service."""
+        start = threading.Barrier(len(actions))
+        # Who is on which replica changes from round to round.
+        sessions = self.random.sample(self.sessions, len(actions))
+
+        def run(action: Action, session: Api, delay: float) -> requests.Response:
+            start.wait(30)
+            time.sleep(delay)
+            return action(session)
+
+        running = [
+            self.threads.submit(
+                run, action, session, self.random.choice((0, self.random.random())) * SPREAD
+            )
+            for action, session in zip(actions, sessions, strict=True)
+        ]
+        answers = [one.result(60) for one in running]
+        for answer in answers:
+            assert answer.status_code < 500, answer.text
+        return answers
+
+
+@contextmanager
+def racers(one: Api, two: Api, most: int = 4, seed: int = 1) -> Iterator[Racers]:
+    with ExitStack() as stack:
+        threads = Racers((one, two), most, seed)
+        stack.enter_context(threads.threads)
+        for session in threads.sessions:
+            stack.enter_context(session)
+        yield threads
+
+
+def codes(answers: list[requests.Response]) -> tuple[int, ...]:
+    return tuple(answer.status_code for answer in answers)
+
+
+def create(path: str, name: str, **headers: str) -> Action:
+    return lambda api: api.post(path, json={"name": name, "spec": {}}, headers=headers)
+
+
+def remove(resource: Json) -> Action:
+    return lambda api: api.delete(at(resource))
+
+
+def force(resource: Json) -> Action:
+    return lambda api: api.post(at(resource, "/force-delete"), json={"reason": "race"})
+
+
+def last_report(resource: Json, generation: int = 2) -> Action:
+    return lambda api: finalize(api, resource, generation)
+
+
+def orphans(sql: psycopg.Connection) -> list[Any]:
+    """Rows without an owner, and node pools that live on under a marked cluster."""
+    return sql.execute(
+        """
+        SELECT 'pool of no cluster', id FROM node_pools
+            WHERE owner_id NOT IN (SELECT id FROM clusters)
+        UNION ALL
+        SELECT 'living pool of a marked cluster', node_pools.id FROM node_pools
+            JOIN clusters ON clusters.id = owner_id
+            WHERE clusters.deleted_time IS NOT NULL AND node_pools.deleted_time IS NULL
+        UNION ALL
+        SELECT 'report of nothing', owner_id FROM adapter_statuses WHERE owner_id NOT IN
+            (SELECT id FROM clusters UNION ALL SELECT id FROM node_pools)
+        UNION ALL
+        SELECT 'label of nothing', owner_id FROM labels WHERE owner_id NOT IN
+            (SELECT id FROM clusters UNION ALL SELECT id FROM node_pools)
+        """
+    ).fetchall()
+
+
+def ended(api: Api, *resources: Json) -> bool:
+    return all(api.get(at(resource)).status_code == 404 for resource in resources)
+
+
+def finish(api: Api, cluster: Json) -> None:
+    """What came too early in the race is said again, if there is anybody left to hear it."""
+    pools = api.get(at(cluster, "/nodepools"))
+    if pools.status_code == 200:
+        assert "deleted_time" in api.read(cluster)
+        for pool in check(pools)["items"]:
+            assert finalize(api, pool).status_code == 201
+        assert finalize(api, cluster).status_code in (201, 404)
+
+
+REQUIRED = {"required_adapters_cluster": ("dns",), "required_adapters_nodepool": ("np",)}
+
+
+def test_a_node_pool_is_never_created_under_a_cluster_that_is_being_marked(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    seen: Counter[tuple[int, ...]] = Counter()
+    with racers(one, two) as threads:
+        for index in range(ROUNDS):
+            cluster = one.cluster(f"c{index}")
+            path = at(cluster, "/nodepools")
+            created, deleted = threads.race(create(path, "np1"), remove(cluster))
+            check(deleted, 202)
+            seen[codes([created])] += 1
+            pools = check(two.get(path))["items"]
+            if created.status_code == 201:
+                assert [pool["id"] for pool in pools] == [created.json()["id"]]
+                assert "deleted_time" in pools[0]
+                assert pools[0]["generation"] == 2
+            else:
+                assert created.status_code == 409
+                assert pools == []
+    assert orphans(sql) == []
+    # Both happened, or the two did not meet.
+    assert set(seen) == {(201,), (409,)}, seen
+
+
+def test_a_node_pool_is_never_left_by_a_cluster_that_goes_at_once(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    one, two = service(), service()
+    seen: Counter[int] = Counter()
+    with racers(one, two, seed=2) as threads:
+        for index in range(ROUNDS):
+            cluster = one.cluster(f"c{index}", labels={"a": "b"})
+            path = at(cluster, "/nodepools")
+            created, deleted = threads.race(create(path, "np1"), remove(cluster))
+            check(deleted, 202)
+            assert created.status_code in (201, 404, 409)
+            seen[created.status_code] += 1
+    assert left(sql) == {}
+    assert seen[201] > 0
+    assert seen[404] + seen[409] > 0, seen
+
+
+@pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
+def test_the_same_key_twice_at_once_creates_one(
+    service: Callable[..., Api], sql: psycopg.Connection, kind: str
+) -> None:
+    one, two = service(), service()
+    path = "/clusters" if kind == "Cluster" else at(one.cluster("owner"), "/nodepools")
+    with racers(one, two, seed=3) as threads:
+        for index in range(ROUNDS):
+            twice = create(path, f"r{index}", **{"Idempotency-Key": f"key-{index}"})
+            first, second = threads.race(twice, twice)
+            assert codes([first, second]) == (201, 201)
+            assert first.content == second.content
+            assert first.headers["ETag"] == second.headers["ETag"]
+            assert check(two.get(at(first.json()))) == first.json()
+    table = "clusters" if kind == "Cluster" else "node_pools"
+    row = sql.execute(f"SELECT count(*), count(DISTINCT name) FROM {table} WHERE name <> 'owner'")
+    assert row.fetchone() == (ROUNDS, ROUNDS)
+
+
+def test_the_same_key_with_two_requests_at_once_creates_one_and_refuses_the_other(
+    service: Callable[..., Api],
+) -> None:
+    one, two = service(), service()
+    with racers(one, two, seed=4) as threads:
+        for index in range(ROUNDS // 4):
+            key = {"Idempotency-Key": f"key-{index}"}
+            answers = threads.race(
+                create("/clusters", f"a{index}", **key), create("/clusters", f"b{index}", **key)
+            )
+            assert sorted(codes(answers)) == [201, 422]
+    assert check(one.get("/clusters?size=0"))["total"] == ROUNDS // 4
+
+
+def test_the_same_name_twice_at_once_is_created_once(service: Callable[..., Api]) -> None:
+    one, two = service(), service()
+    with racers(one, two, seed=5) as threads:
+        for index in range(ROUNDS // 4):
+            keyed = [
+                create("/clusters", f"c{index}", **{"Idempotency-Key": f"{k}-{index}"}) for k in "ab"
+            ]
+            assert sorted(codes(threads.race(*keyed))) == [201, 409]
+    assert check(one.get("/clusters?size=0"))["total"] == ROUNDS // 4
+
+
+def test_two_changes_of_the_same_version_at_once_are_one_change(service: Callable[..., Api]) -> None:
+    one, two = service(), service()
+    cluster = one.cluster()
+    pool = one.node_pool(cluster)
+
+    def change(resource: Json, tag: str, value: str) -> Action:
+        return lambda api: patch(api, resource, {"spec": {"by": value}}, **{"If-Match": tag})
+
+    with racers(one, two, seed=6) as threads:
+        for index in range(ROUNDS):
+            resource = (cluster, pool)[index % 2]
+            tag = one.get(at(resource)).headers["ETag"]
+            answers = threads.race(
+                change(resource, tag, f"her-{index}"), change(resource, tag, f"his-{index}")
+            )
+            assert sorted(codes(answers)) == [200, 412]
+            (winner,) = [answer for answer in answers if answer.status_code == 200]
+            now = two.get(at(resource))
+            assert (now.headers["ETag"], check(now)) == (winner.headers["ETag"], check(winner))
+    assert (one.read(cluster)["generation"], one.read(pool)["generation"]) == (101, 101)
+
+
+def test_changes_at_once_without_a_version_are_all_counted(service: Callable[..., Api]) -> None:
+    one, two = service(), service()
+    cluster = one.cluster()
+
+    def merge(label: str) -> Action:
+        return lambda api: patch(
+            api, cluster, {"labels": {label: "x"}}, media_type="application/merge-patch+json"
+        )
+
+    with racers(one, two, seed=7) as threads:
+        for index in range(ROUNDS // 8):
+            labels = [f"l{index}-{n}" for n in range(4)]
+            answers = threads.race(*map(merge, labels))
+            assert codes(answers) == (200,) * 4
+            # Each merged into what the others had left, and each is a generation.
+            assert one.read(cluster)["labels"].keys() >= set(labels)
+            generations = sorted(answer.json()["generation"] for answer in answers)
+            assert generations == list(range(4 * index + 2, 4 * index + 6))
+
+
+def test_two_deletes_at_once_are_one(service: Callable[..., Api], sql: psycopg.Connection) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    with racers(one, two, seed=8) as threads:
+        for index in range(ROUNDS // 4):
+            cluster = one.cluster(f"c{index}")
+            pool = one.node_pool(cluster)
+            answers = threads.race(remove(cluster), remove(cluster), remove(pool))
+            assert codes(answers) == (202, 202, 202)
+            now = two.read(cluster)
+            assert now["generation"] == two.read(pool)["generation"] == 2
+            assert answers[0].json()["deleted_time"] == answers[1].json()["deleted_time"]
+            assert now["deleted_time"] == answers[0].json()["deleted_time"]
+    assert orphans(sql) == []
+
+
+def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Callable[..., Api]) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    with racers(one, two, seed=9) as threads:
+        for index in range(ROUNDS // 4):
+            cluster = one.cluster(f"c{index}")
+            changed, deleted = threads.race(
+                lambda api, cluster=cluster: patch(api, cluster, {"spec": {"x": 1}}),  # type: ignore[misc]
+                remove(cluster),
+            )
+            assert deleted.status_code == 202
+            now = two.read(cluster)
+            if changed.status_code == 200:
+                assert "deleted_time" not in changed.json()
+                assert (now["spec"], now["generation"]) == ({"x": 1}, 3)
+            else:
+                assert changed.status_code == 409
+                assert (now["spec"], now["generation"]) == ({}, 2)
+
+
+def test_last_reports_of_a_cluster_and_its_node_pools_at_once_remove_them_all(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    with racers(one, two, seed=10) as threads:
+        for index in range(ROUNDS // 2):
+            cluster = one.cluster(f"c{index}", labels={"a": "b"})
+            pools = [one.node_pool(cluster, name, labels={"a": "b"}) for name in ("np1", "np2")]
+            delete(one, cluster)
+            answers = threads.race(*map(last_report, (cluster, *pools)))
+            # Whoever came last saw that the others were done, so nobody waits for ever.
+            assert codes(answers) == (201, 201, 201)
+            assert ended(two, cluster, *pools)
+    assert left(sql) == {}
+
+
+def test_a_report_and_the_mark_at_once_leave_a_status_of_the_marked_generation(
+    service: Callable[..., Api],
+) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    with racers(one, two, seed=11) as threads:
+        for index in range(ROUNDS // 4):
+            cluster = one.cluster(f"c{index}")
+            reported, deleted = threads.race(
+                lambda api, cluster=cluster: api.report(cluster),  # type: ignore[misc]
+                remove(cluster),
+            )
+            assert (reported.status_code, deleted.status_code) == (201, 202)
+            now = two.read(cluster)
+            assert now["status"]["phase"] == "NotReady"
+            assert condition(now, "Reconciled")["observed_generation"] == 2
+            # A cluster that was wholly there at its generation has been seen so, before or after.
+            assert condition(now, "Available")["status"] == "True"
+            assert condition(now, "Available")["observed_generation"] == 1
+
+
+def test_everything_that_ends_a_cluster_at_once_neither_blocks_nor_leaves_anything(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    one, two = service(**REQUIRED), service(**REQUIRED)
+    with racers(one, two, most=8, seed=12) as threads:
+        for index in range(ROUNDS // 2):
+            cluster = one.cluster(f"c{index}", labels={"a": "b"})
+            first, second = (one.node_pool(cluster, name, labels={"a": "b"}) for name in ("np1", "np2"))
+            if index % 3:
+                delete(one, cluster)
+            else:
+                delete(one, first)
+            ends = [
+                last_report(cluster),
+                last_report(first),
+                last_report(second),
+                remove(cluster),
+                remove(first),
+                force(first),
+                # Every other time the cluster has to find its end without force.
+                force(cluster) if index % 2 else remove(second),
+                create(at(cluster, "/nodepools"), "np3"),
+            ]
+            threads.random.shuffle(ends)
+            for answer in threads.race(*ends):
+                assert answer.status_code in (201, 202, 204, 404, 409), answer.text
+            assert orphans(sql) == []
+            finish(one, cluster)
+            assert ended(two, cluster, first, second)
+    assert left(sql) == {}

@@ -1,0 +1,354 @@
+"""What a connection may do: TLS, what browsers are told, and limits on size and time."""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from conftest import Api
+from issuer import key_pair, key_set, self_signed
+from process import Serving, run
+
+from hyperfleet import errors
+from hyperfleet.settings import CONSOLES
+
+Start = Callable[..., Api]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    return self_signed(tmp_path)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), 20) as connection:
+        yield connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def test_the_api_speaks_tls(service: Start, files: tuple[Path, Path]) -> None:
+    cert, key = files
+    api = service(enable_https=True, https_cert_file=cert, https_key_file=key)
+    api.verify = str(cert)
+    assert api.url.startswith("https://")
+    response = api.get("/clusters")
+    assert response.status_code == 200
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(api.base + "/clusters", timeout=5)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(api.base.replace("https:", "http:") + "/clusters", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("version", "works"), [("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)]
+)
+def test_old_versions_of_tls_are_refused(
+    service: Start, files: tuple[Path, Path], version: str, works: bool
+) -> None:
+    cert, key = files
+    api = service(enable_https=True, https_cert_file=cert, https_key_file=key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cert)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    with connected(api.url) as connection:
+        if works:
+            context.wrap_socket(connection, server_hostname="localhost").close()
+        else:
+            with pytest.raises((ssl.SSLError, OSError)):
+                context.wrap_socket(connection, server_hostname="localhost")
+
+
+def test_each_listener_has_its_own_switch(database: str, files: tuple[Path, Path]) -> None:
+    cert, key = files
+    given = (
+        "--no-auth",
+        "--database-url",
+        database,
+        f"--https-cert-file={cert}",
+        f"--https-key-file={key}",
+    )
+    with Serving(*given, "--enable-health-check-https", "--enable-metrics-https=true") as server:
+        assert requests.get(server.url + "/api/hyperfleet", timeout=5).status_code == 200
+        for url, path in ((server.health, "/healthz"), (server.metrics, "")):
+            assert url.startswith("https://")
+            assert requests.get(url + path, verify=str(cert), timeout=5).status_code == 200
+    with Serving(*given, "--enable-https") as server:
+        assert (
+            requests.get(server.url + "/api/hyperfleet", verify=str(cert), timeout=5).status_code == 200
+        )
+        assert requests.get(server.health + "/healthz", timeout=5).status_code == 200
+        assert requests.get(server.metrics, timeout=5).status_code == 200
+
+
+def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    cert, key = files
+    done = run("serve", "--no-auth", "--enable-https")
+    assert done.returncode == 2
+    assert "--https-cert-file and --https-key-file" in done.stdout
+    done = run(
+        "serve", "--no-auth", "--enable-https", f"--https-cert-file={key}", f"--https-key-file={cert}"
+    )
+    assert done.returncode == 2
+    assert str(key) in done.stdout
+
+
+def test_with_authentication_it_serves_on_every_address(database: str, tmp_path: Path) -> None:
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(key_set(key_pair())))
+    given = ("--database-url", database, f"--jwk-cert-file={keys}")
+    with Serving(*given, env={"HYPERFLEET_JWK_CERT_URL": ""}) as server:
+        assert "//0.0.0.0:" in server.url
+        assert "Access    bearer tokens" in server.output
+        local = server.url.replace("0.0.0.0", "127.0.0.1") + "/api/hyperfleet/v1/clusters"
+        assert requests.get(local, timeout=5).status_code == 401
+        token = {"Authorization": f"Bearer {key_pair().token()}"}
+        assert requests.get(local, headers=token, timeout=5).status_code == 200
+    done = run("serve", "--database-url", database, env={"HYPERFLEET_JWK_CERT_URL": ""})
+    assert done.returncode == 2
+    assert "no keys to verify them with" in done.stdout
+
+
+def test_browsers_are_told_what_not_to_do(api: Api) -> None:
+    for response in (
+        api.get("/clusters"),
+        api.get("/nothing"),
+        api.post("/clusters", json={}),
+        api.get("//openapi"),
+        api.options("/clusters"),
+    ):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["X-Frame-Options"] == "DENY"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert (
+            response.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        )
+        assert "Strict-Transport-Security" not in response.headers
+        assert "Server" not in response.headers
+    page = api.get("//openapi-ui/")
+    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Frame-Options"] == "DENY"
+
+
+def preflight(
+    api: Api, origin: str, method: str = "PATCH", headers: str = "authorization"
+) -> requests.Response:
+    return api.options(
+        "/clusters",
+        headers={
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": headers,
+        },
+    )
+
+
+def test_pages_of_the_consoles_may_call(api: Api) -> None:
+    assert "https://console.redhat.com" in CONSOLES
+    for origin in CONSOLES:
+        response = preflight(api, origin)
+        assert response.status_code == 200
+        assert response.headers["Access-Control-Allow-Origin"] == origin
+        assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+        assert "PATCH" in response.headers["Access-Control-Allow-Methods"]
+        assert response.headers["Access-Control-Max-Age"] == "600"
+    response = api.get("/clusters", headers={"Origin": CONSOLES[0]})
+    assert response.headers["Access-Control-Allow-Origin"] == CONSOLES[0]
+    assert {"ETag", "Location", "X-Request-ID"} <= set(
+        response.headers["Access-Control-Expose-Headers"].split(", ")
+    )
+    assert "Origin" in response.headers["Vary"]
+    assert "Access-Control-Allow-Credentials" not in response.headers
+    # Errors too, so that the page can show them.
+    missing = api.get("/nothing", headers={"Origin": CONSOLES[0]})
+    assert (missing.status_code, missing.headers["Access-Control-Allow-Origin"]) == (404, CONSOLES[0])
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://evil.example", "https://console.redhat.com.evil.example", "null"),
+        *("http://console.redhat.com", "https://console.redhat.com:8443", "https://CONSOLE.redhat.com"),
+    ],
+)
+def test_pages_of_others_may_not(api: Api, origin: str) -> None:
+    refused = preflight(api, origin)
+    assert refused.status_code == 405
+    assert refused.json()["code"] == errors.BAD_METHOD
+    assert "Access-Control-Allow-Origin" not in refused.headers
+    assert "Access-Control-Allow-Origin" not in api.get("/clusters", headers={"Origin": origin}).headers
+
+
+def test_the_origins_are_a_setting(service: Start) -> None:
+    mine = service(cors_origins=("https://mine.example",))
+    assert preflight(mine, "https://mine.example").status_code == 200
+    assert preflight(mine, CONSOLES[0]).status_code == 405
+    assert preflight(service(cors_origins=()), CONSOLES[0]).status_code == 405
+
+
+def test_a_token_is_not_needed_to_ask_first(service: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(key_set(key_pair())))
+    api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys)
+    assert preflight(api, CONSOLES[0]).status_code == 200
+    refused = api.get("/clusters", headers={"Origin": CONSOLES[0]})
+    assert refused.status_code == 401
+    assert refused.headers["Access-Control-Allow-Origin"] == CONSOLES[0]
+    assert "WWW-Authenticate" in refused.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Filler": "x" * 40_000}, {f"X-Filler-{number}": "x" * 100 for number in range(400)}],
+)
+def test_large_headers_are_refused(api: Api, headers: dict[str, str]) -> None:
+    response = api.get("/clusters", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (431, errors.HEADERS_TOO_LARGE)
+    assert api.get("/clusters", headers={"X-Filler": "x" * 20_000}).status_code == 200
+
+
+def test_a_long_address_counts_too(api: Api) -> None:
+    response = api.get("/clusters?search=" + "x" * 40_000)
+    assert (response.status_code, response.json()["code"]) == (431, errors.HEADERS_TOO_LARGE)
+
+
+def test_headers_without_an_end_are_not_kept(api: Api) -> None:
+    """A client that goes on sending is answered, listened to for a moment, and left."""
+    with connected(api.url) as connection:
+        connection.sendall(b"GET /api/hyperfleet HTTP/1.1\r\nX-Filler: ")
+        start, sent = time.monotonic(), 0
+        try:
+            while time.monotonic() < start + 15:
+                sent += connection.send(b"x" * 65536)
+                time.sleep(0.01)
+        except OSError:
+            pass
+        assert time.monotonic() - start < 10
+    with connected(api.url) as connection:
+        connection.sendall(b"GET /api/hyperfleet HTTP/1.1\r\nX-Filler: " + b"x" * 1_000_000)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert errors.HEADERS_TOO_LARGE.encode() in answer
+    assert api.get("//api/hyperfleet").status_code == 200
+
+
+def trickle(
+    connection: socket.socket, first: bytes, piece: bytes, seconds: float
+) -> tuple[bytes, float]:
+    """What a slow client gets, and after how long: it sends a piece each tenth of a second."""
+    start = time.monotonic()
+    connection.sendall(first)
+    connection.settimeout(0.1)
+    received = b""
+    while time.monotonic() < start + seconds:
+        try:
+            got = connection.recv(65536)
+            received += got
+            if not got:
+                break
+        except TimeoutError:
+            pass
+        except OSError:
+            break
+        try:
+            connection.sendall(piece)
+        except OSError:
+            break
+    return received, time.monotonic() - start
+
+
+HEAD = b"POST /api/hyperfleet/v1/clusters HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [
+        (b"GET /api/hyperfleet HTTP/1.1\r\nX-Filler: ", b"x"),
+        (b"GET /api/hyperfleet HTTP/1.1\r\n", b"X-A: b\r\n"),
+        (b"G", b""),
+        (b"\r\n", b"\r\n"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n{", b" "),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b""),
+    ],
+)
+def test_a_client_that_trickles_is_ended(service: Start, first: bytes, piece: bytes) -> None:
+    api = service(read_timeout=1)
+    with connected(api.url) as connection:
+        received, took = trickle(connection, first, piece, 20)
+    assert 0.8 < took < 10
+    assert received.startswith(b"HTTP/1.1 408 "), received
+    assert errors.TOO_SLOW.encode() in received
+    assert api.get("/clusters").status_code == 200
+
+
+def test_a_connection_without_a_request_is_ended(service: Start) -> None:
+    api = service(read_timeout=1)
+    with connected(api.url) as connection:
+        start = time.monotonic()
+        assert read_all(connection) == b""
+        assert 0.8 < time.monotonic() - start < 10
+
+
+def test_a_body_that_nobody_reads_is_ended_too(service: Start, tmp_path: Path) -> None:
+    """The answer is a 401 long before the body is there; the connection does not stay for it."""
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(key_set(key_pair())))
+    api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, read_timeout=1)
+    with connected(api.url) as connection:
+        received, took = trickle(connection, HEAD + b"Content-Length: 1000\r\n\r\n", b" ", 20)
+    assert received.startswith(b"HTTP/1.1 401 ")
+    assert took < 10
+
+
+def test_a_second_request_has_its_own_time(service: Start) -> None:
+    api = service(read_timeout=1)
+    with connected(api.url) as connection:
+        request = b"GET /api/hyperfleet HTTP/1.1\r\nHost: x\r\n\r\n"
+        for _ in range(3):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            # Between requests it may rest.
+            time.sleep(1.3)
+        received, took = trickle(connection, b"GET /api", b"x", 20)
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert took < 10
+
+
+def test_what_is_no_http_gets_an_error_like_all_others(api: Api) -> None:
+    with connected(api.url) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == errors.BAD_REQUEST
+
+
+def test_a_large_body_is_refused_also_without_a_token(service: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(key_set(key_pair())))
+    api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, max_body_size=2048)
+    token = {"Authorization": f"Bearer {key_pair().token()}"}
+    response = api.post(
+        "/clusters", data=b" " * 3000, headers={**token, "Content-Type": "application/json"}
+    )
+    assert (response.status_code, response.json()["code"]) == (413, errors.TOO_LARGE)
+    assert api.post("/clusters", data=b" " * 3000).status_code in (401, 413)
