@@ -3,7 +3,7 @@
     python benchmarks/search.py [--rows 1000,100000,1000000] [--repeat 51]
 
 Needs the extra ``embedded`` and, for the million, about 4 GB below the folder for temporary files and
-five minutes, most of them for loading. A cluster has 4 labels and 6 conditions; for every two clusters
+ten minutes, most of them for loading. A cluster has 4 labels and 6 conditions; for every two clusters
 there is a node pool. What is measured is the statement that a list sends, its hundred documents
 received.
 """

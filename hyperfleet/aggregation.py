@@ -18,6 +18,8 @@ AVAILABLE = ("Available", "LastKnownReconciled")
 # From the best to the worst; where two adapters share a condition, the worst is shown.
 STATUSES = ("True", "Unknown", "False")
 
+NO_REPORT = "No adapter has reported yet."
+
 
 def timestamp(moment: datetime) -> str:
     """``2025-11-17T15:04:05.000000Z``: RFC 3339 in UTC, always with microseconds.
@@ -201,7 +203,7 @@ def fold(
             created=at,
             start=at,
         )
-        for kind, name in _successful(verdicts).items()
+        for kind, name in _successful(verdicts, names).items()
     ]
 
     if previous is None:
@@ -264,18 +266,18 @@ def _ready(
             return says | {"status": "False", "reason": reason, "message": message}
         message = (
             f"Required adapters not reporting Finalized=True at generation {generation}: "
-            + ", ".join(f"{n} ({_what(counted.get(n), 'Finalized')})" for n in late)
+            + _whats(late, counted, "Finalized")
         )
     elif phase == "Ready":
         message = f"All required adapters report True at generation {generation}."
         return says | {"status": "True", "reason": "ReconciledAll", "message": message}
     else:
         late = [n for n in names if n not in current or verdict(current[n])[0] != "True"]
-        message = f"Required adapters not reporting True at generation {generation}: " + ", ".join(
-            f"{n} ({_what(counted.get(n))})" for n in late
+        message = (
+            f"Required adapters not reporting True at generation {generation}: " + _whats(late, counted)
+            if names
+            else NO_REPORT
         )
-        if not names:
-            message = "No adapter has reported yet."
     return says | {"status": "False", "reason": "ReconciledMissingAdapters", "message": message}
 
 
@@ -286,7 +288,7 @@ def _available(
     generations = {r["observed_generation"] for r in counted.values()}
     doubtful = [n for n, r in counted.items() if verdict(r)[0] != "True"]
     tracked = old["observed_generation"] if old and old["status"] == "True" else None
-    status, reason = "False", ""
+    status, message = "False", ""
     if names and not missing and not doubtful and len(generations) == 1:
         status, tracked = "True", max(generations)
     elif tracked is not None and not any(
@@ -294,22 +296,21 @@ def _available(
     ):
         # What ran goes on running while a new spec is under way, or while nothing is known.
         status = "True"
+    late = [n for n in names if n not in counted or n in doubtful]
     if status == "True":
         reason = "AllAdaptersReconciled"
         message = f"All required adapters reported True at generation {tracked}."
     elif missing or not names:
         reason = "AdaptersMissingReports"
-        message = f"Required adapters without a report: {', '.join(missing) or 'none has reported'}."
     elif doubtful:
         reason = "AdapterReportedNotAvailable"
-        message = "Required adapters not reporting True: " + ", ".join(
-            f"{n} ({_what(counted[n])})" for n in doubtful
-        )
     else:
         reason = "AdaptersNotAtSameGeneration"
-        message = "Required adapters report on different generations: " + ", ".join(
-            f"{n} ({_what(r)})" for n, r in counted.items()
-        )
+        message = f"Required adapters report on different generations: {_whats(names, counted)}"
+    if late and status == "False":
+        message = f"Required adapters not reporting True: {_whats(late, counted)}"
+    elif not names:
+        message = NO_REPORT
     if status == "False":
         tracked = max(generations, default=1)
     speaking = [r for r in counted.values() if r["observed_generation"] == tracked]
@@ -322,17 +323,21 @@ def _available(
     }
 
 
-def _successful(verdicts: Mapping[str, tuple[str, Json]]) -> dict[str, str]:
+def _successful(verdicts: Mapping[str, tuple[str, Json]], required: Sequence[str]) -> dict[str, str]:
     """Which adapter speaks in each ``<Adapter>Successful`` condition.
 
-    Adapters whose names differ in punctuation alone share one, in which the worst is heard.
+    Adapters whose names differ in punctuation alone share one: a required one is heard before others,
+    then the one with the worst verdict.
     """
+
+    def weight(name: str) -> tuple[bool, int]:
+        return name in required, STATUSES.index(verdicts[name][0])
+
     speakers: dict[str, str] = {}
-    for name, (status, _) in verdicts.items():
+    for name in verdicts:
         parts = re.split(r"[^0-9A-Za-z]+", name)
         kind = "".join(part[:1].upper() + part[1:] for part in parts) + "Successful"
-        rival = speakers.get(kind)
-        if rival is None or STATUSES.index(status) > STATUSES.index(verdicts[rival][0]):
+        if kind not in speakers or weight(name) > weight(speakers[kind]):
             speakers[kind] = name
     return speakers
 
@@ -347,6 +352,10 @@ def _words(condition: Mapping[str, Any]) -> Json:
 
 def _oldest(reports: Iterable[Mapping[str, Any]], otherwise: str) -> str:
     return min((str(r["last_report_time"]) for r in reports), default=otherwise)
+
+
+def _whats(names: Iterable[str], counted: Mapping[str, Any], kind: str = "") -> str:
+    return ", ".join(f"{name} ({_what(counted.get(name), kind)})" for name in names)
 
 
 def _what(report: Mapping[str, Any] | None, kind: str = "") -> str:

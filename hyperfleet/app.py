@@ -82,7 +82,7 @@ def create_app(
 
 def _pages(document: dict[str, Any]) -> dict[str, Page]:
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
-    whole = json.dumps(contract.resolved(document)).encode()
+    whole = json.dumps(contract.published(contract.resolved(document))).encode()
     specification = Page(200, {"content-type": "application/json"}, whole)
     return {
         "/openapi": specification,

@@ -12,6 +12,7 @@ from connexion.resolver import Resolver
 from hyperfleet import schema
 from hyperfleet.files import shipped
 
+NOTES = ("x-openapi-router-controller", "x-bearerInfoFunc", "x-spec-of", "x-key-max-length")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
@@ -83,6 +84,15 @@ def _target(document: dict[str, Any], reference: str) -> Any:
     for part in reference.removeprefix("#/").split("/"):
         node = node[part]
     return node
+
+
+def published(document: Any) -> Any:
+    """The document without its notes to this service."""
+    if isinstance(document, dict):
+        return {key: published(value) for key, value in document.items() if key not in NOTES}
+    if isinstance(document, list):
+        return [published(item) for item in document]
+    return document
 
 
 def creation_validators(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Connection: TypeAlias = psycopg.Connection[TupleRow]
 Pool: TypeAlias = ConnectionPool[Connection]
 
 # A request that gets no connection within this many seconds is told that the service is busy.
-POOL_TIMEOUT = 10.0
+POOL_TIMEOUT = 3.0
 
 
 def conninfo(settings: Settings) -> str:
@@ -113,6 +113,13 @@ def _alive(connection: Connection) -> None:
             raise psycopg.OperationalError("the server closed the connection")
 
 
+# Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
+SESSION = """
+SELECT set_config('statement_timeout', %s, false), set_config('jit', 'off', false),
+       set_config('max_parallel_workers_per_gather', '0', false)
+"""
+
+
 def open_pool(conninfo: str, size: int, statement_timeout: float = 5) -> Pool:
     """A pool of at most ``size`` connections in autocommit mode; whoever opens it closes it.
 
@@ -121,8 +128,7 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5) -> Pool:
     """
 
     def configure(conn: Connection) -> None:
-        limit = f"{round(statement_timeout * 1000)}ms"
-        conn.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
+        conn.execute(SESSION, [f"{round(statement_timeout * 1000)}ms"])
 
     return ConnectionPool(
         conninfo,
@@ -150,9 +156,12 @@ def fetch_one(statement: str, values: dict[str, Any]) -> TupleRow | None:
 
 
 def fetch_all(statement: str, values: dict[str, Any]) -> list[TupleRow]:
-    """Runs one statement as its own transaction, in one round trip, and returns its rows."""
+    """Runs one statement as its own transaction, in one round trip, and returns its rows.
+
+    It is planned each time, for the very values: how to search for a label depends on which one.
+    """
     with connection() as conn:
-        return conn.execute(statement, values).fetchall()
+        return conn.execute(statement, values, prepare=False).fetchall()
 
 
 @contextmanager

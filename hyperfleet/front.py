@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 import psycopg
 import starlette.exceptions
@@ -29,6 +30,8 @@ from hyperfleet.protocol import Limits
 
 logger = logging.getLogger("hyperfleet.request")
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 # Which member of a request a constraint of the database speaks of.
@@ -233,6 +236,15 @@ class Front:
         plain = dict(scope)
         plain[GUARD] = self.guard
         path = scope["path"]
+        if "//" in path or CONTROL.search(path):
+            # Routers disagree about these, and no resource is there.
+            raise Problem(errors.NO_PATH)
+        plain["headers"] = [
+            (name, _media_type(value, scope["method"]) if name == b"content-type" else value)
+            for name, value in scope["headers"]
+        ]
+        if (b"content-type", b"") in plain["headers"]:
+            plain["headers"].remove((b"content-type", b""))
         if path.endswith("/") and not path.startswith("/openapi-ui/"):
             plain["path"] = path = path.rstrip("/") or "/"
             plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
@@ -291,11 +303,23 @@ def _unauthorized(error: Exception) -> Problem:
     return errors.refusal(errors.NO_TOKEN)
 
 
+def _media_type(value: bytes, method: str) -> bytes:
+    """A media type in the spelling that everybody knows; empty where there is no body to have one."""
+    kind, semicolon, rest = value.partition(b";")
+    kind = kind.strip().lower()
+    if MEDIA_TYPE.fullmatch(kind):
+        return kind + semicolon + rest
+    if method in ("GET", "HEAD", "DELETE", "OPTIONS"):
+        return b""
+    raise Problem(errors.UNSUPPORTED_TYPE, "The content type is not one.")
+
+
 async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
     """Sends a problem, as ``application/json`` to a client that asks for that alone."""
-    accept = Headers(scope=scope).get("accept", "")
-    old = "application/json" in accept and "application/problem+json" not in accept
-    body = json.dumps(problem.document(scope["path"], trace_id.get())).encode()
+    accept = Headers(scope=scope).get("accept", "").lower().split(",")
+    accepted = {one.partition(";")[0].strip() for one in accept}
+    old = "application/json" in accepted and "application/problem+json" not in accepted
+    body = json.dumps(problem.document(quote(scope["path"]), trace_id.get())).encode()
     media_type = "application/json" if old else "application/problem+json"
     await _send(send, problem.entry.status, body, {"content-type": media_type, **problem.headers})
 

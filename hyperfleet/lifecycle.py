@@ -63,7 +63,7 @@ WHERE id = %(id)s RETURNING document
 
 MARK = both("""
 UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
-    deleted_time = %(at)s, deleted_by = %(by)s
+    deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s
 WHERE id = %(id)s RETURNING document
 """)
 
@@ -82,7 +82,8 @@ FROM node_pools AS pool WHERE pool.owner_id = %(id)s AND pool.deleted_time IS NU
 """
 MARK_POOLS = """
 UPDATE node_pools AS pool SET status = marked.status, generation = generation + 1,
-    version = version + 1, deleted_time = %(at)s, deleted_by = %(by)s
+    version = version + 1, deleted_by = %(by)s, updated_by = %(by)s,
+    deleted_time = greatest(updated_time, %(at)s), updated_time = greatest(updated_time, %(at)s)
 FROM jsonb_to_recordset(%(pools)s) AS marked (id uuid, status jsonb) WHERE pool.id = marked.id
 """
 
@@ -185,7 +186,8 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
         if kind == "Cluster":
             left -= _mark_pools(conn, pools.fetchall(), at, by)
         reports = reports_of(stored)
-        state = {**old, "generation": old["generation"] + 1, "deleted_time": at}
+        generation = old["generation"] + 1
+        state = {**old, "generation": generation, "deleted_time": at, "updated_time": at}
         status = aggregation.fold(state, reports, old["status"], required, at, left)
         marked = conn.execute(MARK[kind], {**values, "status": Jsonb(status), "at": at, "by": by})
         if not left and aggregation.all_finalized(state["generation"], reports, required):
@@ -241,11 +243,13 @@ def _mark_pools(conn: Connection, pools: list[Any], at: str, by: str) -> int:
     required = resource.required_adapters("NodePool")
     marked, gone = [], []
     for id_, generation, previous, created_time, updated_time, reports in pools:
+        # A node pool of a moment ago may be newer than the clock of this replica says.
+        moment = max(at, updated_time)
         state = {
             "generation": generation + 1,
             "created_time": created_time,
-            "updated_time": updated_time,
-            "deleted_time": at,
+            "updated_time": moment,
+            "deleted_time": moment,
         }
         if aggregation.all_finalized(state["generation"], reports, required):
             gone.append(id_)

@@ -9,7 +9,6 @@ from typing import Any
 
 from connexion.lifecycle import ConnexionRequest
 from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
-from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
 from hyperfleet import schema
@@ -18,6 +17,7 @@ from hyperfleet.provider import Provider
 
 # Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
 MAX_DEPTH = 64
+MAX_DIGITS = 1000
 
 # Connexion makes a validator object for each request; what is compiled is kept here, by the
 # identity of the schema. The schema is kept too, so that no other comes to have this identity.
@@ -53,14 +53,16 @@ class BodyValidator(AbstractRequestBodyValidator):
                 raise Problem(MALFORMED, "The client went away before the body was complete.")
         if self._encoding.lower() not in ("utf-8", "utf8"):
             raise Problem(UNSUPPORTED_TYPE, "The body must be in UTF-8.")
-        body = parse(b"".join(message.get("body", b"") for message in messages))
-        found = list(self._faults(body))
+        content = b"".join(message.get("body", b"") for message in messages)
+        found = list(self._faults(parse(content)))
         if found:
             raise Problem(INVALID, faults=found)
-        if "content-type" not in Headers(scope=scope):
-            # As Kubernetes does: a body without a type is taken for JSON.
-            header = (b"content-type", b"application/json")
-            scope = {**scope, "headers": [*scope["headers"], header]}
+        # As Kubernetes does, a body without a type is taken for JSON. Handlers read as much as the
+        # length says, which a body in chunks lacks.
+        known = {b"content-type": b"application/json"} | dict(scope["headers"])
+        known.pop(b"transfer-encoding", None)
+        known[b"content-length"] = str(len(content)).encode()
+        scope = {**scope, "headers": list(known.items())}
         return self._insert_messages(receive, messages=messages), scope
 
     def _faults(self, body: Any) -> Iterator[Fault]:
@@ -79,7 +81,7 @@ def parse(body: bytes) -> Any:
     if not body.strip():
         raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
     try:
-        value = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite, parse_int=_short)
     except UnicodeDecodeError as error:
         raise Problem(MALFORMED, f"The body is not UTF-8: byte {error.start} does not fit.") from None
     except json.JSONDecodeError as error:
@@ -99,6 +101,12 @@ def parse(body: bytes) -> Any:
         if found:
             raise Problem(INVALID, faults=found)
     return value
+
+
+def _short(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits, where {MAX_DIGITS} are the most")
+    return int(text)
 
 
 def _no_number(name: str) -> float:

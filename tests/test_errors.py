@@ -112,9 +112,6 @@ def test_deep_nesting_and_huge_numbers_are_refused(api: Api) -> None:
     assert total(api) == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the message is Python's own, naming sys.set_int_max_str_digits()"
-)
 def test_integer_of_5000_digits_is_refused_in_the_words_of_the_service(api: Api) -> None:
     problem(create(api, f'{{"name": "c1", "spec": {{"a": {"9" * 5_000}}}}}'), 400)
 
@@ -207,7 +204,6 @@ def test_body_without_a_length_is_bounded_too(api: Api) -> None:
     assert total(api) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the handler finds an empty body: KeyError, 500")
 def test_body_without_a_length_is_read_like_any_other(api: Api) -> None:
     good = b'{"name": "c1", "spec": {"a": "' + b"x" * 1000 + b'"}}'
     status, _, body = chunked(api, f"{BASE}/clusters", iter([good[:10], good[10:500], good[500:]]))
@@ -340,12 +336,10 @@ def test_client_that_names_json_alone_gets_errors_as_json(api: Api) -> None:
         assert_errors_are_of_type(api, accept, PROBLEM)
 
 
-@pytest.mark.xfail(strict=True, reason="the case of the type is taken seriously")
 def test_type_that_a_client_accepts_may_be_spelled_in_any_case(api: Api) -> None:
     assert_errors_are_of_type(api, "Application/JSON", JSON)
 
 
-@pytest.mark.xfail(strict=True, reason="a part of a name is taken for the name")
 def test_type_whose_name_begins_like_json_is_not_json(api: Api) -> None:
     assert_errors_are_of_type(api, "application/jsonx", PROBLEM)
 
@@ -410,7 +404,6 @@ def test_garbage_in_a_path_is_not_found(api: Api) -> None:
             problem(response, 404)
 
 
-@pytest.mark.xfail(strict=True, reason="a line break in a path ends in a 500")
 @pytest.mark.parametrize("line_break", ["%0a", "%0d%0a"])
 def test_line_break_in_a_path_is_not_found(api: Api, line_break: str) -> None:
     for path in (f"/clusters/{line_break}", f"/clusters/{NO_ID}{line_break}", f"/clusters{line_break}x"):
@@ -422,7 +415,6 @@ def test_empty_segment_in_a_path_is_not_found(api: Api) -> None:
         problem(raw(api, f"GET {path} HTTP/1.1"), 404)
 
 
-@pytest.mark.xfail(strict=True, reason="two slashes at the beginning of a path end in a 500")
 def test_empty_segment_at_the_beginning_of_a_path_is_not_found(api: Api) -> None:
     problem(raw(api, f"GET /{BASE}/clusters HTTP/1.1"), 404)
 
@@ -489,7 +481,6 @@ def test_garbage_in_headers_is_survived(api: Api) -> None:
         assert raw(api, head, b"{}").status_code in (400, 415), kind
 
 
-@pytest.mark.xfail(strict=True, reason="a type without a slash ends in a 500 where no body is expected")
 def test_unfit_content_type_of_a_request_without_a_body_is_nobodys_business(api: Api) -> None:
     for kind in (b"\xff", b"json", b";", b"a/b/c"):
         head = f"GET {BASE}/clusters HTTP/1.1\r\nContent-Type: ".encode() + kind

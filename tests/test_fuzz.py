@@ -81,7 +81,7 @@ class World:
             }
         # These have tests of their own: a line break in a path, and an address beyond any bound.
         path = case.formatted_path
-        assume("%0A" not in path and len(f"{path}{case.query}") < 5_000)
+        assume(len(f"{path}{case.query}") < 5_000)
         response = self.api.request(**case.as_transport_kwargs(base_url=self.api.url))
         case.validate_response(response, checks=CONFORMANCE)
         return response

@@ -510,6 +510,15 @@ def test_a_failing_key_server_leaves_the_old_keys_in_force(
     refused(ask(api, forge({"alg": "RS256", "kid": "two"}, good())), errors.UNKNOWN_KEY)
 
 
+def test_a_key_server_cannot_send_elsewhere(start: Start, keys: KeyServer) -> None:
+    imposter = KeyPair("evil")
+    with KeyServer(imposter) as evil:
+        keys.broken = (302, {"Location": evil.url}, b"")
+        response = ask(start(), imposter.token())
+        assert (response.status_code, response.json()["code"]) == (503, errors.NO_KEYS)
+        assert evil.asked == []
+
+
 def test_a_dead_key_server_leaves_the_old_keys_in_force(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

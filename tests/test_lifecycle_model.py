@@ -1,0 +1,670 @@
+"""The service against a model of it in memory: random requests from several clients on two replicas.
+
+The model is written from the contract. Every answer is compared with what the model expects, and so
+is what the other replica shows right after; lists are compared item by item, with their totals. What
+status the reports come to is what the reference of the fold says.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import fold_reference as reference
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import JSON, check
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from test_patch import MERGE
+
+Json = dict[str, Any]
+
+NAMES = ("a", "b", "c")
+KEYS = (None, None, None, "key-1", "key-2")
+ADAPTERS = ("dns", "np", "validation")
+SPECS: tuple[Json, ...] = (
+    {},
+    {"a": 1},
+    {"a": True},
+    {"a": None, "b": {"c": [1, None]}},
+    {"b": {"c": 2, "d": "x"}},
+)
+LABELS: tuple[Json, ...] = ({}, {"k": "1"}, {"k": "2", "l": "1"})
+REPLACEMENTS: tuple[Json, ...] = (
+    *({"spec": spec} for spec in SPECS),
+    *({"labels": labels} for labels in LABELS),
+    {"spec": {"a": 1}, "labels": {"k": "1"}},
+    {"kind": "Secret"},
+    {"labels": {"k": 1}},
+    {"labels": None},
+    {"spec": None},
+    {},
+)
+MERGES: tuple[Json, ...] = (
+    {"spec": {"a": None}},
+    {"spec": {"a": True}},
+    {"spec": {"b": {"c": None, "e": 5}}},
+    {"spec": {"b": {"c": [None]}}},
+    {"labels": {"k": None}},
+    {"labels": {"l": "3"}},
+    {"labels": None},
+    {"labels": {"k": 1}},
+    {"name": None},
+    {"spec": None},
+    {},
+)
+CONDITIONS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (("Available", "True"),),
+    (("Available", "True"), ("Progressing", "False")),
+    (("Available", "False"),),
+    (("Available", "False"), ("Health", "False")),
+    (("Available", "Unknown"),),
+    (("Ready", "True"),),
+    (("Applied", "True"), ("Progressing", "Unknown")),
+    (("Available", "False"), ("Finalized", "True")),
+    (("Finalized", "True"),),
+    (("Finalized", "False"),),
+)
+LONG_AGO = "2020-01-01T00:00:00Z"
+LISTS = ("clusters", "nodepools", "of-cluster")
+
+
+@dataclass(eq=False)
+class Resource:
+    """What the model knows of a cluster or a node pool."""
+
+    kind: str
+    id: str
+    href: str
+    name: str
+    spec: Json
+    labels: dict[str, str]
+    owner: "Resource | None"
+    required: tuple[str, ...]
+    at: str
+    generation: int = 1
+    marked: bool = False
+    gone: bool = False
+    reports: dict[str, Json] = field(default_factory=dict)
+    pools: list["Resource"] = field(default_factory=list)
+    status: Json | None = None
+    # Each version seen, with what it was: a strong tag stands for one text.
+    versions: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return "/" + self.href
+
+    def refold(self, at: str) -> None:
+        document: Json = {
+            "generation": self.generation,
+            "created_time": self.at,
+            "updated_time": self.at,
+        }
+        if self.marked:
+            document["deleted_time"] = at
+        self.status = reference.fold(
+            document, self.reports.values(), self.status, self.required, at, len(self.pools)
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Marked, and nobody has to do anything about it any more."""
+        waited_for = self.required or tuple(self.reports)
+        return self.marked and not self.pools and all(map(self.finalized_by, waited_for))
+
+    def finalized_by(self, adapter: str) -> bool:
+        report = self.reports.get(adapter)
+        return (
+            report is not None
+            and report["observed_generation"] == self.generation
+            and any(c["type"] == "Finalized" and c["status"] == "True" for c in report["conditions"])
+        )
+
+    def agrees(self, document: Json) -> None:
+        """Whether this is what the service says, as far as the model knows."""
+        for member in ("kind", "id", "href", "name", "generation", "labels"):
+            assert document[member] == getattr(self, member), member
+        assert text(document["spec"]) == text(self.spec)
+        assert ("deleted_time" in document) == ("deleted_by" in document) == self.marked
+        if self.owner:
+            assert document["owner_references"]["id"] == self.owner.id
+        assert self.status is not None
+        assert told(document["status"]) == told(self.status)
+
+
+def text(value: Any) -> str:
+    """For comparisons that tell 1 and true apart."""
+    return json.dumps(value, sort_keys=True)
+
+
+def told(status: Json) -> Json:
+    """What a status says, apart from when."""
+    return {
+        "phase": status["phase"],
+        "observed_generation": status["observed_generation"],
+        "adapters": [(a["adapter"], a["status"], a["observed_generation"]) for a in status["adapters"]],
+        "conditions": {
+            c["type"]: (c["status"], c["observed_generation"], c.get("reason"))
+            for c in status["conditions"]
+        },
+    }
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """MergePatch, as the pseudocode of RFC 7396 has it."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """One fleet, several clients."""
+
+    # Set by the test, for all runs: starting a service takes longer than one.
+    clients: ClassVar[list[Api]]
+    sql: ClassVar[psycopg.Connection]
+    required: ClassVar[dict[str, tuple[str, ...]]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for table in (
+            "node_pools",
+            "clusters",
+            "adapter_statuses",
+            "labels",
+            "audit",
+            "idempotency_keys",
+        ):
+            self.sql.execute(f"DELETE FROM {table}")
+        self.known: list[Resource] = []
+        self.forced: list[str] = []
+        self.keys: dict[str, tuple[str, bytes]] = {}
+        self.ticks = itertools.count()
+
+    # What the rules have in common
+
+    def now(self) -> str:
+        return reference.text(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(self.ticks)))
+
+    def living(self, kind: str | None = None) -> list[Resource]:
+        return [one for one in self.known if not one.gone and kind in (None, one.kind)]
+
+    def pick(self, which: int, kind: str | None = None) -> Resource:
+        """Mostly one that is there; now and then one that was."""
+        living = self.living(kind)
+        known = [one for one in self.known if kind in (None, one.kind)]
+        return known[which % len(known)] if which >= 90 or not living else living[which % len(living)]
+
+    def client(self, number: int) -> Api:
+        return self.clients[number % len(self.clients)]
+
+    def saw(self, resource: Resource, response: requests.Response) -> None:
+        """The answer shows this resource as the model has it, under a tag that means only this."""
+        resource.agrees(response.json())
+        tag = response.headers["ETag"]
+        assert resource.versions.setdefault(tag, response.content) == response.content
+
+    def look(self, *resources: Resource | None) -> None:
+        """What each client sees of these, by turns on the one replica and on the other."""
+        for number, resource in enumerate(resources):
+            if resource is None:
+                continue
+            response = self.client(len(self.known) + number).get(resource.path)
+            if resource.gone:
+                assert response.status_code == 404, response.text
+            else:
+                check(response)
+                self.saw(resource, response)
+
+    def tag(self, resource: Resource, wish: str) -> tuple[dict[str, str], bool]:
+        """The If-Match that is wished for, and whether it holds."""
+        if wish == "none":
+            return {}, True
+        if wish == "any":
+            return {"If-Match": "*"}, not resource.gone
+        current = self.clients[0].get(resource.path).headers.get("ETag", '"none"')
+        if wish == "current":
+            return {"If-Match": f'"other", {current}'}, not resource.gone
+        old = [tag for tag in resource.versions if tag != current]
+        return {"If-Match": f"{old[0]}, W/{current}" if old else f"W/{current}"}, False
+
+    def leave(self, resource: Resource) -> None:
+        """This one goes, and its owner with it when it waited for nobody else."""
+        resource.gone = True
+        for pool in resource.pools:
+            pool.gone = True
+        if resource.owner:
+            resource.owner.pools.remove(resource)
+            if resource.owner.marked:
+                resource.owner.refold(self.now())
+                self.leave_if_finished(resource.owner)
+
+    def leave_if_finished(self, resource: Resource) -> None:
+        if not resource.gone and resource.finished:
+            self.leave(resource)
+
+    def mark(self, resource: Resource) -> None:
+        resource.marked = True
+        resource.generation += 1
+        for pool in list(resource.pools):
+            if not pool.marked:
+                self.mark(pool)
+                # The owner's turn comes when its node pools had theirs.
+                if pool.finished:
+                    pool.gone = True
+                    resource.pools.remove(pool)
+        resource.refold(self.now())
+
+    # What clients do
+
+    @initialize(name=st.sampled_from(NAMES), spec=st.sampled_from(SPECS))
+    def first_cluster(self, name: str, spec: Json) -> None:
+        self.create("/clusters", None, {"name": name, "spec": spec}, None, 0)
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        spec=st.sampled_from(SPECS),
+        labels=st.sampled_from(LABELS),
+        key=st.sampled_from(KEYS),
+        number=st.integers(0, 3),
+    )
+    def create_cluster(self, name: str, spec: Json, labels: Json, key: str | None, number: int) -> None:
+        self.create("/clusters", None, {"name": name, "spec": spec, "labels": labels}, key, number)
+
+    @rule(
+        which=st.integers(0, 99),
+        name=st.sampled_from(NAMES),
+        labels=st.sampled_from(LABELS),
+        key=st.sampled_from(KEYS),
+        number=st.integers(0, 3),
+    )
+    def create_node_pool(
+        self, which: int, name: str, labels: Json, key: str | None, number: int
+    ) -> None:
+        owner = self.pick(which, "Cluster")
+        body = {"name": name, "spec": {"replicas": 1}, "labels": labels}
+        self.create(owner.path + "/nodepools", owner, body, key, number)
+
+    def create(
+        self, path: str, owner: Resource | None, body: Json, key: str | None, number: int
+    ) -> None:
+        headers = {"Idempotency-Key": key} if key else {}
+        response = self.client(number).post(path, json=body, headers=headers)
+        request = path + text(body)
+        siblings = owner.pools if owner else self.living("Cluster")
+        if key in self.keys:
+            first, answer = self.keys[key]
+            assert response.status_code == (201 if first == request else 422), response.text
+            assert first != request or response.content == answer
+        elif owner and owner.gone:
+            assert response.status_code == 404, response.text
+        elif (owner and owner.marked) or body["name"] in [one.name for one in siblings]:
+            assert response.status_code == 409, response.text
+        else:
+            document = check(response, 201)
+            kind = "NodePool" if owner else "Cluster"
+            made = Resource(
+                kind,
+                document["id"],
+                document["href"],
+                body["name"],
+                body["spec"],
+                body.get("labels", {}),
+                owner,
+                self.required[kind],
+                self.now(),
+            )
+            made.refold(made.at)
+            if owner:
+                owner.pools.append(made)
+            self.known.append(made)
+            self.saw(made, response)
+            assert response.headers["Location"].endswith(made.href)
+            if key:
+                self.keys[key] = request, response.content
+            self.look(made, owner)
+
+    @rule(
+        which=st.integers(0, 99),
+        body=st.sampled_from(REPLACEMENTS),
+        wish=st.sampled_from(["none", "none", "any", "current", "stale"]),
+        number=st.integers(0, 3),
+    )
+    def replace(self, which: int, body: Json, wish: str, number: int) -> None:
+        resource = self.pick(which)
+        labels, spec = body.get("labels", resource.labels), body.get("spec", resource.spec)
+        self.change(resource, body, JSON, (labels, spec), wish, number)
+
+    @rule(
+        which=st.integers(0, 99),
+        body=st.sampled_from(MERGES),
+        wish=st.sampled_from(["none", "none", "any", "current", "stale"]),
+        number=st.integers(0, 3),
+    )
+    def merge(self, which: int, body: Json, wish: str, number: int) -> None:
+        resource = self.pick(which)
+        result = merged({"labels": resource.labels, "spec": resource.spec}, body)
+        self.change(resource, body, MERGE, (result.get("labels", {}), result.get("spec")), wish, number)
+
+    def change(
+        self,
+        resource: Resource,
+        body: Json,
+        media_type: str,
+        result: tuple[Any, Any],
+        wish: str,
+        number: int,
+    ) -> None:
+        header, holds = self.tag(resource, wish)
+        response = self.client(number).patch(
+            resource.path, data=json.dumps(body), headers={"Content-Type": media_type, **header}
+        )
+        labels, spec = result
+        objections = set()
+        if resource.gone:
+            objections = {404}
+        elif resource.marked:
+            objections = {409} if holds else {409, 412}
+        elif not holds:
+            objections = {412}
+        if (
+            body.keys() & {"name", "kind"}
+            or not isinstance(spec, dict)
+            or not isinstance(labels, dict)
+            or not all(isinstance(value, str) for value in labels.values())
+        ):
+            # A body that is wrong whatever the state may be found so before the state is looked at.
+            objections = objections | {400}
+        if objections:
+            assert response.status_code in objections, response.text
+        else:
+            check(response)
+            if text([labels, spec]) == text([resource.labels, resource.spec]):
+                assert response.headers["ETag"] in resource.versions
+            else:
+                assert response.headers["ETag"] not in resource.versions
+                resource.labels, resource.spec = labels, spec
+                resource.generation += 1
+                resource.refold(self.now())
+            self.saw(resource, response)
+        self.look(resource, resource.owner)
+
+    @rule(
+        which=st.integers(0, 99),
+        wish=st.sampled_from(["none", "none", "none", "any", "current", "stale"]),
+        number=st.integers(0, 3),
+    )
+    def delete(self, which: int, wish: str, number: int) -> None:
+        resource = self.pick(which)
+        header, holds = self.tag(resource, wish)
+        response = self.client(number).delete(resource.path, headers=header)
+        pools = list(resource.pools)
+        if resource.gone:
+            assert response.status_code == 404, response.text
+        elif not holds:
+            assert response.status_code == 412, response.text
+        else:
+            check(response, 202)
+            if resource.marked:
+                assert response.headers["ETag"] in resource.versions
+            else:
+                assert response.headers["ETag"] not in resource.versions
+                self.mark(resource)
+            self.saw(resource, response)
+            self.leave_if_finished(resource)
+        self.look(resource, resource.owner, *pools)
+
+    @rule(
+        which=st.integers(0, 99),
+        reason=st.sampled_from(["stuck", "stuck", ""]),
+        number=st.integers(0, 3),
+    )
+    def force_delete(self, which: int, reason: str, number: int) -> None:
+        resource = self.pick(which)
+        if not resource.marked and which % 2:
+            # Half of the refusals will do: what can be forced is what there is to see.
+            resource = next((one for one in self.living() if one.marked), resource)
+        response = self.client(number).post(resource.path + "/force-delete", json={"reason": reason})
+        pools = list(resource.pools)
+        if not reason:
+            # Whether the body or the state is looked at first is open.
+            other = {404} if resource.gone else set() if resource.marked else {409}
+            assert response.status_code in {400} | other, response.text
+        elif resource.gone:
+            assert response.status_code == 404, response.text
+        elif not resource.marked:
+            assert response.status_code == 409, response.text
+        else:
+            check(response, 204)
+            self.forced += [one.id for one in (resource, *pools)]
+            self.leave(resource)
+        self.look(resource, resource.owner, *pools)
+
+    @rule(
+        which=st.integers(0, 99),
+        adapter=st.sampled_from(ADAPTERS),
+        lag=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        conditions=st.sampled_from(CONDITIONS),
+        late=st.sampled_from([False, False, False, True]),
+        method=st.sampled_from(["PUT", "POST"]),
+        number=st.integers(0, 3),
+    )
+    def report(
+        self,
+        which: int,
+        adapter: str,
+        lag: int,
+        conditions: tuple[tuple[str, str], ...],
+        late: bool,
+        method: str,
+        number: int,
+    ) -> None:
+        resource = self.pick(which)
+        self.tell(resource, adapter, max(1, resource.generation - lag), conditions, late, method, number)
+        self.look(resource, resource.owner)
+
+    @precondition(lambda self: self.living())
+    @rule(
+        which=st.integers(0, 89),
+        conditions=st.sampled_from([CONDITIONS[0], CONDITIONS[7]]),
+        number=st.integers(0, 3),
+    )
+    def all_report_the_same(
+        self, which: int, conditions: tuple[tuple[str, str], ...], number: int
+    ) -> None:
+        """Without this there would hardly ever be anything that all adapters agree on."""
+        resource = self.pick(which)
+        for adapter in resource.required or tuple(resource.reports) or ADAPTERS[:1]:
+            self.tell(resource, adapter, resource.generation, conditions, False, "PUT", number)
+        self.look(resource, resource.owner)
+
+    @precondition(lambda self: any(one.marked for one in self.living()))
+    @rule(which=st.integers(0, 89), number=st.integers(0, 3))
+    def adapters_clean_up(self, which: int, number: int) -> None:
+        """One marked resource is finalized by all who have to."""
+        marked = [one for one in self.living() if one.marked]
+        resource = marked[which % len(marked)]
+        for adapter in resource.required or tuple(resource.reports):
+            self.tell(resource, adapter, resource.generation, CONDITIONS[7], False, "POST", number)
+        self.look(resource, resource.owner)
+
+    def tell(
+        self,
+        resource: Resource,
+        adapter: str,
+        generation: int,
+        conditions: tuple[tuple[str, str], ...],
+        late: bool,
+        method: str,
+        number: int,
+    ) -> None:
+        stored = resource.reports.get(adapter)
+        body: Json = {
+            "adapter": adapter,
+            "observed_generation": generation,
+            "conditions": [{"type": t, "status": s, "reason": "R" + s} for t, s in conditions],
+        }
+        # Late only where it is too late: otherwise the time that is stored would not be the model's.
+        if late and stored and stored["observed_generation"] == generation:
+            body["observed_time"] = LONG_AGO
+        response = self.client(number).request(method, resource.path + "/statuses", json=body)
+        told_at = {"observed_time": None, **body}
+        if resource.gone:
+            assert response.status_code == 404, response.text
+        elif reference.discarded(resource.generation, stored, told_at):
+            check(response, 204)
+        else:
+            answer = check(response, 201)
+            at = self.now()
+            resource.reports[adapter] = reference.merged(stored, told_at, at)
+            assert (answer["adapter"], answer["observed_generation"]) == (adapter, generation)
+            assert [(c["type"], c["status"]) for c in answer["conditions"]] == list(conditions)
+            resource.refold(at)
+            self.leave_if_finished(resource)
+
+    # What clients see
+
+    @rule(which=st.integers(0, 99), number=st.integers(0, 3))
+    def get(self, which: int, number: int) -> None:
+        resource = self.pick(which)
+        response = self.client(number).get(resource.path)
+        assert response.status_code == (404 if resource.gone else 200)
+        if not resource.gone:
+            self.saw(resource, response)
+            tag = response.headers["ETag"]
+            again = self.client(number + 1).get(resource.path, headers={"If-None-Match": f'"x", {tag}'})
+            assert (again.status_code, again.content) == (304, b"")
+
+    @rule(
+        which=st.integers(0, 99),
+        what=st.sampled_from(LISTS),
+        page=st.integers(1, 3),
+        size=st.integers(0, 3),
+        label=st.sampled_from([None, None, ("k", "1"), ("k", "2"), ("l", "1")]),
+        number=st.integers(0, 3),
+    )
+    def list_resources(
+        self,
+        which: int,
+        what: str,
+        page: int,
+        size: int,
+        label: tuple[str, str] | None,
+        number: int,
+    ) -> None:
+        cluster = self.pick(which, "Cluster")
+        query: Json = {"page": page, "pageSize": size}
+        if label:
+            query["search"] = f"labels.{label[0]}='{label[1]}'"
+        if what == "of-cluster":
+            path, expected = cluster.path + "/nodepools", cluster.pools
+        else:
+            path, expected = f"/{what}", self.living("Cluster" if what == "clusters" else "NodePool")
+        response = self.client(number).get(path, params=query)
+        if what == "of-cluster" and cluster.gone:
+            assert response.status_code == 404, response.text
+            return
+        if label:
+            expected = [one for one in expected if one.labels.get(label[0]) == label[1]]
+        newest_first = expected[::-1]
+        self.agree_page(check(response), newest_first[(page - 1) * size :][:size], len(expected))
+
+    def agree_page(self, page: Json, expected: list[Resource], total: int) -> None:
+        assert (page["total"], page["size"]) == (total, len(expected))
+        assert [item["id"] for item in page["items"]] == [one.id for one in expected]
+        for item, resource in zip(page["items"], expected, strict=True):
+            resource.agrees(item)
+
+    @rule(which=st.integers(0, 99), number=st.integers(0, 3))
+    def list_reports(self, which: int, number: int) -> None:
+        resource = self.pick(which)
+        response = self.client(number).get(resource.path + "/statuses")
+        if resource.gone:
+            assert response.status_code == 404, response.text
+            return
+        page = check(response)
+        assert page["total"] == len(resource.reports)
+        # A dictionary keeps the order in which its keys came, however often they are set again.
+        assert [item["adapter"] for item in page["items"]] == list(resource.reports)[::-1]
+        for item in page["items"]:
+            stored = resource.reports[item["adapter"]]
+            assert item["observed_generation"] == stored["observed_generation"]
+            assert [(c["type"], c["status"]) for c in item["conditions"]] == [
+                (c["type"], c["status"]) for c in stored["conditions"]
+            ]
+
+    def teardown(self) -> None:
+        """In the end all clients see the same, and nothing is left that nobody can see."""
+        for api in self.clients[:2]:
+            for kind, path in (("Cluster", "/clusters"), ("NodePool", "/nodepools")):
+                expected = self.living(kind)[::-1]
+                self.agree_page(check(api.get(path)), expected, len(expected))
+        living = {one.id: one for one in self.living()}
+        rows = self.sql.execute("SELECT owner_id::text, key, value FROM labels").fetchall()
+        assert sorted(rows) == sorted(
+            (i, *pair) for i, one in living.items() for pair in one.labels.items()
+        )
+        rows = self.sql.execute("SELECT owner_id::text, adapter FROM adapter_statuses").fetchall()
+        assert sorted(rows) == sorted(
+            (i, adapter) for i, one in living.items() for adapter in one.reports
+        )
+        rows = self.sql.execute("SELECT resource_id::text FROM audit").fetchall()
+        assert {row[0] for row in rows} >= set(self.forced)
+
+
+@pytest.mark.parametrize(
+    "required",
+    [
+        {"Cluster": (), "NodePool": ()},
+        {"Cluster": ("dns", "validation"), "NodePool": ("np",)},
+        {"Cluster": (), "NodePool": ("np",)},
+    ],
+    ids=["nobody-required", "all-required", "required-on-node-pools"],
+)
+def test_the_service_does_what_the_model_says(
+    service: Callable[..., Api], sql: psycopg.Connection, required: dict[str, tuple[str, ...]]
+) -> None:
+    replicas = [
+        service(
+            required_adapters_cluster=required["Cluster"],
+            required_adapters_nodepool=required["NodePool"],
+        )
+        for _ in range(2)
+    ]
+    # Two more sessions, one on each replica.
+    clients = [*replicas, *(Api(replica.url) for replica in replicas)]
+
+    class Fleet(Lifecycle):
+        pass
+
+    Fleet.clients, Fleet.sql, Fleet.required = clients, sql, required
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
