@@ -69,8 +69,12 @@ CONDITION: dict[str, Type] = {
 # Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
 SAME = {"Ready": "Reconciled", "Available": "LastKnownReconciled"}
 SAME_MEMBERS = {"status", "last_updated_time", "last_transition_time"}
-# Written into the SQL, where the indexes of migrations/0003.search.sql are recognised by it.
-INDEXED = {"Reconciled", "LastKnownReconciled"}
+# What migrations/0003.search.sql keeps in a column of its own, with an index.
+KEPT = {
+    ("Reconciled", "status"): "reconciled",
+    ("Reconciled", "last_updated_time"): "reconciled_time",
+    ("LastKnownReconciled", "status"): "available",
+}
 
 
 class UnknownField(ValueError):
@@ -166,6 +170,8 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
 
 def _status(name: str, table: str, member: str) -> Field:
     type_ = STATUS[member]
+    if member == "phase":
+        return Field(name, type_, f"{table}.phase", nullable=True)
     if type_ == "number":
         value = f"""jsonb_path_query_first({table}.status, '$.{member} ? (@.type() == "number")')"""
         return Field(name, type_, f"({value}::numeric)", nullable=True)
@@ -182,12 +188,10 @@ def _condition(name: str, table: str, condition: str, member: str, bind: Bind) -
     type_ = CONDITION[member]
     if member in SAME_MEMBERS:
         condition = SAME.get(condition, condition)
-    if condition in INDEXED:
-        which, variables = f'"{condition}"', ""
-    else:
-        which = "$type"
-        variables = f", {bind(json.dumps({'type': condition}, ensure_ascii=False))}::jsonb"
-    path = f"$.conditions[*] ? (@.type == {which}).{member}"
+    if (condition, member) in KEPT:
+        return Field(name, type_, f"{table}.{KEPT[condition, member]}", nullable=True)
+    variables = f", {bind(json.dumps({'type': condition}, ensure_ascii=False))}::jsonb"
+    path = f"$.conditions[*] ? (@.type == $type).{member}"
     if type_ == "number":
         path += ' ? (@.type() == "number")'
     value = f"jsonb_path_query_first({table}.status, '{path}'{variables})"

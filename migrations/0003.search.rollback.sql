@@ -9,6 +9,10 @@ DROP INDEX clusters_phase;
 DROP INDEX clusters_available;
 DROP INDEX clusters_stale;
 DROP INDEX clusters_reconciled;
+ALTER TABLE node_pools
+    DROP COLUMN phase, DROP COLUMN reconciled, DROP COLUMN reconciled_time, DROP COLUMN available;
+ALTER TABLE clusters
+    DROP COLUMN phase, DROP COLUMN reconciled, DROP COLUMN reconciled_time, DROP COLUMN available;
 ALTER TABLE clusters ALTER COLUMN created_time RESET (n_distinct);
 ALTER TABLE node_pools ALTER COLUMN created_time RESET (n_distinct);
 DROP STATISTICS labels_pairs;

@@ -79,6 +79,11 @@ CONDITIONS: tuple[tuple[tuple[str, str], ...], ...] = (
 )
 LONG_AGO = "2020-01-01T00:00:00Z"
 LISTS = ("clusters", "nodepools", "of-cluster")
+WISHES = ("none", "none", "any", "current", "stale")
+# Which resource and which client. Sampled, since integers would prefer the ends of their range.
+ANY = st.sampled_from(range(24))
+LIVING = st.sampled_from(range(22))
+NUMBER = st.sampled_from(range(4))
 
 
 @dataclass(eq=False)
@@ -212,7 +217,7 @@ class Lifecycle(RuleBasedStateMachine):
         """Mostly one that is there; now and then one that was."""
         living = self.living(kind)
         known = [one for one in self.known if kind in (None, one.kind)]
-        return known[which % len(known)] if which >= 90 or not living else living[which % len(living)]
+        return known[which % len(known)] if which >= 22 or not living else living[which % len(living)]
 
     def client(self, number: int) -> Api:
         return self.clients[number % len(self.clients)]
@@ -276,26 +281,31 @@ class Lifecycle(RuleBasedStateMachine):
 
     # What clients do
 
-    @initialize(name=st.sampled_from(NAMES), spec=st.sampled_from(SPECS))
-    def first_cluster(self, name: str, spec: Json) -> None:
-        self.create("/clusters", None, {"name": name, "spec": spec}, None, 0)
+    @initialize(pools=st.sampled_from([0, 1, 2]))
+    def start(self, pools: int) -> None:
+        """Not from nothing, so that there is more to delete than there is to create."""
+        for name in NAMES[:2]:
+            self.create("/clusters", None, {"name": name, "spec": {}, "labels": {"k": "1"}}, None, 0)
+        for name in NAMES[:pools]:
+            owner = self.known[0]
+            self.create(owner.path + "/nodepools", owner, {"name": name, "spec": {"a": 1}}, None, 1)
 
     @rule(
         name=st.sampled_from(NAMES),
         spec=st.sampled_from(SPECS),
         labels=st.sampled_from(LABELS),
         key=st.sampled_from(KEYS),
-        number=st.integers(0, 3),
+        number=NUMBER,
     )
     def create_cluster(self, name: str, spec: Json, labels: Json, key: str | None, number: int) -> None:
         self.create("/clusters", None, {"name": name, "spec": spec, "labels": labels}, key, number)
 
     @rule(
-        which=st.integers(0, 99),
+        which=ANY,
         name=st.sampled_from(NAMES),
         labels=st.sampled_from(LABELS),
         key=st.sampled_from(KEYS),
-        number=st.integers(0, 3),
+        number=NUMBER,
     )
     def create_node_pool(
         self, which: int, name: str, labels: Json, key: str | None, number: int
@@ -343,22 +353,24 @@ class Lifecycle(RuleBasedStateMachine):
                 self.keys[key] = request, response.content
             self.look(made, owner)
 
+    @precondition(lambda self: self.living())
     @rule(
-        which=st.integers(0, 99),
+        which=ANY,
         body=st.sampled_from(REPLACEMENTS),
-        wish=st.sampled_from(["none", "none", "any", "current", "stale"]),
-        number=st.integers(0, 3),
+        wish=st.sampled_from(WISHES),
+        number=NUMBER,
     )
     def replace(self, which: int, body: Json, wish: str, number: int) -> None:
         resource = self.pick(which)
         labels, spec = body.get("labels", resource.labels), body.get("spec", resource.spec)
         self.change(resource, body, JSON, (labels, spec), wish, number)
 
+    @precondition(lambda self: self.living())
     @rule(
-        which=st.integers(0, 99),
+        which=ANY,
         body=st.sampled_from(MERGES),
-        wish=st.sampled_from(["none", "none", "any", "current", "stale"]),
-        number=st.integers(0, 3),
+        wish=st.sampled_from(WISHES),
+        number=NUMBER,
     )
     def merge(self, which: int, body: Json, wish: str, number: int) -> None:
         resource = self.pick(which)
@@ -408,13 +420,17 @@ class Lifecycle(RuleBasedStateMachine):
             self.saw(resource, response)
         self.look(resource, resource.owner)
 
-    @rule(
-        which=st.integers(0, 99),
-        wish=st.sampled_from(["none", "none", "none", "any", "current", "stale"]),
-        number=st.integers(0, 3),
-    )
+    @rule(which=ANY, wish=st.sampled_from(WISHES), number=NUMBER)
     def delete(self, which: int, wish: str, number: int) -> None:
-        resource = self.pick(which)
+        self.remove(self.pick(which), wish, number)
+
+    @precondition(lambda self: any(not one.marked for one in self.living()))
+    @rule(which=LIVING, number=NUMBER)
+    def delete_one_that_nobody_has_deleted(self, which: int, number: int) -> None:
+        unmarked = [one for one in self.living() if not one.marked]
+        self.remove(unmarked[which % len(unmarked)], "none", number)
+
+    def remove(self, resource: Resource, wish: str, number: int) -> None:
         header, holds = self.tag(resource, wish)
         response = self.client(number).delete(resource.path, headers=header)
         pools = list(resource.pools)
@@ -433,16 +449,17 @@ class Lifecycle(RuleBasedStateMachine):
             self.leave_if_finished(resource)
         self.look(resource, resource.owner, *pools)
 
-    @rule(
-        which=st.integers(0, 99),
-        reason=st.sampled_from(["stuck", "stuck", ""]),
-        number=st.integers(0, 3),
-    )
+    @rule(which=ANY, reason=st.sampled_from(["stuck", "stuck", ""]), number=NUMBER)
     def force_delete(self, which: int, reason: str, number: int) -> None:
-        resource = self.pick(which)
-        if not resource.marked and which % 2:
-            # Half of the refusals will do: what can be forced is what there is to see.
-            resource = next((one for one in self.living() if one.marked), resource)
+        self.force(self.pick(which), reason, number)
+
+    @precondition(lambda self: any(one.marked for one in self.living()))
+    @rule(which=LIVING, number=NUMBER)
+    def force_delete_one_that_is_marked(self, which: int, number: int) -> None:
+        marked = [one for one in self.living() if one.marked]
+        self.force(marked[which % len(marked)], "stuck", number)
+
+    def force(self, resource: Resource, reason: str, number: int) -> None:
         response = self.client(number).post(resource.path + "/force-delete", json={"reason": reason})
         pools = list(resource.pools)
         if not reason:
@@ -459,14 +476,15 @@ class Lifecycle(RuleBasedStateMachine):
             self.leave(resource)
         self.look(resource, resource.owner, *pools)
 
+    @precondition(lambda self: self.living())
     @rule(
-        which=st.integers(0, 99),
+        which=ANY,
         adapter=st.sampled_from(ADAPTERS),
         lag=st.sampled_from([0, 0, 0, 0, 1, -1]),
         conditions=st.sampled_from(CONDITIONS),
         late=st.sampled_from([False, False, False, True]),
         method=st.sampled_from(["PUT", "POST"]),
-        number=st.integers(0, 3),
+        number=NUMBER,
     )
     def report(
         self,
@@ -484,9 +502,9 @@ class Lifecycle(RuleBasedStateMachine):
 
     @precondition(lambda self: self.living())
     @rule(
-        which=st.integers(0, 89),
+        which=LIVING,
         conditions=st.sampled_from([CONDITIONS[0], CONDITIONS[7]]),
-        number=st.integers(0, 3),
+        number=NUMBER,
     )
     def all_report_the_same(
         self, which: int, conditions: tuple[tuple[str, str], ...], number: int
@@ -498,7 +516,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.look(resource, resource.owner)
 
     @precondition(lambda self: any(one.marked for one in self.living()))
-    @rule(which=st.integers(0, 89), number=st.integers(0, 3))
+    @rule(which=LIVING, number=NUMBER)
     def adapters_clean_up(self, which: int, number: int) -> None:
         """One marked resource is finalized by all who have to."""
         marked = [one for one in self.living() if one.marked]
@@ -543,7 +561,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     # What clients see
 
-    @rule(which=st.integers(0, 99), number=st.integers(0, 3))
+    @rule(which=ANY, number=NUMBER)
     def get(self, which: int, number: int) -> None:
         resource = self.pick(which)
         response = self.client(number).get(resource.path)
@@ -553,14 +571,15 @@ class Lifecycle(RuleBasedStateMachine):
             tag = response.headers["ETag"]
             again = self.client(number + 1).get(resource.path, headers={"If-None-Match": f'"x", {tag}'})
             assert (again.status_code, again.content) == (304, b"")
+        self.list_reports(resource, number)
 
     @rule(
-        which=st.integers(0, 99),
+        which=ANY,
         what=st.sampled_from(LISTS),
-        page=st.integers(1, 3),
-        size=st.integers(0, 3),
+        page=st.sampled_from([1, 1, 2, 3]),
+        size=st.sampled_from([0, 1, 2, 3, 100]),
         label=st.sampled_from([None, None, ("k", "1"), ("k", "2"), ("l", "1")]),
-        number=st.integers(0, 3),
+        number=NUMBER,
     )
     def list_resources(
         self,
@@ -594,9 +613,7 @@ class Lifecycle(RuleBasedStateMachine):
         for item, resource in zip(page["items"], expected, strict=True):
             resource.agrees(item)
 
-    @rule(which=st.integers(0, 99), number=st.integers(0, 3))
-    def list_reports(self, which: int, number: int) -> None:
-        resource = self.pick(which)
+    def list_reports(self, resource: Resource, number: int) -> None:
         response = self.client(number).get(resource.path + "/statuses")
         if resource.gone:
             assert response.status_code == 404, response.text
@@ -660,7 +677,7 @@ def test_the_service_does_what_the_model_says(
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=25,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
