@@ -65,7 +65,9 @@ def serve(**values: Any) -> None:
             )
         ]
         conninfo, lines = _database(chosen, stack)
-        pool = stack.enter_context(database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout))
+        pool = stack.enter_context(
+            database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout)
+        )
         registry = new_registry(pool, holder)
         servers = Servers(
             [

@@ -81,7 +81,9 @@ def parse(body: bytes) -> Any:
     if not body.strip():
         raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
     try:
-        value = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite, parse_int=_short)
+        value = json.loads(
+            body.decode(), parse_constant=_no_number, parse_float=_finite, parse_int=_short
+        )
     except UnicodeDecodeError as error:
         raise Problem(MALFORMED, f"The body is not UTF-8: byte {error.start} does not fit.") from None
     except json.JSONDecodeError as error:

@@ -130,7 +130,8 @@ def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
         f"{block}.querySelector('.live-responses-table tr.response td.response-col_status')?.innerText"
     )
     body = browser.evaluate(
-        f"{block}.querySelector('.live-responses-table tr.response td.response-col_description').innerText"
+        f"{block}.querySelector('.live-responses-table tr.response "
+        "td.response-col_description').innerText"
     )
     picture = browser.call("Page.captureScreenshot")["data"]
     (tmp_path / "page.png").write_bytes(base64.b64decode(picture))

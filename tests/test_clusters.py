@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import pytest
 from conftest import Api
 from helpers_contract import BASE, JSON, NO_ID, check, condition, problem
 

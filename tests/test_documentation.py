@@ -22,8 +22,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "A flag wins over its environment variable, that over the YAML file named by `--config`, that over",
-        "the default. In YAML a key may be nested: `db: {host: x}` is `db_host: x`.",
+        "A flag wins over its environment variable, that over the YAML file named by `--config`,",
+        "that over the default. In YAML a key may be nested: `db: {host: x}` is `db_host: x`.",
         "",
         "| flag | environment variable | default | meaning |",
         "| --- | --- | --- | --- |",

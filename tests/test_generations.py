@@ -31,9 +31,7 @@ def field(document: Any, path: str) -> Any:
 def fits(value: Any, expected: Any) -> bool:
     if not isinstance(expected, str):
         return bool(value == expected)
-    pattern = "".join(
-        PATTERNS.get(part, re.escape(part)) for part in re.split(r"(<[a-z]+>)", expected)
-    )
+    pattern = "".join(PATTERNS.get(part, re.escape(part)) for part in re.split(r"(<[a-z]+>)", expected))
     return isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 

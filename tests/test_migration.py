@@ -1,7 +1,8 @@
 """The schema goes forward and back."""
 
-import psycopg
 from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 
 from hyperfleet import migration
 

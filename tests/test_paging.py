@@ -207,7 +207,8 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
     api = service(statement_timeout=0.05)
     sql.execute(
         "INSERT INTO clusters SELECT gen_random_uuid(), 'c' || n, 1, 1, '{}',"
-        " jsonb_build_object('x', repeat('ab', 3000)), '{\"conditions\": []}', now(), now(), 'm', 'm', NULL, NULL"
+        " jsonb_build_object('x', repeat('ab', 3000)), '{\"conditions\": []}', now(), now(), 'm', 'm',"
+        " NULL, NULL"
         " FROM generate_series(1, 3000) AS n"
     )
     answer = api.get("/clusters", params={"search": "spec.x ~= '(a|b|ab)*c' or spec.x ~= '(b|a)*d'"})

@@ -69,7 +69,13 @@ def test_a_change_takes_effect_on_the_next_report_and_for_all_by_refolding(
     assert conditions(after, clusters[0])["Ready"]["status"] == "False"
     assert conditions(after, clusters[1])["Ready"]["status"] == "True"
 
-    command = ("migrate", "--refold", "--database-url", database, "--required-adapters-cluster=dns,validation")
+    command = (
+        "migrate",
+        "--refold",
+        "--database-url",
+        database,
+        "--required-adapters-cluster=dns,validation",
+    )
     done = run(*command)
     assert done.returncode == 0, done.stdout
     assert "Folding" in done.stdout

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -141,16 +142,12 @@ def test_requests_under_way_are_finished_when_the_service_stops(database: str) -
     with Serving("--no-auth", "--database-url", database) as server:
         with psycopg.connect(database) as blocker:
             blocker.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
-            with requests.Session() as session:
-                from concurrent.futures import ThreadPoolExecutor
-
-                with ThreadPoolExecutor(1) as threads:
-                    waiting = threads.submit(
-                        session.get, server.url + "/api/hyperfleet/v1/clusters", timeout=30
-                    )
-                    time.sleep(0.5)
-                    server.process.terminate()
-                    time.sleep(0.5)
-                    blocker.rollback()
-                    assert waiting.result().status_code == 200
+            with ThreadPoolExecutor(1) as threads:
+                url = server.url + "/api/hyperfleet/v1/clusters"
+                waiting = threads.submit(requests.get, url, timeout=30)
+                time.sleep(0.5)
+                server.process.terminate()
+                time.sleep(0.5)
+                blocker.rollback()
+                assert waiting.result().status_code == 200
         assert server.process.wait(20) == 0
