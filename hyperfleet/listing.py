@@ -40,15 +40,15 @@ TABLES = {
     ),
 }
 
-# The page is found by keys alone, which an index holds, however deep it lies; documents are fetched
-# for its rows only. One row more than asked for tells whether there is a next page. An empty page is
-# one row without a document, so that the total is there all the same.
+# The page is found by keys alone, which an index holds, however deep it lies; their text and the
+# documents are made for its rows only. One row more than asked for tells whether there is a next page.
+# An empty page is one row without a document, so that the total is there all the same.
 LIST = """
 WITH page AS (
-    SELECT {table}.{identity} AS identity, ARRAY[{keys}] AS keys
-    FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(size)s + 1 OFFSET %(offset)s
+    SELECT {table}.{identity} AS identity, {keys}
+    FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
-SELECT counted.found, counted.total, page.keys,
+SELECT counted.found, counted.total, ARRAY[{texts}] AS keys,
        (SELECT item.document FROM {table} AS item WHERE {row}) AS document
 FROM (SELECT EXISTS ({exists}) AS found, {total} AS total) AS counted LEFT JOIN page ON true
 """
@@ -61,6 +61,9 @@ CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
 """
 
 # Kept by the database as rows come and go.
+# A page this deep in a whole table is looked for from the nearer end.
+DEEP = 10_000
+COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = %(table)s"
 COUNTED = "(SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = '{table}')"
 
 
@@ -110,22 +113,33 @@ def respond(
     table = TABLES[kind]
     names = {"table": table.name, "identity": table.identity, "row": table.row, "where": condition}
     total = COUNTED if condition == "true" else TOTAL
+    offset = 0 if after_values else (number - 1) * size
+    skip, limit, backward = offset, size + 1, False
+    if condition == "true" and offset > DEEP and not any(key.nullable for key in ordered.keys):
+        [(count,)] = database.fetch_all(COUNT, {"table": table.name})
+        if offset > count // 2:
+            skip, limit, backward = max(0, count - offset - size - 1), size + 1, True
+            # The last page is not full, and what is behind it is empty.
+            limit = max(0, min(limit, count - offset))
+    keys = [f"k{index}" for index in range(len(ordered.keys))]
     statement = LIST.format(
         **names,
-        keys=", ".join(f"({key.sql})::text" for key in ordered.keys),
-        order=ordered.sql,
+        keys=", ".join(f"{key.sql} AS {k}" for key, k in zip(ordered.keys, keys, strict=True)),
+        texts=", ".join(f"page.{k}::text" for k in keys),
+        order=ordered.reversed().sql if backward else ordered.sql,
         after=after,
         exists=exists,
         total=total.format(table=table.name, where=condition),
     )
-    offset = 0 if after_values else (number - 1) * size
     bound = {
         **(values or {}),
         **ordered.values,
         **searched_values,
         **after_values,
         "size": size,
+        "limit": limit,
         "offset": offset,
+        "skip": skip,
         # A page that continues another one does not know how many come before it.
         "least": size + 1 if after_values else min(offset, 1),
     }
@@ -141,14 +155,17 @@ def respond(
         if not searched:
             raise
         raise _bad_search("takes too long; ask for less, or by fields that are indexed") from None
-    found, count, *_ = rows[0]
+    if backward:
+        rows.reverse()
+    found, total_count, *_ = rows[0]
     if not found and otherwise:
         raise otherwise
     items = [row[3] for row in rows if row[3] is not None][:size]
     if wanted is not None:
         items = [json.dumps(order.apply(wanted, json.loads(item))) for item in items]
     more = size > 0 and len(rows) > size
-    return answer(render(kind, number, count, items, _next(number, rows[size - 1][2]) if more else ""))
+    link = _next(number, rows[size - 1][2]) if more else ""
+    return answer(render(kind, number, total_count, items, link))
 
 
 def render(kind: str, number: int, total: int, documents: list[str], link: str = "") -> str:

@@ -1,7 +1,7 @@
 """How a list is ordered, and which members of its items it shows."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from hyperfleet import fields
@@ -67,6 +67,11 @@ class Order:
 
     keys: tuple[Key, ...]
     values: dict[str, Any]
+
+    def reversed(self) -> "Order":
+        """The same order from its other end; only for keys that every row has."""
+        turned = (replace(key, descending=not key.descending) for key in self.keys)
+        return replace(self, keys=tuple(turned))
 
     @property
     def sql(self) -> str:

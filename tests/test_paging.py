@@ -71,13 +71,23 @@ def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> N
     assert down == [c["id"] for c in some[::-1] + none]
 
 
-def test_page_numbers_cover_the_list_from_both_ends(api: Api) -> None:
+def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that a small table has deep pages.
+    monkeypatch.setattr("hyperfleet.listing.DEEP", 3)
     made = [api.cluster(f"c{number:02}") for number in range(25)]
     wanted = [cluster["id"] for cluster in reversed(made)]
     pages = [api.get(f"/clusters?pageSize=4&page={number}").json() for number in range(1, 9)]
     assert ids(pages) == wanted
     assert [page["total"] for page in pages] == [25] * 8
     assert [page["size"] for page in pages] == [4, 4, 4, 4, 4, 4, 1, 0]
+    named = [api.get(f"/clusters?pageSize=4&page={n}&orderBy=name").json() for n in range(1, 9)]
+    assert ids(named) == wanted[::-1]
+    for number in (2, 4, 5, 6):
+        page = api.get(f"/clusters?pageSize=4&page={number}").json()
+        behind = api.get(api.url + page["next"]).json()
+        assert ids([page, behind]) == wanted[(number - 1) * 4 : (number + 1) * 4]
+    assert "next" not in api.get("/clusters?pageSize=5&page=5").json()
+    assert "next" not in pages[6]
     searched = [
         api.get(f"/clusters?pageSize=4&page={n}&search=name like 'c%25'").json() for n in range(1, 9)
     ]
