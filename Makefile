@@ -29,8 +29,10 @@ $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 run-no-auth: $(VENV)/run.stamp ## Serve without authentication, on an embedded PostgreSQL
 	$(BIN)/hyperfleet serve --no-auth --data-dir $(DATA_DIR) $(ARGS)
 
-run: $(VENV)/run.stamp ## Serve with authentication, on an embedded PostgreSQL
-	$(BIN)/hyperfleet serve --data-dir $(DATA_DIR) $(ARGS)
+run: $(VENV)/run.stamp ## Serve with authentication by a key of this checkout's own
+	$(BIN)/hyperfleet token --dir $(DATA_DIR)/auth >/dev/null
+	$(BIN)/hyperfleet serve --data-dir $(DATA_DIR) --jwk-cert-url= \
+		--jwk-cert-file $(DATA_DIR)/auth/jwks.json $(ARGS)
 
 test: lint types ## Run everything: lint, types and all tests
 	$(BIN)/python -m pytest $(ARGS)
