@@ -6,7 +6,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-REQUEST_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "X-Request-ID",
+)
 RESPONSE_HEADERS = (
     "ETag",
     "Location",

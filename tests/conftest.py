@@ -3,6 +3,7 @@
 Each test has a database of its own, copied from a migrated template.
 """
 
+import itertools
 import os
 import tempfile
 import threading
@@ -75,18 +76,23 @@ def url(server: NoopExecutor, dbname: str) -> str:
     )
 
 
+numbers = itertools.count(1)
+
+
 @pytest.fixture
 def database(postgres: NoopExecutor) -> Iterator[str]:
     """The connection string of a migrated, empty database of this test's own."""
+    # Named apart, so that one which could not be dropped troubles its own test alone.
+    name = f"{postgres.dbname}_{next(numbers)}"
     with DatabaseJanitor(
         user=postgres.user,
         host=postgres.host,
         port=postgres.port,
-        dbname=postgres.dbname,
+        dbname=name,
         template_dbname=postgres.template_dbname,
         password=postgres.password,
     ):
-        yield url(postgres, postgres.dbname)
+        yield url(postgres, name)
 
 
 @pytest.fixture
@@ -153,7 +159,13 @@ class Service:
         self.settings = Settings(**{"no_auth": True, "validate_responses": True, **settings})
         self.pool = open_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
-        self.app = create_app(self.settings, self.pool, CollectorRegistry())
+        try:
+            self.app = create_app(self.settings, self.pool, CollectorRegistry())
+        except BaseException:
+            # A test may ask for what is refused; the database could not be dropped with the pool on.
+            self.pool.close()
+            self.listener.close()
+            raise
         chosen = self.settings
         limits = Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout)
         tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}

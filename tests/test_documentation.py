@@ -14,7 +14,7 @@ from hyperfleet import settings
 from hyperfleet.settings import FIELDS
 
 # Pages whose commands speak to a service that runs without authentication.
-WALKS = ("README.md", "docs/using.md", "docs/adapters.md")
+WALKS = ("README.md", "docs/using.md", "docs/adapters.md", "docs/lifecycle.md")
 
 
 def settings_page() -> str:

@@ -358,10 +358,7 @@ def test_pages_of_other_origins_may_read_tag_and_location(api: Api, kind: str) -
         "If-Match",
         "If-None-Match",
         "Content-Type",
-        pytest.param(
-            "Idempotency-Key",
-            marks=pytest.mark.xfail(strict=True, reason="CORS does not let pages send it yet"),
-        ),
+        "Idempotency-Key",
     ],
 )
 def test_pages_of_other_origins_may_send_the_headers_of_the_contract(api: Api, header: str) -> None:

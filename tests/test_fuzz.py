@@ -130,7 +130,9 @@ def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: 
     @given(case=FUZZED[name].as_strategy(GenerationMode.NEGATIVE), hit=st.integers(0, 3))
     def break_(case: Case, hit: int) -> None:
         response = world.send(case, hit > 0)
-        case.validate_response(response, checks=[negative_data_rejection])
+        # What is too large is refused unread; the check does not know that status.
+        if response.status_code != 413:
+            case.validate_response(response, checks=[negative_data_rejection])
         verify(response)
 
     break_()
