@@ -120,11 +120,14 @@ def merge(stored: Mapping[str, Any] | None, report: Mapping[str, Any], at: str) 
         condition |= {
             "observed_generation": report["observed_generation"],
             "created_at": before["created_at"] if before else at,
-            "updated_at": at,
-            "last_transition_time": before["last_transition_time"]
-            if before and before["status"] == given["status"]
-            else at,
+            # A newer generation may have been looked at before an older one was; time goes on.
+            "updated_at": max(at, before["updated_at"]) if before else at,
+            "last_transition_time": at,
         }
+        if before and before["status"] == given["status"]:
+            condition["last_transition_time"] = before["last_transition_time"]
+        elif before:
+            condition["last_transition_time"] = max(at, before["last_transition_time"])
         conditions.append(condition)
     merged: Json = {
         "adapter": report["adapter"],

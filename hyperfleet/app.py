@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flask
+import werkzeug.exceptions
 from connexion import FlaskApp
 from connexion.middleware.exceptions import ExceptionMiddleware
 from connexion.middleware.main import ConnexionMiddleware
 from connexion.middleware.server_error import ServerErrorMiddleware
 from connexion.options import SwaggerUIOptions
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
@@ -18,7 +19,7 @@ from hyperfleet import contract, provider
 from hyperfleet.access import Guard
 from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
-from hyperfleet.front import Front, Page
+from hyperfleet.front import Front, Page, explain, render
 from hyperfleet.protocol import Limits
 from hyperfleet.provider import Provider
 from hyperfleet.settings import Settings
@@ -67,6 +68,9 @@ def create_app(
     flask_app.extensions["pool"] = pool
     flask_app.extensions["provider"] = holder
     flask_app.extensions["creation"] = contract.creation_validators(document)
+    # Answered inside Flask, so that its metrics know the status.
+    for kind in (Exception, werkzeug.exceptions.HTTPException):
+        flask_app.register_error_handler(kind, _problem)
     PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
     # Handlers run in threads; a2wsgi has ten unless told otherwise.
     inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
@@ -76,8 +80,21 @@ def create_app(
         pages=pages,
         limits=Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout),
         guard=guard,
+        answers=Counter(
+            "hyperfleet_http_answers",
+            "Answers, refusals included.",
+            ["method", "status"],
+            registry=registry,
+        ),
     )
     return Cors(front, settings.cors_origins)
+
+
+def _problem(error: Exception) -> flask.Response:
+    problem = explain(error)
+    request = flask.request
+    body, headers = render(problem, request.path, request.headers.get("Accept", ""))
+    return flask.Response(body, problem.entry.status, headers)
 
 
 def _pages(document: dict[str, Any]) -> dict[str, Page]:

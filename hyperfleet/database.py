@@ -46,7 +46,15 @@ def conninfo(settings: Settings) -> str:
                 f"A database's {', '.join(given)} is set, but neither --db-host nor --database-url."
             )
         return ""
-    defaults = {"connect_timeout": "5", "application_name": "hyperfleet"}
+    # A network that swallows packets is noticed within seconds instead of hours.
+    defaults = {
+        "connect_timeout": "5",
+        "application_name": "hyperfleet",
+        "keepalives_idle": "10",
+        "keepalives_interval": "3",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+    }
     try:
         return make_conninfo(
             **{**defaults, **conninfo_to_dict(settings.database_url), **given}  # type: ignore[arg-type]
@@ -138,6 +146,9 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5) -> Pool:
         timeout=POOL_TIMEOUT,
         check=_alive,
         configure=configure,
+        # How long a broken connection is tried to be made anew, with ever longer pauses; what is given
+        # up is made anew by the next request, which is sooner.
+        reconnect_timeout=3,
         name="hyperfleet",
         open=True,
     )

@@ -17,7 +17,9 @@ from urllib.parse import quote
 import psycopg
 import starlette.exceptions
 import uuid_utils
+import werkzeug.exceptions
 from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
+from prometheus_client import Counter
 from psycopg_pool import PoolClosed, PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,14 +34,20 @@ logger = logging.getLogger("hyperfleet.request")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-# Which member of a request a constraint of the database speaks of.
+# What a client is told of a constraint of the database.
 CONSTRAINTS = {
     "clusters_name": "There is a cluster with this name already.",
     "node_pools_name": "The cluster has a node pool with this name already.",
 }
 
+HTTP_ERRORS = (
+    starlette.exceptions.HTTPException,
+    ProblemException,
+    werkzeug.exceptions.HTTPException,
+)
 NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -100,6 +108,7 @@ class Front:
     :param pages: what is answered here at once, by path
     :param limits: what a request may cost
     :param guard: decides who may; None when everybody may
+    :param answers: counts all answers, by method and status
     """
 
     def __init__(
@@ -110,12 +119,14 @@ class Front:
         pages: dict[str, Page],
         limits: Limits,
         guard: Guard | None,
+        answers: Counter,
     ) -> None:
         self.app = app
         self.allow = allow
         self.pages = pages
         self.limits = limits
         self.guard = guard
+        self.answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request. An error becomes an answer, unless an answer was begun already."""
@@ -148,10 +159,12 @@ class Front:
                 raise
             await send_problem(self._explain(error, scope), scope, answer)
         finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.answers.labels(method, status).inc()
             logger.info(
                 "%s %s %d %.1f ms",
                 scope["method"],
-                scope["path"],
+                quote(scope["path"]),
                 status,
                 (time.perf_counter() - start) * 1000,
             )
@@ -265,8 +278,10 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
         return error
     if isinstance(error, UnsupportedMediaTypeProblem):
         return Problem(errors.UNSUPPORTED_TYPE, "The body must be of the type application/json.")
-    if isinstance(error, starlette.exceptions.HTTPException | ProblemException):
-        status = getattr(error, "status_code", 0) or getattr(error, "status", 0)
+    if isinstance(error, HTTP_ERRORS):
+        # Starlette, Connexion and Werkzeug each have a word of their own for it.
+        names = ("status_code", "status", "code")
+        status = next((getattr(error, name) for name in names if getattr(error, name, None)), 500)
         if status == 401:
             return _unauthorized(error)
         if status == 404:
@@ -274,7 +289,7 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
         if status == 405:
             return Problem(errors.BAD_METHOD)
         if 400 <= status < 500:
-            return Problem(errors.BAD_REQUEST, str(error.detail or ""))
+            return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
     if isinstance(error, psycopg.errors.UniqueViolation):
         constraint = error.diag.constraint_name or ""
         if constraint in CONSTRAINTS:
@@ -314,14 +329,19 @@ def _media_type(value: bytes, method: str) -> bytes:
     raise Problem(errors.UNSUPPORTED_TYPE, "The content type is not one.")
 
 
-async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
-    """Sends a problem, as ``application/json`` to a client that asks for that alone."""
-    accept = Headers(scope=scope).get("accept", "").lower().split(",")
-    accepted = {one.partition(";")[0].strip() for one in accept}
+def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a problem: ``application/json`` for a client that asks for that alone."""
+    accepted = {one.partition(";")[0].strip() for one in accept.lower().split(",")}
     old = "application/json" in accepted and "application/problem+json" not in accepted
-    body = json.dumps(problem.document(quote(scope["path"]), trace_id.get())).encode()
     media_type = "application/json" if old else "application/problem+json"
-    await _send(send, problem.entry.status, body, {"content-type": media_type, **problem.headers})
+    body = json.dumps(problem.document(quote(path), trace_id.get())).encode()
+    return body, {"content-type": media_type, **problem.headers}
+
+
+async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
+    """Sends a problem."""
+    body, headers = render(problem, scope["path"], Headers(scope=scope).get("accept", ""))
+    await _send(send, problem.entry.status, body, headers)
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -1,8 +1,10 @@
 """What operators ask: is the process alive, can it do its work, what has it done."""
 
+import asyncio
 import logging
 from typing import Any
 
+import anyio.to_thread
 import psycopg
 from prometheus_client import (
     CollectorRegistry,
@@ -38,7 +40,7 @@ def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
     """
     known = migration.names()
 
-    def ready(_request: Request) -> JSONResponse:
+    def look() -> JSONResponse:
         try:
             with pool.connection(timeout=TIMEOUT) as conn:
                 have = migration.applied(conn)
@@ -55,6 +57,14 @@ def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
                 "validated": [kind for kind in SPECS if provider.validated(kind)],
             }
         return JSONResponse(answer)
+
+    async def ready(_request: Request) -> JSONResponse:
+        # A database that hangs keeps the thread, but not the probe.
+        try:
+            async with asyncio.timeout(TIMEOUT + 1):
+                return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except TimeoutError:
+            return JSONResponse({"status": "unavailable", "database": "not answering"}, 503)
 
     async def alive(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

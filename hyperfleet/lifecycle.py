@@ -1,13 +1,13 @@
 """From the first change to the end: patch, delete, finalize, force-delete; for both kinds.
 
 The order of locks, which keeps two transactions from waiting for each other: whoever marks or
-removes a node pool, or touches one that is marked, holds the lock on its cluster first.
+removes a node pool, or takes a report on one that is marked, holds the lock on its cluster first;
+whoever locks several of a kind locks them in the order of their ids.
 """
 
 import copy
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, LiteralString
 
 import flask
@@ -147,10 +147,9 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
         after = {**before, **given}
         if flask.request.mimetype == "application/merge-patch+json":
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
-        resource.check(kind, {"name": old["name"], **after})
-        # As text, since Python holds 1 and true to be equal.
-        if json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True):
+        if _same(before, after):
             return resource.answer(old["document"], ETag=resource.etag(old["version"]))
+        resource.check(kind, {"name": old["name"], **after})
         at = max(aggregation.now(), old["updated_time"])
         state = {**old, "generation": old["generation"] + 1, "updated_time": at}
         status = aggregation.fold(
@@ -207,13 +206,13 @@ def force_delete(kind: str, values: dict[str, Any], reason: str) -> flask.Respon
         gone = conn.execute(AUDIT, {**values, "at": at, "by": by, "reason": reason})
         remove(conn, old["id"])
         if kind == "NodePool":
-            settle(conn, values["owner_id"], at)
+            settle(conn, values["owner_id"], at, resource.required_adapters("Cluster"))
     for gone_kind, gone_id in gone:
         logger.warning("%s %s removed by force by %s: %r", gone_kind, gone_id, by, reason)
     return resource.empty(204)
 
 
-def settle(conn: Connection, cluster_id: str, at: str) -> None:
+def settle(conn: Connection, cluster_id: str, at: str, required: Sequence[str]) -> None:
     """Folds a marked cluster once more after one of its node pools is gone, or removes it when that
     was the last thing to wait for. The caller holds the cluster's lock.
     """
@@ -225,17 +224,38 @@ def settle(conn: Connection, cluster_id: str, at: str) -> None:
     old = dict(zip(ROW, row, strict=True)) if row else None
     if not old or not old["deleted_time"]:
         return
-    reports, left, required = (
-        reports_of(stored),
-        _scalar(children),
-        resource.required_adapters("Cluster"),
-    )
+    reports, left = reports_of(stored), _scalar(children)
     if not left and aggregation.all_finalized(old["generation"], reports, required):
         remove(conn, cluster_id)
         return
     status = aggregation.fold(old, reports, old["status"], required, at, left)
     if status != old["status"]:
         conn.execute(SET_STATUS["Cluster"], {**values, "status": Jsonb(status)})
+
+
+def finish(conn: Connection, kind: str, id_: str, required: Callable[[str], Sequence[str]]) -> None:
+    """Removes a marked resource for which nobody has to do anything any more, and then maybe the
+    cluster that waits for it. Runs in the caller's transaction.
+
+    :param required: gives the required adapters of a kind
+    """
+    at = aggregation.now()
+    if kind == "NodePool":
+        owner = conn.execute("SELECT owner_id::text FROM node_pools WHERE id = %s", [id_]).fetchone()
+        values = {"kind": kind, "id": id_, "owner_id": owner[0] if owner else id_}
+        conn.execute(OWNER, values)
+        row = conn.execute(LOCK[kind], values).fetchone()
+        reports = reports_of(conn.execute(REPORTS, values))
+        old = dict(zip(ROW, row, strict=True)) if row else None
+        if (
+            not old
+            or not old["deleted_time"]
+            or not aggregation.all_finalized(old["generation"], reports, required(kind))
+        ):
+            return
+        remove(conn, id_)
+        id_ = values["owner_id"]
+    settle(conn, id_, at, required("Cluster"))
 
 
 def _mark_pools(conn: Connection, pools: list[Any], at: str, by: str) -> int:
@@ -261,6 +281,17 @@ def _mark_pools(conn: Connection, pools: list[Any], at: str, by: str) -> int:
     if gone:
         remove(conn, *gone)
     return len(gone)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal as PostgreSQL sees it: numbers by value, and none is a boolean,
+    whereas Python holds 1 and true to be equal.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _found(kind: str, values: Mapping[str, Any], cursor: Any) -> dict[str, Any]:

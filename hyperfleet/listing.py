@@ -60,11 +60,10 @@ CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
      ELSE (SELECT count(*) FROM {table} WHERE {where}) END
 """
 
-# Kept by the database as rows come and go.
 # A page this deep in a whole table is looked for from the nearer end.
 DEEP = 10_000
-COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = %(table)s"
-COUNTED = "(SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = '{table}')"
+# Kept by the database as rows come and go.
+COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = '{table}'"
 
 
 def bad_parameter(name: str, message: str) -> Problem:
@@ -112,11 +111,11 @@ def respond(
     after, after_values, number = _after(query.get("continue_"), ordered, number)
     table = TABLES[kind]
     names = {"table": table.name, "identity": table.identity, "row": table.row, "where": condition}
-    total = COUNTED if condition == "true" else TOTAL
+    total = f"({COUNT})" if condition == "true" else TOTAL
     offset = 0 if after_values else (number - 1) * size
     skip, limit, backward = offset, size + 1, False
     if condition == "true" and offset > DEEP and not any(key.nullable for key in ordered.keys):
-        [(count,)] = database.fetch_all(COUNT, {"table": table.name})
+        [(count,)] = database.fetch_all(COUNT.format(table=table.name), {})
         if offset > count // 2:
             skip, limit, backward = max(0, count - offset - size - 1), size + 1, True
             # The last page is not full, and what is behind it is empty.

@@ -1,4 +1,6 @@
-"""Folds the status of every resource anew, after the setting of required adapters has changed."""
+"""Folds the status of every resource anew, after the setting of required adapters has changed, and
+ends the marked ones for which nobody has to do anything any more.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation
+from hyperfleet import aggregation, lifecycle
 from hyperfleet.resource import both
 
 BATCH = 100
@@ -62,7 +64,11 @@ def refold(
             after: str | None = "00000000-0000-0000-0000-000000000000"
             while after is not None:
                 with conn.transaction():
-                    after, size, folded = _batch(conn, kind, after, required(kind))
+                    after, size, folded, finished = _batch(conn, kind, after, required(kind))
+                # Each on its own, since who removes a node pool has to lock its cluster first.
+                for id_ in finished:
+                    with conn.transaction():
+                        lifecycle.finish(conn, kind, id_, required)
                 changed += folded
                 progress(size)
     return changed
@@ -70,16 +76,16 @@ def refold(
 
 def _batch(
     conn: psycopg.Connection[Any], kind: str, after: str, required: Sequence[str]
-) -> tuple[str | None, int, int]:
+) -> tuple[str | None, int, int, list[str]]:
     rows = conn.execute(LOCK[kind], {"after": after, "size": BATCH}).fetchall()
     if not rows:
-        return None, 0, 0
+        return None, 0, 0, []
     bound = {"kind": kind, "ids": [row[0] for row in rows]}
     reports: dict[str, list[dict[str, Any]]] = {}
     for owner, *report in conn.execute(REPORTS, bound):
         reports.setdefault(owner, []).append(dict(zip(REPORT, report, strict=True)))
     children = dict(conn.execute(CHILDREN, bound).fetchall()) if kind == "Cluster" else {}
-    folded = []
+    folded, finished = [], []
     for id_, generation, created_time, updated_time, deleted_time, previous in rows:
         state = {
             "generation": generation,
@@ -87,11 +93,12 @@ def _batch(
             "updated_time": updated_time,
             "deleted_time": deleted_time,
         }
-        status = aggregation.fold(
-            state, reports.get(id_, ()), previous, required, aggregation.now(), children.get(id_, 0)
-        )
+        own, left = reports.get(id_, []), children.get(id_, 0)
+        if deleted_time and not left and aggregation.all_finalized(generation, own, required):
+            finished.append(id_)
+        status = aggregation.fold(state, own, previous, required, aggregation.now(), left)
         if status != previous:
             folded.append({"id": id_, "status": status})
     if folded:
         conn.execute(UPDATE[kind], {"folded": Jsonb(folded)})
-    return str(rows[-1][0]), len(rows), len(folded)
+    return str(rows[-1][0]), len(rows), len(folded), finished

@@ -48,7 +48,7 @@ def key(kind: str, id_: str) -> str:
     """An id from a path. Raises Problem, not found, for what no resource can have as its id."""
     if not UUID.fullmatch(id_):
         raise not_found(kind, id_)
-    return id_
+    return id_.lower()
 
 
 def required_adapters(kind: str) -> tuple[str, ...]:
@@ -62,7 +62,9 @@ def check(kind: str, body: Mapping[str, Any]) -> None:
     settings: Settings = flask.current_app.config["HYPERFLEET"]
     found = list(schema.faults(flask.current_app.extensions["creation"][kind], body))
     found += flask.current_app.extensions["provider"].faults(kind, body.get("spec"))
-    if not found and len(json.dumps(body)) > settings.max_body_size:
+    # As short as a client could have written it.
+    whole = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    if not found and len(whole) > settings.max_body_size:
         message = f"must have at most {settings.max_body_size} bytes as a whole"
         found = [{"field": "body", "message": message, "constraint": "size"}]
     if found:

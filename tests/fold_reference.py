@@ -317,10 +317,10 @@ def merged(stored: Json | None, report: Json, at: str) -> Json:
                 "status": condition["status"],
                 "observed_generation": report["observed_generation"],
                 "created_at": at if old is None else old["created_at"],
-                "updated_at": at,
+                "updated_at": at if old is None else max(at, old["updated_at"]),
                 "last_transition_time": old["last_transition_time"]
                 if old is not None and old["status"] == condition["status"]
-                else at,
+                else max(at, "" if old is None else old["last_transition_time"]),
             }
             | words(condition)
         )

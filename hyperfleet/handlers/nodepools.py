@@ -50,7 +50,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """
     values = resource.first_row("NodePool", body)
     values["owner_id"] = resource.key("Cluster", cluster_id)
-    location = f"{resource.BASE}/clusters/{cluster_id}/nodepools/{values['id']}"
+    location = f"{resource.BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
     created = idempotency.create(CREATE, values, body, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)

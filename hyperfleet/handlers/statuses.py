@@ -131,7 +131,8 @@ def _take(kind: str, owner: dict[str, Any], report: dict[str, Any]) -> flask.Res
         ):
             lifecycle.remove(conn, owner["id"])
             if kind == "NodePool":
-                lifecycle.settle(conn, owner["owner_id"], at)
+                clusters = resource.required_adapters("Cluster")
+                lifecycle.settle(conn, owner["owner_id"], at, clusters)
         else:
             status = aggregation.fold(state, reports.values(), state["status"], required, at, left[0])
             conn.execute(lifecycle.SET_STATUS[kind], {**values, "status": Jsonb(status)})
