@@ -1,6 +1,8 @@
 """The contract, read once: what Connexion routes by, and what /openapi shows."""
 
 import copy
+import copy
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +19,12 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
 def load() -> dict[str, Any]:
-    """The OpenAPI document as it is written."""
+    """The OpenAPI document as it is written; each caller gets one to change as it likes."""
+    return copy.deepcopy(_read())
+
+
+@functools.cache
+def _read() -> dict[str, Any]:
     text = shipped("openapi").joinpath("openapi.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     for path, _, operation in operations(document):
