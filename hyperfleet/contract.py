@@ -1,7 +1,6 @@
 """The contract, read once: what Connexion routes by, and what /openapi shows."""
 
 import copy
-import copy
 import functools
 import re
 from collections.abc import Iterator
