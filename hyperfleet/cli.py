@@ -51,7 +51,8 @@ def serve(**values: Any) -> None:
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
     holder = provider.load(chosen)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     # Until there is something to read anew; unhandled, it would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with contextlib.ExitStack() as stack:

@@ -21,7 +21,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from hyperfleet import embedded, migration
 from hyperfleet.app import create_app
-from hyperfleet.database import open_pool
+from hyperfleet.database import Pool, open_pool
 from hyperfleet.protocol import Limits
 from hyperfleet.server import Servers, address, certificate, listen
 from hyperfleet.settings import Settings
@@ -40,6 +40,11 @@ def postgres() -> Iterator[NoopExecutor]:
             tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
             embedded.running(Path(folder)) as conninfo,
         ):
+            with psycopg.connect(conninfo, autocommit=True) as conn:
+                # Nothing here has to outlive a crash.
+                for name in ("fsync", "synchronous_commit", "full_page_writes"):
+                    conn.execute(f"ALTER SYSTEM SET {name} = off")
+                conn.execute("SELECT pg_reload_conf()")
             yield from template(conninfo)
 
 
@@ -155,9 +160,9 @@ class Api(requests.Session):
 class Service:
     """The service's API on a real socket, in a thread of this process, on one database."""
 
-    def __init__(self, conninfo: str, **settings: Any) -> None:
+    def __init__(self, conninfo: str, pool: Any = None, **settings: Any) -> None:
         self.settings = Settings(**{"no_auth": True, "validate_responses": True, **settings})
-        self.pool = open_pool(conninfo, 8, self.settings.statement_timeout)
+        self.pool = pool or open_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
         try:
             self.app = create_app(self.settings, self.pool, CollectorRegistry())
@@ -195,7 +200,29 @@ def service(database: str) -> Iterator[Callable[..., Api]]:
         one.stop()
 
 
+class Switch:
+    """A pool that each test replaces by one on its own database."""
+
+    pool: Pool
+
+    def connection(self) -> Any:
+        return self.pool.connection()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def default_service() -> Iterator[Service]:
+    """The service with the default settings, which most tests share for the sake of time."""
+    running = Service("", Switch())
+    yield running
+    running.stop()
+
+
 @pytest.fixture
-def api(service: Callable[..., Api]) -> Api:
-    """A client of a service with the default settings, without authentication."""
-    return service()
+def api(default_service: Service, database: str) -> Iterator[Api]:
+    """A client of a service with the default settings and no authentication, on this test's database."""
+    with open_pool(database, 8, default_service.settings.statement_timeout) as pool:
+        default_service.pool.pool = pool
+        yield Api(default_service.url)

@@ -613,3 +613,21 @@ def test_required_adapters_are_waited_for(service: Callable[..., Api]) -> None:
     assert api.read(node_pool)["status"]["phase"] == "NotReady"
     check(tell(node_pool, "hypershift"), 201)
     assert api.read(node_pool)["status"]["phase"] == "Ready"
+
+
+def test_the_reports_of_a_resource_are_searched_ordered_and_paged(api: Api) -> None:
+    cluster = api.cluster()
+    for adapter in ("dns", "validation", "pull-secret"):
+        assert api.report(cluster, adapter).status_code == 201
+    path = f"/clusters/{cluster['id']}/statuses"
+
+    def adapters(query: str) -> list[str]:
+        answer = check(api.get(f"{path}?{query}"), 200)
+        return [item["adapter"] for item in answer["items"]]
+
+    assert adapters("search=adapter='dns'") == ["dns"]
+    assert adapters("search=not adapter='dns'&orderBy=adapter") == ["pull-secret", "validation"]
+    assert adapters("orderBy=adapter desc&size=2&page=2") == ["dns"]
+    assert adapters("") == ["pull-secret", "validation", "dns"]
+    refused = problem(api.get(f"{path}?search=name='x'"), 400)
+    assert refused["errors"][0]["field"] == "search"
