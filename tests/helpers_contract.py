@@ -208,7 +208,7 @@ CATEGORIES = {
 }
 LEAK = re.compile(
     r"Traceback|File \"|psycopg|connexion|werkzeug|jsonschema|site-packages|\.py\b|hyperfleet_test"
-    r"|SELECT |INSERT |UPDATE |relation \"|127\.0\.0\.1|localhost|/tmp/|/work/|\bsys\.",
+    r"|SELECT |INSERT |UPDATE |relation \"|127\.0\.0\.1|localhost|/tmp/|site-packages|\bsys\.",
     re.IGNORECASE,
 )
 

@@ -7,11 +7,16 @@ from contextlib import suppress
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
+# The whole of a Flush message: its type and its length (PostgreSQL's frontend/backend protocol).
+FLUSH = b"H\x00\x00\x00\x04"
+
+
 class RoundTrips:
     """A proxy in front of a PostgreSQL server.
 
-    A round trip is counted whenever the client speaks after the server has: what a client sends
-    without waiting for an answer in between travels together.
+    A round trip is counted whenever the client sends work after the server has spoken: what a client
+    sends without waiting for an answer in between travels together. A message that only asks for the
+    rest of an answer (Flush) is no work.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -51,9 +56,11 @@ class RoundTrips:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 with self.lock:
-                    if who == "client" and self.last == "server":
-                        self.count += 1
-                    self.last = who
+                    if who == "server":
+                        self.last = who
+                    elif data != FLUSH:
+                        self.count += self.last == "server"
+                        self.last = who
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
