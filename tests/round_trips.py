@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-
 # The whole of a Flush message: its type and its length (PostgreSQL's frontend/backend protocol).
 FLUSH = b"H\x00\x00\x00\x04"
 
