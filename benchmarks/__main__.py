@@ -5,4 +5,4 @@ from benchmarks import provider, search, service
 if __name__ == "__main__":
     search.main(["--rows", "1000,100000", "--repeat", "21"], standalone_mode=False)
     service.main([], standalone_mode=False)
-    provider.main([], standalone_mode=False)
+    provider.main()
