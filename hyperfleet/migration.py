@@ -4,6 +4,7 @@ yoyo reads and runs the SQL files; an advisory lock of PostgreSQL's keeps two ru
 lock is a row in a table, which stays behind when a run is killed.)
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,13 @@ def roll_back(conninfo: str, count: int) -> list[str]:
 
 def names() -> list[str]:
     """The names of all migrations that this version ships, oldest first."""
-    return [migration.id for migration in _files()]
+    return list(_names())
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    # Probes ask all day, and the files do not change while the process runs.
+    return tuple(migration.id for migration in _files())
 
 
 APPLIED = "SELECT migration_id FROM _yoyo_migration ORDER BY migration_id"

@@ -27,7 +27,6 @@ SELECT owner_id::text, adapter, observed_generation, conditions,
        hyperfleet_time(created_time), hyperfleet_time(last_report_time)
 FROM adapter_statuses WHERE owner_type = %(kind)s AND owner_id = ANY(%(ids)s::uuid[])
 """
-REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
 
 CHILDREN = """
 SELECT owner_id::text, count(*) FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) GROUP BY owner_id
@@ -83,7 +82,7 @@ def _batch(
     bound = {"kind": kind, "ids": [row[0] for row in rows]}
     reports: dict[str, list[dict[str, Any]]] = {}
     for owner, *report in conn.execute(REPORTS, bound):
-        reports.setdefault(owner, []).append(dict(zip(REPORT, report, strict=True)))
+        reports.setdefault(owner, []).extend(lifecycle.reports_of([report]))
     children = dict(conn.execute(CHILDREN, bound).fetchall()) if kind == "Cluster" else {}
     folded, finished = [], []
     for id_, generation, created_time, updated_time, deleted_time, previous in rows:

@@ -8,6 +8,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,14 @@ numbers = itertools.count(1)
 def database(postgres: NoopExecutor) -> Iterator[str]:
     """The connection string of a migrated, empty database of this test's own."""
     # Named apart, so that one which could not be dropped troubles its own test alone.
-    name = f"{postgres.dbname}_{next(numbers)}"
+    with migrated(postgres, str(next(numbers))) as conninfo:
+        yield conninfo
+
+
+@contextmanager
+def migrated(postgres: NoopExecutor, suffix: str) -> Iterator[str]:
+    """The connection string of a migrated, empty database, for as long as the block lasts."""
+    name = f"{postgres.dbname}_{suffix}"
     with DatabaseJanitor(
         user=postgres.user,
         host=postgres.host,

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from conftest import Api, Service, url
+from conftest import Api, Service, migrated
 from helpers_contract import check, operation_of, problem
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from pytest_postgresql.executors import NoopExecutor
-from pytest_postgresql.janitor import DatabaseJanitor
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -90,16 +89,8 @@ class World:
 @pytest.fixture(scope="module")
 def world(postgres: NoopExecutor) -> Iterator[World]:
     """One service and one database for all of them: what one leaves behind is the next one's luck."""
-    name = f"{postgres.dbname}_fuzz"
-    with DatabaseJanitor(
-        user=postgres.user,
-        host=postgres.host,
-        port=postgres.port,
-        dbname=name,
-        template_dbname=postgres.template_dbname,
-        password=postgres.password,
-    ):
-        running = Service(url(postgres, name))
+    with migrated(postgres, "fuzz") as conninfo:
+        running = Service(conninfo)
         yield World(Api(running.url))
         running.stop()
 

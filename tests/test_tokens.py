@@ -24,12 +24,11 @@ import click
 import psycopg
 import pytest
 import requests
-from conftest import Api, Service, url
+from conftest import Api, Service, migrated
 from issuer import KeyPair, KeyServer, good, key_pair, key_set, self_signed
 from jose import jwt
 from jose.utils import base64url_encode
 from pytest_postgresql.executors import NoopExecutor
-from pytest_postgresql.janitor import DatabaseJanitor
 
 from hyperfleet import contract, errors, tokens
 from hyperfleet.access import Guard
@@ -59,17 +58,8 @@ def start(service: Start, keys: KeyServer) -> Start:
 @contextmanager
 def shared(postgres: NoopExecutor, name: str, **settings: Any) -> Iterator[Api]:
     """A service that requires tokens, for the tests that leave it as it is."""
-    name = f"{postgres.dbname}_{name}"
-    janitor = DatabaseJanitor(
-        user=postgres.user,
-        host=postgres.host,
-        port=postgres.port,
-        dbname=name,
-        template_dbname=postgres.template_dbname,
-        password=postgres.password,
-    )
-    with janitor, KeyServer(key_pair()) as keys:
-        one = Service(url(postgres, name), no_auth=False, jwk_cert_url=keys.url, **settings)
+    with migrated(postgres, name) as conninfo, KeyServer(key_pair()) as keys:
+        one = Service(conninfo, no_auth=False, jwk_cert_url=keys.url, **settings)
         yield Api(one.url)
         assert {path for _, path, _, _ in keys.asked} == {"/"}
         one.stop()
