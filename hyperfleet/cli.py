@@ -105,19 +105,34 @@ def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, list[
     conninfo = database.conninfo(chosen)
     if conninfo:
         database.wait(conninfo, chosen.db_connect_timeout)
-        return conninfo, [f"Database  {database.describe(conninfo)}"]
+        return conninfo, [f"Database  {database.describe(conninfo)}", *_pending(conninfo)]
     folder = chosen.data_dir or embedded.default_data_dir()
     conninfo = stack.enter_context(embedded.running(folder))
     migration.apply(conninfo)
     return conninfo, ["Database  embedded PostgreSQL", f"Data      {folder}"]
 
 
+def _pending(conninfo: str) -> list[str]:
+    """A line of the banner that says which migrations the database lacks; none when it has all."""
+    import psycopg  # noqa: PLC0415
+
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as conn:
+            lacking = migration.pending(conn)
+    except psycopg.Error as error:
+        return [f"Schema    unknown: {' '.join(str(error).split())}"]
+    if not lacking:
+        return []
+    return [f"Schema    {', '.join(lacking)} pending: run hyperfleet migrate; until then, requests fail"]
+
+
 @settings.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
 @main.command()
 @click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
 @click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
+@click.option("--yes", is_flag=True, help="Take back without asking.")
 @click.option("--refold", is_flag=True, help="Fold every status anew, after required adapters changed.")
-def migrate(show: bool, rollback: int | None, refold: bool, **values: Any) -> None:
+def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values: Any) -> None:
     """Bring the database's schema up to date."""
     import psycopg  # noqa: PLC0415
 
@@ -133,11 +148,9 @@ def migrate(show: bool, rollback: int | None, refold: bool, **values: Any) -> No
             conninfo = stack.enter_context(embedded.running(folder))
         try:
             if show:
-                with psycopg.connect(conninfo, autocommit=True) as conn:
-                    have = migration.applied(conn)
-                for name in migration.names():
-                    click.echo(f"{'applied' if name in have else 'pending'}  {name}")
+                _show(conninfo)
             elif rollback:
+                _confirm_rollback(conninfo, rollback, yes)
                 for name in migration.roll_back(conninfo, rollback):
                     click.echo(f"rolled back  {name}")
             else:
@@ -148,8 +161,38 @@ def migrate(show: bool, rollback: int | None, refold: bool, **values: Any) -> No
                     click.echo("The schema is up to date.")
                 if refold:
                     _refold(conninfo, chosen)
+        except migration.MigrationRefused as error:
+            raise click.ClickException(str(error)) from None
         except psycopg.Error as error:
             raise click.ClickException(f"The migration failed: {error}") from error
+
+
+def _show(conninfo: str) -> None:
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        have, strange = migration.applied(conn), migration.unknown(conn)
+    for name in migration.names():
+        click.echo(f"{'applied' if name in have else 'pending'}  {name}")
+    for name in strange:
+        click.echo(f"unknown  {name}  (applied by a newer version)")
+
+
+def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
+    """Says what goes, and with it what it holds; raises click.Abort for who doesn't want that."""
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        known = [name for name in migration.applied(conn) if name in migration.names()]
+    for name in known[::-1][:count]:
+        click.echo(f"{name} drops: {', '.join(migration.drops(name)) or 'nothing'}")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("What is dropped is lost with all that it holds; if so, add --yes.")
+    click.confirm(
+        f"Drop all this from {database.describe(conninfo)}, with all that it holds?", abort=True
+    )
 
 
 def _refold(conninfo: str, chosen: Settings) -> None:

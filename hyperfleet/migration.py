@@ -6,6 +6,7 @@ lock is a row in a table, which stays behind when a run is killed.)
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,11 @@ from yoyo.connections import DatabaseURI
 
 from hyperfleet.files import shipped
 
+
+class MigrationRefused(Exception):
+    """Why nothing was migrated, and what helps."""
+
+
 # Any number does, as long as it is always the same one.
 LOCK = 4937015
 
@@ -29,13 +35,33 @@ def _backend(conninfo: str) -> Iterator[Any]:
     os.environ.setdefault("LOGNAME", "hyperfleet")
     parts: dict[str, Any] = conninfo_to_dict(conninfo)
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
-    with (
-        psycopg.connect(conninfo, autocommit=True) as lock,
-        PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend,
-    ):
+    with psycopg.connect(conninfo, autocommit=True) as lock:
+        _check_rights(lock)
         lock.execute("SELECT pg_advisory_lock(%s)", [LOCK])
-        backend.init_database()
-        yield backend
+        with PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend:
+            backend.init_database()
+            yield backend
+
+
+MAY_CREATE = """
+SELECT current_user, current_database(), schema,
+       coalesce(has_schema_privilege(current_user, schema, 'CREATE'), false)
+FROM current_schema() AS schema
+"""
+
+
+def _check_rights(conn: psycopg.Connection[Any]) -> None:
+    # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
+    row = conn.execute(MAY_CREATE).fetchone()
+    assert row is not None
+    user, database, schema, may = row
+    if may:
+        return
+    schema = schema or "public"
+    raise MigrationRefused(
+        f"The role {user} may not create tables in the schema {schema} of the database {database}. "
+        f'Its owner or a superuser can allow it: GRANT CREATE ON SCHEMA {schema} TO "{user}";'
+    )
 
 
 def _files() -> Any:
@@ -45,8 +71,8 @@ def _files() -> Any:
 def apply(conninfo: str) -> list[str]:
     """Applies what is pending, each migration in a transaction; returns their names, oldest first.
 
-    Waits for another run to finish. Raises psycopg.Error when a statement fails; the migrations
-    before it stay.
+    Waits for another run to finish. Raises MigrationRefused for a role that may not create tables,
+    psycopg.Error when a statement fails; the migrations before it stay.
     """
     with _backend(conninfo) as backend:
         pending = backend.to_apply(_files())
@@ -55,8 +81,17 @@ def apply(conninfo: str) -> list[str]:
 
 
 def roll_back(conninfo: str, count: int) -> list[str]:
-    """Takes the newest ``count`` applied migrations back; returns their names, newest first."""
-    with _backend(conninfo) as backend:
+    """Takes the newest ``count`` applied migrations back; returns their names, newest first.
+
+    Raises MigrationRefused when a newer version has applied what this one can't take back.
+    """
+    with _backend(conninfo) as backend, psycopg.connect(conninfo, autocommit=True) as conn:
+        strange = unknown(conn)
+        if strange:
+            raise MigrationRefused(
+                f"A newer version has applied {', '.join(strange)}, which must be taken back first: "
+                "use that version's migrate --rollback."
+            )
         newest = backend.to_rollback(_files())[:count]
         backend.rollback_migrations(newest)
         return [migration.id for migration in newest]
@@ -88,3 +123,20 @@ def pending(conn: psycopg.Connection[Any]) -> list[str]:
     """The names of the migrations that this version ships and the database lacks, oldest first."""
     have = set(applied(conn))
     return [name for name in names() if name not in have]
+
+
+def unknown(conn: psycopg.Connection[Any]) -> list[str]:
+    """The names of the migrations that the database has and this version does not ship."""
+    return [name for name in applied(conn) if name not in names()]
+
+
+DROP = re.compile(r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) ([a-z_]+)")
+
+
+def drops(name: str) -> list[str]:
+    """What the rollback of a migration drops, such as ``table clusters``; tables come first, since
+    what they hold goes with them.
+    """
+    text = shipped("migrations").joinpath(f"{name}.rollback.sql").read_text(encoding="utf-8")
+    found = [f"{sort.lower()} {what}" for sort, what in DROP.findall(text)]
+    return sorted(dict.fromkeys(found), key=lambda what: not what.startswith("table"))

@@ -1,8 +1,11 @@
 """The schema goes forward and back."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+from process import Serving, run
+from psycopg.conninfo import make_conninfo
 
 from hyperfleet import migration
 
@@ -25,3 +28,66 @@ def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(data
         runs = list(threads.map(migration.apply, [database] * 4))
     assert sorted(runs, key=len)[-1] == migration.names()
     assert [run for run in runs if run] == [migration.names()]
+
+
+def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
+    database: str, sql: psycopg.Connection
+) -> None:
+    name = sql.info.dbname
+    role = f"{name}_reader"
+    migration.roll_back(database, 99)
+    sql.execute("DROP TABLE IF EXISTS yoyo_lock, _yoyo_migration, _yoyo_log, _yoyo_version")
+    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        sql.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        theirs = make_conninfo(database, user=role, password="secret")
+        done = run("migrate", "--database-url", theirs)
+        assert done.returncode == 1
+        assert f"The role {role} may not create tables in the schema public" in done.stdout
+        grant = f'GRANT CREATE ON SCHEMA public TO "{role}";'
+        assert grant in done.stdout
+        assert "yoyo" not in done.stdout
+        sql.execute(grant)
+        assert run("migrate", "--database-url", theirs).returncode == 0
+    finally:
+        sql.execute(f"DROP OWNED BY {role} CASCADE")
+        sql.execute(f"DROP ROLE {role}")
+
+
+def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psycopg.Connection) -> None:
+    newest = migration.names()[-1]
+    refused = run("migrate", "--rollback", "99", "--database-url", database, stdin=subprocess.DEVNULL)
+    assert refused.returncode == 2
+    assert "--yes" in refused.stdout
+    [first] = [line for line in refused.stdout.splitlines() if line.startswith("0001.resources drops:")]
+    for table in ("clusters", "node_pools", "adapter_statuses", "labels"):
+        assert f"table {table}" in first
+    assert migration.applied(sql) == migration.names()
+    done = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
+    assert done.returncode == 0, done.stdout
+    assert f"rolled back  {newest}" in done.stdout
+    assert migration.pending(sql) == [newest]
+
+
+def test_migrations_of_a_newer_version_are_shown_and_not_stepped_over(
+    database: str, sql: psycopg.Connection
+) -> None:
+    sql.execute(
+        "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc)"
+        " VALUES ('f00', '9999.future', now())"
+    )
+    listed = run("migrate", "--list", "--database-url", database)
+    assert "unknown  9999.future" in listed.stdout
+    refused = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
+    assert refused.returncode == 1
+    assert "9999.future" in refused.stdout
+    assert migration.pending(sql) == []
+
+
+def test_serve_says_at_its_start_which_migrations_are_pending(database: str) -> None:
+    newest = migration.names()[-1]
+    with Serving("--no-auth", "--database-url", database) as server:
+        assert "pending" not in server.output
+    migration.roll_back(database, 1)
+    with Serving("--no-auth", "--database-url", database) as server:
+        assert f"{newest} pending: run hyperfleet migrate" in server.output
