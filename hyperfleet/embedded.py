@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,10 @@ def stop(data_dir: Path) -> bool:
             folder = Path(_running(files)["host"])
             _pg_ctl(_server(files), files, "stop", "-m", "fast")
             if folder != files:
-                shutil.rmtree(folder, ignore_errors=True)
+                # Empty now if it was made for the socket alone; somebody may have started the server
+                # with another one, such as /tmp.
+                with suppress(OSError):
+                    folder.rmdir()
     return True
 
 

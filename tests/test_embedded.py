@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     with embedded.running(path) as conninfo, psycopg.connect(conninfo) as conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
     assert servers(path) == []
+
+
+def test_stopping_removes_nothing_that_is_not_its_own(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hyperfleet-") as shared:
+        Path(shared).chmod(0o777)
+        kept = Path(shared) / "somebody's file"
+        kept.touch()
+        with embedded.running(folder):
+            files = folder / "postgresql"
+            restart = ("restart", "-m", "fast", "-l", str(files / "log"), "-o", f"-h '' -k {shared}")
+            embedded._pg_ctl(embedded._server(files), files, *restart)
+        assert kept.exists()
 
 
 def test_a_killed_owner_leaves_no_process_behind(folder: Path) -> None:
