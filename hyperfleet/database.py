@@ -1,6 +1,7 @@
 """The connection to PostgreSQL: where it is, how long to wait for it, and the pool."""
 
 import logging
+import os
 import select
 import time
 from collections.abc import Iterator
@@ -12,17 +13,18 @@ import flask
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Connection: TypeAlias = psycopg.Connection[TupleRow]
-Pool: TypeAlias = ConnectionPool[Connection]
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0
+# Seconds between two tries of a database that is away.
+ASK_AGAIN = 0.4
 
 
 def conninfo(settings: Settings) -> str:
@@ -73,8 +75,19 @@ def describe(conninfo: str) -> str:
     return f"{known.get('dbname') or known.get('user') or 'default'} at {where}"
 
 
-def wait(conninfo: str, timeout: float) -> None:
+def connect(conninfo: str) -> Connection:
+    """A connection of its own for what runs beside the service, in autocommit mode.
+
+    Leaves no prepared statements behind: whose session it is, is a pooler's choice.
+    """
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
+
+def wait(conninfo: str, timeout: float) -> bool:
     """Returns once the database answers; a line is logged for each try that failed.
+
+    Tells whether a pooler such as PgBouncer is in between, which lends its sessions to one client
+    after the other. It makes up the process id that PostgreSQL tells a client at its connection.
 
     Raises click.ClickException when it has not answered within ``timeout`` seconds, or at once when
     it refuses the user, the password or the name, which no waiting mends.
@@ -84,8 +97,9 @@ def wait(conninfo: str, timeout: float) -> None:
     while True:
         tries += 1
         try:
-            psycopg.connect(conninfo).close()
-            return
+            with connect(conninfo) as conn:
+                told = conn.info.backend_pid
+                return conn.execute("SELECT pg_backend_pid()").fetchone() != (told,)
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
             hopeless = isinstance(error, REFUSED) or "authentication failed" in reason
@@ -107,54 +121,132 @@ REFUSED = (
 )
 
 
-def _alive(connection: Connection) -> None:
-    """Raises psycopg.OperationalError for a connection that the server closed while it was idle.
+class Session(psycopg.Connection[TupleRow]):
+    """A connection of the pool. Behind a pooler of connections it is nobody's own, so ``travelling``
+    holds what each transaction has to set for itself.
+    """
+
+    travelling: dict[str, str] | None = None
+
+
+class Pool(ConnectionPool[Session]):
+    """The connections that are kept open between requests.
+
+    psycopg's pool pauses for seconds when it meets dead connections. This one throws them away and
+    goes on, so that a database which has come back is used at once.
+    """
+
+    # When all connections were last made anew.
+    renewed = float("-inf")
+
+    def getconn(self, timeout: float | None = None) -> Session:
+        """A connection that the server has not closed, within ``timeout`` seconds.
+
+        Raises PoolTimeout when there is none.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                # Whoever asks makes the pool try the database, so it is asked again and again.
+                conn = super().getconn(min(ASK_AGAIN, deadline - time.monotonic()))
+            except PoolTimeout:
+                if time.monotonic() < deadline:
+                    continue
+                raise PoolTimeout(f"no connection within {timeout:.1f} s") from None
+            if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
+                return conn
+            conn.close()
+            self.putconn(conn)
+            self.renew()
+
+    @contextmanager
+    def connection(self, timeout: float | None = None) -> Iterator[Session]:
+        """A connection, given back at the end of the block unless it is of no more use."""
+        with super().connection(timeout) as conn:
+            try:
+                yield conn
+            except psycopg.Error as error:
+                if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                    conn.close()
+                    self.renew()
+                raise
+
+    def renew(self) -> None:
+        """Makes all connections anew: what befell one, such as a restart, will have befallen the
+        others. Once a second, that they are not all the service does.
+        """
+        if self._due():
+            self.renewed = time.monotonic()
+            self.drain()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.renewed > 1
+
+
+def _alive(conn: Session) -> bool:
+    """Whether the server has kept a connection that was idle.
 
     A look at the socket instead of a query: no round trip. An idle connection has nothing to read
-    unless the server said goodbye.
+    unless the server said goodbye, or hung up.
     """
+    if conn.closed:
+        return False
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        connection.pgconn.consume_input()
-        if connection.pgconn.status != psycopg.pq.ConnStatus.OK:
-            raise psycopg.OperationalError("the server closed the connection")
+    poll.register(conn.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
-# Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
-SESSION = """
-SELECT set_config('statement_timeout', %s, false), set_config('jit', 'off', false),
-       set_config('max_parallel_workers_per_gather', '0', false)
-"""
+def _takes_no_writes(conn: Session) -> bool:
+    """Whether the session was begun as one that only reads, which it stays when others no longer are.
+
+    Known without asking, from PostgreSQL 14 on.
+    """
+    return conn.info.parameter_status("default_transaction_read_only") == "on"
 
 
-def open_pool(conninfo: str, size: int, statement_timeout: float = 5) -> Pool:
+def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: bool = False) -> Pool:
     """A pool of at most ``size`` connections in autocommit mode; whoever opens it closes it.
 
     Autocommit makes a single statement cost one round trip; what takes several says so itself. The
     database ends a statement that takes longer than ``statement_timeout``, in seconds; 0 is no bound.
+
+    :param shared: sessions are shared with other clients, transaction by transaction, as ``wait``
+        found out: nothing may be left in one
     """
+    wanted = {
+        "statement_timeout": f"{round(statement_timeout * 1000)}ms",
+        # Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
+        "jit": "off",
+        "max_parallel_workers_per_gather": "0",
+    }
+    kwargs: dict[str, Any] = {"autocommit": True}
+    if shared:
+        kwargs["prepare_threshold"] = None
+    else:
+        own = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+        options = " ".join([str(own), *(f"-c {name}={value}" for name, value in wanted.items())])
+        conninfo = make_conninfo(conninfo, options=options.strip())
 
-    def configure(conn: Connection) -> None:
-        conn.execute(SESSION, [f"{round(statement_timeout * 1000)}ms"])
+    def configure(conn: Session) -> None:
+        conn.travelling = wanted if shared else None
 
-    return ConnectionPool(
+    return Pool(
         conninfo,
-        kwargs={"autocommit": True},
+        connection_class=Session,
+        kwargs=kwargs,
         min_size=min(2, size),
         max_size=size,
         timeout=POOL_TIMEOUT,
-        check=_alive,
         configure=configure,
-        # How long a broken connection is tried to be made anew, with ever longer pauses; what is given
-        # up is made anew by the next request, which is sooner.
-        reconnect_timeout=3,
+        # How long a connection that can't be made is tried to be made; then by who needs it.
+        reconnect_timeout=ASK_AGAIN,
         name="hyperfleet",
         open=True,
     )
 
 
-def connection() -> AbstractContextManager[Connection]:
+def connection() -> AbstractContextManager[Session]:
     """A connection of the running application's pool, given back at the end of the block."""
     pool: Pool = flask.current_app.extensions["pool"]
     return pool.connection()
@@ -162,8 +254,7 @@ def connection() -> AbstractContextManager[Connection]:
 
 def fetch_one(statement: str, values: dict[str, Any]) -> TupleRow | None:
     """Runs one statement as its own transaction, in one round trip, and returns its first row."""
-    with connection() as conn:
-        return conn.execute(statement, values).fetchone()
+    return _run(statement, values).fetchone()
 
 
 def fetch_all(statement: str, values: dict[str, Any]) -> list[TupleRow]:
@@ -171,8 +262,21 @@ def fetch_all(statement: str, values: dict[str, Any]) -> list[TupleRow]:
 
     It is planned each time, for the very values: how to search for a label depends on which one.
     """
+    return _run(statement, values, prepare=False).fetchall()
+
+
+def _run(
+    statement: str, values: dict[str, Any], prepare: bool | None = None
+) -> psycopg.Cursor[TupleRow]:
     with connection() as conn:
-        return conn.execute(statement, values, prepare=False).fetchall()
+        if conn.travelling is None:
+            return conn.execute(statement, values, prepare=prepare)
+        with _transaction(conn):
+            return conn.execute(statement, values)
+
+
+# What a shared session needs, for one transaction.
+TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)"
 
 
 @contextmanager
@@ -183,13 +287,20 @@ def transaction() -> Iterator[Connection]:
     block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
     or at the end of the block.
     """
-    with connection() as conn:
-        try:
-            with conn.pipeline():
-                conn.execute("BEGIN")
-                yield conn
-                conn.execute("COMMIT")
-        except BaseException:
-            if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                conn.rollback()
-            raise
+    with connection() as conn, _transaction(conn):
+        yield conn
+
+
+@contextmanager
+def _transaction(conn: Session) -> Iterator[None]:
+    try:
+        with conn.pipeline():
+            conn.execute("BEGIN")
+            if conn.travelling:
+                conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])
+            yield
+            conn.execute("COMMIT")
+    except BaseException:
+        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            conn.rollback()
+        raise

@@ -1,0 +1,137 @@
+"""A PostgreSQL that restarts under the service: once it is back, it is as if nothing had been."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Api
+from process import Serving
+
+from hyperfleet import embedded, migration
+
+POOL = 16
+BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
+
+
+class Server:
+    """A PostgreSQL that this test may stop and start, and a service on it."""
+
+    def __init__(self, folder: Path, conninfo: str) -> None:
+        self.files = folder / "postgresql"
+        self.conninfo = conninfo
+        migration.apply(conninfo)
+
+    def restart(self, mode: str) -> None:
+        log = str(self.files / "log")
+        embedded._pg_ctl(embedded._server(self.files), self.files, "restart", "-m", mode, "-l", log)
+
+    def stop(self) -> None:
+        embedded._pg_ctl(embedded._server(self.files), self.files, "stop", "-m", "fast")
+
+    def start(self) -> None:
+        embedded._start(embedded._server(self.files), self.files)
+
+    def ask(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.conninfo, autocommit=True) as conn:
+            return conn.execute(statement).fetchall()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with (
+        tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
+        embedded.running(Path(folder)) as conninfo,
+    ):
+        yield Server(Path(folder), conninfo)
+
+
+@pytest.fixture
+def api(server: Server) -> Iterator[Api]:
+    with Serving("--no-auth", "--database-url", server.conninfo) as serving:
+        yield Api(serving.url)
+
+
+def fill(server: Server, api: Api) -> None:
+    """Leaves the service with as many idle connections as it may have."""
+    with psycopg.connect(server.conninfo) as holder, ThreadPoolExecutor(POOL) as threads:
+        holder.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
+        waiting = [threads.submit(Api(api.url).get, "/clusters") for _ in range(POOL)]
+        end = time.monotonic() + 4
+        while len(server.ask(BACKENDS)) < POOL:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        holder.rollback()
+        assert [one.result().status_code for one in waiting] == [200] * POOL
+    assert len(server.ask(BACKENDS)) == POOL
+
+
+def restart(server: Server) -> None:
+    server.restart("fast")
+
+
+def crash(server: Server) -> None:
+    server.restart("immediate")
+
+
+def terminate(server: Server) -> None:
+    server.ask(f"SELECT pg_terminate_backend(pid, 5000) FROM ({BACKENDS}) AS backends")
+
+
+def one_by_one(api: Api) -> list[int]:
+    return [api.get("/clusters").status_code for _ in range(40)]
+
+
+def all_at_once(api: Api) -> list[int]:
+    start = threading.Barrier(40)
+
+    def ask(number: int) -> int:
+        start.wait()
+        if number % 4:
+            return Api(api.url).get("/clusters").status_code
+        body = {"name": f"c{time.monotonic_ns()}", "spec": {}}
+        return Api(api.url).post("/clusters", json=body).status_code - 1
+
+    with ThreadPoolExecutor(40) as threads:
+        return list(threads.map(ask, range(40)))
+
+
+@pytest.mark.parametrize("requests", [one_by_one, all_at_once])
+@pytest.mark.parametrize("end", [restart, crash, terminate])
+def test_no_request_fails_once_the_database_accepts_connections_again(
+    server: Server, api: Api, end: Callable[[Server], None], requests: Callable[[Api], list[int]]
+) -> None:
+    fill(server, api)
+    end(server)
+    start = time.monotonic()
+    assert requests(api) == [200] * 40
+    assert time.monotonic() - start < 5
+
+
+def test_a_request_that_comes_during_a_restart_waits_for_its_end(server: Server, api: Api) -> None:
+    fill(server, api)
+    server.stop()
+    with ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(Api(api.url).get, "/clusters") for _ in range(8)]
+        time.sleep(1)
+        server.start()
+        back = time.monotonic()
+        assert [one.result().status_code for one in waiting] == [200] * 8
+    assert time.monotonic() - back < 1.5
+
+
+def test_after_an_outage_that_requests_have_seen_none_fails_either(server: Server, api: Api) -> None:
+    fill(server, api)
+    server.stop()
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(lambda _: Api(api.url).get("/clusters").status_code, range(16)))
+    assert set(seen) == {503}
+    server.start()
+    start = time.monotonic()
+    assert one_by_one(api) == [200] * 40
+    assert time.monotonic() - start < 3
