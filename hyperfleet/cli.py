@@ -65,9 +65,9 @@ def serve(**values: Any) -> None:
                 (chosen.metrics_host, chosen.metrics_port),
             )
         ]
-        conninfo, lines = _database(chosen, stack)
+        conninfo, shared, lines = _database(chosen, stack)
         pool = stack.enter_context(
-            database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout)
+            database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
         )
         registry = new_registry(pool, holder)
         servers = Servers(
@@ -100,16 +100,19 @@ def serve(**values: Any) -> None:
         servers.run()
 
 
-def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, list[str]]:
-    """The connection string, and what the banner says of the database."""
+def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, bool, list[str]]:
+    """The connection string, whether sessions are shared with other clients, and what the banner says
+    of the database.
+    """
     conninfo = database.conninfo(chosen)
     if conninfo:
-        database.wait(conninfo, chosen.db_connect_timeout)
-        return conninfo, [f"Database  {database.describe(conninfo)}", *_pending(conninfo)]
+        shared = database.wait(conninfo, chosen.db_connect_timeout)
+        where = database.describe(conninfo) + (", through a pooler" if shared else "")
+        return conninfo, shared, [f"Database  {where}", *_pending(conninfo)]
     folder = chosen.data_dir or embedded.default_data_dir()
     conninfo = stack.enter_context(embedded.running(folder))
     migration.apply(conninfo)
-    return conninfo, ["Database  embedded PostgreSQL", f"Data      {folder}"]
+    return conninfo, False, ["Database  embedded PostgreSQL", f"Data      {folder}"]
 
 
 def _pending(conninfo: str) -> list[str]:
@@ -117,7 +120,7 @@ def _pending(conninfo: str) -> list[str]:
     import psycopg  # noqa: PLC0415
 
     try:
-        with psycopg.connect(conninfo, autocommit=True) as conn:
+        with database.connect(conninfo) as conn:
             lacking = migration.pending(conn)
     except psycopg.Error as error:
         return [f"Schema    unknown: {' '.join(str(error).split())}"]
@@ -168,9 +171,7 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
 
 
 def _show(conninfo: str) -> None:
-    import psycopg  # noqa: PLC0415
-
-    with psycopg.connect(conninfo, autocommit=True) as conn:
+    with database.connect(conninfo) as conn:
         have, strange = migration.applied(conn), migration.unknown(conn)
     for name in migration.names():
         click.echo(f"{'applied' if name in have else 'pending'}  {name}")
@@ -180,9 +181,7 @@ def _show(conninfo: str) -> None:
 
 def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
     """Says what goes, and with it what it holds; raises click.Abort for who doesn't want that."""
-    import psycopg  # noqa: PLC0415
-
-    with psycopg.connect(conninfo, autocommit=True) as conn:
+    with database.connect(conninfo) as conn:
         known = [name for name in migration.applied(conn) if name in migration.names()]
     for name in known[::-1][:count]:
         click.echo(f"{name} drops: {', '.join(migration.drops(name)) or 'nothing'}")

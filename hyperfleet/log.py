@@ -29,3 +29,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
+    # It warns of a pipeline that an error ended; the error itself says more.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)

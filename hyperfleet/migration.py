@@ -7,6 +7,7 @@ lock is a row in a table, which stays behind when a run is killed.)
 import functools
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 
+from hyperfleet import database
 from hyperfleet.files import shipped
 
 
@@ -34,13 +36,26 @@ def _backend(conninfo: str) -> Iterator[Any]:
     # passwd, as container platforms hand them out.
     os.environ.setdefault("LOGNAME", "hyperfleet")
     parts: dict[str, Any] = conninfo_to_dict(conninfo)
+    # As database.connect() has it.
+    parts["prepare_threshold"] = None
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
-    with psycopg.connect(conninfo, autocommit=True) as lock:
-        _check_rights(lock)
-        lock.execute("SELECT pg_advisory_lock(%s)", [LOCK])
-        with PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend:
-            backend.init_database()
-            yield backend
+    with _turn(conninfo), PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend:
+        backend.init_database()
+        yield backend
+
+
+@contextmanager
+def _turn(conninfo: str) -> Iterator[None]:
+    # The lock ends with its transaction, which a pooler leaves to who began it; sessions it doesn't.
+    with database.connect(conninfo) as conn:
+        _check_rights(conn)
+        while True:
+            with conn.transaction():
+                conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                if conn.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchone() == (True,):
+                    yield
+                    return
+            time.sleep(0.2)
 
 
 MAY_CREATE = """
@@ -85,7 +100,7 @@ def roll_back(conninfo: str, count: int) -> list[str]:
 
     Raises MigrationRefused when a newer version has applied what this one can't take back.
     """
-    with _backend(conninfo) as backend, psycopg.connect(conninfo, autocommit=True) as conn:
+    with _backend(conninfo) as backend, database.connect(conninfo) as conn:
         strange = unknown(conn)
         if strange:
             raise MigrationRefused(

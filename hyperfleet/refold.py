@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, lifecycle
+from hyperfleet import aggregation, database, lifecycle
 from hyperfleet.resource import both
 
 BATCH = 100
@@ -40,7 +40,7 @@ FROM jsonb_to_recordset(%(folded)s) AS folded (id uuid, status jsonb) WHERE reso
 
 def count(conninfo: str) -> int:
     """How many resources there are."""
-    with psycopg.connect(conninfo) as conn:
+    with database.connect(conninfo) as conn:
         row = conn.execute(COUNT).fetchone()
         assert row is not None
         return int(row[0])
@@ -58,7 +58,7 @@ def refold(
     :param progress: told after each batch how many resources it had
     """
     changed = 0
-    with psycopg.connect(conninfo, autocommit=True) as conn:
+    with database.connect(conninfo) as conn:
         for kind in LOCK:
             after: str | None = "00000000-0000-0000-0000-000000000000"
             while after is not None:

@@ -138,7 +138,8 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
 
 def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     """What a database holds at this moment, in batches."""
-    conn = stack.enter_context(psycopg.connect(conninfo))
+    conn = stack.enter_context(database.connect(conninfo))
+    conn.autocommit = False
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     conn.read_only = True
 

@@ -1,0 +1,207 @@
+"""Through PgBouncer in transaction mode, where each transaction may get another session of a few."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import Api
+from process import Serving, run
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from round_trips import RoundTrips
+
+from hyperfleet import migration
+
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
+
+SESSIONS = 4
+CONFIG = """
+[databases]
+* = {target}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {sessions}
+max_client_conn = 500
+"""
+
+
+@pytest.fixture
+def bouncer(database: str) -> Iterator[str]:
+    """The connection string of this test's database through a PgBouncer with few sessions."""
+    parts = conninfo_to_dict(database)
+    target = " ".join(
+        f"{key}={parts[key]}" for key in ("host", "port", "user", "password") if parts.get(key)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    user = None
+    if os.geteuid() == 0:
+        # It does not run as root, and who owns the folder of a socket can reach it.
+        host = Path(str(parts["host"]))
+        user = host.owner() if host.is_absolute() else pwd.getpwnam("nobody").pw_name
+    with tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder:
+        Path(folder).chmod(0o755)
+        config = Path(folder) / "pgbouncer.ini"
+        config.write_text(CONFIG.format(target=target, port=port, sessions=SESSIONS))
+        process = subprocess.Popen([str(PROGRAM), "-q", str(config)], user=user, group=None)
+        try:
+            conninfo = make_conninfo(database, host="127.0.0.1", port=port, sslmode="disable")
+            end = time.monotonic() + 10
+            while True:
+                try:
+                    psycopg.connect(conninfo).close()
+                    break
+                except psycopg.OperationalError:
+                    assert process.poll() is None and time.monotonic() < end
+                    time.sleep(0.05)
+            yield conninfo
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def seen_by_others(conninfo: str) -> set[tuple[str, ...]]:
+    """What other clients find in the sessions, all of which they use at once."""
+    together = threading.Barrier(SESSIONS)
+
+    def look(_: int) -> tuple[str, ...]:
+        with psycopg.connect(conninfo) as conn:
+            conn.execute("BEGIN")
+            together.wait(10)
+            row = conn.execute(
+                "SELECT current_setting('statement_timeout'), current_setting('jit'),"
+                " current_setting('max_parallel_workers_per_gather'),"
+                " (SELECT count(*)::text FROM pg_prepared_statements WHERE NOT from_sql),"
+                " (SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory')"
+            ).fetchone()
+            together.wait(10)
+            assert row
+            return row
+
+    with ThreadPoolExecutor(SESSIONS) as threads:
+        return set(threads.map(look, range(SESSIONS)))
+
+
+def life(api: Api, number: int) -> None:
+    """A cluster's and a node pool's, from creation to removal."""
+    name = f"c{number}"
+    for key in range(2):
+        body = {"name": name, "spec": {}, "labels": {"number": str(number)}}
+        answer = api.post("/clusters", json=body, headers={"Idempotency-Key": f'"{name}"'})
+        assert answer.status_code == 201, (key, answer.text)
+    cluster = answer.json()
+    path = f"/clusters/{cluster['id']}"
+    pool = api.node_pool(cluster, labels={"number": str(number)})
+    for round_ in range(3):
+        assert api.report(cluster).status_code == 201
+        assert api.report(pool).status_code == 201
+        assert api.patch(path, json={"spec": {"round": round_}}).status_code == 200
+        found = api.get("/clusters", params={"search": f"labels.number='{number}'"})
+        assert [item["name"] for item in found.json()["items"]] == [name]
+        found = api.get(
+            "/clusters", params={"search": "status.conditions.Reconciled='False'", "size": 3}
+        )
+        assert found.status_code == 200
+        assert api.get(f"{path}/nodepools").json()["total"] == 1
+        assert api.get(f"{path}/statuses").json()["total"] == 1
+        assert api.read(pool)["name"] == "np1"
+    assert api.post("/clusters", json={"name": name, "spec": {}}).status_code == 409
+    assert api.delete(path).status_code == 202
+    done = [{"type": "Finalized", "status": "True"}]
+    assert api.report(pool, observed_generation=2, conditions=done).status_code == 201
+    if number % 2:
+        assert api.report(cluster, observed_generation=5, conditions=done).status_code == 201
+    else:
+        gone = api.post(f"{path}/force-delete", json={"reason": "test"})
+        assert gone.status_code == 204, gone.text
+    assert api.get(path).status_code == 404
+
+
+def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
+    bouncer: str, database: str
+) -> None:
+    before = seen_by_others(bouncer)
+    with Serving("--no-auth", "--database-url", bouncer, "--log-level", "warning") as server:
+        assert "through a pooler" in server.output
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(lambda number: life(Api(server.url), number), range(36)))
+        assert Api(server.health).get("//readyz").status_code == 200
+        assert seen_by_others(bouncer) == before
+        assert "psycopg" not in server.output
+
+
+def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -> None:
+    options = ("--no-auth", "--database-url", bouncer, "--statement-timeout", "0.5")
+    with Serving(*options) as server, psycopg.connect(database) as holder:
+        api = Api(server.url)
+        cluster = api.cluster()
+        holder.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
+        start = time.monotonic()
+        assert api.get("/clusters").json()["code"] == "HYPERFLEET-SVC-002"
+        assert api.report(cluster).json()["code"] == "HYPERFLEET-SVC-002"
+        assert time.monotonic() - start < 2
+        holder.rollback()
+        assert api.report(cluster).status_code == 201
+
+
+def test_it_costs_no_round_trip(bouncer: str) -> None:
+    wire = RoundTrips(bouncer)
+    with Serving("--no-auth", "--database-url", wire.conninfo) as server:
+        api = Api(server.url)
+        path = f"/clusters/{api.cluster()['id']}"
+        for number in range(8):
+            for method, where, body, trips in (
+                ("GET", path, None, 1),
+                ("GET", "/clusters?search=name='a'", None, 1),
+                ("POST", "/clusters", {"name": f"wired-{number}", "spec": {}}, 1),
+                ("PATCH", path, {"spec": {"number": number}}, 2),
+            ):
+                wire.reset()
+                assert api.request(method, where, json=body).ok
+                assert wire.count == trips, where
+    wire.close()
+
+
+def test_the_commands_work_through_it(
+    bouncer: str, database: str, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    given = ("--database-url", bouncer)
+    before = seen_by_others(bouncer)
+    taken = run("migrate", "--rollback", "99", "--yes", *given)
+    assert taken.returncode == 0, taken.stdout
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(lambda _: run("migrate", *given), range(4)))
+    assert [one.returncode for one in done] == [0] * 4, [one.stdout for one in done]
+    assert sum("applied" in one.stdout for one in done) == 1
+    assert migration.pending(sql) == []
+    assert "pending" not in run("migrate", "--list", *given).stdout
+    with Serving("--no-auth", *given) as server:
+        api = Api(server.url)
+        for number in range(20):
+            api.report(api.cluster(f"c{number}"))
+    refolded = run("migrate", "--refold", "--required-adapters-cluster=gone", *given)
+    assert refolded.returncode == 0, refolded.stdout
+    assert "20 statuses changed" in refolded.stdout
+    document = tmp_path / "schema.yaml"
+    document.write_text(
+        "openapi: 3.0.0\ninfo: {title: t, version: '1'}\npaths: {}\n"
+        "components: {schemas: {ClusterSpec: {type: object}, NodePoolSpec: {type: object}}}\n"
+    )
+    checked = run("schema", "check", str(document), "--against", bouncer)
+    assert checked.returncode == 0, checked.stdout
+    assert "0 of 20 stored specs would break" in checked.stdout
+    assert seen_by_others(bouncer) == before
