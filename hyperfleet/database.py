@@ -121,6 +121,32 @@ REFUSED = (
 )
 
 
+# What PostgreSQL's codes of errors begin with when it is the connection that is at fault, or the
+# server's end; and when it can't do its work at present: the state of a transaction, as in a database
+# that is read-only, resources, an operator, the system.
+ABSENT = ("08", "57P")
+UNABLE = (*ABSENT, "25", "53", "57", "58")
+
+
+def absent(error: Exception) -> bool:
+    """Whether an error says that the database is not to be had."""
+    return _begins(error, ABSENT)
+
+
+def unable(error: Exception) -> bool:
+    """Whether an error says that the database, if it is to be had, can't do its work at present."""
+    return _begins(error, UNABLE)
+
+
+def _begins(error: Exception, codes: tuple[str, ...]) -> bool:
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate:
+        return error.sqlstate.startswith(codes)
+    # Not from the server but from psycopg and its pool, which found none.
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
 class Session(psycopg.Connection[TupleRow]):
     """A connection of the pool. Behind a pooler of connections it is nobody's own, so ``travelling``
     holds what each transaction has to set for itself.
@@ -156,9 +182,8 @@ class Pool(ConnectionPool[Session]):
                 raise PoolTimeout(f"no connection within {timeout:.1f} s") from None
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
                 return conn
-            conn.close()
+            self.discard(conn)
             self.putconn(conn)
-            self.renew()
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Session]:
@@ -168,14 +193,14 @@ class Pool(ConnectionPool[Session]):
                 yield conn
             except psycopg.Error as error:
                 if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-                    conn.close()
-                    self.renew()
+                    self.discard(conn)
                 raise
 
-    def renew(self) -> None:
-        """Makes all connections anew: what befell one, such as a restart, will have befallen the
-        others. Once a second, that they are not all the service does.
+    def discard(self, conn: Session) -> None:
+        """Closes a connection, and makes the idle ones anew: what befell one, such as a restart, will
+        have befallen the others. Once a second, that it is not all the service does.
         """
+        conn.close()
         if self._due():
             self.renewed = time.monotonic()
             self.drain()

@@ -20,11 +20,11 @@ import uuid_utils
 import werkzeug.exceptions
 from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
 from prometheus_client import Counter
-from psycopg_pool import PoolClosed, PoolTimeout
+from psycopg_pool import PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hyperfleet import errors, identity
+from hyperfleet import database, errors, identity
 from hyperfleet.access import GUARD, Guard
 from hyperfleet.errors import Problem
 from hyperfleet.log import trace_id
@@ -57,6 +57,7 @@ NOT_MIGRATED = (
 # What a statement ran into that may be over the next time.
 BLOCKED = (
     psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
@@ -299,16 +300,22 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
                 "constraint": "unique",
             }
             return Problem(errors.NAME_TAKEN, CONSTRAINTS[constraint], faults=[fault])
-    if isinstance(error, NOT_MIGRATED):
-        logger.error("the schema lacks what this version needs: %s", error.diag.message_primary)
-        return Problem(errors.NO_DATABASE, "The database's schema is not up to date.")
     if isinstance(error, (PoolTimeout, *BLOCKED)):
         return Problem(errors.BUSY)
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolClosed):
+    if database.unable(error) or isinstance(error, NOT_MIGRATED):
         logger.warning("database: %s: %s", type(error).__name__, " ".join(str(error).split()))
-        return Problem(errors.NO_DATABASE)
+        return Problem(errors.NO_DATABASE, _what_lacks(error))
     logger.error("a bug", exc_info=error)
     return Problem(errors.INTERNAL)
+
+
+def _what_lacks(error: Exception) -> str:
+    """What a client is told of a database that can't do its work; nothing of one that is away."""
+    if isinstance(error, NOT_MIGRATED):
+        return "The database's schema is not up to date."
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return "The database is read-only at present; try again later."
+    return "" if database.absent(error) else "The database can't do this at present; try again later."
 
 
 def _unauthorized(error: Exception) -> Problem:

@@ -16,13 +16,12 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
-from psycopg_pool import PoolClosed, PoolTimeout
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hyperfleet import migration
+from hyperfleet import database, migration
 from hyperfleet.database import Pool
 from hyperfleet.provider import Provider
 from hyperfleet.provider_document import SPECS
@@ -32,20 +31,31 @@ logger = logging.getLogger(__name__)
 # A probe has a second or a few; a busy pool counts as not ready.
 TIMEOUT = 2.0
 
+# Also of a standby, whatever its sessions were told.
+READ_ONLY = "SELECT current_setting('transaction_read_only')"
+
 
 def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
     """``/healthz``: the process answers. ``/readyz`` and ``/healthcheck``: it has its database, in the
-    schema that it needs; else 503, and the answer says what is missing. Specs that the provider's
-    schema does not guard are mentioned, but no reason to send requests elsewhere.
+    schema that it needs, and may write; else 503, and the answer says what is missing. Specs that the
+    provider's schema does not guard are mentioned, but no reason to send requests elsewhere.
     """
 
     def look() -> JSONResponse:
         try:
             with pool.connection(timeout=TIMEOUT) as conn:
-                pending = migration.pending(conn)
-        except (psycopg.Error, PoolTimeout, PoolClosed) as error:
+                read_only = conn.execute(READ_ONLY).fetchone() == ("on",)
+                if read_only:
+                    # It may be the session alone that has not heard of the end yet.
+                    pool.discard(conn)
+                else:
+                    pending = migration.pending(conn)
+        except psycopg.Error as error:
             logger.warning("not ready: %s", " ".join(str(error).split()))
-            return JSONResponse({"status": "unavailable", "database": "not reachable"}, 503)
+            trouble = "not reachable" if database.absent(error) else "error"
+            return JSONResponse({"status": "unavailable", "database": trouble}, 503)
+        if read_only:
+            return JSONResponse({"status": "unavailable", "database": "read-only"}, 503)
         if pending:
             return JSONResponse({"status": "unavailable", "pending_migrations": pending}, 503)
         answer: dict[str, Any] = {"status": "ok", "database": "ok", "pending_migrations": []}

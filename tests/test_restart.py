@@ -1,74 +1,26 @@
 """A PostgreSQL that restarts under the service: once it is back, it is as if nothing had been."""
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from conftest import Api
+from own_server import BACKENDS, Server, fill, own_server
 from process import Serving
-
-from hyperfleet import embedded, migration
-
-POOL = 16
-BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
-
-
-class Server:
-    """A PostgreSQL that this test may stop and start, and a service on it."""
-
-    def __init__(self, folder: Path, conninfo: str) -> None:
-        self.files = folder / "postgresql"
-        self.conninfo = conninfo
-        migration.apply(conninfo)
-
-    def restart(self, mode: str) -> None:
-        log = str(self.files / "log")
-        embedded._pg_ctl(embedded._server(self.files), self.files, "restart", "-m", mode, "-l", log)
-
-    def stop(self) -> None:
-        embedded._pg_ctl(embedded._server(self.files), self.files, "stop", "-m", "fast")
-
-    def start(self) -> None:
-        embedded._start(embedded._server(self.files), self.files)
-
-    def ask(self, statement: str) -> list[Any]:
-        with psycopg.connect(self.conninfo, autocommit=True) as conn:
-            return conn.execute(statement).fetchall()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with (
-        tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
-        embedded.running(Path(folder)) as conninfo,
-    ):
-        yield Server(Path(folder), conninfo)
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture
 def api(server: Server) -> Iterator[Api]:
     with Serving("--no-auth", "--database-url", server.conninfo) as serving:
         yield Api(serving.url)
-
-
-def fill(server: Server, api: Api) -> None:
-    """Leaves the service with as many idle connections as it may have."""
-    with psycopg.connect(server.conninfo) as holder, ThreadPoolExecutor(POOL) as threads:
-        holder.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
-        waiting = [threads.submit(Api(api.url).get, "/clusters") for _ in range(POOL)]
-        end = time.monotonic() + 4
-        while len(server.ask(BACKENDS)) < POOL:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        holder.rollback()
-        assert [one.result().status_code for one in waiting] == [200] * POOL
-    assert len(server.ask(BACKENDS)) == POOL
 
 
 def restart(server: Server) -> None:

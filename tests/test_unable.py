@@ -1,0 +1,166 @@
+"""A database that is there and can't do its work: read-only, out of disk, out of connections."""
+
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from own_server import Server, fill, own_server
+from process import Serving
+from psycopg.conninfo import make_conninfo
+
+GONE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with own_server() as server:
+        yield server
+
+
+@pytest.fixture
+def serving(database: str) -> Iterator[Serving]:
+    with Serving("--no-auth", "--database-url", database) as serving:
+        yield serving
+
+
+def ready(serving: Serving) -> tuple[int, dict[str, object]]:
+    answer = requests.get(serving.health + "/readyz", timeout=5)
+    return answer.status_code, answer.json()
+
+
+def create(api: Api, name: str = "c") -> requests.Response:
+    return api.post("/clusters", json={"name": f"{name}-{time.monotonic_ns()}", "spec": {}})
+
+
+def assert_reads_only(api: Api, serving: Serving, cluster: dict[str, object]) -> None:
+    path = f"/clusters/{cluster['id']}"
+    for _ in range(3):
+        for refused in (create(api), api.patch(path, json={"spec": {"a": 1}}), api.report(cluster)):
+            assert (refused.status_code, refused.json()["code"]) == (503, "HYPERFLEET-SVC-001")
+            assert "read-only" in refused.json()["detail"]
+            assert refused.headers["Retry-After"]
+        assert api.read(cluster) == cluster
+        assert api.get("/clusters").status_code == 200
+        assert ready(serving) == (503, {"status": "unavailable", "database": "read-only"})
+
+
+@pytest.mark.parametrize("asked_meanwhile", [True, False])
+def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
+    serving: Serving, sql: psycopg.Connection, asked_meanwhile: bool
+) -> None:
+    api = Api(serving.url)
+    cluster = api.cluster()
+    name = psycopg.sql.Identifier(sql.info.dbname)
+    switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+    sql.execute(switch.format(name, psycopg.sql.SQL("on")))
+    sql.execute(GONE)
+    assert_reads_only(api, serving, cluster)
+    sql.execute(switch.format(name, psycopg.sql.SQL("off")))
+    back = time.monotonic()
+    if asked_meanwhile:
+        while create(api).status_code != 201:
+            assert time.monotonic() - back < 2
+            time.sleep(0.05)
+    else:
+        time.sleep(2)
+    assert [create(api).status_code for _ in range(20)] == [201] * 20
+    assert ready(serving)[0] == 200
+
+
+def test_a_standby_answers_reads_and_takes_writes_once_it_is_promoted(server: Server) -> None:
+    with Serving("--no-auth", "--database-url", server.conninfo) as serving:
+        api = Api(serving.url)
+        cluster = api.cluster("standing-by")
+        fill(server, api)
+        (server.files / "standby.signal").touch()
+        server.restart("fast")
+        try:
+            assert server.ask("SELECT pg_is_in_recovery()") == [(True,)]
+            assert_reads_only(api, serving, cluster)
+        finally:
+            assert server.ask("SELECT pg_promote()") == [(True,)]
+        promoted = time.monotonic()
+        while create(api).status_code != 201:
+            assert time.monotonic() - promoted < 2
+        assert [create(api).status_code for _ in range(20)] == [201] * 20
+        assert ready(serving)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "status", "code"),
+    [
+        ("25006", 503, "HYPERFLEET-SVC-001"),
+        ("53100", 503, "HYPERFLEET-SVC-001"),
+        ("53200", 503, "HYPERFLEET-SVC-001"),
+        ("53300", 503, "HYPERFLEET-SVC-001"),
+        ("57P03", 503, "HYPERFLEET-SVC-001"),
+        ("58030", 503, "HYPERFLEET-SVC-001"),
+        ("58P01", 503, "HYPERFLEET-SVC-001"),
+        ("57014", 503, "HYPERFLEET-SVC-002"),
+        ("55P03", 503, "HYPERFLEET-SVC-002"),
+        ("55000", 500, "HYPERFLEET-INT-001"),
+        ("XX000", 500, "HYPERFLEET-INT-001"),
+    ],
+)
+def test_each_state_of_the_database_has_its_answer(
+    api: Api, sql: psycopg.Connection, sqlstate: str, status: int, code: str
+) -> None:
+    cluster = api.cluster()
+    sql.execute(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$"
+        f" BEGIN RAISE EXCEPTION 'no space in /var/lib/secret' USING ERRCODE = '{sqlstate}'; END $$"
+    )
+    sql.execute(
+        "CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON clusters FOR EACH ROW EXECUTE FUNCTION fail()"
+    )
+    for answer in (create(api), api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}})):
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert "secret" not in answer.text
+        if status == 503 and not sqlstate.startswith("57P"):
+            assert "not reachable" not in answer.text
+    sql.execute("DROP TRIGGER fail ON clusters")
+    assert create(api).status_code == 201
+
+
+def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
+    database: str, sql: psycopg.Connection
+) -> None:
+    role = f"{sql.info.dbname}_few"
+    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 1")
+    try:
+        sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        theirs = make_conninfo(database, user=role, password="secret")
+        with Serving("--no-auth", "--database-url", theirs) as serving:
+            api = Api(serving.url)
+            assert create(api).status_code == 201
+            sql.execute(GONE)
+            with psycopg.connect(theirs):
+                assert create(api).status_code == 503
+                answer = ready(serving)
+                assert answer == (503, {"status": "unavailable", "database": "not reachable"})
+            assert create(api).status_code == 201
+            assert ready(serving)[0] == 200
+    finally:
+        sql.execute(f"DROP OWNED BY {role} CASCADE")
+        sql.execute(f"DROP ROLE {role}")
+
+
+def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
+    database: str, sql: psycopg.Connection
+) -> None:
+    role = f"{sql.info.dbname}_blind"
+    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        theirs = make_conninfo(database, user=role, password="secret")
+        with Serving("--no-auth", "--database-url", theirs) as serving:
+            assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
+            assert "permission denied" in serving.output
+            assert Api(serving.url).get("/clusters").status_code == 500
+            sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+            assert ready(serving)[0] == 200
+    finally:
+        sql.execute(f"DROP OWNED BY {role} CASCADE")
+        sql.execute(f"DROP ROLE {role}")
