@@ -143,8 +143,9 @@ def insert(sql: psycopg.Connection, kind: str, name: str, row: dict[str, Any]) -
     sql.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)
     for key, value in row["labels"].items():
         sql.execute(
-            "INSERT INTO labels (owner_type, owner_id, key, value) VALUES (%s, %s, %s, %s)",
-            [kind, values["id"], key, value],
+            "INSERT INTO labels (owner_type, owner_id, key, value, created_time)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            [kind, values["id"], key, value, values["created_time"]],
         )
 
 
@@ -714,7 +715,7 @@ def test_values_do_not_meet_those_of_the_caller(rows: psycopg.Connection) -> Non
     assert rows.execute(query, {**condition.values, "size": 5}).fetchall() == [("a",)]
 
 
-def test_labels_know_when_their_owner_was_created(rows: psycopg.Connection) -> None:
+def test_labels_have_to_say_when_their_owner_was_created(rows: psycopg.Connection) -> None:
     wrong = rows.execute(
         "SELECT count(*) FROM labels LEFT JOIN (SELECT id, created_time FROM clusters"
         " UNION ALL SELECT id, created_time FROM node_pools) AS owners ON id = owner_id"

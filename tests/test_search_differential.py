@@ -145,8 +145,9 @@ def insert(sql: psycopg.Connection, fleet: list[dict[str, Any]]) -> None:
         )
         for key, value in row["labels"].items():
             sql.execute(
-                "INSERT INTO labels (owner_type, owner_id, key, value) VALUES ('Cluster', %s, %s, %s)",
-                [IDS[number], key, value],
+                "INSERT INTO labels (owner_type, owner_id, key, value, created_time)"
+                " VALUES ('Cluster', %s, %s, %s, %s)",
+                [IDS[number], key, value, row["created_time"]],
             )
 
 

@@ -1,0 +1,123 @@
+"""The data goes elsewhere: published, dumped and restored, it is the same and counted right."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import Api, Service, migrated
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql.executors import NoopExecutor
+
+from hyperfleet import embedded, migration
+
+LISTS = ("/clusters", "/nodepools", "/clusters?search=labels.number='7'", "/clusters?size=0")
+
+
+def fleet(api: Api, size: int) -> None:
+    def one(number: int) -> None:
+        own = Api(api.url)
+        cluster = own.cluster(f"c{number}", labels={"number": str(number)}, spec={"ü": "\t\\N"})
+        assert own.report(cluster).status_code == 201
+        assert own.report(own.node_pool(cluster, labels={"a": "b"})).status_code == 201
+        if number % 10 == 0:
+            path = f"/clusters/{cluster['id']}"
+            assert own.patch(path, json={"labels": {"number": "10"}}).status_code == 200
+            assert own.delete(path).status_code == 202
+            assert own.post(f"{path}/force-delete", json={"reason": "test"}).status_code == 204
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(one, range(size)))
+
+
+def totals(sql: psycopg.Connection) -> None:
+    for table in ("clusters", "node_pools"):
+        counted = sql.execute(
+            "SELECT coalesce(sum(difference), 0) FROM row_counts WHERE table_name = %s", [table]
+        ).fetchone()
+        assert counted == sql.execute(f"SELECT count(*) FROM {table}").fetchone()
+
+
+def test_a_publication_of_all_tables_hinders_no_write(api: Api, sql: psycopg.Connection) -> None:
+    sql.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    fleet(api, 200)
+    assert api.get("/clusters?size=0").json()["total"] == 180
+    assert api.get("/nodepools?size=0").json()["total"] == 180
+    totals(sql)
+    # They were summed up now and then, or there would be 440.
+    [(rows,)] = sql.execute("SELECT count(*) FROM row_counts").fetchall()
+    assert rows < 400
+
+
+def test_a_database_that_is_published_already_can_be_migrated_and_back(
+    database: str, api: Api, sql: psycopg.Connection
+) -> None:
+    migration.roll_back(database, 1)
+    sql.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    cluster = api.cluster("early", labels={"a": "b"})
+    assert migration.apply(database) == migration.names()[-1:]
+    assert api.read(cluster) == cluster
+    api.cluster("late", labels={"a": "b"})
+    assert api.get("/clusters?search=labels.a='b'").json()["total"] == 2
+    totals(sql)
+    assert migration.roll_back(database, 1) == migration.names()[-1:]
+    totals(sql)
+
+
+def test_every_table_has_an_identity_for_replication(sql: psycopg.Connection) -> None:
+    lacking = sql.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        " AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)"
+    ).fetchall()
+    assert lacking == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--data-only"], ["--data-only", "--inserts"], ["--data-only", "--disable-triggers"], []],
+    ids=" ".join,
+)
+def test_what_was_dumped_and_restored_is_the_same_and_goes_on(
+    api: Api,
+    postgres: NoopExecutor,
+    database: str,
+    tmp_path: Path,
+    options: list[str],
+) -> None:
+    fleet(api, 30)
+    programs = embedded._server(tmp_path).bin_path
+    # The table of migrations is that of the schema, which is there already.
+    left_out = ["--exclude-table=*yoyo*"] if options else []
+    dump = subprocess.run(
+        [programs / "pg_dump", *options, *left_out, "-d", make_conninfo(database)],
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert b"set_config('search_path', ''" in dump
+    with (
+        migrated(postgres, "restored") as elsewhere,
+        psycopg.connect(elsewhere, autocommit=True) as sql,
+    ):
+        if not options:
+            sql.execute("DROP SCHEMA public CASCADE")
+            sql.execute("CREATE SCHEMA public")
+        restored = subprocess.run(
+            [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", elsewhere],
+            input=dump,
+            capture_output=True,
+            check=False,
+        )
+        assert restored.returncode == 0, restored.stderr.decode()
+        totals(sql)
+        there = Service(elsewhere)
+        try:
+            other = Api(there.url)
+            for path in LISTS:
+                assert other.get(path).json() == api.get(path).json()
+            after = other.cluster("after")
+            assert other.get("/clusters?size=0").json()["total"] == 28
+            assert other.delete(f"/clusters/{after['id']}").status_code == 202
+            totals(sql)
+        finally:
+            there.stop()
