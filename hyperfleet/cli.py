@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hyperfleet import __version__, database, embedded, log, migration, settings
+from hyperfleet import __version__, database, embedded, migration, settings
 from hyperfleet.schema_command import schema_group
 from hyperfleet.settings import Settings
 from hyperfleet.token_command import token
@@ -44,7 +44,6 @@ def serve(**values: Any) -> None:
     from hyperfleet.server import Servers, address, certificate, listen  # noqa: PLC0415
 
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
@@ -137,7 +136,6 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
     import psycopg  # noqa: PLC0415
 
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
         conninfo = database.conninfo(chosen)

@@ -11,7 +11,7 @@ import psycopg
 import requests
 from psycopg.sql import SQL, Identifier
 
-from hyperfleet import database, embedded, log, schema, settings
+from hyperfleet import database, embedded, schema, settings
 from hyperfleet.provider_document import SPECS, BrokenDocument, Document, read
 from hyperfleet.settings import Settings
 
@@ -72,7 +72,6 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
     either case.
     """
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     try:
         document = read(file)
     except BrokenDocument as error:
@@ -92,7 +91,9 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
             source = _source(against, token, chosen, stack)
             broken = [_report(kind, document, *source(kind)) for kind in document.validators]
     except psycopg.Error as error:
-        reason = " ".join(str(error).split())
+        # libpq quotes a string that it does not understand, and a password may be in it.
+        quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+        reason = " ".join(str(error).partition('"' if quoting else "\0")[0].split())
         raise click.ClickException(f"The database cannot be read: {reason}") from None
     except (requests.RequestException, LookupError, ValueError) as error:
         raise click.ClickException(f"The service cannot be read: {error}") from None
@@ -128,6 +129,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
     if against.startswith(("http://", "https://")):
         return _from_service(against, token, stack)
     if against != "database":
+        settings.check_database_url("--against", against)
         return _from_database(against, stack)
     conninfo = database.conninfo(chosen)
     if not conninfo:

@@ -106,6 +106,17 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
     assert "Node pools:" not in fine.stdout
 
 
+def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
+    for against, says in (
+        ("mysql://me:secret@db.example/fleet", "--against: the scheme mysql is not postgresql"),
+        ("password secret", "The database cannot be read"),
+    ):
+        ended = run("schema", "check", GCP_FILE, "--against", against)
+        assert ended.returncode != 0
+        assert says in ended.stdout
+        assert "secret" not in ended.stdout
+
+
 def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
     service: Callable[..., Api],
 ) -> None:
