@@ -97,6 +97,9 @@ CONSOLES = (
     "https://access.qa.redhat.com",
 )
 
+# The keys of Red Hat SSO, where anybody can have an account.
+PUBLIC_KEYS = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
+
 ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 PORT = Whole(0, 65535)
 # A flag alone turns it on; a value may say so too, or turn it off.
@@ -137,8 +140,11 @@ class Settings:
     no_auth: bool = setting(False, "Serve without authentication: for development.", **SWITCH)
     enable_jwt: bool = setting(True, "Require a bearer token.", **SWITCH)
     enable_authz: bool = setting(False, "Ask whether the caller may.", **SWITCH)
+    any_caller: bool = setting(
+        False, "Let in everybody whom the public issuer, that of the default keys, knows.", **SWITCH
+    )
     jwk_cert_url: str = setting(
-        "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs",
+        PUBLIC_KEYS,
         "URL of the keys that tokens are verified with; empty for none.",
     )
     jwk_cert_ca_file: Path | None = setting(
