@@ -34,17 +34,22 @@ MIDDLEWARES = [
 
 
 def create_app(
-    settings: Settings, pool: Pool, registry: CollectorRegistry, holder: Provider | None = None
+    settings: Settings,
+    pool: Pool,
+    registry: CollectorRegistry,
+    holder: Provider | None = None,
+    guard: Guard | None = None,
 ) -> ASGIApp:
     """The ASGI application that answers the API's requests.
 
     :param pool: where handlers take their connections from
     :param registry: where requests are counted and timed
     :param holder: the provider's schemas; read as the settings say when left out
+    :param guard: decides who may; made as the settings say when left out
 
     Raises click.UsageError for settings by which nobody could be let in.
     """
-    guard = Guard(settings) if settings.authenticated else None
+    guard = guard or (Guard(settings) if settings.authenticated else None)
     document = contract.load()
     holder = holder or provider.load(settings)
     pages = _pages(provider.shown(document, holder.document))

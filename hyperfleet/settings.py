@@ -136,6 +136,11 @@ class Settings:
     shutdown_timeout: int = setting(
         20, "Seconds that requests under way are given at the end.", type=Whole(0)
     )
+    shutdown_delay: int = setting(
+        0,
+        "Seconds at the end in which /readyz answers 503 already and requests are still taken.",
+        type=Whole(0),
+    )
 
     no_auth: bool = setting(False, "Serve without authentication: for development.", **SWITCH)
     enable_jwt: bool = setting(True, "Require a bearer token.", **SWITCH)
