@@ -1,8 +1,6 @@
 """The application: the contract, the handlers and the layers around them."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import flask
 import werkzeug.exceptions
@@ -52,8 +50,8 @@ def create_app(
     guard = guard or (Guard(settings) if settings.authenticated else None)
     document = contract.load()
     holder = holder or provider.load(settings)
-    pages = _pages(provider.shown(document, holder.document))
-    holder.changed.append(lambda: pages.update(_pages(provider.shown(document, holder.document))))
+    pages = _pages(provider.openapi(holder.document))
+    holder.changed.append(lambda text: pages.update(_pages(text)))
     inner = FlaskApp(
         "hyperfleet",
         middlewares=list(MIDDLEWARES),
@@ -102,11 +100,12 @@ def _problem(error: Exception) -> flask.Response:
     return flask.Response(body, problem.entry.status, headers)
 
 
-def _pages(document: dict[str, Any]) -> dict[str, Page]:
+def _pages(text: bytes) -> dict[str, Page]:
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
-    whole = json.dumps(contract.published(contract.resolved(document))).encode()
-    specification = Page(200, {"content-type": "application/json"}, whole)
+    specification = Page(200, {"content-type": "application/json"}, text)
     return {
+        # A browser finds the page of the API.
+        "/": Page(307, {"location": "/openapi-ui/"}, b""),
         "/openapi": specification,
         "/api/hyperfleet/v1/openapi": specification,
         "/api/hyperfleet/v1/openapi.html": Page(307, {"location": "/openapi-ui/"}, b""),

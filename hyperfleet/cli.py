@@ -15,6 +15,7 @@ from hyperfleet.settings import Settings
 from hyperfleet.token_command import token
 
 
+@click.version_option(__version__, message="%(version)s")
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""

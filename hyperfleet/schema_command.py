@@ -159,33 +159,31 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
 
 
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
-    """What a service answers, page by page; its address may end in the API's base path or not."""
+    """What a service answers, page by page; its address may end in the API's base path or not.
+
+    Links lead from page to page: by their numbers, pages shift while resources come and go.
+    """
     session = stack.enter_context(requests.Session())
     if token:
         session.headers["Authorization"] = f"Bearer {token}"
-    base = url.rstrip("/").removesuffix(BASE) + BASE
+    service = url.rstrip("/").removesuffix(BASE)
 
-    def page(kind: str, number: int) -> dict[str, Any]:
-        query: dict[str, str | int] = {"page": number, "pageSize": BATCH, "fields": "id,name,spec"}
-        response = session.get(base + PATHS[kind], params=query, timeout=TIMEOUT)
+    def page(link: str) -> dict[str, Any]:
+        response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
 
-    def stored(kind: str, answer: dict[str, Any]) -> Iterator[Stored]:
-        number = 1
-        seen = set()
-        while answer["items"]:
+    def stored(answer: dict[str, Any]) -> Iterator[Stored]:
+        while True:
             for item in answer["items"]:
-                # Pages shift while resources are created.
-                if item["id"] not in seen:
-                    seen.add(item["id"])
-                    yield Stored(item["id"], item["name"], item["spec"])
-            number += 1
-            answer = page(kind, number)
+                yield Stored(item["id"], item["name"], item["spec"])
+            if "next" not in answer:
+                return
+            answer = page(answer["next"])
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        first = page(kind, 1)
-        return first["total"], stored(kind, first)
+        first = page(f"{BASE}{PATHS[kind]}?pageSize={BATCH}&fields=id,name,spec")
+        return first["total"], stored(first)
 
     return source

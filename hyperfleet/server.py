@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from hyperfleet.protocol import Limits, Protocol
+
+logger = logging.getLogger(__name__)
 
 # Longer than the idle time after which usual clients drop a connection themselves, so that no
 # request meets a connection that is just being closed.
@@ -96,7 +99,7 @@ class Servers:
     """Several applications, each on its own socket, that start together and stop one after another.
 
     :param ending: how they stop
-    :param reload: what SIGHUP asks for
+    :param reload: what SIGHUP asks for; one at a time
     :param limits: what a request may cost
     :param certificates: for each application what :func:`certificate` gives, or nothing for plain HTTP
     """
@@ -105,13 +108,14 @@ class Servers:
         self,
         apps: Sequence[tuple[ASGIApp, socket.socket]],
         ending: Ending,
-        reload: Callable[[], object] = lambda: None,
+        reload: Callable[[], Awaitable[object]] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (it does not change)
         certificates: Sequence[dict[str, Any]] = (),
     ) -> None:
         protocol: Any = functools.partial(Protocol, limits=limits)
         self.ending = ending
         self.reload = reload
+        self.reload_wanted = asyncio.Event()
         self.sockets = [listener for _, listener in apps]
         self.servers = [
             _Server(
@@ -146,17 +150,29 @@ class Servers:
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
+            loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(self.servers, self.sockets, strict=True)
         ]
         asked = asyncio.create_task(self._asked_to_stop())
+        reloading = asyncio.create_task(self._reloading())
         await asyncio.wait([asked, *serving], return_when=asyncio.FIRST_COMPLETED)
+        reloading.cancel()
         # One after another: the second says that the first is going for as long as that takes.
         for server, task in zip(self.servers, serving, strict=True):
             server.should_exit = True
             await task
+
+    async def _reloading(self) -> None:
+        while self.reload is not None:
+            await self.reload_wanted.wait()
+            # Whoever asks from now on has seen a newer file.
+            self.reload_wanted.clear()
+            try:
+                await self.reload()
+            except Exception:
+                logger.exception("the reload failed")
 
     async def _asked_to_stop(self) -> None:
         while not self.ending.begun.is_set():

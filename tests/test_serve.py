@@ -14,8 +14,8 @@ import requests
 from process import Serving, run
 from test_schema_command import run as run_here
 
+from hyperfleet import __version__, migration
 from hyperfleet import database as db
-from hyperfleet import migration
 from hyperfleet.settings import Settings
 
 
@@ -235,6 +235,12 @@ def test_the_chart_lets_the_service_end_in_peace(root: Path) -> None:
     chosen = Settings()
     assert delay + chosen.shutdown_timeout + chosen.statement_timeout < grace
     assert text.index("--shutdown-delay") < text.index(".Values.settings"), "who sets it wins"
+
+
+def test_the_version_is_told_in_both_spellings() -> None:
+    for spelling in ("version", "--version"):
+        done = run_here(spelling)
+        assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
 
 
 def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
