@@ -308,7 +308,7 @@ LINK = re.compile(
     r"HYPERFLEET_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
-TEST_VARIABLES = ("HYPERFLEET_TEST_DATABASE_URL", "HYPERFLEET_TEST_OCM")
+FOR_TESTS = "HYPERFLEET_TEST_DATABASE_URL"
 
 
 def _is_link(name: str, value: str) -> bool:
@@ -324,7 +324,7 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
     known = [name.upper() for name in FIELDS] + ["CONFIG", "TOKEN"]
     lines = []
     for variable in sorted(environment):
-        if not variable.startswith("HYPERFLEET_") or variable in TEST_VARIABLES:
+        if not variable.startswith("HYPERFLEET_") or variable == FOR_TESTS:
             continue
         name = variable.removeprefix("HYPERFLEET_")
         if _is_link(variable, environment[variable]):
