@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -67,10 +66,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno and not isinstance(error, socket.gaierror):
-            # Without what the socket module adds.
-            reason = os.strerror(error.errno)
+        # What the socket module adds is left out.
+        reason = str(error.strerror or error).partition(" (while attempting")[0]
         raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}") from None
 
 

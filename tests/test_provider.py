@@ -704,7 +704,7 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
             assert api.get("/compatibility").status_code == 200
             longest = max(longest, time.monotonic() - start)
             time.sleep(0.005)
-        assert longest < 0.5
+        assert longest < 1, "without a process of its own it takes several seconds"
         assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 7}}).status_code == 201
         assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 6}}).status_code == 400
         assert create(api, {"answer": "second"}).status_code == 400

@@ -122,6 +122,13 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert done.stdout.strip().endswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
+def test_a_host_that_cannot_be_resolved_is_named(tmp_path: Path) -> None:
+    done = run("serve", "--no-auth", "--port=0", "--host=no.such.invalid", "--data-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "Cannot listen on no.such.invalid:0: " in done.stdout
+    assert "Unknown error" not in done.stdout
+
+
 def test_the_originals_spelling_of_no_auth_means_the_same(database: str) -> None:
     arguments = ("--enable-jwt=false", "--enable-authz=false", "--database-url", database)
     with Serving(*arguments) as server:
