@@ -37,9 +37,9 @@ $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 run-no-auth: $(VENV)/run.stamp ## Serve without authentication, on an embedded PostgreSQL
 	$(BIN)/hyperfleet serve --no-auth --data-dir $(DATA_DIR) $(ARGS)
 
-run: $(VENV)/run.stamp ## Serve with authentication by a key of this checkout's own
+run: $(VENV)/run.stamp ## Serve with authentication: tokens of this checkout's own key or the public issuer
 	$(BIN)/hyperfleet token --dir $(DATA_DIR)/auth >/dev/null
-	$(BIN)/hyperfleet serve --data-dir $(DATA_DIR) --jwk-cert-url= \
+	$(BIN)/hyperfleet serve --host 127.0.0.1 --data-dir $(DATA_DIR) --any-caller \
 		--jwk-cert-file $(DATA_DIR)/auth/jwks.json $(ARGS)
 
 test: lint types ## Run everything: lint, types and all tests

@@ -19,7 +19,7 @@ from connexion.lifecycle import ConnexionRequest
 from hyperfleet import errors, identity
 from hyperfleet.errors import Problem, refusal
 from hyperfleet.remote import Client, Unreachable, check_url
-from hyperfleet.settings import Settings
+from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier
 from hyperfleet.watched import Watched
 
@@ -180,6 +180,13 @@ class Guard:
         self.verifier = Verifier(settings)
         self.rules = Watched(settings.acl_file, parse_rules) if settings.acl_file else None
         self.review = Review(settings) if settings.enable_authz else None
+        chosen = settings.jwt_audiences or self.rules or self.review or settings.any_caller
+        if self.verifier.trusts(PUBLIC_KEYS) and not chosen:
+            raise click.UsageError(
+                "Whoever has any account with the public issuer could write: say who may with "
+                "--jwt-audiences, --acl-file or --enable-authz, or with --any-caller that everybody "
+                "may; or name the keys of another issuer, with --jwk-cert-url."
+            )
 
     async def admit(self, token: str, given: int, method: str, path: str) -> Mapping[str, Any]:
         """The claims of a caller who may do this.

@@ -1,8 +1,6 @@
 """The application: the contract, the handlers and the layers around them."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import flask
 import werkzeug.exceptions
@@ -34,21 +32,26 @@ MIDDLEWARES = [
 
 
 def create_app(
-    settings: Settings, pool: Pool, registry: CollectorRegistry, holder: Provider | None = None
+    settings: Settings,
+    pool: Pool,
+    registry: CollectorRegistry,
+    holder: Provider | None = None,
+    guard: Guard | None = None,
 ) -> ASGIApp:
     """The ASGI application that answers the API's requests.
 
     :param pool: where handlers take their connections from
     :param registry: where requests are counted and timed
     :param holder: the provider's schemas; read as the settings say when left out
+    :param guard: decides who may; made as the settings say when left out
 
     Raises click.UsageError for settings by which nobody could be let in.
     """
-    guard = Guard(settings) if settings.authenticated else None
+    guard = guard or (Guard(settings) if settings.authenticated else None)
     document = contract.load()
     holder = holder or provider.load(settings)
-    pages = _pages(provider.shown(document, holder.document))
-    holder.changed.append(lambda: pages.update(_pages(provider.shown(document, holder.document))))
+    pages = _pages(provider.openapi(holder.document))
+    holder.changed.append(lambda text: pages.update(_pages(text)))
     inner = FlaskApp(
         "hyperfleet",
         middlewares=list(MIDDLEWARES),
@@ -97,11 +100,12 @@ def _problem(error: Exception) -> flask.Response:
     return flask.Response(body, problem.entry.status, headers)
 
 
-def _pages(document: dict[str, Any]) -> dict[str, Page]:
+def _pages(text: bytes) -> dict[str, Page]:
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
-    whole = json.dumps(contract.published(contract.resolved(document))).encode()
-    specification = Page(200, {"content-type": "application/json"}, whole)
+    specification = Page(200, {"content-type": "application/json"}, text)
     return {
+        # A browser finds the page of the API.
+        "/": Page(307, {"location": "/openapi-ui/"}, b""),
         "/openapi": specification,
         "/api/hyperfleet/v1/openapi": specification,
         "/api/hyperfleet/v1/openapi.html": Page(307, {"location": "/openapi-ui/"}, b""),

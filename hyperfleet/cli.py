@@ -4,16 +4,18 @@ import contextlib
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
 
-from hyperfleet import __version__, database, embedded, log, migration, settings
+from hyperfleet import __version__, database, embedded, migration, settings
 from hyperfleet.schema_command import schema_group
 from hyperfleet.settings import Settings
 from hyperfleet.token_command import token
 
 
+@click.version_option(__version__, message="%(version)s")
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
@@ -38,17 +40,20 @@ def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
     # Not needed by the other commands, and slow to import.
     from hyperfleet import provider  # noqa: PLC0415
+    from hyperfleet.access import Guard  # noqa: PLC0415
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.health import health_app, metrics_app, new_registry  # noqa: PLC0415
     from hyperfleet.protocol import Limits  # noqa: PLC0415
-    from hyperfleet.server import Servers, address, certificate, listen  # noqa: PLC0415
+    from hyperfleet.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
 
+    # Every setting is looked at before a port is taken.
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
+    guard = Guard(chosen) if chosen.authenticated else None
+    conninfo, folder = _place(chosen)
     holder = provider.load(chosen)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,18 +70,19 @@ def serve(**values: Any) -> None:
                 (chosen.metrics_host, chosen.metrics_port),
             )
         ]
-        conninfo, shared, lines = _database(chosen, stack)
+        conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
         pool = stack.enter_context(
             database.open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
         )
         registry = new_registry(pool, holder)
+        ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
         servers = Servers(
             [
-                (create_app(chosen, pool, registry, holder), listeners[0]),
-                (health_app(pool, holder), listeners[1]),
+                (create_app(chosen, pool, registry, holder, guard), listeners[0]),
+                (health_app(pool, holder, ending.begun), listeners[1]),
                 (metrics_app(registry), listeners[2]),
             ],
-            chosen.shutdown_timeout,
+            ending,
             holder.reload,
             Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout),
             [tls if wanted else {} for wanted in secure],
@@ -100,16 +106,22 @@ def serve(**values: Any) -> None:
         servers.run()
 
 
-def _database(chosen: Settings, stack: contextlib.ExitStack) -> tuple[str, bool, list[str]]:
-    """The connection string, whether sessions are shared with other clients, and what the banner says
-    of the database.
-    """
+def _place(chosen: Settings) -> tuple[str, Path]:
+    """The connection string; where none is configured, the folder of the embedded PostgreSQL counts."""
     conninfo = database.conninfo(chosen)
+    return conninfo, Path() if conninfo else chosen.data_dir or embedded.default_data_dir()
+
+
+def _database(
+    chosen: Settings, conninfo: str, folder: Path, stack: contextlib.ExitStack
+) -> tuple[str, bool, list[str]]:
+    """The connection string of a database that answers, whether its sessions are shared with other
+    clients, and what the banner says of it.
+    """
     if conninfo:
         shared = database.wait(conninfo, chosen.db_connect_timeout)
         where = database.describe(conninfo) + (", through a pooler" if shared else "")
         return conninfo, shared, [f"Database  {where}", *_pending(conninfo)]
-    folder = chosen.data_dir or embedded.default_data_dir()
     conninfo = stack.enter_context(embedded.running(folder))
     migration.apply(conninfo)
     return conninfo, False, ["Database  embedded PostgreSQL", f"Data      {folder}"]
@@ -140,14 +152,12 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
     import psycopg  # noqa: PLC0415
 
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
-        conninfo = database.conninfo(chosen)
+        conninfo, folder = _place(chosen)
         if conninfo:
             database.wait(conninfo, chosen.db_connect_timeout)
         else:
-            folder = chosen.data_dir or embedded.default_data_dir()
             conninfo = stack.enter_context(embedded.running(folder))
         try:
             if show:

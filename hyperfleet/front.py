@@ -62,6 +62,12 @@ BLOCKED = (
     psycopg.errors.SerializationFailure,
 )
 
+CUT_OFF = Problem(
+    errors.BUSY,
+    "The service stops before the request is done; it may have been carried out or not.",
+    headers={"Connection": "close"},
+)
+
 # A client that is told that its body is too large is listened to for this many times the limit: it
 # would miss the answer if the connection closed while it was sending.
 PATIENCE = 16
@@ -159,6 +165,11 @@ class Front:
             if status:
                 raise
             await send_problem(self._explain(error, scope), scope, answer)
+        except asyncio.CancelledError:
+            # The service stops, and waits no longer.
+            if status:
+                raise
+            await send_problem(CUT_OFF, scope, answer)
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.answers.labels(method, status).inc()

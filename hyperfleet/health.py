@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import anyio.to_thread
@@ -35,10 +36,13 @@ TIMEOUT = 2.0
 READ_ONLY = "SELECT current_setting('transaction_read_only')"
 
 
-def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
+def health_app(
+    pool: Pool, provider: Provider | None = None, ending: threading.Event | None = None
+) -> Starlette:
     """``/healthz``: the process answers. ``/readyz`` and ``/healthcheck``: it has its database, in the
     schema that it needs, and may write; else 503, and the answer says what is missing. Specs that the
-    provider's schema does not guard are mentioned, but no reason to send requests elsewhere.
+    provider's schema does not guard are mentioned, but no reason to send requests elsewhere. From the
+    moment that ``ending`` is set, nothing is ready.
     """
 
     def look() -> JSONResponse:
@@ -67,6 +71,8 @@ def health_app(pool: Pool, provider: Provider | None = None) -> Starlette:
         return JSONResponse(answer)
 
     async def ready(_request: Request) -> JSONResponse:
+        if ending is not None and ending.is_set():
+            return JSONResponse({"status": "unavailable", "draining": True}, 503)
         # A database that hangs keeps the thread, but not the probe.
         try:
             async with asyncio.timeout(TIMEOUT + 1):

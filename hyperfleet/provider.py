@@ -1,15 +1,19 @@
 """The provider's schemas: what the spec of a resource may hold, while the service runs."""
 
+import asyncio
+import json
 import logging
+import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hyperfleet import schema
+from hyperfleet import contract, schema
 from hyperfleet.errors import Fault
-from hyperfleet.provider_document import PREFIX, SPECS, BrokenDocument, Document, read
+from hyperfleet.provider_document import PREFIX, SPECS, BrokenDocument, Document, compiled, read
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,14 +26,15 @@ class Provider:
     """The provider's document, for as long as the service runs.
 
     ``document`` is replaced as a whole, so that each request sees one document; it is None where no
-    file was named, and where the file was broken at start.
+    file was named, and where the file was broken at start. ``changed`` are told what :func:`openapi`
+    makes of a new one.
     """
 
     def __init__(self, path: str = "", document: Document | None = None, trouble: str = "") -> None:
         self.path = path
         self.document = document
         self.trouble = trouble
-        self.changed: list[Callable[[], None]] = []
+        self.changed: list[Callable[[bytes], None]] = []
 
     def faults(self, kind: str, spec: Any) -> Iterator[Fault]:
         """What is wrong with the spec of a ``Cluster`` or a ``NodePool``; paths begin with ``spec``."""
@@ -41,13 +46,15 @@ class Provider:
         """Whether specs of this kind are held against a schema of the provider."""
         return self.document is not None and kind in self.document.validators
 
-    def reload(self) -> bool:
-        """Reads the file anew; a broken one is logged and keeps the old document in force."""
+    async def reload(self) -> bool:
+        """Reads the file anew, while requests are answered; a broken one is logged and keeps the old
+        document in force.
+        """
         if not self.path:
             logger.info("no provider schema is configured; nothing to read anew")
             return False
         try:
-            document = read(Path(self.path))
+            document, text = await _read_apart(self.path)
         except BrokenDocument as error:
             kept = "the one read before stays in force" if self.document else "specs are not validated"
             self.trouble = f"the file could not be read anew; {kept}"
@@ -57,8 +64,50 @@ class Provider:
         self.document, self.trouble = document, ""
         _log_loaded(self.path, document)
         for tell in self.changed:
-            tell()
+            tell(text)
         return True
+
+
+async def _read_apart(path: str) -> tuple[Document, bytes]:
+    """A document and what :func:`openapi` makes of it, from a process that this module is the program
+    of: for a large one that takes seconds, in which a thread would hold up all others.
+
+    Raises BrokenDocument.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.provider", path),
+        stdout=asyncio.subprocess.PIPE,
+        # A Ctrl-C in the terminal is for the service.
+        start_new_session=True,
+    )
+    try:
+        answer, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return await asyncio.to_thread(_understand, path, answer)
+
+
+def _understand(path: str, answer: bytes) -> tuple[Document, bytes]:
+    try:
+        faults, parts, text = pickle.loads(answer)  # noqa: S301 (from this module)
+    except (pickle.UnpicklingError, EOFError):
+        raise BrokenDocument(
+            [f"{path}: the process that reads it has ended without an answer"]
+        ) from None
+    if faults:
+        raise BrokenDocument(faults)
+    return compiled(*parts), text
+
+
+def _answer(path: str) -> bytes:
+    """What :func:`_understand` takes: the faults of a document, or its parts and its text."""
+    try:
+        document = read(Path(path))
+    except BrokenDocument as error:
+        return pickle.dumps((error.faults, None, b""))
+    parts = (document.version, document.schemas, document.warnings)
+    return pickle.dumps(([], parts, openapi(document)))
 
 
 def load(settings: Settings) -> Provider:
@@ -99,6 +148,12 @@ def _log_loaded(path: str, document: Document) -> None:
             logger.warning("%s has no %s: the spec of a %s is not validated", path, name, kind)
     for line in document.warnings[:LOGGED]:
         logger.warning("provider schema: %s", line)
+
+
+def openapi(document: Document | None) -> bytes:
+    """What ``/openapi`` answers: the contract with the provider's specs."""
+    whole = shown(contract.load(), document)
+    return json.dumps(contract.published(contract.resolved(whole))).encode()
 
 
 def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, Any]:
@@ -166,3 +221,7 @@ def _older(one: Any) -> Any:
     if "$ref" in same and len(same) > 1:
         same["allOf"] = [{"$ref": same.pop("$ref")}, *same.get("allOf", ())]
     return same
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(_answer(sys.argv[1]))

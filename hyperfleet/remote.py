@@ -30,10 +30,14 @@ def check_url(name: str, url: str) -> None:
         host = parts.hostname or ""
     except ValueError:
         raise click.UsageError(f"{name}: this is no URL.") from None
-    if not host or parts.scheme not in ("http", "https"):
-        raise click.UsageError(f"{name}: {url} is no http(s) URL.")
+    # Without what else is in it: there may be a password.
+    if parts.scheme not in ("http", "https"):
+        given = f"the scheme {parts.scheme} is not" if parts.scheme else "this URL is neither http nor"
+        raise click.UsageError(f"{name}: {given} https.")
+    if not host:
+        raise click.UsageError(f"{name}: the URL names no host.")
     if parts.scheme == "http" and not _is_loopback(host):
-        raise click.UsageError(f"{name}: {url} must be https, except on this machine.")
+        raise click.UsageError(f"{name}: the URL of {host} must be https, except on this machine.")
 
 
 def _is_loopback(host: str) -> bool:

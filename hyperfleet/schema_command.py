@@ -11,7 +11,7 @@ import psycopg
 import requests
 from psycopg.sql import SQL, Identifier
 
-from hyperfleet import database, embedded, log, schema, settings
+from hyperfleet import database, embedded, schema, settings
 from hyperfleet.provider_document import SPECS, BrokenDocument, Document, read
 from hyperfleet.settings import Settings
 
@@ -72,7 +72,6 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
     either case.
     """
     chosen = settings.from_options(values)
-    log.configure(chosen.log_level)
     try:
         document = read(file)
     except BrokenDocument as error:
@@ -92,7 +91,9 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
             source = _source(against, token, chosen, stack)
             broken = [_report(kind, document, *source(kind)) for kind in document.validators]
     except psycopg.Error as error:
-        reason = " ".join(str(error).split())
+        # libpq quotes a string that it does not understand, and a password may be in it.
+        quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+        reason = " ".join(str(error).partition('"' if quoting else "\0")[0].split())
         raise click.ClickException(f"The database cannot be read: {reason}") from None
     except (requests.RequestException, LookupError, ValueError) as error:
         raise click.ClickException(f"The service cannot be read: {error}") from None
@@ -128,6 +129,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
     if against.startswith(("http://", "https://")):
         return _from_service(against, token, stack)
     if against != "database":
+        settings.check_database_url("--against", against)
         return _from_database(against, stack)
     conninfo = database.conninfo(chosen)
     if not conninfo:
@@ -158,33 +160,31 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
 
 
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
-    """What a service answers, page by page; its address may end in the API's base path or not."""
+    """What a service answers, page by page; its address may end in the API's base path or not.
+
+    Links lead from page to page: by their numbers, pages shift while resources come and go.
+    """
     session = stack.enter_context(requests.Session())
     if token:
         session.headers["Authorization"] = f"Bearer {token}"
-    base = url.rstrip("/").removesuffix(BASE) + BASE
+    service = url.rstrip("/").removesuffix(BASE)
 
-    def page(kind: str, number: int) -> dict[str, Any]:
-        query: dict[str, str | int] = {"page": number, "pageSize": BATCH, "fields": "id,name,spec"}
-        response = session.get(base + PATHS[kind], params=query, timeout=TIMEOUT)
+    def page(link: str) -> dict[str, Any]:
+        response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
 
-    def stored(kind: str, answer: dict[str, Any]) -> Iterator[Stored]:
-        number = 1
-        seen = set()
-        while answer["items"]:
+    def stored(answer: dict[str, Any]) -> Iterator[Stored]:
+        while True:
             for item in answer["items"]:
-                # Pages shift while resources are created.
-                if item["id"] not in seen:
-                    seen.add(item["id"])
-                    yield Stored(item["id"], item["name"], item["spec"])
-            number += 1
-            answer = page(kind, number)
+                yield Stored(item["id"], item["name"], item["spec"])
+            if "next" not in answer:
+                return
+            answer = page(answer["next"])
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        first = page(kind, 1)
-        return first["total"], stored(kind, first)
+        first = page(f"{BASE}{PATHS[kind]}?pageSize={BATCH}&fields=id,name,spec")
+        return first["total"], stored(first)
 
     return source

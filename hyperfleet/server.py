@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import functools
-import os
+import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,38 @@ from starlette.types import ASGIApp
 
 from hyperfleet.protocol import Limits, Protocol
 
+logger = logging.getLogger(__name__)
+
 # Longer than the idle time after which usual clients drop a connection themselves, so that no
 # request meets a connection that is just being closed.
 KEEP_ALIVE = 95
+# Seconds in which the answers to requests that were cut off go out.
+FAREWELL = 1.0
+
+
+@dataclass
+class Ending:
+    """How the service ends.
+
+    :param timeout: seconds that requests under way are given
+    :param delay: seconds before, in which others are still taken
+    :param begun: set as soon as the service is asked to stop
+    """
+
+    timeout: int
+    delay: int = 0
+    begun: threading.Event = field(default_factory=threading.Event)
 
 
 class _Server(uvicorn.Server):
     """A server that leaves signals to whoever runs several of them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                while self.server_state.tasks or self.server_state.connections:
+                    await asyncio.sleep(0.05)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,7 +66,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        # What the socket module adds is left out.
+        reason = str(error.strerror or error).partition(" (while attempting")[0]
         raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}") from None
 
 
@@ -65,9 +93,10 @@ def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]
 
 
 class Servers:
-    """Several applications, each on its own socket, that start and stop together.
+    """Several applications, each on its own socket, that start together and stop one after another.
 
-    :param reload: what SIGHUP asks for
+    :param ending: how they stop
+    :param reload: what SIGHUP asks for; one at a time
     :param limits: what a request may cost
     :param certificates: for each application what :func:`certificate` gives, or nothing for plain HTTP
     """
@@ -75,13 +104,15 @@ class Servers:
     def __init__(
         self,
         apps: Sequence[tuple[ASGIApp, socket.socket]],
-        shutdown_timeout: int,
-        reload: Callable[[], object] = lambda: None,
+        ending: Ending,
+        reload: Callable[[], Awaitable[object]] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (it does not change)
         certificates: Sequence[dict[str, Any]] = (),
     ) -> None:
         protocol: Any = functools.partial(Protocol, limits=limits)
+        self.ending = ending
         self.reload = reload
+        self.reload_wanted = asyncio.Event()
         self.sockets = [listener for _, listener in apps]
         self.servers = [
             _Server(
@@ -94,7 +125,7 @@ class Servers:
                     access_log=False,
                     server_header=False,
                     timeout_keep_alive=KEEP_ALIVE,
-                    timeout_graceful_shutdown=shutdown_timeout,
+                    timeout_graceful_shutdown=ending.timeout,
                     **given,
                 )
             )
@@ -108,8 +139,7 @@ class Servers:
 
     def stop(self) -> None:
         """Asks all servers to stop; may be called from any thread."""
-        for server in self.servers:
-            server.should_exit = True
+        self.ending.begun.set()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,10 +147,31 @@ class Servers:
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
-        await asyncio.gather(
-            *(
-                server.serve(sockets=[listener])
-                for server, listener in zip(self.servers, self.sockets, strict=True)
-            )
-        )
+            loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
+        serving = [
+            asyncio.create_task(server.serve(sockets=[listener]))
+            for server, listener in zip(self.servers, self.sockets, strict=True)
+        ]
+        asked = asyncio.create_task(self._asked_to_stop())
+        reloading = asyncio.create_task(self._reloading())
+        await asyncio.wait([asked, *serving], return_when=asyncio.FIRST_COMPLETED)
+        reloading.cancel()
+        # One after another: the second says that the first is going for as long as that takes.
+        for server, task in zip(self.servers, serving, strict=True):
+            server.should_exit = True
+            await task
+
+    async def _reloading(self) -> None:
+        while self.reload is not None:
+            await self.reload_wanted.wait()
+            # Whoever asks from now on has seen a newer file.
+            self.reload_wanted.clear()
+            try:
+                await self.reload()
+            except Exception:
+                logger.exception("the reload failed")
+
+    async def _asked_to_stop(self) -> None:
+        while not self.ending.begun.is_set():
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(self.ending.delay)

@@ -194,6 +194,11 @@ class Verifier:
                 "--jwk-cert-file, or a source of keys with each of --jwt-issuers; or --no-auth."
             )
 
+    def trusts(self, url: str) -> bool:
+        """Whether the keys at a URL are among those that let in."""
+        lists = self.issuers.values() if self.issuers else [self.common]
+        return any(isinstance(one, KeyServer) and one.url == url for sources in lists for one in sources)
+
     async def claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that is good.
 

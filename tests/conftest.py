@@ -24,7 +24,7 @@ from hyperfleet import embedded, migration
 from hyperfleet.app import create_app
 from hyperfleet.database import Pool, open_pool
 from hyperfleet.protocol import Limits
-from hyperfleet.server import Servers, address, certificate, listen
+from hyperfleet.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
 
@@ -182,7 +182,7 @@ class Service:
         chosen = self.settings
         limits = Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout)
         tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
-        self.servers = Servers([(self.app, self.listener)], 5, limits=limits, certificates=[tls])
+        self.servers = Servers([(self.app, self.listener)], Ending(5), limits=limits, certificates=[tls])
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()
         self.url = address(self.listener, secure=chosen.enable_https)

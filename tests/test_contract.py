@@ -282,7 +282,7 @@ def test_contract_is_served_as_json_without_references(api: Api) -> None:
 
 
 def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:
-    for page in ("//openapi-ui", "//openapi-ui/", "/openapi.html"):
+    for page in ("//", "//openapi-ui", "//openapi-ui/", "/openapi.html"):
         response = api.get(page)
         assert response.status_code == 200, page
         assert response.headers["Content-Type"].startswith("text/html")

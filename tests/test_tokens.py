@@ -28,12 +28,13 @@ from conftest import Api, Service, migrated
 from issuer import KeyPair, KeyServer, good, key_pair, key_set, self_signed
 from jose import jwt
 from jose.utils import base64url_encode
+from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 
 from hyperfleet import contract, errors, tokens
 from hyperfleet.access import Guard
 from hyperfleet.log import _TraceFilter
-from hyperfleet.settings import Settings
+from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier
 
 Start = Callable[..., Api]
@@ -644,8 +645,8 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
         ({"jwk_cert_url": "http://sso.example/certs"}, "must be https"),
         ({"jwk_cert_url": "http://localhost.evil.example/certs"}, "must be https"),
         ({"jwk_cert_url": "http://127.0.0.1@evil.example/certs"}, "must be https"),
-        ({"jwk_cert_url": "file:///etc/passwd"}, "no http"),
-        ({"jwk_cert_url": "certs"}, "no http"),
+        ({"jwk_cert_url": "file:///etc/passwd"}, "the scheme file is not https"),
+        ({"jwk_cert_url": "certs"}, "neither http nor https"),
         ({"jwt_issuers": ("https://a=http://b",)}, "must be https"),
         ({"jwt_issuers": ("https://a=/no/such/file",)}, "No such file"),
         ({"jwk_cert_url": "", "jwt_issuers": ("https://a",)}, "no keys to verify them with"),
@@ -663,6 +664,74 @@ def test_the_default_keys_are_those_of_red_hat_sso() -> None:
     url = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
     assert Settings().jwk_cert_url == url
     assert isinstance(Verifier(Settings()).common[0], tokens.KeyServer)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"jwt_issuers": ("https://sso.example",)},
+        {"jwt_issuers": ("https://a=https://a.example/keys", "https://sso.example")},
+        {"jwk_cert_url": "", "jwt_issuers": (f"https://sso.example={PUBLIC_KEYS}",)},
+    ],
+)
+def test_with_the_public_keys_somebody_has_to_say_who_may(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(click.UsageError, match="any account with the public issuer could write"):
+        Guard(Settings(**settings))
+    acl = tmp_path / "acl.yaml"
+    acl.write_text("- {claim: email, pattern: '@example[.]com$'}")
+    for who in (
+        {"any_caller": True},
+        {"jwt_audiences": ("fleet",)},
+        {"acl_file": acl},
+        {"enable_authz": True, "ocm_client_id": "me", "ocm_client_secret": "secret"},
+        {"jwk_cert_url": "https://idp.example/keys", "jwt_issuers": ()},
+    ):
+        Guard(Settings(**{**settings, **who}))
+    # Keys that nobody's token is verified with do no harm.
+    Guard(Settings(jwt_issuers=("https://a=https://a.example/keys",)))
+
+
+def test_a_start_that_leaves_open_who_may_write_is_refused_with_a_sentence(database: str) -> None:
+    done = run("serve", "--database-url", database)
+    assert done.returncode == 2
+    said = " ".join(done.stdout.split())
+    for flag in ("--jwt-audiences", "--acl-file", "--enable-authz", "--any-caller"):
+        assert flag in said
+
+
+def test_make_run_takes_this_checkouts_tokens_while_the_public_keys_are_out_of_reach(
+    root: Path, tmp_path: Path, database: str
+) -> None:
+    recipe = (root / "Makefile").read_text().split("\nrun: ")[1].split("\n\n")[0]
+    words = recipe.replace("$(DATA_DIR)", str(tmp_path)).replace("\\\n", " ").split("\n")
+    token, serve = (line.split("$(BIN)/hyperfleet ")[1] for line in words[1:])
+    assert run(*token.split()[:3]).returncode == 0
+    arguments = serve.removesuffix("$(ARGS)").split()[1:]
+    assert "--jwk-cert-url" not in serve, "the default is the public issuer's"
+    mine = bearer((tmp_path / "auth" / "token").read_text().strip())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.create_server(("127.0.0.1", 0)) as gone,
+    ):
+        urls = [f"http://127.0.0.1:{one.getsockname()[1]}/certs" for one in (silent, gone)]
+        gone.close()
+        for url in urls:
+            given = (*arguments, f"--jwk-cert-url={url}", "--database-url", database)
+            with Serving(*given) as server:
+                assert server.url.startswith("http://127.0.0.1:")
+                api = Api(server.url)
+                start = time.monotonic()
+                for name in ("a", "b", "c"):
+                    made = api.post("/clusters", json={"name": name, "spec": {}}, headers=mine)
+                    assert made.status_code == 201
+                    assert api.delete(f"/clusters/{made.json()['id']}", headers=mine).status_code == 202
+                assert time.monotonic() - start < 2
+                # Of a token by another key nobody can tell.
+                other = api.get("/clusters", headers=bearer(key_pair().token()))
+                assert (other.status_code, other.json()["code"]) == (503, errors.NO_KEYS)
 
 
 def test_keys_come_over_tls_that_is_verified(

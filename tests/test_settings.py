@@ -1,0 +1,211 @@
+"""Where a setting's value comes from, and which values are refused."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from process import CLEAN, Serving, run
+
+from hyperfleet import settings
+from hyperfleet.remote import check_url
+
+
+def parse(*arguments: str, **env: str) -> Result:
+    """What the options of a command make of arguments and an environment."""
+
+    @settings.options()
+    @click.command()
+    def command(**values: Any) -> None:
+        chosen = settings.from_options(values)
+        click.echo("\n" + json.dumps(dataclasses.asdict(chosen), default=str))
+
+    unset: dict[str, str | None] = {key: None for key in os.environ if key not in CLEAN}
+    return CliRunner().invoke(command, arguments, env={**unset, **env})
+
+
+def chosen(*arguments: str, **env: str) -> dict[str, Any]:
+    result = parse(*arguments, **env)
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads(result.output.splitlines()[-1])
+    return values
+
+
+def refused(*arguments: str, **env: str) -> str:
+    result = parse(*arguments, **env)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+# Where a value comes from -------------------------------------------------------------------------
+
+
+def test_a_file_that_a_flag_names_beats_the_value_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("of the flag\n")
+    given = f"--db-password-file={tmp_path / 'password'}"
+    assert chosen(given, HYPERFLEET_DB_PASSWORD="of the environment")["db_password"] == "of the flag"
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text("db: {password: of the yaml}\nocm: {client_secret: of the yaml}\n")
+    variable = {"HYPERFLEET_DB_PASSWORD_FILE": str(tmp_path / "password")}
+    assert chosen(f"--config={yaml}", **variable)["db_password"] == "of the flag"
+
+
+def test_a_value_beats_a_file_that_is_named_at_a_weaker_place(tmp_path: Path) -> None:
+    # Not even read: there is none.
+    (tmp_path / "password").write_text("")
+    variable = {"HYPERFLEET_DB_PASSWORD_FILE": str(tmp_path / "password")}
+    assert chosen("--db-password=mine", **variable)["db_password"] == "mine"
+    assert chosen("--db-password=", **variable)["db_password"] == ""
+    assert "is empty" in refused(**variable)
+
+
+def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_empty(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("filed")
+    both = refused("--db-password=mine", f"--db-password-file={file}")
+    assert "--db-password and --db-password-file say the same" in both
+    assert "mine" not in both
+    assert "filed" not in both
+    variables = {"HYPERFLEET_DB_PASSWORD": "mine", "HYPERFLEET_DB_PASSWORD_FILE": str(file)}
+    assert "--db-password-file (HYPERFLEET_DB_PASSWORD_FILE)" in refused(**variables)
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text(f"db: {{password: '', password_file: {file}}}\n")
+    assert chosen(f"--config={yaml}")["db_password"] == "filed"
+
+
+@pytest.mark.parametrize("name", ["no_auth", "require_if_match", "validate_responses", "enable_https"])
+def test_a_switch_may_stand_alone_or_say_true_or_false(name: str) -> None:
+    flag, variable = f"--{name.replace('_', '-')}", f"HYPERFLEET_{name.upper()}"
+    assert chosen()[name] is False
+    assert chosen(flag)[name] is True
+    assert chosen(flag, "--port=1")[name] is True
+    assert chosen(f"{flag}=true")[name] is True
+    assert chosen(f"{flag}=false", **{variable: "true"})[name] is False
+    assert chosen(**{variable: "true"})[name] is True
+
+
+# The environment ----------------------------------------------------------------------------------
+
+LINKS = {
+    "HYPERFLEET_PORT": "tcp://10.0.0.1:8000",
+    "HYPERFLEET_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "HYPERFLEET_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "HYPERFLEET_PORT_8000_TCP_PORT": "8000",
+    "HYPERFLEET_PORT_8000_TCP_PROTO": "tcp",
+    "HYPERFLEET_SERVICE_HOST": "10.0.0.1",
+    "HYPERFLEET_SERVICE_PORT": "8000",
+    "HYPERFLEET_SERVICE_PORT_HTTP": "8000",
+    "HYPERFLEET_DB_PORT": "tcp://10.0.0.2:5432",
+    "HYPERFLEET_DB_SERVICE_HOST": "10.0.0.2",
+    "HYPERFLEET_API_SERVICE_HOST": "10.0.0.1",
+    "HYPERFLEET_API_SERVICE_PORT_API": "8000",
+    "HYPERFLEET_API_PORT": "udp://10.0.0.1:8000",
+    "HYPERFLEET_HEALTH_PORT": "sctp://[fd00::1]:8083",
+}
+
+
+def test_the_service_links_of_kubernetes_are_no_settings() -> None:
+    values = chosen(**LINKS)
+    assert (values["port"], values["db_port"], values["health_port"]) == (8000, "", 8083)
+    said = [line for _, line in settings.strange_variables(LINKS)]
+    assert [line.split()[0] for line in said] == [
+        "HYPERFLEET_DB_PORT",
+        "HYPERFLEET_HEALTH_PORT",
+        "HYPERFLEET_PORT",
+    ]
+    assert all("Kubernetes" in line for line in said)
+    # What is no service link is still a mistake.
+    assert "not a whole number" in refused(HYPERFLEET_PORT="http://10.0.0.1:8000")
+
+
+def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
+    output = parse(HYPERFLEET_DB_PASWORD="hidden", HYPERFLEET_CONFIG="", HYPERFLEET_TOKEN="t").output
+    assert "HYPERFLEET_DB_PASWORD is ignored" in output
+    assert "is HYPERFLEET_DB_PASSWORD meant?" in output
+    assert "hidden" not in output
+    assert output.count("is ignored") == 1
+    assert "meant" not in parse(HYPERFLEET_XYZZY="1").output
+    assert "HYPERFLEET_XYZZY is ignored" in parse(HYPERFLEET_XYZZY="1").output
+    assert "ignored" not in parse(HYPERFLEET_TEST_DATABASE_URL="x", HYPERFLEET_LOG_LEVEL="info").output
+
+
+def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database: str) -> None:
+    env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_TREADS": "3"}
+    with Serving("--no-auth", env=env) as server:
+        assert "HYPERFLEET_PORT is ignored: Kubernetes has set it" in server.output
+        assert (
+            "HYPERFLEET_TREADS is ignored: there is no such setting; is HYPERFLEET_THREADS meant?"
+            in (server.output)
+        )
+        assert "HYPERFLEET_API_SERVICE_HOST" not in server.output
+
+
+# Values -------------------------------------------------------------------------------------------
+
+
+def test_whole_numbers_may_be_written_as_helm_writes_large_ones(tmp_path: Path) -> None:
+    assert chosen("--max-body-size=2.097152e+06")["max_body_size"] == 2097152
+    assert chosen(HYPERFLEET_MAX_BODY_SIZE="2.097152e+06")["max_body_size"] == 2097152
+    assert chosen("--port=8e3")["port"] == 8000
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text("max_body_size: 2.097152e+06\nport: 8001\n")
+    values = chosen(f"--config={yaml}")
+    assert (values["max_body_size"], values["port"]) == (2097152, 8001)
+    for wrong in ("1.5", "1e400", "nan", "inf", "", "x", "1,5", "0x10"):
+        assert "not a whole number" in refused(f"--port={wrong}")
+    assert "not in the range 0<=x<=65535" in refused("--port=6.5536e4")
+    yaml.write_text("port: true\n")
+    assert "not a whole number" in refused(f"--config={yaml}")
+
+
+@pytest.mark.parametrize("name", ["-dns", "dns-", "a b", "dns/x", "dns'", "ü", "a" * 129, "dns\n"])
+def test_required_adapters_must_be_names_that_can_report(name: str) -> None:
+    for kind in ("cluster", "nodepool"):
+        said = refused(f"--required-adapters-{kind}", f"ok,{name}x\n{name}")
+        assert f"--required-adapters-{kind}" in said
+        assert "adapter's name" in said
+    good = f"dns,a.b_c-d,9,{'a' * 128}"
+    assert chosen(f"--required-adapters-cluster={good}")["required_adapters_cluster"] == good.split(",")
+
+
+def test_two_names_of_a_database_are_refused_wherever_they_come_from(tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("db.example")
+    url, host_file = "postgresql://u:secret@h/x", str(tmp_path / "host")
+    config = tmp_path / "config.yaml"
+    config.write_text("db: {host: db.example}\n")
+    for arguments, env in (
+        ([f"--database-url={url}", "--db-host=db.example"], {}),
+        (["--db-host=db.example"], {"HYPERFLEET_DATABASE_URL": url}),
+        ([f"--database-url={url}"], {"HYPERFLEET_DB_HOST_FILE": host_file}),
+        ([f"--database-url={url}", f"--config={config}"], {}),
+    ):
+        said = refused(*arguments, **env)
+        assert "--database-url" in said
+        assert "--db-host" in said
+        assert "both name a database" in said
+        assert "secret" not in said
+    # The other parts complete the URL.
+    assert chosen(f"--database-url={url}", "--db-password=other")["db_password"] == "other"
+
+
+def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
+    for command in ("serve", "migrate"):
+        done = run(command, "--database-url", "mysql://me:secret@db.example/fleet")
+        assert done.returncode == 2
+        assert "--database-url: the scheme mysql is not postgresql" in done.stdout
+        assert "secret" not in done.stdout
+    for good in ("postgres://h/x", "postgresql://h/x", "host=h dbname=x", "host=h options='-c a=b://c'"):
+        assert chosen("--database-url", good)["database_url"] == good
+    with pytest.raises(click.UsageError, match="--ocm-base-url: the scheme ftp is not https") as caught:
+        check_url("--ocm-base-url", "ftp://me:secret@ocm.example")
+    assert "secret" not in str(caught.value.message)
+    with pytest.raises(click.UsageError, match=r"ocm\.example must be https") as caught:
+        check_url("--ocm-base-url", "http://me:secret@ocm.example/")
+    assert "secret" not in str(caught.value.message)
