@@ -33,7 +33,10 @@ SAFE = ("GET", "HEAD")
 ACTIONS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "update"} | {
     "DELETE": "delete"
 }
-KINDS = {"clusters": "Cluster", "nodepools": "NodePool", "statuses": "AdapterStatus"}
+KINDS = {
+    **{"clusters": "Cluster", "nodepools": "NodePool"},
+    **dict.fromkeys(("statuses", "adapter-statuses"), "AdapterStatus"),
+}
 
 # How OCM names an account, the preferred claim first.
 ACCOUNT = ("username", "preferred_username", "sub")
@@ -198,7 +201,7 @@ class Guard:
         Raises Problem: 401, 403, or 503 when it cannot be told.
         """
         if given > 1:
-            raise refusal(errors.MALFORMED_TOKEN, "There must be one Authorization header.")
+            raise refusal(errors.INVALID_TOKEN, "There must be one Authorization header.")
         claims = await self.verifier.claims(token.strip(" "))
         name = identity.from_claims(claims, self.names)
         identity.current.set(name)

@@ -97,6 +97,9 @@ def discard_reason(
         and time < stored["last_report_time"]
     ):
         return "older-than-last-report"
+    if any(c["type"] == "Available" and c["status"] == "Unknown" for c in report["conditions"]):
+        # No news: it must not turn what an earlier word has settled.
+        return "available-unknown"
     return None
 
 

@@ -1,5 +1,6 @@
 """The application: the contract, the handlers and the layers around them."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import flask
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
-from hyperfleet import contract, provider
+from hyperfleet import contract, projection, provider
 from hyperfleet.access import Guard
 from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
@@ -49,8 +50,11 @@ def create_app(
     """
     guard = guard or (Guard(settings) if settings.authenticated else None)
     document = contract.load()
+    if guard is None:
+        document = contract.without_security(document)
     holder = holder or provider.load(settings)
-    pages = _pages(provider.openapi(holder.document))
+    holder.public = guard is None
+    pages = _pages(provider.openapi(holder.document, public=holder.public))
     holder.changed.append(lambda text: pages.update(_pages(text)))
     inner = FlaskApp(
         "hyperfleet",
@@ -63,13 +67,14 @@ def create_app(
             serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
         ),
     )
-    inner.add_api(document if guard else contract.without_security(document))
+    inner.add_api(document)
     flask_app: flask.Flask = inner.app
     # Connexion decides who may by the route that it finds; Flask must not find more than that.
     flask_app.url_map.merge_slashes = False
     flask_app.config["HYPERFLEET"] = settings
     flask_app.extensions["pool"] = pool
     flask_app.extensions["provider"] = holder
+    flask_app.extensions["default_fields"] = projection.defaults(settings.default_fields)
     flask_app.extensions["creation"] = contract.creation_validators(document)
     # Answered inside Flask, so that its metrics know the status.
     for kind in (Exception, werkzeug.exceptions.HTTPException):
@@ -79,7 +84,7 @@ def create_app(
     inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
     front = Front(
         inner,
-        allow=contract.methods(document),
+        routes=contract.routes(document),
         pages=pages,
         limits=Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout),
         guard=guard,
@@ -102,7 +107,12 @@ def _problem(error: Exception) -> flask.Response:
 
 def _pages(text: bytes) -> dict[str, Page]:
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
-    specification = Page(200, {"content-type": "application/json"}, text)
+    headers = {
+        "content-type": "application/json",
+        "etag": f'"{hashlib.sha256(text).hexdigest()[:32]}"',
+        "cache-control": "no-cache",
+    }
+    specification = Page(200, headers, text)
     return {
         # A browser finds the page of the API.
         "/": Page(307, {"location": "/openapi-ui/"}, b""),

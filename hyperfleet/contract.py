@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from connexion import utils
@@ -13,7 +13,10 @@ from connexion.resolver import Resolver
 from hyperfleet import schema
 from hyperfleet.files import shipped
 
-NOTES = ("x-openapi-router-controller", "x-bearerInfoFunc", "x-spec-of", "x-key-max-length")
+NOTES = (
+    *("x-openapi-router-controller", "x-bearerInfoFunc"),
+    *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-null-removes"),
+)
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
@@ -36,60 +39,10 @@ def without_security(document: dict[str, Any]) -> dict[str, Any]:
     """The document with every operation public."""
     public = copy.deepcopy(document)
     public.pop("security", None)
+    public["components"].pop("securitySchemes", None)
     for _, _, operation in operations(public):
         operation.pop("security", None)
     return public
-
-
-def resolved(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with every reference replaced by what it refers to, as clients may want it.
-
-    References to what refers to itself, directly or not, stay: such a tree has no end.
-    """
-    direct: dict[str, set[str]] = {}
-    waiting = set(_references(document))
-    while waiting:
-        reference = waiting.pop()
-        direct[reference] = set(_references(_target(document, reference)))
-        waiting |= direct[reference] - direct.keys()
-    endless = {reference for reference in direct if reference in _reachable(reference, direct)}
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolve(inner) for inner in node]
-        if not isinstance(node, dict):
-            return node
-        reference = node.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#/"):
-            return node if reference in endless else resolve(_target(document, reference))
-        return {key: resolve(inner) for key, inner in node.items()}
-
-    whole: dict[str, Any] = resolve(document)
-    return whole
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict) and str(node.get("$ref")).startswith("#/"):
-        yield node["$ref"]
-    elif isinstance(node, dict | list):
-        for inner in node.values() if isinstance(node, dict) else node:
-            yield from _references(inner)
-
-
-def _reachable(start: str, direct: dict[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    waiting = set(direct[start])
-    while waiting:
-        found |= waiting
-        waiting = {further for reference in waiting for further in direct[reference]} - found
-    return found
-
-
-def _target(document: dict[str, Any], reference: str) -> Any:
-    node: Any = document
-    for part in reference.removeprefix("#/").split("/"):
-        node = node[part]
-    return node
 
 
 def published(document: Any) -> Any:
@@ -103,9 +56,10 @@ def published(document: Any) -> Any:
 
 def creation_validators(document: dict[str, Any]) -> dict[str, Any]:
     """For each kind a validator of the body that creates a resource of it."""
-    schemas = resolved(document)["components"]["schemas"]
+    named = document["components"]["schemas"]
     return {
-        kind: schema.compile_schema(schemas[f"{kind}CreateRequest"]) for kind in ("Cluster", "NodePool")
+        kind: schema.compile_schema(named[f"{kind}CreateRequest"], named)
+        for kind in ("Cluster", "NodePool")
     }
 
 
@@ -117,16 +71,30 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
                 yield path, method, item[method]
 
 
-def methods(document: dict[str, Any]) -> list[tuple[re.Pattern[str], str]]:
-    """For each path of the document a pattern, and the methods it has as ``Allow`` names them."""
+class Route(NamedTuple):
+    """A path of the contract: its pattern, and for each method the media types of its body."""
+
+    pattern: re.Pattern[str]
+    methods: dict[str, list[str]]
+
+
+def routes(document: dict[str, Any]) -> list[Route]:
+    """The paths of the document; HEAD is where GET is."""
     table = []
     for path, item in document["paths"].items():
-        names = {method.upper() for method in METHODS if method in item}
-        if "GET" in names:
-            names.add("HEAD")
+        methods = {name.upper(): _media_types(document, item[name]) for name in METHODS if name in item}
+        if "GET" in methods:
+            methods["HEAD"] = []
         pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(path))
-        table.append((re.compile(pattern), ", ".join(sorted(names))))
+        table.append(Route(re.compile(pattern), methods))
     return table
+
+
+def _media_types(document: dict[str, Any], operation: dict[str, Any]) -> list[str]:
+    body = operation.get("requestBody", {})
+    if "$ref" in body:
+        body = document["components"]["requestBodies"][body["$ref"].rpartition("/")[2]]
+    return list(body.get("content", {}))
 
 
 def snake_case(name: str) -> str:

@@ -19,6 +19,7 @@ RESPONSE_HEADERS = (
     "Location",
     "Retry-After",
     "WWW-Authenticate",
+    "X-Default-Fields",
     "X-Discard-Reason",
     "X-Request-ID",
 )

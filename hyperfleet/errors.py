@@ -3,6 +3,7 @@
 The object is a problem in the sense of RFC 9457, with the members beside it that OCM clients read.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -10,22 +11,25 @@ from typing import Any, TypedDict
 from hyperfleet.aggregation import now
 
 HREF = "/api/hyperfleet/v1/errors/"
+TYPE = "https://api.hyperfleet.io/errors/"
 
 
 class Fault(TypedDict, total=False):
-    """One thing that is wrong with a request: where, what, and which rule says so."""
+    """One thing that is wrong with a request: where, what, which rule says so, and the value."""
 
     field: str
     message: str
     constraint: str
+    value: str | int | float
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the catalogue."""
+    """An entry of the catalogue; the slug ends the address that RFC 9457 calls the problem's type."""
 
     code: str
     status: int
+    slug: str
     title: str
     reason: str
 
@@ -42,98 +46,130 @@ class Entry:
         }
 
 
-INVALID = "HYPERFLEET-VAL-001"
-MALFORMED = "HYPERFLEET-VAL-002"
-BAD_PARAMETER = "HYPERFLEET-VAL-003"
-BAD_SEARCH = "HYPERFLEET-VAL-004"
-UNSUPPORTED_TYPE = "HYPERFLEET-VAL-005"
-BAD_METHOD = "HYPERFLEET-VAL-006"
-BAD_REQUEST = "HYPERFLEET-VAL-007"
+INVALID = "HYPERFLEET-VAL-000"
+REQUIRED = "HYPERFLEET-VAL-001"
+BAD_VALUE = "HYPERFLEET-VAL-002"
+BAD_FORMAT = "HYPERFLEET-VAL-003"
+OUT_OF_RANGE = "HYPERFLEET-VAL-004"
+BAD_REQUEST = "HYPERFLEET-VAL-005"
+MALFORMED = "HYPERFLEET-VAL-006"
+BAD_SEARCH = "HYPERFLEET-VAL-007"
+UNSUPPORTED_TYPE = "HYPERFLEET-VAL-100"
+BAD_METHOD = "HYPERFLEET-VAL-101"
 NO_TOKEN = "HYPERFLEET-AUT-001"  # noqa: S105 (a code, as are those below)
-MALFORMED_TOKEN = "HYPERFLEET-AUT-002"  # noqa: S105
+INVALID_TOKEN = "HYPERFLEET-AUT-002"  # noqa: S105
 EXPIRED_TOKEN = "HYPERFLEET-AUT-003"  # noqa: S105
-BAD_SIGNATURE = "HYPERFLEET-AUT-004"
-UNKNOWN_KEY = "HYPERFLEET-AUT-005"
-BAD_ALGORITHM = "HYPERFLEET-AUT-006"
-EARLY_TOKEN = "HYPERFLEET-AUT-007"  # noqa: S105
-BAD_ISSUER = "HYPERFLEET-AUT-008"
-BAD_AUDIENCE = "HYPERFLEET-AUT-009"
-BAD_TYPE = "HYPERFLEET-AUT-010"
-NO_IDENTITY = "HYPERFLEET-AUT-011"
+NO_IDENTITY = "HYPERFLEET-AUT-100"
 FORBIDDEN = "HYPERFLEET-AUZ-001"
+NO_PATH = "HYPERFLEET-NTF-000"
 NOT_FOUND = "HYPERFLEET-NTF-001"
-NO_PATH = "HYPERFLEET-NTF-002"
 NAME_TAKEN = "HYPERFLEET-CNF-001"
-MARKED = "HYPERFLEET-CNF-002"
-NOT_MARKED = "HYPERFLEET-CNF-003"
-CHANGED_SINCE = "HYPERFLEET-CNF-004"
-UNCONDITIONAL = "HYPERFLEET-CNF-005"
-KEY_REUSED = "HYPERFLEET-CNF-006"
-TOO_LARGE = "HYPERFLEET-LMT-001"
-HEADERS_TOO_LARGE = "HYPERFLEET-LMT-002"
-TOO_SLOW = "HYPERFLEET-LMT-003"
+CHANGED_SINCE = "HYPERFLEET-CNF-002"
+WRONG_STATE = "HYPERFLEET-CNF-003"
+UNCONDITIONAL = "HYPERFLEET-CNF-100"
+KEY_REUSED = "HYPERFLEET-CNF-101"
+TOO_LARGE = "HYPERFLEET-LMT-100"
+HEADERS_TOO_LARGE = "HYPERFLEET-LMT-101"
+TOO_SLOW = "HYPERFLEET-LMT-102"
 INTERNAL = "HYPERFLEET-INT-001"
 NO_DATABASE = "HYPERFLEET-SVC-001"
 BUSY = "HYPERFLEET-SVC-002"
-NO_KEYS = "HYPERFLEET-SVC-003"
-NO_REVIEW = "HYPERFLEET-SVC-004"
+NO_KEYS = "HYPERFLEET-SVC-100"
+NO_REVIEW = "HYPERFLEET-SVC-101"
 
 CATALOGUE: dict[str, Entry] = {
-    code: Entry(code, status, title, reason)
-    for code, status, title, reason in (
+    code: Entry(code, status, slug, title, reason)
+    for status, slug, code, title, reason in (
+        (400, "validation-error", INVALID, "Validation failed", "errors names each fault."),
+        (400, "validation-error", REQUIRED, "Value missing", "A value that is required is missing."),
+        (400, "validation-error", BAD_VALUE, "Value invalid", "A value is not one of those allowed."),
+        (400, "validation-error", BAD_FORMAT, "Format wrong", "A value is not in its format."),
+        (400, "validation-error", OUT_OF_RANGE, "Value out of range", "A value is out of its bounds."),
+        (400, "bad-request", BAD_REQUEST, "Bad request", "The request cannot be understood."),
+        (400, "malformed-request", MALFORMED, "Malformed body", "The body is no JSON in UTF-8."),
+        (400, "validation-error", BAD_SEARCH, "Bad search", "The search cannot be understood."),
+        (415, "bad-request", UNSUPPORTED_TYPE, "Unsupported media type", "This type is not taken."),
+        (405, "bad-request", BAD_METHOD, "Method not allowed", "The path has other methods."),
+        (401, "authentication-error", NO_TOKEN, "Token missing", "The request has no bearer token."),
+        (401, "authentication-error", INVALID_TOKEN, "Token refused", "The token is not accepted."),
+        (401, "authentication-error", EXPIRED_TOKEN, "Token expired", "The token has expired."),
         (
-            INVALID,
-            400,
-            "Validation failed",
-            "The body breaks the contract; errors names each fault.",
+            *(401, "authentication-error", NO_IDENTITY, "No identity"),
+            "The token names nobody to record the change under.",
         ),
-        (MALFORMED, 400, "Malformed body", "The body is not a JSON document in UTF-8."),
-        (BAD_PARAMETER, 400, "Bad parameter", "A parameter is out of its bounds."),
-        (BAD_SEARCH, 400, "Bad search", "The search expression cannot be understood."),
-        (UNSUPPORTED_TYPE, 415, "Unsupported media type", "The body is of a type not taken here."),
-        (BAD_METHOD, 405, "Method not allowed", "The path exists, but not with this method."),
-        (BAD_REQUEST, 400, "Bad request", "The request is not one that can be understood."),
-        (NO_TOKEN, 401, "Token missing", "The request has no bearer token."),
-        (MALFORMED_TOKEN, 401, "Token malformed", "The token is not a signed JSON Web Token."),
-        (EXPIRED_TOKEN, 401, "Token expired", "The token has expired."),
-        (BAD_SIGNATURE, 401, "Signature wrong", "The token's signature does not fit its key."),
-        (UNKNOWN_KEY, 401, "Key unknown", "The key that the token names is not known here."),
-        (BAD_ALGORITHM, 401, "Algorithm refused", "The token's algorithm is not accepted."),
-        (EARLY_TOKEN, 401, "Token not valid yet", "The token becomes valid in the future only."),
-        (BAD_ISSUER, 401, "Issuer refused", "Tokens of this issuer are not accepted."),
-        (BAD_AUDIENCE, 401, "Audience refused", "The token was issued for others."),
-        (BAD_TYPE, 401, "Type refused", "The token is not an access token."),
-        (NO_IDENTITY, 401, "No identity", "The token names nobody to record the change under."),
-        (FORBIDDEN, 403, "Forbidden", "The caller may not do this."),
-        (NOT_FOUND, 404, "Not found", "There is no such resource."),
-        (NO_PATH, 404, "No such path", "The API has no such path."),
-        (NAME_TAKEN, 409, "Name taken", "Another resource has this name."),
-        (MARKED, 409, "Being deleted", "The resource is marked as deleted and can't be changed."),
-        (NOT_MARKED, 409, "Not being deleted", "Only what is being deleted can be forced out."),
-        (CHANGED_SINCE, 412, "Changed since", "The resource has changed since the version in If-Match."),
-        (UNCONDITIONAL, 428, "If-Match required", "A change must name its version in If-Match."),
-        (KEY_REUSED, 422, "Key reused", "The Idempotency-Key came with another request before."),
-        (TOO_LARGE, 413, "Body too large", "The body is larger than the service takes."),
-        (HEADERS_TOO_LARGE, 431, "Headers too large", "The headers are larger than the service takes."),
-        (TOO_SLOW, 408, "Too slow", "The request did not arrive in time."),
-        (INTERNAL, 500, "Internal error", "The service has a bug; its log has more."),
+        (403, "authorization-error", FORBIDDEN, "Forbidden", "The caller may not do this."),
+        (404, "not-found", NO_PATH, "No such path", "The API has no such path."),
+        (404, "not-found", NOT_FOUND, "Not found", "There is no such resource."),
+        (409, "conflict", NAME_TAKEN, "Name taken", "Another resource has this name."),
         (
-            NO_DATABASE,
-            503,
-            "Database unavailable",
+            *(412, "conflict", CHANGED_SINCE, "Changed since"),
+            "The resource has changed since the version in If-Match.",
+        ),
+        (
+            *(409, "conflict", WRONG_STATE, "Wrong state"),
+            "What is being deleted cannot be changed, and nothing else can be forced out.",
+        ),
+        (428, "conflict", UNCONDITIONAL, "If-Match required", "A change must name its version."),
+        (422, "conflict", KEY_REUSED, "Key reused", "The Idempotency-Key came with another request."),
+        (413, "limit-exceeded", TOO_LARGE, "Body too large", "The service takes smaller bodies."),
+        (431, "limit-exceeded", HEADERS_TOO_LARGE, "Headers too large", "It takes smaller heads."),
+        (408, "limit-exceeded", TOO_SLOW, "Too slow", "The request did not arrive in time."),
+        (500, "internal-error", INTERNAL, "Internal error", "A bug; the service's log has more."),
+        (
+            *(503, "service-unavailable", NO_DATABASE, "Database unavailable"),
             "The database is not reachable; try again later.",
         ),
-        (BUSY, 503, "Busy", "The service has more to do than it can; try again later."),
-        (NO_KEYS, 503, "Keys unavailable", "No keys to verify tokens with; try again later."),
-        (NO_REVIEW, 503, "Review unavailable", "Nobody can tell who may; try again later."),
+        (
+            *(503, "service-unavailable", BUSY, "Busy"),
+            "The service has more to do than it can; try again later.",
+        ),
+        (
+            *(503, "service-unavailable", NO_KEYS, "Keys unavailable"),
+            "No keys to verify tokens with; try again later.",
+        ),
+        (
+            *(503, "service-unavailable", NO_REVIEW, "Review unavailable"),
+            "Nobody can tell who may; try again later.",
+        ),
     )
 }
+
+# What is wrong with a token, for who is told INVALID_TOKEN.
+MALFORMED_TOKEN = "The token is not a signed JSON Web Token."  # noqa: S105 (a sentence, as are these)
+BAD_SIGNATURE = "The token's signature does not fit its key."
+UNKNOWN_KEY = "The key that the token names is not known here."
+BAD_ALGORITHM = "The token's algorithm is not accepted."
+EARLY_TOKEN = "The token becomes valid in the future only."  # noqa: S105
+BAD_ISSUER = "Tokens of this issuer are not accepted."
+BAD_AUDIENCE = "The token was issued for others."
+BAD_TYPE = "The token is not an access token."
+
+# The code of a validation with a single fault, by its constraint; of any other it is BAD_VALUE.
+SINGLE = {
+    **dict.fromkeys(("required", "dependentRequired"), REQUIRED),
+    **dict.fromkeys(("format", "pattern"), BAD_FORMAT),
+    **dict.fromkeys(
+        (
+            *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "size"),
+            *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+        ),
+        OUT_OF_RANGE,
+    ),
+}
+SECRET = re.compile(r"secret|passw|token|credential|private|key", re.IGNORECASE)
+MAX_VALUE = 64
+
+
+def with_value(fault: Fault, value: Any) -> Fault:
+    """The fault with the value that is wrong, when that is short and by its name no secret."""
+    short = isinstance(value, int | float) or (isinstance(value, str) and len(value) <= MAX_VALUE)
+    return {**fault, "value": value} if short and not SECRET.search(fault["field"]) else fault
 
 
 class Problem(Exception):
     """What a handler raises to answer with an error.
 
-    :param code: of an entry of the catalogue
+    :param code: of an entry of the catalogue; INVALID with a single fault becomes that fault's own
     :param detail: what is wrong with this very request; the entry's reason if not given. It is shown
         to the client: no SQL, no path, no host.
     :param faults: of a validation, each of them
@@ -148,8 +184,10 @@ class Problem(Exception):
         faults: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.entry = CATALOGUE[code]
         self.faults = list(faults)
+        if code == INVALID and len(self.faults) == 1:
+            code = SINGLE.get(self.faults[0].get("constraint", ""), BAD_VALUE)
+        self.entry = CATALOGUE[code]
         self.headers = dict(headers or {})
         self.detail = detail or "; ".join(f"{f['field']}: {f['message']}" for f in self.faults[:10])
         if len(self.faults) > 10:
@@ -167,7 +205,7 @@ class Problem(Exception):
         """
         href = HREF + self.entry.code
         document: dict[str, Any] = {
-            "type": href,
+            "type": TYPE + self.entry.slug,
             "title": self.entry.title,
             "status": self.entry.status,
             "detail": self.detail,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from hyperfleet.nearest import nearest
+
 Kind: TypeAlias = Literal["Cluster", "NodePool", "AdapterStatus"]
 # Keeps a value for the statement and returns the placeholder that stands for it.
 Bind: TypeAlias = Callable[[Any], str]
@@ -77,8 +79,14 @@ KEPT = {
 }
 
 
+EXAMPLES = (
+    "a field is such as name, labels.KEY, spec.PATH or status.conditions.TYPE",
+    "a field is such as adapter or observed_generation",
+)
+
+
 class UnknownField(ValueError):
-    """A name that is no field of the kind; the message lists those that are."""
+    """A name that is no field of the kind; the message says which was meant, or what one looks like."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,9 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
                     f"unknown field {name}; a condition's type that has dots goes in quotes, as in "
                     'status.conditions."example.com/Synced".reason'
                 )
-    raise UnknownField(f"unknown field {name}; expected one of {', '.join(names(kind))}")
+    near = nearest(name, names(kind))
+    other = f"did you mean {near}?" if near else EXAMPLES[kind == "AdapterStatus"]
+    raise UnknownField(f"unknown field {name}; {other}")
 
 
 def _status(name: str, table: str, member: str) -> Field:

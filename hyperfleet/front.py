@@ -23,12 +23,15 @@ from prometheus_client import Counter
 from psycopg_pool import PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from werkzeug.http import parse_etags
 
 from hyperfleet import database, errors, identity
 from hyperfleet.access import GUARD, Guard
+from hyperfleet.contract import Route
 from hyperfleet.errors import Problem
 from hyperfleet.log import trace_id
 from hyperfleet.protocol import Limits
+from hyperfleet.validation import UNSURE
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -36,12 +39,6 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-
-# What a client is told of a constraint of the database.
-CONSTRAINTS = {
-    "clusters_name": "There is a cluster with this name already.",
-    "node_pools_name": "The cluster has a node pool with this name already.",
-}
 
 HTTP_ERRORS = (
     starlette.exceptions.HTTPException,
@@ -61,6 +58,9 @@ BLOCKED = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+
+# What clients say of a body that nobody has told them the type of: curl the second, for example.
+ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
 
 CUT_OFF = Problem(
     errors.BUSY,
@@ -111,7 +111,7 @@ class Front:
     """The application in its outermost layer.
 
     :param app: what is inside
-    :param allow: patterns of paths, and the methods that each has
+    :param routes: the paths of the contract
     :param pages: what is answered here at once, by path
     :param limits: what a request may cost
     :param guard: decides who may; None when everybody may
@@ -122,14 +122,14 @@ class Front:
         self,
         app: ASGIApp,
         *,
-        allow: Sequence[tuple[re.Pattern[str], str]],
+        routes: Sequence[Route],
         pages: dict[str, Page],
         limits: Limits,
         guard: Guard | None,
         answers: Counter,
     ) -> None:
         self.app = app
-        self.allow = allow
+        self.routes = routes
         self.pages = pages
         self.limits = limits
         self.guard = guard
@@ -191,7 +191,12 @@ class Front:
         if page is not None:
             if scope["method"] != "GET":
                 raise Problem(errors.BAD_METHOD)
-            await _send(send, page.status, page.content, page.headers)
+            tag = page.headers.get("etag", "")
+            known = parse_etags(Headers(scope=scope).get("if-none-match"))
+            if tag and (known.star_tag or known.contains_weak(tag.strip('"'))):
+                await _send(send, 304, b"", {"etag": tag})
+            else:
+                await _send(send, page.status, page.content, page.headers)
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > self.limits.body:
@@ -247,13 +252,18 @@ class Front:
 
     def _explain(self, error: Exception, scope: Scope) -> Problem:
         problem = explain(error)
+        path = scope["path"].rstrip("/")
+        fits = (route.methods for route in self.routes if route.pattern.fullmatch(path))
         if problem.entry.status == 405:
             # The router knows the methods of one route; the contract knows the path's.
-            path = scope["path"].rstrip("/")
-            fits = (methods for pattern, methods in self.allow if pattern.fullmatch(path))
-            allow = next(fits, "GET, HEAD")
+            allow = ", ".join(sorted(next(fits, {"GET": [], "HEAD": []})))
             detail = f"{scope['method'][:20]} is not possible here; these methods are: {allow}."
             return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
+        if problem.entry.status == 415:
+            sent = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()[:100]
+            taken = " and ".join(next(fits, {}).get(scope["method"], ())) or "no body"
+            detail = f"The body was sent as {sent!r}; this operation takes {taken}, in UTF-8."
+            return Problem(errors.UNSUPPORTED_TYPE, detail)
         return problem
 
     def _plain(self, scope: Scope) -> Scope:
@@ -270,6 +280,12 @@ class Front:
         ]
         if (b"content-type", b"") in plain["headers"]:
             plain["headers"].remove((b"content-type", b""))
+        plain[UNSURE] = any((b"content-type", kind) in plain["headers"] for kind in ANYTHING)
+        if plain[UNSURE]:
+            plain["headers"] = [
+                (name, b"application/json" if name == b"content-type" else value)
+                for name, value in plain["headers"]
+            ]
         if path.endswith("/") and not path.startswith("/openapi-ui/"):
             plain["path"] = path = path.rstrip("/") or "/"
             plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
@@ -289,7 +305,7 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
     if isinstance(error, Problem):
         return error
     if isinstance(error, UnsupportedMediaTypeProblem):
-        return Problem(errors.UNSUPPORTED_TYPE, "The body must be of the type application/json.")
+        return Problem(errors.UNSUPPORTED_TYPE)
     if isinstance(error, HTTP_ERRORS):
         # Starlette, Connexion and Werkzeug each have a word of their own for it.
         names = ("status_code", "status", "code")
@@ -302,15 +318,6 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
             return Problem(errors.BAD_METHOD)
         if 400 <= status < 500:
             return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
-    if isinstance(error, psycopg.errors.UniqueViolation):
-        constraint = error.diag.constraint_name or ""
-        if constraint in CONSTRAINTS:
-            fault: errors.Fault = {
-                "field": "name",
-                "message": CONSTRAINTS[constraint],
-                "constraint": "unique",
-            }
-            return Problem(errors.NAME_TAKEN, CONSTRAINTS[constraint], faults=[fault])
     if isinstance(error, (PoolTimeout, *BLOCKED)):
         return Problem(errors.BUSY)
     if database.unable(error) or isinstance(error, NOT_MIGRATED):
@@ -332,7 +339,7 @@ def _what_lacks(error: Exception) -> str:
 def _unauthorized(error: Exception) -> Problem:
     """What Connexion finds before it asks the verifier: no token, or half a header."""
     if isinstance(error, OAuthProblem) and "Invalid" in (error.detail or ""):
-        return errors.refusal(errors.MALFORMED_TOKEN, "The Authorization header has no token.")
+        return errors.refusal(errors.INVALID_TOKEN, "The Authorization header has no token.")
     return errors.refusal(errors.NO_TOKEN)
 
 
@@ -344,7 +351,7 @@ def _media_type(value: bytes, method: str) -> bytes:
         return kind + semicolon + rest
     if method in ("GET", "HEAD", "DELETE", "OPTIONS"):
         return b""
-    raise Problem(errors.UNSUPPORTED_TYPE, "The content type is not one.")
+    raise Problem(errors.UNSUPPORTED_TYPE)
 
 
 def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:

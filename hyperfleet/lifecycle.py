@@ -14,9 +14,9 @@ import flask
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, resource
+from hyperfleet import aggregation, database, projection, resource
 from hyperfleet.database import Connection
-from hyperfleet.errors import INVALID, MARKED, NOT_MARKED, Fault, Problem
+from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem
 from hyperfleet.identity import caller
 from hyperfleet.resource import both
 
@@ -43,7 +43,13 @@ REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_
 
 CHILDREN = "SELECT count(*) FROM node_pools WHERE owner_id = %(id)s"
 
-OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s FOR NO KEY UPDATE"
+# The cluster of a node pool, which never changes.
+OWNER: LiteralString = """
+SELECT id::text FROM clusters WHERE id = (
+    SELECT owner_id FROM node_pools
+    WHERE id = %(id)s AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)
+) FOR NO KEY UPDATE
+"""
 
 CHANGE = both("""
 WITH dropped AS (
@@ -134,6 +140,7 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
         came as ``application/merge-patch+json``
     Raises Problem for a result that could not have been created.
     """
+    shape = projection.asked(kind)
     with database.transaction() as conn:
         found = conn.execute(LOCK[kind], values)
         stored = conn.execute(REPORTS, {"kind": kind, **values})
@@ -141,15 +148,19 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
         resource.require_match(old["version"])
         _refuse_other_names(kind, old, body)
         if old["deleted_time"]:
-            raise Problem(MARKED)
+            raise Problem(
+                WRONG_STATE, f"The {resource.NOUNS[kind]} is being deleted; it cannot be changed."
+            )
         before = {"labels": old["labels"], "spec": old["spec"]}
         given = {name: body[name] for name in before if name in body}
         after = {**before, **given}
         if flask.request.mimetype == "application/merge-patch+json":
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
         if _same(before, after):
-            return resource.answer(old["document"], ETag=resource.etag(old["version"]))
-        resource.check(kind, {"name": old["name"], **after})
+            return resource.shaped(shape, old["document"], ETag=resource.etag(old["version"]))
+        # Labels of before their syntax was checked may stay as they are.
+        labels = after["labels"] if after["labels"] != old["labels"] else {}
+        resource.check(kind, {"name": old["name"], **after, "labels": labels})
         at = max(aggregation.now(), old["updated_time"])
         state = {**old, "generation": old["generation"] + 1, "updated_time": at}
         status = aggregation.fold(
@@ -160,7 +171,7 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
             CHANGE[kind],
             {**values, **new, "created_time": old["created_time"], "at": at, "by": caller()},
         )
-    return resource.answer(_document(changed), ETag=resource.etag(old["version"] + 1))
+    return resource.shaped(shape, _document(changed), ETag=resource.etag(old["version"] + 1))
 
 
 def delete(kind: str, values: dict[str, Any]) -> flask.Response:
@@ -168,6 +179,7 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
     to finalize. Marking it again changes nothing.
     """
     required = resource.required_adapters(kind)
+    shape = projection.asked(kind)
     with database.transaction() as conn:
         if kind == "NodePool":
             conn.execute(OWNER, values)
@@ -179,7 +191,8 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
         old = _found(kind, values, found)
         resource.require_match(old["version"])
         if old["deleted_time"]:
-            return resource.answer(old["document"], 202, ETag=resource.etag(old["version"]))
+            tag = resource.etag(old["version"])
+            return resource.shaped(shape, old["document"], 202, ETag=tag)
         at, by = max(aggregation.now(), old["updated_time"]), caller()
         left = _scalar(children)
         if kind == "Cluster":
@@ -191,22 +204,26 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
         marked = conn.execute(MARK[kind], {**values, "status": Jsonb(status), "at": at, "by": by})
         if not left and aggregation.all_finalized(state["generation"], reports, required):
             remove(conn, old["id"])
-    return resource.answer(_document(marked), 202, ETag=resource.etag(old["version"] + 1))
+    return resource.shaped(shape, _document(marked), 202, ETag=resource.etag(old["version"] + 1))
 
 
 def force_delete(kind: str, values: dict[str, Any], reason: str) -> flask.Response:
     """Removes a marked resource, its node pools and reports now, and records who did it and why."""
     at, by = aggregation.now(), caller()
     with database.transaction() as conn:
-        if kind == "NodePool":
-            conn.execute(OWNER, values)
+        owner = conn.execute(OWNER, values) if kind == "NodePool" else None
         old = _found(kind, values, conn.execute(LOCK[kind], values))
         if not old["deleted_time"]:
-            raise Problem(NOT_MARKED)
+            noun = resource.NOUNS[kind]
+            raise Problem(
+                WRONG_STATE,
+                f"The {noun} is not being deleted. DELETE it first; only what is being deleted can be "
+                "forced out.",
+            )
         gone = conn.execute(AUDIT, {**values, "at": at, "by": by, "reason": reason})
         remove(conn, old["id"])
-        if kind == "NodePool":
-            settle(conn, values["owner_id"], at, resource.required_adapters("Cluster"))
+        if owner:
+            settle(conn, _document(owner), at, resource.required_adapters("Cluster"))
     for gone_kind, gone_id in gone:
         logger.warning("%s %s removed by force by %s: %r", gone_kind, gone_id, by, reason)
     return resource.empty(204)
@@ -302,6 +319,7 @@ def _found(kind: str, values: Mapping[str, Any], cursor: Any) -> dict[str, Any]:
 
 
 def _document(cursor: Any) -> str:
+    """The one text that a statement returned."""
     return str(cursor.fetchone()[0])
 
 
@@ -314,7 +332,7 @@ def _refuse_other_names(kind: str, old: Mapping[str, Any], body: Mapping[str, An
     faults: list[Fault] = [
         {"field": name, "message": f"cannot be changed; it is {value}", "constraint": "immutable"}
         for name, value in is_.items()
-        if name in body and body[name] != value
+        if body.get(name) is not None and body[name] != value
     ]
     if faults:
         raise Problem(INVALID, faults=faults)

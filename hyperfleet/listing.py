@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import flask
 import psycopg
 
-from hyperfleet import database, order, search
-from hyperfleet.errors import BAD_PARAMETER, BAD_SEARCH, Fault, Problem
+from hyperfleet import database, order, projection, search
+from hyperfleet.errors import BAD_SEARCH, INVALID, Fault, Problem
 from hyperfleet.order import Order
 from hyperfleet.resource import answer
 from hyperfleet.validation import storable
@@ -69,7 +69,7 @@ COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table
 def bad_parameter(name: str, message: str) -> Problem:
     """The error of a parameter that the contract alone cannot judge."""
     fault: Fault = {"field": name, "message": message, "constraint": name}
-    return Problem(BAD_PARAMETER, faults=[fault])
+    return Problem(INVALID, faults=[fault])
 
 
 def page_of(query: Mapping[str, Any]) -> tuple[int, int]:
@@ -105,7 +105,7 @@ def respond(
         ordered = order.order_by(query.get("order_by"), query.get("order"), kind)
     except order.OrderError as error:
         raise bad_parameter("orderBy", error.message) from None
-    wanted = _projection(query.get("fields"), kind)
+    shape = projection.asked(kind)
     searched, searched_values = _condition(query.get("search"), kind)
     condition = " AND ".join(f"({part})" for part in (where, searched) if part) or "true"
     after, after_values, number = _after(query.get("continue_"), ordered, number)
@@ -160,11 +160,13 @@ def respond(
     if not found and otherwise:
         raise otherwise
     items = [row[3] for row in rows if row[3] is not None][:size]
-    if wanted is not None:
-        items = [json.dumps(order.apply(wanted, json.loads(item))) for item in items]
-    more = size > 0 and len(rows) > size
+    # A client whose answers are shortened unasked does not know the link either.
+    more = size > 0 and len(rows) > size and not shape.agent
     link = _next(number, rows[size - 1][2]) if more else ""
-    return answer(render(kind, number, total_count, items, link))
+    text = render(kind, number, total_count, [shape.text(item) for item in items], link)
+    response = answer(text)
+    response.headers.update(shape.headers)
+    return response
 
 
 def render(kind: str, number: int, total: int, documents: list[str], link: str = "") -> str:
@@ -172,15 +174,6 @@ def render(kind: str, number: int, total: int, documents: list[str], link: str =
     head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},"total":{total},'
     tail = f'],"next":{json.dumps(link)}}}' if link else "]}"
     return head + '"items":[' + ",".join(documents) + tail
-
-
-def _projection(names: str | None, kind: str) -> order.Projection | None:
-    if not names:
-        return None
-    try:
-        return order.project(names, kind)
-    except order.OrderError as error:
-        raise bad_parameter("fields", error.message) from None
 
 
 def _condition(expression: str | None, kind: str) -> tuple[str, dict[str, Any]]:

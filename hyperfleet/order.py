@@ -1,17 +1,14 @@
-"""How a list is ordered, and which members of its items it shows."""
+"""How a list is ordered."""
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from hyperfleet import fields
 
 MAX_KEYS = 8
-MAX_MEMBERS = 100
-MAX_DEPTH = 16
 
 KEY = re.compile(rf"\s*({fields.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
-MEMBER = re.compile(rf"\s*({fields.NAME})\s*")
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
     "text": "text",
@@ -23,23 +20,9 @@ CASTS: dict[str, str] = {
 # What tells the items of a list apart.
 IDENTITY = {"Cluster": "id", "NodePool": "id", "AdapterStatus": "adapter"}
 
-_RESOURCE = (
-    *("kind", "id", "href", "name", "generation", "labels", "spec"),
-    *("created_time", "updated_time", "created_by", "updated_by"),
-    *("deleted_time", "deleted_by", "status"),
-)
-MEMBERS: dict[str, tuple[str, ...]] = {
-    "Cluster": _RESOURCE,
-    "NodePool": (*_RESOURCE, "owner_references"),
-    "AdapterStatus": (
-        *("adapter", "observed_generation", "conditions", "data", "metadata"),
-        *("created_time", "last_report_time"),
-    ),
-}
-
 
 class OrderError(ValueError):
-    """An order or a projection that names what there is not; ``message`` lists what there is."""
+    """An order that names what there is not; ``message`` lists what there is."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -139,63 +122,3 @@ def _key(name: str, descending: bool, kind: str, bind: fields.Bind) -> Key:
     collation = ' COLLATE "C"' if field.type == "text" else ""
     sql = f"{field.sql}{collation}"
     return Key(name, sql, descending, field.nullable, CASTS[field.type])
-
-
-# The wanted members of an object, and of what is in them; None: all of it.
-Projection: TypeAlias = dict[str, "Projection | None"]
-
-
-def project(names: str, kind: str) -> Projection:
-    """The members that a list of dotted paths such as ``name,status.phase`` asks for.
-
-    What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
-    Cluster, NodePool or AdapterStatus. Raises OrderError for a top-level member that the kind lacks.
-    """
-    wanted: Projection = {IDENTITY[kind]: None}
-    position = count = 0
-    while True:
-        match = None if fields.FORBIDDEN.search(names) else MEMBER.match(names, position)
-        if not match or (match.end() < len(names) and names[match.end()] != ","):
-            raise OrderError(
-                "expected members between commas, such as name,status.phase, "
-                f"at character {position + 1}"
-            )
-        first, *rest = fields.segments(match[1])
-        if first not in MEMBERS[kind]:
-            raise OrderError(f"unknown member {first}; expected some of {', '.join(MEMBERS[kind])}")
-        count += 1
-        if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
-            raise OrderError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
-        # The dots of a label's key belong to it: labels have no depth.
-        _want(wanted, [first, ".".join(rest)] if first == "labels" and rest else [first, *rest])
-        if match.end() == len(names):
-            return wanted
-        position = match.end() + 1
-
-
-def _want(wanted: Projection, path: list[str]) -> None:
-    for name in path[:-1]:
-        below = wanted.setdefault(name, {})
-        if below is None:
-            return
-        wanted = below
-    wanted[path[-1]] = None
-
-
-def apply(projection: Projection, document: dict[str, Any]) -> dict[str, Any]:
-    """The document with only the projection's members, in the document's order.
-
-    A path goes through lists into each of their items. What the document lacks is left out.
-    """
-    shown = {}
-    for name, value in document.items():
-        if name not in projection:
-            continue
-        below = projection[name]
-        if below is None:
-            shown[name] = value
-        elif isinstance(value, dict):
-            shown[name] = apply(below, value)
-        elif isinstance(value, list):
-            shown[name] = [apply(below, item) for item in value if isinstance(item, dict)]
-    return shown

@@ -34,6 +34,8 @@ class Provider:
         self.path = path
         self.document = document
         self.trouble = trouble
+        # Whether the application asks for no tokens, and its contract for none.
+        self.public = False
         self.changed: list[Callable[[bytes], None]] = []
 
     def faults(self, kind: str, spec: Any) -> Iterator[Fault]:
@@ -54,7 +56,7 @@ class Provider:
             logger.info("no provider schema is configured; nothing to read anew")
             return False
         try:
-            document, text = await _read_apart(self.path)
+            document, text = await _read_apart(self.path, public=self.public)
         except BrokenDocument as error:
             kept = "the one read before stays in force" if self.document else "specs are not validated"
             self.trouble = f"the file could not be read anew; {kept}"
@@ -68,7 +70,7 @@ class Provider:
         return True
 
 
-async def _read_apart(path: str) -> tuple[Document, bytes]:
+async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
     """A document and what :func:`openapi` makes of it, from a process that this module is the program
     of: for a large one that takes seconds, in which a thread would hold up all others.
 
@@ -76,6 +78,7 @@ async def _read_apart(path: str) -> tuple[Document, bytes]:
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-m", "hyperfleet.provider", path),
+        *(["public"] if public else []),
         stdout=asyncio.subprocess.PIPE,
         # A Ctrl-C in the terminal is for the service.
         start_new_session=True,
@@ -100,14 +103,14 @@ def _understand(path: str, answer: bytes) -> tuple[Document, bytes]:
     return compiled(*parts), text
 
 
-def _answer(path: str) -> bytes:
+def _answer(path: str, *, public: bool) -> bytes:
     """What :func:`_understand` takes: the faults of a document, or its parts and its text."""
     try:
         document = read(Path(path))
     except BrokenDocument as error:
         return pickle.dumps((error.faults, None, b""))
     parts = (document.version, document.schemas, document.warnings)
-    return pickle.dumps(([], parts, openapi(document)))
+    return pickle.dumps(([], parts, openapi(document, public=public)))
 
 
 def load(settings: Settings) -> Provider:
@@ -150,10 +153,14 @@ def _log_loaded(path: str, document: Document) -> None:
         logger.warning("provider schema: %s", line)
 
 
-def openapi(document: Document | None) -> bytes:
-    """What ``/openapi`` answers: the contract with the provider's specs."""
-    whole = shown(contract.load(), document)
-    return json.dumps(contract.published(contract.resolved(whole))).encode()
+def openapi(document: Document | None, *, public: bool) -> bytes:
+    """What ``/openapi`` answers: the contract with the provider's specs.
+
+    :param public: no operation asks for a token
+    """
+    own = contract.load()
+    whole = shown(contract.without_security(own) if public else own, document)
+    return json.dumps(contract.published(whole), separators=(",", ":")).encode()
 
 
 def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, Any]:
@@ -162,7 +169,9 @@ def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, A
     named = whole["components"]["schemas"] = {**contract["components"]["schemas"]}
     if document is None:
         return whole
-    ours = set(named) - set(SPECS.values())
+    # Generators of clients make one type of each name, whatever it names.
+    kinds = ("schemas", "responses", "requestBodies", "parameters")
+    ours = {name for kind in kinds for name in contract["components"][kind]} - set(SPECS.values())
     renamed = {
         name: name if name not in ours and name in document.schemas else _free(name, named, document)
         for name in document.schemas
@@ -224,4 +233,4 @@ def _older(one: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(_answer(sys.argv[1]))
+    sys.stdout.buffer.write(_answer(sys.argv[1], public="public" in sys.argv[2:]))

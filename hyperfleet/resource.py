@@ -2,16 +2,28 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import flask
 import uuid_utils
+from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, schema
-from hyperfleet.errors import CHANGED_SINCE, INVALID, NOT_FOUND, UNCONDITIONAL, Problem
+from hyperfleet import aggregation, database, projection, schema
+from hyperfleet.errors import (
+    CHANGED_SINCE,
+    INVALID,
+    NAME_TAKEN,
+    NOT_FOUND,
+    UNCONDITIONAL,
+    Fault,
+    Problem,
+    with_value,
+)
 from hyperfleet.identity import caller
+from hyperfleet.projection import Shape
 from hyperfleet.settings import Settings
 
 BASE = "/api/hyperfleet/v1"
@@ -22,21 +34,31 @@ NOUNS = {"Cluster": "cluster", "NodePool": "node pool"}
 
 def both(statement: LiteralString) -> dict[str, LiteralString]:
     """A statement for each of the two kinds: ``{table}`` and ``{kind}`` are its names, ``{under}`` is
-    the condition that a node pool belongs to the cluster that the path names.
+    the condition that a node pool belongs to the cluster that the path names, if it names one.
     """
     return {
         "Cluster": statement.format(table="clusters", kind="Cluster", under=""),
         "NodePool": statement.format(
-            table="node_pools", kind="NodePool", under="AND owner_id = %(owner_id)s"
+            table="node_pools",
+            kind="NodePool",
+            under="AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)",
         ),
     }
 
 
-def key_of(cluster_id: str, nodepool_id: str | None = None) -> dict[str, Any]:
-    """What finds the resource that a path names: ``id``, and ``owner_id`` of a node pool."""
+# Who has a name, and the constraints that keep it from a second one.
+HOLDER = both("SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}")
+NAMES = ("clusters_name", "node_pools_name")
+
+
+def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, Any]:
+    """What finds the resource that a path names: ``id``, and ``owner_id`` of a node pool, which is None
+    where the path names no cluster.
+    """
+    owner = None if cluster_id is None else key("Cluster", cluster_id)
     if nodepool_id is None:
-        return {"id": key("Cluster", cluster_id)}
-    return {"id": key("NodePool", nodepool_id), "owner_id": key("Cluster", cluster_id)}
+        return {"id": owner}
+    return {"id": key("NodePool", nodepool_id), "owner_id": owner}
 
 
 def not_found(kind: str, id_: str) -> Problem:
@@ -49,6 +71,26 @@ def key(kind: str, id_: str) -> str:
     if not UUID.fullmatch(id_):
         raise not_found(kind, id_)
     return id_.lower()
+
+
+@contextmanager
+def unique_name(kind: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Runs the block that creates a resource.
+
+    :param values: its ``name``, and ``owner_id`` of a node pool
+    Raises Problem when another has the name, which says which one and whether it is being deleted.
+    """
+    try:
+        yield
+    except UniqueViolation as error:
+        if error.diag.constraint_name not in NAMES:
+            raise
+        holder = database.fetch_one(HOLDER[kind], dict(values))
+        message = f"is the name of another {NOUNS[kind]}"
+        if holder:
+            message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
+        fault: Fault = {"field": "name", "message": message, "constraint": "unique"}
+        raise Problem(NAME_TAKEN, faults=[with_value(fault, values["name"])]) from None
 
 
 def required_adapters(kind: str) -> tuple[str, ...]:
@@ -105,13 +147,21 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def show(document: str, version: int) -> flask.Response:
+def show(kind: str, document: str, version: int) -> flask.Response:
     """The answer to a GET: the document, or 304 for who has it already (RFC 9110, 13.1.2)."""
+    shape = projection.asked(kind)
     tag = etag(version)
     known = flask.request.if_none_match
     if known.star_tag or known.contains_weak(str(version)):
         return empty(304, ETag=tag)
-    return answer(document, ETag=tag)
+    return shaped(shape, document, ETag=tag)
+
+
+def shaped(shape: Shape, document: str, status: int = 200, **headers: str) -> flask.Response:
+    """As :func:`answer`, with a resource's document in a shape."""
+    response = answer(shape.text(document), status, **headers)
+    response.headers.update(shape.headers)
+    return response
 
 
 def require_match(version: int) -> None:

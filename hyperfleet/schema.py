@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
-from hyperfleet.errors import Fault
+from hyperfleet.errors import Fault, with_value
+from hyperfleet.nearest import nearest
 
 Path: TypeAlias = Sequence[str | int]
 
@@ -30,6 +31,8 @@ SINGLE = (
     "unevaluatedProperties",
     "contentSchema",
 )
+# JSON Schema's rules for the names of members, which OpenAPI 3.0 lacks: x-key-pattern and so on.
+KEYS = {"pattern": "pattern", "maxLength": "max-length"}
 # What says nothing about values, and what would give a schema an address of its own.
 SILENT = ("example", "components", "$id", "$schema", "$vocabulary")
 
@@ -65,7 +68,7 @@ FORMATS = {
 WORDS: dict[str, Callable[[Any], str]] = {
     "required": lambda kind: "is required",
     "type": lambda kind: "must be " + _types(kind.types),
-    "enum": lambda kind: "must be " + ("one of " if len(kind.options) > 1 else "") + _list(kind.options),
+    "enum": lambda kind: f"must be {_one_of(kind.options)}",
     "const": lambda kind: f"must be {_list([kind.expected_value])}",
     "minLength": lambda kind: (
         "must not be empty" if kind.limit == 1 else f"must have at least {kind.limit} characters"
@@ -105,6 +108,12 @@ ALTERNATIVES = 4
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _one_of(options: Sequence[Any]) -> str:
+    # That it may also be null is no help to who sends something else.
+    told = [one for one in options if one is not None] or [None]
+    return ("one of " if len(told) > 1 else "") + _list(told)
 
 
 def _types(names: Sequence[str]) -> str:
@@ -199,8 +208,9 @@ def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     same = each(schema, lambda inner, _: _dialect(inner, named, old))
-    if "x-key-max-length" in same:
-        same["propertyNames"] = {"maxLength": same.pop("x-key-max-length")}
+    keys = {word: same.pop(f"x-key-{note}") for word, note in KEYS.items() if f"x-key-{note}" in same}
+    if keys:
+        same["propertyNames"] = keys
     added: list[Any] = []
     low, high = INTEGERS.get(str(same.get("format")), (0, 0))
     if high and not (same.get("minimum", low - 1) >= low and same.get("maximum", high + 1) <= high):
@@ -301,6 +311,29 @@ def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 
     return []
 
 
+def tidy(schema: Mapping[str, Any], value: Any) -> Any:
+    """A valid value without the members that are null where null means absent, and with integers for
+    whole numbers where the schema has integers; the value itself where there is nothing to change.
+
+    :param schema: as OpenAPI writes it, without references; what it does not describe stays as it is
+    """
+    if schema.get("type") == "integer" and isinstance(value, float):
+        return int(value)
+    if isinstance(value, list) and "items" in schema:
+        items = [tidy(schema["items"], item) for item in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    known = schema.get("properties")
+    if not isinstance(value, dict) or not known or schema.get("x-null-removes"):
+        return value
+    members = {
+        name: tidy(known.get(name, {}), inner)
+        for name, inner in value.items()
+        if inner is not None or name not in known
+    }
+    same = members.keys() == value.keys() and all(members[name] is value[name] for name in members)
+    return value if same else members
+
+
 def path(parts: Path) -> str:
     """``["conditions", 2, "status"]`` as ``conditions[2].status``."""
     text = ""
@@ -334,12 +367,16 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
     for error in _errors(validator.compiled, value):
         if error.kind.name == "unevaluatedProperties":
             leftovers.append(error)
+        elif error.kind.name == "additionalProperties":
+            known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
+            at = [*where, *error.instance_path]
+            yield from new(_unknown_members(at, error.kind.unexpected, error.kind.name, known))
         else:
             paths.append(error.instance_path)
             yield from new(explain(error, where))
     for error in leftovers:
         # Where one part of an allOf is broken, all that this part knows counts as left over.
-        at, known = error.instance_path, set()
+        at, known = error.instance_path, set[str]()
         if any(path[: len(at)] == at for path in paths):
             known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
         names = (name for name in error.kind.unexpected if name not in known)
@@ -371,9 +408,13 @@ def _parts(value: Any) -> int:
     return count
 
 
-def _unknown_members(at: Path, names: Iterable[str], rule: str) -> Iterator[Fault]:
+def _unknown_members(
+    at: Path, names: Iterable[str], rule: str, known: Iterable[str] = ()
+) -> Iterator[Fault]:
     for name in names:
-        yield _fault([*at, name], "is not a known member", rule)
+        near = nearest(name, known)
+        meant = f"; did you mean {near}?" if near else ""
+        yield _fault([*at, name], f"is not a known member{meant}", rule)
 
 
 def _at(text: Any, path: Path) -> Any:
@@ -410,7 +451,7 @@ def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
         yield from _alternatives(error, where)
     elif (error.absolute_keyword_location or "").startswith(RANGE):
         name = error.absolute_keyword_location[len(RANGE) :].partition("#")[0]
-        yield _fault(at, FORMATS[name], "format")
+        yield with_value(_fault(at, FORMATS[name], "format"), error.instance)
     elif isinstance(kind, Kind.BacktrackLimitExceeded | Kind.RegexEngineFailure):
         yield _fault(at, "takes too long to compare with its pattern", rule)
     elif rule in ("additionalProperties", "unevaluatedProperties"):
@@ -421,12 +462,13 @@ def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
         yield _fault([*at, kind.property], "is required", rule)
     elif rule == "propertyNames":
         for fault in explain(kind.error, ()):
-            message = f"has a member whose name {fault['message']}"
+            message = f"has a member whose name {fault['message']}: {str(kind.error.instance)[:100]}"
             yield _fault(at, message, fault["constraint"])
     else:
         rule = last if last in KEYWORDS else rule
         words = WORDS.get(rule) or WORDS.get(kind.name)
-        yield _fault(at, words(kind) if words else "is not valid", rule)
+        fault = _fault(at, words(kind) if words else "is not valid", rule)
+        yield with_value(fault, error.instance)
 
 
 def _alternatives(error: Any, where: Path) -> Iterator[Fault]:

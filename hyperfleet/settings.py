@@ -26,6 +26,20 @@ logger = logging.getLogger(__name__)
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
 
 
+class Entries(click.ParamType[Any]):
+    """A list of texts, separated by semicolons; a YAML file may hold a list instead."""
+
+    name = "entries"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The texts without blanks around them, in the order given."""
+        if isinstance(value, str):
+            value = value.split(";")
+        return tuple(str(entry).strip() for entry in value if str(entry).strip())
+
+
 class Names(click.ParamType[Any]):
     """A comma-separated list of names; a YAML file may hold a list instead."""
 
@@ -95,6 +109,22 @@ CONSOLES = (
     "https://access.redhat.com",
     "https://access.stage.redhat.com",
     "https://access.qa.redhat.com",
+)
+
+# Generated from the contract of December 2025, and strict: it refuses members that it does not know.
+STRICT_CLIENT = (
+    "OpenAPI-Generator/1.0.0/go=kind,id,href,name,labels,spec,generation,owner_references,"
+    "created_time,updated_time,created_by,updated_by,status.phase,status.observed_generation,"
+    "status.last_transition_time,status.last_updated_time,"
+    + ",".join(
+        f"status.conditions.{member}"
+        for member in (
+            *("type", "status", "reason", "message", "observed_generation"),
+            *("created_time", "last_updated_time", "last_transition_time"),
+        )
+    )
+    + ",adapter,observed_generation,data,metadata,last_report_time,conditions.type,conditions.status,"
+    "conditions.reason,conditions.message,conditions.last_transition_time"
 )
 
 # The keys of Red Hat SSO, where anybody can have an account.
@@ -242,6 +272,13 @@ class Settings:
         **SWITCH,
     )
 
+    default_fields: tuple[str, ...] = setting(
+        (STRICT_CLIENT,),
+        "Members shown to clients whose User-Agent begins so, when they do not say it: "
+        "AGENT=FIELDS, separated by semicolons. Default: those that a strict client of December 2025 "
+        "knows.",
+        type=Entries(),
+    )
     validate_responses: bool = setting(
         False, "Check every response against the contract: for tests.", **SWITCH
     )
@@ -364,7 +401,7 @@ def _option(field: "dataclasses.Field[Any]") -> click.Option:
     return _Option(
         ["--" + field.name.replace("_", "-")],
         # What has a default that somebody may want to turn off.
-        emptied=bool(field.default) and (kind is None or isinstance(kind, Names)),
+        emptied=bool(field.default) and (kind is None or isinstance(kind, Names | Entries)),
         envvar=variables,
         show_envvar=True,
         default=field.default,

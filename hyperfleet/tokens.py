@@ -211,14 +211,14 @@ class Verifier:
         try:
             jws.verify(token, key, [header["alg"]])
         except JOSEError:
-            raise refusal(errors.BAD_SIGNATURE) from None
+            raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
         _check_times(claims, time.time())
         _check_type(header, claims)
         if self.audiences:
             given = claims.get("aud")
             named = given if isinstance(given, list) else [given]
             if not any(isinstance(name, str) and name in self.audiences for name in named):
-                raise refusal(errors.BAD_AUDIENCE)
+                raise refusal(errors.INVALID_TOKEN, errors.BAD_AUDIENCE)
         return claims
 
     def _sources(self, claims: Mapping[str, Any]) -> list[Source]:
@@ -227,7 +227,7 @@ class Verifier:
             return self.common
         issuer = claims.get("iss")
         if not isinstance(issuer, str) or issuer not in self.issuers:
-            raise refusal(errors.BAD_ISSUER)
+            raise refusal(errors.INVALID_TOKEN, errors.BAD_ISSUER)
         return self.issuers[issuer]
 
     async def _key(self, header: Mapping[str, Any], sources: list[Source]) -> Key:
@@ -235,9 +235,9 @@ class Verifier:
         # sender wants the service to believe.
         kid, algorithm = header.get("kid"), header.get("alg")
         if algorithm not in ALGORITHMS:
-            raise refusal(errors.BAD_ALGORITHM)
+            raise refusal(errors.INVALID_TOKEN, errors.BAD_ALGORITHM)
         if not isinstance(kid, str) or not kid:
-            raise refusal(errors.UNKNOWN_KEY, "The token does not say which key it is signed with.")
+            raise refusal(errors.INVALID_TOKEN, "The token does not say which key it is signed with.")
         unreachable = False
         for source in sources:
             try:
@@ -248,10 +248,10 @@ class Verifier:
             if (kid, algorithm) in keys:
                 return keys[kid, algorithm]
             if _knows(keys, kid):
-                raise refusal(errors.BAD_ALGORITHM, "The token's key is not for its algorithm.")
+                raise refusal(errors.INVALID_TOKEN, "The token's key is not for its algorithm.")
         if unreachable:
             raise Problem(errors.NO_KEYS)
-        raise refusal(errors.UNKNOWN_KEY)
+        raise refusal(errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
 
 
 def _server(name: str, url: str, client: Client) -> KeyServer:
@@ -273,20 +273,20 @@ def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     must not pass because it decodes to the same bytes.
     """
     if len(token) > MAX_SIZE:
-        raise refusal(errors.MALFORMED_TOKEN, f"The token has more than {MAX_SIZE} characters.")
+        raise refusal(errors.INVALID_TOKEN, f"The token has more than {MAX_SIZE} characters.")
     match = COMPACT.fullmatch(token)
     if match is None:
-        raise refusal(errors.MALFORMED_TOKEN)
+        raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
     try:
         parts = [base64url_decode(part.encode()) for part in match.groups()]
         if [base64url_encode(part).decode() for part in parts] != list(match.groups()):
-            raise refusal(errors.MALFORMED_TOKEN)
+            raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
         header, claims = json.loads(parts[0]), json.loads(parts[1])
     except (ValueError, RecursionError):
-        raise refusal(errors.MALFORMED_TOKEN) from None
+        raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN) from None
     # "crit" names what a verifier must understand (RFC 7515, 4.1.11); nothing of it is understood here.
     if not isinstance(header, dict) or not isinstance(claims, dict) or "crit" in header:
-        raise refusal(errors.MALFORMED_TOKEN)
+        raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
     return header, claims
 
 
@@ -299,12 +299,12 @@ def _check_times(claims: Mapping[str, Any], now: float) -> None:
             continue
         # Not a finite number: no time.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
-            raise refusal(errors.MALFORMED_TOKEN, f"The token's {name} is missing or no time.")
+            raise refusal(errors.INVALID_TOKEN, f"The token's {name} is missing or no time.")
         times[name] = value
     if now >= times["exp"] + LEEWAY:
         raise refusal(errors.EXPIRED_TOKEN)
     if max(times.get("nbf", now), times.get("iat", now)) > now + LEEWAY:
-        raise refusal(errors.EARLY_TOKEN)
+        raise refusal(errors.INVALID_TOKEN, errors.EARLY_TOKEN)
 
 
 def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
@@ -314,9 +314,9 @@ def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
     """
     claim, kind = claims.get("typ", "Bearer"), header.get("typ", "JWT")
     if not isinstance(claim, str) or claim.lower() != "bearer":
-        raise refusal(errors.BAD_TYPE)
+        raise refusal(errors.INVALID_TOKEN, errors.BAD_TYPE)
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in ("jwt", "at+jwt"):
-        raise refusal(errors.BAD_TYPE)
+        raise refusal(errors.INVALID_TOKEN, errors.BAD_TYPE)
     # As OCM's services refuse it: somebody else acts under the name.
     if claims.get("impersonated", False) is not False:
-        raise refusal(errors.BAD_TYPE, "A token of an impersonation is not accepted.")
+        raise refusal(errors.INVALID_TOKEN, "A token of an impersonation is not accepted.")

@@ -4,21 +4,37 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qs
 
 from connexion.lifecycle import ConnexionRequest
 from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
-from starlette.types import Message, Receive, Scope
+from connexion.validators.json import JSONResponseBodyValidator
+from starlette.types import Message, Receive, Scope, Send
 
 from hyperfleet import schema
-from hyperfleet.errors import BAD_PARAMETER, INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem
+from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
+from hyperfleet.nearest import nearest
 from hyperfleet.provider import Provider
+
+# Where the outermost layer says that a body may be something else than the JSON that it is taken for.
+UNSURE = "hyperfleet.unsure"
 
 # Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
 MAX_DEPTH = 64
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
+
+# What our parameters are called in other APIs.
+ELSEWHERE = {
+    **dict.fromkeys(("limit", "per_page", "perpage", "page_size", "maxresults"), "pageSize"),
+    **dict.fromkeys(("labelselector", "fieldselector", "filter", "q", "query"), "search"),
+    **dict.fromkeys(("sort", "sortby", "sort_by", "order_by"), "orderBy"),
+    **dict.fromkeys(("select", "include"), "fields"),
+    **dict.fromkeys(("offset", "start"), "page"),
+    **dict.fromkeys(("next", "cursor", "pagetoken", "page_token"), "continue"),
+}
 
 # Connexion makes a validator object for each request; what is compiled is kept here, by the
 # identity of the schema. The schema is kept too, so that no other comes to have this identity.
@@ -53,11 +69,21 @@ class BodyValidator(AbstractRequestBodyValidator):
             if messages[-1]["type"] == "http.disconnect":
                 raise Problem(MALFORMED, "The client went away before the body was complete.")
         if self._encoding.lower() not in ("utf-8", "utf8"):
-            raise Problem(UNSUPPORTED_TYPE, "The body must be in UTF-8.")
+            raise Problem(UNSUPPORTED_TYPE)
         content = b"".join(message.get("body", b"") for message in messages)
-        found = list(self._faults(parse(content)))
+        try:
+            body = parse(content)
+        except Problem as problem:
+            if scope.get(UNSURE) and content.strip() and problem.entry.code == MALFORMED:
+                raise Problem(UNSUPPORTED_TYPE) from None
+            raise
+        found = list(self._faults(body))
         if found:
             raise Problem(INVALID, faults=found)
+        tidy = schema.tidy(self._schema, body)
+        if tidy is not body:
+            content = json.dumps(tidy).encode()
+            messages = [{"type": "http.request", "body": content, "more_body": False}]
         # As Kubernetes does, a body without a type is taken for JSON. Handlers read as much as the
         # length says, which a body in chunks lacks.
         known = {b"content-type": b"application/json"} | dict(scope["headers"])
@@ -182,7 +208,8 @@ class QueryValidator(ParameterValidator):
         """Raises Problem when a parameter breaks its schema."""
         given = request.query_params
         raw = dict(request._starlette_request.query_params)
-        found: list[Fault] = []
+        known = [parameter["name"] for parameter in self.parameters["query"]]
+        found: list[Fault] = [_unknown(name, known) for name in raw if name not in known]
         for parameter in self.parameters["query"]:
             name, rules = parameter["name"], parameter["schema"]
             if name not in given:
@@ -190,9 +217,12 @@ class QueryValidator(ParameterValidator):
                     found.append({"field": name, "message": "is required", "constraint": "required"})
             elif rules["type"] == "integer" and not re.fullmatch(r"-?[0-9]{1,18}", raw[name]):
                 # int() takes more than this: blanks, underscores, digits of other scripts.
-                found.append(
-                    {"field": name, "message": f"must be {_bounds(rules)}", "constraint": "type"}
-                )
+                fault: Fault = {
+                    "field": name,
+                    "message": f"must be {_bounds(rules)}",
+                    "constraint": "type",
+                }
+                found.append(with_value(fault, raw[name]))
             elif not storable(str(given[name])):
                 found.append(
                     {"field": name, "message": "has NUL or half a surrogate", "constraint": "type"}
@@ -207,17 +237,50 @@ class QueryValidator(ParameterValidator):
             if name in request.headers:
                 found += schema.faults(_validator(parameter["schema"]), request.headers[name], [name])
         if found:
-            raise Problem(BAD_PARAMETER, faults=found)
+            raise Problem(INVALID, faults=found)
+
+
+def _unknown(name: str, known: Sequence[str]) -> Fault:
+    meant = ELSEWHERE.get(name.lower()) or nearest(name, known)
+    if not known:
+        other = "this operation has none"
+    else:
+        other = f"did you mean {meant}?" if meant in known else f"it may be {', '.join(known)}"
+    message = f"is no parameter of this operation; {other}"
+    # A name is cut, as it comes from the client.
+    return {"field": name[:100] or "''", "message": message, "constraint": "unknown"}
 
 
 def _bounds(rules: Mapping[str, Any]) -> str:
     return f"an integer from {rules['minimum']} to {rules['maximum']}"
 
 
+class ResponseValidator(JSONResponseBodyValidator):
+    """Checks the body of a response, unless ``fields`` has left members out that are required."""
+
+    def wrap_send(self, send: Send) -> Send:
+        """What takes the messages of the response instead of ``send``."""
+        checked = super().wrap_send(send)
+        query = parse_qs(self._scope["query_string"].decode("latin-1"))
+        asked = query.get("fields", ["*"]) != ["*"]
+        direct = asked
+
+        async def wrapped(message: Message) -> None:
+            nonlocal direct
+            if message["type"] == "http.response.start":
+                direct = asked or any(name == b"x-default-fields" for name, _ in message["headers"])
+            await (send if direct else checked)(message)
+
+        return wrapped
+
+
 def validators(provider: Provider) -> dict[str, Any]:
-    """What checks the parameters and, by its type, the body of a request, as Connexion takes it."""
+    """What checks the parameters, and by their types the bodies of requests and responses, as Connexion
+    takes it.
+    """
     body = functools.partial(BodyValidator, provider)
     return {
         "parameter": QueryValidator,
         "body": {"application/json": body, "application/merge-patch+json": body},
+        "response": {"application/json": ResponseValidator},
     }

@@ -291,16 +291,22 @@ def fold(
 
 
 def discarded(generation: int, stored: Json | None, report: Json) -> bool:
-    """Whether the report changes nothing: too new, too old, or overtaken."""
+    """Whether the report changes nothing: too new, too old, overtaken, or in doubt."""
     if report["observed_generation"] > generation:
         return True
-    if stored is None or report["observed_generation"] > stored["observed_generation"]:
+    if stored is None:
         return False
     if report["observed_generation"] < stored["observed_generation"]:
         return True
+    if {"Available": "Unknown"}.items() <= {
+        c["type"]: c["status"] for c in report["conditions"]
+    }.items():
+        return True
     # A report that names no time is of now, so nothing has overtaken it.
-    return report["observed_time"] is not None and moment(report["observed_time"]) < moment(
-        stored["last_report_time"]
+    return (
+        report["observed_generation"] == stored["observed_generation"]
+        and report["observed_time"] is not None
+        and moment(report["observed_time"]) < moment(stored["last_report_time"])
     )
 
 

@@ -52,7 +52,13 @@ class Operation:
 
     @property
     def responses(self) -> dict[int, dict[str, Any]]:
-        return {int(status): deref(value) for status, value in self.definition["responses"].items()}
+        """By status; those of errors that any operation may answer with stand under default."""
+        given = {**self.definition["responses"]}
+        rest = deref(given.pop("default"))
+        return {
+            **dict.fromkeys((408, 431, 500), rest),
+            **{int(status): deref(value) for status, value in given.items()},
+        }
 
     @property
     def body(self) -> dict[str, Any] | None:
@@ -162,8 +168,23 @@ def check(response: requests.Response, status: int = 200) -> Any:
         return None
     assert media_type(response) in content
     body = response.json()
-    assert faults(body, content[media_type(response)]["schema"]) == []
+    assert faults(body, _schema(response, content[media_type(response)]["schema"])) == []
     return body
+
+
+def _schema(response: requests.Response, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a body; of its items nothing is required where the request named some fields."""
+    if not re.search(r"[?&]fields=", response.url) and "X-Default-Fields" not in response.headers:
+        return schema
+    return _partial(schema)
+
+
+def _partial(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_partial(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _partial(value) for key, value in deref(node).items() if key != "required"}
 
 
 def _check_header(response: requests.Response, name: str, header: dict[str, Any]) -> None:
@@ -215,12 +236,13 @@ LEAK = re.compile(
 
 def check_problem(body: dict[str, Any], status: int) -> None:
     """The members of an error agree with the contract and with each other."""
-    assert faults(body, {"$ref": "#/components/schemas/Problem"}) == []
+    assert faults(body, {"$ref": "#/components/schemas/ProblemDetails"}) == []
     assert body["status"] == status
     code = body["code"]
     assert code.split("-")[1] in CATEGORIES.get(status, {code.split("-")[1]})
     assert body["id"] == code
-    assert body["href"] == body["type"] == f"{BASE}/errors/{code}"
+    assert body["href"] == f"{BASE}/errors/{code}"
+    assert re.fullmatch(r"https://api\.hyperfleet\.io/errors/[a-z]+(-[a-z]+)*", body["type"])
     assert body["reason"] == body["detail"] != ""
     assert body["operation_id"] == body["trace_id"] != ""
     assert body["title"] != ""

@@ -199,6 +199,20 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
     assert asked["getClusterStatuses"] == ("get", "AdapterStatus")
     assert asked["postClusterStatuses"] == asked["postNodePoolStatuses"] == ("create", "AdapterStatus")
     assert asked["putClusterStatuses"] == ("update", "AdapterStatus")
+    # The other ways to the same.
+    for one, other in (
+        ("getNodePool", "getNodePoolById"),
+        ("patchNodePool", "patchNodePoolById"),
+        ("deleteNodePool", "deleteNodePoolById"),
+        ("forceDeleteNodePoolById", "forceDeleteNodePool"),
+        ("getStatusesOfNodePool", "getNodePoolsStatuses"),
+        ("postStatusesOfNodePool", "postNodePoolStatuses"),
+        ("putStatusesOfNodePool", "putNodePoolStatuses"),
+        ("getClusterAdapterStatuses", "getClusterStatuses"),
+        ("getNodePoolAdapterStatuses", "getNodePoolsStatuses"),
+        ("getAdapterStatusesOfNodePool", "getNodePoolsStatuses"),
+    ):
+        assert asked[one] == asked[other], one
     # A name in a path is no kind.
     assert access.action("GET", "/api/hyperfleet/v1/clusters/x") == ("get", "Cluster")
 

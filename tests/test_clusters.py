@@ -66,10 +66,9 @@ def test_kind_and_labels_may_be_left_out(api: Api) -> None:
     assert cluster["spec"] == {}
 
 
-def test_unknown_members_and_those_that_the_service_sets_are_ignored(api: Api) -> None:
+def test_members_that_the_service_sets_are_ignored(api: Api) -> None:
     before = datetime.now(UTC)
     extra = {
-        "foo": {"bar": [1]},
         "href": "/elsewhere",
         "generation": 99,
         "status": {"phase": "Ready"},
@@ -77,12 +76,11 @@ def test_unknown_members_and_those_that_the_service_sets_are_ignored(api: Api) -
         "updated_time": "yesterday",
         "created_by": "mallory",
         "deleted_time": "1999-01-01T00:00:00Z",
-        "owner_references": None,
+        "deleted_by": None,
     }
     cluster = check(api.post("/clusters", json={"name": "c1", "spec": {}, **extra}), 201)
     assert_is_new(cluster, before)
     assert cluster["href"] == f"{BASE}/clusters/{cluster['id']}"
-    assert "foo" not in cluster
     assert check(api.get(f"/clusters/{cluster['id']}")) == cluster
 
 
@@ -154,10 +152,10 @@ def test_labels_up_to_their_bounds_are_taken(api: Api) -> None:
         (
             {},
             {"k": ""},
-            {"k": "v" * 255},
+            {"k": "v" * 63},
             {"p" * 253 + "/" + "n" * 63: "v"},
             {f"k{i}": str(i) for i in range(256)},
-            {"app.kubernetes.io/name": "x", "Zürich": "東京 🚀"},
+            {"app.kubernetes.io/name": "x", "A-b_c.9": "V-1_2.3", "0": "0"},
         )
     ):
         cluster = check(
@@ -168,30 +166,40 @@ def test_labels_up_to_their_bounds_are_taken(api: Api) -> None:
 
 
 def test_labels_beyond_their_bounds_are_refused(api: Api) -> None:
-    long_key = "k" * 318
     for labels, field in (
-        ({"k": "v" * 256}, "labels.k"),
+        ({"k": "v" * 64}, "labels.k"),
+        ({"k": "two words"}, "labels.k"),
+        ({"k": "-v"}, "labels.k"),
+        ({"k": "v."}, "labels.k"),
+        ({"k": "東京"}, "labels.k"),
         ({"k": 1}, "labels.k"),
         ({"k": None}, "labels.k"),
         ({"k": True}, "labels.k"),
         ({"k": {"a": "b"}}, "labels.k"),
         ({"k": ["a"]}, "labels.k"),
         ({f"k{i}": "v" for i in range(257)}, "labels"),
-        (None, "labels"),
         ([], "labels"),
         ("k=v", "labels"),
-        ({long_key: "v"}, None),
+        ({"k" * 64: "v"}, "labels"),
+        ({"": "v"}, "labels"),
+        ({"two words": "v"}, "labels"),
+        ({"Zürich": "v"}, "labels"),
+        ({"_k": "v"}, "labels"),
+        ({"a/b/c": "v"}, "labels"),
+        ({"/k": "v"}, "labels"),
+        ({"Prefix/k": "v"}, "labels"),
+        ({"p" * 254 + "/k": "v"}, "labels"),
     ):
         body = problem(api.post("/clusters", json={"name": "c1", "spec": {}, "labels": labels}), 400)
         (error,) = body["errors"]
-        assert error["field"] == field or (field is None and error["field"].startswith("labels"))
+        assert error["field"] == field
     assert check(api.get("/clusters"))["total"] == 0
 
 
 def test_request_with_an_id_or_the_wrong_kind_is_refused(api: Api) -> None:
-    for id_ in (NO_ID, "", None, 1):
+    for id_ in (NO_ID, "", 1):
         problem(api.post("/clusters", json={"id": id_, "name": "c1", "spec": {}}), 400, "id")
-    for kind in ("NodePool", "cluster", "", None, 1):
+    for kind in ("NodePool", "cluster", "", 1):
         problem(api.post("/clusters", json={"kind": kind, "name": "c1", "spec": {}}), 400, "kind")
     assert check(api.get("/clusters"))["total"] == 0
 

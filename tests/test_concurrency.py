@@ -31,8 +31,8 @@ def reports_of_a_thread(number: int) -> list[dict[str, Any]]:
                 "observed_generation": chance.choice([1, 2, 3, 3, 3]),
                 "observed_time": aggregation.timestamp(observed),
                 "conditions": [
-                    {"type": "Available", "status": chance.choice(["True", "True", "False", "Unknown"])},
-                    {"type": "Health", "status": chance.choice(["True", "True", "False"])},
+                    {"type": "Available", "status": chance.choice(["True", "True", "False"])},
+                    {"type": "Health", "status": chance.choice(["True", "True", "False", "Unknown"])},
                 ],
             }
         )

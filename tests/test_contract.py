@@ -1,8 +1,10 @@
 """The contract is complete and consistent, and the service answers every operation as it says."""
 
 import re
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from helpers_contract import (
     problem,
     times,
 )
+
+from hyperfleet import __version__
 
 # The names that generated clients call operations by.
 NAMES = {
@@ -47,6 +51,19 @@ NAMES = {
     "deleteNodePoolById": f"DELETE {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}",
     "forceDeleteCluster": f"POST {BASE}/clusters/{{cluster_id}}/force-delete",
     "forceDeleteNodePool": f"POST {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/force-delete",
+    # The newest ones: node pools without their clusters, and another name of statuses.
+    "getNodePool": f"GET {BASE}/nodepools/{{nodepool_id}}",
+    "patchNodePool": f"PATCH {BASE}/nodepools/{{nodepool_id}}",
+    "deleteNodePool": f"DELETE {BASE}/nodepools/{{nodepool_id}}",
+    "forceDeleteNodePoolById": f"POST {BASE}/nodepools/{{nodepool_id}}/force-delete",
+    "getStatusesOfNodePool": f"GET {BASE}/nodepools/{{nodepool_id}}/statuses",
+    "postStatusesOfNodePool": f"POST {BASE}/nodepools/{{nodepool_id}}/statuses",
+    "putStatusesOfNodePool": f"PUT {BASE}/nodepools/{{nodepool_id}}/statuses",
+    "getAdapterStatusesOfNodePool": f"GET {BASE}/nodepools/{{nodepool_id}}/adapter-statuses",
+    "getClusterAdapterStatuses": f"GET {BASE}/clusters/{{cluster_id}}/adapter-statuses",
+    "getNodePoolAdapterStatuses": (
+        f"GET {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/adapter-statuses"
+    ),
     "getErrors": f"GET {BASE}/errors",
     "getErrorById": f"GET {BASE}/errors/{{error_id}}",
 }
@@ -97,9 +114,10 @@ def test_operation_is_described_whole(operation: Operation) -> None:
     for status, response in operation.responses.items():
         assert response["description"]
         if status >= 400:
-            assert set(response["content"]) == {PROBLEM, JSON}
+            shared = status in (408, 431, 500)
+            assert set(response["content"]) == ({PROBLEM} if shared else {PROBLEM, JSON})
             assert all(
-                content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                content["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
                 for content in response["content"].values()
             )
         elif status not in (204, 304):
@@ -181,6 +199,34 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
     "getNodePoolsStatuses": (200, lambda api, _c, n: api.get("/" + path(n) + "/statuses")),
     "postNodePoolStatuses": (201, lambda api, _c, n: api.post("/" + path(n) + "/statuses", json=REPORT)),
     "putNodePoolStatuses": (201, lambda api, _c, n: api.put("/" + path(n) + "/statuses", json=REPORT)),
+    "getNodePool": (200, lambda api, _c, n: api.get(f"/nodepools/{n['id']}")),
+    "patchNodePool": (
+        200,
+        lambda api, _c, n: api.patch(f"/nodepools/{n['id']}", json={"labels": {"c": "d"}}),
+    ),
+    "getStatusesOfNodePool": (200, lambda api, _c, n: api.get(f"/nodepools/{n['id']}/statuses")),
+    "postStatusesOfNodePool": (
+        201,
+        lambda api, _c, n: api.post(f"/nodepools/{n['id']}/statuses", json=REPORT),
+    ),
+    "putStatusesOfNodePool": (
+        201,
+        lambda api, _c, n: api.put(f"/nodepools/{n['id']}/statuses", json=REPORT),
+    ),
+    "getAdapterStatusesOfNodePool": (
+        200,
+        lambda api, _c, n: api.get(f"/nodepools/{n['id']}/adapter-statuses"),
+    ),
+    "getClusterAdapterStatuses": (
+        200,
+        lambda api, c, _n: api.get("/" + path(c) + "/adapter-statuses"),
+    ),
+    "getNodePoolAdapterStatuses": (
+        200,
+        lambda api, _c, n: api.get("/" + path(n) + "/adapter-statuses"),
+    ),
+    "deleteNodePool": (202, lambda api, c, _n: api.delete(f"/nodepools/{reported(api, c)['id']}")),
+    "forceDeleteNodePoolById": (204, lambda api, c, _n: forced_out(api, reported(api, c))),
     # In this order: what an adapter has yet to finalize stays, marked, until it is removed by force.
     "patchClusterById": (200, lambda api, c, _n: api.patch("/" + path(c), json={"spec": {"nodes": 6}})),
     "patchNodePoolById": (200, lambda api, _c, n: api.patch("/" + path(n), json={"labels": {"a": "b"}})),
@@ -197,6 +243,18 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
     "getErrors": (200, lambda api, _c, _n: api.get("/errors")),
     "getErrorById": (200, lambda api, _c, _n: api.get("/errors/HYPERFLEET-NTF-001")),
 }
+
+
+def reported(api: Api, cluster: dict[str, Any]) -> dict[str, Any]:
+    """Another node pool, that an adapter has to finalize."""
+    node_pool = api.node_pool(cluster, f"np{uuid.uuid4().hex[:8]}")
+    assert api.report(node_pool).status_code == 201
+    return node_pool
+
+
+def forced_out(api: Api, node_pool: dict[str, Any]) -> requests.Response:
+    assert api.delete(f"/nodepools/{node_pool['id']}").status_code == 202
+    return api.post(f"/nodepools/{node_pool['id']}/force-delete", json={"reason": "stuck"})
 
 
 def path(resource: dict[str, Any]) -> str:
@@ -224,6 +282,9 @@ def test_every_operation_succeeds_as_the_contract_describes_it(api: Api) -> None
 
 def test_metadata_names_the_version_and_its_collections(api: Api) -> None:
     versions = check(api.get("//api/hyperfleet"))
+    assert versions["version"] == __version__
+    built = datetime.fromisoformat(versions["build_time"])
+    assert datetime(2025, 1, 1, tzinfo=UTC) < built <= datetime.now(UTC)
     assert versions["versions"] == [{"kind": "APIVersion", "id": "v1", "href": BASE}]
     version = check(api.get(f"/{BASE}"))
     assert {one["id"]: one["href"] for one in version["collections"]} == {
@@ -258,11 +319,7 @@ def test_catalogue_lists_every_error_and_explains_each_by_its_code(api: Api) -> 
         problem(api.get(f"/errors/{unknown}"), 404)
 
 
-def resolved(node: Any) -> Any:
-    if isinstance(node, dict):
-        node = deref(node)
-        return {key: resolved(value) for key, value in node.items()}
-    return [resolved(item) for item in node] if isinstance(node, list) else node
+NOTES = ("x-openapi-router-controller", "x-bearerInfoFunc", "x-spec-of")
 
 
 def plain(node: Any) -> Any:
@@ -272,13 +329,82 @@ def plain(node: Any) -> Any:
     return [plain(item) for item in node] if isinstance(node, list) else node
 
 
-def test_contract_is_served_as_json_without_references(api: Api) -> None:
+def public(node: Any) -> Any:
+    """As it is served without authentication."""
+    if isinstance(node, dict):
+        return {key: public(value) for key, value in node.items() if key != "security"}
+    return [public(item) for item in node] if isinstance(node, list) else node
+
+
+def test_contract_is_served_with_its_references_in_less_than_80_kb(api: Api) -> None:
     served = api.get("//openapi")
     assert served.status_code == 200
     assert served.headers["Content-Type"] == JSON
-    assert '"$ref"' not in served.text
-    assert plain(served.json()["paths"]) == plain(resolved(DOCUMENT["paths"]))
-    assert api.get("/openapi").json() == served.json()
+    assert len(served.content) < 80_000
+    assert served.text.count('"$ref"') > 100
+    assert not any(note in served.text for note in NOTES)
+    whole = served.json()
+    assert plain(whole["paths"]) == plain(public(DOCUMENT["paths"]))
+    assert whole["components"]["schemas"].keys() == DOCUMENT["components"]["schemas"].keys()
+    assert api.get("/openapi").json() == whole
+    assert "Id" not in whole["components"]["schemas"]
+
+
+def test_the_served_contract_has_an_etag_and_is_not_sent_twice(api: Api) -> None:
+    first = api.get("//openapi")
+    tag = first.headers["ETag"]
+    for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        again = api.get("//openapi", headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag), known
+    assert api.get("//openapi", headers={"If-None-Match": '"other"'}).content == first.content
+    assert api.head("//openapi").headers["ETag"] == tag
+
+
+def test_without_authentication_the_served_contract_asks_for_no_token(
+    api: Api, service: Callable[..., Api]
+) -> None:
+    open_, closed = api.get("//openapi"), service(no_auth=False, any_caller=True).get("//openapi")
+    assert '"security' not in open_.text
+    assert closed.json()["security"] == [{"bearer": []}]
+    assert list(closed.json()["components"]["securitySchemes"]) == ["bearer"]
+
+
+def test_no_name_is_used_twice_among_the_components_of_which_clients_make_types() -> None:
+    kinds = ("schemas", "responses", "requestBodies", "parameters")
+    names = Counter(name.lower() for kind in kinds for name in DOCUMENT["components"][kind])
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_schemas_have_the_names_that_clients_use() -> None:
+    wanted = {
+        *("ProblemDetails", "ValidationError", "ObjectReference", "ClusterStatus", "NodePoolStatus"),
+        *("ResourceCondition", "AdapterCondition", "ConditionRequest", "Cluster", "NodePool"),
+    }
+    schemas = DOCUMENT["components"]["schemas"]
+    assert wanted <= schemas.keys()
+    for kind in ("Cluster", "NodePool", "AdapterStatus"):
+        items = schemas[f"{kind}List"]["properties"]["items"]["items"]
+        assert items == {"$ref": f"#/components/schemas/{kind}"}
+    for kind in ("Cluster", "NodePool"):
+        assert schemas[kind]["properties"]["id"]["type"] == "string"
+        assert "format" not in schemas[kind]["properties"]["id"]
+
+
+@every_operation
+def test_every_error_has_an_example_of_its_own_status(operation: Operation) -> None:
+    for status, response in operation.responses.items():
+        for content in response["content"].values() if status >= 400 else ():
+            shown = {example["status"] for example in examples(content)}
+            # Those that any operation may answer with share one.
+            assert shown == ({500} if status in (408, 431) else {status})
+
+
+@every_operation
+def test_no_parameter_has_an_example_that_would_be_sent_by_trying_it_out(operation: Operation) -> None:
+    for parameter in operation.parameters:
+        assert "example" not in parameter
+        assert "examples" not in parameter
+        assert "example" not in parameter["schema"]
 
 
 def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:

@@ -14,7 +14,10 @@ from hyperfleet import settings
 from hyperfleet.settings import FIELDS
 
 # Pages whose commands speak to a service that runs without authentication.
-WALKS = ("README.md", "docs/using.md", "docs/adapters.md", "docs/lifecycle.md")
+WALKS = (
+    *("README.md", "docs/using.md", "docs/adapters.md", "docs/lifecycle.md"),
+    "docs/compatibility.md",
+)
 
 
 def settings_page() -> str:

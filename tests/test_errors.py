@@ -143,10 +143,8 @@ def test_body_must_be_declared_as_json(api: Api) -> None:
     cluster = api.cluster()
     body = json.dumps({"name": "c2", "spec": {}})
     for kind in (
-        "text/plain",
         "text/json",
         "application/xml",
-        "application/x-www-form-urlencoded",
         "multipart/form-data; boundary=x",
         "application/merge-patch+json",
         "application/json-patch+json",
@@ -220,14 +218,13 @@ def test_bound_of_the_body_is_a_setting(service: Callable[..., Api]) -> None:
 
 def test_unknown_paths_are_not_found(api: Api) -> None:
     for path in (
-        "//",
         "//api",
         "//api/hyperfleet/v2",
         "//clusters",
         "/cluster",
         "/clusters/x/y",
         f"/clusters/{NO_ID}/nodepools/{NO_ID}/x",
-        f"/nodepools/{NO_ID}",
+        f"/nodepools/{NO_ID}/x",
         "/CLUSTERS",
         "/%63lusters%00",
         "//favicon.ico",

@@ -1098,6 +1098,8 @@ def test_entries_are_sorted_by_adapter_behind_the_four_aggregated_conditions() -
         pytest.param(2, stored("dns", 2), sent(1, None), id="behind, without a time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 9.999999), id="observed earlier"),
         pytest.param(3, stored("dns", 2, 10), sent(2, 9), id="observed earlier, long overtaken"),
+        pytest.param(2, stored("dns", 2), sent(2, 20, Available="Unknown"), id="no news"),
+        pytest.param(2, stored("dns", 1), sent(2, 20, Available="Unknown"), id="no news of a newer"),
     ],
 )
 def test_a_report_is_discarded_for_a_reason(generation: int, kept: Json | None, report: Json) -> None:
@@ -1116,6 +1118,8 @@ def test_a_report_is_discarded_for_a_reason(generation: int, kept: Json | None, 
     [
         pytest.param(2, None, sent(2, 10), id="the first"),
         pytest.param(2, None, sent(1, None), id="the first, about an older generation"),
+        pytest.param(2, None, sent(2, 10, Available="Unknown"), id="the first, in doubt"),
+        pytest.param(2, stored("dns", 2, 10), sent(2, 11, Health="Unknown"), id="other doubts"),
         pytest.param(2, stored("dns", 1, 10), sent(2, 5), id="newer generation, earlier time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 11), id="same generation, later time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 10), id="same generation, same time"),
@@ -1130,7 +1134,8 @@ def test_a_report_that_brings_news_is_kept(generation: int, kept: Json | None, r
 def test_each_kind_of_discard_has_a_reason_of_its_own() -> None:
     kept = stored("dns", 2, 10)
     reasons = [discard_reason(2, kept, sent(*about)) for about in ((3, 20), (1, 20), (2, 9))]
-    assert len(set(reasons)) == 3
+    reasons.append(discard_reason(2, kept, sent(2, 20, Available="Unknown")))
+    assert len(set(reasons)) == 4
 
 
 # Merging

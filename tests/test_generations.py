@@ -46,12 +46,20 @@ def test_a_client_of_this_generation_finds_every_field_that_it_reads(api: Api, p
 
     for number, exchange in enumerate(yaml.safe_load(path.read_text())):
         send, read = exchange["send"], exchange["read"]
-        answer = api.request(send["method"], filled(send["path"]), json=send.get("body"))
+        answer = api.request(
+            send["method"],
+            filled(send["path"]),
+            json=send.get("body"),
+            headers=send.get("headers"),
+        )
         step = f"{path.stem} {number}: {send['method']} {send['path']}: {answer.text}"
         assert answer.status_code == read["status"], step
         for name, expected in read.get("headers", {}).items():
             assert fits(answer.headers.get(name), expected), (step, name)
         for name, expected in read.get("body", {}).items():
             assert fits(field(answer.json(), name), filled(expected)), (step, name, expected)
+        # What a client that refuses strange members knows of an object.
+        for name, known in read.get("only", {}).items():
+            assert (field(answer.json(), name) if name else answer.json()).keys() == set(known), step
         for name, source in exchange.get("keep", {}).items():
             kept[name] = field(answer.json(), source)

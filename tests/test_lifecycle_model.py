@@ -362,7 +362,9 @@ class Lifecycle(RuleBasedStateMachine):
     )
     def replace(self, which: int, body: Json, wish: str, number: int) -> None:
         resource = self.pick(which)
-        labels, spec = body.get("labels", resource.labels), body.get("spec", resource.spec)
+        # Null is absent here, where nothing is merged.
+        given = {name: value for name, value in body.items() if value is not None}
+        labels, spec = given.get("labels", resource.labels), given.get("spec", resource.spec)
         self.change(resource, body, JSON, (labels, spec), wish, number)
 
     @precondition(lambda self: self.living())
@@ -399,7 +401,7 @@ class Lifecycle(RuleBasedStateMachine):
         elif not holds:
             objections = {412}
         if (
-            body.keys() & {"name", "kind"}
+            any(body.get(name) is not None for name in ("name", "kind"))
             or not isinstance(spec, dict)
             or not isinstance(labels, dict)
             or not all(isinstance(value, str) for value in labels.values())

@@ -90,7 +90,7 @@ def test_ocm_logs_in_and_works_on_clusters(
     wrong = run("post", CLUSTERS, body={"name": "Not A Name", "spec": {}})
     assert wrong.returncode != 0
     problem = json.loads(wrong.stderr)
-    assert (problem["kind"], problem["code"]) == ("Error", "HYPERFLEET-VAL-001")
+    assert (problem["kind"], problem["code"]) == ("Error", "HYPERFLEET-VAL-003")
     assert problem["reason"]
     assert problem["details"][0]["field"] == "name"
 
@@ -99,7 +99,7 @@ def test_ocm_logs_in_and_works_on_clusters(
     assert run("login", f"--token={stranger}", f"--url={server.url}").returncode == 0
     refused = run("get", CLUSTERS)
     assert refused.returncode != 0
-    assert json.loads(refused.stderr)["code"] == "HYPERFLEET-AUT-005"
+    assert json.loads(refused.stderr)["code"] == "HYPERFLEET-AUT-002"
 
 
 def test_requests_as_the_sdk_of_ocm_sends_them(server: Serving, folder: Path) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from hyperfleet.order import OrderError, apply, order_by, project
+from hyperfleet.order import OrderError, order_by
+from hyperfleet.projection import ProjectionError, apply, project
 
 ROWS: list[dict[str, Any]] = [
     {"name": "a", "created": 3, "generation": 1, "labels": {"zone": "2", "tier": "b"}, "phase": "Ready"},
@@ -204,7 +205,7 @@ def test_a_report_keeps_its_adapter() -> None:
     ],
 )
 def test_a_bad_projection_is_refused(names: str, kind: str, message: str) -> None:
-    with pytest.raises(OrderError) as caught:
+    with pytest.raises(ProjectionError) as caught:
         project(names, kind)
     assert message in caught.value.message
 
@@ -219,5 +220,5 @@ def test_no_text_does_harm(text: str, direction: str | None, kind: str) -> None:
     for attempt in (lambda: order_by(text, direction, kind), lambda: project(text, kind)):
         try:
             attempt()
-        except OrderError as error:
+        except (OrderError, ProjectionError) as error:
             error.message.encode()

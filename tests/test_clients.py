@@ -1,0 +1,611 @@
+"""What real clients send, and what they can read: nulls, floats, media types, slips of the pen."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import NO_ID, check, condition, problem
+from process import Serving
+
+STRICT = {"User-Agent": "OpenAPI-Generator/1.0.0/go"}
+MERGE = {"Content-Type": "application/merge-patch+json"}
+
+
+def statuses(resource: dict[str, Any]) -> str:
+    return f"/{resource['href'].removeprefix('/api/hyperfleet/v1/')}/statuses"
+
+
+def test_null_for_an_optional_member_of_a_report_means_absent(api: Api) -> None:
+    nothing = {
+        **dict.fromkeys(("reason", "message", "adapter", "observed_generation")),
+        **dict.fromkeys(("created_at", "updated_at", "last_transition_time")),
+    }
+    for resource in (cluster := api.cluster(), api.node_pool(cluster)):
+        for method in ("PUT", "POST"):
+            report = {
+                "adapter": "dns",
+                "observed_generation": 1,
+                "observed_time": None,
+                "conditions": [{"type": "Available", "status": "True", **nothing}],
+                "data": None,
+                "metadata": None,
+            }
+            stored = check(api.request(method, statuses(resource), json=report), 201)
+            assert "data" not in stored
+            assert "metadata" not in stored
+            (one,) = stored["conditions"]
+            assert {"reason", "message"}.isdisjoint(one)
+            assert one["adapter"] == "dns"
+            assert one["observed_generation"] == 1
+        for required in ("adapter", "observed_generation", "conditions"):
+            problem(api.put(statuses(resource), json={**report, required: None}), 400, required)
+
+
+def test_null_inside_spec_and_data_is_data(api: Api) -> None:
+    spec = {"a": None, "b": [None, {"c": None}]}
+    cluster = check(api.post("/clusters", json={"name": "c1", "spec": spec}), 201)
+    assert api.read(cluster)["spec"] == spec
+    check(api.patch(f"/clusters/{cluster['id']}", json={"spec": {"d": None}}))
+    assert api.read(cluster)["spec"] == {"d": None}
+    stored = check(api.report(cluster, observed_generation=2, data=spec, metadata={"m": None}), 201)
+    assert (stored["data"], stored["metadata"]) == (spec, {"m": None})
+
+
+def test_null_for_an_optional_member_of_a_resource_means_absent(api: Api) -> None:
+    body = {"name": "c1", "spec": {}, "kind": None, "labels": None, "id": None, "status": None}
+    cluster = check(api.post("/clusters", json=body), 201)
+    assert cluster["labels"] == {}
+    pools = f"/clusters/{cluster['id']}/nodepools"
+    node_pool = check(api.post(pools, json={**body, "owner_references": None}), 201)
+    assert node_pool["kind"] == "NodePool"
+    for resource in (cluster, node_pool):
+        url = api.url + resource["href"]
+        nothing: dict[str, Any] = dict.fromkeys(("kind", "id", "name", "labels", "spec"))
+        assert check(api.patch(url, json=nothing)) == resource
+        del nothing["labels"], nothing["spec"]
+        assert check(api.patch(url, data=json.dumps(nothing), headers=MERGE)) == resource
+
+
+def test_null_keeps_its_meaning_in_a_merge_patch(api: Api) -> None:
+    cluster = api.cluster(labels={"a": "1", "b": "2"}, spec={"x": 1, "y": {"z": 2}})
+    url = f"/clusters/{cluster['id']}"
+    patch: dict[str, Any] = {"labels": {"a": None}, "spec": {"y": {"z": None}}}
+    merged = check(api.patch(url, data=json.dumps(patch), headers=MERGE))
+    assert (merged["labels"], merged["spec"]) == ({"b": "2"}, {"x": 1, "y": {}})
+    merged = check(api.patch(url, data='{"labels": null}', headers=MERGE))
+    assert (merged["labels"], merged["spec"]) == ({}, {"x": 1, "y": {}})
+
+
+@pytest.mark.parametrize("number", ["1.0", "1e0", "10e-1", "1.000"])
+def test_an_integer_that_is_written_as_a_float_is_stored_and_shown_as_one(
+    api: Api, sql: psycopg.Connection, number: str
+) -> None:
+    cluster = api.cluster()
+    body = (
+        f'{{"adapter": "dns", "observed_generation": {number}, "data": {{"kept": 2.0}},'
+        f' "conditions": [{{"type": "Available", "status": "True", "observed_generation": {number}}}]}}'
+    )
+    answers = [
+        api.put(statuses(cluster), data=body, headers={"Content-Type": "application/json"}),
+        api.get(statuses(cluster)),
+        api.get(f"/clusters/{cluster['id']}"),
+        api.get("/clusters"),
+    ]
+    for answer in answers:
+        found = re.findall(r'"observed_generation": ?([^,}\]]+)', answer.text)
+        assert found
+        assert set(found) == {"1"}, answer.text
+    assert check(answers[0], 201)["data"] == {"kept": 2.0}
+    (stored,) = sql.execute("SELECT conditions::text FROM adapter_statuses").fetchone() or ()
+    assert "1.0" not in stored
+    wrong = body.replace(number, "1.5")
+    refused = api.put(statuses(cluster), data=wrong, headers={"Content-Type": "application/json"})
+    problem(refused, 400, "observed_generation", "conditions[0].observed_generation")
+
+
+# The members that the generated models of December 2025 know; any other is an error to them.
+CONDITION = {
+    *("type", "status", "reason", "message", "observed_generation"),
+    *("created_time", "last_updated_time", "last_transition_time"),
+}
+STATUS = {
+    *("phase", "observed_generation", "last_transition_time", "last_updated_time", "conditions"),
+}
+CLUSTER = {
+    *("kind", "id", "href", "name", "labels", "spec", "generation", "status"),
+    *("created_time", "updated_time", "created_by", "updated_by"),
+}
+REPORT = {
+    *("adapter", "observed_generation", "conditions", "data", "metadata"),
+    *("created_time", "last_report_time"),
+}
+REPORTED = {"type", "status", "reason", "message", "last_transition_time"}
+REQUIRED = {"type", "status", "last_transition_time"}
+
+
+def assert_strict(body: dict[str, Any]) -> None:
+    """What that client can read: nothing that it does not know, all that it requires."""
+    if "items" in body:
+        assert body.keys() == {"kind", "page", "size", "total", "items"}
+        for item in body["items"]:
+            assert_strict(item)
+    elif "adapter" in body:
+        assert REPORT - {"data", "metadata"} <= body.keys() <= REPORT
+        assert all(REQUIRED <= one.keys() <= REPORTED for one in body["conditions"])
+    else:
+        owner = {"owner_references"} if body["kind"] == "NodePool" else set()
+        assert body.keys() == CLUSTER | owner
+        assert body["status"].keys() == STATUS
+        needed = CONDITION - {"reason", "message"}
+        assert all(needed <= one.keys() <= CONDITION for one in body["status"]["conditions"])
+
+
+def test_the_strict_client_of_december_2025_is_shown_what_it_knows_and_nothing_else(
+    service: Callable[..., Api],
+) -> None:
+    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("dns",))
+    api.headers.update(STRICT)
+    created = api.post("/clusters", json={"name": "abc", "spec": {"a": {"b": 1}}, "labels": {"c": "d"}})
+    cluster = check(created, 201)
+    pool = api.post(f"/clusters/{cluster['id']}/nodepools", json={"name": "abc", "spec": {}})
+    node_pool = check(pool, 201)
+    report = api.report(cluster, data={"zone": 1}, metadata={"job_name": "x"})
+    patched = api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": {"b": 2}}})
+    api.report(node_pool)
+    for number in range(3):
+        api.cluster(f"other{number}")
+    answers = [
+        *(created, pool, report, patched),
+        *(api.get(api.url + one["href"]) for one in (cluster, node_pool)),
+        api.get("/clusters?size=2"),
+        api.get("/nodepools"),
+        api.get(f"/clusters/{cluster['id']}/nodepools"),
+        api.get(statuses(cluster)),
+        *(api.delete(api.url + one["href"]) for one in (node_pool, cluster)),
+        # After a deletion too.
+        *(api.get(api.url + one["href"]) for one in (cluster, node_pool)),
+        api.get("/clusters"),
+    ]
+    for answer in answers:
+        assert_strict(check(answer, answer.status_code))
+        assert answer.headers["X-Default-Fields"] == STRICT["User-Agent"]
+        assert "User-Agent" in answer.headers["Vary"]
+    assert answers[4].json()["labels"] == {"c": "d"}
+    assert answers[4].json()["spec"] == {"a": {"b": 2}}
+    assert report.json()["data"] == {"zone": 1}
+
+
+def test_who_names_fields_gets_those_whoever_they_are(api: Api) -> None:
+    whole = api.cluster(labels={"a": "b"})
+    url = f"/clusters/{whole['id']}"
+    assert check(api.get(url + "?fields=*", headers=STRICT)) == whole
+    assert check(api.get(url + "?fields=name,status.phase", headers=STRICT)) == {
+        "id": whole["id"],
+        "name": "c1",
+        "status": {"phase": "NotReady"},
+    }
+    everything = check(api.get("/clusters?fields=*&size=1", headers=STRICT))
+    assert everything["items"] == [whole]
+    created = api.post("/clusters?fields=*", json={"name": "c2", "spec": {}}, headers=STRICT)
+    assert "adapters" in check(created, 201)["status"]
+    for answer in (created, api.get(url), api.get("/clusters")):
+        assert "X-Default-Fields" not in answer.headers
+    # As any other client, it finds the link to the next page when it asks for what there is.
+    assert "next" in check(api.get("/clusters?fields=*&size=1", headers=STRICT))
+    newer = {"User-Agent": "OpenAPI-Generator/1.0.1/go"}
+    assert check(api.get(url, headers=newer)) == whole
+
+
+def test_fields_leave_out_what_they_do_not_name_at_any_depth(api: Api) -> None:
+    cluster = api.cluster(spec={"a": {"b": 1, "c": 2}, "d": 3})
+    node_pool = api.node_pool(cluster, labels={"x": "y"})
+    api.report(cluster)
+    only = check(api.get(f"/clusters/{cluster['id']}?fields=spec.a.b,status.conditions.type"))
+    assert only.keys() == {"id", "spec", "status"}
+    assert only["spec"] == {"a": {"b": 1}}
+    assert only["status"].keys() == {"conditions"}
+    assert all(one.keys() == {"type"} for one in only["status"]["conditions"])
+    for url in (node_pool["href"], f"/api/hyperfleet/v1/nodepools/{node_pool['id']}"):
+        assert check(api.get(f"{api.url}{url}?fields=labels")) == {
+            "id": node_pool["id"],
+            "labels": {"x": "y"},
+        }
+
+
+def test_fields_that_are_none_are_refused_before_anything_is_changed(api: Api) -> None:
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    for answer in (
+        api.get(url + "?fields=nmae"),
+        api.post("/clusters?fields=nmae", json={"name": "c2", "spec": {}}),
+        api.post(f"{url}/nodepools?fields=,", json={"name": "c2", "spec": {}}),
+        api.patch(url + "?fields=nmae", json={"labels": {"a": "b"}}),
+        api.delete(url + "?fields=nmae"),
+        api.put(statuses(cluster) + "?fields=nmae", json={**REPORT_BODY}),
+    ):
+        problem(answer, 400, "fields")
+    assert "did you mean name?" in api.get(url + "?fields=nmae").json()["detail"]
+    assert api.read(cluster) == cluster
+    assert check(api.get("/clusters"))["total"] == 1
+    assert check(api.get("/nodepools"))["total"] == 0
+
+
+REPORT_BODY = {
+    "adapter": "dns",
+    "observed_generation": 1,
+    "conditions": [{"type": "Available", "status": "True"}],
+}
+
+
+def test_default_fields_are_a_setting(service: Callable[..., Api]) -> None:
+    api = service(default_fields=("curl/=name", "Sentinel=id,generation,adapter"))
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    assert check(api.get(url, headers={"User-Agent": "curl/8.5"})) == {"id": cluster["id"], "name": "c1"}
+    short = check(api.get(url, headers={"User-Agent": "Sentinel"}))
+    assert short == {"id": cluster["id"], "generation": 1}
+    assert check(api.get(url, headers=STRICT)) == cluster
+    assert check(api.get(url, headers={"User-Agent": "xcurl/8.5"})) == cluster
+    assert check(service(default_fields=()).get(url, headers=STRICT)) == cluster
+
+
+def test_a_report_whose_available_is_unknown_after_an_earlier_one_is_discarded(api: Api) -> None:
+    cluster = api.cluster()
+    unknown = [{"type": "Available", "status": "Unknown"}, {"type": "Health", "status": "True"}]
+    # As an adapter's first word it is stored.
+    check(api.report(cluster, "first", conditions=unknown), 201)
+    check(api.report(cluster, "first"), 201)
+    before = api.read(cluster)
+    assert condition(before, "Reconciled")["status"] == "True"
+    for method in ("PUT", "POST"):
+        answer = api.request(
+            method,
+            statuses(cluster),
+            json={"adapter": "first", "observed_generation": 1, "conditions": unknown},
+        )
+        assert check(answer, 204) is None
+        assert answer.headers["X-Discard-Reason"] == "available-unknown"
+    assert api.read(cluster) == before
+    # At a new generation too, and after another Unknown.
+    check(api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}))
+    check(api.report(cluster, "first", observed_generation=2, conditions=unknown), 204)
+    check(api.report(cluster, "second", observed_generation=2, conditions=unknown), 201)
+    check(api.report(cluster, "second", observed_generation=2, conditions=unknown), 204)
+    # Another condition may be Unknown.
+    other = [{"type": "Available", "status": "True"}, {"type": "Health", "status": "Unknown"}]
+    check(api.report(cluster, "first", observed_generation=2, conditions=other), 201)
+
+
+def test_node_pools_are_found_without_their_cluster(service: Callable[..., Api]) -> None:
+    api = service(required_adapters_nodepool=("np",), required_adapters_cluster=("cl",))
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    url = f"/nodepools/{node_pool['id']}"
+    read = api.get(url)
+    assert check(read) == node_pool
+    tag = read.headers["ETag"]
+    assert check(api.get(url, headers={"If-None-Match": tag}), 304) is None
+    changed = check(api.patch(url, json={"labels": {"a": "b"}}, headers={"If-Match": tag}))
+    assert (changed["labels"], changed["generation"]) == ({"a": "b"}, 2)
+    problem(api.patch(url, json={"labels": {}}, headers={"If-Match": tag}), 412)
+    report = {**REPORT_BODY, "adapter": "np", "observed_generation": 2}
+    for method in ("PUT", "POST"):
+        check(api.request(method, url + "/statuses", json=report), 201)
+    assert check(api.get(url + "/statuses"))["total"] == 1
+    assert condition(api.read(node_pool), "Reconciled")["status"] == "True"
+    problem(api.post(url + "/force-delete", json={"reason": "x"}), 409)
+    check(api.delete(f"/clusters/{cluster['id']}"), 202)
+    marked = check(api.delete(url), 202)
+    assert marked["deleted_time"]
+    # Its cluster waits for it alone, once its own adapter is done.
+    done = {"observed_generation": 2, "conditions": [{"type": "Finalized", "status": "True"}]}
+    check(api.report(cluster, "cl", **done), 201)
+    assert check(api.get("/clusters"))["total"] == 1
+    check(api.post(url + "/force-delete", json={"reason": "stuck"}), 204)
+    for gone in (url, url + "/statuses"):
+        assert problem(api.get(gone), 404)["code"] == "HYPERFLEET-NTF-001"
+    assert check(api.get("/clusters"))["total"] == 0
+
+
+def test_the_last_report_by_a_flat_route_ends_the_node_pool_and_its_cluster(
+    service: Callable[..., Api],
+) -> None:
+    api = service(required_adapters_nodepool=("np",))
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    check(api.delete(f"/clusters/{cluster['id']}"), 202)
+    done = {"observed_generation": 2, "conditions": [{"type": "Finalized", "status": "True"}]}
+    url = f"/nodepools/{node_pool['id']}/statuses"
+    check(api.put(url, json={"adapter": "np", **done}), 201)
+    assert check(api.get("/nodepools"))["total"] == check(api.get("/clusters"))["total"] == 0
+
+
+def test_flat_routes_of_what_is_not_there_are_not_found(api: Api) -> None:
+    for id_ in (NO_ID, "x"):
+        url = f"/nodepools/{id_}"
+        for answer in (
+            *(api.get(url + path) for path in ("", "/statuses", "/adapter-statuses")),
+            api.patch(url, json={"labels": {}}),
+            api.delete(url),
+            api.put(url + "/statuses", json=REPORT_BODY),
+            api.post(url + "/statuses", json=REPORT_BODY),
+            api.post(url + "/force-delete", json={"reason": "x"}),
+        ):
+            assert problem(answer, 404)["code"] == "HYPERFLEET-NTF-001"
+
+
+def test_adapter_statuses_is_another_name_of_statuses(api: Api) -> None:
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    for resource in (cluster, node_pool):
+        for adapter in ("a", "b", "c"):
+            api.report(resource, adapter)
+        url = statuses(resource).removesuffix("/statuses")
+        for query in ("", "?size=1&orderBy=adapter", "?search=adapter='b'", "?fields=adapter"):
+            alias = check(api.get(f"{url}/adapter-statuses{query}"))
+            other = check(api.get(f"{url}/statuses{query}"))
+            alias.pop("next", None)
+            other.pop("next", None)
+            assert alias == other
+        problem(api.put(f"{url}/adapter-statuses", json=REPORT_BODY), 405)
+    flat = check(api.get(f"/nodepools/{node_pool['id']}/adapter-statuses"))
+    assert flat["total"] == 3
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
+    api: Api, media_type: str | None
+) -> None:
+    headers = {"Content-Type": media_type} if media_type else {}
+    made = api.post("/clusters", data=b'{"name": "c1", "spec": {"a": 1}}', headers=headers)
+    cluster = check(made, 201)
+    assert made.request.headers.get("Content-Type") == media_type
+    patched = api.patch(f"/clusters/{cluster['id']}", data=b'{"spec": {"b": 2}}', headers=headers)
+    assert check(patched)["spec"] == {"b": 2}
+    report = json.dumps({**REPORT_BODY, "observed_generation": 2}).encode()
+    check(api.put(statuses(cluster), data=report, headers=headers), 201)
+    # What is JSON has its faults named.
+    problem(api.post("/clusters", data=b'{"name": "c2"}', headers=headers), 400, "spec")
+    code = 415 if media_type else 400
+    problem(api.post("/clusters", data=b"name=c2&spec=x", headers=headers), code)
+    assert check(api.get("/clusters"))["total"] == 1
+
+
+def test_415_names_what_was_sent_and_every_type_that_the_operation_takes(api: Api) -> None:
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    for kind in ("text/csv", "application/x-yaml", "application/x-www-form-urlencoded"):
+        for answer, taken in (
+            (api.post("/clusters", data=b"a,b", headers={"Content-Type": kind}), 1),
+            (api.put(url + "/statuses", data=b"a,b", headers={"Content-Type": kind}), 1),
+            (api.patch(url, data=b"a,b", headers={"Content-Type": kind}), 2),
+        ):
+            detail = problem(answer, 415)["detail"]
+            assert kind in detail
+            assert "application/json" in detail
+            assert ("application/merge-patch+json" in detail) == (taken == 2)
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("pagesize=5", "pageSize"),
+        ("page_size=5", "pageSize"),
+        ("limit=5", "pageSize"),
+        ("labelSelector=a%3Db", "search"),
+        ("serach=name%3D'a'", "search"),
+        ("order_by=name", "orderBy"),
+        ("Page=2", "page"),
+        ("field=name", "fields"),
+        ("offset=3", "page"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_and_the_one_that_was_meant_named(
+    api: Api, query: str, meant: str
+) -> None:
+    cluster = api.cluster()
+    name = query.partition("=")[0]
+    for url in ("/clusters", "/nodepools", f"/clusters/{cluster['id']}/nodepools", statuses(cluster)):
+        body = problem(api.get(f"{url}?{query}"), 400, name)
+        assert body["errors"][0]["message"].endswith(f"did you mean {meant}?")
+
+
+def test_an_unknown_parameter_is_refused_everywhere_and_changes_nothing(api: Api) -> None:
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    for answer in (
+        api.get("//api/hyperfleet?x=1"),
+        api.get("/compatibility?x=1"),
+        api.get("/errors?x=1"),
+        api.get("/errors/HYPERFLEET-NTF-001?x=1"),
+        api.get(url + "?x=1"),
+        api.post("/clusters?x=1", json={"name": "c2", "spec": {}}),
+        api.patch(url + "?x=1", json={"labels": {"a": "b"}}),
+        api.delete(url + "?x=1"),
+        api.put(statuses(cluster) + "?x=1", json=REPORT_BODY),
+        api.post(url + "/force-delete?x=1", json={"reason": "x"}),
+    ):
+        problem(answer, 400, "x")
+    assert api.read(cluster) == cluster
+    assert check(api.get("/clusters"))["total"] == 1
+
+
+def test_parameters_that_an_original_declares_are_taken_without_effect(api: Api) -> None:
+    cluster = api.cluster()
+    assert check(api.get(f"/clusters/{cluster['id']}?search=name%3D'other'")) == cluster
+    query = "page=1&pageSize=5&orderBy=name&order=asc&search=x"
+    assert check(api.get(f"/compatibility?{query}")) == check(api.get("/compatibility"))
+
+
+@pytest.mark.parametrize(("member", "meant"), [("label", "labels"), ("spce", "spec"), ("nmae", "name")])
+def test_an_unknown_member_of_a_body_is_refused_and_the_one_that_was_meant_named(
+    api: Api, member: str, meant: str
+) -> None:
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    body = {"name": "c2", "spec": {}, member: {}}
+    answers = [
+        api.post("/clusters", json=body),
+        api.post(f"/clusters/{cluster['id']}/nodepools", json=body),
+    ]
+    for resource in (cluster, node_pool):
+        url = api.url + resource["href"]
+        answers += [
+            api.patch(url, json={member: {}}),
+            api.patch(url, data=json.dumps({member: {}}), headers=MERGE),
+        ]
+    for answer in answers:
+        error = problem(answer, 400, member)["errors"][0]
+        assert error["message"] == f"is not a known member; did you mean {meant}?"
+    assert check(api.get("/clusters"))["total"] == check(api.get("/nodepools"))["total"] == 1
+
+
+def test_what_a_get_returns_may_be_sent_back(api: Api) -> None:
+    cluster = api.cluster(labels={"a": "b"})
+    node_pool = api.node_pool(cluster)
+    api.report(cluster)
+    for resource in (cluster, node_pool):
+        whole = api.read(resource)
+        url = api.url + resource["href"]
+        assert check(api.patch(url, json=whole)) == whole
+        assert check(api.patch(url, data=json.dumps(whole), headers=MERGE)) == whole
+        copied = {**whole, "name": "copy"}
+        collection = url.rpartition("/")[0]
+        problem(api.post(collection, json=copied), 400, "id")
+        del copied["id"]
+        check(api.post(collection, json=copied), 201)
+
+
+def test_unknown_members_of_a_report_are_ignored(api: Api) -> None:
+    report = {**REPORT_BODY, "adaptor": "x", "conditions": [{**REPORT_BODY["conditions"][0], "x": 1}]}  # type: ignore[dict-item]
+    stored = check(api.put(statuses(api.cluster()), json=report), 201)
+    assert "adaptor" not in stored
+    assert "x" not in stored["conditions"][0]
+
+
+@pytest.mark.parametrize(
+    ("search", "meant"),
+    [
+        ("nmae='a'", "name"),
+        ("status.fase='Ready'", "status.phase"),
+        ("createdtime>'2026-01-01T00:00:00Z'", "created_time"),
+        ("label.a='b'", "labels.KEY"),
+    ],
+)
+def test_an_unknown_search_field_names_the_nearest_instead_of_all(
+    api: Api, search: str, meant: str
+) -> None:
+    answer = problem(api.get("/clusters", params={"search": search}), 400, "search")
+    assert answer["code"] == "HYPERFLEET-VAL-007"
+    message = answer["errors"][0]["message"]
+    assert f"did you mean {meant}?" in message
+    assert "updated_by" not in message
+
+
+def test_the_conflict_of_a_taken_name_says_who_has_it_and_whether_it_is_being_deleted(
+    service: Callable[..., Api],
+) -> None:
+    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("dns",))
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    pools = f"/clusters/{cluster['id']}/nodepools"
+    for resource, collection in ((node_pool, pools), (cluster, "/clusters")):
+        body = {"name": resource["name"], "spec": {}}
+        for headers in ({}, {"Idempotency-Key": "k1"}):
+            taken = problem(api.post(collection, json=body, headers=headers), 409, "name")
+            assert taken["code"] == "HYPERFLEET-CNF-001"
+            assert resource["id"] in taken["detail"]
+            assert "deleted" not in taken["detail"]
+            assert taken["errors"][0]["value"] == resource["name"]
+    check(api.delete(f"/clusters/{cluster['id']}"), 202)
+    taken = problem(api.post("/clusters", json={"name": "c1", "spec": {}}), 409, "name")
+    assert f"{cluster['id']}, which is being deleted" in taken["detail"]
+    refused = problem(api.post(pools, json={"name": "new", "spec": {}}), 409)
+    assert refused["code"] == "HYPERFLEET-CNF-003"
+
+
+def test_forcing_out_what_is_not_deleted_says_to_delete_it_first(api: Api) -> None:
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    for resource in (cluster, node_pool):
+        answer = api.post(f"{api.url}{resource['href']}/force-delete", json={"reason": "x"})
+        body = problem(answer, 409)
+        assert body["code"] == "HYPERFLEET-CNF-003"
+        assert "DELETE it first" in body["detail"]
+
+
+CODES: list[tuple[str, str, dict[str, Any], int, str, str]] = [
+    ("GET", "//nowhere", {}, 404, "NTF-000", "not-found"),
+    ("GET", f"/clusters/{NO_ID}", {}, 404, "NTF-001", "not-found"),
+    ("GET", f"/nodepools/{NO_ID}", {}, 404, "NTF-001", "not-found"),
+    ("POST", "/clusters", {"json": {}}, 400, "VAL-000", "validation-error"),
+    ("POST", "/clusters", {"json": {"name": "a"}}, 400, "VAL-001", "validation-error"),
+    ("POST", "/clusters", {"json": {"name": 1, "spec": {}}}, 400, "VAL-002", "validation-error"),
+    ("POST", "/clusters", {"json": {"name": "A", "spec": {}}}, 400, "VAL-003", "validation-error"),
+    ("POST", "/clusters", {"json": {"name": "a" * 64, "spec": {}}}, 400, "VAL-004", "validation-error"),
+    ("GET", "/clusters?page=0", {}, 400, "VAL-004", "validation-error"),
+    ("GET", "/clusters?page=0&size=-1", {}, 400, "VAL-000", "validation-error"),
+    ("POST", "/clusters", {"data": b"{"}, 400, "VAL-006", "malformed-request"),
+    ("GET", "/clusters?search=name", {}, 400, "VAL-007", "validation-error"),
+    ("PUT", "/clusters", {}, 405, "VAL-101", "bad-request"),
+    ("POST", "/clusters", {"json": {"name": "taken", "spec": {}}}, 409, "CNF-001", "conflict"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "code", "slug"), CODES)
+def test_errors_have_the_codes_and_types_of_the_original(
+    api: Api, method: str, path: str, body: dict[str, Any], status: int, code: str, slug: str
+) -> None:
+    api.cluster("taken")
+    answer = problem(api.request(method, path, **body), status)
+    assert answer["code"] == f"HYPERFLEET-{code}"
+    assert answer["type"] == f"https://api.hyperfleet.io/errors/{slug}"
+    explained = check(api.get(f"/errors/{answer['code']}"))
+    assert (explained["status"], explained["title"]) == (status, answer["title"])
+
+
+def test_what_the_original_has_no_code_for_has_a_number_that_it_does_not_use(api: Api) -> None:
+    original = {
+        *(f"VAL-00{n}" for n in range(8)),
+        *("AUT-001", "AUT-002", "AUT-003", "AUZ-001", "NTF-000", "NTF-001"),
+        *("CNF-001", "CNF-002", "CNF-003", "INT-001", "SVC-001", "SVC-002"),
+    }
+    codes = {one["code"].removeprefix("HYPERFLEET-") for one in api.get("/errors").json()["items"]}
+    assert original <= codes
+    assert all(int(code[-3:]) >= 100 for code in codes - original)
+
+
+def test_an_error_carries_the_value_when_it_is_short_and_no_secret(api: Api) -> None:
+    def value(field: str, **body: Any) -> Any:
+        errors = problem(api.post("/clusters", json={"name": "a", "spec": {}, **body}), 400)["errors"]
+        return next(error for error in errors if error["field"] == field).get("value", "none")
+
+    assert value("name", name="A") == "A"
+    assert value("name", name=5) == 5
+    assert value("name", name="a" * 64) == "a" * 64
+    assert value("name", name="a" * 65) == "none"
+    assert value("name", name=["a"]) == "none"
+    assert value("labels.k", labels={"k": "two words"}) == "two words"
+    assert value("labels.my-token", labels={"my-token": "hush hush"}) == "none"
+    (error,) = problem(api.get("/clusters?size=1001"), 400, "size")["errors"]
+    assert error["value"] == 1001
+
+
+def test_a_patch_logs_no_warning(database: str) -> None:
+    with Serving("--no-auth", "--log-level=debug", f"--database-url={database}") as server:
+        url = f"{server.url}/api/hyperfleet/v1/clusters"
+        made = requests.post(url, json={"name": "c1", "spec": {}}, timeout=30)
+        for headers in ({"Content-Type": "application/json"}, MERGE):
+            patched = requests.patch(
+                f"{url}/{made.json()['id']}", data='{"spec": {"a": 1}}', headers=headers, timeout=30
+            )
+            assert patched.status_code == 200
+        server.stop()
+        assert "PATCH" in server.output
+        assert logging.getLevelName(logging.WARNING) not in server.output
