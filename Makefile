@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where the embedded PostgreSQL of this checkout keeps its files.
 DATA_DIR ?= .data
+# Where programs that only tests need are installed.
+TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest
 CONTAINER_TOOL ?= $(shell command -v podman || command -v docker || echo podman)
 
@@ -48,6 +50,26 @@ test: lint types ## Run everything: lint, types and all tests
 test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_URL names another PostgreSQL
 	$(BIN)/python -m pytest $(ARGS)
 
+test-tools: $(VENV)/dev.stamp ## Run the tests that need generators of clients, and install these first
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/bin/oapi-codegen; fi
+	@$(MAKE) --no-print-directory $(TOOLS)/python.stamp
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/node.stamp; fi
+	$(BIN)/python -m pytest -m tools -rs $(ARGS)
+
+$(TOOLS)/bin/oapi-codegen:
+	GOBIN=$(abspath $(TOOLS))/bin go install github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.4.1
+
+$(TOOLS)/python.stamp:
+	$(PYTHON) -m venv $(TOOLS)/python
+	$(TOOLS)/python/bin/python -m pip install --quiet --disable-pip-version-check \
+		openapi-python-client==0.29.1 ruff
+	@touch $@
+
+$(TOOLS)/node.stamp:
+	npm install --prefix $(TOOLS)/node --silent --no-fund --no-audit \
+		openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20
+	@touch $@
+
 lint: $(VENV)/dev.stamp ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,6 +98,6 @@ image: ## Build the container image
 	$(CONTAINER_TOOL) build --tag $(IMAGE) .
 
 clean: ## Remove what was built and installed
-	rm -rf $(VENV) build dist .tox .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) build dist .tox .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help run-no-auth run test test-integration lint types format bench db/setup db/login db/teardown image clean
+.PHONY: help run-no-auth run test test-tools test-integration lint types format bench db/setup db/login db/teardown image clean
