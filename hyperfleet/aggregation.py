@@ -1,12 +1,11 @@
 """Reports in, status out: how what adapters report becomes one Kubernetes-style status.
 
 All functions are pure. Resources, reports and statuses are plain dicts in the shape in which the API
-shows them. Every time is text of fixed width (:func:`timestamp`), so that times compare as text.
+shows them. Every time is text of fixed width (:mod:`hyperfleet.times`), so that times compare as text.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 Json = dict[str, Any]
@@ -19,19 +18,6 @@ AVAILABLE = ("Available", "LastKnownReconciled")
 STATUSES = ("True", "Unknown", "False")
 
 NO_REPORT = "No adapter has reported yet."
-
-
-def timestamp(moment: datetime) -> str:
-    """``2025-11-17T15:04:05.000000Z``: RFC 3339 in UTC, always with microseconds.
-
-    Raises OverflowError for a moment whose year in UTC is not between 1 and 9999.
-    """
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def now() -> str:
-    """The present as :func:`timestamp` writes it."""
-    return timestamp(datetime.now(UTC))
 
 
 def verdict(report: Mapping[str, Any]) -> tuple[str, Json]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from hyperfleet.aggregation import now
+from hyperfleet.times import now
 
 HREF = "/api/hyperfleet/v1/errors/"
 TYPE = "https://api.hyperfleet.io/errors/"

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import aggregation, database
+from hyperfleet import database, times
 from hyperfleet.errors import KEY_REUSED, Problem
 from hyperfleet.identity import caller
 
@@ -64,7 +64,7 @@ def create(
     request = hashlib.sha256(
         json.dumps([flask.request.path.rstrip("/"), body], sort_keys=True).encode()
     ).digest()
-    claim = {"by": caller(), "key": key, "request": request, "at": aggregation.now()}
+    claim = {"by": caller(), "key": key, "request": request, "at": times.now()}
     with database.transaction() as conn:
         claimed = conn.execute(CLAIM, claim)
         first = conn.execute(FIRST, claim)

@@ -14,7 +14,7 @@ import flask
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, projection, resource
+from hyperfleet import aggregation, database, projection, resource, times
 from hyperfleet.database import Connection
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem
 from hyperfleet.identity import caller
@@ -161,7 +161,7 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
         # Labels of before their syntax was checked may stay as they are.
         labels = after["labels"] if after["labels"] != old["labels"] else {}
         resource.check(kind, {"name": old["name"], **after, "labels": labels})
-        at = max(aggregation.now(), old["updated_time"])
+        at = max(times.now(), old["updated_time"])
         state = {**old, "generation": old["generation"] + 1, "updated_time": at}
         status = aggregation.fold(
             state, reports_of(stored), old["status"], resource.required_adapters(kind), at
@@ -193,7 +193,7 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
         if old["deleted_time"]:
             tag = resource.etag(old["version"])
             return resource.shaped(shape, old["document"], 202, ETag=tag)
-        at, by = max(aggregation.now(), old["updated_time"]), caller()
+        at, by = max(times.now(), old["updated_time"]), caller()
         left = _scalar(children)
         if kind == "Cluster":
             left -= _mark_pools(conn, pools.fetchall(), at, by)
@@ -209,7 +209,7 @@ def delete(kind: str, values: dict[str, Any]) -> flask.Response:
 
 def force_delete(kind: str, values: dict[str, Any], reason: str) -> flask.Response:
     """Removes a marked resource, its node pools and reports now, and records who did it and why."""
-    at, by = aggregation.now(), caller()
+    at, by = times.now(), caller()
     with database.transaction() as conn:
         owner = conn.execute(OWNER, values) if kind == "NodePool" else None
         old = _found(kind, values, conn.execute(LOCK[kind], values))
@@ -256,7 +256,7 @@ def finish(conn: Connection, kind: str, id_: str, required: Callable[[str], Sequ
 
     :param required: gives the required adapters of a kind
     """
-    at = aggregation.now()
+    at = times.now()
     if kind == "NodePool":
         owner = conn.execute("SELECT owner_id::text FROM node_pools WHERE id = %s", [id_]).fetchone()
         values = {"kind": kind, "id": id_, "owner_id": owner[0] if owner else id_}

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, lifecycle
+from hyperfleet import aggregation, database, lifecycle, times
 from hyperfleet.resource import both
 
 BATCH = 100
@@ -95,7 +95,7 @@ def _batch(
         own, left = reports.get(id_, []), children.get(id_, 0)
         if deleted_time and not left and aggregation.all_finalized(generation, own, required):
             finished.append(id_)
-        status = aggregation.fold(state, own, previous, required, aggregation.now(), left)
+        status = aggregation.fold(state, own, previous, required, times.now(), left)
         if status != previous:
             folded.append({"id": id_, "status": status})
     if folded:

@@ -11,7 +11,7 @@ import uuid_utils
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, projection, schema
+from hyperfleet import aggregation, database, projection, schema, times
 from hyperfleet.errors import (
     CHANGED_SINCE,
     INVALID,
@@ -115,7 +115,7 @@ def check(kind: str, body: Mapping[str, Any]) -> None:
 
 def first_row(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a new row, from the body of a request that was validated."""
-    at = aggregation.now()
+    at = times.now()
     born = {"generation": 1, "created_time": at, "updated_time": at}
     return {
         "id": str(uuid_utils.uuid7()),

@@ -11,7 +11,7 @@ import psycopg
 from conftest import Api
 from process import Serving
 
-from hyperfleet import aggregation
+from hyperfleet import aggregation, times
 
 THREADS = 200
 ADAPTERS = 100
@@ -29,7 +29,7 @@ def reports_of_a_thread(number: int) -> list[dict[str, Any]]:
             {
                 "adapter": f"adapter-{number % ADAPTERS:03}",
                 "observed_generation": chance.choice([1, 2, 3, 3, 3]),
-                "observed_time": aggregation.timestamp(observed),
+                "observed_time": times.timestamp(observed),
                 "conditions": [
                     {"type": "Available", "status": chance.choice(["True", "True", "False"])},
                     {"type": "Health", "status": chance.choice(["True", "True", "False", "Unknown"])},
@@ -85,7 +85,7 @@ def test_two_hundred_threads_on_one_cluster_and_on_fifty_lose_no_report_and_leav
                 r["adapter"]: (r["observed_generation"], r["last_report_time"]) for r in stored
             } == expected
             now = apis[1].read(cluster)
-            read_again = aggregation.fold(now, stored, now["status"], (), aggregation.now())
+            read_again = aggregation.fold(now, stored, now["status"], (), times.now())
             assert now["status"] == read_again
         assert one.stop() == two.stop() == 0
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import flask
 
 from hyperfleet import __version__
-from hyperfleet.aggregation import timestamp
 from hyperfleet.resource import BASE, answer
+from hyperfleet.times import timestamp
 
 # An image has its files from when it was built; so has an installed wheel, and a checkout.
 BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))

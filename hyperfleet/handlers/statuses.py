@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, lifecycle, listing, projection, resource
+from hyperfleet import aggregation, database, lifecycle, listing, projection, resource, times
 from hyperfleet.errors import INVALID, Fault, Problem
 from hyperfleet.projection import Shape
 from hyperfleet.resource import both
@@ -134,7 +134,7 @@ def _take(
             return resource.empty(204, X_Discard_Reason=reason)
         # A clock that is behind another replica's must not make a report older than the last one.
         last = stored["last_report_time"] if stored else ""
-        at = report["observed_time"] or max(aggregation.now(), last)
+        at = report["observed_time"] or max(times.now(), last)
         merged = reports[report["adapter"]] = aggregation.merge(stored, report, at)
         left = children.fetchone()
         assert left is not None
@@ -185,7 +185,7 @@ def _observed_time(body: dict[str, Any]) -> str | None:
     fault: Fault = {"field": "observed_time", "message": "", "constraint": "format"}
     try:
         moment = datetime.fromisoformat(body["observed_time"].upper())
-        text = aggregation.timestamp(moment)
+        text = times.timestamp(moment)
     except (ValueError, OverflowError):
         fault["message"] = "must be a time between the years 1 and 9999"
         raise Problem(INVALID, faults=[fault]) from None
