@@ -17,7 +17,7 @@ import click
 import psycopg
 
 from hyperfleet import embedded, migration
-from hyperfleet.fields import TABLES
+from hyperfleet.kinds import KINDS
 from hyperfleet.order import order_by
 from hyperfleet.search import translate
 
@@ -107,7 +107,7 @@ def load(conn: psycopg.Connection, first: int, last: int) -> None:
         for salt, statement in zip("cn", LOAD, strict=True):
             conn.execute(statement, {"first": start, "last": end, "salt": salt})
     for kind in ("Cluster", "NodePool"):
-        conn.execute(LABELS.format(kind=kind, table=TABLES[kind]))
+        conn.execute(LABELS.format(kind=kind, table=KINDS[kind].table))
     conn.execute("VACUUM ANALYZE")
 
 
@@ -120,7 +120,7 @@ def statement(conn: psycopg.Connection, kind: str, search: str) -> tuple[str, di
     if search:
         condition = translate(search.format(owner=row[0]), kind)
         where, values = condition.sql, {**values, **condition.values}
-    table = TABLES[kind]
+    table = KINDS[kind].table
     return f"SELECT document FROM {table} WHERE {where} ORDER BY {order.sql} LIMIT 100", values
 
 

@@ -16,7 +16,7 @@ import click
 import yaml
 from connexion.lifecycle import ConnexionRequest
 
-from hyperfleet import errors, identity
+from hyperfleet import errors, identity, kinds
 from hyperfleet.errors import Problem, refusal
 from hyperfleet.remote import Client, Unreachable, check_url
 from hyperfleet.settings import PUBLIC_KEYS, Settings
@@ -32,10 +32,6 @@ SAFE = ("GET", "HEAD")
 
 ACTIONS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "update"} | {
     "DELETE": "delete"
-}
-KINDS = {
-    **{"clusters": "Cluster", "nodepools": "NodePool"},
-    **dict.fromkeys(("statuses", "adapter-statuses"), "AdapterStatus"),
 }
 
 # How OCM names an account, the preferred claim first.
@@ -97,12 +93,12 @@ def matches(rules: Sequence[Rule], claims: Mapping[str, Any]) -> bool:
 def action(method: str, path: str) -> tuple[str, str] | None:
     """What a request does, as OCM names it, and to which kind of resource; None when to none."""
     segments = path.split("/")
-    kinds = [KINDS[segment] for segment in segments if segment in KINDS]
-    if not kinds:
+    found = [kind.name for kind in map(kinds.in_path, segments) if kind]
+    if not found:
         return None
     # A POST that takes away.
     verb = "delete" if segments[-1] == "force-delete" else ACTIONS.get(method, "update")
-    return verb, kinds[-1]
+    return verb, found[-1]
 
 
 class Review:

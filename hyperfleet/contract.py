@@ -12,6 +12,7 @@ from connexion.resolver import Resolver
 
 from hyperfleet import schema
 from hyperfleet.files import shipped
+from hyperfleet.kinds import RESOURCES
 
 NOTES = (
     *("x-openapi-router-controller", "x-bearerInfoFunc"),
@@ -57,10 +58,7 @@ def published(document: Any) -> Any:
 def creation_validators(document: dict[str, Any]) -> dict[str, Any]:
     """For each kind a validator of the body that creates a resource of it."""
     named = document["components"]["schemas"]
-    return {
-        kind: schema.compile_schema(named[f"{kind}CreateRequest"], named)
-        for kind in ("Cluster", "NodePool")
-    }
+    return {kind: schema.compile_schema(named[f"{kind}CreateRequest"], named) for kind in RESOURCES}
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -8,21 +8,13 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
+from hyperfleet.kinds import KINDS, RESOURCES, Type
 from hyperfleet.nearest import nearest
 
-Kind: TypeAlias = Literal["Cluster", "NodePool", "AdapterStatus"]
 # Keeps a value for the statement and returns the placeholder that stands for it.
 Bind: TypeAlias = Callable[[Any], str]
-# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
-Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
-
-TABLES: dict[str, str] = {
-    "Cluster": "clusters",
-    "NodePool": "node_pools",
-    "AdapterStatus": "adapter_statuses",
-}
 
 # Segments between dots; one in quotes may hold any character, its quote doubled.
 NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
@@ -30,27 +22,6 @@ NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
 FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
 
-_RESOURCE: dict[str, Type] = {
-    "id": "uuid",
-    "name": "text",
-    "generation": "number",
-    "created_by": "text",
-    "updated_by": "text",
-    "deleted_by": "text",
-    "created_time": "time",
-    "updated_time": "time",
-    "deleted_time": "time",
-}
-COLUMNS: dict[str, dict[str, Type]] = {
-    "Cluster": _RESOURCE,
-    "NodePool": {**_RESOURCE, "owner_id": "uuid"},
-    "AdapterStatus": {
-        "adapter": "text",
-        "observed_generation": "number",
-        "created_time": "time",
-        "last_report_time": "time",
-    },
-}
 NULLABLE = {"deleted_by", "deleted_time"}
 
 STATUS: dict[str, Type] = {
@@ -129,10 +100,10 @@ def segments(name: str) -> list[str]:
 
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
-    listed = list(COLUMNS[kind])
-    if kind != "AdapterStatus":
+    listed = list(KINDS[kind].columns)
+    if kind in RESOURCES:
         listed.insert(2, "kind")
-        if kind == "NodePool":
+        if KINDS[kind].parent:
             listed.append("owner_references.id")
         listed += ["labels.KEY", "spec.PATH"]
         listed += [f"status.{member}" for member in STATUS]
@@ -143,17 +114,17 @@ def names(kind: str) -> list[str]:
 def resolve(name: str, kind: str, bind: Bind) -> Field:
     """The field of that name.
 
-    ``name`` has the form of ``NAME``; ``kind`` is a key of ``TABLES``; what must be bound for the
+    ``name`` has the form of ``NAME``; ``kind`` is a key of ``KINDS``; what must be bound for the
     field's SQL goes through ``bind``. Raises UnknownField.
     """
-    table = TABLES[kind]
+    table = KINDS[kind].table
     parts = segments(name)
-    if kind == "NodePool" and parts == ["owner_references", "id"]:
+    if KINDS[kind].parent and parts == ["owner_references", "id"]:
         parts = ["owner_id"]
-    if len(parts) == 1 and parts[0] in COLUMNS[kind]:
+    if len(parts) == 1 and parts[0] in KINDS[kind].columns:
         column = parts[0]
-        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE)
-    if kind != "AdapterStatus":
+        return Field(name, KINDS[kind].columns[column], f"{table}.{column}", column in NULLABLE)
+    if kind in RESOURCES:
         match parts:
             case ["kind"]:
                 return Field(name, "text", f"'{kind}'::text", nullable=False)
@@ -174,7 +145,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
                     'status.conditions."example.com/Synced".reason'
                 )
     near = nearest(name, names(kind))
-    other = f"did you mean {near}?" if near else EXAMPLES[kind == "AdapterStatus"]
+    other = f"did you mean {near}?" if near else EXAMPLES[kind not in RESOURCES]
     raise UnknownField(f"unknown field {name}; {other}")
 
 

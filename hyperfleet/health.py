@@ -24,8 +24,8 @@ from starlette.routing import Route
 
 from hyperfleet import database, migration
 from hyperfleet.database import Pool
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.provider import Provider
-from hyperfleet.provider_document import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def health_app(
         if provider is not None and provider.path:
             answer["provider_schema"] = {
                 "status": provider.trouble or "ok",
-                "validated": [kind for kind in SPECS if provider.validated(kind)],
+                "validated": [kind for kind in RESOURCES if provider.validated(kind)],
             }
         return JSONResponse(answer)
 
@@ -123,7 +123,7 @@ class ProviderCollector(Collector):
             "1 where specs of the kind are held against the provider's schema.",
             labels=["kind"],
         )
-        for kind in SPECS:
+        for kind in RESOURCES:
             validated.add_metric([kind], int(self.provider.validated(kind)))
         yield validated
         if self.provider.path:

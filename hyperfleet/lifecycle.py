@@ -18,6 +18,7 @@ from hyperfleet import aggregation, database, projection, resource, times
 from hyperfleet.database import Connection
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem
 from hyperfleet.identity import caller
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import both
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def patch(kind: str, values: dict[str, Any], body: Mapping[str, Any]) -> flask.R
         _refuse_other_names(kind, old, body)
         if old["deleted_time"]:
             raise Problem(
-                WRONG_STATE, f"The {resource.NOUNS[kind]} is being deleted; it cannot be changed."
+                WRONG_STATE, f"The {RESOURCES[kind].noun} is being deleted; it cannot be changed."
             )
         before = {"labels": old["labels"], "spec": old["spec"]}
         given = {name: body[name] for name in before if name in body}
@@ -214,7 +215,7 @@ def force_delete(kind: str, values: dict[str, Any], reason: str) -> flask.Respon
         owner = conn.execute(OWNER, values) if kind == "NodePool" else None
         old = _found(kind, values, conn.execute(LOCK[kind], values))
         if not old["deleted_time"]:
-            noun = resource.NOUNS[kind]
+            noun = RESOURCES[kind].noun
             raise Problem(
                 WRONG_STATE,
                 f"The {noun} is not being deleted. DELETE it first; only what is being deleted can be "

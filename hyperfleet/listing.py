@@ -4,7 +4,6 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, LiteralString
 from urllib.parse import urlencode
 
@@ -13,6 +12,7 @@ import psycopg
 
 from hyperfleet import database, order, projection, search
 from hyperfleet.errors import BAD_SEARCH, INVALID, Fault, Problem
+from hyperfleet.kinds import KINDS
 from hyperfleet.order import Order
 from hyperfleet.resource import answer
 from hyperfleet.validation import storable
@@ -20,25 +20,6 @@ from hyperfleet.validation import storable
 DEFAULT_SIZE = 100
 STRANGE = "must come from the next link of a page in this order"
 
-
-@dataclass(frozen=True)
-class Table:
-    """Where a kind is kept, and what finds the one row of it that an identity names."""
-
-    name: LiteralString
-    identity: LiteralString
-    row: LiteralString
-
-
-TABLES = {
-    "Cluster": Table("clusters", "id", "item.id = page.identity"),
-    "NodePool": Table("node_pools", "id", "item.id = page.identity"),
-    "AdapterStatus": Table(
-        "adapter_statuses",
-        "adapter",
-        "item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
-    ),
-}
 
 # The page is found by keys alone, which an index holds, however deep it lies; their text and the
 # documents are made for its rows only. One row more than asked for tells whether there is a next page.
@@ -109,13 +90,13 @@ def respond(
     searched, searched_values = _condition(query.get("search"), kind)
     condition = " AND ".join(f"({part})" for part in (where, searched) if part) or "true"
     after, after_values, number = _after(query.get("continue_"), ordered, number)
-    table = TABLES[kind]
-    names = {"table": table.name, "identity": table.identity, "row": table.row, "where": condition}
+    table = KINDS[kind]
+    names = {"table": table.table, "identity": table.identity, "row": table.row, "where": condition}
     total = f"({COUNT})" if condition == "true" else TOTAL
     offset = 0 if after_values else (number - 1) * size
     skip, limit, backward = offset, size + 1, False
     if condition == "true" and offset > DEEP and not any(key.nullable for key in ordered.keys):
-        [(count,)] = database.fetch_all(COUNT.format(table=table.name), {})
+        [(count,)] = database.fetch_all(COUNT.format(table=table.table), {})
         if offset > count // 2:
             skip, limit, backward = max(0, count - offset - size - 1), size + 1, True
             # The last page is not full, and what is behind it is empty.
@@ -128,7 +109,7 @@ def respond(
         order=ordered.reversed().sql if backward else ordered.sql,
         after=after,
         exists=exists,
-        total=total.format(table=table.name, where=condition),
+        total=total.format(table=table.table, where=condition),
     )
     bound = {
         **(values or {}),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperfleet import fields
+from hyperfleet.kinds import KINDS
 
 MAX_KEYS = 8
 
@@ -17,8 +18,6 @@ CASTS: dict[str, str] = {
     "number": "numeric",
     "time": "timestamptz",
 }
-# What tells the items of a list apart.
-IDENTITY = {"Cluster": "id", "NodePool": "id", "AdapterStatus": "adapter"}
 
 
 class OrderError(ValueError):
@@ -81,7 +80,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
         order, direction = direction, ""
     default = direction.lower() or ("asc" if order else "desc")
     values, bind = fields.collector("o")
-    identity = IDENTITY[kind]
+    identity = KINDS[kind].identity
     keys: dict[str, Key] = {}
     for name, given in _keys(order or "created_time"):
         key = _key(name, (given or default).lower() == "desc", kind, bind)

@@ -8,27 +8,14 @@ from typing import Any, NamedTuple, TypeAlias
 import click
 import flask
 
-from hyperfleet import fields, order
+from hyperfleet import fields
 from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.kinds import KINDS
 from hyperfleet.nearest import nearest
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
 MEMBER = re.compile(rf"\s*({fields.NAME})\s*")
-
-_RESOURCE = (
-    *("kind", "id", "href", "name", "generation", "labels", "spec"),
-    *("created_time", "updated_time", "created_by", "updated_by"),
-    *("deleted_time", "deleted_by", "status"),
-)
-MEMBERS: dict[str, tuple[str, ...]] = {
-    "Cluster": _RESOURCE,
-    "NodePool": (*_RESOURCE, "owner_references"),
-    "AdapterStatus": (
-        *("adapter", "observed_generation", "conditions", "data", "metadata"),
-        *("created_time", "last_report_time"),
-    ),
-}
 
 
 class ProjectionError(ValueError):
@@ -49,7 +36,8 @@ def project(names: str, kind: str) -> Projection:
     What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
     Cluster, NodePool or AdapterStatus. Raises ProjectionError, also for a member that the kind lacks.
     """
-    wanted: Projection = {order.IDENTITY[kind]: None}
+    members = KINDS[kind].members
+    wanted: Projection = {KINDS[kind].identity: None}
     position = count = 0
     while True:
         match = None if fields.FORBIDDEN.search(names) else MEMBER.match(names, position)
@@ -59,9 +47,9 @@ def project(names: str, kind: str) -> Projection:
                 f"at character {position + 1}"
             )
         first, *rest = fields.segments(match[1])
-        if first not in MEMBERS[kind]:
-            near = nearest(first, MEMBERS[kind])
-            other = f"did you mean {near}?" if near else f"expected some of {', '.join(MEMBERS[kind])}"
+        if first not in members:
+            near = nearest(first, members)
+            other = f"did you mean {near}?" if near else f"expected some of {', '.join(members)}"
             raise ProjectionError(f"unknown member {first}; {other}")
         count += 1
         if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
@@ -138,7 +126,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
         if not sign or not agent.strip() or not names.strip():
             raise click.UsageError(f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS.")
         given = [name.strip() for name in names.split(",")]
-        known = {member for members in MEMBERS.values() for member in members}
+        known = {member for kind in KINDS.values() for member in kind.members}
         strange = [name for name in given if name.partition(".")[0] not in known]
         if strange:
             raise click.UsageError(
@@ -146,9 +134,9 @@ def defaults(entries: Sequence[str]) -> Defaults:
             )
         by_kind: dict[str, Projection] = {}
         try:
-            for kind, members in MEMBERS.items():
-                own = [name for name in given if name.partition(".")[0] in members]
-                by_kind[kind] = project(",".join([*own, order.IDENTITY[kind]]), kind)
+            for kind in KINDS.values():
+                own = [name for name in given if name.partition(".")[0] in kind.members]
+                by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
             raise click.UsageError(f"--default-fields: {agent.strip()}: {error.message}") from None
         found.append((agent.strip(), by_kind))

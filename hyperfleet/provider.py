@@ -13,7 +13,8 @@ import click
 
 from hyperfleet import contract, schema
 from hyperfleet.errors import Fault
-from hyperfleet.provider_document import PREFIX, SPECS, BrokenDocument, Document, compiled, read
+from hyperfleet.kinds import SPECS
+from hyperfleet.provider_document import PREFIX, BrokenDocument, Document, compiled, read
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import jsonschema_rs
 import yaml
 
 from hyperfleet import schema
+from hyperfleet.kinds import SPECS
 
 Place: TypeAlias = tuple[str | int, ...]
 
-SPECS = {"Cluster": "ClusterSpec", "NodePool": "NodePoolSpec"}
 PREFIX = "#/components/schemas/"
 
 META = jsonschema_rs.Draft202012Validator(

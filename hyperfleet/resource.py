@@ -23,26 +23,22 @@ from hyperfleet.errors import (
     with_value,
 )
 from hyperfleet.identity import caller
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.projection import Shape
 from hyperfleet.settings import Settings
 
 BASE = "/api/hyperfleet/v1"
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
-NOUNS = {"Cluster": "cluster", "NodePool": "node pool"}
-
 
 def both(statement: LiteralString) -> dict[str, LiteralString]:
-    """A statement for each of the two kinds: ``{table}`` and ``{kind}`` are its names, ``{under}`` is
-    the condition that a node pool belongs to the cluster that the path names, if it names one.
+    """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{under}`` is
+    the condition that it belongs to the owner that the path names, if it has and names one.
     """
+    under = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
     return {
-        "Cluster": statement.format(table="clusters", kind="Cluster", under=""),
-        "NodePool": statement.format(
-            table="node_pools",
-            kind="NodePool",
-            under="AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)",
-        ),
+        kind.name: statement.format(table=kind.table, kind=kind.name, under=under if kind.parent else "")
+        for kind in RESOURCES.values()
     }
 
 
@@ -63,7 +59,7 @@ def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, 
 
 def not_found(kind: str, id_: str) -> Problem:
     """The error of a resource that is not there, or not where it was looked for."""
-    return Problem(NOT_FOUND, f"There is no {NOUNS[kind]} with the id '{id_[:100]}' here.")
+    return Problem(NOT_FOUND, f"There is no {RESOURCES[kind].noun} with the id '{id_[:100]}' here.")
 
 
 def key(kind: str, id_: str) -> str:
@@ -86,7 +82,7 @@ def unique_name(kind: str, values: Mapping[str, Any]) -> Iterator[None]:
         if error.diag.constraint_name not in NAMES:
             raise
         holder = database.fetch_one(HOLDER[kind], dict(values))
-        message = f"is the name of another {NOUNS[kind]}"
+        message = f"is the name of another {RESOURCES[kind].noun}"
         if holder:
             message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
         fault: Fault = {"field": "name", "message": message, "constraint": "unique"}

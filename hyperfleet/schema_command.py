@@ -12,12 +12,10 @@ import requests
 from psycopg.sql import SQL, Identifier
 
 from hyperfleet import database, embedded, schema, settings
-from hyperfleet.provider_document import SPECS, BrokenDocument, Document, read
+from hyperfleet.kinds import RESOURCES, SPECS
+from hyperfleet.provider_document import BrokenDocument, Document, read
 from hyperfleet.settings import Settings
 
-TABLES = {"Cluster": "clusters", "NodePool": "node_pools"}
-PATHS = {"Cluster": "/clusters", "NodePool": "/nodepools"}
-PLURALS = {"Cluster": "Clusters", "NodePool": "Node pools"}
 BASE = "/api/hyperfleet/v1"
 
 COUNT = SQL("SELECT count(*) FROM {}")
@@ -105,7 +103,7 @@ def _report(kind: str, document: Document, total: int, stored: Iterator[Stored])
     """Prints how many specs would break, and the first of them; returns how many."""
     count = broken = 0
     lines = []
-    label = f"Checking {PLURALS[kind].lower()}"
+    label = f"Checking {RESOURCES[kind].noun}s"
     with click.progressbar(stored, length=total, label=label, file=sys.stderr) as progress:
         for one in progress:
             count += 1
@@ -119,7 +117,7 @@ def _report(kind: str, document: Document, total: int, stored: Iterator[Stored])
                 lines.append(f"    and {len(found) - FAULTS} more")
     if broken > SHOWN:
         lines.append(f"  and {broken - SHOWN} more")
-    click.echo(f"{PLURALS[kind]}: {broken} of {count} stored specs would break")
+    click.echo(f"{RESOURCES[kind].noun.capitalize()}s: {broken} of {count} stored specs would break")
     for line in lines:
         click.echo(line)
     return broken
@@ -148,11 +146,11 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     def stored(kind: str) -> Iterator[Stored]:
         with conn.cursor(name="stored") as cursor:
             cursor.itersize = BATCH
-            cursor.execute(STORED.format(Identifier(TABLES[kind])))
+            cursor.execute(STORED.format(Identifier(RESOURCES[kind].table)))
             yield from map(Stored._make, cursor)
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        row = conn.execute(COUNT.format(Identifier(TABLES[kind]))).fetchone()
+        row = conn.execute(COUNT.format(Identifier(RESOURCES[kind].table))).fetchone()
         assert row is not None
         return row[0], stored(kind)
 
@@ -184,7 +182,7 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             answer = page(answer["next"])
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        first = page(f"{BASE}{PATHS[kind]}?pageSize={BATCH}&fields=id,name,spec")
+        first = page(f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec")
         return first["total"], stored(first)
 
     return source

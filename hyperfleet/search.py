@@ -16,6 +16,7 @@ from lark import Token, Tree
 from hyperfleet import fields, grammar
 from hyperfleet.fields import Bind, Field
 from hyperfleet.grammar import Fault
+from hyperfleet.kinds import KINDS
 
 MAX_TERMS = 100
 MAX_LIST = 1000
@@ -163,10 +164,10 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         return "FALSE"
     if lookup and field.label and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         # The pair with created_time lets the planner read the labels in the order of the list.
-        table = fields.TABLES[search.kind]
+        table = KINDS[search.kind].table
         part = parts[0].removeprefix(field.sql)
         owners = (
-            f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of TABLES)
+            f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of KINDS)
             f" WHERE labels.owner_type = '{search.kind}'"
             f" AND labels.key = {field.label} AND labels.value{part}"
         )

@@ -295,9 +295,8 @@ class Settings:
 
     def required_adapters(self, kind: str) -> tuple[str, ...]:
         """The adapters that must report on a ``Cluster`` or a ``NodePool``; empty: all that do."""
-        if kind == "Cluster":
-            return self.required_adapters_cluster
-        return self.required_adapters_nodepool
+        names: tuple[str, ...] = getattr(self, f"required_adapters_{kind.lower()}")
+        return names
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}

@@ -7,12 +7,13 @@ from pathlib import Path
 import flask
 
 from hyperfleet import __version__
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import BASE, answer
 from hyperfleet.times import timestamp
 
 # An image has its files from when it was built; so has an installed wheel, and a checkout.
 BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))
-COLLECTIONS = {"clusters": "ClusterList", "nodepools": "NodePoolList", "errors": "ErrorList"}
+COLLECTIONS = {kind.segment: f"{kind.name}List" for kind in RESOURCES.values()} | {"errors": "ErrorList"}
 
 
 def get_metadata() -> flask.Response:

@@ -1,0 +1,120 @@
+"""What a kind of thing is, once: its names, where it is kept, and what of it may be asked for.
+
+Whatever differs between kinds is in these tables, so that a new kind is one entry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, LiteralString, TypeAlias
+
+# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
+Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind.
+
+    :param name: as the member ``kind`` has it
+    :param noun: what messages call one of it
+    :param segment: what its collections are called in paths
+    :param table: where it is kept
+    :param identity: the column that tells the items of a list apart
+    :param row: the condition that finds the one row of a list which an identity names
+    :param columns: what may be searched and ordered by, and of which type it is
+    :param members: what an answer shows, and ``fields`` may name
+    :param parent: the kind that it belongs to, whose id is its ``owner_id``
+    :param spec: the provider's schema of its spec
+    """
+
+    name: str
+    noun: str
+    segment: str
+    table: LiteralString
+    identity: LiteralString
+    row: LiteralString
+    columns: Mapping[str, Type]
+    members: tuple[str, ...]
+    parent: str | None = None
+    spec: str = ""
+    # Other words for it in paths.
+    aliases: tuple[str, ...] = field(default=())
+
+
+_COLUMNS: dict[str, Type] = {
+    "id": "uuid",
+    "name": "text",
+    "generation": "number",
+    "created_by": "text",
+    "updated_by": "text",
+    "deleted_by": "text",
+    "created_time": "time",
+    "updated_time": "time",
+    "deleted_time": "time",
+}
+_MEMBERS = (
+    *("kind", "id", "href", "name", "generation", "labels", "spec"),
+    *("created_time", "updated_time", "created_by", "updated_by"),
+    *("deleted_time", "deleted_by", "status"),
+)
+
+# What people want, and adapters report on: each with labels, a spec and a status.
+RESOURCES: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="Cluster",
+            noun="cluster",
+            segment="clusters",
+            table="clusters",
+            identity="id",
+            row="item.id = page.identity",
+            columns=_COLUMNS,
+            members=_MEMBERS,
+            spec="ClusterSpec",
+        ),
+        Kind(
+            name="NodePool",
+            noun="node pool",
+            segment="nodepools",
+            table="node_pools",
+            identity="id",
+            row="item.id = page.identity",
+            columns={**_COLUMNS, "owner_id": "uuid"},
+            members=(*_MEMBERS, "owner_references"),
+            parent="Cluster",
+            spec="NodePoolSpec",
+        ),
+    )
+}
+
+# The provider's schema of each.
+SPECS = {kind.name: kind.spec for kind in RESOURCES.values()}
+
+KINDS: dict[str, Kind] = {
+    **RESOURCES,
+    "AdapterStatus": Kind(
+        name="AdapterStatus",
+        noun="report",
+        segment="statuses",
+        table="adapter_statuses",
+        identity="adapter",
+        row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
+        columns={
+            "adapter": "text",
+            "observed_generation": "number",
+            "created_time": "time",
+            "last_report_time": "time",
+        },
+        members=(
+            *("adapter", "observed_generation", "conditions", "data", "metadata"),
+            *("created_time", "last_report_time"),
+        ),
+        aliases=("adapter-statuses",),
+    ),
+}
+
+
+def in_path(segment: str) -> Kind | None:
+    """The kind that a segment of a path names, if any."""
+    return next((one for one in KINDS.values() if segment in (one.segment, *one.aliases)), None)
