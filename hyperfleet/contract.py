@@ -16,7 +16,7 @@ from hyperfleet.kinds import RESOURCES
 
 NOTES = (
     *("x-openapi-router-controller", "x-bearerInfoFunc"),
-    *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-null-removes"),
+    *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-key-words", "x-null-removes"),
 )
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 

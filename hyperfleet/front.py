@@ -280,10 +280,12 @@ class Front:
         ]
         if (b"content-type", b"") in plain["headers"]:
             plain["headers"].remove((b"content-type", b""))
-        plain[UNSURE] = any((b"content-type", kind) in plain["headers"] for kind in ANYTHING)
+        kind, semicolon, rest = dict(plain["headers"]).get(b"content-type", b"").partition(b";")
+        plain[UNSURE] = kind in ANYTHING
         if plain[UNSURE]:
+            json_type = b"application/json" + semicolon + rest
             plain["headers"] = [
-                (name, b"application/json" if name == b"content-type" else value)
+                (name, json_type if name == b"content-type" else value)
                 for name, value in plain["headers"]
             ]
         if path.endswith("/") and not path.startswith("/openapi-ui/"):

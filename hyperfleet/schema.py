@@ -33,6 +33,8 @@ SINGLE = (
 )
 # JSON Schema's rules for the names of members, which OpenAPI 3.0 lacks: x-key-pattern and so on.
 KEYS = {"pattern": "pattern", "maxLength": "max-length"}
+# What those rules come to, in words that follow "which".
+KEY_WORDS = "x-key-words"
 # What says nothing about values, and what would give a schema an address of its own.
 SILENT = ("example", "components", "$id", "$schema", "$vocabulary")
 
@@ -368,9 +370,14 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
         if error.kind.name == "unevaluatedProperties":
             leftovers.append(error)
         elif error.kind.name == "additionalProperties":
-            known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
+            known = _known(_rules(error, validator), validator.text)
             at = [*where, *error.instance_path]
             yield from new(_unknown_members(at, error.kind.unexpected, error.kind.name, known))
+        elif error.kind.name == "propertyNames" and KEY_WORDS in _rules(error, validator):
+            at = [*where, *error.instance_path]
+            words = _rules(error, validator)[KEY_WORDS]
+            key = str(error.kind.error.instance)[:100]
+            yield from new([_fault(at, f"has the key {key!r}, which {words}", "pattern")])
         else:
             paths.append(error.instance_path)
             yield from new(explain(error, where))
@@ -381,6 +388,14 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
         names = (name for name in error.kind.unexpected if name not in known)
         yield from new(_unknown_members([*where, *at], names, error.kind.name))
+
+
+def _rules(error: Any, validator: Validator) -> Any:
+    """The schema whose rule an error is about; for the name of a member, the schema of the object."""
+    place = error.schema_path
+    if error.kind.name in place:
+        place = place[: len(place) - place[::-1].index(error.kind.name)]
+    return _at(validator.text, place[:-1])
 
 
 def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
