@@ -156,13 +156,16 @@ SINGLE = {
         OUT_OF_RANGE,
     ),
 }
-SECRET = re.compile(r"secret|passw|token|credential|private|key", re.IGNORECASE)
+SECRET = re.compile(
+    r"secret|pass|pwd|pw\b|pin\b|token|cred|private|key|auth|bearer|cookie|session|jwt|cert|kubeconfig",
+    re.IGNORECASE,
+)
 MAX_VALUE = 64
 
 
 def with_value(fault: Fault, value: Any) -> Fault:
     """The fault with the value that is wrong, when that is short and by its name no secret."""
-    short = isinstance(value, int | float) or (isinstance(value, str) and len(value) <= MAX_VALUE)
+    short = isinstance(value, str | int | float) and len(str(value)) <= MAX_VALUE
     return {**fault, "value": value} if short and not SECRET.search(fault["field"]) else fault
 
 

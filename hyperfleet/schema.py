@@ -103,6 +103,7 @@ KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevalu
 # only the first fault is looked for.
 MAX_FAULTS = 1000
 MAX_PARTS = 10_000
+MAX_NAME = 100
 # As many values or alternatives a message lists.
 LISTED = 20
 ALTERNATIVES = 4
@@ -429,7 +430,8 @@ def _unknown_members(
     for name in names:
         near = nearest(name, known)
         meant = f"; did you mean {near}?" if near else ""
-        yield _fault([*at, name], f"is not a known member{meant}", rule)
+        # Cut, as a name may be as long as the body.
+        yield _fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
 
 
 def _at(text: Any, path: Path) -> Any:

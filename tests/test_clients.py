@@ -595,7 +595,9 @@ def test_an_error_carries_the_value_when_it_is_short_and_no_secret(api: Api) -> 
     assert value("name", name="a" * 65) == "none"
     assert value("name", name=["a"]) == "none"
     assert value("labels.k", labels={"k": "two words"}) == "two words"
-    assert value("labels.my-token", labels={"my-token": "hush hush"}) == "none"
+    for name in ("my-token", "pass", "pwd", "db-pw", "auth", "cookie", "jwt", "cert", "creds"):
+        assert value(f"labels.{name}", labels={name: "hush hush"}) == "none"
+    assert value("name", name=10**100) == "none"
     (error,) = problem(api.get("/clusters?size=1001"), 400, "size")["errors"]
     assert error["value"] == 1001
 
@@ -612,3 +614,9 @@ def test_a_patch_logs_no_warning(database: str) -> None:
         server.stop()
         assert "PATCH" in server.output
         assert logging.getLevelName(logging.WARNING) not in server.output
+
+
+def test_an_error_does_not_repeat_a_name_of_any_length(api: Api) -> None:
+    answer = api.post("/clusters", json={"name": "a", "spec": {}, "x" * 100_000: 1})
+    assert problem(answer, 400)["errors"][0]["field"] == "x" * 100
+    assert len(answer.content) < 5_000
