@@ -210,6 +210,12 @@ class QueryValidator(ParameterValidator):
         raw = dict(request._starlette_request.query_params)
         known = [parameter["name"] for parameter in self.parameters["query"]]
         found: list[Fault] = [_unknown(name, known) for name in raw if name not in known]
+        sent = [name for name, _ in request._starlette_request.query_params.multi_items()]
+        found += [
+            {"field": name, "message": "may be given once only", "constraint": "unique"}
+            for name in known
+            if sent.count(name) > 1
+        ]
         for parameter in self.parameters["query"]:
             name, rules = parameter["name"], parameter["schema"]
             if name not in given:

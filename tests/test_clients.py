@@ -439,6 +439,19 @@ def test_an_unknown_parameter_is_refused_everywhere_and_changes_nothing(api: Api
     assert check(api.get("/clusters"))["total"] == 1
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("page=x&page=1", "size=1&size=1", "search=bad+bad&search=name='a'", "orderBy=zz&orderBy=name"),
+        *("fields=name&fields=nmae", "fields=*&fields=name"),
+    ],
+)
+def test_a_parameter_that_is_given_twice_is_refused(api: Api, query: str) -> None:
+    name = query.partition("=")[0]
+    errors = problem(api.get(f"/clusters?{query}"), 400, name)["errors"]
+    assert "may be given once only" in [error["message"] for error in errors]
+
+
 def test_parameters_that_an_original_declares_are_taken_without_effect(api: Api) -> None:
     cluster = api.cluster()
     assert check(api.get(f"/clusters/{cluster['id']}?search=name%3D'other'")) == cluster
