@@ -16,8 +16,9 @@ import click
 import yaml
 from connexion.lifecycle import ConnexionRequest
 
-from hyperfleet import errors, identity, kinds
+from hyperfleet import errors, identity
 from hyperfleet.errors import Problem, refusal
+from hyperfleet.kinds import SEGMENTS
 from hyperfleet.remote import Client, Unreachable, check_url
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier
@@ -93,7 +94,7 @@ def matches(rules: Sequence[Rule], claims: Mapping[str, Any]) -> bool:
 def action(method: str, path: str) -> tuple[str, str] | None:
     """What a request does, as OCM names it, and to which kind of resource; None when to none."""
     segments = path.split("/")
-    found = [kind.name for kind in map(kinds.in_path, segments) if kind]
+    found = [SEGMENTS[segment] for segment in segments if segment in SEGMENTS]
     if not found:
         return None
     # A POST that takes away.
@@ -205,8 +206,8 @@ class Guard:
             raise _forbidden("The access list does not name the caller.")
         if not name and method not in SAFE:
             raise refusal(errors.NO_IDENTITY)
-        what = action(method, path)
-        if self.review is not None and what is not None:
+        what = action(method, path) if self.review else None
+        if self.review and what:
             account = identity.from_claims(claims, ACCOUNT)
             if not account or not await self.review.allows(account, *what):
                 raise _forbidden("The access review does not allow the caller to do this.")

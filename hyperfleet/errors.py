@@ -228,6 +228,11 @@ class Problem(Exception):
         return document
 
 
+def bad_parameter(name: str, message: str) -> Problem:
+    """The error of a parameter that the contract alone cannot judge."""
+    return Problem(INVALID, faults=[{"field": name, "message": message, "constraint": name}])
+
+
 def refusal(code: str, detail: str = "") -> Problem:
     """A 401 with the challenge that RFC 6750, section 3, asks for.
 

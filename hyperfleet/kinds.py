@@ -4,7 +4,7 @@ Whatever differs between kinds is in these tables, so that a new kind is one ent
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, LiteralString, TypeAlias
 
 # moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
@@ -19,26 +19,26 @@ class Kind:
     :param noun: what messages call one of it
     :param segment: what its collections are called in paths
     :param table: where it is kept
-    :param identity: the column that tells the items of a list apart
-    :param row: the condition that finds the one row of a list which an identity names
     :param columns: what may be searched and ordered by, and of which type it is
     :param members: what an answer shows, and ``fields`` may name
+    :param identity: the column that tells the items of a list apart
+    :param row: the condition that finds the one row of a list which an identity names
     :param parent: the kind that it belongs to, whose id is its ``owner_id``
     :param spec: the provider's schema of its spec
+    :param aliases: other words for the collections in paths
     """
 
     name: str
     noun: str
     segment: str
     table: LiteralString
-    identity: LiteralString
-    row: LiteralString
     columns: Mapping[str, Type]
     members: tuple[str, ...]
+    identity: LiteralString = "id"
+    row: LiteralString = "item.id = page.identity"
     parent: str | None = None
     spec: str = ""
-    # Other words for it in paths.
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
 
 
 _COLUMNS: dict[str, Type] = {
@@ -67,8 +67,6 @@ RESOURCES: dict[str, Kind] = {
             noun="cluster",
             segment="clusters",
             table="clusters",
-            identity="id",
-            row="item.id = page.identity",
             columns=_COLUMNS,
             members=_MEMBERS,
             spec="ClusterSpec",
@@ -78,8 +76,6 @@ RESOURCES: dict[str, Kind] = {
             noun="node pool",
             segment="nodepools",
             table="node_pools",
-            identity="id",
-            row="item.id = page.identity",
             columns={**_COLUMNS, "owner_id": "uuid"},
             members=(*_MEMBERS, "owner_references"),
             parent="Cluster",
@@ -115,6 +111,5 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def in_path(segment: str) -> Kind | None:
-    """The kind that a segment of a path names, if any."""
-    return next((one for one in KINDS.values() if segment in (one.segment, *one.aliases)), None)
+# The kinds by what paths call their collections.
+SEGMENTS = {word: kind.name for kind in KINDS.values() for word in (kind.segment, *kind.aliases)}

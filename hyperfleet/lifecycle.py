@@ -45,12 +45,11 @@ REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_
 CHILDREN = "SELECT count(*) FROM node_pools WHERE owner_id = %(id)s"
 
 # The cluster of a node pool, which never changes.
-OWNER: LiteralString = """
+OWNER = both("""
 SELECT id::text FROM clusters WHERE id = (
-    SELECT owner_id FROM node_pools
-    WHERE id = %(id)s AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)
+    SELECT owner_id FROM {table} WHERE id = %(id)s {under}
 ) FOR NO KEY UPDATE
-"""
+""")["NodePool"]
 
 CHANGE = both("""
 WITH dropped AS (

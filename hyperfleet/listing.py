@@ -11,7 +11,7 @@ import flask
 import psycopg
 
 from hyperfleet import database, order, projection, search
-from hyperfleet.errors import BAD_SEARCH, INVALID, Fault, Problem
+from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.order import Order
 from hyperfleet.resource import answer
@@ -45,12 +45,6 @@ CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
 DEEP = 10_000
 # Kept by the database as rows come and go.
 COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = '{table}'"
-
-
-def bad_parameter(name: str, message: str) -> Problem:
-    """The error of a parameter that the contract alone cannot judge."""
-    fault: Fault = {"field": name, "message": message, "constraint": name}
-    return Problem(INVALID, faults=[fault])
 
 
 def page_of(query: Mapping[str, Any]) -> tuple[int, int]:
@@ -145,9 +139,7 @@ def respond(
     more = size > 0 and len(rows) > size and not shape.agent
     link = _next(number, rows[size - 1][2]) if more else ""
     text = render(kind, number, total_count, [shape.text(item) for item in items], link)
-    response = answer(text)
-    response.headers.update(shape.headers)
-    return response
+    return answer(text, 200, **shape.headers)
 
 
 def render(kind: str, number: int, total: int, documents: list[str], link: str = "") -> str:

@@ -9,7 +9,7 @@ import click
 import flask
 
 from hyperfleet import fields
-from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.errors import bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.nearest import nearest
 
@@ -121,12 +121,12 @@ def defaults(entries: Sequence[str]) -> Defaults:
     A member counts for the kinds that have it. Raises click.UsageError for an entry that is none.
     """
     found: Defaults = []
+    known = {member for kind in KINDS.values() for member in kind.members}
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
             raise click.UsageError(f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS.")
         given = [name.strip() for name in names.split(",")]
-        known = {member for kind in KINDS.values() for member in kind.members}
         strange = [name for name in given if name.partition(".")[0] not in known]
         if strange:
             raise click.UsageError(
@@ -155,8 +155,7 @@ def asked(kind: str) -> Shape:
         try:
             return Shape(project(names, kind))
         except ProjectionError as error:
-            fault: Fault = {"field": "fields", "message": error.message, "constraint": "fields"}
-            raise Problem(INVALID, faults=[fault]) from None
+            raise bad_parameter("fields", error.message) from None
     sent = flask.request.headers.get("User-Agent", "")
     for agent, by_kind in flask.current_app.extensions["default_fields"]:
         if sent.startswith(agent):

@@ -155,9 +155,7 @@ def show(kind: str, document: str, version: int) -> flask.Response:
 
 def shaped(shape: Shape, document: str, status: int = 200, **headers: str) -> flask.Response:
     """As :func:`answer`, with a resource's document in a shape."""
-    response = answer(shape.text(document), status, **headers)
-    response.headers.update(shape.headers)
-    return response
+    return answer(shape.text(document), status, **headers, **shape.headers)
 
 
 def require_match(version: int) -> None:

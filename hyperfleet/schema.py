@@ -368,16 +368,14 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
                 yield fault
 
     for error in _errors(validator.compiled, value):
-        if error.kind.name == "unevaluatedProperties":
+        rule, at = error.kind.name, [*where, *error.instance_path]
+        if rule == "unevaluatedProperties":
             leftovers.append(error)
-        elif error.kind.name == "additionalProperties":
+        elif rule == "additionalProperties":
             known = _known(_rules(error, validator), validator.text)
-            at = [*where, *error.instance_path]
-            yield from new(_unknown_members(at, error.kind.unexpected, error.kind.name, known))
-        elif error.kind.name == "propertyNames" and KEY_WORDS in _rules(error, validator):
-            at = [*where, *error.instance_path]
-            words = _rules(error, validator)[KEY_WORDS]
-            key = str(error.kind.error.instance)[:100]
+            yield from new(_unknown_members(at, error.kind.unexpected, rule, known))
+        elif rule == "propertyNames" and (words := _rules(error, validator).get(KEY_WORDS)):
+            key = error.kind.error.instance[:MAX_NAME]
             yield from new([_fault(at, f"has the key {key!r}, which {words}", "pattern")])
         else:
             paths.append(error.instance_path)
@@ -386,7 +384,7 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
         # Where one part of an allOf is broken, all that this part knows counts as left over.
         at, known = error.instance_path, set[str]()
         if any(path[: len(at)] == at for path in paths):
-            known = _known(_at(validator.text, error.schema_path[:-1]), validator.text)
+            known = _known(_rules(error, validator), validator.text)
         names = (name for name in error.kind.unexpected if name not in known)
         yield from new(_unknown_members([*where, *at], names, error.kind.name))
 
@@ -479,7 +477,7 @@ def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
         yield _fault([*at, kind.property], "is required", rule)
     elif rule == "propertyNames":
         for fault in explain(kind.error, ()):
-            message = f"has a member whose name {fault['message']}: {str(kind.error.instance)[:100]}"
+            message = f"has a member whose name {fault['message']}: {kind.error.instance[:MAX_NAME]}"
             yield _fault(at, message, fault["constraint"])
     else:
         rule = last if last in KEYWORDS else rule

@@ -6,7 +6,6 @@ flag wins over the environment, that over the file given by ``--config``, that o
 """
 
 import dataclasses
-import difflib
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ import yaml
 from click.core import ParameterSource
 
 from hyperfleet import log
+from hyperfleet.nearest import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -26,31 +26,20 @@ logger = logging.getLogger(__name__)
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
 
 
-class Entries(click.ParamType[Any]):
-    """A list of texts, separated by semicolons; a YAML file may hold a list instead."""
-
-    name = "entries"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """The texts without blanks around them, in the order given."""
-        if isinstance(value, str):
-            value = value.split(";")
-        return tuple(str(entry).strip() for entry in value if str(entry).strip())
-
-
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names; a YAML file may hold a list instead."""
+    """A list of names, separated by commas or as given; a YAML file may hold a list instead."""
 
     name = "names"
+
+    def __init__(self, separator: str = ",") -> None:
+        self.separator = separator
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """The names without blanks and repetitions, in the order given."""
         if isinstance(value, str):
-            value = value.split(",")
+            value = value.split(self.separator)
         elif not isinstance(value, list | tuple):
             value = [value]
         return tuple(dict.fromkeys(str(name).strip() for name in value if str(name).strip()))
@@ -277,7 +266,7 @@ class Settings:
         "Members shown to clients whose User-Agent begins so, when they do not say it: "
         "AGENT=FIELDS, separated by semicolons. Default: those that a strict client of December 2025 "
         "knows.",
-        type=Entries(),
+        type=Names(";"),
     )
     validate_responses: bool = setting(
         False, "Check every response against the contract: for tests.", **SWITCH
@@ -368,8 +357,8 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
                 line = f"{variable} is ignored: Kubernetes has set it, for a service of that name"
                 lines.append((logging.INFO, line))
         elif name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; is HYPERFLEET_{near[0]} meant?" if near else ""
+            near = nearest(name, known)
+            hint = f"; is HYPERFLEET_{near} meant?" if near else ""
             lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
     return lines
 
@@ -400,7 +389,7 @@ def _option(field: "dataclasses.Field[Any]") -> click.Option:
     return _Option(
         ["--" + field.name.replace("_", "-")],
         # What has a default that somebody may want to turn off.
-        emptied=bool(field.default) and (kind is None or isinstance(kind, Names | Entries)),
+        emptied=bool(field.default) and (kind is None or isinstance(kind, Names)),
         envvar=variables,
         show_envvar=True,
         default=field.default,

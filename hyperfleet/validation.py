@@ -207,14 +207,13 @@ class QueryValidator(ParameterValidator):
     def validate_request(self, request: ConnexionRequest) -> None:
         """Raises Problem when a parameter breaks its schema."""
         given = request.query_params
-        raw = dict(request._starlette_request.query_params)
+        raw = request._starlette_request.query_params
         known = [parameter["name"] for parameter in self.parameters["query"]]
         found: list[Fault] = [_unknown(name, known) for name in raw if name not in known]
-        sent = [name for name, _ in request._starlette_request.query_params.multi_items()]
         found += [
             {"field": name, "message": "may be given once only", "constraint": "unique"}
             for name in known
-            if sent.count(name) > 1
+            if len(raw.getlist(name)) > 1
         ]
         for parameter in self.parameters["query"]:
             name, rules = parameter["name"], parameter["schema"]

@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import flask
 from psycopg.types.json import Jsonb
@@ -18,13 +18,11 @@ logger = logging.getLogger(__name__)
 TOLERANCE = timedelta(minutes=5)
 
 # Who may remove a marked node pool holds its cluster first: see the order of locks in lifecycle.
-LOCK_OWNER: LiteralString = """
+LOCK_OWNER = both("""
 SELECT id::text FROM clusters WHERE id = (
-    SELECT owner_id FROM node_pools
-    WHERE id = %(id)s AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)
-          AND deleted_time IS NOT NULL
+    SELECT owner_id FROM {table} WHERE id = %(id)s {under} AND deleted_time IS NOT NULL
 ) FOR NO KEY UPDATE
-"""
+""")["NodePool"]
 
 # Reports on one resource queue here, for the lock on its row.
 LOCK = both("""
