@@ -5,7 +5,7 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import click
@@ -306,11 +306,11 @@ TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::te
 
 @contextmanager
 def transaction() -> Iterator[Connection]:
-    """A transaction in pipeline mode: commits at the end of the block, rolls back on an exception.
+    """A transaction: commits at the end of the block, rolls back on an exception.
 
     Statements travel together until a result is fetched, and what is left travels with the COMMIT: a
     block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
-    or at the end of the block.
+    or at the end of the block. Behind a pooler each statement travels for itself.
     """
     with connection() as conn, _transaction(conn):
         yield conn
@@ -318,8 +318,11 @@ def transaction() -> Iterator[Connection]:
 
 @contextmanager
 def _transaction(conn: Session) -> Iterator[None]:
+    # After statements that travel together, PgBouncer 1.18 sometimes goes on holding the session for
+    # this connection, idle as it is, and the next one waits for it.
+    together = conn.pipeline() if conn.travelling is None else nullcontext()
     try:
-        with conn.pipeline():
+        with together:
             conn.execute("BEGIN")
             if conn.travelling:
                 conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])

@@ -158,17 +158,18 @@ def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -
         assert api.report(cluster).status_code == 201
 
 
-def test_it_costs_no_round_trip(bouncer: str) -> None:
+def test_it_costs_a_round_trip_for_each_statement_and_three_for_the_transaction(bouncer: str) -> None:
+    """They don't travel together, since PgBouncer 1.18 sometimes keeps a session from others then."""
     wire = RoundTrips(bouncer)
     with Serving("--no-auth", "--database-url", wire.conninfo) as server:
         api = Api(server.url)
         path = f"/clusters/{api.cluster()['id']}"
         for number in range(8):
             for method, where, body, trips in (
-                ("GET", path, None, 1),
-                ("GET", "/clusters?search=name='a'", None, 1),
-                ("POST", "/clusters", {"name": f"wired-{number}", "spec": {}}, 1),
-                ("PATCH", path, {"spec": {"number": number}}, 2),
+                ("GET", path, None, 4),
+                ("GET", "/clusters?search=name='a'", None, 4),
+                ("POST", "/clusters", {"name": f"wired-{number}", "spec": {}}, 4),
+                ("PATCH", path, {"spec": {"number": number}}, 6),
             ):
                 wire.reset()
                 assert api.request(method, where, json=body).ok
