@@ -228,9 +228,10 @@ class Problem(Exception):
         return document
 
 
-def bad_parameter(name: str, message: str) -> Problem:
+def bad_parameter(name: str, message: str, value: Any = None) -> Problem:
     """The error of a parameter that the contract alone cannot judge."""
-    return Problem(INVALID, faults=[{"field": name, "message": message, "constraint": name}])
+    fault: Fault = {"field": name, "message": message, "constraint": name}
+    return Problem(INVALID, faults=[with_value(fault, value)])
 
 
 def refusal(code: str, detail: str = "") -> Problem:

@@ -351,7 +351,7 @@ def _media_type(value: bytes, method: str) -> bytes:
     kind = kind.strip().lower()
     if MEDIA_TYPE.fullmatch(kind):
         return kind + semicolon + rest
-    if method in ("GET", "HEAD", "DELETE", "OPTIONS"):
+    if not kind or method in ("GET", "HEAD", "DELETE", "OPTIONS"):
         return b""
     raise Problem(errors.UNSUPPORTED_TYPE)
 

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import aggregation, database, projection, resource, times
 from hyperfleet.database import Connection
-from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem
+from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.identity import caller
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import both
@@ -330,7 +330,10 @@ def _scalar(cursor: Any) -> int:
 def _refuse_other_names(kind: str, old: Mapping[str, Any], body: Mapping[str, Any]) -> None:
     is_ = {"kind": kind, "id": old["id"], "name": old["name"]}
     faults: list[Fault] = [
-        {"field": name, "message": f"cannot be changed; it is {value}", "constraint": "immutable"}
+        with_value(
+            {"field": name, "message": f"cannot be changed; it is {value}", "constraint": "immutable"},
+            body[name],
+        )
         for name, value in is_.items()
         if body.get(name) is not None and body[name] != value
     ]

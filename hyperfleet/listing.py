@@ -54,7 +54,7 @@ def page_of(query: Mapping[str, Any]) -> tuple[int, int]:
     """
     sizes = {query[name] for name in ("page_size", "size") if name in query}
     if len(sizes) > 1:
-        raise bad_parameter("size", "must not differ from pageSize")
+        raise bad_parameter("size", "must not differ from pageSize", query["size"])
     return query.get("page", 1), sizes.pop() if sizes else DEFAULT_SIZE
 
 
@@ -79,7 +79,7 @@ def respond(
     try:
         ordered = order.order_by(query.get("order_by"), query.get("order"), kind)
     except order.OrderError as error:
-        raise bad_parameter("orderBy", error.message) from None
+        raise bad_parameter("orderBy", error.message, query.get("order_by") or query["order"]) from None
     shape = projection.asked(kind)
     searched, searched_values = _condition(query.get("search"), kind)
     condition = " AND ".join(f"({part})" for part in (where, searched) if part) or "true"

@@ -151,11 +151,13 @@ def asked(kind: str) -> Shape:
     names = flask.request.args.get("fields", "").strip()
     if names == "*":
         return Shape()
+    if "*" in names.split(","):
+        raise bad_parameter("fields", "* asks for everything and stands alone", names)
     if names:
         try:
             return Shape(project(names, kind))
         except ProjectionError as error:
-            raise bad_parameter("fields", error.message) from None
+            raise bad_parameter("fields", error.message, names) from None
     sent = flask.request.headers.get("User-Agent", "")
     for agent, by_kind in flask.current_app.extensions["default_fields"]:
         if sent.startswith(agent):

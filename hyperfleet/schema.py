@@ -315,13 +315,11 @@ def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 
 
 
 def tidy(schema: Mapping[str, Any], value: Any) -> Any:
-    """A valid value without the members that are null where null means absent, and with integers for
-    whole numbers where the schema has integers; the value itself where there is nothing to change.
+    """A valid value without the members that are null where null means absent; the value itself where
+    there is nothing to change.
 
     :param schema: as OpenAPI writes it, without references; what it does not describe stays as it is
     """
-    if schema.get("type") == "integer" and isinstance(value, float):
-        return int(value)
     if isinstance(value, list) and "items" in schema:
         items = [tidy(schema["items"], item) for item in value]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,6 +25,8 @@ UNSURE = "hyperfleet.unsure"
 MAX_DEPTH = 64
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
+# Doubles hold each whole number below this.
+EXACT = 2**53
 
 # What our parameters are called in other APIs.
 ELSEWHERE = {
@@ -71,8 +73,9 @@ class BodyValidator(AbstractRequestBodyValidator):
         if self._encoding.lower() not in ("utf-8", "utf8"):
             raise Problem(UNSUPPORTED_TYPE)
         content = b"".join(message.get("body", b"") for message in messages)
+        numbers = Numbers()
         try:
-            body = parse(content)
+            body = parse(content, numbers)
         except Problem as problem:
             if scope.get(UNSURE) and content.strip() and problem.entry.code == MALFORMED:
                 raise Problem(UNSUPPORTED_TYPE) from None
@@ -81,7 +84,7 @@ class BodyValidator(AbstractRequestBodyValidator):
         if found:
             raise Problem(INVALID, faults=found)
         tidy = schema.tidy(self._schema, body)
-        if tidy is not body:
+        if tidy is not body or numbers.rounded:
             content = json.dumps(tidy).encode()
             messages = [{"type": "http.request", "body": content, "more_body": False}]
         # As Kubernetes does, a body without a type is taken for JSON. Handlers read as much as the
@@ -99,7 +102,40 @@ class BodyValidator(AbstractRequestBodyValidator):
             yield from self._provider.faults(kind, body["spec"])
 
 
-def parse(body: bytes) -> Any:
+class Numbers:
+    """Reads the numbers of one body.
+
+    PostgreSQL writes 1e308 out in 309 digits. A body of such numbers would be read back fifty times as
+    long as it came. ``rounded``: a whole number was written with a fraction or an exponent, as Go's
+    clients do; it is an integer, and would be unreadable for them as anything else.
+    """
+
+    def __init__(self) -> None:
+        self.spare = MAX_SPREAD
+        self.rounded = False
+
+    def integer(self, text: str) -> int:
+        """Raises ValueError for one with too many digits."""
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"an integer of {len(text)} digits, where {MAX_DIGITS} are the most")
+        return int(text)
+
+    def other(self, text: str) -> float | int:
+        """Raises ValueError for one that is too large."""
+        number = float(text)
+        if math.isinf(number):
+            raise ValueError(f"{text[:20]} is larger than a double")
+        exponent = text.lower().partition("e")[2]
+        self.spare -= min(abs(int(exponent)), 330) if exponent else 0
+        if self.spare < 0:
+            raise ValueError(f"all exponents together must not exceed {MAX_SPREAD}")
+        if number.is_integer() and abs(number) < EXACT:
+            self.rounded = True
+            return int(number)
+        return number
+
+
+def parse(body: bytes, numbers: Numbers) -> Any:
     """The value of a JSON document (RFC 8259).
 
     Raises Problem for what is no such document, and for what PostgreSQL cannot hold: numbers out of
@@ -109,7 +145,10 @@ def parse(body: bytes) -> Any:
         raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
     try:
         value = json.loads(
-            body.decode(), parse_constant=_no_number, parse_float=_finite(), parse_int=_short
+            body.decode(),
+            parse_constant=_no_number,
+            parse_float=numbers.other,
+            parse_int=numbers.integer,
         )
     except UnicodeDecodeError as error:
         raise Problem(MALFORMED, f"The body is not UTF-8: byte {error.start} does not fit.") from None
@@ -132,36 +171,8 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _short(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"an integer of {len(text)} digits, where {MAX_DIGITS} are the most")
-    return int(text)
-
-
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _finite() -> Callable[[str], float]:
-    """A reader of numbers with fractions or exponents, for one body.
-
-    PostgreSQL writes 1e308 out in 309 digits. A body of such numbers would be read back fifty times as
-    long as it came.
-    """
-    spare = MAX_SPREAD
-
-    def finite(text: str) -> float:
-        nonlocal spare
-        number = float(text)
-        if math.isinf(number):
-            raise ValueError(f"{text[:20]} is larger than a double")
-        exponent = text.lower().partition("e")[2]
-        spare -= min(abs(int(exponent)), 330) if exponent else 0
-        if spare < 0:
-            raise ValueError(f"all exponents together must not exceed {MAX_SPREAD}")
-        return number
-
-    return finite
 
 
 def _depth(value: Any) -> int:
@@ -209,7 +220,7 @@ class QueryValidator(ParameterValidator):
         given = request.query_params
         raw = request._starlette_request.query_params
         known = [parameter["name"] for parameter in self.parameters["query"]]
-        found: list[Fault] = [_unknown(name, known) for name in raw if name not in known]
+        found = [with_value(_unknown(name, known), raw[name]) for name in raw if name not in known]
         found += [
             {"field": name, "message": "may be given once only", "constraint": "unique"}
             for name in known

@@ -88,7 +88,8 @@ def test_an_integer_that_is_written_as_a_float_is_stored_and_shown_as_one(
 ) -> None:
     cluster = api.cluster()
     body = (
-        f'{{"adapter": "dns", "observed_generation": {number}, "data": {{"kept": 2.0}},'
+        f'{{"adapter": "dns", "observed_generation": {number},'
+        ' "data": {"whole": 2.0, "big": 1e20, "half": 2.5},'
         f' "conditions": [{{"type": "Available", "status": "True", "observed_generation": {number}}}]}}'
     )
     answers = [
@@ -101,7 +102,8 @@ def test_an_integer_that_is_written_as_a_float_is_stored_and_shown_as_one(
         found = re.findall(r'"observed_generation": ?([^,}\]]+)', answer.text)
         assert found
         assert set(found) == {"1"}, answer.text
-    assert check(answers[0], 201)["data"] == {"kept": 2.0}
+    assert '"whole": 2}' in answers[1].text
+    assert check(answers[0], 201)["data"] == {"whole": 2, "big": 1e20, "half": 2.5}
     (stored,) = sql.execute("SELECT conditions::text FROM adapter_statuses").fetchone() or ()
     assert "1.0" not in stored
     wrong = body.replace(number, "1.5")
@@ -613,6 +615,29 @@ def test_an_error_carries_the_value_when_it_is_short_and_no_secret(api: Api) -> 
     assert value("name", name=10**100) == "none"
     (error,) = problem(api.get("/clusters?size=1001"), 400, "size")["errors"]
     assert error["value"] == 1001
+
+
+def test_an_error_carries_the_value_of_what_the_contract_alone_cannot_judge(api: Api) -> None:
+    def value(answer: requests.Response, field: str) -> Any:
+        (error,) = problem(answer, 400, field)["errors"]
+        return error.get("value", "none")
+
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    assert value(api.patch(url, json={"name": "other"}), "name") == "other"
+    ahead = "2999-01-01T00:00:00Z"
+    condition = {"type": "Available", "status": "True"}
+    body = {"adapter": "a", "observed_generation": 1, "conditions": [condition], "observed_time": ahead}
+    assert value(api.put(url + "/statuses", json=body), "observed_time") == ahead
+    for name, wrong in (("orderBy", "colour desc"), ("fields", "colour"), ("fields", "*,name")):
+        assert value(api.get("/clusters", params={name: wrong}), name) == wrong
+    assert value(api.get("/clusters?colour=red"), "colour") == "red"
+    assert value(api.get("/clusters?fields=name,*"), "fields") == "name,*"
+
+
+def test_a_content_type_without_a_value_is_none(api: Api) -> None:
+    sent = api.post("/clusters", data='{"name": "a", "spec": {}}', headers={"Content-Type": ""})
+    assert check(sent, 201)["name"] == "a"
 
 
 def test_a_patch_logs_no_warning(database: str) -> None:

@@ -8,7 +8,7 @@ import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import aggregation, database, lifecycle, listing, projection, resource, times
-from hyperfleet.errors import INVALID, Fault, Problem
+from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.projection import Shape
 from hyperfleet.resource import both
 
@@ -178,11 +178,12 @@ def _observed_time(body: dict[str, Any]) -> str | None:
 
     Raises Problem for one that the calendar does not have, or that is too far ahead.
     """
-    if "observed_time" not in body:
+    sent = body.get("observed_time")
+    if sent is None:
         return None
-    fault: Fault = {"field": "observed_time", "message": "", "constraint": "format"}
+    fault = with_value({"field": "observed_time", "message": "", "constraint": "format"}, sent)
     try:
-        moment = datetime.fromisoformat(body["observed_time"].upper())
+        moment = datetime.fromisoformat(sent.upper())
         text = times.timestamp(moment)
     except (ValueError, OverflowError):
         fault["message"] = "must be a time between the years 1 and 9999"
