@@ -18,8 +18,8 @@ import psycopg
 
 from hyperfleet import embedded, migration
 from hyperfleet.kinds import KINDS
-from hyperfleet.order import order_by
-from hyperfleet.search import translate
+from hyperfleet.lists.order import order_by
+from hyperfleet.lists.search import translate
 
 # One row for each i. Of the clusters a quarter is in prod, half are gold, a tenth is in each region;
 # ten belong to each customer; a tenth failed, another tenth is on its way. All have been reported on in

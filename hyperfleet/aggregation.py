@@ -6,9 +6,77 @@ shows them. Every time is text of fixed width (:mod:`hyperfleet.times`), so that
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 Json = dict[str, Any]
+
+
+class Condition(TypedDict):
+    """A condition, as an adapter reports it and as it is stored."""
+
+    type: str
+    status: str
+    reason: NotRequired[str]
+    message: NotRequired[str]
+    adapter: NotRequired[str]
+    observed_generation: NotRequired[int]
+    created_at: NotRequired[str]
+    updated_at: NotRequired[str]
+    last_transition_time: NotRequired[str]
+
+
+class Report(TypedDict):
+    """What an adapter reports; the times are those of a stored report."""
+
+    adapter: str
+    observed_generation: int
+    conditions: list[Condition]
+    observed_time: NotRequired[str | None]
+    data: NotRequired[Json]
+    metadata: NotRequired[Json]
+    created_time: NotRequired[str]
+    last_report_time: NotRequired[str]
+
+
+class ResourceCondition(TypedDict):
+    """A condition of a resource."""
+
+    type: str
+    status: str
+    reason: NotRequired[str]
+    message: NotRequired[str]
+    observed_generation: int
+    created_time: str
+    last_updated_time: str
+    last_transition_time: str
+
+
+class Status(TypedDict):
+    """What the reports on a resource come to."""
+
+    phase: str
+    observed_generation: int
+    last_transition_time: str
+    last_updated_time: str
+    adapters: list[Json]
+    conditions: list[ResourceCondition]
+
+
+class State(TypedDict):
+    """What of a resource its status depends on; a whole one has its name, labels, spec and document."""
+
+    id: NotRequired[str]
+    version: NotRequired[int]
+    generation: int
+    created_time: str
+    updated_time: str
+    deleted_time: NotRequired[str | None]
+    status: NotRequired[Status]
+    name: NotRequired[str]
+    labels: NotRequired[dict[str, str]]
+    spec: NotRequired[Json]
+    document: NotRequired[str]
+
 
 # The two words that clients of different generations have for each of the aggregated conditions.
 READY = ("Ready", "Reconciled")
@@ -20,11 +88,11 @@ STATUSES = ("True", "Unknown", "False")
 NO_REPORT = "No adapter has reported yet."
 
 
-def verdict(report: Mapping[str, Any]) -> tuple[str, Json]:
+def verdict(report: Report) -> tuple[str, Condition | None]:
     """What an adapter's report comes to (``True``, ``False`` or ``Unknown``) and which condition
-    says so; ``{}`` when there is none but ``Progressing``.
+    says so; None when there is none but ``Progressing``.
     """
-    conditions: dict[str, Json] = {c["type"]: c for c in report["conditions"]}
+    conditions = {c["type"]: c for c in report["conditions"]}
     for kind in ("Available", "Ready"):
         if kind in conditions:
             return conditions[kind]["status"], conditions[kind]
@@ -33,10 +101,10 @@ def verdict(report: Mapping[str, Any]) -> tuple[str, Json]:
         for condition in rest:
             if condition["status"] == status:
                 return status, condition
-    return "True", {}
+    return "True", None
 
 
-def _failed(report: Mapping[str, Any]) -> bool:
+def _failed(report: Report) -> bool:
     """Whether the report says that the work ended badly, not merely that it is not done yet."""
     says = {c["type"]: c["status"] for c in report["conditions"]}
     return verdict(report)[0] == "False" and (
@@ -46,24 +114,20 @@ def _failed(report: Mapping[str, Any]) -> bool:
     )
 
 
-def finalized(report: Mapping[str, Any], generation: int) -> bool:
+def finalized(report: Report, generation: int) -> bool:
     """Whether the adapter has cleaned up after the resource as it is now."""
     return report["observed_generation"] == generation and any(
         c["type"] == "Finalized" and c["status"] == "True" for c in report["conditions"]
     )
 
 
-def all_finalized(
-    generation: int, reports: Iterable[Mapping[str, Any]], required: Sequence[str]
-) -> bool:
+def all_finalized(generation: int, reports: Iterable[Report], required: Sequence[str]) -> bool:
     """Whether every required adapter (none named: every one that reported) has cleaned up."""
     done = {r["adapter"]: finalized(r, generation) for r in reports}
     return all(done.get(name, False) for name in required or done)
 
 
-def discard_reason(
-    generation: int, stored: Mapping[str, Any] | None, report: Mapping[str, Any]
-) -> str | None:
+def discard_reason(generation: int, stored: Report | None, report: Report) -> str | None:
     """Why a report says nothing new about a resource at ``generation``; None: it does.
 
     ``stored`` is the adapter's last report, ``report`` the new one, whose ``observed_time`` is a
@@ -89,7 +153,7 @@ def discard_reason(
     return None
 
 
-def merge(stored: Mapping[str, Any] | None, report: Mapping[str, Any], at: str) -> Json:
+def merge(stored: Report | None, report: Report, at: str) -> Report:
     """The report as it is to be stored: its conditions with the times that the service sets.
 
     A condition's ``created_at`` survives, ``updated_at`` moves with every report, and
@@ -97,16 +161,14 @@ def merge(stored: Mapping[str, Any] | None, report: Mapping[str, Any], at: str) 
     properties).
     """
     known = {c["type"]: c for c in stored["conditions"]} if stored else {}
-    conditions = []
+    conditions: list[Condition] = []
     for given in report["conditions"]:
         before = known.get(given["type"])
-        condition: Json = {
+        condition: Condition = {
             "adapter": report["adapter"],
             "type": given["type"],
             "status": given["status"],
-        }
-        condition |= {key: given[key] for key in ("reason", "message") if key in given}
-        condition |= {
+            **_words(given),  # type: ignore[typeddict-item]
             "observed_generation": report["observed_generation"],
             "created_at": before["created_at"] if before else at,
             # A newer generation may have been looked at before an older one was; time goes on.
@@ -118,24 +180,28 @@ def merge(stored: Mapping[str, Any] | None, report: Mapping[str, Any], at: str) 
         elif before:
             condition["last_transition_time"] = max(at, before["last_transition_time"])
         conditions.append(condition)
-    merged: Json = {
+    merged: Report = {
         "adapter": report["adapter"],
         "observed_generation": report["observed_generation"],
         "conditions": conditions,
         "created_time": stored["created_time"] if stored else at,
         "last_report_time": at,
     }
-    return merged | {key: report[key] for key in ("data", "metadata") if key in report}
+    if "data" in report:
+        merged["data"] = report["data"]
+    if "metadata" in report:
+        merged["metadata"] = report["metadata"]
+    return merged
 
 
 def fold(
-    resource: Mapping[str, Any],
-    reports: Iterable[Mapping[str, Any]],
-    previous: Mapping[str, Any] | None,
+    resource: State,
+    reports: Iterable[Report],
+    previous: Status | None,
     required: Sequence[str],
     at: str,
     children: int = 0,
-) -> Json:
+) -> Status:
     """The status of a resource.
 
     :param resource: ``generation``, ``created_time``, ``updated_time``, ``deleted_time`` if marked
@@ -153,7 +219,7 @@ def fold(
     phase = _phase(names, counted, generation)
     before = _by_type(previous)
 
-    def condition(kind: str, status: str, *, created: str, start: str, **rest: Any) -> Json:
+    def condition(kind: str, status: str, *, created: str, start: str, **rest: Any) -> ResourceCondition:
         old = before.get(kind)
         if old is None:
             moved = start
@@ -164,7 +230,7 @@ def fold(
         return {
             "type": kind,
             "status": status,
-            **rest,
+            **rest,  # type: ignore[typeddict-item]
             "created_time": old["created_time"] if old else created,
             "last_transition_time": moved,
         }
@@ -211,23 +277,26 @@ def fold(
         else 0,
         "last_transition_time": moved,
         "last_updated_time": _oldest(counted.values(), resource["updated_time"]),
-        "adapters": [
-            {
-                "adapter": name,
-                "type": says.get("type", "Available"),
-                "status": status,
-                **_words(says),
-                "observed_generation": stored[name]["observed_generation"],
-                "created_at": says.get("created_at", stored[name]["created_time"]),
-                "updated_at": says.get("updated_at", stored[name]["last_report_time"]),
-            }
-            for name, (status, says) in verdicts.items()
-        ],
+        "adapters": [_adapter(stored[name], status, says) for name, (status, says) in verdicts.items()],
         "conditions": conditions,
     }
 
 
-def _phase(names: Sequence[str], counted: Mapping[str, Any], generation: int) -> str:
+def _adapter(report: Report, status: str, says: Condition | None) -> Json:
+    """An entry of ``adapters``: the condition that an adapter is judged by."""
+    given: Mapping[str, Any] = says or {}
+    return {
+        "adapter": report["adapter"],
+        "type": given.get("type", "Available"),
+        "status": status,
+        **_words(says),
+        "observed_generation": report["observed_generation"],
+        "created_at": given.get("created_at", report["created_time"]),
+        "updated_at": given.get("updated_at", report["last_report_time"]),
+    }
+
+
+def _phase(names: Sequence[str], counted: Mapping[str, Report], generation: int) -> str:
     current = [r for r in counted.values() if r["observed_generation"] == generation]
     if names and len(current) == len(names) and all(verdict(r)[0] == "True" for r in current):
         return "Ready"
@@ -235,9 +304,9 @@ def _phase(names: Sequence[str], counted: Mapping[str, Any], generation: int) ->
 
 
 def _ready(
-    resource: Mapping[str, Any],
+    resource: State,
     names: Sequence[str],
-    counted: Mapping[str, Any],
+    counted: Mapping[str, Report],
     phase: str,
     children: int,
 ) -> Json:
@@ -274,7 +343,7 @@ def _ready(
 
 
 def _available(
-    old: Mapping[str, Any] | None, names: Sequence[str], counted: Mapping[str, Any], updated: str
+    old: ResourceCondition | None, names: Sequence[str], counted: Mapping[str, Report], updated: str
 ) -> Json:
     missing = [n for n in names if n not in counted]
     generations = {r["observed_generation"] for r in counted.values()}
@@ -315,7 +384,9 @@ def _available(
     }
 
 
-def _successful(verdicts: Mapping[str, tuple[str, Json]], required: Sequence[str]) -> dict[str, str]:
+def _successful(
+    verdicts: Mapping[str, tuple[str, Condition | None]], required: Sequence[str]
+) -> dict[str, str]:
     """Which adapter speaks in each ``<Adapter>Successful`` condition.
 
     Adapters whose names differ in punctuation alone share one: a required one is heard before others,
@@ -334,23 +405,24 @@ def _successful(verdicts: Mapping[str, tuple[str, Json]], required: Sequence[str
     return speakers
 
 
-def _by_type(status: Mapping[str, Any] | None) -> dict[str, Json]:
+def _by_type(status: Status | None) -> dict[str, ResourceCondition]:
     return {c["type"]: c for c in status["conditions"]} if status else {}
 
 
-def _words(condition: Mapping[str, Any]) -> Json:
-    return {key: condition[key] for key in ("reason", "message") if key in condition}
+def _words(condition: Condition | None) -> Json:
+    words: Mapping[str, Any] = condition or {}
+    return {key: words[key] for key in ("reason", "message") if key in words}
 
 
-def _oldest(reports: Iterable[Mapping[str, Any]], otherwise: str) -> str:
+def _oldest(reports: Iterable[Report], otherwise: str) -> str:
     return min((str(r["last_report_time"]) for r in reports), default=otherwise)
 
 
-def _whats(names: Iterable[str], counted: Mapping[str, Any], kind: str = "") -> str:
+def _whats(names: Iterable[str], counted: Mapping[str, Report], kind: str = "") -> str:
     return ", ".join(f"{name} ({_what(counted.get(name), kind)})" for name in names)
 
 
-def _what(report: Mapping[str, Any] | None, kind: str = "") -> str:
+def _what(report: Report | None, kind: str = "") -> str:
     """What an adapter last said, in a few words for a message."""
     if report is None:
         return "no report"

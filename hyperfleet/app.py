@@ -14,15 +14,19 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
-from hyperfleet import contract, projection, provider
+from hyperfleet import provider, routing
 from hyperfleet.access import Guard
+from hyperfleet.contract import document as contract
 from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
 from hyperfleet.front import Front, Page, explain, render
+from hyperfleet.handlers.request import SERVICE
+from hyperfleet.lists import projection
 from hyperfleet.protocol import Limits
 from hyperfleet.provider import Provider
+from hyperfleet.service import Service
 from hyperfleet.settings import Settings
-from hyperfleet.validation import validators
+from hyperfleet.validation import creation_validators, validators
 
 # The outermost layer does what these two do.
 MIDDLEWARES = [
@@ -59,7 +63,7 @@ def create_app(
     inner = FlaskApp(
         "hyperfleet",
         middlewares=list(MIDDLEWARES),
-        resolver=contract.HandlerResolver(),
+        resolver=routing.HandlerResolver(),
         pythonic_params=True,
         validate_responses=settings.validate_responses,
         validator_map=validators(holder),
@@ -71,11 +75,13 @@ def create_app(
     flask_app: flask.Flask = inner.app
     # Connexion decides who may by the route that it finds; Flask must not find more than that.
     flask_app.url_map.merge_slashes = False
-    flask_app.config["HYPERFLEET"] = settings
-    flask_app.extensions["pool"] = pool
-    flask_app.extensions["provider"] = holder
-    flask_app.extensions["default_fields"] = projection.defaults(settings.default_fields)
-    flask_app.extensions["creation"] = contract.creation_validators(document)
+    flask_app.extensions[SERVICE] = Service(
+        settings,
+        pool,
+        holder,
+        creation_validators(document),
+        projection.defaults(settings.default_fields),
+    )
     # Answered inside Flask, so that its metrics know the status.
     for kind in (Exception, werkzeug.exceptions.HTTPException):
         flask_app.register_error_handler(kind, _problem)

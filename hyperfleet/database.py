@@ -4,12 +4,11 @@ import logging
 import os
 import select
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import click
-import flask
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
@@ -20,6 +19,7 @@ from hyperfleet.settings import Settings
 logger = logging.getLogger(__name__)
 
 Connection: TypeAlias = psycopg.Connection[TupleRow]
+Cursor: TypeAlias = psycopg.Cursor[TupleRow]
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0
@@ -271,29 +271,21 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared:
     )
 
 
-def connection() -> AbstractContextManager[Session]:
-    """A connection of the running application's pool, given back at the end of the block."""
-    pool: Pool = flask.current_app.extensions["pool"]
-    return pool.connection()
-
-
-def fetch_one(statement: str, values: dict[str, Any]) -> TupleRow | None:
+def fetch_one(pool: Pool, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
     """Runs one statement as its own transaction, in one round trip, and returns its first row."""
-    return _run(statement, values).fetchone()
+    return _run(pool, statement, values).fetchone()
 
 
-def fetch_all(statement: str, values: dict[str, Any]) -> list[TupleRow]:
+def fetch_all(pool: Pool, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
     """Runs one statement as its own transaction, in one round trip, and returns its rows.
 
     It is planned each time, for the very values: how to search for a label depends on which one.
     """
-    return _run(statement, values, prepare=False).fetchall()
+    return _run(pool, statement, values, prepare=False).fetchall()
 
 
-def _run(
-    statement: str, values: dict[str, Any], prepare: bool | None = None
-) -> psycopg.Cursor[TupleRow]:
-    with connection() as conn:
+def _run(pool: Pool, statement: str, values: Mapping[str, Any], prepare: bool | None = None) -> Cursor:
+    with pool.connection() as conn:
         if conn.travelling is None:
             return conn.execute(statement, values, prepare=prepare)
         with _transaction(conn):
@@ -305,14 +297,14 @@ TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::te
 
 
 @contextmanager
-def transaction() -> Iterator[Connection]:
+def transaction(pool: Pool) -> Iterator[Connection]:
     """A transaction: commits at the end of the block, rolls back on an exception.
 
     Statements travel together until a result is fetched, and what is left travels with the COMMIT: a
     block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
     or at the end of the block. Behind a pooler each statement travels for itself.
     """
-    with connection() as conn, _transaction(conn):
+    with pool.connection() as conn, _transaction(conn):
         yield conn
 
 

@@ -27,7 +27,7 @@ from werkzeug.http import parse_etags
 
 from hyperfleet import database, errors, identity
 from hyperfleet.access import GUARD, Guard
-from hyperfleet.contract import Route
+from hyperfleet.contract.document import Route
 from hyperfleet.errors import Problem
 from hyperfleet.log import trace_id
 from hyperfleet.protocol import Limits

@@ -5,13 +5,11 @@ After the draft standard "The Idempotency-Key HTTP Header Field" of the IETF.
 
 import hashlib
 import json
-from typing import Any, LiteralString
-
-import flask
+from typing import Any, LiteralString, NamedTuple
 
 from hyperfleet import database, times
+from hyperfleet.database import Pool
 from hyperfleet.errors import KEY_REUSED, Problem
-from hyperfleet.identity import caller
 
 # The key is claimed before anything is created: a second request with it waits here for the first
 # one's end. A key that is a day old may be claimed anew.
@@ -45,27 +43,38 @@ DELETE FROM idempotency_keys WHERE (caller, key) IN (
 """
 
 
+class Once(NamedTuple):
+    """What makes a request one that is carried out once only.
+
+    :param key: the client's; None: it may be carried out again
+    :param path: of the request
+    :param body: of the request
+    """
+
+    key: str | None
+    path: str
+    body: Any
+
+
 def create(
-    statement: LiteralString, values: dict[str, Any], body: Any, location: str
+    pool: Pool, once: Once, statement: LiteralString, values: dict[str, Any], location: str
 ) -> tuple[Any, str] | None:
     """Runs the statement that creates a resource, once for each Idempotency-Key; without a key always.
 
     :param values: the statement's, with ``at`` and ``by``
-    :param body: of the request
     :param location: where the resource will be
     :return: the row that the statement returned, its first column the document, and the location:
         both the first time's, when this is a repetition; None when the statement found no place
     Raises Problem for a key that came with another request.
     """
-    key = flask.request.headers.get("Idempotency-Key")
-    if key is None:
-        row = database.fetch_one(statement, values)
+    if once.key is None:
+        row = database.fetch_one(pool, statement, values)
         return (row, location) if row else None
     request = hashlib.sha256(
-        json.dumps([flask.request.path.rstrip("/"), body], sort_keys=True).encode()
+        json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
     ).digest()
-    claim = {"by": caller(), "key": key, "request": request, "at": times.now()}
-    with database.transaction() as conn:
+    claim = {"by": values["by"], "key": once.key, "request": request, "at": times.now()}
+    with database.transaction(pool) as conn:
         claimed = conn.execute(CLAIM, claim)
         first = conn.execute(FIRST, claim)
         if claimed.fetchone() is None:

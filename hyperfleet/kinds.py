@@ -3,24 +3,18 @@
 Whatever differs between kinds is in these tables, so that a new kind is one entry.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, LiteralString, TypeAlias
-
-# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
-Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
+from typing import LiteralString
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind.
 
-    :param name: as the member ``kind`` has it
+    :param name: as the member ``kind`` has it, and the contract's schema is called
     :param noun: what messages call one of it
     :param segment: what its collections are called in paths
     :param table: where it is kept
-    :param columns: what may be searched and ordered by, and of which type it is
-    :param members: what an answer shows, and ``fields`` may name
     :param identity: the column that tells the items of a list apart
     :param row: the condition that finds the one row of a list which an identity names
     :param parent: the kind that it belongs to, whose id is its ``owner_id``
@@ -32,31 +26,12 @@ class Kind:
     noun: str
     segment: str
     table: LiteralString
-    columns: Mapping[str, Type]
-    members: tuple[str, ...]
     identity: LiteralString = "id"
     row: LiteralString = "item.id = page.identity"
     parent: str | None = None
     spec: str = ""
     aliases: tuple[str, ...] = ()
 
-
-_COLUMNS: dict[str, Type] = {
-    "id": "uuid",
-    "name": "text",
-    "generation": "number",
-    "created_by": "text",
-    "updated_by": "text",
-    "deleted_by": "text",
-    "created_time": "time",
-    "updated_time": "time",
-    "deleted_time": "time",
-}
-_MEMBERS = (
-    *("kind", "id", "href", "name", "generation", "labels", "spec"),
-    *("created_time", "updated_time", "created_by", "updated_by"),
-    *("deleted_time", "deleted_by", "status"),
-)
 
 # What people want, and adapters report on: each with labels, a spec and a status.
 RESOURCES: dict[str, Kind] = {
@@ -67,8 +42,6 @@ RESOURCES: dict[str, Kind] = {
             noun="cluster",
             segment="clusters",
             table="clusters",
-            columns=_COLUMNS,
-            members=_MEMBERS,
             spec="ClusterSpec",
         ),
         Kind(
@@ -76,8 +49,6 @@ RESOURCES: dict[str, Kind] = {
             noun="node pool",
             segment="nodepools",
             table="node_pools",
-            columns={**_COLUMNS, "owner_id": "uuid"},
-            members=(*_MEMBERS, "owner_references"),
             parent="Cluster",
             spec="NodePoolSpec",
         ),
@@ -96,16 +67,6 @@ KINDS: dict[str, Kind] = {
         table="adapter_statuses",
         identity="adapter",
         row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
-        columns={
-            "adapter": "text",
-            "observed_generation": "number",
-            "created_time": "time",
-            "last_report_time": "time",
-        },
-        members=(
-            *("adapter", "observed_generation", "conditions", "data", "metadata"),
-            *("created_time", "last_report_time"),
-        ),
         aliases=("adapter-statuses",),
     ),
 }

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from hyperfleet import contract, schema
+from hyperfleet import schema
+from hyperfleet.contract import document as contract
 from hyperfleet.errors import Fault
 from hyperfleet.kinds import SPECS
 from hyperfleet.provider_document import PREFIX, BrokenDocument, Document, compiled, read

@@ -3,34 +3,19 @@ ends the marked ones for which nobody has to do anything any more.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import psycopg
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, lifecycle, times
-from hyperfleet.resource import both
+from hyperfleet import database, removal, times
+from hyperfleet.database import Connection
+from hyperfleet.kinds import RESOURCES
+from hyperfleet.resource import Hold, both
 
 BATCH = 100
 
 COUNT = "SELECT (SELECT count(*) FROM clusters) + (SELECT count(*) FROM node_pools)"
 
-# In the order of the ids, as everybody who locks several: so no two wait for each other.
-LOCK = both("""
-SELECT id::text, generation, hyperfleet_time(created_time), hyperfleet_time(updated_time),
-       hyperfleet_time(deleted_time), status
-FROM {table} WHERE id > %(after)s ORDER BY id LIMIT %(size)s FOR NO KEY UPDATE
-""")
-
-REPORTS = """
-SELECT owner_id::text, adapter, observed_generation, conditions,
-       hyperfleet_time(created_time), hyperfleet_time(last_report_time)
-FROM adapter_statuses WHERE owner_type = %(kind)s AND owner_id = ANY(%(ids)s::uuid[])
-"""
-
-CHILDREN = """
-SELECT owner_id::text, count(*) FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) GROUP BY owner_id
-"""
+NEXT = both("SELECT id::text FROM {table} WHERE id > %(after)s ORDER BY id LIMIT %(size)s")
 
 UPDATE = both("""
 UPDATE {table} AS resource SET status = folded.status, version = version + 1
@@ -59,45 +44,33 @@ def refold(
     """
     changed = 0
     with database.connect(conninfo) as conn:
-        for kind in LOCK:
-            after: str | None = "00000000-0000-0000-0000-000000000000"
-            while after is not None:
+        for kind in RESOURCES:
+            ids = ["00000000-0000-0000-0000-000000000000"]
+            while ids:
+                after = {"after": ids[-1], "size": BATCH}
+                ids = [row[0] for row in conn.execute(NEXT[kind], after)]
                 with conn.transaction():
-                    after, size, folded, finished = _batch(conn, kind, after, required(kind))
+                    folded, finished = _batch(conn, kind, ids, required(kind))
                 # Each on its own, since who removes a node pool has to lock its cluster first.
                 for id_ in finished:
                     with conn.transaction():
-                        lifecycle.finish(conn, kind, id_, required)
+                        removal.finish(conn, kind, id_, required)
                 changed += folded
-                progress(size)
+                progress(len(ids))
     return changed
 
 
 def _batch(
-    conn: psycopg.Connection[Any], kind: str, after: str, required: Sequence[str]
-) -> tuple[str | None, int, int, list[str]]:
-    rows = conn.execute(LOCK[kind], {"after": after, "size": BATCH}).fetchall()
-    if not rows:
-        return None, 0, 0, []
-    bound = {"kind": kind, "ids": [row[0] for row in rows]}
-    reports: dict[str, list[dict[str, Any]]] = {}
-    for owner, *report in conn.execute(REPORTS, bound):
-        reports.setdefault(owner, []).extend(lifecycle.reports_of([report]))
-    children = dict(conn.execute(CHILDREN, bound).fetchall()) if kind == "Cluster" else {}
+    conn: Connection, kind: str, ids: list[str], required: Sequence[str]
+) -> tuple[int, list[str]]:
+    """How many statuses were changed, and which resources have ended."""
     folded, finished = [], []
-    for id_, generation, created_time, updated_time, deleted_time, previous in rows:
-        state = {
-            "generation": generation,
-            "created_time": created_time,
-            "updated_time": updated_time,
-            "deleted_time": deleted_time,
-        }
-        own, left = reports.get(id_, []), children.get(id_, 0)
-        if deleted_time and not left and aggregation.all_finalized(generation, own, required):
-            finished.append(id_)
-        status = aggregation.fold(state, own, previous, required, times.now(), left)
-        if status != previous:
-            folded.append({"id": id_, "status": status})
+    for held in Hold(conn, kind, {"ids": ids}).all():
+        if held.state["deleted_time"] and held.ended(required):
+            finished.append(held.state["id"])
+        status = held.fold(required, times.now())
+        if status != held.state["status"]:
+            folded.append({"id": held.state["id"], "status": status})
     if folded:
         conn.execute(UPDATE[kind], {"folded": Jsonb(folded)})
-    return str(rows[-1][0]), len(rows), len(folded), finished
+    return len(folded), finished

@@ -1,31 +1,22 @@
-"""What clusters and node pools have in common: ids, a first row, answers."""
+"""What all kinds of resources have in common: ids, rows, a first row, and what a status is made of."""
 
+import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
-import flask
 import uuid_utils
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, projection, schema, times
-from hyperfleet.errors import (
-    CHANGED_SINCE,
-    INVALID,
-    NAME_TAKEN,
-    NOT_FOUND,
-    UNCONDITIONAL,
-    Fault,
-    Problem,
-    with_value,
-)
-from hyperfleet.identity import caller
+from hyperfleet import aggregation, database, schema, times
+from hyperfleet.aggregation import Report, State, Status
+from hyperfleet.database import Connection
+from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
-from hyperfleet.projection import Shape
-from hyperfleet.settings import Settings
+from hyperfleet.service import Service
 
 BASE = "/api/hyperfleet/v1"
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
@@ -45,6 +36,116 @@ def both(statement: LiteralString) -> dict[str, LiteralString]:
 # Who has a name, and the constraints that keep it from a second one.
 HOLDER = both("SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}")
 NAMES = ("clusters_name", "node_pools_name")
+
+# Whoever locks several locks them in this order, so that no two wait for each other.
+LOCK = """
+SELECT id::text, version, generation, status, hyperfleet_time(created_time),
+       hyperfleet_time(updated_time), hyperfleet_time(deleted_time) {whole}
+FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
+"""
+STATE = ("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time")
+WHOLE = ("name", "labels", "spec", "document")
+
+# Statements of their own: one that waited for a lock would see what was there before the wait.
+REPORTS = """
+SELECT owner_id::text, adapter, observed_generation, conditions,
+       hyperfleet_time(created_time), hyperfleet_time(last_report_time)
+FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = ANY({ids})
+"""
+REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
+CHILDREN = "SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id"
+
+# Which resources: those that are named, or those below an owner that are not marked as deleted.
+NAMED = "%(ids)s::uuid[]"
+BELOW = "ARRAY(SELECT id FROM {table} WHERE owner_id = %(id)s AND deleted_time IS NULL)"
+
+SET_STATUS = both("UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s")
+
+
+class Held(NamedTuple):
+    """A resource that a transaction has locked.
+
+    :param state: its row; with name, labels, spec and document where those were asked for
+    :param reports: the stored ones
+    :param children: how many resources belong to it
+    """
+
+    state: State
+    reports: Sequence[Report]
+    children: int
+
+    def fold(self, required: Sequence[str], at: str, **changes: Any) -> Status:
+        """The status that it comes to, with changes of its state.
+
+        :param required: the adapters that count
+        :param at: when the change is
+        """
+        state: Any = {**self.state, **changes}
+        return aggregation.fold(state, self.reports, self.state["status"], required, at, self.children)
+
+    def ended(self, required: Sequence[str], generation: int | None = None) -> bool:
+        """Whether nobody has to do anything for it any more, as it is or at another generation, when it
+        is marked as deleted.
+        """
+        generation = generation or self.state["generation"]
+        return not self.children and aggregation.all_finalized(generation, self.reports, required)
+
+
+@functools.cache
+def _statements(kind: str, *, whole: bool, below: bool) -> list[LiteralString]:
+    of = RESOURCES[kind]
+    ids = BELOW.format(table=of.table) if below else NAMED
+    columns: LiteralString = ", " + ", ".join(WHOLE) if whole else ""
+    lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
+    children = [
+        CHILDREN.format(child=child.table, ids=ids)
+        for child in RESOURCES.values()
+        if child.parent == kind
+    ]
+    return [lock, REPORTS.format(kind=of.name, ids=ids), *children]
+
+
+class Hold:
+    """Locks resources and asks for what their status is made of, in the order of their ids.
+
+    The statements are sent at once; what they found is fetched when it is asked for, so that others
+    may travel with them.
+
+    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner
+    :param whole: whether a state is to have name, labels, spec and document, which can be large
+    :param below: not the one with this ``id``, but those of the kind that belong to it and are not
+        marked as deleted
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        kind: str,
+        key: Mapping[str, Any],
+        *,
+        whole: bool = False,
+        below: bool = False,
+    ) -> None:
+        values = {"owner_id": None, "ids": [key.get("id")], **key}
+        statements = _statements(kind, whole=whole, below=below)
+        self.columns = (*STATE, *WHOLE) if whole else STATE
+        self._rows, self._reports, *self._children = [conn.execute(one, values) for one in statements]
+
+    def all(self) -> list[Held]:
+        """Those that there are."""
+        reports: dict[str, list[Report]] = {}
+        states: list[Any] = [dict(zip(self.columns, row, strict=True)) for row in self._rows]
+        for owner, *row in self._reports:
+            report: Any = dict(zip(REPORT, row, strict=True))
+            reports.setdefault(owner, []).append(report)
+        children: dict[str, int] = dict(row for found in self._children for row in found)
+        return [
+            Held(state, reports.get(state["id"], []), children.get(state["id"], 0)) for state in states
+        ]
+
+    def one(self) -> Held | None:
+        """The one that was named by its id, if there is one."""
+        return next(iter(self.all()), None)
 
 
 def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, Any]:
@@ -70,7 +171,7 @@ def key(kind: str, id_: str) -> str:
 
 
 @contextmanager
-def unique_name(kind: str, values: Mapping[str, Any]) -> Iterator[None]:
+def unique_name(service: Service, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
     """Runs the block that creates a resource.
 
     :param values: its ``name``, and ``owner_id`` of a node pool
@@ -81,7 +182,7 @@ def unique_name(kind: str, values: Mapping[str, Any]) -> Iterator[None]:
     except UniqueViolation as error:
         if error.diag.constraint_name not in NAMES:
             raise
-        holder = database.fetch_one(HOLDER[kind], dict(values))
+        holder = database.fetch_one(service.pool, HOLDER[kind], dict(values))
         message = f"is the name of another {RESOURCES[kind].noun}"
         if holder:
             message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
@@ -89,86 +190,35 @@ def unique_name(kind: str, values: Mapping[str, Any]) -> Iterator[None]:
         raise Problem(NAME_TAKEN, faults=[with_value(fault, values["name"])]) from None
 
 
-def required_adapters(kind: str) -> tuple[str, ...]:
-    """The adapters that count in the status of a resource; empty: all that have reported."""
-    settings: Settings = flask.current_app.config["HYPERFLEET"]
-    return settings.required_adapters(kind)
-
-
-def check(kind: str, body: Mapping[str, Any]) -> None:
+def check(service: Service, kind: str, body: Mapping[str, Any]) -> None:
     """Raises Problem for what could not be the body of a creation: the result of a patch."""
-    settings: Settings = flask.current_app.config["HYPERFLEET"]
-    found = list(schema.faults(flask.current_app.extensions["creation"][kind], body))
-    found += flask.current_app.extensions["provider"].faults(kind, body.get("spec"))
+    found = list(schema.faults(service.creation[kind], body))
+    found += service.provider.faults(kind, body.get("spec"))
     # As short as a client could have written it.
     whole = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    if not found and len(whole) > settings.max_body_size:
-        message = f"must have at most {settings.max_body_size} bytes as a whole"
+    largest = service.settings.max_body_size
+    if not found and len(whole) > largest:
+        message = f"must have at most {largest} bytes as a whole"
         found = [{"field": "body", "message": message, "constraint": "size"}]
     if found:
         raise Problem(INVALID, faults=found)
 
 
-def first_row(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a new row, from the body of a request that was validated."""
+def first_row(kind: str, body: Mapping[str, Any], required: Sequence[str], by: str) -> dict[str, Any]:
+    """The values of a new row.
+
+    :param body: of a request that was validated
+    :param required: the adapters that count in its status
+    :param by: who creates it
+    """
     at = times.now()
-    born = {"generation": 1, "created_time": at, "updated_time": at}
+    born: Any = {"generation": 1, "created_time": at, "updated_time": at}
     return {
         "id": str(uuid_utils.uuid7()),
         "name": body["name"],
         "labels": Jsonb(body.get("labels", {})),
         "spec": Jsonb(body["spec"]),
-        "status": Jsonb(aggregation.fold(born, (), None, required_adapters(kind), at)),
+        "status": Jsonb(aggregation.fold(born, (), None, required, at)),
         "at": at,
-        "by": caller(),
+        "by": by,
     }
-
-
-def answer(document: str, status: int = 200, **headers: str) -> flask.Response:
-    """A response whose body is JSON text that is finished already."""
-    response = flask.Response(document, status, mimetype="application/json")
-    response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
-    return response
-
-
-def empty(status: int, **headers: str) -> flask.Response:
-    """A response without a body."""
-    response = answer("", status, **headers)
-    del response.headers["Content-Type"]
-    return response
-
-
-def etag(version: int) -> str:
-    """The entity tag of a resource: strong, since each write raises the version (RFC 9110, 8.8.3)."""
-    return f'"{version}"'
-
-
-def show(kind: str, document: str, version: int) -> flask.Response:
-    """The answer to a GET: the document, or 304 for who has it already (RFC 9110, 13.1.2)."""
-    shape = projection.asked(kind)
-    tag = etag(version)
-    known = flask.request.if_none_match
-    if known.star_tag or known.contains_weak(str(version)):
-        return empty(304, ETag=tag)
-    return shaped(shape, document, ETag=tag)
-
-
-def shaped(shape: Shape, document: str, status: int = 200, **headers: str) -> flask.Response:
-    """As :func:`answer`, with a resource's document in a shape."""
-    return answer(shape.text(document), status, **headers, **shape.headers)
-
-
-def require_match(version: int) -> None:
-    """Lets a change pass that was meant for this version (RFC 9110, 13.1.1).
-
-    Raises Problem for another version, and, where the setting asks for it, for a change that does
-    not say which version it is meant for.
-    """
-    settings: Settings = flask.current_app.config["HYPERFLEET"]
-    if "If-Match" not in flask.request.headers:
-        if settings.require_if_match:
-            raise Problem(UNCONDITIONAL)
-        return
-    # Weak tags never match here: a weak comparison could overwrite a change that it overlooks.
-    if not flask.request.if_match.contains(str(version)):
-        raise Problem(CHANGED_SINCE, headers={"ETag": etag(version)})

@@ -15,8 +15,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from hyperfleet import schema
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.nearest import nearest
 from hyperfleet.provider import Provider
+from hyperfleet.storable import storable
 
 # Where the outermost layer says that a body may be something else than the JSON that it is taken for.
 UNSURE = "hyperfleet.unsure"
@@ -207,11 +209,6 @@ def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
             yield from _unstorable(inner, (*at, index))
 
 
-def storable(text: str) -> bool:
-    """Whether PostgreSQL can hold a text: any Unicode but NUL, and no half surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 class QueryValidator(ParameterValidator):
     """Checks all parameters of a request and names each that is out of its bounds."""
 
@@ -300,3 +297,9 @@ def validators(provider: Provider) -> dict[str, Any]:
         "body": {"application/json": body, "application/merge-patch+json": body},
         "response": {"application/json": ResponseValidator},
     }
+
+
+def creation_validators(document: Mapping[str, Any]) -> dict[str, schema.Validator]:
+    """For each kind a validator of the body that creates a resource of it."""
+    named = document["components"]["schemas"]
+    return {kind: schema.compile_schema(named[f"{kind}CreateRequest"], named) for kind in RESOURCES}

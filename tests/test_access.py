@@ -14,8 +14,9 @@ import requests
 from conftest import Api
 from issuer import Answer, JsonServer, key_pair, key_set
 
-from hyperfleet import access, contract, errors
+from hyperfleet import access, errors
 from hyperfleet.access import matches, parse_rules
+from hyperfleet.contract import document as contract
 
 Start = Callable[..., Api]
 

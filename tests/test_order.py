@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from hyperfleet.order import OrderError, order_by
-from hyperfleet.projection import ProjectionError, apply, project
+from hyperfleet.lists.order import OrderError, order_by
+from hyperfleet.lists.projection import ProjectionError, apply, project
 
 ROWS: list[dict[str, Any]] = [
     {"name": "a", "created": 3, "generation": 1, "labels": {"zone": "2", "tier": "b"}, "phase": "Ready"},

@@ -73,7 +73,7 @@ def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> N
 
 def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     # So that a small table has deep pages.
-    monkeypatch.setattr("hyperfleet.listing.DEEP", 3)
+    monkeypatch.setattr("hyperfleet.lists.page.DEEP", 3)
     made = [api.cluster(f"c{number:02}") for number in range(25)]
     wanted = [cluster["id"] for cluster in reversed(made)]
     pages = [api.get(f"/clusters?pageSize=4&page={number}").json() for number in range(1, 9)]

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from hyperfleet import fields
-from hyperfleet.search import Condition, SearchError, translate
+from hyperfleet.lists import columns
+from hyperfleet.lists.search import Condition, SearchError, translate
 
 
 def condition(type_: str, status: str, **members: Any) -> dict[str, Any]:
@@ -744,7 +744,7 @@ def test_the_documentation_is_right(root: Path) -> None:
         with pytest.raises(SearchError) as caught:
             translate(fault[1], "Cluster")
         assert caught.value.message == "\n".join(fault)
-    for field in fields.names("NodePool"):
+    for field in columns.names("NodePool"):
         assert f"`{field.replace('.FIELD', '.reason')}`" in text
 
 

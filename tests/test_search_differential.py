@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from hyperfleet.search import translate
+from hyperfleet.lists.search import translate
 
 # Few of each, so that comparisons often hit.
 TEXTS = [

@@ -31,8 +31,9 @@ from jose.utils import base64url_encode
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 
-from hyperfleet import contract, errors, tokens
+from hyperfleet import errors, tokens
 from hyperfleet.access import Guard
+from hyperfleet.contract import document as contract
 from hyperfleet.log import _TraceFilter
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier

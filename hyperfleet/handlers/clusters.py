@@ -4,7 +4,11 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, listing, projection, resource
+from hyperfleet import database, idempotency, lifecycle, removal, resource
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import empty, listed, read, shown
+from hyperfleet.identity import caller
+from hyperfleet.lifecycle import Change, Stored
 
 CREATE = """
 WITH created AS (
@@ -26,39 +30,45 @@ READ = "SELECT document, version FROM clusters WHERE id = %(id)s"
 
 def get_clusters(**query: Any) -> flask.Response:
     """One page of clusters."""
-    return listing.respond("Cluster", query)
+    return listed("Cluster", query)
 
 
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
-    shape = projection.asked("Cluster")
-    values = resource.first_row("Cluster", body)
+    service, shape = request.service(), request.shape("Cluster")
+    values = resource.first_row("Cluster", body, service.required("Cluster"), caller())
     location = f"{resource.BASE}/clusters/{values['id']}"
-    with resource.unique_name("Cluster", values):
-        created = idempotency.create(CREATE, values, body, location)
+    with resource.unique_name(service, "Cluster", values):
+        created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
     assert created is not None
     (document,), location = created
-    return resource.shaped(shape, document, 201, Location=location, ETag=resource.etag(1))
+    return shown(shape, Stored(document, 1), 201, location)
 
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:
     """A cluster."""
-    row = database.fetch_one(READ, resource.key_of(cluster_id))
+    row = database.fetch_one(request.service().pool, READ, resource.key_of(cluster_id))
     if row is None:
         raise resource.not_found("Cluster", cluster_id)
-    return resource.show("Cluster", *row)
+    return read("Cluster", Stored(*row))
 
 
 def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Changes a cluster's labels or spec."""
-    return lifecycle.patch("Cluster", resource.key_of(cluster_id), body)
+    shape, key = request.shape("Cluster"), resource.key_of(cluster_id)
+    change = Change(body, request.merges(), request.precondition(), caller())
+    return shown(shape, lifecycle.patch(request.service(), "Cluster", key, change))
 
 
 def delete_cluster_by_id(cluster_id: str) -> flask.Response:
     """Marks a cluster and its node pools as deleted."""
-    return lifecycle.delete("Cluster", resource.key_of(cluster_id))
+    shape, key = request.shape("Cluster"), resource.key_of(cluster_id)
+    marked = lifecycle.mark(request.service(), "Cluster", key, request.precondition(), caller())
+    return shown(shape, marked, 202)
 
 
 def force_delete_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Removes a marked cluster and its node pools now."""
-    return lifecycle.force_delete("Cluster", resource.key_of(cluster_id), body["reason"])
+    key = resource.key_of(cluster_id)
+    removal.force(request.service(), "Cluster", key, body["reason"], caller())
+    return empty(204)

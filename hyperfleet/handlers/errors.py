@@ -5,19 +5,19 @@ from typing import Any
 
 import flask
 
-from hyperfleet import listing
 from hyperfleet.errors import CATALOGUE, NOT_FOUND, Problem
-from hyperfleet.resource import answer
+from hyperfleet.handlers.response import answer
+from hyperfleet.lists import page
 
 DOCUMENTS = {code: json.dumps(entry.document()) for code, entry in sorted(CATALOGUE.items())}
 
 
 def get_errors(**query: Any) -> flask.Response:
     """One page of the catalogue."""
-    number, size = listing.page_of(query)
+    number, size = page.number_and_size(query)
     documents = list(DOCUMENTS.values())
-    page = documents[(number - 1) * size : number * size]
-    return answer(listing.render("Error", number, len(documents), page))
+    shown = documents[(number - 1) * size : number * size]
+    return answer(page.render("Error", number, len(documents), shown))
 
 
 def get_error_by_id(error_id: str) -> flask.Response:

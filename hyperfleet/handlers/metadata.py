@@ -7,8 +7,9 @@ from pathlib import Path
 import flask
 
 from hyperfleet import __version__
+from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import RESOURCES
-from hyperfleet.resource import BASE, answer
+from hyperfleet.resource import BASE
 from hyperfleet.times import timestamp
 
 # An image has its files from when it was built; so has an installed wheel, and a checkout.

@@ -4,8 +4,13 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, listing, projection, resource
+from hyperfleet import database, idempotency, lifecycle, removal, resource
 from hyperfleet.errors import WRONG_STATE, Problem
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import empty, listed, read, shown
+from hyperfleet.identity import caller
+from hyperfleet.lifecycle import Change, Stored
+from hyperfleet.lists.page import Within
 from hyperfleet.resource import both
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
@@ -33,61 +38,66 @@ OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 
 def get_node_pools(**query: Any) -> flask.Response:
     """One page of the node pools of all clusters."""
-    return listing.respond("NodePool", query)
+    return listed("NodePool", query)
 
 
 def get_node_pools_by_cluster_id(cluster_id: str, **query: Any) -> flask.Response:
     """One page of the node pools of a cluster."""
     owner = {"owner_id": resource.key("Cluster", cluster_id)}
     missing = resource.not_found("Cluster", cluster_id)
-    return listing.respond(
-        "NodePool", query, "owner_id = %(owner_id)s", owner, exists=OWNER, otherwise=missing
-    )
+    return listed("NodePool", query, Within("owner_id = %(owner_id)s", owner, OWNER, missing))
 
 
 def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Creates a node pool. A name that its cluster has already is a conflict, and so is a cluster
     that is being deleted.
     """
-    shape = projection.asked("NodePool")
-    values = resource.first_row("NodePool", body)
+    service, shape = request.service(), request.shape("NodePool")
+    values = resource.first_row("NodePool", body, service.required("NodePool"), caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{resource.BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    with resource.unique_name("NodePool", values):
-        created = idempotency.create(CREATE, values, body, location)
+    with resource.unique_name(service, "NodePool", values):
+        created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)
     (document,), location = created
     if document is None:
         raise Problem(WRONG_STATE, "The cluster is being deleted; it takes no new node pools.")
-    return resource.shaped(shape, document, 201, Location=location, ETag=resource.etag(1))
+    return shown(shape, Stored(document, 1), 201, location)
 
 
 def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """A node pool; where a cluster is named, found under that one alone."""
-    row = database.fetch_one(READ, resource.key_of(cluster_id, nodepool_id))
+    key = resource.key_of(cluster_id, nodepool_id)
+    row = database.fetch_one(request.service().pool, READ, key)
     if row is None:
         raise resource.not_found("NodePool", nodepool_id)
-    return resource.show("NodePool", *row)
+    return read("NodePool", Stored(*row))
 
 
 def patch_node_pool_by_id(
     nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
 ) -> flask.Response:
     """Changes a node pool's labels or spec."""
-    return lifecycle.patch("NodePool", resource.key_of(cluster_id, nodepool_id), body)
+    shape, key = request.shape("NodePool"), resource.key_of(cluster_id, nodepool_id)
+    change = Change(body, request.merges(), request.precondition(), caller())
+    return shown(shape, lifecycle.patch(request.service(), "NodePool", key, change))
 
 
 def delete_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """Marks a node pool as deleted."""
-    return lifecycle.delete("NodePool", resource.key_of(cluster_id, nodepool_id))
+    shape, key = request.shape("NodePool"), resource.key_of(cluster_id, nodepool_id)
+    marked = lifecycle.mark(request.service(), "NodePool", key, request.precondition(), caller())
+    return shown(shape, marked, 202)
 
 
 def force_delete_node_pool(
     nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
 ) -> flask.Response:
     """Removes a marked node pool now."""
-    return lifecycle.force_delete("NodePool", resource.key_of(cluster_id, nodepool_id), body["reason"])
+    key = resource.key_of(cluster_id, nodepool_id)
+    removal.force(request.service(), "NodePool", key, body["reason"], caller())
+    return empty(204)
 
 
 # The same where the path names no cluster.

@@ -7,30 +7,21 @@ from typing import Any
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, lifecycle, listing, projection, resource, times
+from hyperfleet import aggregation, database, removal, resource, times
+from hyperfleet.aggregation import Report
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.projection import Shape
-from hyperfleet.resource import both
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import answer, empty, listed
+from hyperfleet.kinds import RESOURCES
+from hyperfleet.lists.page import Within
+from hyperfleet.removal import lock_owner
+from hyperfleet.resource import SET_STATUS, Hold, both
+from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
 
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
-
-# Who may remove a marked node pool holds its cluster first: see the order of locks in lifecycle.
-LOCK_OWNER = both("""
-SELECT id::text FROM clusters WHERE id = (
-    SELECT owner_id FROM {table} WHERE id = %(id)s {under} AND deleted_time IS NOT NULL
-) FOR NO KEY UPDATE
-""")["NodePool"]
-
-# Reports on one resource queue here, for the lock on its row.
-LOCK = both("""
-SELECT generation, hyperfleet_time(created_time), hyperfleet_time(updated_time),
-       hyperfleet_time(deleted_time), status
-FROM {table} WHERE id = %(id)s {under} FOR NO KEY UPDATE
-""")
-STATE = ("generation", "created_time", "updated_time", "deleted_time", "status")
 
 STORE = """
 INSERT INTO adapter_statuses
@@ -82,81 +73,72 @@ get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_po
 
 
 def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
-    return listing.respond(
-        "AdapterStatus",
-        query,
-        "owner_type = %(kind)s AND owner_id = %(id)s",
-        {"kind": kind, **owner},
-        exists=EXISTS[kind],
-        otherwise=resource.not_found(kind, owner["id"]),
-    )
+    where = "owner_type = %(kind)s AND owner_id = %(id)s"
+    missing = resource.not_found(kind, owner["id"])
+    within = Within(where, {"kind": kind, **owner}, EXISTS[kind], missing)
+    return listed("AdapterStatus", query, within)
 
 
 def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
     _refuse_repetitions(body["conditions"])
     report = {**body, "observed_time": _observed_time(body)}
-    shape = projection.asked("AdapterStatus")
-    answer = None
-    while answer is None:
-        answer = _take(kind, owner, report, shape)
-    return answer
+    shape = request.shape("AdapterStatus")
+    taken = None
+    while taken is None:
+        taken = _take(request.service(), kind, owner, report)
+    document, discarded = taken
+    if discarded:
+        return empty(204, {"X-Discard-Reason": discarded})
+    return answer(shape.text(document), 201, shape.headers)
 
 
-def _take(
-    kind: str, owner: dict[str, Any], report: dict[str, Any], shape: Shape
-) -> flask.Response | None:
-    """Stores a report and the status that it yields; None: the node pool was marked meanwhile, and
-    its cluster has to be locked before it.
+def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tuple[str, str] | None:
+    """Stores a report and the status that it yields; or says why it discards it.
+
+    Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
-    values = {"kind": kind, **owner}
-    required = resource.required_adapters(kind)
-    with database.transaction() as conn:
-        locked = conn.execute(LOCK_OWNER, values) if kind == "NodePool" else None
-        found = conn.execute(LOCK[kind], values)
-        rows = conn.execute(lifecycle.REPORTS, values)
-        children = conn.execute(lifecycle.CHILDREN, values)
-        row = found.fetchone()
-        if row is None:
+    required = service.required(kind)
+    with database.transaction(service.pool) as conn:
+        above = lock_owner(conn, kind, owner, marked=True) if RESOURCES[kind].parent else None
+        # Reports on one resource queue here, for the lock on its row.
+        held = Hold(conn, kind, owner).one()
+        if held is None:
             raise resource.not_found(kind, owner["id"])
-        state = dict(zip(STATE, row, strict=True))
-        cluster = locked.fetchone() if locked and state["deleted_time"] else None
-        if locked and state["deleted_time"] and cluster is None:
+        marked, generation = held.state["deleted_time"], held.state["generation"]
+        cluster = above.fetchone() if above and marked else None
+        if above and marked and cluster is None:
             return None
-        reports = {stored["adapter"]: stored for stored in lifecycle.reports_of(rows)}
-        stored = reports.get(report["adapter"])
-        reason = aggregation.discard_reason(state["generation"], stored, report)
+        others = [one for one in held.reports if one["adapter"] != report["adapter"]]
+        stored = next((one for one in held.reports if one["adapter"] == report["adapter"]), None)
+        reason = aggregation.discard_reason(generation, stored, report)
         if reason:
             logger.info(
                 "report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason
             )
-            return resource.empty(204, X_Discard_Reason=reason)
+            return "", reason
         # A clock that is behind another replica's must not make a report older than the last one.
         last = stored["last_report_time"] if stored else ""
         at = report["observed_time"] or max(times.now(), last)
-        merged = reports[report["adapter"]] = aggregation.merge(stored, report, at)
-        left = children.fetchone()
-        assert left is not None
-        document = conn.execute(STORE, {**values, **_row(merged)})
-        if (
-            state["deleted_time"]
-            and not left[0]
-            and aggregation.all_finalized(state["generation"], reports.values(), required)
-        ):
-            lifecycle.remove(conn, owner["id"])
+        merged = aggregation.merge(stored, report, at)
+        held = held._replace(reports=[*others, merged])
+        document = conn.execute(STORE, {"kind": kind, **owner, **_row(merged)})
+        if marked and held.ended(required):
+            removal.remove(conn, owner["id"])
             if cluster:
-                clusters = resource.required_adapters("Cluster")
-                lifecycle.settle(conn, cluster[0], at, clusters)
+                removal.settle(conn, cluster[0], at, service.required("Cluster"))
         else:
-            status = aggregation.fold(state, reports.values(), state["status"], required, at, left[0])
-            conn.execute(lifecycle.SET_STATUS[kind], {**values, "status": Jsonb(status)})
+            status = Jsonb(held.fold(required, at))
+            conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": status})
     done = document.fetchone()
     assert done is not None
-    return resource.shaped(shape, done[0], 201)
+    return done[0], ""
 
 
-def _row(report: dict[str, Any]) -> dict[str, Any]:
-    optional = {key: Jsonb(report[key]) if key in report else None for key in ("data", "metadata")}
-    return {**report, "conditions": Jsonb(report["conditions"]), **optional}
+def _row(report: Report) -> dict[str, Any]:
+    row: dict[str, Any] = {"data": None, "metadata": None, **report}
+    return {
+        name: Jsonb(value) if isinstance(value, dict | list) else value for name, value in row.items()
+    }
 
 
 def _refuse_repetitions(conditions: list[dict[str, Any]]) -> None:

@@ -13,10 +13,10 @@ from uuid import UUID
 
 from lark import Token, Tree
 
-from hyperfleet import fields, grammar
-from hyperfleet.fields import Bind, Field
-from hyperfleet.grammar import Fault
 from hyperfleet.kinds import KINDS
+from hyperfleet.lists import columns, grammar
+from hyperfleet.lists.columns import Bind, Field
+from hyperfleet.lists.grammar import Fault
 
 MAX_TERMS = 100
 MAX_LIST = 1000
@@ -70,7 +70,7 @@ def translate(expression: str, kind: str) -> Condition:
     the statement must use the table under its own name. Raises SearchError. PostgreSQL knows its
     regular expressions best: the statement may still raise psycopg's InvalidRegularExpression.
     """
-    values, bind = fields.collector("s")
+    values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
         search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS)))
@@ -109,8 +109,8 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
     if next(search.terms, MAX_TERMS) == MAX_TERMS:
         raise Fault(name, f"there are more than {MAX_TERMS} comparisons")
     try:
-        field = fields.resolve(name, search.kind, search.bind)
-    except fields.UnknownField as error:
+        field = columns.resolve(name, search.kind, search.bind)
+    except columns.UnknownField as error:
         raise Fault(name, str(error)) from None
     negated = any(token.type == "NOT" for token in rest)
     operator, *operands = [token for token in rest if token.type != "NOT"]

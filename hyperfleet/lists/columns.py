@@ -8,37 +8,51 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from hyperfleet.kinds import KINDS, RESOURCES, Type
+from hyperfleet.contract import document
+from hyperfleet.kinds import KINDS, RESOURCES
 from hyperfleet.nearest import nearest
+
+# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
+Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
 
 # Keeps a value for the statement and returns the placeholder that stands for it.
 Bind: TypeAlias = Callable[[Any], str]
 
 # Segments between dots; one in quotes may hold any character, its quote doubled.
 NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
-# PostgreSQL's text holds neither.
-FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
 
-NULLABLE = {"deleted_by", "deleted_time"}
 
-STATUS: dict[str, Type] = {
-    "phase": "text",
-    "observed_generation": "number",
-    "last_updated_time": "moment",
-    "last_transition_time": "moment",
+def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
+    """The members of an object that are one value each, and their types, as the contract has them."""
+    types: dict[tuple[str, str], Type] = {
+        ("string", ""): "text",
+        ("string", "date-time"): time,
+        ("integer", "int32"): "number",
+    }
+    keys = {
+        name: (member.get("type", ""), member.get("format", ""))
+        for name, member in document.members(schema).items()
+    }
+    return {name: types[key] for name, key in keys.items() if key in types}
+
+
+# The columns of each kind's table that may be named. An id is kept as a UUID; a kind and an address are
+# not kept.
+COLUMNS: dict[str, dict[str, Type]] = {
+    kind.name: {
+        name: "uuid" if name == "id" else type_
+        for name, type_ in _scalars(kind.name).items()
+        if name not in ("kind", "href")
+    }
+    | ({"owner_id": "uuid"} if kind.parent else {})
+    for kind in KINDS.values()
 }
-CONDITION: dict[str, Type] = {
-    "status": "text",
-    "reason": "text",
-    "message": "text",
-    "observed_generation": "number",
-    "created_time": "moment",
-    "last_updated_time": "moment",
-    "last_transition_time": "moment",
-}
+NULLABLE = {"deleted_by", "deleted_time"}
+STATUS = _scalars("ClusterStatus", "moment")
+CONDITION = {n: t for n, t in _scalars("ResourceCondition", "moment").items() if n != "type"}
 # Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
 SAME = {"Ready": "Reconciled", "Available": "LastKnownReconciled"}
 SAME_MEMBERS = {"status", "last_updated_time", "last_transition_time"}
@@ -100,7 +114,7 @@ def segments(name: str) -> list[str]:
 
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
-    listed = list(KINDS[kind].columns)
+    listed = list(COLUMNS[kind])
     if kind in RESOURCES:
         listed.insert(2, "kind")
         if KINDS[kind].parent:
@@ -121,9 +135,9 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     parts = segments(name)
     if KINDS[kind].parent and parts == ["owner_references", "id"]:
         parts = ["owner_id"]
-    if len(parts) == 1 and parts[0] in KINDS[kind].columns:
+    if len(parts) == 1 and parts[0] in COLUMNS[kind]:
         column = parts[0]
-        return Field(name, KINDS[kind].columns[column], f"{table}.{column}", column in NULLABLE)
+        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE)
     if kind in RESOURCES:
         match parts:
             case ["kind"]:

@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hyperfleet import fields
 from hyperfleet.kinds import KINDS
+from hyperfleet.lists import columns
+from hyperfleet.nearest import nearest
+from hyperfleet.storable import FORBIDDEN
 
 MAX_KEYS = 8
 
-KEY = re.compile(rf"\s*({fields.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
+KEY = re.compile(rf"\s*({columns.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
     "text": "text",
@@ -79,7 +81,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
             raise OrderError("orderBy and order must not both name fields")
         order, direction = direction, ""
     default = direction.lower() or ("asc" if order else "desc")
-    values, bind = fields.collector("o")
+    values, bind = columns.collector("o")
     identity = KINDS[kind].identity
     keys: dict[str, Key] = {}
     for name, given in _keys(order or "created_time"):
@@ -97,7 +99,7 @@ def _keys(order: str) -> list[tuple[str, str]]:
     found = []
     position = 0
     while True:
-        match = None if fields.FORBIDDEN.search(order) else KEY.match(order, position)
+        match = None if FORBIDDEN.search(order) else KEY.match(order, position)
         if not match or (match.end() < len(order) and order[match.end()] != ","):
             raise OrderError(
                 f"expected fields between commas, each with asc or desc after it or nothing, "
@@ -109,14 +111,16 @@ def _keys(order: str) -> list[tuple[str, str]]:
         position = match.end() + 1
 
 
-def _key(name: str, descending: bool, kind: str, bind: fields.Bind) -> Key:
+def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
     try:
-        field = fields.resolve(name, kind, bind)
-    except fields.UnknownField:
+        field = columns.resolve(name, kind, bind)
+    except columns.UnknownField:
         field = None
     if field is None or field.type == "any":
-        good = [good for good in fields.names(kind) if good != "spec.PATH"]
-        raise OrderError(f"cannot order by {name}; expected one of {', '.join(good)}")
+        good = [good for good in columns.names(kind) if good != "spec.PATH"]
+        near = nearest(name, good)
+        other = f"did you mean {near}?" if near else f"expected one of {', '.join(good)}"
+        raise OrderError(f"cannot order by {name}; {other}")
     # By code point, whatever the database's language.
     collation = ' COLLATE "C"' if field.type == "text" else ""
     sql = f"{field.sql}{collation}"

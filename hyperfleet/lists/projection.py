@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import click
-import flask
 
-from hyperfleet import fields
+from hyperfleet.contract import document
 from hyperfleet.errors import bad_parameter
 from hyperfleet.kinds import KINDS
+from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
+from hyperfleet.storable import FORBIDDEN
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
-MEMBER = re.compile(rf"\s*({fields.NAME})\s*")
+MEMBER = re.compile(rf"\s*({columns.NAME})\s*")
+
+
+# What an answer may show of each kind, as the contract has it.
+MEMBERS = {name: document.members(name) for name in KINDS}
 
 
 class ProjectionError(ValueError):
@@ -36,21 +41,17 @@ def project(names: str, kind: str) -> Projection:
     What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
     Cluster, NodePool or AdapterStatus. Raises ProjectionError, also for a member that the kind lacks.
     """
-    members = KINDS[kind].members
     wanted: Projection = {KINDS[kind].identity: None}
     position = count = 0
     while True:
-        match = None if fields.FORBIDDEN.search(names) else MEMBER.match(names, position)
+        match = None if FORBIDDEN.search(names) else MEMBER.match(names, position)
         if not match or (match.end() < len(names) and names[match.end()] != ","):
             raise ProjectionError(
                 "expected members between commas, such as name,status.phase, "
                 f"at character {position + 1}"
             )
-        first, *rest = fields.segments(match[1])
-        if first not in members:
-            near = nearest(first, members)
-            other = f"did you mean {near}?" if near else f"expected some of {', '.join(members)}"
-            raise ProjectionError(f"unknown member {first}; {other}")
+        first, *rest = columns.segments(match[1])
+        _check(kind, [first, *rest])
         count += 1
         if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
             raise ProjectionError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
@@ -59,6 +60,23 @@ def project(names: str, kind: str) -> Projection:
         if match.end() == len(names):
             return wanted
         position = match.end() + 1
+
+
+def _check(kind: str, path: list[str]) -> None:
+    """Raises ProjectionError for a member that the contract does not know; it goes on through lists into
+    their items, and as far as members have names there.
+    """
+    known = MEMBERS[kind]
+    for depth, name in enumerate(path):
+        if name not in known:
+            near = nearest(name, known)
+            other = f"did you mean {near}?" if near else f"expected some of {', '.join(known)}"
+            raise ProjectionError(f"unknown member {'.'.join(path[: depth + 1])}; {other}")
+        below = document.followed(known[name])
+        below = document.followed(below.get("items", below))
+        if "properties" not in below:
+            return
+        known = below["properties"]
 
 
 def _want(wanted: Projection, path: list[str]) -> None:
@@ -121,7 +139,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
     A member counts for the kinds that have it. Raises click.UsageError for an entry that is none.
     """
     found: Defaults = []
-    known = {member for kind in KINDS.values() for member in kind.members}
+    known = {member for members in MEMBERS.values() for member in members}
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
@@ -135,7 +153,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
         by_kind: dict[str, Projection] = {}
         try:
             for kind in KINDS.values():
-                own = [name for name in given if name.partition(".")[0] in kind.members]
+                own = [name for name in given if name.partition(".")[0] in MEMBERS[kind.name]]
                 by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
             raise click.UsageError(f"--default-fields: {agent.strip()}: {error.message}") from None
@@ -143,12 +161,14 @@ def defaults(entries: Sequence[str]) -> Defaults:
     return found
 
 
-def asked(kind: str) -> Shape:
-    """The shape that the request at hand asks for: in ``fields``, or else by who sends it.
+def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:
+    """The shape that a request asks for: in ``fields``, or else by who sends it.
 
-    Raises Problem for ``fields`` that cannot be understood; call it before anything is changed.
+    :param names: what ``fields`` holds; empty where it is not given
+    :param agent: what ``User-Agent`` holds
+    Raises Problem for ``fields`` that cannot be understood.
     """
-    names = flask.request.args.get("fields", "").strip()
+    names = names.strip()
     if names == "*":
         return Shape()
     if "*" in names.split(","):
@@ -158,8 +178,7 @@ def asked(kind: str) -> Shape:
             return Shape(project(names, kind))
         except ProjectionError as error:
             raise bad_parameter("fields", error.message, names) from None
-    sent = flask.request.headers.get("User-Agent", "")
-    for agent, by_kind in flask.current_app.extensions["default_fields"]:
-        if sent.startswith(agent):
-            return Shape(by_kind[kind], agent)
+    for start, by_kind in defaults:
+        if agent.startswith(start):
+            return Shape(by_kind[kind], start)
     return Shape()

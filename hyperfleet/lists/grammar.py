@@ -6,7 +6,8 @@ from typing import Any
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput, UnexpectedToken
 
-from hyperfleet import fields
+from hyperfleet.lists import columns
+from hyperfleet.storable import FORBIDDEN
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 32
@@ -29,7 +30,7 @@ GRAMMAR = rf"""
     OPERATOR: "=" | "!=" | "<>" | "<=" | "<" | ">=" | ">" | "~=" | "~!" | "!~"
     STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
     NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
-    FIELD: /{fields.NAME}/
+    FIELD: /{columns.NAME}/
     AND.2: /and(?![\w.-])/i
     OR.2: /or(?![\w.-])/i
     NOT.2: /not(?![\w.-])/i
@@ -84,7 +85,7 @@ def parse(expression: str) -> Tree[Token]:
     """
     if len(expression) > MAX_LENGTH:
         raise Fault(MAX_LENGTH, f"the expression is longer than {MAX_LENGTH} characters")
-    if found := fields.FORBIDDEN.search(expression):
+    if found := FORBIDDEN.search(expression):
         raise Fault(found.start(), f"character U+{ord(found[0]):04X} is not allowed")
     try:
         tree = PARSER.parse(expression)

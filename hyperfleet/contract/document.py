@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import yaml
-from connexion import utils
-from connexion.resolver import Resolver
 
-from hyperfleet import schema
 from hyperfleet.files import shipped
-from hyperfleet.kinds import RESOURCES
 
 NOTES = (
     *("x-openapi-router-controller", "x-bearerInfoFunc"),
@@ -55,10 +51,29 @@ def published(document: Any) -> Any:
     return document
 
 
-def creation_validators(document: dict[str, Any]) -> dict[str, Any]:
-    """For each kind a validator of the body that creates a resource of it."""
-    named = document["components"]["schemas"]
-    return {kind: schema.compile_schema(named[f"{kind}CreateRequest"], named) for kind in RESOURCES}
+def members(name: str) -> dict[str, dict[str, Any]]:
+    """The members of an object that the contract describes, and the schema of each.
+
+    :param name: of the object's schema; references of its members are followed
+    """
+    return {key: followed(member) for key, member in _named(name)["properties"].items()}
+
+
+def required(name: str) -> set[str]:
+    """The members that an object has always. ``name`` is its schema's."""
+    return set(_named(name)["required"])
+
+
+def followed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of the contract's, or what it refers to."""
+    while "$ref" in schema:
+        schema = _named(schema["$ref"].rpartition("/")[2])
+    return schema
+
+
+def _named(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = _read()["components"]["schemas"][name]
+    return schema
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -93,17 +108,3 @@ def _media_types(document: dict[str, Any], operation: dict[str, Any]) -> list[st
     if "$ref" in body:
         body = document["components"]["requestBodies"][body["$ref"].rpartition("/")[2]]
     return list(body.get("content", {}))
-
-
-def snake_case(name: str) -> str:
-    """``getClusterById`` as ``get_cluster_by_id``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-class HandlerResolver(Resolver):
-    """Finds the function of an operation: its id in snake case, in the module that its path names."""
-
-    def resolve_function_from_operation_id(self, operation_id: str) -> Any:
-        """The function; raises ResolverError for an operation that nobody wrote."""
-        module, _, name = operation_id.rpartition(".")
-        return utils.get_function_from_name(f"{module}.{snake_case(name)}")

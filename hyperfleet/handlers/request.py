@@ -1,0 +1,53 @@
+"""What a handler asks of the request at hand: the only place below the edge that knows Flask's."""
+
+from typing import Any
+
+import flask
+
+from hyperfleet.etag import Precondition
+from hyperfleet.idempotency import Once
+from hyperfleet.lists import projection
+from hyperfleet.lists.projection import Shape
+from hyperfleet.service import Service
+
+SERVICE = "hyperfleet"
+
+
+def service() -> Service:
+    """What handlers work with."""
+    found: Service = flask.current_app.extensions[SERVICE]
+    return found
+
+
+def shape(kind: str) -> Shape:
+    """What the answer is to show of a resource. Raises Problem; call it before anything is changed."""
+    names = flask.request.args.get("fields", "")
+    agent = flask.request.headers.get("User-Agent", "")
+    return projection.shape(names, agent, kind, service().default_fields)
+
+
+def precondition() -> Precondition:
+    """Which version a change is meant for."""
+    tags = flask.request.if_match if "If-Match" in flask.request.headers else None
+    return Precondition(tags, service().settings.require_if_match)
+
+
+def knows(version: int) -> bool:
+    """Whether the client has this version already (RFC 9110, 13.1.2)."""
+    known = flask.request.if_none_match
+    return known.star_tag or known.contains_weak(str(version))
+
+
+def merges() -> bool:
+    """Whether the body is a merge patch (RFC 7396)."""
+    return flask.request.mimetype == "application/merge-patch+json"
+
+
+def once(body: Any) -> Once:
+    """What makes the request one that is carried out once only."""
+    return Once(flask.request.headers.get("Idempotency-Key"), flask.request.path, body)
+
+
+def address() -> tuple[str, list[tuple[str, str]]]:
+    """The path of the request, and its query."""
+    return flask.request.path, list(flask.request.args.items(multi=True))
