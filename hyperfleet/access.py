@@ -12,12 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import yaml
 from connexion.lifecycle import ConnexionRequest
 
 from hyperfleet import errors, identity
-from hyperfleet.errors import Problem, refusal
+from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.kinds import SEGMENTS
 from hyperfleet.remote import Client, Unreachable, check_url
 from hyperfleet.settings import PUBLIC_KEYS, Settings
@@ -108,7 +107,7 @@ class Review:
     ``POST /api/authorizations/v1/access_review``, under a token of the service's own (the client
     credentials of RFC 6749, 4.4).
 
-    Raises click.UsageError for settings that lack the credentials, or that are not safe.
+    Raises ConfigurationError for settings that lack the credentials, or that are not safe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -117,7 +116,7 @@ class Review:
         check_url("--ocm-base-url", self.url)
         check_url("--ocm-token-url", self.token_url)
         if not settings.ocm_client_id or not settings.ocm_client_secret:
-            raise click.UsageError("--enable-authz needs --ocm-client-id and --ocm-client-secret.")
+            raise ConfigurationError("--enable-authz needs --ocm-client-id and --ocm-client-secret.")
         self.credentials = {
             "grant_type": "client_credentials",
             "client_id": settings.ocm_client_id,
@@ -173,7 +172,7 @@ class Review:
 
 
 class Guard:
-    """Admits callers, by the settings. Raises click.UsageError for settings that cannot work."""
+    """Admits callers, by the settings. Raises ConfigurationError for settings that cannot work."""
 
     def __init__(self, settings: Settings) -> None:
         self.names = settings.identity_claims
@@ -182,7 +181,7 @@ class Guard:
         self.review = Review(settings) if settings.enable_authz else None
         chosen = settings.jwt_audiences or self.rules or self.review or settings.any_caller
         if self.verifier.trusts(PUBLIC_KEYS) and not chosen:
-            raise click.UsageError(
+            raise ConfigurationError(
                 "Whoever has any account with the public issuer could write: say who may with "
                 "--jwt-audiences, --acl-file or --enable-authz, or with --any-caller that everybody "
                 "may; or name the keys of another issuer, with --jwk-cert-url."

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hyperfleet import __version__, database, embedded, migration, settings
+from hyperfleet import __version__, database, embedded, migration, options
 from hyperfleet.schema_command import schema_group
 from hyperfleet.settings import Settings
 from hyperfleet.token_command import token
@@ -34,7 +34,7 @@ main.add_command(token)
 main.add_command(schema_group)
 
 
-@settings.options()
+@options.options()
 @main.command()
 def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
@@ -47,13 +47,13 @@ def serve(**values: Any) -> None:
     from hyperfleet.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
 
     # Every setting is looked at before a port is taken.
-    chosen = settings.from_options(values)
+    chosen = options.from_options(values)
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
     guard = Guard(chosen) if chosen.authenticated else None
-    conninfo, folder = _place(chosen)
+    conninfo, folder = embedded.place(chosen)
     holder = provider.load(chosen)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,12 +106,6 @@ def serve(**values: Any) -> None:
         servers.run()
 
 
-def _place(chosen: Settings) -> tuple[str, Path]:
-    """The connection string; where none is configured, the folder of the embedded PostgreSQL counts."""
-    conninfo = database.conninfo(chosen)
-    return conninfo, Path() if conninfo else chosen.data_dir or embedded.default_data_dir()
-
-
 def _database(
     chosen: Settings, conninfo: str, folder: Path, stack: contextlib.ExitStack
 ) -> tuple[str, bool, list[str]]:
@@ -141,7 +135,7 @@ def _pending(conninfo: str) -> list[str]:
     return [f"Schema    {', '.join(lacking)} pending: run hyperfleet migrate; until then, requests fail"]
 
 
-@settings.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
+@options.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
 @main.command()
 @click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
 @click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
@@ -151,10 +145,10 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
     """Bring the database's schema up to date."""
     import psycopg  # noqa: PLC0415
 
-    chosen = settings.from_options(values)
+    chosen = options.from_options(values)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
-        conninfo, folder = _place(chosen)
+        conninfo, folder = embedded.place(chosen)
         if conninfo:
             database.wait(conninfo, chosen.db_connect_timeout)
         else:
@@ -192,6 +186,7 @@ def _show(conninfo: str) -> None:
 def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
     """Says what goes, and with it what it holds; raises click.Abort for who doesn't want that."""
     with database.connect(conninfo) as conn:
+        migration.refuse_unknown(conn)
         known = [name for name in migration.applied(conn) if name in migration.names()]
     for name in known[::-1][:count]:
         click.echo(f"{name} drops: {', '.join(migration.drops(name)) or 'nothing'}")

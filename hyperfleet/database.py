@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
-import click
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ ASK_AGAIN = 0.4
 def conninfo(settings: Settings) -> str:
     """The connection string that the settings ask for; empty: none was configured.
 
-    Raises click.UsageError for a string that libpq does not understand.
+    Raises ConfigurationError for a string that libpq does not understand.
     """
     parts = {
         "host": settings.db_host,
@@ -44,7 +44,7 @@ def conninfo(settings: Settings) -> str:
     given = {key: value for key, value in parts.items() if value}
     if not settings.database_url and not settings.db_host:
         if given:
-            raise click.UsageError(
+            raise ConfigurationError(
                 f"A database's {', '.join(given)} is set, but neither --db-host nor --database-url."
             )
         return ""
@@ -64,7 +64,7 @@ def conninfo(settings: Settings) -> str:
     except psycopg.ProgrammingError as error:
         # libpq quotes the string in its message, and a password may be in it.
         reason = str(error).partition('"')[0].strip()
-        raise click.UsageError(f"--database-url is not understood: {reason}") from None
+        raise ConfigurationError(f"The settings of the database are not understood: {reason}") from None
 
 
 def describe(conninfo: str) -> str:
@@ -89,7 +89,7 @@ def wait(conninfo: str, timeout: float) -> bool:
     Tells whether a pooler such as PgBouncer is in between, which lends its sessions to one client
     after the other. It makes up the process id that PostgreSQL tells a client at its connection.
 
-    Raises click.ClickException when it has not answered within ``timeout`` seconds, or at once when
+    Raises StartError when it has not answered within ``timeout`` seconds, or at once when
     it refuses the user, the password or the name, which no waiting mends.
     """
     deadline = time.monotonic() + timeout
@@ -105,8 +105,8 @@ def wait(conninfo: str, timeout: float) -> bool:
             hopeless = isinstance(error, REFUSED) or "authentication failed" in reason
             left = deadline - time.monotonic()
             if hopeless or left <= 0:
-                raise click.ClickException(
-                    f"The database {describe(conninfo)} is not to be had "
+                raise StartError(
+                    f"The database {describe(conninfo)} cannot be reached "
                     f"({'1 try' if tries == 1 else f'{tries} tries'}): {reason}"
                 ) from None
             logger.warning("database not reachable, try %d, %.0f s left: %s", tries, left, reason)
@@ -129,7 +129,7 @@ UNABLE = (*ABSENT, "25", "53", "57", "58")
 
 
 def absent(error: Exception) -> bool:
-    """Whether an error says that the database is not to be had."""
+    """Whether an error says that the database cannot be reached."""
     return _begins(error, ABSENT)
 
 

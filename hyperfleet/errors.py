@@ -169,6 +169,14 @@ def with_value(fault: Fault, value: Any) -> Fault:
     return {**fault, "value": value} if short and not SECRET.search(fault["field"]) else fault
 
 
+class ConfigurationError(Exception):
+    """Settings with which the service cannot do what it is asked to; the message is for its operator."""
+
+
+class StartError(ConfigurationError):
+    """What the service needs, and the settings name, is not there or not free."""
+
+
 class Problem(Exception):
     """What a handler raises to answer with an error.
 

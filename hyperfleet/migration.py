@@ -101,12 +101,7 @@ def roll_back(conninfo: str, count: int) -> list[str]:
     Raises MigrationRefused when a newer version has applied what this one can't take back.
     """
     with _backend(conninfo) as backend, database.connect(conninfo) as conn:
-        strange = unknown(conn)
-        if strange:
-            raise MigrationRefused(
-                f"A newer version has applied {', '.join(strange)}, which must be taken back first: "
-                "use that version's migrate --rollback."
-            )
+        refuse_unknown(conn)
         newest = backend.to_rollback(_files())[:count]
         backend.rollback_migrations(newest)
         return [migration.id for migration in newest]
@@ -143,6 +138,16 @@ def pending(conn: psycopg.Connection[Any]) -> list[str]:
 def unknown(conn: psycopg.Connection[Any]) -> list[str]:
     """The names of the migrations that the database has and this version does not ship."""
     return [name for name in applied(conn) if name not in names()]
+
+
+def refuse_unknown(conn: psycopg.Connection[Any]) -> None:
+    """Raises MigrationRefused when a newer version has applied what this one can't take back."""
+    strange = unknown(conn)
+    if strange:
+        raise MigrationRefused(
+            f"A newer version has applied {', '.join(strange)}, which must be taken back first: "
+            "use that version's migrate --rollback."
+        )
 
 
 DROP = re.compile(r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) ([a-z_]+)")

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 from hyperfleet import schema
 from hyperfleet.contract import document as contract
-from hyperfleet.errors import Fault
+from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import SPECS
 from hyperfleet.provider_document import PREFIX, BrokenDocument, Document, compiled, read
 from hyperfleet.settings import Settings
@@ -118,7 +116,7 @@ def _answer(path: str, *, public: bool) -> bytes:
 def load(settings: Settings) -> Provider:
     """The provider's document as the settings ask for it.
 
-    Raises click.ClickException for a broken one, unless the settings say to start without.
+    Raises StartError for a broken one, unless the settings say to start without.
     """
     path = settings.openapi_schema_path
     if not path:
@@ -128,7 +126,7 @@ def load(settings: Settings) -> Provider:
     except BrokenDocument as error:
         _log_broken(error)
         if settings.schema_required:
-            raise click.ClickException(
+            raise StartError(
                 f"The provider schema {path} cannot be used: {error.faults[0]}\n"
                 f"Mend it until 'hyperfleet schema check {path}' is content, or start without "
                 "validation of specs: --schema-required=false."

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
 import requests
 
 # Seconds to connect and between two pieces of an answer, and for an answer as a whole.
+from hyperfleet.errors import ConfigurationError
+
 TIMEOUT = 5.0
 DEADLINE = 10.0
 MAX_SIZE = 1024 * 1024
@@ -21,7 +22,7 @@ class Unreachable(Exception):
 
 
 def check_url(name: str, url: str) -> None:
-    """Raises click.UsageError for a URL that is neither https nor on this machine.
+    """Raises ConfigurationError for a URL that is neither https nor on this machine.
 
     :param name: of the setting
     """
@@ -29,15 +30,15 @@ def check_url(name: str, url: str) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
-        raise click.UsageError(f"{name}: this is no URL.") from None
+        raise ConfigurationError(f"{name}: this is no URL.") from None
     # Without what else is in it: there may be a password.
     if parts.scheme not in ("http", "https"):
         given = f"the scheme {parts.scheme} is not" if parts.scheme else "this URL is neither http nor"
-        raise click.UsageError(f"{name}: {given} https.")
+        raise ConfigurationError(f"{name}: {given} https.")
     if not host:
-        raise click.UsageError(f"{name}: the URL names no host.")
+        raise ConfigurationError(f"{name}: the URL names no host.")
     if parts.scheme == "http" and not _is_loopback(host):
-        raise click.UsageError(f"{name}: the URL of {host} must be https, except on this machine.")
+        raise ConfigurationError(f"{name}: the URL of {host} must be https, except on this machine.")
 
 
 def _is_loopback(host: str) -> bool:

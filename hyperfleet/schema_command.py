@@ -11,7 +11,7 @@ import psycopg
 import requests
 from psycopg.sql import SQL, Identifier
 
-from hyperfleet import database, embedded, schema, settings
+from hyperfleet import database, embedded, options, schema
 from hyperfleet.kinds import RESOURCES, SPECS
 from hyperfleet.provider_document import BrokenDocument, Document, read
 from hyperfleet.settings import Settings
@@ -46,7 +46,7 @@ def schema_group() -> None:
     """Work with the provider's schemas."""
 
 
-@settings.options("database_", "db_", "data_dir", "log_level")
+@options.options("database_", "db_", "data_dir", "log_level")
 @schema_group.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -69,7 +69,7 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
     Says what is wrong with it and, with --against, which stored specs it would refuse. Exits with 1 in
     either case.
     """
-    chosen = settings.from_options(values)
+    chosen = options.from_options(values)
     try:
         document = read(file)
     except BrokenDocument as error:
@@ -127,11 +127,9 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
     if against.startswith(("http://", "https://")):
         return _from_service(against, token, stack)
     if against != "database":
-        settings.check_database_url("--against", against)
-        return _from_database(against, stack)
-    conninfo = database.conninfo(chosen)
+        return _from_database(options.database_url("--against", against), stack)
+    conninfo, folder = embedded.place(chosen)
     if not conninfo:
-        folder = chosen.data_dir or embedded.default_data_dir()
         conninfo = stack.enter_context(embedded.running(folder))
     return _from_database(conninfo, stack)
 

@@ -8,15 +8,16 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import uvicorn
 from starlette.types import ASGIApp
 
+from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.protocol import Limits, Protocol
 
 logger = logging.getLogger(__name__)
@@ -35,18 +36,49 @@ class Ending:
     :param timeout: seconds that requests under way are given
     :param delay: seconds before, in which others are still taken
     :param begun: set as soon as the service is asked to stop
+    :param now: set when it is asked once more, by who does not want to wait
     """
 
     timeout: int
     delay: int = 0
     begun: threading.Event = field(default_factory=threading.Event)
+    now: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self) -> None:
+        """Asks the service to stop, or to hurry; may be called from any thread."""
+        (self.now if self.begun.is_set() else self.begun).set()
+
+    async def patience(self, seconds: float) -> None:
+        """Waits so long, unless the service is to hurry."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.now.is_set():
+            await asyncio.sleep(0.1)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to whoever runs several of them."""
+    """A server that leaves signals to whoever runs several of them, and cuts requests off in its own
+    words.
+    """
+
+    def __init__(self, config: uvicorn.Config, ending: Ending) -> None:
+        super().__init__(config)
+        self.ending = ending
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
+        """Closes the listener and lets requests under way end, for as long as they are given."""
+        closing = asyncio.create_task(super().shutdown(sockets))
+        patience = asyncio.create_task(self.ending.patience(self.ending.timeout))
+        await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
+        patience.cancel()
+        under_way = list(self.server_state.tasks)
+        if under_way and not closing.done():
+            logger.warning("requests are cut off at the end of the service: %d", len(under_way))
+        for task in under_way:
+            task.cancel()
+        await asyncio.wait([closing], timeout=FAREWELL)
+        self.force_exit = True
+        await asyncio.wait([closing], timeout=FAREWELL)
+        closing.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL):
                 while self.server_state.tasks or self.server_state.connections:
@@ -60,7 +92,7 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
-    Raises click.ClickException with the address and the reason when it is not to be had.
+    Raises StartError with the address and the reason when it is not free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -68,7 +100,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         # What the socket module adds is left out.
         reason = str(error.strerror or error).partition(" (while attempting")[0]
-        raise click.ClickException(f"Cannot listen on {host}:{port}: {reason}") from None
+        raise StartError(f"Cannot listen on {host}:{port}: {reason}") from None
 
 
 def address(listener: socket.socket, *, secure: bool = False) -> str:
@@ -81,14 +113,14 @@ def address(listener: socket.socket, *, secure: bool = False) -> str:
 def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]:
     """What a server is given to speak TLS 1.2 or newer.
 
-    Raises click.UsageError when a file is not named, cannot be read, or the two do not fit.
+    Raises ConfigurationError when a file is not named, cannot be read, or the two do not fit.
     """
     if cert_file is None or key_file is None:
-        raise click.UsageError("HTTPS needs --https-cert-file and --https-key-file.")
+        raise ConfigurationError("HTTPS needs --https-cert-file and --https-key-file.")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file)
     except (OSError, ssl.SSLError) as error:
-        raise click.UsageError(f"{cert_file}, {key_file}: {error}") from None
+        raise ConfigurationError(f"{cert_file}, {key_file}: {error}") from None
     return {"ssl_certfile": cert_file, "ssl_keyfile": key_file}
 
 
@@ -125,9 +157,9 @@ class Servers:
                     access_log=False,
                     server_header=False,
                     timeout_keep_alive=KEEP_ALIVE,
-                    timeout_graceful_shutdown=ending.timeout,
                     **given,
-                )
+                ),
+                ending,
             )
             for (app, _), given in zip(apps, certificates or [{}] * len(apps), strict=True)
         ]
@@ -139,7 +171,7 @@ class Servers:
 
     def stop(self) -> None:
         """Asks all servers to stop; may be called from any thread."""
-        self.ending.begun.set()
+        self.ending.ask()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -174,4 +206,4 @@ class Servers:
     async def _asked_to_stop(self) -> None:
         while not self.ending.begun.is_set():
             await asyncio.sleep(0.1)
-        await asyncio.sleep(self.ending.delay)
+        await self.ending.patience(self.ending.delay)

@@ -6,21 +6,12 @@ flag wins over the environment, that over the file given by ``--config``, that o
 """
 
 import dataclasses
-import logging
-import os
+import math
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
-from click.core import ParameterSource
-
-from hyperfleet import log
-from hyperfleet.nearest import nearest
-
-logger = logging.getLogger(__name__)
 
 # Beside its own variable, a setting may answer to the name that the original's users have set.
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
@@ -78,9 +69,46 @@ class Whole(click.IntRange):
         return int(super().convert(int(number), param, ctx))
 
 
+class Seconds(click.ParamType[Any]):
+    """A time in seconds, with fractions. ``least`` and ``most`` are what it may be."""
+
+    name = "seconds"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The time; fails for what is no number within the bounds."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not self.least <= number <= self.most:
+            self.fail(
+                f"{value!r} is not a number of seconds from {self.least:g} to {self.most:g}.", param, ctx
+            )
+        return number
+
+
 def setting(default: Any, description: str, **option: Any) -> Any:
     """A field of :class:`Settings`: its default, its help, and what its click option needs beside."""
     return dataclasses.field(default=default, metadata={"help": description, "option": option})
+
+
+def switch(default: bool, description: str) -> Any:
+    """A setting that is on or off: its flag alone turns it on, and a value may say either."""
+    return setting(default, description, type=bool, is_flag=False, flag_value="true")
+
+
+def file(description: str) -> Any:
+    """A setting that names a file, which must be there."""
+    return setting(None, description, type=FILE)
+
+
+def secret(description: str, **option: Any) -> Any:
+    """A text that a file may hold instead, which a setting of the same name and ``_file`` names."""
+    field = setting("", description, **option)
+    return dataclasses.field(default="", metadata={**field.metadata, "filed": True})
 
 
 # The consoles, documentation and customer portal of Red Hat, which the original let in.
@@ -121,8 +149,6 @@ PUBLIC_KEYS = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openi
 
 ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 PORT = Whole(0, 65535)
-# A flag alone turns it on; a value may say so too, or turn it off.
-SWITCH: dict[str, Any] = {"type": bool, "is_flag": False, "flag_value": "true"}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -141,42 +167,44 @@ class Settings:
     threads: int = setting(
         16, "Requests handled at once; each may hold a connection.", type=Whole(1, 1000)
     )
-    max_body_size: int = setting(1024 * 1024, "Largest body of a request, in bytes.", type=Whole(1024))
-    max_header_size: int = setting(32 * 1024, "Largest head of a request, in bytes.", type=Whole(1024))
-    read_timeout: int = setting(30, "Seconds in which a request must have arrived.", type=Whole(1))
+    max_body_size: int = setting(
+        1024 * 1024, "Largest body of a request, in bytes.", type=Whole(1024, 256 * 1024 * 1024)
+    )
+    max_header_size: int = setting(
+        32 * 1024, "Largest head of a request, in bytes.", type=Whole(1024, 1024 * 1024)
+    )
+    read_timeout: int = setting(30, "Seconds in which a request must have arrived.", type=Whole(1, 3600))
     cors_origins: tuple[str, ...] = setting(
         CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
     )
-    enable_https: bool = setting(False, "Serve the API with TLS.", **SWITCH)
-    enable_health_check_https: bool = setting(False, "Serve the health checks with TLS.", **SWITCH)
-    enable_metrics_https: bool = setting(False, "Serve the metrics with TLS.", **SWITCH)
-    https_cert_file: Path | None = setting(None, "Certificate chain for TLS, PEM.", type=FILE)
-    https_key_file: Path | None = setting(None, "Key of the certificate, PEM.", type=FILE)
+    enable_https: bool = switch(False, "Serve the API with TLS.")
+    enable_health_check_https: bool = switch(False, "Serve the health checks with TLS.")
+    enable_metrics_https: bool = switch(False, "Serve the metrics with TLS.")
+    https_cert_file: Path | None = file("Certificate chain for TLS, PEM.")
+    https_key_file: Path | None = file("Key of the certificate, PEM.")
     shutdown_timeout: int = setting(
-        20, "Seconds that requests under way are given at the end.", type=Whole(0)
+        20, "Seconds that requests under way are given at the end.", type=Whole(0, 3600)
     )
     shutdown_delay: int = setting(
         0,
         "Seconds at the end in which /readyz answers 503 already and requests are still taken.",
-        type=Whole(0),
+        type=Whole(0, 300),
     )
 
-    no_auth: bool = setting(False, "Serve without authentication: for development.", **SWITCH)
-    enable_jwt: bool = setting(True, "Require a bearer token.", **SWITCH)
-    enable_authz: bool = setting(False, "Ask whether the caller may.", **SWITCH)
-    any_caller: bool = setting(
-        False, "Let in everybody whom the public issuer, that of the default keys, knows.", **SWITCH
+    no_auth: bool = switch(False, "Serve without authentication: for development.")
+    enable_jwt: bool = switch(True, "Require a bearer token.")
+    enable_authz: bool = switch(False, "Ask whether the caller may.")
+    any_caller: bool = switch(
+        False, "Let in everybody whom the public issuer, that of the default keys, knows."
     )
     jwk_cert_url: str = setting(
         PUBLIC_KEYS,
         "URL of the keys that tokens are verified with; empty for none.",
     )
-    jwk_cert_ca_file: Path | None = setting(
-        None, "File with the certificates that sign those of the key servers.", type=FILE
+    jwk_cert_ca_file: Path | None = file(
+        "File with the certificates that sign those of the key servers."
     )
-    jwk_cert_file: Path | None = setting(
-        None, "File of keys that tokens are verified with, beside the URL.", type=FILE
-    )
+    jwk_cert_file: Path | None = file("File of keys that tokens are verified with, beside the URL.")
     jwt_issuers: tuple[str, ...] = setting(
         (),
         "Issuers whose tokens are accepted, by comma: ISSUER for the keys above, or ISSUER=URL or "
@@ -191,36 +219,22 @@ class Settings:
         "Claims that name the caller, by comma; the first that does counts.",
         type=Names(),
     )
-    acl_file: Path | None = setting(None, "YAML list of claims and patterns that let in.", type=FILE)
+    acl_file: Path | None = file("YAML list of claims and patterns that let in.")
     ocm_base_url: str = setting("https://api.openshift.com", "Where --enable-authz asks.")
     ocm_token_url: str = setting(
         "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/token",
         "Where the token for --enable-authz comes from.",
     )
-    ocm_client_id: str = setting("", "Client id for --enable-authz.")
-    ocm_client_id_file: Path | None = setting(None, "File that holds --ocm-client-id.", type=FILE)
-    ocm_client_secret: str = setting("", "Client secret for --enable-authz.")
-    ocm_client_secret_file: Path | None = setting(
-        None, "File that holds --ocm-client-secret.", type=FILE
-    )
-    ocm_ca_file: Path | None = setting(
-        None, "File with the certificates that sign those of OCM.", type=FILE
-    )
+    ocm_client_id: str = secret("Client id for --enable-authz.")
+    ocm_client_secret: str = secret("Client secret for --enable-authz.")
+    ocm_ca_file: Path | None = file("File with the certificates that sign those of OCM.")
 
-    database_url: str = setting(
-        "", "postgresql:// URL or key=value string. Default: an embedded PostgreSQL."
-    )
-    database_url_file: Path | None = setting(None, "File that holds --database-url.", type=FILE)
-    db_host: str = setting("", "Host of the database, instead of --database-url.")
-    db_host_file: Path | None = setting(None, "File that holds --db-host.", type=FILE)
-    db_port: str = setting("", "Port of the database.")
-    db_port_file: Path | None = setting(None, "File that holds --db-port.", type=FILE)
-    db_name: str = setting("", "Name of the database.")
-    db_name_file: Path | None = setting(None, "File that holds --db-name.", type=FILE)
-    db_user: str = setting("", "User of the database.")
-    db_user_file: Path | None = setting(None, "File that holds --db-user.", type=FILE)
-    db_password: str = setting("", "Password of the database.")
-    db_password_file: Path | None = setting(None, "File that holds --db-password.", type=FILE)
+    database_url: str = secret("postgresql:// URL or key=value string. Default: an embedded PostgreSQL.")
+    db_host: str = secret("Host of the database, instead of --database-url.")
+    db_port: str = secret("Port of the database.")
+    db_name: str = secret("Name of the database.")
+    db_user: str = secret("User of the database.")
+    db_password: str = secret("Password of the database.")
     db_sslmode: str = setting(
         "",
         "How the connection is encrypted.",
@@ -229,10 +243,12 @@ class Settings:
     db_rootcert: str = setting("", "File with the certificates that sign the database's.")
     db_pool_size: int = setting(16, "Most connections to the database.", type=Whole(1, 1000))
     db_connect_timeout: int = setting(
-        30, "Seconds to retry a database that is not reachable at start.", type=Whole(0)
+        30, "Seconds to retry a database that is not reachable at start.", type=Whole(0, 86400)
     )
     statement_timeout: float = setting(
-        5.0, "Seconds after which a search, or another statement, is ended.", type=click.FloatRange(0)
+        5.0,
+        "Seconds after which a search, or another statement, is ended; 0: never.",
+        type=Seconds(0, 3600),
     )
     data_dir: Path | None = setting(
         None,
@@ -249,16 +265,14 @@ class Settings:
         (), "Adapters that must report on a node pool, by comma.", type=AdapterNames()
     )
 
-    require_if_match: bool = setting(
-        False, "Refuse a PATCH or DELETE that does not say which version it is for.", **SWITCH
+    require_if_match: bool = switch(
+        False, "Refuse a PATCH or DELETE that does not say which version it is for."
     )
     openapi_schema_path: str = setting(
         "", "OpenAPI document whose ClusterSpec and NodePoolSpec say what specs may hold."
     )
-    schema_required: bool = setting(
-        True,
-        "Refuse to start when the document at --openapi-schema-path cannot be used.",
-        **SWITCH,
+    schema_required: bool = switch(
+        True, "Refuse to start when the document at --openapi-schema-path cannot be used."
     )
 
     default_fields: tuple[str, ...] = setting(
@@ -268,9 +282,7 @@ class Settings:
         "knows.",
         type=Names(";"),
     )
-    validate_responses: bool = setting(
-        False, "Check every response against the contract: for tests.", **SWITCH
-    )
+    validate_responses: bool = switch(False, "Check every response against the contract: for tests.")
     log_level: str = setting(
         "info",
         "Least severe message that is logged.",
@@ -290,213 +302,16 @@ class Settings:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping):
-            flat |= _flat(value, name + "_")
-        elif value is not None:
-            flat[name] = value
-    return flat
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, by field name.
-
-    Raises click.BadParameter, with the reason, for a file that is no YAML mapping or that names a
-    setting which does not exist.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise click.BadParameter(f"{path} cannot be read: {error}") from None
-    if not isinstance(tree, Mapping):
-        raise click.BadParameter(f"{path} must hold a mapping of settings.")
-    values = _flat(tree)
-    unknown = ", ".join(sorted(values.keys() - FIELDS.keys()))
-    if unknown:
-        raise click.BadParameter(f"{path} names settings that do not exist: {unknown}")
-    return values
-
-
-def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
-    if path is not None:
-        ctx.default_map = read_file(path)
-
-
-# What Kubernetes sets in every container for a service called hyperfleet, or hyperfleet- and more:
-# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-LINK = re.compile(
-    r"HYPERFLEET_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
-LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
-FOR_TESTS = "HYPERFLEET_TEST_DATABASE_URL"
-
-
-def _is_link(name: str, value: str) -> bool:
-    """Whether Kubernetes has set a variable, for a service whose name begins as the settings' do."""
-    address = name.endswith("_PORT") and LINK_VALUE.match(value)
-    return name.startswith("HYPERFLEET_") and bool(address or LINK.fullmatch(name))
-
-
-def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
-    """The variables of an environment that look like settings and are none; of each the level and the
-    line for the log.
-    """
-    known = [name.upper() for name in FIELDS] + ["CONFIG", "TOKEN"]
-    lines = []
-    for variable in sorted(environment):
-        if not variable.startswith("HYPERFLEET_") or variable == FOR_TESTS:
-            continue
-        name = variable.removeprefix("HYPERFLEET_")
-        if _is_link(variable, environment[variable]):
-            if name in known:
-                line = f"{variable} is ignored: Kubernetes has set it, for a service of that name"
-                lines.append((logging.INFO, line))
-        elif name not in known:
-            near = nearest(name, known)
-            hint = f"; is HYPERFLEET_{near} meant?" if near else ""
-            lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
-    return lines
-
-
-class _Option(click.Option):
-    """An option that does not take Kubernetes' word for the user's.
-
-    :param emptied: whether an empty variable empties it; click takes such a one for not set
-    """
-
-    def __init__(self, *args: Any, emptied: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.emptied = emptied
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        for name in self.envvar or ():
-            value = os.environ.get(name)
-            if value is not None and (value or self.emptied) and not _is_link(name, value):
-                return value
-        return None
-
-
-def _option(field: "dataclasses.Field[Any]") -> click.Option:
-    variables = ["HYPERFLEET_" + field.name.upper()]
-    if field.name in OTHER_VARIABLES:
-        variables.append(OTHER_VARIABLES[field.name])
-    kind = field.metadata["option"].get("type")
-    return _Option(
-        ["--" + field.name.replace("_", "-")],
-        # What has a default that somebody may want to turn off.
-        emptied=bool(field.default) and (kind is None or isinstance(kind, Names)),
-        envvar=variables,
-        show_envvar=True,
-        default=field.default,
-        show_default=", ".join(field.default)
-        if isinstance(field.default, tuple) and field.default
-        else field.default not in ("", None, (), False),
-        help=field.metadata["help"],
-        **field.metadata["option"],
-    )
-
-
-def options(*only: str) -> Callable[[click.Command], click.Command]:
-    """Adds the options of the settings to a command, and ``--config``: all, or those whose names
-    begin with one of ``only``.
-    """
-
-    def add(command: click.Command) -> click.Command:
-        config = click.Option(
-            ["--config"],
-            type=FILE,
-            is_eager=True,
-            expose_value=False,
-            callback=_use_file,
-            envvar="HYPERFLEET_CONFIG",
-            show_envvar=True,
-            help="YAML file with settings.",
-        )
-        command.params.append(config)
-        command.params += [
-            _option(field) for name, field in FIELDS.items() if not only or name.startswith(only)
-        ]
-        return command
-
-    return add
-
-
-# What counts most comes first.
-SOURCES = (
-    ParameterSource.COMMANDLINE,
-    ParameterSource.ENVIRONMENT,
-    ParameterSource.DEFAULT_MAP,
-    ParameterSource.DEFAULT,
-)
-
-
-def from_options(values: Mapping[str, Any]) -> Settings:
-    """The settings that the present command was called with; what a ``*_file`` holds is read here. The
-    log is set up with them, and told of variables that are no settings.
-
-    Raises click.UsageError for a file that is empty or cannot be read, and for settings that contradict
-    each other.
-    """
-    ctx = click.get_current_context()
-    chosen = {name: value for name, value in values.items() if name in FIELDS}
-    given = {name: _given(ctx, name) for name in chosen}
-    for path_name in list(chosen):
-        name = path_name.removesuffix("_file")
-        if name == path_name or name not in chosen or chosen[path_name] is None:
-            continue
-        rank, other = _rank(ctx, path_name), _rank(ctx, name)
-        if rank < other or (rank == other and not chosen[name]):
-            chosen[name], given[name] = _content(path_name, chosen[path_name]), given[path_name]
-        elif rank == other:
-            raise click.UsageError(f"{given[name]} and {given[path_name]} say the same: give one.")
-    if chosen.get("database_url"):
-        check_database_url(given["database_url"], chosen["database_url"])
-        if chosen.get("db_host"):
-            raise click.UsageError(
-                f"{given['database_url']} and {given['db_host']} both name a database: give one."
-            )
-    settings = Settings(**chosen)
-    log.configure(settings.log_level)
-    for level, line in strange_variables(os.environ):
-        logger.log(level, line)
-    return settings
-
-
-def _rank(ctx: click.Context, name: str) -> int:
-    """The smaller, the more it counts where a setting comes from."""
-    source = ctx.get_parameter_source(name)
-    return SOURCES.index(source) if source in SOURCES else len(SOURCES)
-
-
-def _given(ctx: click.Context, name: str) -> str:
-    """A setting as whoever gave it knows it: its flag, and where else it comes from, if it does."""
-    flag = "--" + name.replace("_", "-")
-    source = ctx.get_parameter_source(name)
-    if source is ParameterSource.ENVIRONMENT:
-        return f"{flag} (HYPERFLEET_{name.upper()})"
-    return f"{flag} (of the --config file)" if source is ParameterSource.DEFAULT_MAP else flag
-
-
-def _content(name: str, path: Path) -> str:
-    flag = "--" + name.replace("_", "-")
-    try:
-        content = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{flag}: {error}") from None
-    if not content:
-        raise click.UsageError(f"{flag}: {path} is empty")
-    return content
-
-
-def check_database_url(name: str, url: str) -> None:
-    """Raises click.UsageError for the URL of something else than PostgreSQL. What follows the scheme is
-    not repeated: a password may be in it.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
-    if scheme and scheme[1] not in ("postgresql", "postgres"):
-        raise click.UsageError(f"{name}: the scheme {scheme[1]} is not postgresql.")
+# The settings that name the file which holds another one.
+FILED = {
+    f"{name}_file": file(f"File that holds --{name.replace('_', '-')}.")
+    for name, field in FIELDS.items()
+    if field.metadata.get("filed")
+}
+# All of them, as they are declared, each file beside what it holds.
+DECLARED: dict[str, Any] = {
+    own: FIELDS.get(own) or FILED[own]
+    for name in FIELDS
+    for own in (name, f"{name}_file")
+    if own == name or own in FILED
+}

@@ -3,21 +3,22 @@
 import asyncio
 import json
 import logging
+import posixpath
 import re
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
-import click
 from jose import jwk, jws
 from jose.backends.base import Key
 from jose.exceptions import JOSEError
 from jose.utils import base64url_decode, base64url_encode
 
 from hyperfleet import errors
-from hyperfleet.errors import Problem, refusal
+from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.remote import Client, Unreachable, check_url
 from hyperfleet.settings import Settings
 from hyperfleet.watched import Watched
@@ -173,7 +174,7 @@ class KeyServer:
 class Verifier:
     """Decides on tokens, by the settings.
 
-    Raises click.UsageError for settings by which nobody could get in, or that are not safe.
+    Raises ConfigurationError for settings by which nobody could get in, or that are not safe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -189,7 +190,7 @@ class Verifier:
             issuer, _, own = item.partition("=")
             self.issuers[issuer.strip()] = [_source(own.strip(), client)] if own else self.common
         if not all(self.issuers.values() if self.issuers else [self.common]):
-            raise click.UsageError(
+            raise ConfigurationError(
                 "Tokens are required, but there are no keys to verify them with: give --jwk-cert-url, "
                 "--jwk-cert-file, or a source of keys with each of --jwt-issuers; or --no-auth."
             )
@@ -197,7 +198,12 @@ class Verifier:
     def trusts(self, url: str) -> bool:
         """Whether the keys at a URL are among those that let in."""
         lists = self.issuers.values() if self.issuers else [self.common]
-        return any(isinstance(one, KeyServer) and one.url == url for sources in lists for one in sources)
+        wanted = _spelled(url)
+        return any(
+            isinstance(one, KeyServer) and _spelled(one.url) == wanted
+            for sources in lists
+            for one in sources
+        )
 
     async def claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that is good.
@@ -252,6 +258,13 @@ class Verifier:
         if unreachable:
             raise Problem(errors.NO_KEYS)
         raise refusal(errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
+
+
+def _spelled(url: str) -> tuple[str, int, str]:
+    """Where a URL leads, however it is spelled (RFC 3986, 6.2): host, port and path."""
+    parts = urlsplit(url)
+    path = posixpath.normpath("/" + unquote(parts.path).strip("/"))
+    return (parts.hostname or "").rstrip("."), parts.port or 443, path
 
 
 def _server(name: str, url: str, client: Client) -> KeyServer:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import click
+from hyperfleet.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class Watched(Generic[T]):
     :param path: of the file
     :param parse: makes the value from the text; raises ValueError for a text that is none
 
-    Raises click.UsageError, with the reason, for a file that cannot be read or parsed at first.
+    Raises ConfigurationError, with the reason, for a file that cannot be read or parsed at first.
     """
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
@@ -28,7 +28,7 @@ class Watched(Generic[T]):
             self.stamp = self._stamp()
             self.value = parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise click.UsageError(f"{path}: {error}") from None
+            raise ConfigurationError(f"{path}: {error}") from None
 
     def get(self) -> T:
         """The value of the file as it is now; of the last good one while it is missing or broken."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import click
 import pytest
 import requests
 from conftest import Api
@@ -17,6 +16,7 @@ from issuer import Answer, JsonServer, key_pair, key_set
 from hyperfleet import access, errors
 from hyperfleet.access import matches, parse_rules
 from hyperfleet.contract import document as contract
+from hyperfleet.errors import ConfigurationError
 
 Start = Callable[..., Api]
 
@@ -104,7 +104,7 @@ def test_the_access_list_decides_and_is_read_again(
 def test_a_service_does_not_start_on_a_broken_access_list(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "acl.yaml"
     file.write_text("")
-    with pytest.raises(click.UsageError, match=r"acl\.yaml"):
+    with pytest.raises(ConfigurationError, match=r"acl\.yaml"):
         start(acl_file=file)
 
 

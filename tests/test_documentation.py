@@ -11,7 +11,7 @@ from conftest import Api
 from process import run
 
 from hyperfleet import settings
-from hyperfleet.settings import FIELDS
+from hyperfleet.settings import DECLARED
 
 # Pages whose commands speak to a service that runs without authentication.
 WALKS = (
@@ -38,7 +38,7 @@ def settings_page() -> str:
         "| flag | environment variable | default | meaning |",
         "| --- | --- | --- | --- |",
     ]
-    for name, field in FIELDS.items():
+    for name, field in DECLARED.items():
         variables = [f"HYPERFLEET_{name.upper()}"]
         if name in settings.OTHER_VARIABLES:
             variables.append(settings.OTHER_VARIABLES[name])
@@ -78,7 +78,7 @@ def test_the_readme_is_one_screen_and_names_its_two_commands_first(root: Path) -
 
 def test_help_names_every_setting() -> None:
     done = run("serve", "--help")
-    for name in FIELDS:
+    for name in DECLARED:
         assert f"--{name.replace('_', '-')}" in done.stdout
         assert f"HYPERFLEET_{name.upper()}" in re.sub(r"\s+", "", done.stdout)
 

@@ -78,6 +78,9 @@ def test_migrations_of_a_newer_version_are_shown_and_not_stepped_over(
     )
     listed = run("migrate", "--list", "--database-url", database)
     assert "unknown  9999.future" in listed.stdout
+    refused = run("migrate", "--rollback", "1", "--database-url", database, stdin=subprocess.DEVNULL)
+    assert "A newer version has applied" in refused.stdout
+    assert "--yes" not in refused.stdout
     refused = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
     assert refused.returncode == 1
     assert "9999.future" in refused.stdout

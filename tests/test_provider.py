@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import requests
 import yaml
@@ -22,6 +21,7 @@ from process import Serving, run
 
 from hyperfleet import provider
 from hyperfleet import schema as schemas
+from hyperfleet.errors import StartError
 from hyperfleet.provider_document import BrokenDocument, read
 from hyperfleet.settings import Settings
 
@@ -569,7 +569,7 @@ def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
     tmp_path: Path, service: Callable[..., Api], caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = tmp_path / "missing.yaml"
-    with pytest.raises(click.ClickException, match="cannot be read: No such file"):
+    with pytest.raises(StartError, match="cannot be read: No such file"):
         provider.load(Settings(openapi_schema_path=str(missing)))
     api = service(openapi_schema_path=str(missing), schema_required=False)
     assert create(api, {"any": 1}).status_code == 201

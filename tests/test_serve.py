@@ -1,6 +1,7 @@
 """`hyperfleet serve` and `hyperfleet migrate` as processes: settings, start, refusals, probes."""
 
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
                "--database-url", url, "--db-connect-timeout", "2")  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("database not reachable, try") >= 2
-    assert f"The database fleet at 127.0.0.1:{port} is not to be had" in done.stdout
+    assert f"The database fleet at 127.0.0.1:{port} cannot be reached" in done.stdout
     assert "secret" not in done.stdout
     assert time.monotonic() - start < 20
 
@@ -99,7 +100,10 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
     ("arguments", "words"),
     [
         (["--no-auth", "--port", "99999"], "0<=x<=65535"),
-        (["--no-auth", "--database-url", "postgresql://u:secret@h/x?nonsense=1"], "not understood"),
+        (
+            ["--no-auth", "--database-url", "postgresql://u:secret@h/x?nonsense=1"],
+            "--database-url must be a URL",
+        ),
         (["--no-auth", "--db-name", "fleet"], "neither --db-host nor --database-url"),
         (["--no-auth", "--config", "/no/such/file"], "does not exist"),
     ],
@@ -187,6 +191,35 @@ def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database
         assert server.process.wait(20) == 0
         server.reader.join(5)
         assert "Traceback" not in server.output
+        # In the service's own words, and no error of the server's.
+        assert "WARNING" in server.output
+        assert "requests are cut off at the end of the service: 2" in server.output
+        assert "ERROR" not in server.output
+
+
+def test_a_second_signal_ends_the_delay_and_the_wait_for_requests(database: str) -> None:
+    given = ("--no-auth", "--database-url", database, "--statement-timeout=60")
+    with Serving(*given, "--shutdown-delay=60") as server:
+        start = time.monotonic()
+        server.process.terminate()
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        assert server.stop() == 0
+        assert time.monotonic() - start < 10
+    with (
+        Serving(*given, "--shutdown-timeout=60") as server,
+        ThreadPoolExecutor(1) as threads,
+        locked(database),
+    ):
+        url = server.url + "/api/hyperfleet/v1/clusters"
+        waiting = threads.submit(requests.get, url, timeout=60)
+        time.sleep(0.5)
+        server.process.terminate()
+        time.sleep(0.5)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert waiting.result().status_code == 503
+        assert time.monotonic() - start < 10
 
 
 def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database: str) -> None:
@@ -262,7 +295,7 @@ def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
                 taken.enter_context(socket.create_server(("127.0.0.1", port)))
         assert "Cannot listen" in run("serve", "--no-auth", f"--data-dir={tmp_path / 'data'}").stdout
         for arguments, words in (
-            (("--database-url=nonsense", "--no-auth"), "not understood"),
+            (("--database-url=nonsense", "--no-auth"), "--database-url must be a URL"),
             (("--db-name=fleet", "--no-auth"), "neither --db-host nor --database-url"),
             (("--enable-https", "--no-auth"), "--https-key-file"),
             ((f"--acl-file={tmp_path / 'acl'}", *keys), "no list of a claim"),

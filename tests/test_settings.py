@@ -11,17 +11,18 @@ import pytest
 from click.testing import CliRunner, Result
 from process import CLEAN, Serving, run
 
-from hyperfleet import settings
+from hyperfleet import options
+from hyperfleet.errors import ConfigurationError
 from hyperfleet.remote import check_url
 
 
 def parse(*arguments: str, **env: str) -> Result:
     """What the options of a command make of arguments and an environment."""
 
-    @settings.options()
+    @options.options()
     @click.command()
     def command(**values: Any) -> None:
-        chosen = settings.from_options(values)
+        chosen = options.from_options(values)
         click.echo("\n" + json.dumps(dataclasses.asdict(chosen), default=str))
 
     unset: dict[str, str | None] = {key: None for key in os.environ if key not in CLEAN}
@@ -114,7 +115,7 @@ LINKS = {
 def test_the_service_links_of_kubernetes_are_no_settings() -> None:
     values = chosen(**LINKS)
     assert (values["port"], values["db_port"], values["health_port"]) == (8000, "", 8083)
-    said = [line for _, line in settings.strange_variables(LINKS)]
+    said = [line for _, line in options.strange_variables(LINKS)]
     assert [line.split()[0] for line in said] == [
         "HYPERFLEET_DB_PORT",
         "HYPERFLEET_HEALTH_PORT",
@@ -203,9 +204,105 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
         assert "secret" not in done.stdout
     for good in ("postgres://h/x", "postgresql://h/x", "host=h dbname=x", "host=h options='-c a=b://c'"):
         assert chosen("--database-url", good)["database_url"] == good
-    with pytest.raises(click.UsageError, match="--ocm-base-url: the scheme ftp is not https") as caught:
+    with pytest.raises(
+        ConfigurationError, match="--ocm-base-url: the scheme ftp is not https"
+    ) as caught:
         check_url("--ocm-base-url", "ftp://me:secret@ocm.example")
-    assert "secret" not in str(caught.value.message)
-    with pytest.raises(click.UsageError, match=r"ocm\.example must be https") as caught:
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"ocm\.example must be https") as caught:
         check_url("--ocm-base-url", "http://me:secret@ocm.example/")
-    assert "secret" not in str(caught.value.message)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pa@hush@db.example/fleet",
+        "postgresql://me:pa/hush@db.example/fleet",
+        "postgresql://me:pa:hush/@db.example/fleet",
+        "postgresql://me:hush%zz@db.example/fleet",
+        "postgresql://me:pa#/hush@db.example:5432/fleet",
+        "jdbc:postgresql://db.example/fleet?password=hush",
+        "http:/db.example/hush",
+        "hush",
+        "//me:hush@db.example/fleet",
+        "  ",
+        "host='hush",
+    ],
+)
+def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url: str) -> None:
+    for given in ({"HYPERFLEET_DATABASE_URL": url}, {}):
+        said = refused(*([] if given else [f"--database-url={url}"]), **given)
+        assert "--database-url" in said
+        assert "hush" not in said
+
+
+def test_a_database_url_may_have_blanks_around_it_and_a_scheme_in_capitals() -> None:
+    known = "postgresql://me:p%40ss@db.example/fleet"
+    assert chosen("--database-url", f" {known}\n")["database_url"] == known
+    assert chosen("--database-url", known.replace("postgresql", "POSTGRESQL"))["database_url"] == known
+
+
+def test_a_value_of_a_yaml_file_that_no_flag_could_have_is_refused_by_name(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for text, name in (
+        ("no-auth: [true]", "no_auth"),
+        ("port: [8000]", "port"),
+        ("db: {host: [a, b]}", "db_host"),
+        ("cors_origins: [[a]]", "cors_origins"),
+        ("no_auth: maybe", "--no-auth"),
+        ("port: 2026-01-01", "--port"),
+    ):
+        config.write_text(text)
+        said = refused(f"--config={config}")
+        assert name in said, text
+    config.write_text("no-auth: 1\nthreads: 4.0\ncors_origins: [a, b]\ndb: {name: 7}")
+    values = chosen(f"--config={config}")
+    assert (values["no_auth"], values["threads"], values["db_name"]) == (True, 4, "7")
+    assert values["cors_origins"] == ["a", "b"]
+
+
+def test_a_broken_yaml_file_is_told_by_its_line_without_what_is_in_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for text in (
+        "port: 1\ndb_password: 'hush",
+        "db_password: hush: hush",
+        "db_password: *hush",
+        "\0hush",
+    ):
+        config.write_text(text)
+        said = refused(f"--config={config}")
+        assert "hush" not in said
+        assert str(config) in said
+        assert "YAML" in said
+    config.write_text("port: 1\ndb_password: hush: hush")
+    assert "line 2" in refused(f"--config={config}")
+
+
+def test_an_unknown_name_in_a_yaml_file_or_in_small_letters_has_a_hint(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("db: {pasword: hush}")
+    said = refused(f"--config={config}")
+    assert "db_pasword; is db_password meant?" in said
+    assert "hush" not in said
+    for name in ("hyperfleet_port", "Hyperfleet_Port"):
+        output = parse(**{name: "9"}).output
+        assert f"{name} is ignored: there is no such setting; is HYPERFLEET_PORT meant?" in output
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "-inf", "1e10", "3600.5", "x", ""])
+def test_a_time_without_an_end_is_refused(value: str) -> None:
+    said = refused(f"--statement-timeout={value}")
+    assert "--statement-timeout" in said
+    assert "from 0 to 3600" in said
+
+
+def test_numbers_that_the_system_cannot_keep_are_refused() -> None:
+    for flag in (
+        *("shutdown-delay=301", "shutdown-timeout=3601", "read-timeout=1e18"),
+        *("db-connect-timeout=1e9", "max-body-size=1e12", "max-header-size=1e9"),
+    ):
+        assert "is not in the range" in refused(f"--{flag}")
+    for port in ("0", "65536", "x", "5432,x", "5e3"):
+        assert "--db-port must be a port from 1 to 65535" in refused("--db-host=h", f"--db-port={port}")
+    assert chosen("--db-host=a,b", "--db-port=5432,5433")["db_port"] == "5432,5433"

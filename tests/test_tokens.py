@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
 import psycopg
 import pytest
 import requests
@@ -34,6 +33,7 @@ from pytest_postgresql.executors import NoopExecutor
 from hyperfleet import errors, tokens
 from hyperfleet.access import Guard
 from hyperfleet.contract import document as contract
+from hyperfleet.errors import ConfigurationError
 from hyperfleet.log import _TraceFilter
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier
@@ -668,7 +668,7 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
     ],
 )
 def test_settings_that_are_not_safe_are_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(click.UsageError, match=says):
+    with pytest.raises(ConfigurationError, match=says):
         Guard(Settings(**settings))
 
 
@@ -685,12 +685,16 @@ def test_the_default_keys_are_those_of_red_hat_sso() -> None:
         {"jwt_issuers": ("https://sso.example",)},
         {"jwt_issuers": ("https://a=https://a.example/keys", "https://sso.example")},
         {"jwk_cert_url": "", "jwt_issuers": (f"https://sso.example={PUBLIC_KEYS}",)},
+        {"jwk_cert_url": PUBLIC_KEYS.replace("sso.redhat", "SSO.RedHat")},
+        {"jwk_cert_url": PUBLIC_KEYS + "/"},
+        {"jwk_cert_url": PUBLIC_KEYS.replace(".com/", ".com:443/") + "?x=y#z"},
+        {"jwk_cert_url": PUBLIC_KEYS.replace(".com/", ".com.//").replace("certs", "./c%65rts")},
     ],
 )
 def test_with_the_public_keys_somebody_has_to_say_who_may(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(click.UsageError, match="any account with the public issuer could write"):
+    with pytest.raises(ConfigurationError, match="any account with the public issuer could write"):
         Guard(Settings(**settings))
     acl = tmp_path / "acl.yaml"
     acl.write_text("- {claim: email, pattern: '@example[.]com$'}")
@@ -700,6 +704,7 @@ def test_with_the_public_keys_somebody_has_to_say_who_may(
         {"acl_file": acl},
         {"enable_authz": True, "ocm_client_id": "me", "ocm_client_secret": "secret"},
         {"jwk_cert_url": "https://idp.example/keys", "jwt_issuers": ()},
+        {"jwk_cert_url": "https://idp.example" + urlsplit(PUBLIC_KEYS).path, "jwt_issuers": ()},
     ):
         Guard(Settings(**{**settings, **who}))
     # Keys that nobody's token is verified with do no harm.

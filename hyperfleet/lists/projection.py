@@ -5,10 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import click
-
 from hyperfleet.contract import document
-from hyperfleet.errors import bad_parameter
+from hyperfleet.errors import ConfigurationError, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
@@ -136,18 +134,20 @@ Defaults: TypeAlias = list[tuple[str, dict[str, Projection]]]
 def defaults(entries: Sequence[str]) -> Defaults:
     """The setting ``--default-fields``, read: entries such as ``curl/7=name,status.phase``.
 
-    A member counts for the kinds that have it. Raises click.UsageError for an entry that is none.
+    A member counts for the kinds that have it. Raises ConfigurationError for an entry that is none.
     """
     found: Defaults = []
     known = {member for members in MEMBERS.values() for member in members}
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
-            raise click.UsageError(f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS.")
+            raise ConfigurationError(
+                f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS."
+            )
         given = [name.strip() for name in names.split(",")]
         strange = [name for name in given if name.partition(".")[0] not in known]
         if strange:
-            raise click.UsageError(
+            raise ConfigurationError(
                 f"--default-fields: {strange[0]!r} of {agent.strip()} is no member of any resource."
             )
         by_kind: dict[str, Projection] = {}
@@ -156,7 +156,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
                 own = [name for name in given if name.partition(".")[0] in MEMBERS[kind.name]]
                 by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
-            raise click.UsageError(f"--default-fields: {agent.strip()}: {error.message}") from None
+            raise ConfigurationError(f"--default-fields: {agent.strip()}: {error.message}") from None
         found.append((agent.strip(), by_kind))
     return found
 

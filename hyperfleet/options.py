@@ -1,0 +1,307 @@
+"""Where settings come from: flags, environment variables, a YAML file, files that hold one value."""
+
+import dataclasses
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import yaml
+from click.core import ParameterSource
+from psycopg.conninfo import conninfo_to_dict
+
+from hyperfleet import log
+from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.nearest import nearest
+from hyperfleet.settings import DECLARED, FILE, FILED, OTHER_VARIABLES, Names, Settings
+
+logger = logging.getLogger(__name__)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            flat |= _flat(value, name + "_")
+        elif value is not None:
+            flat[name] = value
+    return flat
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, by field name.
+
+    Raises ConfigurationError, with the reason, for a file that is no YAML mapping or that names a
+    setting which does not exist. No line of the file is in it, since that may hold a password.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{path} is not YAML{where}.") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not YAML in UTF-8"
+        raise ConfigurationError(f"{path} cannot be read: {reason}.") from None
+    if not isinstance(tree, Mapping):
+        raise ConfigurationError(f"{path} must hold a mapping of settings.")
+    values = _flat(tree)
+    unknown = [name + _meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
+    if unknown:
+        raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
+    return {name: _texts(path, name, value) for name, value in values.items()}
+
+
+def _texts(path: Path, name: str, value: Any) -> str | list[str]:
+    """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
+    lists = isinstance(DECLARED[name].metadata["option"].get("type"), Names)
+    if isinstance(value, list) and lists and not any(isinstance(one, list | dict) for one in value):
+        return [_text(one) for one in value]
+    if isinstance(value, list | dict):
+        takes = "a list of texts, or one text" if lists else "one value"
+        raise ConfigurationError(f"{path}: {name} takes {takes}.")
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = nearest(name, known)
+    return f"; is {prefix}{near} meant?" if near else ""
+
+
+def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        try:
+            ctx.default_map = read_file(path)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error), ctx) from None
+
+
+# What Kubernetes sets in every container for a service called hyperfleet, or hyperfleet- and more:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+LINK = re.compile(
+    r"HYPERFLEET_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+FOR_TESTS = "HYPERFLEET_TEST_DATABASE_URL"
+
+
+def _is_link(name: str, value: str) -> bool:
+    """Whether Kubernetes has set a variable, for a service whose name begins as the settings' do."""
+    address = name.endswith("_PORT") and LINK_VALUE.match(value)
+    return name.startswith("HYPERFLEET_") and bool(address or LINK.fullmatch(name))
+
+
+def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
+    """The variables of an environment that look like settings and are none; of each the level and the
+    line for the log.
+    """
+    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN"]
+    lines = []
+    for variable in sorted(environment):
+        if not variable.upper().startswith("HYPERFLEET_") or variable == FOR_TESTS:
+            continue
+        name = variable[len("HYPERFLEET_") :]
+        if _is_link(variable, environment[variable]):
+            if name in known:
+                line = f"{variable} is ignored: Kubernetes has set it, for a service of that name"
+                lines.append((logging.INFO, line))
+        elif name not in known or variable != variable.upper():
+            hint = _meant(name, known, "HYPERFLEET_")
+            lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
+    return lines
+
+
+class _Option(click.Option):
+    """An option that does not take Kubernetes' word for the user's.
+
+    :param emptied: whether an empty variable empties it; click takes such a one for not set
+    """
+
+    def __init__(self, *args: Any, emptied: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.emptied = emptied
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        for name in self.envvar or ():
+            value = os.environ.get(name)
+            if value is not None and (value or self.emptied) and not _is_link(name, value):
+                return value
+        return None
+
+
+def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
+    variables = ["HYPERFLEET_" + name.upper()]
+    if name in OTHER_VARIABLES:
+        variables.append(OTHER_VARIABLES[name])
+    kind = field.metadata["option"].get("type")
+    return _Option(
+        ["--" + name.replace("_", "-")],
+        # What has a default that somebody may want to turn off.
+        emptied=bool(field.default) and (kind is None or isinstance(kind, Names)),
+        envvar=variables,
+        show_envvar=True,
+        default=field.default,
+        show_default=", ".join(field.default)
+        if isinstance(field.default, tuple) and field.default
+        else field.default not in ("", None, (), False),
+        help=field.metadata["help"],
+        **field.metadata["option"],
+    )
+
+
+def options(*only: str) -> Callable[[click.Command], click.Command]:
+    """Adds the options of the settings to a command, and ``--config``: all, or those whose names
+    begin with one of ``only``. What is wrong with them becomes the command's error.
+    """
+
+    def add(command: click.Command) -> click.Command:
+        run = command.callback
+        assert run is not None
+
+        @functools.wraps(run)
+        def told(*args: Any, **values: Any) -> Any:
+            try:
+                return run(*args, **values)
+            except StartError as error:
+                raise click.ClickException(str(error)) from None
+            except ConfigurationError as error:
+                raise click.UsageError(str(error)) from None
+
+        command.callback = told
+        config = click.Option(
+            ["--config"],
+            type=FILE,
+            is_eager=True,
+            expose_value=False,
+            callback=_use_file,
+            envvar="HYPERFLEET_CONFIG",
+            show_envvar=True,
+            help="YAML file with settings.",
+        )
+        command.params.append(config)
+        command.params += [
+            _option(name, field) for name, field in DECLARED.items() if not only or name.startswith(only)
+        ]
+        return command
+
+    return add
+
+
+# What counts most comes first.
+SOURCES = (
+    ParameterSource.COMMANDLINE,
+    ParameterSource.ENVIRONMENT,
+    ParameterSource.DEFAULT_MAP,
+    ParameterSource.DEFAULT,
+)
+
+
+def from_options(values: Mapping[str, Any]) -> Settings:
+    """The settings that the present command was called with; what a ``*_file`` holds is read here. The
+    log is set up with them, and told of variables that are no settings.
+
+    Raises ConfigurationError for a file that is empty or cannot be read, and for settings that
+    contradict each other.
+    """
+    ctx = click.get_current_context()
+    chosen = {name: value for name, value in values.items() if name in DECLARED}
+    given = {name: _given(ctx, name) for name in chosen}
+    for path_name in FILED:
+        path, name = chosen.pop(path_name, None), path_name.removesuffix("_file")
+        if path is None:
+            continue
+        rank, other = _rank(ctx, path_name), _rank(ctx, name)
+        if rank < other or (rank == other and not chosen[name]):
+            chosen[name], given[name] = _content(given[path_name], path), given[path_name]
+        elif rank == other:
+            raise ConfigurationError(f"{given[name]} and {given[path_name]} say the same: give one.")
+    if chosen.get("database_url"):
+        chosen["database_url"] = database_url(given["database_url"], chosen["database_url"])
+        if chosen.get("db_host"):
+            raise ConfigurationError(
+                f"{given['database_url']} and {given['db_host']} both name a database: give one."
+            )
+    # libpq takes one port for each of several hosts.
+    for port in filter(None, chosen.get("db_port", "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
+            raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
+    settings = Settings(**chosen)
+    log.configure(settings.log_level)
+    for level, line in strange_variables(os.environ):
+        logger.log(level, line)
+    return settings
+
+
+def _rank(ctx: click.Context, name: str) -> int:
+    """The smaller, the more it counts where a setting comes from."""
+    source = ctx.get_parameter_source(name)
+    return SOURCES.index(source) if source in SOURCES else len(SOURCES)
+
+
+def _given(ctx: click.Context, name: str) -> str:
+    """A setting as whoever gave it knows it: its flag, and where else it comes from, if it does."""
+    flag = "--" + name.replace("_", "-")
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f"{flag} (HYPERFLEET_{name.upper()})"
+    return f"{flag} (of the --config file)" if source is ParameterSource.DEFAULT_MAP else flag
+
+
+def _content(given: str, path: Path) -> str:
+    try:
+        content = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{given}: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{given}: {path} is not UTF-8") from None
+    if not content:
+        raise ConfigurationError(f"{given}: {path} is empty")
+    return content
+
+
+def database_url(given: str, url: str) -> str:
+    """Where a database is, as libpq takes it. ``given`` is the name of the setting.
+
+    Raises ConfigurationError for what cannot be meant. The text is not repeated: a password may be in
+    it, also where libpq would look for a host.
+    """
+    url = url.strip()
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.:-]*)://", url)
+    if scheme and scheme[1].lower() not in ("postgresql", "postgres"):
+        raise ConfigurationError(f"{given}: the scheme {scheme[1]} is not postgresql.")
+    if scheme:
+        url = scheme[0].lower() + url[len(scheme[0]) :]
+    elif not re.match(r"\w+\s*=", url):
+        raise ConfigurationError(
+            f"{given} must be a URL such as postgresql://USER:PASSWORD@HOST:PORT/NAME, or texts such as "
+            "host=HOST dbname=NAME."
+        )
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        reason = str(error).partition('"')[0].strip()
+        raise ConfigurationError(f"{given} is not understood: {reason}.{ENCODE}") from None
+    ports = str(parts.get("port") or "").split(",")
+    if scheme and (
+        any("@" in str(parts.get(name, "")) for name in ("host", "dbname"))
+        or not all(port.isdigit() for port in ports if port)
+    ):
+        raise ConfigurationError(f"{given} is not understood.{ENCODE}")
+    return url
+
+
+ENCODE = (
+    " In a URL, what is no letter or digit in a user or a password is written with a percent sign: "
+    "%40 for @, %2F for /, %3A for :, %23 for #, %3F for ?, %25 for %."
+)
