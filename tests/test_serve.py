@@ -102,7 +102,7 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
         (["--no-auth", "--port", "99999"], "0<=x<=65535"),
         (
             ["--no-auth", "--database-url", "postgresql://u:secret@h/x?nonsense=1"],
-            "--database-url must be a URL",
+            "--database-url is not understood",
         ),
         (["--no-auth", "--db-name", "fleet"], "neither --db-host nor --database-url"),
         (["--no-auth", "--config", "/no/such/file"], "does not exist"),
