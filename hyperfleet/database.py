@@ -3,9 +3,11 @@
 import logging
 import os
 import select
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeAlias
 
 import psycopg
@@ -25,6 +27,8 @@ Cursor: TypeAlias = psycopg.Cursor[TupleRow]
 POOL_TIMEOUT = 3.0
 # Seconds between two tries of a database that is away.
 ASK_AGAIN = 0.4
+# Seconds beyond those of its statements after which nothing is expected of a connection any more.
+MARGIN = 5
 
 
 def conninfo(settings: Settings) -> str:
@@ -123,9 +127,9 @@ REFUSED = (
 
 # What PostgreSQL's codes of errors begin with when it is the connection that is at fault, or the
 # server's end; and when it can't do its work at present: the state of a transaction, as in a database
-# that is read-only, resources, an operator, the system.
+# that is read-only, a right that the role lacks, resources, an operator, the system.
 ABSENT = ("08", "57P")
-UNABLE = (*ABSENT, "25", "53", "57", "58")
+UNABLE = (*ABSENT, "25", "42501", "53", "57", "58")
 
 
 def absent(error: Exception) -> bool:
@@ -136,6 +140,14 @@ def absent(error: Exception) -> bool:
 def unable(error: Exception) -> bool:
     """Whether an error says that the database, if it is to be had, can't do its work at present."""
     return _begins(error, UNABLE)
+
+
+def refused(error: Exception) -> bool:
+    """Whether an error says that the database is there and takes no connection: for a limit, a
+    password, a rule.
+    """
+    # The server's word alone has a severity; libpq knows no SQLSTATE of a connection that was not made.
+    return "FATAL:" in str(error.__cause__ if isinstance(error, PoolTimeout) else error)
 
 
 def _begins(error: Exception, codes: tuple[str, ...]) -> bool:
@@ -164,11 +176,45 @@ class Pool(ConnectionPool[Session]):
 
     # When all connections were last made anew.
     renewed = float("-inf")
+    # Why no connection could be made, since one could.
+    trouble: Exception | None = None
+
+    def __init__(self, *args: Any, patience: float, **kwargs: Any) -> None:
+        """:param patience: seconds after which nobody waits for an answer on a connection any more"""
+        super().__init__(*args, **kwargs)
+        self.patience = patience
+        # The connections in use, and when they have been so for too long.
+        self.used: dict[Session, float] = {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self._watch, name="database-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Hangs up where the answer does not come: a pooler that lost its server, or a server that is
+        stopped, keeps the connection open and says nothing. TCP sees no fault in that.
+        """
+        while not self.closed:
+            time.sleep(1)
+            now = time.monotonic()
+            with self.lock:
+                for conn, end in self.used.items():
+                    if end < now:
+                        with suppress(OSError, psycopg.Error), _line(conn) as line:
+                            line.shutdown(socket.SHUT_RDWR)
+
+    def _connect(self, timeout: float | None = None) -> Session:
+        # The pool tries in a thread of its own, and tells nobody but its log what it was told.
+        try:
+            conn = super()._connect(timeout)
+        except Exception as error:
+            self.trouble = error
+            raise
+        self.trouble = None
+        return conn
 
     def getconn(self, timeout: float | None = None) -> Session:
         """A connection that the server has not closed, within ``timeout`` seconds.
 
-        Raises PoolTimeout when there is none.
+        Raises PoolTimeout when there is none; its cause is why none could be made, if that is why.
         """
         timeout = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
@@ -179,7 +225,7 @@ class Pool(ConnectionPool[Session]):
             except PoolTimeout:
                 if time.monotonic() < deadline:
                     continue
-                raise PoolTimeout(f"no connection within {timeout:.1f} s") from None
+                raise PoolTimeout(f"no connection within {timeout:.1f} s") from self.trouble
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
                 return conn
             self.discard(conn)
@@ -190,11 +236,16 @@ class Pool(ConnectionPool[Session]):
         """A connection, given back at the end of the block unless it is of no more use."""
         with super().connection(timeout) as conn:
             try:
+                with self.lock:
+                    self.used[conn] = time.monotonic() + self.patience
                 yield conn
             except psycopg.Error as error:
                 if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                     self.discard(conn)
                 raise
+            finally:
+                with self.lock:
+                    del self.used[conn]
 
     def discard(self, conn: Session) -> None:
         """Closes a connection, and makes the idle ones anew: what befell one, such as a restart, will
@@ -207,6 +258,10 @@ class Pool(ConnectionPool[Session]):
 
     def _due(self) -> bool:
         return time.monotonic() - self.renewed > 1
+
+
+def _line(conn: Session) -> socket.socket:
+    return socket.socket(fileno=os.dup(conn.fileno()))
 
 
 def _alive(conn: Session) -> bool:
@@ -268,6 +323,8 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared:
         reconnect_timeout=ASK_AGAIN,
         name="hyperfleet",
         open=True,
+        # A few statements that take their time one after the other still get their answers.
+        patience=2 * statement_timeout + MARGIN if statement_timeout else float("inf"),
     )
 
 

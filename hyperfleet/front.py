@@ -320,12 +320,14 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
             return Problem(errors.BAD_METHOD)
         if 400 <= status < 500:
             return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
-    if isinstance(error, (PoolTimeout, *BLOCKED)):
+    busy = isinstance(error, PoolTimeout) and error.__cause__ is None
+    if busy or isinstance(error, BLOCKED):
         return Problem(errors.BUSY)
     if database.unable(error) or isinstance(error, NOT_MIGRATED):
-        logger.warning("database: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        reason = error.__cause__ if isinstance(error, PoolTimeout) else error
+        logger.warning("database: %s: %s", type(reason).__name__, " ".join(str(reason).split()))
         return Problem(errors.NO_DATABASE, _what_lacks(error))
-    logger.error("a bug", exc_info=error)
+    logger.error("an unexpected error", exc_info=error)
     return Problem(errors.INTERNAL)
 
 
@@ -335,6 +337,8 @@ def _what_lacks(error: Exception) -> str:
         return "The database's schema is not up to date."
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return "The database is read-only at present; try again later."
+    if database.refused(error):
+        return "The database takes no connection at present; try again later."
     return "" if database.absent(error) else "The database can't do this at present; try again later."
 
 

@@ -17,6 +17,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
+from psycopg_pool import PoolTimeout
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -55,9 +56,9 @@ def health_app(
                 else:
                     pending = migration.pending(conn)
         except psycopg.Error as error:
-            logger.warning("not ready: %s", " ".join(str(error).split()))
-            trouble = "not reachable" if database.absent(error) else "error"
-            return JSONResponse({"status": "unavailable", "database": trouble}, 503)
+            reason = error.__cause__ or error
+            logger.warning("not ready: %s", " ".join(str(reason).split()))
+            return JSONResponse({"status": "unavailable", "database": _word(error)}, 503)
         if read_only:
             return JSONResponse({"status": "unavailable", "database": "read-only"}, 503)
         if pending:
@@ -90,6 +91,15 @@ def health_app(
             Route("/healthcheck", ready),
         ]
     )
+
+
+def _word(error: psycopg.Error) -> str:
+    """What a probe is told of a database that fails."""
+    if isinstance(error, PoolTimeout) and error.__cause__ is None:
+        return "busy"
+    if database.refused(error):
+        return "refuses connections"
+    return "not reachable" if database.absent(error) else "error"
 
 
 class PoolCollector(Collector):

@@ -80,7 +80,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     Raises Problem for a result that could not have been created.
     """
     with database.transaction(service.pool) as conn:
-        held = Hold(conn, kind, key, whole=True).one()
+        held = Hold(conn, kind, key, whole=True, children=False).one()
         if held is None:
             raise resource.not_found(kind, key["id"])
         old = held.state
@@ -118,7 +118,7 @@ def mark(
         if RESOURCES[kind].parent:
             removal.lock_owner(conn, kind, key)
         hold = Hold(conn, kind, key, whole=True)
-        pools = Hold(conn, "NodePool", key, below=True) if kind == "Cluster" else None
+        pools = Hold(conn, "NodePool", {"below": key["id"]}) if kind == "Cluster" else None
         held = hold.one()
         if held is None:
             raise resource.not_found(kind, key["id"])

@@ -57,7 +57,7 @@ CHILDREN = "SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({i
 
 # Which resources: those that are named, or those below an owner that are not marked as deleted.
 NAMED = "%(ids)s::uuid[]"
-BELOW = "ARRAY(SELECT id FROM {table} WHERE owner_id = %(id)s AND deleted_time IS NULL)"
+BELOW = "ARRAY(SELECT id FROM {table} WHERE owner_id = %(below)s AND deleted_time IS NULL)"
 
 SET_STATUS = both("UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s")
 
@@ -92,17 +92,17 @@ class Held(NamedTuple):
 
 
 @functools.cache
-def _statements(kind: str, *, whole: bool, below: bool) -> list[LiteralString]:
+def _statements(kind: str, *, whole: bool, children: bool, below: bool) -> list[LiteralString]:
     of = RESOURCES[kind]
     ids = BELOW.format(table=of.table) if below else NAMED
     columns: LiteralString = ", " + ", ".join(WHOLE) if whole else ""
     lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
-    children = [
+    counts = [
         CHILDREN.format(child=child.table, ids=ids)
         for child in RESOURCES.values()
-        if child.parent == kind
+        if children and child.parent == kind
     ]
-    return [lock, REPORTS.format(kind=of.name, ids=ids), *children]
+    return [lock, REPORTS.format(kind=of.name, ids=ids), *counts]
 
 
 class Hold:
@@ -111,10 +111,10 @@ class Hold:
     The statements are sent at once; what they found is fetched when it is asked for, so that others
     may travel with them.
 
-    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner
+    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner; or ``below``, the
+        owner of those which are meant as far as they are not marked as deleted
     :param whole: whether a state is to have name, labels, spec and document, which can be large
-    :param below: not the one with this ``id``, but those of the kind that belong to it and are not
-        marked as deleted
+    :param children: whether what belongs to them is counted, which counts for marked ones alone
     """
 
     def __init__(
@@ -124,10 +124,10 @@ class Hold:
         key: Mapping[str, Any],
         *,
         whole: bool = False,
-        below: bool = False,
+        children: bool = True,
     ) -> None:
         values = {"owner_id": None, "ids": [key.get("id")], **key}
-        statements = _statements(kind, whole=whole, below=below)
+        statements = _statements(kind, whole=whole, children=children, below="below" in key)
         self.columns = (*STATE, *WHOLE) if whole else STATE
         self._rows, self._reports, *self._children = [conn.execute(one, values) for one in statements]
 

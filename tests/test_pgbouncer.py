@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -34,14 +35,21 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
+server_login_retry = 1
 default_pool_size = {sessions}
 max_client_conn = 500
 """
 
 
 @pytest.fixture
-def bouncer(database: str) -> Iterator[str]:
+def bouncer(pooler: tuple[str, subprocess.Popen[bytes]]) -> str:
     """The connection string of this test's database through a PgBouncer with few sessions."""
+    return pooler[0]
+
+
+@pytest.fixture
+def pooler(database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, and the PgBouncer itself."""
     parts = conninfo_to_dict(database)
     target = " ".join(
         f"{key}={parts[key]}" for key in ("host", "port", "user", "password") if parts.get(key)
@@ -68,8 +76,9 @@ def bouncer(database: str) -> Iterator[str]:
                 except psycopg.OperationalError:
                     assert process.poll() is None and time.monotonic() < end
                     time.sleep(0.05)
-            yield conninfo
+            yield conninfo, process
         finally:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
             process.wait(10)
 
@@ -142,6 +151,28 @@ def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
         assert Api(server.health).get("//readyz").status_code == 200
         assert seen_by_others(bouncer) == before
         assert "psycopg" not in server.output
+
+
+def test_nobody_waits_without_end_for_a_pooler_that_says_nothing(
+    pooler: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    conninfo, process = pooler
+    options = ("--no-auth", "--database-url", conninfo, "--statement-timeout", "1")
+    with Serving(*options) as server, ThreadPoolExecutor(24) as threads:
+        api = Api(server.url)
+        cluster = api.cluster()
+        list(threads.map(lambda _: api.get("/clusters"), range(24)))
+        process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        asked = [threads.submit(api.report, cluster) for _ in range(12)]
+        asked += [threads.submit(api.get, "/clusters") for _ in range(12)]
+        assert {one.result().status_code for one in asked} == {503}
+        # Twice the time of a statement, a margin, and a connection that is waited for.
+        assert time.monotonic() - start < 25
+        process.send_signal(signal.SIGCONT)
+        end = time.monotonic() + 10
+        while api.report(cluster).status_code != 201:
+            assert time.monotonic() < end
 
 
 def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -> None:

@@ -9,7 +9,7 @@ import requests
 from conftest import Api
 from own_server import Server, fill, own_server
 from process import Serving
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 GONE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
 
@@ -124,6 +124,56 @@ def test_each_state_of_the_database_has_its_answer(
     assert create(api).status_code == 201
 
 
+def assert_refused(api: Api, serving: Serving, why: str) -> None:
+    answer = create(api)
+    assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
+    assert "takes no connection" in answer.json()["detail"]
+    assert why not in answer.text
+    assert ready(serving) == (503, {"status": "unavailable", "database": "refuses connections"})
+    assert why in serving.output
+
+
+def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
+    name = psycopg.sql.Identifier(str(conninfo_to_dict(server.conninfo)["dbname"]))
+    allow = psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    admin = make_conninfo(server.conninfo, dbname="template1")
+    with (
+        Serving("--no-auth", "--database-url", server.conninfo) as serving,
+        psycopg.connect(admin, autocommit=True) as conn,
+    ):
+        api = Api(serving.url)
+        assert create(api).status_code == 201
+        conn.execute(allow.format(name, psycopg.sql.SQL("false")))
+        conn.execute(GONE)
+        assert_refused(api, serving, "not currently accepting connections")
+        conn.execute(allow.format(name, psycopg.sql.SQL("true")))
+        assert create(api).status_code == 201
+
+
+def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
+    database: str, sql: psycopg.Connection
+) -> None:
+    role = f"{sql.info.dbname}_late"
+    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        theirs = make_conninfo(database, user=role, password="secret")
+        with Serving("--no-auth", "--database-url", theirs) as serving:
+            api = Api(serving.url)
+            assert create(api).status_code == 201
+            sql.execute(f"REVOKE INSERT ON clusters FROM {role}")
+            answer = create(api)
+            assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
+            assert "permission" not in answer.text
+            assert "permission denied for table clusters" in serving.output
+            assert api.get("/clusters").json()["total"] == 1
+            sql.execute(f"GRANT INSERT ON clusters TO {role}")
+            assert create(api).status_code == 201
+    finally:
+        sql.execute(f"DROP OWNED BY {role} CASCADE")
+        sql.execute(f"DROP ROLE {role}")
+
+
 def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
     database: str, sql: psycopg.Connection
 ) -> None:
@@ -137,9 +187,7 @@ def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
             assert create(api).status_code == 201
             sql.execute(GONE)
             with psycopg.connect(theirs):
-                assert create(api).status_code == 503
-                answer = ready(serving)
-                assert answer == (503, {"status": "unavailable", "database": "not reachable"})
+                assert_refused(api, serving, "too many connections")
             assert create(api).status_code == 201
             assert ready(serving)[0] == 200
     finally:
@@ -157,7 +205,7 @@ def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
         with Serving("--no-auth", "--database-url", theirs) as serving:
             assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
             assert "permission denied" in serving.output
-            assert Api(serving.url).get("/clusters").status_code == 500
+            assert Api(serving.url).get("/clusters").status_code == 503
             sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
             assert ready(serving)[0] == 200
     finally:
