@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
-from hyperfleet.errors import Fault, with_value
+from hyperfleet.errors import Fault, with_value, without_value
 from hyperfleet.nearest import nearest
 
 Path: TypeAlias = Sequence[str | int]
@@ -365,7 +365,7 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
                 seen.add(key)
                 yield fault
 
-    for error in _errors(validator.compiled, value):
+    for error in _without_consequences(_errors(validator.compiled, value)):
         rule, at = error.kind.name, [*where, *error.instance_path]
         if rule == "unevaluatedProperties":
             leftovers.append(error)
@@ -377,7 +377,15 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             yield from new([_fault(at, f"has the key {key!r}, which {words}", "pattern")])
         else:
             paths.append(error.instance_path)
-            yield from new(explain(error, where))
+            levels = list(_along(validator.text, error.instance_path))
+            if rule == "type" and error.instance is None and not where and _wanted(levels, at):
+                # Null for a member is no member.
+                yield from new([_fault(at, "is required", "required")])
+                continue
+            found = explain(error, where)
+            if any(map(_is_secret, itertools.chain(*levels))):
+                found = map(without_value, found)
+            yield from new(found)
     for error in leftovers:
         # Where one part of an allOf is broken, all that this part knows counts as left over.
         at, known = error.instance_path, set[str]()
@@ -385,6 +393,68 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             known = _known(_rules(error, validator), validator.text)
         names = (name for name in error.kind.unexpected if name not in known)
         yield from new(_unknown_members([*where, *at], names, error.kind.name))
+
+
+def _without_consequences(errors: Iterable[Any]) -> Iterator[Any]:
+    """The errors but those that come of another one's mistake: what is of the wrong type is none of the
+    values either, and what is empty fits no pattern.
+    """
+    errors = list(errors)
+    wrong = {tuple(error.instance_path) for error in errors if error.kind.name == "type"}
+    empty = {
+        tuple(error.instance_path)
+        for error in errors
+        if error.kind.name == "minLength" and error.instance == ""
+    }
+    for error in errors:
+        rule, at = error.kind.name, tuple(error.instance_path)
+        if not (rule in ("enum", "const") and at in wrong) and not (
+            rule in ("pattern", "format", "enum", "const") and at in empty
+        ):
+            yield error
+
+
+def _along(text: Mapping[str, Any], place: Path) -> Iterator[list[Mapping[str, Any]]]:
+    """The schemas that apply to a value, to its part that a path leads to, and to all between."""
+    level = _applied([text], text)
+    yield level
+    for step in place:
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(step, int):
+                inner += [one.get("items"), *one.get("prefixItems", ())[step : step + 1]]
+            elif step in one.get("properties", {}):
+                inner.append(one["properties"][step])
+            else:
+                inner.append(one.get("additionalProperties"))
+        level = _applied(inner, text)
+        yield level
+
+
+def _applied(schemas: list[Any], text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Schemas, with all that they apply to the same value."""
+    waiting, done = list(schemas), list[Mapping[str, Any]]()
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, Mapping) or any(one is other for other in done):
+            continue
+        done.append(one)
+        if one.get("$ref", "").startswith("#/"):
+            waiting.append(_at(text, one["$ref"][2:].split("/")))
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            waiting += one.get(keyword, ())
+        waiting += [one.get(keyword) for keyword in ("if", "then", "else")]
+        waiting += one.get("dependentSchemas", {}).values()
+    return done
+
+
+def _is_secret(schema: Mapping[str, Any]) -> bool:
+    return schema.get("format") == "password" or schema.get("writeOnly") is True
+
+
+def _wanted(levels: Sequence[list[Mapping[str, Any]]], at: Path) -> bool:
+    """Whether the schemas around a value say that it must be there."""
+    return len(levels) > 1 and any(at[-1] in one.get("required", ()) for one in levels[-2])
 
 
 def _rules(error: Any, validator: Validator) -> Any:
@@ -438,22 +508,7 @@ def _at(text: Any, path: Path) -> Any:
 
 def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:
     """The members that a schema names, itself or in the schemas that it applies to the same value."""
-    names: set[str] = set()
-    waiting: list[Any] = [schema]
-    done: list[Any] = []
-    while waiting:
-        one = waiting.pop()
-        if not isinstance(one, Mapping) or any(one is other for other in done):
-            continue
-        done.append(one)
-        names |= one.get("properties", {}).keys()
-        if one.get("$ref", "").startswith("#/"):
-            waiting.append(_at(text, one["$ref"][2:].split("/")))
-        for keyword in ("allOf", "anyOf", "oneOf"):
-            waiting += one.get(keyword, ())
-        waiting += [one.get(keyword) for keyword in ("if", "then", "else")]
-        waiting += one.get("dependentSchemas", {}).values()
-    return names
+    return {name for one in _applied([schema], text) for name in one.get("properties", {})}
 
 
 def explain(error: Any, where: Path = ()) -> Iterator[Fault]:

@@ -635,6 +635,34 @@ def test_an_error_carries_the_value_of_what_the_contract_alone_cannot_judge(api:
     assert value(api.get("/clusters?fields=name,*"), "fields") == "name,*"
 
 
+def test_one_mistake_is_one_fault_with_the_code_of_its_sort(api: Api) -> None:
+    cluster = api.cluster()
+
+    def told(answer: requests.Response) -> tuple[str, str, str]:
+        body = problem(answer, 400)
+        (error,) = body["errors"]
+        return body["code"], error["field"], error["constraint"]
+
+    def made(**body: Any) -> tuple[str, str, str]:
+        return told(api.post("/clusters", json={"name": "a", "spec": {}, **body}))
+
+    assert made(name="") == ("HYPERFLEET-VAL-004", "name", "minLength")
+    assert made(name=None) == ("HYPERFLEET-VAL-001", "name", "required")
+    assert made(spec=None) == ("HYPERFLEET-VAL-001", "spec", "required")
+    assert made(name=5) == ("HYPERFLEET-VAL-002", "name", "type")
+    assert made(kind=5) == ("HYPERFLEET-VAL-002", "kind", "type")
+
+    def reported(**condition: Any) -> tuple[str, str, str]:
+        conditions = [{"type": "Available", "status": "True", **condition}]
+        body = {"adapter": "a", "observed_generation": 1, "conditions": conditions}
+        return told(api.put(statuses(cluster), json=body))
+
+    assert reported(status=True) == ("HYPERFLEET-VAL-002", "conditions[0].status", "type")
+    assert reported(status=None) == ("HYPERFLEET-VAL-001", "conditions[0].status", "required")
+    assert reported(status="") == ("HYPERFLEET-VAL-002", "conditions[0].status", "enum")
+    assert reported(type="") == ("HYPERFLEET-VAL-004", "conditions[0].type", "minLength")
+
+
 def test_a_content_type_without_a_value_is_none(api: Api) -> None:
     sent = api.post("/clusters", data='{"name": "a", "spec": {}}', headers={"Content-Type": ""})
     assert check(sent, 201)["name"] == "a"

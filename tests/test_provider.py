@@ -305,6 +305,44 @@ def test_defaults_are_not_filled_in_and_what_is_read_only_need_not_be_sent(
     assert create(api, GCP).status_code == 201
 
 
+SECRETS = """
+openapi: 3.0.3
+info: {title: t, version: '1'}
+paths: {}
+components:
+  schemas:
+    ClusterSpec:
+      type: object
+      properties:
+        pin: {type: string, pattern: '^[0-9]+$'}
+        word: {type: string, format: password, minLength: 8}
+        inner: {writeOnly: true, type: object, properties: {seed: {type: integer}}}
+        list: {type: array, items: {allOf: [{$ref: '#/components/schemas/Hidden'}, {maxLength: 3}]}}
+        either: {oneOf: [{type: integer}, {$ref: '#/components/schemas/Hidden'}]}
+        plain: {type: string, maxLength: 3}
+    Hidden: {type: string, format: password}
+"""
+
+
+def test_what_the_schema_calls_secret_is_not_repeated(
+    service: Callable[..., Api], tmp_path: Path
+) -> None:
+    file = tmp_path / "schema.yaml"
+    file.write_text(SECRETS)
+    api = service(openapi_schema_path=str(file))
+    for spec in (
+        {"word": "hush"},
+        {"inner": {"seed": "hush"}},
+        {"inner": "hush"},
+        {"list": ["hush"]},
+        {"either": ["hush"]},
+    ):
+        answer = create(api, spec)
+        assert answer.status_code == 400
+        assert "hush" not in answer.text, answer.text
+    assert create(api, {"plain": "told"}).json()["errors"][0]["value"] == "told"
+
+
 def test_without_a_file_or_without_a_schema_any_object_gets_in(
     service: Callable[..., Api], api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
