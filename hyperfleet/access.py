@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 from connexion.lifecycle import ConnexionRequest
+from connexion.middleware.abstract import ROUTING_CONTEXT
+from connexion.security import BearerSecurityHandler
 
 from hyperfleet import errors, identity
 from hyperfleet.errors import ConfigurationError, Problem, refusal
-from hyperfleet.kinds import SEGMENTS
 from hyperfleet.remote import Client, Unreachable, check_url
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 from hyperfleet.tokens import Verifier
@@ -25,14 +26,7 @@ from hyperfleet.watched import Watched
 
 logger = logging.getLogger(__name__)
 
-# Where the layer outside of Connexion leaves the application's Guard in the request's scope.
-GUARD = "hyperfleet.guard"
-
 SAFE = ("GET", "HEAD")
-
-ACTIONS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "update"} | {
-    "DELETE": "delete"
-}
 
 # How OCM names an account, the preferred claim first.
 ACCOUNT = ("username", "preferred_username", "sub")
@@ -44,14 +38,27 @@ MARGIN = 30
 Rule = tuple[str, re.Pattern[str]]
 
 
-async def bearer_info(token: str, request: ConnexionRequest) -> Mapping[str, Any]:
-    """The claims of a caller who may; what the contract names as the verifier of bearer tokens.
+class Bearer(BearerSecurityHandler):
+    """Binds the guard to the contract's security scheme: what Connexion asks before each operation that
+    is not public.
 
-    Raises Problem: 401, 403 or 503.
+    :param reviews: by operation, what an access review is asked: the action and the type of resource
     """
-    guard: Guard = request.scope[GUARD]
-    given = request.headers.getlist("authorization")
-    return await guard.admit(token, len(given), request.method, request.scope["path"])
+
+    def __init__(self, guard: "Guard", reviews: Mapping[str, tuple[str, str]]) -> None:
+        self.guard = guard
+        self.reviews = reviews
+
+    def get_fn(self, security_scheme: Any, required_scopes: Any) -> Any:
+        """What Connexion calls with a request."""
+        return self._get_verify_func(self.claims)
+
+    async def claims(self, token: str, request: ConnexionRequest) -> Mapping[str, Any]:
+        """The claims of a caller who may. Raises Problem: 401, 403 or 503."""
+        given = request.headers.getlist("authorization")
+        # With the name of its module before it.
+        operation = request.scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
+        return await self.guard.admit(token, len(given), request.method, self.reviews.get(operation))
 
 
 def parse_rules(text: str) -> list[Rule]:
@@ -88,17 +95,6 @@ def matches(rules: Sequence[Rule], claims: Mapping[str, Any]) -> bool:
         if isinstance(value, str) and value.isprintable() and pattern.search(value):
             return True
     return False
-
-
-def action(method: str, path: str) -> tuple[str, str] | None:
-    """What a request does, as OCM names it, and to which kind of resource; None when to none."""
-    segments = path.split("/")
-    found = [SEGMENTS[segment] for segment in segments if segment in SEGMENTS]
-    if not found:
-        return None
-    # A POST that takes away.
-    verb = "delete" if segments[-1] == "force-delete" else ACTIONS.get(method, "update")
-    return verb, found[-1]
 
 
 class Review:
@@ -187,12 +183,14 @@ class Guard:
                 "may; or name the keys of another issuer, with --jwk-cert-url."
             )
 
-    async def admit(self, token: str, given: int, method: str, path: str) -> Mapping[str, Any]:
+    async def admit(
+        self, token: str, given: int, method: str, what: tuple[str, str] | None
+    ) -> Mapping[str, Any]:
         """The claims of a caller who may do this.
 
         :param given: how many Authorization headers the request has
         :param method: of the request
-        :param path: of the request
+        :param what: what a review is asked: the action and the type of resource; None: nothing
 
         Raises Problem: 401, 403, or 503 when it cannot be told.
         """
@@ -205,7 +203,6 @@ class Guard:
             raise _forbidden("The access list does not name the caller.")
         if not name and method not in SAFE:
             raise refusal(errors.NO_IDENTITY)
-        what = action(method, path) if self.review else None
         if self.review and what:
             account = identity.from_claims(claims, ACCOUNT)
             if not account or not await self.review.allows(account, *what):

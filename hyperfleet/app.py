@@ -1,5 +1,6 @@
 """The application: the contract, the handlers and the layers around them."""
 
+import functools
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
 from hyperfleet import provider, routing
-from hyperfleet.access import Guard
+from hyperfleet.access import Bearer, Guard
 from hyperfleet.contract import document as contract
 from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
@@ -67,6 +68,9 @@ def create_app(
         pythonic_params=True,
         validate_responses=settings.validate_responses,
         validator_map=validators(holder),
+        security_map={"bearer": functools.partial(Bearer, guard, contract.reviews(document))}
+        if guard
+        else {},
         swagger_ui_options=SwaggerUIOptions(
             serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
         ),
@@ -93,7 +97,6 @@ def create_app(
         routes=contract.routes(document),
         pages=pages,
         limits=Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout),
-        guard=guard,
         answers=Counter(
             "hyperfleet_http_answers",
             "Answers, refusals included.",

@@ -26,7 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
 
 from hyperfleet import database, errors, identity
-from hyperfleet.access import GUARD, Guard
 from hyperfleet.contract.document import Route
 from hyperfleet.errors import Problem
 from hyperfleet.log import trace_id
@@ -114,7 +113,6 @@ class Front:
     :param routes: the paths of the contract
     :param pages: what is answered here at once, by path
     :param limits: what a request may cost
-    :param guard: decides who may; None when everybody may
     :param answers: counts all answers, by method and status
     """
 
@@ -125,14 +123,12 @@ class Front:
         routes: Sequence[Route],
         pages: dict[str, Page],
         limits: Limits,
-        guard: Guard | None,
         answers: Counter,
     ) -> None:
         self.app = app
         self.routes = routes
         self.pages = pages
         self.limits = limits
-        self.guard = guard
         self.answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -269,7 +265,6 @@ class Front:
     def _plain(self, scope: Scope) -> Scope:
         """The request without the differences that do not count."""
         plain = dict(scope)
-        plain[GUARD] = self.guard
         path = scope["path"]
         if "//" in path or CONTROL.search(path):
             # Routers disagree about these, and no resource is there.

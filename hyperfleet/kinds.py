@@ -19,7 +19,6 @@ class Kind:
     :param row: the condition that finds the one row of a list which an identity names
     :param parent: the kind that it belongs to, whose id is its ``owner_id``
     :param spec: the provider's schema of its spec
-    :param aliases: other words for the collections in paths
     """
 
     name: str
@@ -30,7 +29,6 @@ class Kind:
     row: LiteralString = "item.id = page.identity"
     parent: str | None = None
     spec: str = ""
-    aliases: tuple[str, ...] = ()
 
 
 # What people want, and adapters report on: each with labels, a spec and a status.
@@ -67,10 +65,5 @@ KINDS: dict[str, Kind] = {
         table="adapter_statuses",
         identity="adapter",
         row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
-        aliases=("adapter-statuses",),
     ),
 }
-
-
-# The kinds by what paths call their collections.
-SEGMENTS = {word: kind.name for kind in KINDS.values() for word in (kind.segment, *kind.aliases)}

@@ -225,32 +225,37 @@ class QueryValidator(ParameterValidator):
         ]
         for parameter in self.parameters["query"]:
             name, rules = parameter["name"], parameter["schema"]
-            if name not in given:
-                if parameter.get("required"):
-                    found.append({"field": name, "message": "is required", "constraint": "required"})
-            elif rules["type"] == "integer" and not re.fullmatch(r"-?[0-9]{1,18}", raw[name]):
-                # int() takes more than this: blanks, underscores, digits of other scripts.
-                fault: Fault = {
-                    "field": name,
-                    "message": f"must be {_bounds(rules)}",
-                    "constraint": "type",
-                }
-                found.append(with_value(fault, raw[name]))
-            elif not storable(str(given[name])):
-                found.append(
-                    {"field": name, "message": "has NUL or half a surrogate", "constraint": "type"}
-                )
-            else:
-                for fault in schema.faults(_validator(rules), given[name], [name]):
-                    if rules["type"] == "integer":
-                        fault["message"] = f"must be {_bounds(rules)}"
-                    found.append(fault)
-        for parameter in self.parameters["header"]:
-            name = parameter["name"]
-            if name in request.headers:
-                found += schema.faults(_validator(parameter["schema"]), request.headers[name], [name])
+            if name in given:
+                found += _query_faults(name, rules, raw[name], given[name])
+            elif parameter.get("required"):
+                found.append(_fault(name, "is required", "required"))
+        for place, values in (("path", request.path_params), ("header", request.headers)):
+            for parameter in self.parameters[place]:
+                name = parameter["name"]
+                if name in values:
+                    found += schema.faults(_validator(parameter["schema"]), values[name], [name])
+                elif parameter.get("required"):
+                    found.append(_fault(name, "is required", "required"))
         if found:
             raise Problem(INVALID, faults=found)
+
+
+def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> Iterator[Fault]:
+    integer = rules.get("type") == "integer"
+    if integer and not re.fullmatch(r"-?[0-9]{1,18}", raw):
+        # int() takes more than this: blanks, underscores, digits of other scripts.
+        yield with_value(_fault(name, f"must be {_bounds(rules)}", "type"), raw)
+    elif not storable(str(value)):
+        yield _fault(name, "has NUL or half a surrogate", "type")
+    else:
+        for fault in schema.faults(_validator(rules), value, [name]):
+            if integer:
+                fault["message"] = f"must be {_bounds(rules)}"
+            yield fault
+
+
+def _fault(name: str, message: str, constraint: str) -> Fault:
+    return {"field": name, "message": message, "constraint": constraint}
 
 
 def _unknown(name: str, known: Sequence[str]) -> Fault:
@@ -265,7 +270,9 @@ def _unknown(name: str, known: Sequence[str]) -> Fault:
 
 
 def _bounds(rules: Mapping[str, Any]) -> str:
-    return f"an integer from {rules['minimum']} to {rules['maximum']}"
+    low, high = rules.get("minimum"), rules.get("maximum")
+    bounds = (f" from {low}" if low is not None else "") + (f" to {high}" if high is not None else "")
+    return f"an integer{bounds}"
 
 
 class ResponseValidator(JSONResponseBodyValidator):

@@ -26,6 +26,7 @@ from helpers_contract import (
 )
 
 from hyperfleet import __version__
+from hyperfleet.contract import document
 
 # The names that generated clients call operations by.
 NAMES = {
@@ -319,7 +320,7 @@ def test_catalogue_lists_every_error_and_explains_each_by_its_code(api: Api) -> 
         problem(api.get(f"/errors/{unknown}"), 404)
 
 
-NOTES = ("x-openapi-router-controller", "x-bearerInfoFunc", "x-spec-of")
+NOTES = ("x-openapi-router-controller", "x-access-review", "x-spec-of")
 
 
 def plain(node: Any) -> Any:
@@ -418,3 +419,39 @@ def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:
         for name in files:
             file = api.get(requests.compat.urljoin(response.url, name))
             assert file.status_code == 200, name
+
+
+def test_parameters_are_validated_by_what_the_contract_says(
+    service: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = document.load()
+    paths = changed["paths"]
+    one = paths["/api/hyperfleet/v1/clusters/{cluster_id}"]
+    in_path = {"name": "cluster_id", "in": "path", "required": True}
+    one["get"]["parameters"] = [{**in_path, "schema": {"type": "string", "pattern": "^[0-9a-f-]{36}$"}}]
+    one["parameters"] = []
+    all_of = [{"$ref": "#/components/schemas/Generation"}]
+    paths["/api/hyperfleet/v1/clusters"]["get"]["parameters"] += [
+        {"name": "free", "in": "query", "schema": {"type": "integer"}},
+        {"name": "least", "in": "query", "schema": {"type": "integer", "minimum": 3}},
+        {"name": "within", "in": "query", "schema": {"allOf": all_of}},
+        {"name": "X-Needed", "in": "header", "required": True, "schema": {"type": "string"}},
+    ]
+    document.flatten_parameters(changed)
+    monkeypatch.setattr(document, "_read", lambda: changed)
+    api = service()
+    cluster = api.cluster()
+    assert api.get(f"/clusters/{cluster['id']}").status_code == 200
+    problem(api.get("/clusters/x"), 400, "cluster_id")
+    needed = {"X-Needed": "yes"}
+    assert api.get("/clusters?free=-7&least=3&within=1", headers=needed).status_code == 200
+    problem(api.get("/clusters"), 400, "X-Needed")
+    for query, says in (
+        ("free=x", "must be an integer"),
+        ("least=2", "must be an integer from 3"),
+        ("within=0", "must be an integer from 1 to 2147483647"),
+        ("within=x", "must be an integer from 1 to 2147483647"),
+    ):
+        name = query.partition("=")[0]
+        (error,) = problem(api.get(f"/clusters?{query}", headers=needed), 400, name)["errors"]
+        assert error["message"] == says

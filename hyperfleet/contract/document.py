@@ -11,7 +11,7 @@ import yaml
 from hyperfleet.files import shipped
 
 NOTES = (
-    *("x-openapi-router-controller", "x-bearerInfoFunc"),
+    *("x-openapi-router-controller", "x-access-review"),
     *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-key-words", "x-null-removes"),
 )
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -29,7 +29,25 @@ def _read() -> dict[str, Any]:
     for path, _, operation in operations(document):
         # Connexion looks for the module at the operation; the contract names it once a path.
         operation["x-openapi-router-controller"] = document["paths"][path]["x-openapi-router-controller"]
+    flatten_parameters(document)
     return document
+
+
+def flatten_parameters(document: dict[str, Any]) -> None:
+    """Puts together what parameters have under ``allOf``, for those that look at their schema's own type
+    alone, as Connexion does.
+    """
+    components = document.get("components", {})
+    lists = [
+        *(item.get("parameters", ()) for item in document["paths"].values()),
+        *(operation.get("parameters", ()) for _, _, operation in operations(document)),
+        components.get("parameters", {}).values(),
+    ]
+    for parameter in (one for some in lists for one in some):
+        schema = parameter.get("schema", {})
+        for part in schema.pop("allOf", ()):
+            named = components["schemas"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+            parameter["schema"] = schema = {**named, **schema}
 
 
 def without_security(document: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +100,15 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
         for method in METHODS:
             if method in item:
                 yield path, method, item[method]
+
+
+def reviews(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """By operation id what OCM's access review is asked: the action and the type of resource."""
+    return {
+        operation["operationId"]: (asked["action"], asked["resource_type"])
+        for _, _, operation in operations(document)
+        if (asked := operation.get("x-access-review"))
+    }
 
 
 class Route(NamedTuple):
