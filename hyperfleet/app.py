@@ -9,6 +9,7 @@ import werkzeug.exceptions
 from connexion import FlaskApp
 from connexion.middleware.exceptions import ExceptionMiddleware
 from connexion.middleware.main import ConnexionMiddleware
+from connexion.middleware.response_validation import ResponseValidationMiddleware
 from connexion.middleware.server_error import ServerErrorMiddleware
 from connexion.options import SwaggerUIOptions
 from prometheus_client import CollectorRegistry, Counter
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 from hyperfleet import provider, routing
 from hyperfleet.access import Bearer, Guard
 from hyperfleet.contract import document as contract
+from hyperfleet.contract.responses import Checked, Contract
 from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
 from hyperfleet.front import Front, Page, explain, render
@@ -28,13 +30,6 @@ from hyperfleet.provider import Provider
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
 from hyperfleet.validation import creation_validators, validators
-
-# The outermost layer does what these two do.
-MIDDLEWARES = [
-    layer
-    for layer in ConnexionMiddleware.default_middlewares
-    if layer not in (ExceptionMiddleware, ServerErrorMiddleware)
-]
 
 
 def create_app(
@@ -61,12 +56,27 @@ def create_app(
     holder.public = guard is None
     pages = _pages(provider.openapi(holder.document, public=holder.public))
     holder.changed.append(lambda text: pages.update(_pages(text)))
+    checked = functools.partial(
+        Checked,
+        contract=Contract(document),
+        mode=settings.responses_checked,
+        breaches=Counter(
+            "hyperfleet_contract_breaches",
+            "Answers that broke the contract, as far as they were looked at.",
+            ["operation"],
+            registry=registry,
+        ),
+    )
     inner = FlaskApp(
         "hyperfleet",
-        middlewares=list(MIDDLEWARES),
+        middlewares=[
+            checked if layer is ResponseValidationMiddleware else layer
+            for layer in ConnexionMiddleware.default_middlewares
+            # The outermost layer does what these two do.
+            if layer not in (ExceptionMiddleware, ServerErrorMiddleware)
+        ],
         resolver=routing.HandlerResolver(),
         pythonic_params=True,
-        validate_responses=settings.validate_responses,
         validator_map=validators(holder),
         security_map={"bearer": functools.partial(Bearer, guard, contract.reviews(document))}
         if guard

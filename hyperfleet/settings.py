@@ -282,7 +282,13 @@ class Settings:
         "knows.",
         type=Names(";"),
     )
-    validate_responses: bool = switch(False, "Check every response against the contract: for tests.")
+    validate_responses: str = setting(
+        "",
+        "Answers that are checked against the contract: off, sample (one in 100 of an operation, at "
+        "least one a second) or all, under which one that breaks it becomes an error. "
+        "Default: all with the embedded database, else sample.",
+        type=click.Choice(["", "off", "sample", "all"]),
+    )
     log_level: str = setting(
         "info",
         "Least severe message that is logged.",
@@ -293,6 +299,12 @@ class Settings:
     def authenticated(self) -> bool:
         """Whether callers have to show a token."""
         return self.enable_jwt and not self.no_auth
+
+    @property
+    def responses_checked(self) -> str:
+        """Which answers are checked against the contract: ``off``, ``sample`` or ``all``."""
+        named = self.database_url or self.db_host
+        return self.validate_responses or ("sample" if named else "all")
 
     def required_adapters(self, kind: str) -> tuple[str, ...]:
         """The adapters that must report on a ``Cluster`` or a ``NodePool``; empty: all that do."""

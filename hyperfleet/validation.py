@@ -6,12 +6,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs
 
 from connexion.lifecycle import ConnexionRequest
 from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
-from connexion.validators.json import JSONResponseBodyValidator
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from hyperfleet import schema
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
@@ -275,34 +273,12 @@ def _bounds(rules: Mapping[str, Any]) -> str:
     return f"an integer{bounds}"
 
 
-class ResponseValidator(JSONResponseBodyValidator):
-    """Checks the body of a response, unless ``fields`` has left members out that are required."""
-
-    def wrap_send(self, send: Send) -> Send:
-        """What takes the messages of the response instead of ``send``."""
-        checked = super().wrap_send(send)
-        query = parse_qs(self._scope["query_string"].decode("latin-1"))
-        asked = query.get("fields", ["*"]) != ["*"]
-        direct = asked
-
-        async def wrapped(message: Message) -> None:
-            nonlocal direct
-            if message["type"] == "http.response.start":
-                direct = asked or any(name == b"x-default-fields" for name, _ in message["headers"])
-            await (send if direct else checked)(message)
-
-        return wrapped
-
-
 def validators(provider: Provider) -> dict[str, Any]:
-    """What checks the parameters, and by their types the bodies of requests and responses, as Connexion
-    takes it.
-    """
+    """What checks the parameters, and by their types the bodies of requests, as Connexion takes it."""
     body = functools.partial(BodyValidator, provider)
     return {
         "parameter": QueryValidator,
         "body": {"application/json": body, "application/merge-patch+json": body},
-        "response": {"application/json": ResponseValidator},
     }
 
 

@@ -169,7 +169,7 @@ class Service:
     """The service's API on a real socket, in a thread of this process, on one database."""
 
     def __init__(self, conninfo: str, pool: Any = None, **settings: Any) -> None:
-        self.settings = Settings(**{"no_auth": True, "validate_responses": True, **settings})
+        self.settings = Settings(**{"no_auth": True, "validate_responses": "all", **settings})
         self.pool = pool or open_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
         try:

@@ -81,7 +81,7 @@ def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_em
     assert chosen(f"--config={yaml}")["db_password"] == "filed"
 
 
-@pytest.mark.parametrize("name", ["no_auth", "require_if_match", "validate_responses", "enable_https"])
+@pytest.mark.parametrize("name", ["no_auth", "require_if_match", "any_caller", "enable_https"])
 def test_a_switch_may_stand_alone_or_say_true_or_false(name: str) -> None:
     flag, variable = f"--{name.replace('_', '-')}", f"HYPERFLEET_{name.upper()}"
     assert chosen()[name] is False

@@ -1,0 +1,176 @@
+"""Answers against the contract: all of them, or so many that a change which breaks it is noticed."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from connexion.middleware.abstract import ROUTING_CONTEXT
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hyperfleet import schema
+from hyperfleet.contract import document
+from hyperfleet.errors import INTERNAL, Fault, Problem
+
+logger = logging.getLogger(__name__)
+
+# Under "sample" one in so many answers of an operation is looked at, and at least one a second.
+ONE_IN = 100
+EVERY = 1.0
+# As many faults of an answer are logged.
+LOGGED = 5
+
+
+class Answer(NamedTuple):
+    """What an operation has answered, and whether members were left out on request."""
+
+    operation: str
+    status: int
+    media_type: str
+    body: bytes
+    partial: bool
+
+
+class Contract:
+    """What the answers of each operation must be. Validators are compiled once, when first needed."""
+
+    def __init__(self, specification: Mapping[str, Any]) -> None:
+        self.named = specification["components"]["schemas"]
+        self.responses = {
+            operation["operationId"]: {
+                status: _followed(response, specification)
+                for status, response in operation["responses"].items()
+            }
+            for _, _, operation in document.operations(dict(specification))
+        }
+        self.compiled: dict[tuple[str, str, str, bool], schema.Validator] = {}
+
+    def faults(self, answer: Answer) -> list[Fault]:
+        """What is wrong with an answer. A partial one is held against what is said of the members that
+        it has.
+        """
+        responses = self.responses[answer.operation]
+        status = str(answer.status) if str(answer.status) in responses else "default"
+        if status not in responses:
+            return [_fault("status", f"{answer.status} is none that the operation has")]
+        content = responses[status].get("content", {})
+        media_type = answer.media_type
+        if answer.status >= 400:
+            # A problem is one object in either form.
+            media_type = next(iter(content), "")
+        if not content:
+            return [_fault("body", "there must be none")] if answer.body else []
+        if media_type not in content:
+            return [_fault("Content-Type", f"{media_type or 'none'} is none that the answer has")]
+        key = (answer.operation, status, media_type, answer.partial)
+        if key not in self.compiled:
+            rules, named = content[media_type]["schema"], self.named
+            if answer.partial:
+                rules, named = _partial(rules), {name: _partial(one) for name, one in named.items()}
+            self.compiled[key] = schema.compile_schema(rules, named)
+        try:
+            value = json.loads(answer.body)
+        except ValueError:
+            return [_fault("body", "is not JSON")]
+        return list(schema.faults(self.compiled[key], value))
+
+
+class Checked:
+    """The application inside of Connexion, with its answers checked.
+
+    :param mode: ``off``, ``sample`` or ``all``: under the last one an answer that breaks the contract
+        becomes an error, under ``sample`` it is on its way already
+    :param breaches: counts answers that break the contract, by operation
+    """
+
+    def __init__(self, app: ASGIApp, contract: Contract, mode: str, breaches: Counter) -> None:
+        self.app = app
+        self.contract = contract
+        self.mode = mode
+        self.breaches = breaches
+        # Of each operation how many answers were let pass since the last look, and when that was.
+        self.passed: dict[str, tuple[int, float]] = {}
+        self.looking = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request. Raises Problem under ``all`` for an answer that breaks the contract."""
+        routed = scope.get("extensions", {}).get(ROUTING_CONTEXT, {}).get("operation_id")
+        # With the name of its module before it.
+        operation = (routed or "").rpartition(".")[2]
+        if operation not in self.contract.responses or not self._due(operation):
+            await self.app(scope, receive, send)
+            return
+        messages: list[Message] = []
+
+        async def kept(message: Message) -> None:
+            messages.append(message)
+            if self.mode == "sample":
+                await send(message)
+
+        await self.app(scope, receive, kept)
+        answer = _answer(operation, scope, messages)
+        if self.mode == "sample":
+            self.looking = True
+            asyncio.get_running_loop().run_in_executor(None, self._look, answer)
+        elif self._look(answer):
+            raise Problem(INTERNAL)
+        else:
+            for message in messages:
+                await send(message)
+
+    def _due(self, operation: str) -> bool:
+        if self.mode == "all":
+            return True
+        count, last = self.passed.get(operation, (0, 0.0))
+        now = time.monotonic()
+        due = self.mode == "sample" and not self.looking and (count + 1 >= ONE_IN or now - last >= EVERY)
+        self.passed[operation] = (0, now) if due else (count + 1, last)
+        return due
+
+    def _look(self, answer: Answer) -> list[Fault]:
+        try:
+            found = self.contract.faults(answer)
+        finally:
+            self.looking = False
+        if found:
+            self.breaches.labels(answer.operation).inc()
+            told = "; ".join(f"{fault['field']} {fault['message']}" for fault in found[:LOGGED])
+            logger.error(
+                "answer %d of %s breaks the contract: %s", answer.status, answer.operation, told
+            )
+        return found
+
+
+def _answer(operation: str, scope: Scope, messages: list[Message]) -> Answer:
+    status, headers = messages[0]["status"], dict(messages[0]["headers"])
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].decode("latin-1")
+    body = b"".join(message.get("body", b"") for message in messages[1:])
+    fields = parse_qs(scope["query_string"].decode("latin-1")).get("fields", ["*"])
+    partial = fields != ["*"] or b"x-default-fields" in headers
+    return Answer(operation, status, media_type, body, partial)
+
+
+def _followed(response: Mapping[str, Any], specification: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "$ref" in response:
+        found: Mapping[str, Any] = specification["components"]["responses"]
+        return found[response["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
+    return response
+
+
+def _partial(rules: Any) -> Any:
+    """A schema by which no member is required, at any depth."""
+    if not isinstance(rules, Mapping):
+        return rules
+    return schema.each({name: one for name, one in rules.items() if name != "required"}, _inner)
+
+
+def _inner(rules: Any, _: schema.Path) -> Any:
+    return _partial(rules)
+
+
+def _fault(field: str, message: str) -> Fault:
+    return {"field": field, "message": message, "constraint": "contract"}
