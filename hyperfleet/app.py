@@ -16,16 +16,18 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
-from hyperfleet import provider, routing
+from hyperfleet import provider
 from hyperfleet.access import Bearer, Guard
 from hyperfleet.contract import document as contract
 from hyperfleet.contract.responses import Checked, Contract
-from hyperfleet.cors import Cors
 from hyperfleet.database import Pool
-from hyperfleet.front import Front, Page, explain, render
 from hyperfleet.handlers.request import SERVICE
+from hyperfleet.http.cors import Cors
+from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
+from hyperfleet.http.limits import Limited, Limits
+from hyperfleet.http.problems import explain, render
+from hyperfleet.http.routing import HandlerResolver
 from hyperfleet.lists import projection
-from hyperfleet.protocol import Limits
 from hyperfleet.provider import Provider
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
@@ -75,7 +77,7 @@ def create_app(
             # The outermost layer does what these two do.
             if layer not in (ExceptionMiddleware, ServerErrorMiddleware)
         ],
-        resolver=routing.HandlerResolver(),
+        resolver=HandlerResolver(),
         pythonic_params=True,
         validator_map=validators(holder),
         security_map={"bearer": functools.partial(Bearer, guard, contract.reviews(document))}
@@ -102,19 +104,17 @@ def create_app(
     PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
     # Handlers run in threads; a2wsgi has ten unless told otherwise.
     inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
-    front = Front(
-        inner,
-        routes=contract.routes(document),
-        pages=pages,
-        limits=Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout),
-        answers=Counter(
-            "hyperfleet_http_answers",
-            "Answers, refusals included.",
-            ["method", "status"],
-            registry=registry,
-        ),
+    answers = Counter(
+        "hyperfleet_http_answers",
+        "Answers, refusals included.",
+        ["method", "status"],
+        registry=registry,
     )
-    return Cors(front, settings.cors_origins)
+    limits = Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout)
+    # From the innermost to the outermost.
+    layers: ASGIApp = Plain(Pages(inner, pages))
+    layers = Errors(Limited(layers, limits), contract.routes(document))
+    return Logged(Browsers(Cors(layers, settings.cors_origins)), answers)
 
 
 def _problem(error: Exception) -> flask.Response:

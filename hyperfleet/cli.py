@@ -43,8 +43,8 @@ def serve(**values: Any) -> None:
     from hyperfleet.access import Guard  # noqa: PLC0415
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.health import health_app, metrics_app, new_registry  # noqa: PLC0415
-    from hyperfleet.protocol import Limits  # noqa: PLC0415
-    from hyperfleet.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
+    from hyperfleet.http.limits import Limits  # noqa: PLC0415
+    from hyperfleet.http.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
 
     # Every setting is looked at before a port is taken.
     chosen = options.from_options(values)

@@ -23,8 +23,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from hyperfleet import embedded, migration
 from hyperfleet.app import create_app
 from hyperfleet.database import Pool, open_pool
-from hyperfleet.protocol import Limits
-from hyperfleet.server import Ending, Servers, address, certificate, listen
+from hyperfleet.http.limits import Limits
+from hyperfleet.http.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
 

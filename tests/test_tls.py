@@ -354,3 +354,16 @@ def test_a_large_body_is_refused_also_without_a_token(service: Start, tmp_path: 
     )
     assert (response.status_code, response.json()["code"]) == (413, errors.TOO_LARGE)
     assert api.post("/clusters", data=b" " * 3000).status_code in (401, 413)
+
+
+def test_a_preflight_has_a_request_id_and_is_logged_and_counted_like_all_else(database: str) -> None:
+    with Serving("--no-auth", "--database-url", database) as server:
+        response = preflight(Api(server.url), CONSOLES[0])
+        assert response.status_code == 200
+        request_id = response.headers["X-Request-ID"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        metrics = requests.get(server.metrics, timeout=5).text
+        assert 'hyperfleet_http_answers_total{method="OPTIONS",status="200"} 1.0' in metrics
+        server.stop()
+        (line,) = [line for line in server.output.splitlines() if request_id in line]
+        assert "OPTIONS /api/hyperfleet/v1/clusters 200" in line

@@ -2,14 +2,16 @@
 
 import asyncio
 import http
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import uuid_utils
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.http.limits import Limits
+from hyperfleet.http.problems import render
+from hyperfleet.log import trace_id
 
 # The layer inside answers a body that is late in a better way; this one ends who does not listen.
 GRACE = 2.0
@@ -18,19 +20,6 @@ GOODBYE = 0.5
 # Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
 # connection closed before.
 LINGER = 2.0
-
-
-class Limits(NamedTuple):
-    """What a request may cost.
-
-    :param head: bytes of its line and its headers
-    :param body: bytes of its body
-    :param time: seconds from its first byte, or the start of the connection, to its last
-    """
-
-    head: int = 32 * 1024
-    body: int = 1024 * 1024
-    time: float = 30
 
 
 class Protocol(HttpToolsProtocol):
@@ -128,12 +117,16 @@ class Protocol(HttpToolsProtocol):
         self.refused = True
         self._stop_clock()
         problem = Problem(code)
-        trace_id = str(uuid_utils.uuid7())
-        body = json.dumps(problem.document("", trace_id)).encode()
+        token = trace_id.set(str(uuid_utils.uuid7()))
+        body, headers = render(problem, "", "")
+        headers |= {
+            "content-length": str(len(body)),
+            "x-request-id": trace_id.get(),
+            "connection": "close",
+        }
+        trace_id.reset(token)
         status = http.HTTPStatus(problem.entry.status)
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {trace_id}\r\nconnection: close\r\n\r\n"
-        )
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         self.transport.write(head.encode() + body)
         self.loop.call_later(LINGER, self.transport.close)

@@ -18,7 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.protocol import Limits, Protocol
+from hyperfleet.http.limits import Limits
+from hyperfleet.http.protocol import Protocol
 
 logger = logging.getLogger(__name__)
 

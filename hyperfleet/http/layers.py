@@ -1,0 +1,257 @@
+"""The layers that every request passes, the outermost first."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import quote
+
+import uuid_utils
+from prometheus_client import Counter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from werkzeug.http import parse_etags
+
+from hyperfleet import errors, identity
+from hyperfleet.contract.document import Route
+from hyperfleet.errors import Problem
+from hyperfleet.http.problems import explain, send_bytes, send_problem
+from hyperfleet.log import trace_id
+from hyperfleet.validation import UNSURE
+
+logger = logging.getLogger("hyperfleet.request")
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+# What clients say of a body that nobody has told them the type of: curl the second, for example.
+ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
+
+CUT_OFF = Problem(
+    errors.BUSY,
+    "The service stops before the request is done; it may have been carried out or not.",
+    headers={"Connection": "close"},
+)
+
+# What a browser must not do with an answer: guess its type, show it in a frame, run anything of it,
+# keep it, or tell others its address.
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+DATA = [
+    *SECURITY,
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
+# The page of Swagger UI has a script and a style in it, and loads the rest from here.
+PAGE = [
+    *SECURITY,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src 'self' data:; "
+        b"style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; base-uri 'none'; "
+        b"form-action 'none'; frame-ancestors 'none'",
+    ),
+]
+# A year, as is usual; only said where it is true already (RFC 6797, 7.2).
+HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Logged:
+    """Gives each request an id, and logs and counts its answer.
+
+    :param answers: counts all answers, by method and status
+    """
+
+    def __init__(self, app: ASGIApp, answers: Counter) -> None:
+        self.app = app
+        self.answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        start = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
+        token = trace_id.set(request_id)
+        # A request that was sent ahead on the same connection starts with what the last one left.
+        identity.current.set("")
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.answers.labels(method, status).inc()
+            path, taken = quote(scope["path"]), (time.perf_counter() - start) * 1000
+            logger.info("%s %s %d %.1f ms", scope["method"], path, status, taken)
+            trace_id.reset(token)
+
+
+class Browsers:
+    """Tells browsers what not to do with an answer, unless the answer says so itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        headers = PAGE if scope["path"].startswith("/openapi-ui") else DATA
+        if scope.get("scheme") == "https":
+            headers = [*headers, HSTS]
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                more = [header for header in headers if header[0] not in names]
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+
+class Errors:
+    """Turns every exception into one kind of error, unless an answer was begun already.
+
+    :param routes: the paths of the contract
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+        self.app = app
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except Exception as error:
+            if begun:
+                raise
+            await send_problem(self._told(explain(error), scope), scope, answer)
+        except asyncio.CancelledError:
+            # The service stops, and waits no longer.
+            if begun:
+                raise
+            await send_problem(CUT_OFF, scope, answer)
+
+    def _told(self, problem: Problem, scope: Scope) -> Problem:
+        """The problem, with what the contract knows of the path that was asked for."""
+        path = scope["path"].rstrip("/")
+        fits = (route.methods for route in self.routes if route.pattern.fullmatch(path))
+        if problem.entry.status == 405:
+            # The router knows the methods of one route; the contract knows the path's.
+            allow = ", ".join(sorted(next(fits, {"GET": [], "HEAD": []})))
+            detail = f"{scope['method'][:20]} is not possible here; these methods are: {allow}."
+            return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
+        if problem.entry.status == 415:
+            sent = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()[:100]
+            taken = " and ".join(next(fits, {}).get(scope["method"], ())) or "no body"
+            detail = f"The body was sent as {sent!r}; this operation takes {taken}, in UTF-8."
+            return Problem(errors.UNSUPPORTED_TYPE, detail)
+        return problem
+
+
+class Plain:
+    """Evens out what the contract does not distinguish: a slash at the end, HEAD and GET, the spelling
+    of a media type.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request. Raises Problem for a path or a type that there is not."""
+        plain = dict(scope)
+        path = scope["path"]
+        if "//" in path or CONTROL.search(path):
+            # Routers disagree about these, and no resource is there.
+            raise Problem(errors.NO_PATH)
+        if path.endswith("/") and not path.startswith("/openapi-ui/"):
+            plain["path"] = path.rstrip("/") or "/"
+            plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
+        plain["headers"], plain[UNSURE] = _plain_headers(scope["headers"], scope["method"])
+        if scope["method"] == "HEAD":
+            # The server leaves the body of the answer out.
+            plain["method"] = "GET"
+        query: bytes = scope["query_string"]
+        if not query.isascii():
+            plain["query_string"] = b"".join(
+                b"%%%02X" % byte if byte > 127 else bytes([byte]) for byte in query
+            )
+        await self.app(plain, receive, send)
+
+
+def _plain_headers(
+    headers: Sequence[tuple[bytes, bytes]], method: str
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """The headers with a media type in the spelling that everybody knows, without one where there is no
+    body to have one; and whether the body may be something else than the JSON that it is taken for.
+    """
+    plain, unsure = [], False
+    for name, value in headers:
+        if name != b"content-type":
+            plain.append((name, value))
+            continue
+        kind, semicolon, rest = value.partition(b";")
+        kind = kind.strip().lower()
+        if kind in ANYTHING:
+            unsure, kind = True, b"application/json"
+        if MEDIA_TYPE.fullmatch(kind):
+            plain.append((name, kind + semicolon + rest))
+        elif kind and method not in BODILESS:
+            raise Problem(errors.UNSUPPORTED_TYPE)
+    return plain, unsure
+
+
+class Page(NamedTuple):
+    """An answer that is always the same."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+
+class Pages:
+    """Answers at once what is always the same.
+
+    :param pages: by path; may be changed while they are served
+    """
+
+    def __init__(self, app: ASGIApp, pages: dict[str, Page]) -> None:
+        self.app = app
+        self.pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        page = self.pages.get(scope["path"])
+        if page is None:
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] != "GET":
+            raise Problem(errors.BAD_METHOD)
+        tag = page.headers.get("etag", "")
+        known = parse_etags(Headers(scope=scope).get("if-none-match"))
+        if tag and (known.star_tag or known.contains_weak(tag.strip('"'))):
+            await send_bytes(send, 304, b"", {"etag": tag})
+        else:
+            await send_bytes(send, page.status, page.content, page.headers)

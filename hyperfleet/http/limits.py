@@ -1,0 +1,94 @@
+"""What a request may cost: bytes of its head and its body, and the time that it takes to arrive."""
+
+import asyncio
+from typing import NamedTuple
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hyperfleet import errors
+from hyperfleet.errors import Problem
+
+# A client that is told that its body is too large is listened to for this many times the limit: it
+# would miss the answer if the connection closed while it was sending.
+PATIENCE = 16
+
+
+class Limits(NamedTuple):
+    """What a request may cost.
+
+    :param head: bytes of its line and its headers
+    :param body: bytes of its body
+    :param time: seconds from its first byte, or the start of the connection, to its last
+    """
+
+    head: int = 32 * 1024
+    body: int = 1024 * 1024
+    time: float = 30
+
+
+class Limited:
+    """Lets requests pass that are within their limits. Raises Problem for others."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.head:
+            detail = f"The address and the headers must have at most {self.limits.head} bytes."
+            raise Problem(errors.HEADERS_TOO_LARGE, detail)
+        timed = self._timed(receive)
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdigit() and int(length) > self.limits.body:
+            await self._drain(timed)
+            raise self._too_large()
+        await self.app(scope, self._bounded(timed), send)
+
+    def _timed(self, receive: Receive) -> Receive:
+        end = asyncio.get_running_loop().time() + self.limits.time
+        whole = False
+
+        async def timed() -> Message:
+            nonlocal whole
+            if whole:
+                # Nothing more is to come but the end of the connection, for which a handler may wait.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                headers = {"Connection": "close"}
+                raise Problem(errors.TOO_SLOW, headers=headers) from None
+            whole = not message.get("more_body", False)
+            return message
+
+        return timed
+
+    def _bounded(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.limits.body:
+                if message.get("more_body"):
+                    await self._drain(receive)
+                raise self._too_large()
+            return message
+
+        return bounded
+
+    async def _drain(self, receive: Receive) -> None:
+        left = self.limits.body * PATIENCE
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b"")) or 1
+            if not message.get("more_body"):
+                return
+
+    def _too_large(self) -> Problem:
+        return Problem(errors.TOO_LARGE, f"The body must have at most {self.limits.body} bytes.")

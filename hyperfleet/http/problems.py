@@ -1,0 +1,110 @@
+"""Errors of every layer, as the one object that clients are sent (RFC 9457)."""
+
+import json
+import logging
+from urllib.parse import quote
+
+import psycopg
+import starlette.exceptions
+import werkzeug.exceptions
+from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
+from psycopg_pool import PoolTimeout
+from starlette.datastructures import Headers
+from starlette.types import Scope, Send
+
+from hyperfleet import database, errors
+from hyperfleet.errors import Problem
+from hyperfleet.log import trace_id
+
+logger = logging.getLogger("hyperfleet.request")
+
+HTTP_ERRORS = (
+    starlette.exceptions.HTTPException,
+    ProblemException,
+    werkzeug.exceptions.HTTPException,
+)
+NOT_MIGRATED = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+)
+
+# What a statement ran into that may be over the next time.
+BLOCKED = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
+def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each kind of error)
+    """The problem that an exception of any layer is shown as."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, UnsupportedMediaTypeProblem):
+        return Problem(errors.UNSUPPORTED_TYPE)
+    if isinstance(error, HTTP_ERRORS):
+        # Starlette, Connexion and Werkzeug each have a word of their own for it.
+        names = ("status_code", "status", "code")
+        status = next((getattr(error, name) for name in names if getattr(error, name, None)), 500)
+        if status == 401:
+            return _unauthorized(error)
+        if status == 404:
+            return Problem(errors.NO_PATH)
+        if status == 405:
+            return Problem(errors.BAD_METHOD)
+        if 400 <= status < 500:
+            return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
+    busy = isinstance(error, PoolTimeout) and error.__cause__ is None
+    if busy or isinstance(error, BLOCKED):
+        return Problem(errors.BUSY)
+    if database.unable(error) or isinstance(error, NOT_MIGRATED):
+        reason = error.__cause__ if isinstance(error, PoolTimeout) else error
+        logger.warning("database: %s: %s", type(reason).__name__, " ".join(str(reason).split()))
+        return Problem(errors.NO_DATABASE, _what_lacks(error))
+    logger.error("an unexpected error", exc_info=error)
+    return Problem(errors.INTERNAL)
+
+
+def _what_lacks(error: Exception) -> str:
+    """What a client is told of a database that can't do its work; nothing of one that is away."""
+    if isinstance(error, NOT_MIGRATED):
+        return "The database's schema is not up to date."
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return "The database is read-only at present; try again later."
+    if database.refused(error):
+        return "The database takes no connection at present; try again later."
+    return "" if database.absent(error) else "The database can't do this at present; try again later."
+
+
+def _unauthorized(error: Exception) -> Problem:
+    """What Connexion finds before it asks the verifier: no token, or half a header."""
+    if isinstance(error, OAuthProblem) and "Invalid" in (error.detail or ""):
+        return errors.refusal(errors.INVALID_TOKEN, "The Authorization header has no token.")
+    return errors.refusal(errors.NO_TOKEN)
+
+
+def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a problem: ``application/json`` for a client that asks for that alone."""
+    accepted = {one.partition(";")[0].strip() for one in accept.lower().split(",")}
+    old = "application/json" in accepted and "application/problem+json" not in accepted
+    media_type = "application/json" if old else "application/problem+json"
+    body = json.dumps(problem.document(quote(path), trace_id.get())).encode()
+    return body, {"content-type": media_type, **problem.headers}
+
+
+async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
+    """Sends a problem."""
+    body, headers = render(problem, scope["path"], Headers(scope=scope).get("accept", ""))
+    await send_bytes(send, problem.entry.status, body, headers)
+
+
+async def send_bytes(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
+    """Sends a whole answer."""
+    pairs = [
+        (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
+    ]
+    pairs.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
