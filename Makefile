@@ -88,10 +88,10 @@ db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and
 	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
 
 db/login: $(VENV)/run.stamp ## Open psql on it
-	$(BIN)/python -m hyperfleet.embedded psql $(DATA_DIR)
+	$(BIN)/python -m hyperfleet.database.embedded psql $(DATA_DIR)
 
 db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebody uses it
-	$(BIN)/python -m hyperfleet.embedded stop $(DATA_DIR)
+	$(BIN)/python -m hyperfleet.database.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
 image: ## Build the container image

@@ -16,11 +16,12 @@ import requests
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from hyperfleet.provider_document import read  # noqa: E402
 from process import Serving  # noqa: E402
 from test_provider import WIDE  # noqa: E402
 
-from hyperfleet import embedded, migration, schema  # noqa: E402
-from hyperfleet.provider_document import read  # noqa: E402
+from hyperfleet.contract import schema  # noqa: E402
+from hyperfleet.database import embedded, migration  # noqa: E402
 
 FILE = ROOT / "tests" / "providers" / "wide.yaml"
 WARM_UP = 50

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from hyperfleet import embedded, migration
+from hyperfleet.database import embedded, migration
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists.order import order_by
 from hyperfleet.lists.search import translate

@@ -22,7 +22,7 @@ import click
 import psycopg
 
 from benchmarks.search import SEARCHES, load
-from hyperfleet import embedded, migration
+from hyperfleet.database import embedded, migration
 
 BASE = "/api/hyperfleet/v1"
 REPORT = json.dumps(

@@ -16,11 +16,13 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
-from hyperfleet import provider
-from hyperfleet.access import Bearer, Guard
+from hyperfleet.auth.guard import Bearer, Guard
 from hyperfleet.contract import document as contract
+from hyperfleet.contract import provider
+from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.responses import Checked, Contract
-from hyperfleet.database import Pool
+from hyperfleet.contract.validation import creation_validators, validators
+from hyperfleet.database.pool import Pool
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.cors import Cors
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
@@ -28,10 +30,8 @@ from hyperfleet.http.limits import Limited, Limits
 from hyperfleet.http.problems import explain, render
 from hyperfleet.http.routing import HandlerResolver
 from hyperfleet.lists import projection
-from hyperfleet.provider import Provider
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
-from hyperfleet.validation import creation_validators, validators
 
 
 def create_app(

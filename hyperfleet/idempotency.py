@@ -7,8 +7,8 @@ import hashlib
 import json
 from typing import Any, LiteralString, NamedTuple
 
-from hyperfleet import database, times
-from hyperfleet.database import Pool
+from hyperfleet import times
+from hyperfleet.database.pool import Pool, fetch_one, transaction
 from hyperfleet.errors import KEY_REUSED, Problem
 
 # The key is claimed before anything is created: a second request with it waits here for the first
@@ -68,13 +68,13 @@ def create(
     Raises Problem for a key that came with another request.
     """
     if once.key is None:
-        row = database.fetch_one(pool, statement, values)
+        row = fetch_one(pool, statement, values)
         return (row, location) if row else None
     request = hashlib.sha256(
         json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
     ).digest()
     claim = {"by": values["by"], "key": once.key, "request": request, "at": times.now()}
-    with database.transaction(pool) as conn:
+    with transaction(pool) as conn:
         claimed = conn.execute(CLAIM, claim)
         first = conn.execute(FIRST, claim)
         if claimed.fetchone() is None:

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from hyperfleet import database, removal, resource, times
-from hyperfleet.aggregation import State
-from hyperfleet.database import Connection
+from hyperfleet import removal, resource, times
+from hyperfleet.database.connection import Connection
+from hyperfleet.database.pool import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import Held, Hold, both
 from hyperfleet.service import Service
+from hyperfleet.status import State
 
 CHANGE = both("""
 WITH dropped AS (
@@ -79,7 +80,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     :param key: ``id``, and ``owner_id`` of a node pool
     Raises Problem for a result that could not have been created.
     """
-    with database.transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         held = Hold(conn, kind, key, whole=True, children=False).one()
         if held is None:
             raise resource.not_found(kind, key["id"])
@@ -114,7 +115,7 @@ def mark(
     """Marks a resource as deleted, and with a cluster its node pools; removes at once what nobody has
     to finalize. Marking it again changes nothing.
     """
-    with database.transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         if RESOURCES[kind].parent:
             removal.lock_owner(conn, kind, key)
         hold = Hold(conn, kind, key, whole=True)

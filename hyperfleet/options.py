@@ -15,9 +15,9 @@ import yaml
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperfleet import log
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.nearest import nearest
+from hyperfleet.observe import log
 from hyperfleet.settings import DECLARED, FILE, FILED, OTHER_VARIABLES, Names, Settings
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import database, removal, times
-from hyperfleet.database import Connection
+from hyperfleet import removal, times
+from hyperfleet.database import connection
+from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import Hold, both
 
@@ -25,7 +26,7 @@ FROM jsonb_to_recordset(%(folded)s) AS folded (id uuid, status jsonb) WHERE reso
 
 def count(conninfo: str) -> int:
     """How many resources there are."""
-    with database.connect(conninfo) as conn:
+    with connection.connect(conninfo) as conn:
         row = conn.execute(COUNT).fetchone()
         assert row is not None
         return int(row[0])
@@ -43,7 +44,7 @@ def refold(
     :param progress: told after each batch how many resources it had
     """
     changed = 0
-    with database.connect(conninfo) as conn:
+    with connection.connect(conninfo) as conn:
         for kind in RESOURCES:
             ids = ["00000000-0000-0000-0000-000000000000"]
             while ids:

@@ -9,8 +9,9 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import database, resource, times
-from hyperfleet.database import Connection, Cursor
+from hyperfleet import resource, times
+from hyperfleet.database.connection import Connection, Cursor
+from hyperfleet.database.pool import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.resource import SET_STATUS, Hold, both
@@ -109,7 +110,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
     why. Raises Problem for a resource that is not marked.
     """
     at = times.now()
-    with database.transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         owner = lock_owner(conn, kind, key) if RESOURCES[kind].parent else None
         held = Hold(conn, kind, key).one()
         if held is None:

@@ -11,12 +11,14 @@ import uuid_utils
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, schema, times
-from hyperfleet.aggregation import Report, State, Status
-from hyperfleet.database import Connection
+from hyperfleet import times
+from hyperfleet.contract import schema
+from hyperfleet.database.connection import Connection
+from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.service import Service
+from hyperfleet.status import Report, State, Status, all_finalized, fold
 
 BASE = "/api/hyperfleet/v1"
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
@@ -81,14 +83,14 @@ class Held(NamedTuple):
         :param at: when the change is
         """
         state: Any = {**self.state, **changes}
-        return aggregation.fold(state, self.reports, self.state["status"], required, at, self.children)
+        return fold(state, self.reports, self.state["status"], required, at, self.children)
 
     def ended(self, required: Sequence[str], generation: int | None = None) -> bool:
         """Whether nobody has to do anything for it any more, as it is or at another generation, when it
         is marked as deleted.
         """
         generation = generation or self.state["generation"]
-        return not self.children and aggregation.all_finalized(generation, self.reports, required)
+        return not self.children and all_finalized(generation, self.reports, required)
 
 
 @functools.cache
@@ -182,7 +184,7 @@ def unique_name(service: Service, kind: str, values: Mapping[str, Any]) -> Itera
     except UniqueViolation as error:
         if error.diag.constraint_name not in NAMES:
             raise
-        holder = database.fetch_one(service.pool, HOLDER[kind], dict(values))
+        holder = fetch_one(service.pool, HOLDER[kind], dict(values))
         message = f"is the name of another {RESOURCES[kind].noun}"
         if holder:
             message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
@@ -218,7 +220,7 @@ def first_row(kind: str, body: Mapping[str, Any], required: Sequence[str], by: s
         "name": body["name"],
         "labels": Jsonb(body.get("labels", {})),
         "spec": Jsonb(body["spec"]),
-        "status": Jsonb(aggregation.fold(born, (), None, required, at)),
+        "status": Jsonb(fold(born, (), None, required, at)),
         "at": at,
         "by": by,
     }

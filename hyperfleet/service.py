@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hyperfleet.database import Pool
+from hyperfleet.contract.provider import Provider
+from hyperfleet.contract.schema import Validator
+from hyperfleet.database.pool import Pool
 from hyperfleet.lists.projection import Defaults
-from hyperfleet.provider import Provider
-from hyperfleet.schema import Validator
 from hyperfleet.settings import Settings
 
 

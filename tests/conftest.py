@@ -20,9 +20,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from hyperfleet import embedded, migration
 from hyperfleet.app import create_app
-from hyperfleet.database import Pool, open_pool
+from hyperfleet.database import embedded, migration
+from hyperfleet.database.pool import Pool, open_pool
 from hyperfleet.http.limits import Limits
 from hyperfleet.http.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from conftest import Api
 
-from hyperfleet import embedded, migration
+from hyperfleet.database import embedded, migration
 
 POOL = 16
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hyperfleet'"

@@ -13,8 +13,9 @@ import requests
 from conftest import Api
 from issuer import Answer, JsonServer, key_pair, key_set
 
-from hyperfleet import access, errors
-from hyperfleet.access import matches, parse_rules
+from hyperfleet import errors
+from hyperfleet.auth import review
+from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
 
@@ -219,8 +220,8 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
 
 
 def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert access.REVIEW_FOR == 60
-    monkeypatch.setattr(access, "REVIEW_FOR", 4)
+    assert review.REVIEW_FOR == 60
+    monkeypatch.setattr(review, "REVIEW_FOR", 4)
     ocm.allowed = {("alice", "get", "Cluster")}
     for _ in range(5):
         assert reviewed.get("/clusters", headers=bearer()).status_code == 200
@@ -231,7 +232,7 @@ def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pyt
 
 
 def test_the_answers_kept_are_bounded(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "MAX_REVIEWS", 3)
+    monkeypatch.setattr(review, "MAX_REVIEWS", 3)
     for number in range(10):
         forbidden(reviewed.get("/clusters", headers=bearer(username=f"u{number}")))
     assert len(ocm.questions) == 10

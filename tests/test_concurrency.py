@@ -11,7 +11,7 @@ import psycopg
 from conftest import Api
 from process import Serving
 
-from hyperfleet import aggregation, times
+from hyperfleet import status, times
 
 THREADS = 200
 ADAPTERS = 100
@@ -85,7 +85,7 @@ def test_two_hundred_threads_on_one_cluster_and_on_fifty_lose_no_report_and_leav
                 r["adapter"]: (r["observed_generation"], r["last_report_time"]) for r in stored
             } == expected
             now = apis[1].read(cluster)
-            read_again = aggregation.fold(now, stored, now["status"], (), times.now())
+            read_again = status.fold(now, stored, now["status"], (), times.now())
             assert now["status"] == read_again
         assert one.stop() == two.stop() == 0
 

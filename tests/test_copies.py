@@ -10,7 +10,7 @@ from conftest import Api, Service, migrated
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 
-from hyperfleet import embedded, migration
+from hyperfleet.database import embedded, migration
 
 LISTS = ("/clusters", "/nodepools", "/clusters?search=labels.number='7'", "/clusters?size=0")
 

@@ -10,7 +10,7 @@ from conftest import Api
 from helpers_contract import NO_ID, check, condition, problem
 from test_patch import BOTH_KINDS, MERGE, at, collection, create, merge, patch, read, refused
 
-from hyperfleet import identity
+from hyperfleet.auth import identity
 
 Json = dict[str, Any]
 

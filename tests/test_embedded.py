@@ -14,7 +14,7 @@ import pytest
 import requests
 from process import CLEAN, Serving, run
 
-from hyperfleet import embedded
+from hyperfleet.database import embedded
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_who_is_killed_takes_the_server_from_nobody_else(folder: Path) -> None:
 
 
 def test_a_folder_in_use_is_not_torn_down(folder: Path, root: Path) -> None:
-    command = [sys.executable, "-m", "hyperfleet.embedded", "stop", str(folder)]
+    command = [sys.executable, "-m", "hyperfleet.database.embedded", "stop", str(folder)]
     with Serving("--no-auth", "--data-dir", str(folder)) as server:
         refused = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
         assert refused.returncode == 1

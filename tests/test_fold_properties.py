@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfleet.aggregation import discard_reason, fold, merge
+from hyperfleet.status import discard_reason, fold, merge
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from test_delete import ADAPTER, delete, finalize, gone, left
 from test_patch import BOTH_KINDS, at, collection, create, read, refused
 
-from hyperfleet import identity
+from hyperfleet.auth import identity
 
 Json = dict[str, Any]
 

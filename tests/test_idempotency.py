@@ -12,7 +12,7 @@ from process import Serving
 from test_delete import delete, gone
 from test_patch import BOTH_KINDS, at, patch, read, refused
 
-from hyperfleet import identity
+from hyperfleet.auth import identity
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ import psycopg
 from process import Serving, run
 from psycopg.conninfo import make_conninfo
 
-from hyperfleet import migration
+from hyperfleet.database import migration
 
 
 def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(database: str) -> None:

@@ -17,7 +17,7 @@ from conftest import Api
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hyperfleet.database import open_pool
+from hyperfleet.database.pool import open_pool
 
 
 def samples(server: Serving) -> dict[str, float]:

@@ -11,7 +11,7 @@ import requests
 from conftest import Api
 from helpers_contract import JSON, NO_ID, check, condition, faults, problem
 
-from hyperfleet import identity
+from hyperfleet.auth import identity
 
 Json = dict[str, Any]
 

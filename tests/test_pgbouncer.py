@@ -20,7 +20,7 @@ from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from round_trips import RoundTrips
 
-from hyperfleet import migration
+from hyperfleet.database import migration
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")

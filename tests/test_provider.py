@@ -19,10 +19,10 @@ import yaml
 from conftest import Api
 from process import Serving, run
 
-from hyperfleet import provider
-from hyperfleet import schema as schemas
+from hyperfleet.contract import provider
+from hyperfleet.contract import schema as schemas
+from hyperfleet.contract.provider_document import BrokenDocument, read
 from hyperfleet.errors import StartError
-from hyperfleet.provider_document import BrokenDocument, read
 from hyperfleet.settings import Settings
 
 PROVIDERS = Path(__file__).parent / "providers"

@@ -15,8 +15,9 @@ import requests
 from process import Serving, run
 from test_schema_command import run as run_here
 
-from hyperfleet import __version__, migration
-from hyperfleet import database as db
+from hyperfleet import __version__
+from hyperfleet.database import connection as db
+from hyperfleet.database import migration
 from hyperfleet.settings import Settings
 
 

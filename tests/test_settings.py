@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from process import CLEAN, Serving, run
 
 from hyperfleet import options
+from hyperfleet.auth.remote import check_url
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.remote import check_url
 
 
 def parse(*arguments: str, **env: str) -> Result:

@@ -30,13 +30,14 @@ from jose.utils import base64url_encode
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 
-from hyperfleet import errors, tokens
-from hyperfleet.access import Guard
+from hyperfleet import errors
+from hyperfleet.auth import keys as keys_module
+from hyperfleet.auth.guard import Guard
+from hyperfleet.auth.tokens import Verifier
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.log import _TraceFilter
+from hyperfleet.observe.log import _TraceFilter
 from hyperfleet.settings import PUBLIC_KEYS, Settings
-from hyperfleet.tokens import Verifier
 
 Start = Callable[..., Api]
 
@@ -455,8 +456,8 @@ def test_unknown_keys_are_asked_for_once_a_minute(start: Start, keys: KeyServer)
 def test_a_withdrawn_key_is_out_of_force_within_a_minute(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tokens.STALE_AFTER <= 60
-    monkeypatch.setattr(tokens, "STALE_AFTER", 0.5)
+    assert keys_module.STALE_AFTER <= 60
+    monkeypatch.setattr(keys_module, "STALE_AFTER", 0.5)
     keys.pairs.append(key_pair("two"))
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
@@ -473,7 +474,7 @@ def test_a_withdrawn_key_is_out_of_force_within_a_minute(
 def test_keys_in_use_are_renewed_ahead_of_time(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "RENEW_AFTER", 0.2)
+    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
     keys.pairs.append(key_pair("two"))
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
@@ -504,7 +505,7 @@ def test_keys_in_use_are_renewed_ahead_of_time(
 def test_a_failing_key_server_leaves_the_old_keys_in_force(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch, broken: Any
 ) -> None:
-    monkeypatch.setattr(tokens, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
     keys.broken = broken
@@ -525,7 +526,7 @@ def test_a_key_server_cannot_send_elsewhere(start: Start, keys: KeyServer) -> No
 def test_a_dead_key_server_leaves_the_old_keys_in_force(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
     keys.stop()
@@ -533,7 +534,7 @@ def test_a_dead_key_server_leaves_the_old_keys_in_force(
 
 
 def test_without_any_keys_nobody_gets_in(service: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "RETRY_EVERY", 0.2)
+    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.2)
     with KeyServer(key_pair()) as keys:
         keys.broken = (503, {}, b"")
         api = service(no_auth=False, jwk_cert_url=keys.url)
@@ -621,7 +622,7 @@ def test_each_issuer_signs_with_its_own_keys(service: Start, tmp_path: Path) -> 
 def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFixture) -> None:
     rs, es = key_pair(), key_pair("curve", "ES256")
     off_curve = {**es.jwk(kid="off"), "y": es.jwk()["x"]}
-    usable = tokens.parse_keys(
+    usable = keys_module.parse_keys(
         json.dumps(
             {
                 "keys": [
@@ -644,7 +645,7 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
         )
     )
     assert set(usable) == {("one", "RS256"), ("curve", "ES256")}
-    with_any = tokens.parse_keys(
+    with_any = keys_module.parse_keys(
         json.dumps({"keys": [{k: v for k, v in rs.jwk().items() if k != "alg"}]})
     )
     assert set(with_any) == {("one", "RS256"), ("one", "RS384"), ("one", "RS512")}
@@ -675,7 +676,7 @@ def test_settings_that_are_not_safe_are_refused(settings: dict[str, Any], says: 
 def test_the_default_keys_are_those_of_red_hat_sso() -> None:
     url = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
     assert Settings().jwk_cert_url == url
-    assert isinstance(Verifier(Settings()).common[0], tokens.KeyServer)
+    assert isinstance(Verifier(Settings()).common[0], keys_module.KeyServer)
 
 
 @pytest.mark.parametrize(

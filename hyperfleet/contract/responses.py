@@ -12,8 +12,7 @@ from connexion.middleware.abstract import ROUTING_CONTEXT
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hyperfleet import schema
-from hyperfleet.contract import document
+from hyperfleet.contract import document, schema
 from hyperfleet.errors import INTERNAL, Fault, Problem
 
 logger = logging.getLogger(__name__)

@@ -4,10 +4,11 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, removal, resource
+from hyperfleet import idempotency, lifecycle, removal, resource
+from hyperfleet.auth.identity import caller
+from hyperfleet.database.pool import fetch_one
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, listed, read, shown
-from hyperfleet.identity import caller
 from hyperfleet.lifecycle import Change, Stored
 
 CREATE = """
@@ -47,7 +48,7 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:
     """A cluster."""
-    row = database.fetch_one(request.service().pool, READ, resource.key_of(cluster_id))
+    row = fetch_one(request.service().pool, READ, resource.key_of(cluster_id))
     if row is None:
         raise resource.not_found("Cluster", cluster_id)
     return read("Cluster", Stored(*row))

@@ -4,11 +4,12 @@ from typing import Any
 
 import flask
 
-from hyperfleet import database, idempotency, lifecycle, removal, resource
+from hyperfleet import idempotency, lifecycle, removal, resource
+from hyperfleet.auth.identity import caller
+from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, listed, read, shown
-from hyperfleet.identity import caller
 from hyperfleet.lifecycle import Change, Stored
 from hyperfleet.lists.page import Within
 from hyperfleet.resource import both
@@ -69,7 +70,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
 def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """A node pool; where a cluster is named, found under that one alone."""
     key = resource.key_of(cluster_id, nodepool_id)
-    row = database.fetch_one(request.service().pool, READ, key)
+    row = fetch_one(request.service().pool, READ, key)
     if row is None:
         raise resource.not_found("NodePool", nodepool_id)
     return read("NodePool", Stored(*row))

@@ -7,8 +7,8 @@ from typing import Any
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import aggregation, database, removal, resource, times
-from hyperfleet.aggregation import Report
+from hyperfleet import removal, resource, times
+from hyperfleet.database.pool import transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty, listed
@@ -17,6 +17,7 @@ from hyperfleet.lists.page import Within
 from hyperfleet.removal import lock_owner
 from hyperfleet.resource import SET_STATUS, Hold, both
 from hyperfleet.service import Service
+from hyperfleet.status import Report, discard_reason, merge
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
     required = service.required(kind)
-    with database.transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         above = lock_owner(conn, kind, owner, marked=True) if RESOURCES[kind].parent else None
         # Reports on one resource queue here, for the lock on its row.
         held = Hold(conn, kind, owner).one()
@@ -110,7 +111,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
             return None
         others = [one for one in held.reports if one["adapter"] != report["adapter"]]
         stored = next((one for one in held.reports if one["adapter"] == report["adapter"]), None)
-        reason = aggregation.discard_reason(generation, stored, report)
+        reason = discard_reason(generation, stored, report)
         if reason:
             logger.info(
                 "report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason
@@ -119,7 +120,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
         # A clock that is behind another replica's must not make a report older than the last one.
         last = stored["last_report_time"] if stored else ""
         at = report["observed_time"] or max(times.now(), last)
-        merged = aggregation.merge(stored, report, at)
+        merged = merge(stored, report, at)
         held = held._replace(reports=[*others, merged])
         document = conn.execute(STORE, {"kind": kind, **owner, **_row(merged)})
         if marked and held.ended(required):

@@ -14,12 +14,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
 
-from hyperfleet import errors, identity
+from hyperfleet import errors
+from hyperfleet.auth import identity
 from hyperfleet.contract.document import Route
+from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
 from hyperfleet.http.problems import explain, send_bytes, send_problem
-from hyperfleet.log import trace_id
-from hyperfleet.validation import UNSURE
+from hyperfleet.observe.log import trace_id
 
 logger = logging.getLogger("hyperfleet.request")
 

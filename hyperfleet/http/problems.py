@@ -12,9 +12,10 @@ from psycopg_pool import PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
-from hyperfleet import database, errors
+from hyperfleet import errors
+from hyperfleet.database import connection
 from hyperfleet.errors import Problem
-from hyperfleet.log import trace_id
+from hyperfleet.observe.log import trace_id
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -59,7 +60,7 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
     busy = isinstance(error, PoolTimeout) and error.__cause__ is None
     if busy or isinstance(error, BLOCKED):
         return Problem(errors.BUSY)
-    if database.unable(error) or isinstance(error, NOT_MIGRATED):
+    if connection.unable(error) or isinstance(error, NOT_MIGRATED):
         reason = error.__cause__ if isinstance(error, PoolTimeout) else error
         logger.warning("database: %s: %s", type(reason).__name__, " ".join(str(reason).split()))
         return Problem(errors.NO_DATABASE, _what_lacks(error))
@@ -73,9 +74,9 @@ def _what_lacks(error: Exception) -> str:
         return "The database's schema is not up to date."
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return "The database is read-only at present; try again later."
-    if database.refused(error):
+    if connection.refused(error):
         return "The database takes no connection at present; try again later."
-    return "" if database.absent(error) else "The database can't do this at present; try again later."
+    return "" if connection.absent(error) else "The database can't do this at present; try again later."
 
 
 def _unauthorized(error: Exception) -> Problem:

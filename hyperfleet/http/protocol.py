@@ -11,7 +11,7 @@ from hyperfleet import errors
 from hyperfleet.errors import Problem
 from hyperfleet.http.limits import Limits
 from hyperfleet.http.problems import render
-from hyperfleet.log import trace_id
+from hyperfleet.observe.log import trace_id
 
 # The layer inside answers a body that is late in a better way; this one ends who does not listen.
 GRACE = 2.0

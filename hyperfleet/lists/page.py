@@ -7,8 +7,7 @@ from urllib.parse import urlencode
 
 import psycopg
 
-from hyperfleet import database
-from hyperfleet.database import Pool
+from hyperfleet.database.pool import Pool, fetch_all
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import order, search
@@ -137,7 +136,7 @@ def _size(pool: Pool, kind: str, wanted: Wanted, within: Within) -> int | None:
     whole = not within.where and not wanted.search.sql
     if not whole or wanted.offset <= DEEP or any(key.nullable for key in wanted.order.keys):
         return None
-    [(count,)] = database.fetch_all(pool, COUNT.format(table=KINDS[kind].table), {})
+    [(count,)] = fetch_all(pool, COUNT.format(table=KINDS[kind].table), {})
     return int(count)
 
 
@@ -186,7 +185,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
 def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     try:
-        rows = database.fetch_all(pool, made.statement, made.values)
+        rows = fetch_all(pool, made.statement, made.values)
     except psycopg.errors.InvalidRegularExpression as error:
         raise _bad_search(f"the regular expression is not valid: {error.diag.message_primary}") from None
     except psycopg.DataError:

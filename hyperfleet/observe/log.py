@@ -3,7 +3,7 @@
 import logging
 from contextvars import ContextVar
 
-from hyperfleet import identity
+from hyperfleet.auth import identity
 
 # The id of the request at hand, for log lines and errors.
 trace_id: ContextVar[str] = ContextVar("trace_id", default="-")

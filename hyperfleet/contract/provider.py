@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperfleet import schema
 from hyperfleet.contract import document as contract
+from hyperfleet.contract import schema
+from hyperfleet.contract.provider_document import PREFIX, BrokenDocument, Document, compiled, read
 from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import SPECS
-from hyperfleet.provider_document import PREFIX, BrokenDocument, Document, compiled, read
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
     Raises BrokenDocument.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.provider", path),
+        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.contract.provider", path),
         *(["public"] if public else []),
         stdout=asyncio.subprocess.PIPE,
         # A Ctrl-C in the terminal is for the service.

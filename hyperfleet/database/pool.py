@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL: where it is, how long to wait for it, and the pool."""
+"""The connections that are kept open between requests, and the transactions on them."""
 
 import logging
 import os
@@ -8,20 +8,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.settings import Settings
+from hyperfleet.database.connection import Connection, Cursor
 
 logger = logging.getLogger(__name__)
-
-Connection: TypeAlias = psycopg.Connection[TupleRow]
-Cursor: TypeAlias = psycopg.Cursor[TupleRow]
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0
@@ -29,134 +25,6 @@ POOL_TIMEOUT = 3.0
 ASK_AGAIN = 0.4
 # Seconds beyond those of its statements after which nothing is expected of a connection any more.
 MARGIN = 5
-
-
-def conninfo(settings: Settings) -> str:
-    """The connection string that the settings ask for; empty: none was configured.
-
-    Raises ConfigurationError for a string that libpq does not understand.
-    """
-    parts = {
-        "host": settings.db_host,
-        "port": settings.db_port,
-        "dbname": settings.db_name,
-        "user": settings.db_user,
-        "password": settings.db_password,
-        "sslmode": settings.db_sslmode,
-        "sslrootcert": settings.db_rootcert,
-    }
-    given = {key: value for key, value in parts.items() if value}
-    if not settings.database_url and not settings.db_host:
-        if given:
-            raise ConfigurationError(
-                f"A database's {', '.join(given)} is set, but neither --db-host nor --database-url."
-            )
-        return ""
-    # A network that swallows packets is noticed within seconds instead of hours.
-    defaults = {
-        "connect_timeout": "5",
-        "application_name": "hyperfleet",
-        "keepalives_idle": "10",
-        "keepalives_interval": "3",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "10000",
-    }
-    try:
-        return make_conninfo(
-            **{**defaults, **conninfo_to_dict(settings.database_url), **given}  # type: ignore[arg-type]
-        )
-    except psycopg.ProgrammingError as error:
-        # libpq quotes the string in its message, and a password may be in it.
-        reason = str(error).partition('"')[0].strip()
-        raise ConfigurationError(f"The settings of the database are not understood: {reason}") from None
-
-
-def describe(conninfo: str) -> str:
-    """The connection string as it may be shown: host, port and name, no user and no password."""
-    known = conninfo_to_dict(conninfo)
-    host, port = known.get("host") or "localhost", known.get("port") or "5432"
-    where = f"socket {host}" if str(host).startswith("/") else f"{host}:{port}"
-    return f"{known.get('dbname') or known.get('user') or 'default'} at {where}"
-
-
-def connect(conninfo: str) -> Connection:
-    """A connection of its own for what runs beside the service, in autocommit mode.
-
-    Leaves no prepared statements behind: whose session it is, is a pooler's choice.
-    """
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-
-
-def wait(conninfo: str, timeout: float) -> bool:
-    """Returns once the database answers; a line is logged for each try that failed.
-
-    Tells whether a pooler such as PgBouncer is in between, which lends its sessions to one client
-    after the other. It makes up the process id that PostgreSQL tells a client at its connection.
-
-    Raises StartError when it has not answered within ``timeout`` seconds, or at once when
-    it refuses the user, the password or the name, which no waiting mends.
-    """
-    deadline = time.monotonic() + timeout
-    pause, tries = 0.5, 0
-    while True:
-        tries += 1
-        try:
-            with connect(conninfo) as conn:
-                told = conn.info.backend_pid
-                return conn.execute("SELECT pg_backend_pid()").fetchone() != (told,)
-        except psycopg.OperationalError as error:
-            reason = " ".join(str(error).split())
-            hopeless = isinstance(error, REFUSED) or "authentication failed" in reason
-            left = deadline - time.monotonic()
-            if hopeless or left <= 0:
-                raise StartError(
-                    f"The database {describe(conninfo)} cannot be reached "
-                    f"({'1 try' if tries == 1 else f'{tries} tries'}): {reason}"
-                ) from None
-            logger.warning("database not reachable, try %d, %.0f s left: %s", tries, left, reason)
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, 5)
-
-
-REFUSED = (
-    psycopg.errors.InvalidPassword,
-    psycopg.errors.InvalidAuthorizationSpecification,
-    psycopg.errors.InvalidCatalogName,
-)
-
-
-# What PostgreSQL's codes of errors begin with when it is the connection that is at fault, or the
-# server's end; and when it can't do its work at present: the state of a transaction, as in a database
-# that is read-only, a right that the role lacks, resources, an operator, the system.
-ABSENT = ("08", "57P")
-UNABLE = (*ABSENT, "25", "42501", "53", "57", "58")
-
-
-def absent(error: Exception) -> bool:
-    """Whether an error says that the database cannot be reached."""
-    return _begins(error, ABSENT)
-
-
-def unable(error: Exception) -> bool:
-    """Whether an error says that the database, if it is to be had, can't do its work at present."""
-    return _begins(error, UNABLE)
-
-
-def refused(error: Exception) -> bool:
-    """Whether an error says that the database is there and takes no connection: for a limit, a
-    password, a rule.
-    """
-    # The server's word alone has a severity; libpq knows no SQLSTATE of a connection that was not made.
-    return "FATAL:" in str(error.__cause__ if isinstance(error, PoolTimeout) else error)
-
-
-def _begins(error: Exception, codes: tuple[str, ...]) -> bool:
-    if not isinstance(error, psycopg.Error):
-        return False
-    if error.sqlstate:
-        return error.sqlstate.startswith(codes)
-    # Not from the server but from psycopg and its pool, which found none.
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 
 
 class Session(psycopg.Connection[TupleRow]):

@@ -18,7 +18,7 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 
-from hyperfleet import database
+from hyperfleet.database import connection
 from hyperfleet.files import shipped
 
 
@@ -36,7 +36,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
     # passwd, as container platforms hand them out.
     os.environ.setdefault("LOGNAME", "hyperfleet")
     parts: dict[str, Any] = conninfo_to_dict(conninfo)
-    # As database.connect() has it.
+    # As connection.connect() has it.
     parts["prepare_threshold"] = None
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
     with _turn(conninfo), PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend:
@@ -47,7 +47,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
 @contextmanager
 def _turn(conninfo: str) -> Iterator[None]:
     # The lock ends with its transaction, which a pooler leaves to who began it; sessions it doesn't.
-    with database.connect(conninfo) as conn:
+    with connection.connect(conninfo) as conn:
         _check_rights(conn)
         while True:
             with conn.transaction():
@@ -100,7 +100,7 @@ def roll_back(conninfo: str, count: int) -> list[str]:
 
     Raises MigrationRefused when a newer version has applied what this one can't take back.
     """
-    with _backend(conninfo) as backend, database.connect(conninfo) as conn:
+    with _backend(conninfo) as backend, connection.connect(conninfo) as conn:
         refuse_unknown(conn)
         newest = backend.to_rollback(_files())[:count]
         backend.rollback_migrations(newest)

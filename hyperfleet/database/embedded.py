@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hyperfleet import database
+from hyperfleet.database import connection
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.settings import Settings
 
@@ -31,14 +31,14 @@ MAX_SOCKET = 100
 
 # Waits for the owner's word that it has stopped the server itself; the end of the pipe without it means
 # that the owner is dead.
-WATCH = 'read -r _ || exec "$0" -m hyperfleet.embedded stop "$1"'
+WATCH = 'read -r _ || exec "$0" -m hyperfleet.database.embedded stop "$1"'
 
 
 def place(chosen: Settings) -> tuple[str, Path]:
     """Which database the settings name: its connection string; where it is empty, the folder of the
     embedded PostgreSQL counts. Raises ConfigurationError.
     """
-    conninfo = database.conninfo(chosen)
+    conninfo = connection.conninfo(chosen)
     return conninfo, Path() if conninfo else chosen.data_dir or default_data_dir()
 
 

@@ -11,11 +11,11 @@ from connexion.lifecycle import ConnexionRequest
 from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
 from starlette.types import Message, Receive, Scope
 
-from hyperfleet import schema
+from hyperfleet.contract import schema
+from hyperfleet.contract.provider import Provider
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.nearest import nearest
-from hyperfleet.provider import Provider
 from hyperfleet.storable import storable
 
 # Where the outermost layer says that a body may be something else than the JSON that it is taken for.

@@ -11,9 +11,11 @@ import psycopg
 import requests
 from psycopg.sql import SQL, Identifier
 
-from hyperfleet import database, embedded, options, schema
+from hyperfleet import options
+from hyperfleet.contract import schema
+from hyperfleet.contract.provider_document import BrokenDocument, Document, read
+from hyperfleet.database import connection, embedded
 from hyperfleet.kinds import RESOURCES, SPECS
-from hyperfleet.provider_document import BrokenDocument, Document, read
 from hyperfleet.settings import Settings
 
 BASE = "/api/hyperfleet/v1"
@@ -136,7 +138,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
 
 def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     """What a database holds at this moment, in batches."""
-    conn = stack.enter_context(database.connect(conninfo))
+    conn = stack.enter_context(connection.connect(conninfo))
     conn.autocommit = False
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     conn.read_only = True

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import jsonschema_rs
 import yaml
 
-from hyperfleet import schema
+from hyperfleet.contract import schema
 from hyperfleet.kinds import SPECS
 
 Place: TypeAlias = tuple[str | int, ...]

@@ -1,0 +1,45 @@
+"""The access list: which claims of a token let in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+Rule = tuple[str, re.Pattern[str]]
+
+
+def parse_rules(text: str) -> list[Rule]:
+    """The rules of an access list: YAML, ``- claim: email`` with ``pattern: ^.*@redhat\\.com$``.
+
+    Raises ValueError for another text, a pattern that is none, and for an empty list: a file that was
+    cut off must not let everybody in, nor lock everybody out.
+    """
+    try:
+        items = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(items, list) or not items:
+        raise ValueError("this is no list of a claim and a pattern each")
+    rules = []
+    for item in items:
+        if not isinstance(item, dict) or item.keys() != {"claim", "pattern"}:
+            raise ValueError("each item must have a claim and a pattern, and nothing else")
+        claim, pattern = item["claim"], item["pattern"]
+        if not isinstance(claim, str) or not isinstance(pattern, str):
+            raise ValueError("a claim and a pattern must be texts")
+        try:
+            rules.append((claim, re.compile(pattern)))
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+    return rules
+
+
+def matches(rules: Sequence[Rule], claims: Mapping[str, Any]) -> bool:
+    """Whether any rule's pattern is found in the claim that it names."""
+    for claim, pattern in rules:
+        value = claims.get(claim)
+        # "$" would match before a line break at the end too.
+        if isinstance(value, str) and value.isprintable() and pattern.search(value):
+            return True
+    return False

@@ -1,0 +1,162 @@
+"""The keys that tokens are verified with, in a file or at a URL."""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from jose import jwk
+from jose.backends.base import Key
+from jose.exceptions import JOSEError
+from jose.utils import base64url_decode
+
+from hyperfleet.auth.remote import Client, Unreachable
+from hyperfleet.auth.watched import Watched
+
+logger = logging.getLogger(__name__)
+
+# Signatures alone: with "none" or a shared secret (HS*), anybody could sign (RFC 8725, 3.1 and 3.2).
+RSA = ("RS256", "RS384", "RS512")
+CURVES = {"P-256": "ES256", "P-384": "ES384"}
+ALGORITHMS = (*RSA, *CURVES.values())
+
+# Seconds after which keys that were fetched are fetched again, meanwhile and before they are used: a
+# key that was withdrawn is in force for no longer than the latter.
+RENEW_AFTER = 30
+STALE_AFTER = 60
+# At most once in so many seconds a token with an unknown key makes the service look for new ones.
+SEEK_EVERY = 60
+# While no keys could be fetched at all.
+RETRY_EVERY = 5
+
+# Public keys by their id and the algorithm that they are used with.
+Keys = Mapping[tuple[str, str], Key]
+
+
+def parse_keys(text: str | bytes) -> Keys:
+    """The signature keys of a JSON Web Key Set (RFC 7517); others in it are left aside.
+
+    Raises ValueError for a text that is no key set or that has no usable key.
+    """
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("this is no JSON Web Key Set") from None
+    return _keys(document)
+
+
+def _keys(document: Any) -> Keys:
+    members = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(members, list):
+        raise ValueError("this is no JSON Web Key Set")
+    keys: dict[tuple[str, str], Key] = {}
+    for member in members:
+        try:
+            keys |= _key(member)
+        except (JOSEError, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("a key is left aside: %s", error)
+    if members and not keys:
+        raise ValueError("there is no key in it that can verify a signature")
+    return keys
+
+
+def _key(member: Any) -> Keys:
+    """One key, with each algorithm that it may be used with: its type decides, never a token."""
+    kid = member["kid"]
+    if not isinstance(kid, str) or not kid or member.get("use", "sig") != "sig":
+        return {}
+    if "verify" not in member.get("key_ops", ["verify"]):
+        return {}
+    fitting: tuple[str, ...]
+    if member["kty"] == "RSA":
+        fitting = RSA
+        # The public members alone: whoever publishes the private ones must not make it worse.
+        public = {name: member[name] for name in ("kty", "n", "e")}
+        size = int.from_bytes(base64url_decode(member["n"].encode())).bit_length()
+        if not 2048 <= size <= 16384:
+            raise ValueError("an RSA key must have 2048 to 16384 bits (RFC 7518, 3.3)")
+    elif member["kty"] == "EC" and member["crv"] in CURVES:
+        fitting = (CURVES[member["crv"]],)
+        public = {name: member[name] for name in ("kty", "crv", "x", "y")}
+    else:
+        return {}
+    return {
+        (kid, algorithm): jwk.construct(public, algorithm)
+        for algorithm in fitting
+        if member.get("alg", algorithm) == algorithm
+    }
+
+
+def knows(keys: Keys, kid: str) -> bool:
+    """Whether there is a key with this id, for whatever algorithm."""
+    return any(kid == known for known, _ in keys)
+
+
+class Source(Protocol):
+    """Where keys come from."""
+
+    async def find(self, kid: str) -> Keys:
+        """The keys at hand, up to date as far as needed to answer for this key id.
+
+        Raises Unreachable when no keys are at hand and none are to be had.
+        """
+        ...
+
+
+class KeyFile:
+    """Keys in a file; a change of it counts at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = Watched[Keys](path, parse_keys)
+
+    async def find(self, kid: str) -> Keys:
+        """The keys in the file."""
+        return self.file.get()
+
+
+class KeyServer:
+    """Keys at a URL, kept for a minute. While the server fails, those it gave last stay in force."""
+
+    def __init__(self, url: str, client: Client) -> None:
+        self.url = url
+        self.client = client
+        # None until the server has answered once; then its word counts, also that there are none.
+        self.keys: Keys | None = None
+        self.tried = float("-inf")
+        self.sought = float("-inf")
+        self.lock = threading.Lock()
+
+    async def find(self, kid: str) -> Keys:
+        """The keys of the server; fetches them when they are old, or lack this one."""
+        now = time.monotonic()
+        age = now - self.tried
+        if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
+            await asyncio.to_thread(self.fetch, now)
+        elif self.keys is not None and not knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
+            self.sought = now
+            await asyncio.to_thread(self.fetch, now)
+        elif age >= RENEW_AFTER and not self.lock.locked():
+            # Whoever asks now does not wait for it.
+            asyncio.get_running_loop().run_in_executor(None, self.fetch, now)
+        if self.keys is None:
+            raise Unreachable(self.url)
+        return self.keys
+
+    def fetch(self, since: float) -> None:
+        """Gets the keys, unless another thread has tried since."""
+        with self.lock:
+            if self.tried > since:
+                return
+            try:
+                status, document = self.client.json("GET", self.url)
+                if status != 200:
+                    raise Unreachable(f"{self.url} answers {status}")
+                self.keys = _keys(document)
+            except (Unreachable, ValueError) as error:
+                at_hand = "none are at hand" if self.keys is None else "those at hand stay in force"
+                logger.warning("no keys could be fetched, %s: %s", at_hand, error)
+            self.tried = time.monotonic()

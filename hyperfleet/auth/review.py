@@ -1,0 +1,89 @@
+"""OCM's access review: whether an account may do something."""
+
+import asyncio
+import logging
+import threading
+import time
+
+from hyperfleet import errors
+from hyperfleet.auth.remote import Client, Unreachable, check_url
+from hyperfleet.errors import ConfigurationError, Problem
+from hyperfleet.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Seconds for which an answer counts, and as many answers are kept.
+REVIEW_FOR = 60
+MAX_REVIEWS = 10_000
+# A token for the reviews is renewed so many seconds before its end.
+MARGIN = 30
+
+
+class Review:
+    """OCM's access review: may this account do this to this kind of resource?
+
+    ``POST /api/authorizations/v1/access_review``, under a token of the service's own (the client
+    credentials of RFC 6749, 4.4).
+
+    Raises ConfigurationError for settings that lack the credentials, or that are not safe.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.ocm_base_url.rstrip("/") + "/api/authorizations/v1/access_review"
+        self.token_url = settings.ocm_token_url
+        check_url("--ocm-base-url", self.url)
+        check_url("--ocm-token-url", self.token_url)
+        if not settings.ocm_client_id or not settings.ocm_client_secret:
+            raise ConfigurationError("--enable-authz needs --ocm-client-id and --ocm-client-secret.")
+        self.credentials = {
+            "grant_type": "client_credentials",
+            "client_id": settings.ocm_client_id,
+            "client_secret": settings.ocm_client_secret,
+        }
+        self.client = Client(settings.ocm_ca_file)
+        self.token, self.token_end = "", 0.0
+        self.lock = threading.Lock()
+        self.answers: dict[tuple[str, str, str], tuple[bool, float]] = {}
+
+    async def allows(self, account: str, verb: str, kind: str) -> bool:
+        """Whether the account may; the answer is kept for a minute.
+
+        Raises Problem, 503, when there is no answer.
+        """
+        question = (account, verb, kind)
+        answer, end = self.answers.get(question, (False, 0.0))
+        if time.monotonic() >= end:
+            try:
+                answer = await asyncio.to_thread(self._ask, question)
+            except Unreachable as error:
+                logger.warning("access review: %s", error)
+                raise Problem(errors.NO_REVIEW) from None
+            if len(self.answers) >= MAX_REVIEWS:
+                self.answers.clear()
+            self.answers[question] = (answer, time.monotonic() + REVIEW_FOR)
+        return answer
+
+    def _ask(self, question: tuple[str, str, str]) -> bool:
+        account, verb, kind = question
+        body = {"account_username": account, "action": verb, "resource_type": kind}
+        for attempt in (1, 2):
+            token = self._own_token(renew=attempt == 2)
+            headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+            status, document = self.client.json("POST", self.url, json=body, headers=headers)
+            if status != 401:
+                break
+        if status != 200 or not isinstance(document, dict) or "allowed" not in document:
+            raise Unreachable(f"{self.url} answers {status} without a decision")
+        return document["allowed"] is True
+
+    def _own_token(self, *, renew: bool) -> str:
+        with self.lock:
+            if renew or time.monotonic() >= self.token_end:
+                status, document = self.client.json("POST", self.token_url, data=self.credentials)
+                token = document.get("access_token") if isinstance(document, dict) else None
+                if status != 200 or not isinstance(token, str):
+                    raise Unreachable(f"{self.token_url} answers {status} without a token")
+                life = document.get("expires_in")
+                life = life if isinstance(life, int | float) else 60
+                self.token, self.token_end = token, time.monotonic() + max(life - MARGIN, 1)
+            return self.token
