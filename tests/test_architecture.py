@@ -1,0 +1,74 @@
+"""The modules are where docs/architecture.md says, and import what it says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hyperfleet"
+PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
+ROW = re.compile(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\|$", re.MULTILINE)
+ROOMS = {name: (holds, may) for name, holds, may in ROW.findall(PAGE.read_text())}
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem != "__init__"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a module imports, also inside of functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hyperfleet"):
+            parts = node.module.split(".")[1:]
+            names = [parts[0]] if parts else [alias.name for alias in node.names]
+            found |= {name for name in names if not name.startswith("__")}
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("hyperfleet") for alias in node.names), path
+    return found - {room(path)}
+
+
+def test_every_room_is_in_the_table_and_every_room_of_the_table_exists() -> None:
+    assert {room(path) for path in MODULES} == set(ROOMS)
+
+
+def test_every_module_of_a_package_is_named_where_it_is() -> None:
+    for package in {path.parent for path in MODULES} - {PACKAGE}:
+        holds = ROOMS[package.name][0].partition(":")[0]
+        modules = {path.stem for path in MODULES if path.parent == package}
+        assert set(re.findall(r"\w+", holds)) == modules, package.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_down(path: Path) -> None:
+    may = set(re.findall(r"\w+", ROOMS[room(path)][1]))
+    names = list(ROOMS)
+    below = set(names[names.index(room(path)) + 1 :])
+    if may == {"all", "below"}:
+        may = below
+    assert may <= below, "the table is in the order of the arrows"
+    assert imported(path) <= may
+
+
+def test_no_room_may_import_what_it_does_not_need() -> None:
+    for name, (_, may) in ROOMS.items():
+        if may != "all below":
+            used = set().union(*(imported(path) for path in MODULES if room(path) == name))
+            assert set(re.findall(r"\w+", may)) == used, name
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    for package in {path.parent for path in MODULES}:
+        text = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+        assert text, package
+
+
+def test_flask_is_asked_in_one_place_below_the_edge() -> None:
+    askers = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if re.search(r"flask\.(request|current_app|g)\b|from flask import", path.read_text())
+    }
+    assert askers == {"handlers/request.py", "app.py"}
