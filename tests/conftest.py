@@ -234,3 +234,9 @@ def api(default_service: Service, database: str) -> Iterator[Api]:
     with open_pool(database, 8, default_service.settings.statement_timeout) as pool:
         default_service.pool.pool = pool
         yield Api(default_service.url)
+
+
+@pytest.fixture
+def waiting(service: Callable[..., Api]) -> Api:
+    """A service where each deletion waits: for dns on clusters, for np on node pools."""
+    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))

@@ -8,6 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+from click.testing import CliRunner
+
+from hyperfleet.cli import main
 
 HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
 
@@ -99,3 +104,18 @@ def run(
         check=False,
         **options,  # type: ignore[call-overload]
     )
+
+
+class Ended(NamedTuple):
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+
+
+def run_here(*arguments: str, env: dict[str, str] | None = None) -> Ended:
+    """The command in this process, which is faster than one of its own."""
+    unset = {key: None for key in os.environ if key not in CLEAN}
+    result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return Ended(result.exit_code, result.output)

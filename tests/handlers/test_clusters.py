@@ -1,44 +1,11 @@
 """Clusters: what a client sends is what it gets back, with what the service adds."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from conftest import Api
-from helpers_contract import BASE, JSON, NO_ID, check, condition, problem
-
-SYSTEM = "system@hyperfleet.local"
-AGGREGATED = ["Ready", "Available", "Reconciled", "LastKnownReconciled"]
-
-
-def assert_is_new(resource: dict[str, Any], before: datetime) -> None:
-    """What the service adds to a resource that was created just now."""
-    id_ = UUID(resource["id"])
-    assert id_.version == 7
-    assert str(id_) == resource["id"]
-    assert resource["generation"] == 1
-    assert resource["created_by"] == resource["updated_by"] == SYSTEM
-    assert "deleted_time" not in resource
-    assert "deleted_by" not in resource
-    created = resource["created_time"]
-    assert resource["updated_time"] == created
-    margin = timedelta(seconds=2)
-    assert before - margin < datetime.fromisoformat(created) < datetime.now(UTC) + margin
-
-    status = resource["status"]
-    assert status["phase"] == "NotReady"
-    assert status["observed_generation"] == 0
-    assert status["adapters"] == []
-    assert status["last_transition_time"] == status["last_updated_time"] == created
-    assert sorted(one["type"] for one in status["conditions"]) == sorted(AGGREGATED)
-    for one in status["conditions"]:
-        assert one["status"] == "False"
-        assert one["observed_generation"] == 1
-        assert one["created_time"] == one["last_updated_time"] == one["last_transition_time"] == created
-    assert condition(resource, "Ready")["reason"] == "ReconciledMissingAdapters"
-    assert condition(resource, "Reconciled")["reason"] == "ReconciledMissingAdapters"
-    assert condition(resource, "Available")["reason"] == "AdaptersMissingReports"
-    assert condition(resource, "LastKnownReconciled")["reason"] == "AdaptersMissingReports"
+from helpers_contract import BASE, JSON, NO_ID, check, problem
+from resources import assert_is_new
 
 
 def test_created_cluster_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,18 +11,23 @@ import requests
 from conftest import Api
 from helpers_contract import NO_ID, check, condition, problem
 from psycopg.rows import dict_row
-from test_delete import ADAPTER, delete, finalize, gone, left
-from test_patch import BOTH_KINDS, at, collection, create, read, refused
+from resources import (
+    ADAPTER,
+    BOTH_KINDS,
+    at,
+    collection,
+    create,
+    delete,
+    finalize,
+    gone,
+    left,
+    read,
+    refused,
+)
 
 from hyperfleet.auth import identity
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-def waiting(service: Callable[..., Api]) -> Api:
-    """A service where each deletion waits: for dns on clusters, for np on node pools."""
-    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
 
 
 def force(api: Api, resource: Json, reason: Any = "stuck") -> requests.Response:

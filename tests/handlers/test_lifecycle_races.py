@@ -14,8 +14,7 @@ import pytest
 import requests
 from conftest import Api
 from helpers_contract import check, condition
-from test_delete import delete, finalize, left
-from test_patch import at, patch
+from resources import at, delete, finalize, left, patch
 
 Json = dict[str, Any]
 Action = Callable[[Api], requests.Response]

@@ -5,63 +5,29 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 from conftest import Api
 from helpers_contract import NO_ID, check, condition, problem
-from test_patch import BOTH_KINDS, MERGE, at, collection, create, merge, patch, read, refused
+from resources import (
+    ADAPTER,
+    BOTH_KINDS,
+    FINALIZED,
+    MERGE,
+    at,
+    collection,
+    create,
+    delete,
+    finalize,
+    gone,
+    left,
+    merge,
+    patch,
+    read,
+    refused,
+)
 
 from hyperfleet.auth import identity
 
 Json = dict[str, Any]
-
-FINALIZED = [{"type": "Available", "status": "False"}, {"type": "Finalized", "status": "True"}]
-ADAPTER = {"Cluster": "dns", "NodePool": "np"}
-TABLES = ("clusters", "node_pools", "adapter_statuses", "labels")
-
-
-@pytest.fixture
-def waiting(service: Callable[..., Api]) -> Api:
-    """A service where each deletion waits: for dns on clusters, for np on node pools."""
-    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
-
-
-def delete(api: Api, resource: Json, **headers: str) -> Json:
-    marked: Json = check(api.delete(at(resource), headers=headers), 202)
-    return marked
-
-
-def finalize(api: Api, resource: Json, generation: int = 2, adapter: str = "") -> requests.Response:
-    """The last report of an adapter: it has cleaned up."""
-    return api.report(
-        resource,
-        adapter or ADAPTER[resource["kind"]],
-        observed_generation=generation,
-        conditions=FINALIZED,
-    )
-
-
-def gone(api: Api, *resources: Json) -> None:
-    """Nothing that the API offers knows these any more."""
-    for resource in resources:
-        problem(api.get(at(resource)), 404)
-        problem(api.get(at(resource, "/statuses")), 404)
-        problem(api.delete(at(resource)), 404)
-        problem(patch(api, resource, {"spec": {}}), 404)
-        problem(api.post(at(resource, "/force-delete"), json={"reason": "x"}), 404)
-        problem(finalize(api, resource), 404)
-        listed = check(api.get("/clusters" if resource["kind"] == "Cluster" else "/nodepools"))
-        assert resource["id"] not in [item["id"] for item in listed["items"]]
-
-
-def left(sql: psycopg.Connection) -> dict[str, int]:
-    """How many rows each table holds that belongs to resources, but for empty ones."""
-    counts: dict[str, int] = {}
-    for table in TABLES:
-        row = sql.execute(f"SELECT count(*) FROM {table}").fetchone()
-        if row and row[0]:
-            counts[table] = row[0]
-    return counts
-
 
 # The mark
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import requests
-from process import Serving, run
-from test_schema_command import run as run_here
+from process import Serving, run, run_here
 
 from hyperfleet import __version__
 from hyperfleet.database import connection as db

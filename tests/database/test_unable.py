@@ -11,7 +11,10 @@ from own_server import Server, fill, own_server
 from process import Serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-GONE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
+GONE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'hyperfleet' AND datname = %(name)s
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
     name = psycopg.sql.Identifier(sql.info.dbname)
     switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     sql.execute(switch.format(name, psycopg.sql.SQL("on")))
-    sql.execute(GONE)
+    sql.execute(GONE, {"name": sql.info.dbname})
     assert_reads_only(api, serving, cluster)
     sql.execute(switch.format(name, psycopg.sql.SQL("off")))
     back = time.monotonic()
@@ -144,7 +147,7 @@ def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
         api = Api(serving.url)
         assert create(api).status_code == 201
         conn.execute(allow.format(name, psycopg.sql.SQL("false")))
-        conn.execute(GONE)
+        conn.execute(GONE, {"name": conninfo_to_dict(server.conninfo)["dbname"]})
         assert_refused(api, serving, "not currently accepting connections")
         conn.execute(allow.format(name, psycopg.sql.SQL("true")))
         assert create(api).status_code == 201
@@ -185,7 +188,7 @@ def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
         with Serving("--no-auth", "--database-url", theirs) as serving:
             api = Api(serving.url)
             assert create(api).status_code == 201
-            sql.execute(GONE)
+            sql.execute(GONE, {"name": sql.info.dbname})
             with psycopg.connect(theirs):
                 assert_refused(api, serving, "too many connections")
             assert create(api).status_code == 201

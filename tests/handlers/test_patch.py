@@ -7,63 +7,24 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 from conftest import Api
-from helpers_contract import JSON, NO_ID, check, condition, faults, problem
+from helpers_contract import JSON, NO_ID, check, condition, problem
+from resources import (
+    BOTH_KINDS,
+    BOTH_TYPES,
+    MERGE,
+    at,
+    collection,
+    create,
+    merge,
+    patch,
+    read,
+    refused,
+)
 
 from hyperfleet.auth import identity
 
 Json = dict[str, Any]
-
-MERGE = "application/merge-patch+json"
-BOTH_KINDS = pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
-BOTH_TYPES = (JSON, MERGE)
-
-
-def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
-    """A new resource of this kind; a node pool comes with a cluster of its own."""
-    members = {"labels": {"env": "dev", "team": "a"}, "spec": {"version": "4.16", "nodes": 5}} | members
-    if kind == "Cluster":
-        return api.cluster(name, **members)
-    return api.node_pool(api.cluster(f"owner-of-{name}"), name, **members)
-
-
-def at(resource: Json, action: str = "") -> str:
-    """The path of a resource, for the client."""
-    return "/" + resource["href"] + action
-
-
-def collection(resource: Json) -> str:
-    """The path that resources of its kind are created at."""
-    return "/" + resource["href"].rpartition("/")[0]
-
-
-def patch(
-    api: Api, resource: Json, body: Any, media_type: str = JSON, **headers: str
-) -> requests.Response:
-    return api.patch(
-        at(resource), data=json.dumps(body), headers={"Content-Type": media_type, **headers}
-    )
-
-
-def merge(api: Api, resource: Json, body: Any) -> requests.Response:
-    return patch(api, resource, body, MERGE)
-
-
-def read(api: Api, resource: Json) -> tuple[str, Json]:
-    """The entity tag of a resource and what it is now."""
-    response = api.get(at(resource))
-    return response.headers["ETag"], check(response)
-
-
-def refused(response: requests.Response, status: int) -> Json:
-    """The problem that a request met, of a status that speaks of the resource's state."""
-    assert response.status_code == status, f"{response.status_code}: {response.text}"
-    body: Json = response.json()
-    assert faults(body, {"$ref": "#/components/schemas/ProblemDetails"}) == []
-    assert body["status"] == status
-    assert body["code"].startswith("HYPERFLEET-CNF-")
-    return body
 
 
 def label_rows(sql: psycopg.Connection, resource: Json) -> dict[str, str]:

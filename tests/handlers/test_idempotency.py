@@ -9,8 +9,7 @@ import requests
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
 from process import Serving
-from test_delete import delete, gone
-from test_patch import BOTH_KINDS, at, patch, read, refused
+from resources import BOTH_KINDS, at, delete, gone, patch, read, refused
 
 from hyperfleet.auth import identity
 

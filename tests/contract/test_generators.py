@@ -13,8 +13,8 @@ from conftest import Api
 
 pytestmark = pytest.mark.tools
 
-PROGRAMS = Path(__file__).parent / "generators"
-TOOLS = Path(__file__).parent.parent / ".tools"
+PROGRAMS = Path(__file__).parents[1] / "generators"
+TOOLS = Path(__file__).parents[2] / ".tools"
 
 
 def tool(path: str) -> str:

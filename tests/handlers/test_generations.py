@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import Api
 
-EXCHANGES = sorted((Path(__file__).parent / "exchanges").glob("*.yaml"))
+EXCHANGES = sorted((Path(__file__).parents[1] / "exchanges").glob("*.yaml"))
 
 PATTERNS = {
     "<uuid>": r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from conftest import Api
 from helpers_contract import BASE, NO_ID, check, problem
-from test_clusters import assert_is_new
+from resources import assert_is_new
 
 
 def test_created_node_pool_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_patch import MERGE
+from resources import MERGE
 
 Json = dict[str, Any]
 

@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 # What has tests of its own: tokens, which the service under test asks nobody for, and NUL.
-SCHEMA = schemathesis.openapi.from_path(Path(__file__).parent.parent / "openapi" / "openapi.yaml")
+SCHEMA = schemathesis.openapi.from_path(Path(__file__).parents[2] / "openapi" / "openapi.yaml")
 SCHEMA.config.generation.update(with_security_parameters=False, allow_x00=False)
 FUZZED = {
     operation.definition.raw["operationId"]: operation

@@ -8,8 +8,20 @@ import pytest
 import requests
 from conftest import Api
 from helpers_contract import JSON, NO_ID, check, problem, raw
-from test_delete import ADAPTER, delete, finalize, gone
-from test_patch import BOTH_KINDS, MERGE, at, collection, create, patch, read, refused
+from resources import (
+    ADAPTER,
+    BOTH_KINDS,
+    MERGE,
+    at,
+    collection,
+    create,
+    delete,
+    finalize,
+    gone,
+    patch,
+    read,
+    refused,
+)
 
 Json = dict[str, Any]
 

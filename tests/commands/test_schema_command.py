@@ -1,61 +1,40 @@
 """``hyperfleet schema check``: documents, and what is stored, in a database or behind a service."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
 import requests
-from click.testing import CliRunner
 from conftest import Api
 from issuer import JsonServer
-from process import CLEAN
-from process import run as run_process
+from process import run, run_here
+from provider_samples import AWS, BROKEN, GCP, GCP_POOL, PROVIDERS, at
 from psycopg.types.json import Jsonb
-from test_provider import AWS, BROKEN, GCP, GCP_POOL, PROVIDERS, at
-
-from hyperfleet.cli import main
-
-
-class Ended(NamedTuple):
-    """What a command came to."""
-
-    returncode: int
-    stdout: str
-
-
-def run(*arguments: str, env: dict[str, str] | None = None) -> Ended:
-    """The command in this process, which is faster than one of its own."""
-    unset = {key: None for key in os.environ if key not in CLEAN}
-    result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return Ended(result.exit_code, result.output)
-
 
 GCP_FILE = str(PROVIDERS / "gcp.yaml")
 
 
 def test_a_document_is_checked_alone(tmp_path: Path) -> None:
     for name, version in (("gcp", "3.0.3"), ("aws", "3.1.0"), ("wide", "3.0.3")):
-        good = run("schema", "check", str(PROVIDERS / f"{name}.yaml"))
+        good = run_here("schema", "check", str(PROVIDERS / f"{name}.yaml"))
         assert good.returncode == 0, good.stdout
         assert f"{name}.yaml: OpenAPI {version}" in good.stdout
         assert good.stdout.count("  ok\n") == 2
 
-    assert run_process("schema", "check", GCP_FILE).returncode == 0
+    assert run("schema", "check", GCP_FILE).returncode == 0
     file = tmp_path / "provider.yaml"
     file.write_text(BROKEN["type"][0])
-    bad = run("schema", "check", str(file))
+    bad = run_here("schema", "check", str(file))
     assert bad.returncode == 1
     assert f"{file}, line 7: components.schemas.ClusterSpec.properties.a.type" in bad.stdout
     file.write_text("openapi: 3.0.3\ncomponents: {schemas: {NodePoolSpec: {minimun: 1}}}\n")
-    half = run("schema", "check", str(file))
+    half = run_here("schema", "check", str(file))
     assert half.returncode == 0
     assert "ClusterSpec   missing: such specs are not validated" in half.stdout
     assert "warning: components.schemas.NodePoolSpec.minimun: is not a known keyword" in half.stdout
-    gone = run("schema", "check", str(tmp_path / "gone.yaml"))
+    gone = run_here("schema", "check", str(tmp_path / "gone.yaml"))
     assert (gone.returncode, "cannot be read: No such file" in gone.stdout) == (1, True)
 
 
@@ -87,7 +66,7 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
         (filled.url, {}),
         (filled.base, {"HYPERFLEET_TOKEN": "not needed"}),
     ):
-        ended = run("schema", "check", GCP_FILE, "--against", against, env=env)
+        ended = run_here("schema", "check", GCP_FILE, "--against", against, env=env)
         assert ended.returncode == 1, ended.stdout
         assert "Clusters: 30 of 1231 stored specs would break" in ended.stdout
         assert "Node pools: 1 of 2 stored specs would break" in ended.stdout
@@ -102,7 +81,7 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
     # Whatever is fine for all of them.
     file = tmp_path / "open.yaml"
     file.write_text("openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {type: object}}}\n")
-    fine = run("schema", "check", str(file), "--against", database)
+    fine = run_here("schema", "check", str(file), "--against", database)
     assert fine.returncode == 0, fine.stdout
     assert "Clusters: 0 of 1231 stored specs would break" in fine.stdout
     assert "Node pools:" not in fine.stdout
@@ -124,7 +103,7 @@ def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
         return got.status_code, {"Content-Type": "application/json"}, got.content
 
     with JsonServer(answer) as between:
-        ended = run("schema", "check", GCP_FILE, "--against", between.url)
+        ended = run_here("schema", "check", GCP_FILE, "--against", between.url)
     assert len(asked) == 4
     assert "of 1231 stored specs would break" in ended.stdout, "100 of them were seen before they went"
 
@@ -134,7 +113,7 @@ def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
         ("mysql://me:secret@db.example/fleet", "--against: the scheme mysql is not postgresql"),
         ("password secret", "--against must be a URL"),
     ):
-        ended = run("schema", "check", GCP_FILE, "--against", against)
+        ended = run_here("schema", "check", GCP_FILE, "--against", against)
         assert ended.returncode != 0
         assert says in ended.stdout
         assert "secret" not in ended.stdout
@@ -148,6 +127,6 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
         ("http://127.0.0.1:1", "The service cannot be read"),
         (service().url + "/elsewhere", "The service cannot be read"),
     ):
-        ended = run("schema", "check", GCP_FILE, "--against", against)
+        ended = run_here("schema", "check", GCP_FILE, "--against", against)
         assert (ended.returncode, says in ended.stdout) == (1, True), ended.stdout
         assert "Traceback" not in ended.stdout

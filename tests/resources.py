@@ -1,0 +1,141 @@
+"""What tests do with resources of either kind."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import JSON, check, condition, faults, problem
+
+Json = dict[str, Any]
+
+MERGE = "application/merge-patch+json"
+BOTH_KINDS = pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
+BOTH_TYPES = (JSON, MERGE)
+
+
+def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
+    """A new resource of this kind; a node pool comes with a cluster of its own."""
+    members = {"labels": {"env": "dev", "team": "a"}, "spec": {"version": "4.16", "nodes": 5}} | members
+    if kind == "Cluster":
+        return api.cluster(name, **members)
+    return api.node_pool(api.cluster(f"owner-of-{name}"), name, **members)
+
+
+def at(resource: Json, action: str = "") -> str:
+    """The path of a resource, for the client."""
+    return "/" + resource["href"] + action
+
+
+def collection(resource: Json) -> str:
+    """The path that resources of its kind are created at."""
+    return "/" + resource["href"].rpartition("/")[0]
+
+
+def patch(
+    api: Api, resource: Json, body: Any, media_type: str = JSON, **headers: str
+) -> requests.Response:
+    return api.patch(
+        at(resource), data=json.dumps(body), headers={"Content-Type": media_type, **headers}
+    )
+
+
+def merge(api: Api, resource: Json, body: Any) -> requests.Response:
+    return patch(api, resource, body, MERGE)
+
+
+def read(api: Api, resource: Json) -> tuple[str, Json]:
+    """The entity tag of a resource and what it is now."""
+    response = api.get(at(resource))
+    return response.headers["ETag"], check(response)
+
+
+def refused(response: requests.Response, status: int) -> Json:
+    """The problem that a request met, of a status that speaks of the resource's state."""
+    assert response.status_code == status, f"{response.status_code}: {response.text}"
+    body: Json = response.json()
+    assert faults(body, {"$ref": "#/components/schemas/ProblemDetails"}) == []
+    assert body["status"] == status
+    assert body["code"].startswith("HYPERFLEET-CNF-")
+    return body
+
+
+FINALIZED = [{"type": "Available", "status": "False"}, {"type": "Finalized", "status": "True"}]
+ADAPTER = {"Cluster": "dns", "NodePool": "np"}
+TABLES = ("clusters", "node_pools", "adapter_statuses", "labels")
+
+
+def delete(api: Api, resource: Json, **headers: str) -> Json:
+    marked: Json = check(api.delete(at(resource), headers=headers), 202)
+    return marked
+
+
+def finalize(api: Api, resource: Json, generation: int = 2, adapter: str = "") -> requests.Response:
+    """The last report of an adapter: it has cleaned up."""
+    return api.report(
+        resource,
+        adapter or ADAPTER[resource["kind"]],
+        observed_generation=generation,
+        conditions=FINALIZED,
+    )
+
+
+def gone(api: Api, *resources: Json) -> None:
+    """Nothing that the API offers knows these any more."""
+    for resource in resources:
+        problem(api.get(at(resource)), 404)
+        problem(api.get(at(resource, "/statuses")), 404)
+        problem(api.delete(at(resource)), 404)
+        problem(patch(api, resource, {"spec": {}}), 404)
+        problem(api.post(at(resource, "/force-delete"), json={"reason": "x"}), 404)
+        problem(finalize(api, resource), 404)
+        listed = check(api.get("/clusters" if resource["kind"] == "Cluster" else "/nodepools"))
+        assert resource["id"] not in [item["id"] for item in listed["items"]]
+
+
+def left(sql: psycopg.Connection) -> dict[str, int]:
+    """How many rows each table holds that belongs to resources, but for empty ones."""
+    counts: dict[str, int] = {}
+    for table in TABLES:
+        row = sql.execute(f"SELECT count(*) FROM {table}").fetchone()
+        if row and row[0]:
+            counts[table] = row[0]
+    return counts
+
+
+SYSTEM = "system@hyperfleet.local"
+AGGREGATED = ["Ready", "Available", "Reconciled", "LastKnownReconciled"]
+
+
+def assert_is_new(resource: dict[str, Any], before: datetime) -> None:
+    """What the service adds to a resource that was created just now."""
+    id_ = UUID(resource["id"])
+    assert id_.version == 7
+    assert str(id_) == resource["id"]
+    assert resource["generation"] == 1
+    assert resource["created_by"] == resource["updated_by"] == SYSTEM
+    assert "deleted_time" not in resource
+    assert "deleted_by" not in resource
+    created = resource["created_time"]
+    assert resource["updated_time"] == created
+    margin = timedelta(seconds=2)
+    assert before - margin < datetime.fromisoformat(created) < datetime.now(UTC) + margin
+
+    status = resource["status"]
+    assert status["phase"] == "NotReady"
+    assert status["observed_generation"] == 0
+    assert status["adapters"] == []
+    assert status["last_transition_time"] == status["last_updated_time"] == created
+    assert sorted(one["type"] for one in status["conditions"]) == sorted(AGGREGATED)
+    for one in status["conditions"]:
+        assert one["status"] == "False"
+        assert one["observed_generation"] == 1
+        assert one["created_time"] == one["last_updated_time"] == one["last_transition_time"] == created
+    assert condition(resource, "Ready")["reason"] == "ReconciledMissingAdapters"
+    assert condition(resource, "Reconciled")["reason"] == "ReconciledMissingAdapters"
+    assert condition(resource, "Available")["reason"] == "AdaptersMissingReports"
+    assert condition(resource, "LastKnownReconciled")["reason"] == "AdaptersMissingReports"
