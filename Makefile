@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where the embedded PostgreSQL of this checkout keeps its files.
 DATA_DIR ?= .data
+# Tests run in so many processes, each with a server of its own.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # Where programs that only tests need are installed.
 TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest
@@ -45,10 +48,16 @@ run: $(VENV)/run.stamp ## Serve with authentication: tokens of this checkout's o
 		--jwk-cert-file $(DATA_DIR)/auth/jwks.json $(ARGS)
 
 test: lint types ## Run everything: lint, types and all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/dev.stamp ## Run the tests that are done within a minute
+	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_URL names another PostgreSQL
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-histories: $(VENV)/dev.stamp ## Fold ten thousand histories of reports instead of five hundred
+	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/test_fold_properties.py -k many_histories $(ARGS)
 
 test-tools: $(VENV)/dev.stamp ## Run the tests that need generators of clients, and install these first
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/bin/oapi-codegen; fi

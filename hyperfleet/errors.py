@@ -80,24 +80,36 @@ NO_REVIEW = "HYPERFLEET-SVC-101"
 CATALOGUE: dict[str, Entry] = {
     code: Entry(code, status, slug, title, reason)
     for status, slug, code, title, reason in (
-        (400, "validation-error", INVALID, "Validation failed", "errors names each fault."),
-        (400, "validation-error", REQUIRED, "Value missing", "A value that is required is missing."),
+        (
+            400,
+            "validation-error",
+            INVALID,
+            "Validation failed",
+            "The request is not valid; errors lists what is wrong.",
+        ),
+        (400, "validation-error", REQUIRED, "Value missing", "A required value is missing."),
         (400, "validation-error", BAD_VALUE, "Value invalid", "A value is not one of those allowed."),
         (400, "validation-error", BAD_FORMAT, "Format wrong", "A value is not in its format."),
         (400, "validation-error", OUT_OF_RANGE, "Value out of range", "A value is out of its bounds."),
         (400, "bad-request", BAD_REQUEST, "Bad request", "The request cannot be understood."),
-        (400, "malformed-request", MALFORMED, "Malformed body", "The body is no JSON in UTF-8."),
+        (400, "malformed-request", MALFORMED, "Malformed body", "The body is not JSON in UTF-8."),
         (400, "validation-error", BAD_SEARCH, "Bad search", "The search cannot be understood."),
-        (415, "bad-request", UNSUPPORTED_TYPE, "Unsupported media type", "This type is not taken."),
-        (405, "bad-request", BAD_METHOD, "Method not allowed", "The path has other methods."),
+        (
+            415,
+            "bad-request",
+            UNSUPPORTED_TYPE,
+            "Unsupported media type",
+            "The operation does not accept this media type.",
+        ),
+        (405, "bad-request", BAD_METHOD, "Method not allowed", "The path does not support this method."),
         (401, "authentication-error", NO_TOKEN, "Token missing", "The request has no bearer token."),
         (401, "authentication-error", INVALID_TOKEN, "Token refused", "The token is not accepted."),
         (401, "authentication-error", EXPIRED_TOKEN, "Token expired", "The token has expired."),
         (
             *(401, "authentication-error", NO_IDENTITY, "No identity"),
-            "The token names nobody to record the change under.",
+            "The token has no claim that names the caller, which a change is recorded under.",
         ),
-        (403, "authorization-error", FORBIDDEN, "Forbidden", "The caller may not do this."),
+        (403, "authorization-error", FORBIDDEN, "Forbidden", "The caller is not allowed to do this."),
         (404, "not-found", NO_PATH, "No such path", "The API has no such path."),
         (404, "not-found", NOT_FOUND, "Not found", "There is no such resource."),
         (409, "conflict", NAME_TAKEN, "Name taken", "Another resource has this name."),
@@ -107,41 +119,65 @@ CATALOGUE: dict[str, Entry] = {
         ),
         (
             *(409, "conflict", WRONG_STATE, "Wrong state"),
-            "What is being deleted cannot be changed, and nothing else can be forced out.",
+            "What is being deleted cannot be changed; nothing else can be force-deleted.",
         ),
-        (428, "conflict", UNCONDITIONAL, "If-Match required", "A change must name its version."),
+        (
+            428,
+            "conflict",
+            UNCONDITIONAL,
+            "If-Match required",
+            "A change must name the version that it is for, in If-Match.",
+        ),
         (422, "conflict", KEY_REUSED, "Key reused", "The Idempotency-Key came with another request."),
-        (413, "limit-exceeded", TOO_LARGE, "Body too large", "The service takes smaller bodies."),
-        (431, "limit-exceeded", HEADERS_TOO_LARGE, "Headers too large", "It takes smaller heads."),
+        (
+            413,
+            "limit-exceeded",
+            TOO_LARGE,
+            "Body too large",
+            "The body is larger than the service accepts.",
+        ),
+        (
+            431,
+            "limit-exceeded",
+            HEADERS_TOO_LARGE,
+            "Headers too large",
+            "The headers are larger than the service accepts.",
+        ),
         (408, "limit-exceeded", TOO_SLOW, "Too slow", "The request did not arrive in time."),
-        (500, "internal-error", INTERNAL, "Internal error", "A bug; the service's log has more."),
+        (
+            500,
+            "internal-error",
+            INTERNAL,
+            "Internal error",
+            "An unexpected error; the service's log has the details.",
+        ),
         (
             *(503, "service-unavailable", NO_DATABASE, "Database unavailable"),
             "The database is not reachable; try again later.",
         ),
         (
             *(503, "service-unavailable", BUSY, "Busy"),
-            "The service has more to do than it can; try again later.",
+            "The service is busy; try again later.",
         ),
         (
             *(503, "service-unavailable", NO_KEYS, "Keys unavailable"),
-            "No keys to verify tokens with; try again later.",
+            "The keys that verify tokens are not available; try again later.",
         ),
         (
             *(503, "service-unavailable", NO_REVIEW, "Review unavailable"),
-            "Nobody can tell who may; try again later.",
+            "The access review is not available; try again later.",
         ),
     )
 }
 
 # What is wrong with a token, for who is told INVALID_TOKEN.
 MALFORMED_TOKEN = "The token is not a signed JSON Web Token."  # noqa: S105 (a sentence, as are these)
-BAD_SIGNATURE = "The token's signature does not fit its key."
+BAD_SIGNATURE = "The token's signature is not valid."
 UNKNOWN_KEY = "The key that the token names is not known here."
 BAD_ALGORITHM = "The token's algorithm is not accepted."
-EARLY_TOKEN = "The token becomes valid in the future only."  # noqa: S105
+EARLY_TOKEN = "The token is not valid yet."  # noqa: S105
 BAD_ISSUER = "Tokens of this issuer are not accepted."
-BAD_AUDIENCE = "The token was issued for others."
+BAD_AUDIENCE = "The token was issued for another audience."
 BAD_TYPE = "The token is not an access token."
 
 # The code of a validation with a single fault, by its constraint; of any other it is BAD_VALUE.

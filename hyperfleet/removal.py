@@ -119,7 +119,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
             raise Problem(
                 WRONG_STATE,
                 f"The {RESOURCES[kind].noun} is not being deleted. DELETE it first; only what is being "
-                "deleted can be forced out.",
+                "deleted can be force-deleted.",
             )
         values = {"id": key["id"], "at": at, "by": by, "reason": reason}
         gone = conn.execute(AUDIT, values)

@@ -47,8 +47,8 @@ class AdapterNames(Names):
         for name in names:
             if len(name) > 128 or not ADAPTER.fullmatch(name):
                 self.fail(
-                    f"{name[:200]!r} is no adapter's name: at most 128 letters, digits, '.', '_' and "
-                    "'-', with a letter or a digit at both ends.",
+                    f"{name[:200]!r} is not a name that an adapter can have: at most 128 letters, "
+                    "digits, '.', '_' and '-', with a letter or a digit at both ends.",
                     param,
                     ctx,
                 )

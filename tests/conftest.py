@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 import requests
@@ -26,6 +27,11 @@ from hyperfleet.database.pool import Pool, open_pool
 from hyperfleet.http.limits import Limits
 from hyperfleet.http.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
+
+# What decides whether a change lands must not depend on luck; a developer's run looks further each time.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

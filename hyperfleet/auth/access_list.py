@@ -18,9 +18,9 @@ def parse_rules(text: str) -> list[Rule]:
     try:
         items = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"this is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(items, list) or not items:
-        raise ValueError("this is no list of a claim and a pattern each")
+        raise ValueError("this is not a list of items with a claim and a pattern")
     rules = []
     for item in items:
         if not isinstance(item, dict) or item.keys() != {"claim", "pattern"}:
@@ -31,7 +31,7 @@ def parse_rules(text: str) -> list[Rule]:
         try:
             rules.append((claim, re.compile(pattern)))
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     return rules
 
 

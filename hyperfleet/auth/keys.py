@@ -45,22 +45,22 @@ def parse_keys(text: str | bytes) -> Keys:
     try:
         document = json.loads(text)
     except RecursionError:
-        raise ValueError("this is no JSON Web Key Set") from None
+        raise ValueError("this is not a JSON Web Key Set") from None
     return _keys(document)
 
 
 def _keys(document: Any) -> Keys:
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise ValueError("this is no JSON Web Key Set")
+        raise ValueError("this is not a JSON Web Key Set")
     keys: dict[tuple[str, str], Key] = {}
     for member in members:
         try:
             keys |= _key(member)
         except (JOSEError, ValueError, TypeError, KeyError, AttributeError) as error:
-            logger.warning("a key is left aside: %s", error)
+            logger.warning("a key of the key set is ignored: %s", error)
     if members and not keys:
-        raise ValueError("there is no key in it that can verify a signature")
+        raise ValueError("it has no key that can verify a signature")
     return keys
 
 
@@ -157,6 +157,6 @@ class KeyServer:
                     raise Unreachable(f"{self.url} answers {status}")
                 self.keys = _keys(document)
             except (Unreachable, ValueError) as error:
-                at_hand = "none are at hand" if self.keys is None else "those at hand stay in force"
+                at_hand = "there are none" if self.keys is None else "the last ones stay in force"
                 logger.warning("no keys could be fetched, %s: %s", at_hand, error)
             self.tried = time.monotonic()

@@ -30,7 +30,7 @@ def check_url(name: str, url: str) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
-        raise ConfigurationError(f"{name}: this is no URL.") from None
+        raise ConfigurationError(f"{name}: this is not a URL.") from None
     # Without what else is in it: there may be a password.
     if parts.scheme not in ("http", "https"):
         given = f"the scheme {parts.scheme} is not" if parts.scheme else "this URL is neither http nor"

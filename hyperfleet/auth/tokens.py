@@ -169,7 +169,7 @@ def _check_times(claims: Mapping[str, Any], now: float) -> None:
             continue
         # Not a finite number: no time.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
-            raise refusal(errors.INVALID_TOKEN, f"The token's {name} is missing or no time.")
+            raise refusal(errors.INVALID_TOKEN, f"The token's {name} is missing or not a time.")
         times[name] = value
     if now >= times["exp"] + LEEWAY:
         raise refusal(errors.EXPIRED_TOKEN)

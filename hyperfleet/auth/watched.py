@@ -43,7 +43,9 @@ class Watched(Generic[T]):
                 self.value = self.parse(self.path.read_text(encoding="utf-8"))
                 logger.info("%s was read again", self.path)
             except (OSError, ValueError) as error:
-                logger.error("%s is broken, what it held before stays in force: %s", self.path, error)
+                logger.error(
+                    "%s cannot be used, so its last good content stays in force: %s", self.path, error
+                )
         return self.value
 
     def _stamp(self) -> tuple[int, int, int] | None:

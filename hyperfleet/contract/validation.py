@@ -172,7 +172,7 @@ def parse(body: bytes, numbers: Numbers) -> Any:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _depth(value: Any) -> int:
@@ -244,7 +244,7 @@ def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> 
         # int() takes more than this: blanks, underscores, digits of other scripts.
         yield with_value(_fault(name, f"must be {_bounds(rules)}", "type"), raw)
     elif not storable(str(value)):
-        yield _fault(name, "has NUL or half a surrogate", "type")
+        yield _fault(name, "must not have the character NUL or half a surrogate pair", "type")
     else:
         for fault in schema.faults(_validator(rules), value, [name]):
             if integer:
@@ -259,10 +259,10 @@ def _fault(name: str, message: str, constraint: str) -> Fault:
 def _unknown(name: str, known: Sequence[str]) -> Fault:
     meant = ELSEWHERE.get(name.lower()) or nearest(name, known)
     if not known:
-        other = "this operation has none"
+        other = "this operation has no parameters"
     else:
         other = f"did you mean {meant}?" if meant in known else f"it may be {', '.join(known)}"
-    message = f"is no parameter of this operation; {other}"
+    message = f"is not a parameter of this operation; {other}"
     # A name is cut, as it comes from the client.
     return {"field": name[:100] or "''", "message": message, "constraint": "unknown"}
 

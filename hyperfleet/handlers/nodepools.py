@@ -63,7 +63,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
         raise resource.not_found("Cluster", cluster_id)
     (document,), location = created
     if document is None:
-        raise Problem(WRONG_STATE, "The cluster is being deleted; it takes no new node pools.")
+        raise Problem(WRONG_STATE, "The cluster is being deleted; no node pool can be added to it.")
     return shown(shape, Stored(document, 1), 201, location)
 
 

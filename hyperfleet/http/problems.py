@@ -75,8 +75,8 @@ def _what_lacks(error: Exception) -> str:
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return "The database is read-only at present; try again later."
     if connection.refused(error):
-        return "The database takes no connection at present; try again later."
-    return "" if connection.absent(error) else "The database can't do this at present; try again later."
+        return "The database refuses connections at present; try again later."
+    return "" if connection.absent(error) else "The database cannot do this at present; try again later."
 
 
 def _unauthorized(error: Exception) -> Problem:

@@ -9,7 +9,7 @@ from hyperfleet.errors import bad_parameter
 from hyperfleet.lists.order import Order
 from hyperfleet.storable import storable
 
-STRANGE = "must come from the next link of a page in this order"
+STRANGE = "must be taken from the next link of a page in the same order"
 
 
 class Continuation(NamedTuple):

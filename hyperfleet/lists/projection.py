@@ -148,7 +148,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
         strange = [name for name in given if name.partition(".")[0] not in known]
         if strange:
             raise ConfigurationError(
-                f"--default-fields: {strange[0]!r} of {agent.strip()} is no member of any resource."
+                f"--default-fields: {strange[0]!r} of {agent.strip()} is not a member of any resource."
             )
         by_kind: dict[str, Projection] = {}
         try:

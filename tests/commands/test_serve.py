@@ -298,7 +298,7 @@ def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
             (("--database-url=nonsense", "--no-auth"), "--database-url must be a URL"),
             (("--db-name=fleet", "--no-auth"), "neither --db-host nor --database-url"),
             (("--enable-https", "--no-auth"), "--https-key-file"),
-            ((f"--acl-file={tmp_path / 'acl'}", *keys), "no list of a claim"),
+            ((f"--acl-file={tmp_path / 'acl'}", *keys), "not a list of items with a claim"),
             (("--enable-authz", *keys), "--ocm-client-id"),
             (("--enable-authz", "--enable-jwt=false"), "--enable-authz needs to know who asks"),
             (("--jwk-cert-url=",), "no keys to verify them with"),

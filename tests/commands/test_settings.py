@@ -171,7 +171,7 @@ def test_required_adapters_must_be_names_that_can_report(name: str) -> None:
     for kind in ("cluster", "nodepool"):
         said = refused(f"--required-adapters-{kind}", f"ok,{name}x\n{name}")
         assert f"--required-adapters-{kind}" in said
-        assert "adapter's name" in said
+        assert "a name that an adapter can have" in said
     good = f"dns,a.b_c-d,9,{'a' * 128}"
     assert chosen(f"--required-adapters-cluster={good}")["required_adapters_cluster"] == good.split(",")
 

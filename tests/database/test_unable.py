@@ -130,7 +130,7 @@ def test_each_state_of_the_database_has_its_answer(
 def assert_refused(api: Api, serving: Serving, why: str) -> None:
     answer = create(api)
     assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
-    assert "takes no connection" in answer.json()["detail"]
+    assert "refuses connections" in answer.json()["detail"]
     assert why not in answer.text
     assert ready(serving) == (503, {"status": "unavailable", "database": "refuses connections"})
     assert why in serving.output
