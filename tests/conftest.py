@@ -4,6 +4,7 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import itertools
+import json
 import os
 import tempfile
 import threading
@@ -16,6 +17,8 @@ import hypothesis
 import psycopg
 import pytest
 import requests
+from connexion.spec import Specification
+from process import MEMORY
 from prometheus_client import CollectorRegistry
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
@@ -34,6 +37,22 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("repeatable")
 
 
+def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Connexion's check of the contract, which takes longer than most tests, once for each contract."""
+    known: set[str] = set()
+
+    def check(cls: Any, spec: Any) -> None:
+        text = json.dumps(spec, sort_keys=True, default=str)
+        if text not in known:
+            validate(cls, spec)
+            known.add(text)
+
+    return check
+
+
+Specification._validate_spec = classmethod(once(Specification._validate_spec.__func__))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[NoopExecutor]:
     """The server, and the migrated template that each test's database is copied from."""
@@ -44,7 +63,7 @@ def postgres() -> Iterator[NoopExecutor]:
         # Not among pytest's folders: each run closes them to other users, and PostgreSQL is one when
         # the tests run as root.
         with (
-            tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
+            tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=MEMORY) as folder,
             embedded.running(Path(folder)) as conninfo,
         ):
             with psycopg.connect(conninfo, autocommit=True) as conn:
@@ -193,11 +212,12 @@ class Service:
         self.thread.start()
         self.url = address(self.listener, secure=chosen.enable_https)
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         self.servers.stop()
-        self.thread.join(10)
+        if wait:
+            self.thread.join(10)
+            self.listener.close()
         self.pool.close()
-        self.listener.close()
 
 
 @pytest.fixture
@@ -211,7 +231,8 @@ def service(database: str) -> Iterator[Callable[..., Api]]:
 
     yield start
     for one in running:
-        one.stop()
+        # What is left of it needs no database.
+        one.stop(wait=False)
 
 
 class Switch:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from conftest import Api
+from process import MEMORY
 
 from hyperfleet.database import embedded, migration
 
@@ -43,7 +44,7 @@ class Server:
 @contextmanager
 def own_server() -> Iterator[Server]:
     with (
-        tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder,
+        tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=MEMORY) as folder,
         embedded.running(Path(folder)) as conninfo,
     ):
         yield Server(Path(folder), conninfo)

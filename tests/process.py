@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,11 @@ from click.testing import CliRunner
 from hyperfleet.cli import main
 
 HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
+
+# Where databases of tests are kept: in memory where there is enough of it, since a copy of the template
+# has some three hundred files.
+_SHM = Path("/dev/shm")
+MEMORY = str(_SHM) if os.access(_SHM, os.W_OK) and shutil.disk_usage(_SHM).free > 4 << 30 else None
 
 # What a developer has set must not decide whether a test passes.
 CLEAN = {

@@ -16,6 +16,8 @@ import pytest
 import requests
 from process import CLEAN, HYPERFLEET, Serving
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = "/api/hyperfleet/v1/clusters"
 
 

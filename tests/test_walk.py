@@ -10,6 +10,8 @@ import psutil
 import pytest
 from process import Serving
 
+pytestmark = pytest.mark.slow
+
 WALK = r"""
 curl http://localhost:8000/api/hyperfleet/v1/compatibility | jq
 curl http://localhost:8000/api/hyperfleet/v1/clusters | jq

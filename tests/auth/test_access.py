@@ -219,6 +219,7 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
         assert asked[one] == asked[other], one
 
 
+@pytest.mark.slow
 def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert review.REVIEW_FOR == 60
     monkeypatch.setattr(review, "REVIEW_FOR", 4)

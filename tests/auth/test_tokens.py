@@ -39,6 +39,8 @@ from hyperfleet.errors import ConfigurationError
 from hyperfleet.observe.log import _TraceFilter
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Api]
 
 

@@ -19,6 +19,8 @@ from hyperfleet.database import connection as db
 from hyperfleet.database import migration
 from hyperfleet.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def empty(database: str) -> str:

@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import requests
 from process import Serving, run
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_installed_wheel_migrates_serves_and_shows_the_contract(

@@ -27,6 +27,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+pytestmark = pytest.mark.slow
+
 # What has tests of its own: tokens, which the service under test asks nobody for, and NUL.
 SCHEMA = schemathesis.openapi.from_path(Path(__file__).parents[2] / "openapi" / "openapi.yaml")
 SCHEMA.config.generation.update(with_security_parameters=False, allow_x00=False)

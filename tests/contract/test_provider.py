@@ -514,6 +514,7 @@ def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
     assert f"SPECS ARE NOT VALIDATED: mend {missing} and send SIGHUP" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_start_is_refused_in_words_that_help(tmp_path: Path) -> None:
     file = tmp_path / "provider.yaml"
     file.write_text(BROKEN["type"][0])
@@ -546,6 +547,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
     database: str, tmp_path: Path
 ) -> None:
@@ -616,6 +618,7 @@ def large(count: int, answer: str) -> str:
     return yaml.safe_dump({"openapi": "3.0.3", "components": {"schemas": named}}, sort_keys=False)
 
 
+@pytest.mark.slow
 def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
     database: str, tmp_path: Path
 ) -> None:
@@ -655,6 +658,7 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
         assert "Traceback" not in server.output
 
 
+@pytest.mark.slow
 def test_without_validation_readyz_and_a_metric_say_so_until_the_file_is_mended(
     database: str, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_under_all_an_answer_that_breaks_the_contract_is_an_error_and_logged(
     assert api.get("/clusters?fields=name,status.conditions.type").status_code == 200
 
 
+@pytest.mark.slow
 def test_under_sample_it_is_answered_logged_and_counted(database: str, sql: psycopg.Connection) -> None:
     with Serving("--no-auth", "--database-url", database, "--validate-responses=sample") as server:
         api = Api(server.url)

@@ -12,6 +12,8 @@ from pytest_postgresql.executors import NoopExecutor
 
 from hyperfleet.database import embedded, migration
 
+pytestmark = pytest.mark.slow
+
 LISTS = ("/clusters", "/nodepools", "/clusters?search=labels.number='7'", "/clusters?size=0")
 
 

@@ -16,6 +16,8 @@ from process import CLEAN, Serving, run
 
 from hyperfleet.database import embedded
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

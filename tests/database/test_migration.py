@@ -4,10 +4,13 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+import pytest
 from process import Serving, run
 from psycopg.conninfo import make_conninfo
 
 from hyperfleet.database import migration
+
+pytestmark = pytest.mark.slow
 
 
 def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(database: str) -> None:

@@ -23,7 +23,7 @@ from round_trips import RoundTrips
 from hyperfleet.database import migration
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-pytestmark = pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")]
 
 SESSIONS = 4
 CONFIG = """

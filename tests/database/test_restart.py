@@ -10,6 +10,8 @@ from conftest import Api
 from own_server import BACKENDS, Server, fill, own_server
 from process import Serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:

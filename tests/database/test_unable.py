@@ -11,6 +11,8 @@ from own_server import Server, fill, own_server
 from process import Serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+pytestmark = pytest.mark.slow
+
 GONE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'hyperfleet' AND datname = %(name)s

@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 from conftest import Api
 from process import Serving
 
 from hyperfleet import status, times
+
+pytestmark = pytest.mark.slow
 
 THREADS = 200
 ADAPTERS = 100

@@ -82,6 +82,7 @@ def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind
     assert total(two, path) == 1
 
 
+@pytest.mark.slow
 def test_a_restart_does_not_forget(database: str) -> None:
     settings = {"HYPERFLEET_DATABASE_URL": database}
     with Serving("--no-auth", env=settings) as server, Api(server.url) as api:

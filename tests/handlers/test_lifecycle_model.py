@@ -29,6 +29,8 @@ from hypothesis.stateful import (
 )
 from resources import MERGE
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 NAMES = ("a", "b", "c")

@@ -16,6 +16,8 @@ from conftest import Api
 from helpers_contract import check, condition
 from resources import at, delete, finalize, left, patch
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 Action = Callable[[Api], requests.Response]
 

@@ -13,6 +13,8 @@ import requests
 from conftest import Api
 from process import CLEAN, HYPERFLEET, Serving, run
 
+pytestmark = pytest.mark.slow
+
 
 def conditions(api: Api, resource: dict[str, Any]) -> dict[str, Any]:
     return {c["type"]: c for c in api.read(resource)["status"]["conditions"]}

@@ -155,6 +155,7 @@ def test_times_of_a_condition_follow_its_reports(api: Api) -> None:
         assert old["created_at"] == conditions[0]["created_at"] < new["created_at"]
 
 
+@pytest.mark.slow
 def test_created_at_survives_a_thousand_reports(api: Api) -> None:
     cluster = api.cluster()
     first = api.report(cluster).json()["conditions"][0]

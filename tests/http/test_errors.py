@@ -506,6 +506,7 @@ def outage(database: str) -> Iterator[Callable[[bool], None]]:
         gone(False)
 
 
+@pytest.mark.slow
 def test_database_that_went_away_is_a_503_until_it_is_back(
     api: Api, outage: Callable[[bool], None]
 ) -> None:

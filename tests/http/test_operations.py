@@ -19,6 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet.database.pool import open_pool
 
+pytestmark = pytest.mark.slow
+
 
 def samples(server: Serving) -> dict[str, float]:
     lines = requests.get(server.metrics, timeout=5).text.splitlines()

@@ -18,6 +18,8 @@ from process import Serving, run
 from hyperfleet import errors
 from hyperfleet.settings import CONSOLES
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Api]
 
 

@@ -95,6 +95,7 @@ def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytes
     assert [page["total"] for page in searched] == [25] * 8
 
 
+@pytest.mark.slow
 def test_a_reader_of_next_links_meets_every_lasting_cluster_once_while_others_come_and_go(
     api: Api,
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_reader_of_next_links_meets_every_lasting_cluster_once_while_others_co
             worker.result()
 
 
+@pytest.mark.slow
 def test_totals_are_exact_after_many_concurrent_writers(api: Api, sql: psycopg.Connection) -> None:
     def work(worker: int) -> None:
         mine = Api(api.url)

@@ -781,6 +781,7 @@ comparisons = st.tuples(
 ).map(lambda parts: parts[0] + parts[1] + (f"({parts[2]})" if parts[1] == " in " else parts[2]))
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=3000,

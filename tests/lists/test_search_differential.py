@@ -12,11 +12,14 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from hyperfleet.lists.search import translate
+
+pytestmark = pytest.mark.slow
 
 # Few of each, so that comparisons often hit.
 TEXTS = [

@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = 20_000
 
 Search = tuple[str, str]
