@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from hyperfleet.status import discard_reason, fold, merge
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 AGGREGATED = ("Ready", "Available", "Reconciled", "LastKnownReconciled")

@@ -19,6 +19,8 @@ from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Api]
 
 RULES = "- claim: email\n  pattern: ^.*@redhat\\.com$\n- claim: sub\n  pattern: ^service-\n"
@@ -219,7 +221,6 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
         assert asked[one] == asked[other], one
 
 
-@pytest.mark.slow
 def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert review.REVIEW_FOR == 60
     monkeypatch.setattr(review, "REVIEW_FOR", 4)

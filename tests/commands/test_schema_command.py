@@ -58,6 +58,7 @@ def filled(api: Api, sql: psycopg.Connection) -> Api:
     return api
 
 
+@pytest.mark.slow
 def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> None:
     outputs = []
     for against, env in (

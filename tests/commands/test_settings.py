@@ -137,6 +137,7 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
     assert "ignored" not in parse(HYPERFLEET_TEST_DATABASE_URL="x", HYPERFLEET_LOG_LEVEL="info").output
 
 
+@pytest.mark.slow
 def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database: str) -> None:
     env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_TREADS": "3"}
     with Serving("--no-auth", env=env) as server:
@@ -196,6 +197,7 @@ def test_two_names_of_a_database_are_refused_wherever_they_come_from(tmp_path: P
     assert chosen(f"--database-url={url}", "--db-password=other")["db_password"] == "other"
 
 
+@pytest.mark.slow
 def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
     for command in ("serve", "migrate"):
         done = run(command, "--database-url", "mysql://me:secret@db.example/fleet")

@@ -668,6 +668,7 @@ def test_a_content_type_without_a_value_is_none(api: Api) -> None:
     assert check(sent, 201)["name"] == "a"
 
 
+@pytest.mark.slow
 def test_a_patch_logs_no_warning(database: str) -> None:
     with Serving("--no-auth", "--log-level=debug", f"--database-url={database}") as server:
         url = f"{server.url}/api/hyperfleet/v1/clusters"

@@ -27,6 +27,8 @@ from resources import (
 
 from hyperfleet.auth import identity
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 # The mark

@@ -23,6 +23,8 @@ from resources import (
     refused,
 )
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 ALLOWED = "https://console.redhat.com"

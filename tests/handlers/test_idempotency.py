@@ -13,6 +13,8 @@ from resources import BOTH_KINDS, at, delete, gone, patch, read, refused
 
 from hyperfleet.auth import identity
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 KEY = "7a9c2f0e-create"
@@ -82,7 +84,6 @@ def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind
     assert total(two, path) == 1
 
 
-@pytest.mark.slow
 def test_a_restart_does_not_forget(database: str) -> None:
     settings = {"HYPERFLEET_DATABASE_URL": database}
     with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
