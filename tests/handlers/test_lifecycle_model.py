@@ -681,7 +681,7 @@ def test_the_service_does_what_the_model_says(
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
