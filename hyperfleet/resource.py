@@ -12,7 +12,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
-from hyperfleet.contract import schema
+from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
@@ -194,7 +194,7 @@ def unique_name(service: Service, kind: str, values: Mapping[str, Any]) -> Itera
 
 def check(service: Service, kind: str, body: Mapping[str, Any]) -> None:
     """Raises Problem for what could not be the body of a creation: the result of a patch."""
-    found = list(schema.faults(service.creation[kind], body))
+    found = list(faults(service.creation[kind], body))
     found += service.provider.faults(kind, body.get("spec"))
     # As short as a client could have written it.
     whole = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,6 +1,7 @@
 """The modules are where docs/architecture.md says, and import what it says."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -72,3 +73,9 @@ def test_flask_is_asked_in_one_place_below_the_edge() -> None:
         if re.search(r"flask\.(request|current_app|g)\b|from flask import", path.read_text())
     }
     assert askers == {"handlers/request.py", "app.py"}
+
+
+def test_the_benchmarks_find_what_they_measure() -> None:
+    for path in (PACKAGE.parent / "benchmarks").glob("*.py"):
+        if path.stem != "__main__":
+            importlib.import_module(f"benchmarks.{path.stem}")

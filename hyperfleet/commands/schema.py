@@ -12,7 +12,7 @@ import requests
 from psycopg.sql import SQL, Identifier
 
 from hyperfleet import options
-from hyperfleet.contract import schema
+from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
 from hyperfleet.kinds import RESOURCES, SPECS
@@ -109,7 +109,7 @@ def _report(kind: str, document: Document, total: int, stored: Iterator[Stored])
     with click.progressbar(stored, length=total, label=label, file=sys.stderr) as progress:
         for one in progress:
             count += 1
-            found = list(schema.faults(document.validators[kind], one.spec, ["spec"]))
+            found = list(faults(document.validators[kind], one.spec, ["spec"]))
             broken += bool(found)
             if not found or broken > SHOWN:
                 continue

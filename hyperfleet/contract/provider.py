@@ -11,6 +11,7 @@ from typing import Any
 
 from hyperfleet.contract import document as contract
 from hyperfleet.contract import schema
+from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import PREFIX, BrokenDocument, Document, compiled, read
 from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import SPECS
@@ -42,7 +43,7 @@ class Provider:
         """What is wrong with the spec of a ``Cluster`` or a ``NodePool``; paths begin with ``spec``."""
         document = self.document
         if document is not None and kind in document.validators:
-            yield from schema.faults(document.validators[kind], spec, ["spec"])
+            yield from faults(document.validators[kind], spec, ["spec"])
 
     def validated(self, kind: str) -> bool:
         """Whether specs of this kind are held against a schema of the provider."""

@@ -12,6 +12,7 @@ import jsonschema_rs
 import yaml
 
 from hyperfleet.contract import schema
+from hyperfleet.contract.faults import explain
 from hyperfleet.kinds import SPECS
 
 Place: TypeAlias = tuple[str | int, ...]
@@ -230,7 +231,7 @@ def _faults_of(one: Any) -> Iterator[tuple[str, schema.Path]]:
     seen = set()
     for error in META.iter_errors(one):
         at = tuple(error.instance_path)
-        for fault in schema.explain(error):
+        for fault in explain(error):
             # The meta-schema comes in parts, and most parts find the same.
             key = (at, fault["message"])
             if key not in seen:

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet.contract import document, schema
+from hyperfleet.contract.faults import faults
 from hyperfleet.errors import INTERNAL, Fault, Problem
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Contract:
             value = json.loads(answer.body)
         except ValueError:
             return [_fault("body", "is not JSON")]
-        return list(schema.faults(self.compiled[key], value))
+        return list(faults(self.compiled[key], value))
 
 
 class Checked:

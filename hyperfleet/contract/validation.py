@@ -12,6 +12,7 @@ from connexion.validators import AbstractRequestBodyValidator, ParameterValidato
 from starlette.types import Message, Receive, Scope
 
 from hyperfleet.contract import schema
+from hyperfleet.contract.faults import faults, path
 from hyperfleet.contract.provider import Provider
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
@@ -96,7 +97,7 @@ class BodyValidator(AbstractRequestBodyValidator):
         return self._insert_messages(receive, messages=messages), scope
 
     def _faults(self, body: Any) -> Iterator[Fault]:
-        yield from schema.faults(_validator(self._schema), body)
+        yield from faults(_validator(self._schema), body)
         kind = self._schema.get("x-spec-of")
         if kind and isinstance(body, dict) and isinstance(body.get("spec"), dict):
             yield from self._provider.faults(kind, body["spec"])
@@ -192,7 +193,7 @@ def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
     if isinstance(value, str):
         if not storable(value):
             yield {
-                "field": schema.path(at) or "body",
+                "field": path(at) or "body",
                 "message": "must not have the character NUL or half a surrogate pair",
                 "constraint": "characters",
             }
@@ -231,7 +232,7 @@ class QueryValidator(ParameterValidator):
             for parameter in self.parameters[place]:
                 name = parameter["name"]
                 if name in values:
-                    found += schema.faults(_validator(parameter["schema"]), values[name], [name])
+                    found += faults(_validator(parameter["schema"]), values[name], [name])
                 elif parameter.get("required"):
                     found.append(_fault(name, "is required", "required"))
         if found:
@@ -246,7 +247,7 @@ def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> 
     elif not storable(str(value)):
         yield _fault(name, "must not have the character NUL or half a surrogate pair", "type")
     else:
-        for fault in schema.faults(_validator(rules), value, [name]):
+        for fault in faults(_validator(rules), value, [name]):
             if integer:
                 fault["message"] = f"must be {_bounds(rules)}"
             yield fault

@@ -20,8 +20,8 @@ from conftest import Api
 from process import Serving, run
 from provider_samples import AWS, AWS_POOL, BROKEN, GCP, GCP_POOL, HEAD, PROVIDERS, WIDE, at
 
+from hyperfleet.contract import faults as faults_module
 from hyperfleet.contract import provider
-from hyperfleet.contract import schema as schemas
 from hyperfleet.contract.provider_document import BrokenDocument, read
 from hyperfleet.errors import StartError
 from hyperfleet.settings import Settings
@@ -171,7 +171,7 @@ def test_all_faults_of_body_and_spec_come_at_once(served: Callable[[str], Api]) 
         ("spec", "must be an object", "type")
     ]
     # A body of a megabyte has no answer of a hundred, and takes no minute.
-    assert len(faults(create(api, at("zones", [1] * 9000, GCP)))) == schemas.MAX_FAULTS
+    assert len(faults(create(api, at("zones", [1] * 9000, GCP)))) == faults_module.MAX_FAULTS
     start = time.monotonic()
     answer = create(api, at("zones", [1] * 250_000, GCP))
     assert faults(answer) == [("spec.zones", "must not have the same item twice", "uniqueItems")]
@@ -278,7 +278,7 @@ def test_without_a_file_or_without_a_schema_any_object_gets_in(
     # The contract that the service ships is such a document itself.
     shipped = read(Path("openapi/openapi.yaml"))
     assert set(shipped.validators) == {"Cluster", "NodePool"}
-    assert [*schemas.faults(shipped.validators["Cluster"], {"any": 1})] == []
+    assert [*faults_module.faults(shipped.validators["Cluster"], {"any": 1})] == []
 
 
 # Schemas, one feature at a time -------------------------------------------------------------------
@@ -294,7 +294,7 @@ def compiled(
     validator = read(file).validators["Cluster"]
 
     def check(value: Any) -> list[tuple[str, str]]:
-        found = schemas.faults(validator, value, ["spec"])
+        found = faults_module.faults(validator, value, ["spec"])
         return [(fault["field"], fault["constraint"]) for fault in found]
 
     return check
