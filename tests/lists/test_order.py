@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from conftest import Api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
@@ -222,3 +223,18 @@ def test_no_text_does_harm(text: str, direction: str | None, kind: str) -> None:
             attempt()
         except (OrderError, ProjectionError) as error:
             error.message.encode()
+
+
+def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest_name(api: Api) -> None:
+    for parameter, value, says in (
+        ("orderBy", "nmae", "did you mean name?"),
+        ("fields", "status.phse", "unknown member status.phse; did you mean phase?"),
+        ("fields", "status.conditions.reson", "did you mean reason?"),
+        ("fields", "status.adapters.adaptr", "did you mean adapter?"),
+    ):
+        answer = api.get("/clusters", params={parameter: value})
+        assert answer.status_code == 400
+        assert says in answer.json()["errors"][0]["message"], answer.text
+    # What the contract leaves open may be anything.
+    for value in ("spec.any.thing", "labels.any.thing", "status.conditions.type"):
+        assert api.get("/clusters", params={"fields": value}).status_code == 200
