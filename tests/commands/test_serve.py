@@ -202,6 +202,8 @@ def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database
 def test_a_second_signal_ends_the_delay_and_the_wait_for_requests(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--statement-timeout=60")
     with Serving(*given, "--shutdown-delay=60") as server:
+        # Once it answers, it also takes signals in its own way.
+        assert requests.get(server.health + "/readyz", timeout=30).status_code == 200
         start = time.monotonic()
         server.process.terminate()
         time.sleep(0.5)
@@ -213,11 +215,12 @@ def test_a_second_signal_ends_the_delay_and_the_wait_for_requests(database: str)
         ThreadPoolExecutor(1) as threads,
         locked(database),
     ):
+        assert requests.get(server.health + "/healthz", timeout=30).status_code == 200
         url = server.url + "/api/hyperfleet/v1/clusters"
         waiting = threads.submit(requests.get, url, timeout=60)
-        time.sleep(0.5)
+        time.sleep(1)
         server.process.terminate()
-        time.sleep(0.5)
+        time.sleep(1)
         start = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert waiting.result().status_code == 503
