@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import flask
 import werkzeug.exceptions
@@ -12,7 +14,7 @@ from connexion.middleware.main import ConnexionMiddleware
 from connexion.middleware.response_validation import ResponseValidationMiddleware
 from connexion.middleware.server_error import ServerErrorMiddleware
 from connexion.options import SwaggerUIOptions
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
@@ -26,7 +28,7 @@ from hyperfleet.database.pool import Pool
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.cors import Cors
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
-from hyperfleet.http.limits import Limited, Limits
+from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.problems import explain, render
 from hyperfleet.http.routing import HandlerResolver
 from hyperfleet.lists import projection
@@ -48,7 +50,7 @@ def create_app(
     :param holder: the provider's schemas; read as the settings say when left out
     :param guard: decides who may; made as the settings say when left out
 
-    Raises click.UsageError for settings by which nobody could be let in.
+    Raises ConfigurationError for settings by which nobody could be let in.
     """
     guard = guard or (Guard(settings) if settings.authenticated else None)
     document = contract.load()
@@ -59,17 +61,35 @@ def create_app(
     pages = _pages(provider.openapi(holder.document, public=holder.public))
     holder.changed.append(lambda text: pages.update(_pages(text)))
     checked = functools.partial(
-        Checked,
-        contract=Contract(document),
-        mode=settings.responses_checked,
-        breaches=Counter(
-            "hyperfleet_contract_breaches",
-            "Answers that broke the contract, as far as they were looked at.",
-            ["operation"],
-            registry=registry,
-        ),
+        Checked, contract=Contract(document), mode=settings.responses_checked, registry=registry
     )
-    inner = FlaskApp(
+    inner = _routed(document, holder, guard, checked)
+    # Handlers run in threads; a2wsgi has ten unless told otherwise.
+    inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
+    flask_app: flask.Flask = inner.app
+    flask_app.extensions[SERVICE] = Service(
+        settings,
+        pool,
+        holder,
+        creation_validators(document),
+        projection.defaults(settings.default_fields),
+    )
+    PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
+    # From the innermost to the outermost.
+    layers: ASGIApp = Plain(Pages(inner, pages))
+    layers = Errors(Limited(layers, limits(settings)), contract.routes(document))
+    return Logged(Browsers(Cors(layers, settings.cors_origins)), registry)
+
+
+def _routed(
+    document: dict[str, Any], holder: Provider, guard: Guard | None, checked: Callable[..., ASGIApp]
+) -> FlaskApp:
+    """Connexion's application: the contract bound to the handlers, the validators and the guard.
+
+    :param checked: the layer that checks answers, in place of Connexion's
+    """
+    reviews = contract.reviews(document)
+    routed = FlaskApp(
         "hyperfleet",
         middlewares=[
             checked if layer is ResponseValidationMiddleware else layer
@@ -80,41 +100,19 @@ def create_app(
         resolver=HandlerResolver(),
         pythonic_params=True,
         validator_map=validators(holder),
-        security_map={"bearer": functools.partial(Bearer, guard, contract.reviews(document))}
-        if guard
-        else {},
+        security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
         swagger_ui_options=SwaggerUIOptions(
             serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
         ),
     )
-    inner.add_api(document)
-    flask_app: flask.Flask = inner.app
+    routed.add_api(document)
+    flask_app: flask.Flask = routed.app
     # Connexion decides who may by the route that it finds; Flask must not find more than that.
     flask_app.url_map.merge_slashes = False
-    flask_app.extensions[SERVICE] = Service(
-        settings,
-        pool,
-        holder,
-        creation_validators(document),
-        projection.defaults(settings.default_fields),
-    )
     # Answered inside Flask, so that its metrics know the status.
     for kind in (Exception, werkzeug.exceptions.HTTPException):
         flask_app.register_error_handler(kind, _problem)
-    PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
-    # Handlers run in threads; a2wsgi has ten unless told otherwise.
-    inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
-    answers = Counter(
-        "hyperfleet_http_answers",
-        "Answers, refusals included.",
-        ["method", "status"],
-        registry=registry,
-    )
-    limits = Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout)
-    # From the innermost to the outermost.
-    layers: ASGIApp = Plain(Pages(inner, pages))
-    layers = Errors(Limited(layers, limits), contract.routes(document))
-    return Logged(Browsers(Cors(layers, settings.cors_origins)), answers)
+    return routed
 
 
 def _problem(error: Exception) -> flask.Response:

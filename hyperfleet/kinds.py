@@ -1,4 +1,4 @@
-"""What a kind of thing is, once: its names, where it is kept, and what of it may be asked for.
+"""What a kind of thing is, once: its names, where it is kept, and what it belongs to.
 
 Whatever differs between kinds is in these tables, so that a new kind is one entry.
 """

@@ -81,9 +81,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     Raises Problem for a result that could not have been created.
     """
     with transaction(service.pool) as conn:
-        held = Hold(conn, kind, key, whole=True, children=False).one()
-        if held is None:
-            raise resource.not_found(kind, key["id"])
+        held = Hold(conn, kind, key, whole=True, children=False).found()
         old = held.state
         change.precondition.check(old["version"])
         _refuse_other_names(kind, old, change.body)
@@ -116,13 +114,10 @@ def mark(
     to finalize. Marking it again changes nothing.
     """
     with transaction(service.pool) as conn:
-        if RESOURCES[kind].parent:
-            removal.lock_owner(conn, kind, key)
+        removal.lock_owner(conn, kind, key)
         hold = Hold(conn, kind, key, whole=True)
         pools = Hold(conn, "NodePool", {"below": key["id"]}) if kind == "Cluster" else None
-        held = hold.one()
-        if held is None:
-            raise resource.not_found(kind, key["id"])
+        held = hold.found()
         old = held.state
         precondition.check(old["version"])
         if old["deleted_time"]:

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import resource, times
+from hyperfleet import times
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.pool import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
@@ -58,12 +58,15 @@ RETURNING resource_type, resource_id::text
 """
 
 
-def lock_owner(conn: Connection, kind: str, key: Mapping[str, Any], *, marked: bool = False) -> Cursor:
-    """Locks the resource that one belongs to; the cursor yields its id.
+def lock_owner(
+    conn: Connection, kind: str, key: Mapping[str, Any], *, marked: bool = False
+) -> Cursor | None:
+    """Locks the resource that one belongs to; the cursor yields its id. None: its kind belongs to none.
 
     :param marked: only where the one that belongs to it is marked as deleted
     """
-    assert RESOURCES[kind].parent
+    if not RESOURCES[kind].parent:
+        return None
     return conn.execute(OWNER, {"owner_id": None, **key, "marked": marked})
 
 
@@ -95,9 +98,9 @@ def finish(conn: Connection, kind: str, id_: str, required: Callable[[str], Sequ
 
     :param required: gives the required adapters of a kind
     """
-    if RESOURCES[kind].parent:
-        owner = lock_owner(conn, kind, {"id": id_}).fetchone()
-        held = Hold(conn, kind, {"id": id_}).one()
+    above = lock_owner(conn, kind, {"id": id_})
+    if above:
+        owner, held = above.fetchone(), Hold(conn, kind, {"id": id_}).one()
         if not owner or not held or not held.state["deleted_time"] or not held.ended(required(kind)):
             return
         remove(conn, id_)
@@ -111,10 +114,8 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
     """
     at = times.now()
     with transaction(service.pool) as conn:
-        owner = lock_owner(conn, kind, key) if RESOURCES[kind].parent else None
-        held = Hold(conn, kind, key).one()
-        if held is None:
-            raise resource.not_found(kind, key["id"])
+        above = lock_owner(conn, kind, key)
+        held = Hold(conn, kind, key).found()
         if not held.state["deleted_time"]:
             raise Problem(
                 WRONG_STATE,
@@ -124,7 +125,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
         values = {"id": key["id"], "at": at, "by": by, "reason": reason}
         gone = conn.execute(AUDIT, values)
         remove(conn, key["id"])
-        cluster = owner.fetchone() if owner else None
+        cluster = above.fetchone() if above else None
         if cluster:
             settle(conn, cluster[0], at, service.required("Cluster"))
     for gone_kind, gone_id in gone:

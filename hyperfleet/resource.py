@@ -17,8 +17,9 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
+from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
-from hyperfleet.status import Report, State, Status, all_finalized, fold
+from hyperfleet.status import State, Status, fold
 
 BASE = "/api/hyperfleet/v1"
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
@@ -130,6 +131,7 @@ class Hold:
     ) -> None:
         values = {"owner_id": None, "ids": [key.get("id")], **key}
         statements = _statements(kind, whole=whole, children=children, below="below" in key)
+        self.kind, self.key = kind, key
         self.columns = (*STATE, *WHOLE) if whole else STATE
         self._rows, self._reports, *self._children = [conn.execute(one, values) for one in statements]
 
@@ -148,6 +150,13 @@ class Hold:
     def one(self) -> Held | None:
         """The one that was named by its id, if there is one."""
         return next(iter(self.all()), None)
+
+    def found(self) -> Held:
+        """The one that was named by its id. Raises Problem when there is none."""
+        held = self.one()
+        if held is None:
+            raise not_found(self.kind, self.key["id"])
+        return held
 
 
 def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, Any]:

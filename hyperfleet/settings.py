@@ -90,9 +90,12 @@ class Seconds(click.ParamType[Any]):
         return number
 
 
-def setting(default: Any, description: str, **option: Any) -> Any:
-    """A field of :class:`Settings`: its default, its help, and what its click option needs beside."""
-    return dataclasses.field(default=default, metadata={"help": description, "option": option})
+def setting(default: Any, description: str, *, filed: bool = False, **option: Any) -> Any:
+    """A field of :class:`Settings`: its default, its help, whether a file may hold it instead, and what
+    its click option needs beside.
+    """
+    metadata = {"help": description, "option": option, "filed": filed}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def switch(default: bool, description: str) -> Any:
@@ -107,8 +110,7 @@ def file(description: str) -> Any:
 
 def secret(description: str, **option: Any) -> Any:
     """A text that a file may hold instead, which a setting of the same name and ``_file`` names."""
-    field = setting("", description, **option)
-    return dataclasses.field(default="", metadata={**field.metadata, "filed": True})
+    return setting("", description, filed=True, **option)
 
 
 # The consoles, documentation and customer portal of Red Hat, which the original let in.
@@ -318,7 +320,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 FILED = {
     f"{name}_file": file(f"File that holds --{name.replace('_', '-')}.")
     for name, field in FIELDS.items()
-    if field.metadata.get("filed")
+    if field.metadata["filed"]
 }
 # All of them, as they are declared, each file beside what it holds.
 DECLARED: dict[str, Any] = {

@@ -27,7 +27,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, open_pool
-from hyperfleet.http.limits import Limits
+from hyperfleet.http.limits import limits
 from hyperfleet.http.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
@@ -205,9 +205,10 @@ class Service:
             self.listener.close()
             raise
         chosen = self.settings
-        limits = Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout)
         tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
-        self.servers = Servers([(self.app, self.listener)], Ending(5), limits=limits, certificates=[tls])
+        self.servers = Servers(
+            [(self.app, self.listener)], Ending(5), limits=limits(chosen), certificates=[tls]
+        )
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()
         self.url = address(self.listener, secure=chosen.enable_https)

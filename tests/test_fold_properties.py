@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfleet.status import discard_reason, fold, merge
+from hyperfleet.report import discard_reason, merge
+from hyperfleet.status import fold
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ One decision for all of them: the token is good, the caller is on the access lis
 allows the action, and a change can be recorded under a name.
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +19,6 @@ from hyperfleet.auth.tokens import Verifier
 from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings import PUBLIC_KEYS, Settings
-
-logger = logging.getLogger(__name__)
 
 SAFE = ("GET", "HEAD")
 

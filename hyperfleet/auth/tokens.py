@@ -1,7 +1,6 @@
 """Bearer tokens: JSON Web Tokens (RFC 7519), verified with the keys of those who may issue them."""
 
 import json
-import logging
 import posixpath
 import re
 import time
@@ -20,8 +19,6 @@ from hyperfleet.auth.keys import ALGORITHMS, KeyFile, KeyServer, Source, knows
 from hyperfleet.auth.remote import Client, Unreachable, check_url
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 MAX_SIZE = 16 * 1024
 LEEWAY = 30

@@ -22,7 +22,7 @@ def serve(**values: Any) -> None:
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.auth.guard import Guard  # noqa: PLC0415
     from hyperfleet.contract import provider  # noqa: PLC0415
-    from hyperfleet.http.limits import Limits  # noqa: PLC0415
+    from hyperfleet.http.limits import limits  # noqa: PLC0415
     from hyperfleet.http.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
     from hyperfleet.observe.health import health_app  # noqa: PLC0415
     from hyperfleet.observe.metrics import metrics_app, new_registry  # noqa: PLC0415
@@ -65,26 +65,30 @@ def serve(**values: Any) -> None:
             ],
             ending,
             holder.reload,
-            Limits(chosen.max_header_size, chosen.max_body_size, chosen.read_timeout),
+            limits(chosen),
             [tls if wanted else {} for wanted in secure],
         )
         api, health, metrics = (
             address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
         )
-        click.echo(f"HyperFleet API {__version__}")
-        click.echo(f"  API       {api}/api/hyperfleet/v1")
-        click.echo(f"  UI        {api}/openapi-ui")
-        click.echo(f"  Health    {health}/healthcheck")
-        click.echo(f"  Metrics   {metrics}/metrics")
-        for line in lines:
-            click.echo(f"  {line}")
-        click.echo(
-            "  Access    bearer tokens"
-            if chosen.authenticated
-            else "  Access    everybody: authentication is off"
-        )
-        sys.stdout.flush()
+        _banner(api, health, metrics, lines, chosen)
         servers.run()
+
+
+def _banner(api: str, health: str, metrics: str, lines: list[str], chosen: Settings) -> None:
+    """Says where everything is; ``lines`` say it of the database."""
+    access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
+    for line in (
+        f"HyperFleet API {__version__}",
+        f"  API       {api}/api/hyperfleet/v1",
+        f"  UI        {api}/openapi-ui",
+        f"  Health    {health}/healthcheck",
+        f"  Metrics   {metrics}/metrics",
+        *(f"  {line}" for line in lines),
+        f"  Access    {access}",
+    ):
+        click.echo(line)
+    sys.stdout.flush()
 
 
 def _database(
@@ -110,7 +114,7 @@ def _pending(conninfo: str) -> list[str]:
         with connection.connect(conninfo) as conn:
             lacking = migration.pending(conn)
     except psycopg.Error as error:
-        return [f"Schema    unknown: {' '.join(str(error).split())}"]
+        return [f"Schema    unknown: {connection.reason(error)}"]
     if not lacking:
         return []
     return [f"Schema    {', '.join(lacking)} pending: run hyperfleet migrate; until then, requests fail"]

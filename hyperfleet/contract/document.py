@@ -37,17 +37,15 @@ def flatten_parameters(document: dict[str, Any]) -> None:
     """Puts together what parameters have under ``allOf``, for those that look at their schema's own type
     alone, as Connexion does.
     """
-    components = document.get("components", {})
     lists = [
         *(item.get("parameters", ()) for item in document["paths"].values()),
         *(operation.get("parameters", ()) for _, _, operation in operations(document)),
-        components.get("parameters", {}).values(),
+        document["components"]["parameters"].values(),
     ]
     for parameter in (one for some in lists for one in some):
         schema = parameter.get("schema", {})
         for part in schema.pop("allOf", ()):
-            named = components["schemas"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
-            parameter["schema"] = schema = {**named, **schema}
+            parameter["schema"] = schema = {**followed(part, document), **schema}
 
 
 def without_security(document: dict[str, Any]) -> dict[str, Any]:
@@ -82,11 +80,17 @@ def required(name: str) -> set[str]:
     return set(_named(name)["required"])
 
 
-def followed(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of the contract's, or what it refers to."""
-    while "$ref" in schema:
-        schema = _named(schema["$ref"].rpartition("/")[2])
-    return schema
+def followed(part: dict[str, Any], document: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A part of a document of OpenAPI's, or what it refers to there.
+
+    :param document: this service's contract where it is left out
+    """
+    while "$ref" in part:
+        target: Any = document or _read()
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        part = target
+    return part
 
 
 def _named(name: str) -> dict[str, Any]:
@@ -131,7 +135,4 @@ def routes(document: dict[str, Any]) -> list[Route]:
 
 
 def _media_types(document: dict[str, Any], operation: dict[str, Any]) -> list[str]:
-    body = operation.get("requestBody", {})
-    if "$ref" in body:
-        body = document["components"]["requestBodies"][body["$ref"].rpartition("/")[2]]
-    return list(body.get("content", {}))
+    return list(followed(operation.get("requestBody", {}), document).get("content", {}))

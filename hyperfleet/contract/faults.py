@@ -101,6 +101,11 @@ def path(parts: Path) -> str:
     return text
 
 
+def fault(at: Path, message: str, rule: str) -> Fault:
+    """One thing that is wrong: the path of the value, what it is in words, and the rule's name."""
+    return {"field": path(at) or "body", "message": message, "constraint": rule}
+
+
 def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault]:
     """Everything that is wrong with a value, each thing once, in the order of the schema.
 
@@ -117,11 +122,11 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
     leftovers: list[Any] = []
 
     def new(found: Iterable[Fault]) -> Iterator[Fault]:
-        for fault in found:
-            key = tuple(fault.values())
+        for one in found:
+            key = tuple(one.values())
             if key not in seen:
                 seen.add(key)
-                yield fault
+                yield one
 
     for error in _without_consequences(_errors(validator.compiled, value)):
         rule, at = error.kind.name, [*where, *error.instance_path]
@@ -132,13 +137,13 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             yield from new(_unknown_members(at, error.kind.unexpected, rule, known))
         elif rule == "propertyNames" and (words := _rules(error, validator).get(KEY_WORDS)):
             key = error.kind.error.instance[:MAX_NAME]
-            yield from new([_fault(at, f"has the key {key!r}, which {words}", "pattern")])
+            yield from new([fault(at, f"has the key {key!r}, which {words}", "pattern")])
         else:
             paths.append(error.instance_path)
             levels = list(_along(validator.text, error.instance_path))
             if rule == "type" and error.instance is None and not where and _wanted(levels, at):
                 # Null for a member is no member.
-                yield from new([_fault(at, "is required", "required")])
+                yield from new([fault(at, "is required", "required")])
                 continue
             found = explain(error, where)
             if any(map(_is_secret, itertools.chain(*levels))):
@@ -255,7 +260,7 @@ def _unknown_members(
         near = nearest(name, known)
         meant = f"; did you mean {near}?" if near else ""
         # Cut, as a name may be as long as the body.
-        yield _fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
+        yield fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
 
 
 def _at(text: Any, path: Path) -> Any:
@@ -277,31 +282,31 @@ def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
         yield from _alternatives(error, where)
     elif (error.absolute_keyword_location or "").startswith(RANGE):
         name = error.absolute_keyword_location[len(RANGE) :].partition("#")[0]
-        yield with_value(_fault(at, FORMATS[name], "format"), error.instance)
+        yield with_value(fault(at, FORMATS[name], "format"), error.instance)
     elif isinstance(kind, Kind.BacktrackLimitExceeded | Kind.RegexEngineFailure):
-        yield _fault(at, "takes too long to compare with its pattern", rule)
+        yield fault(at, "takes too long to compare with its pattern", rule)
     elif rule in ("additionalProperties", "unevaluatedProperties"):
         # A missing member and a superfluous one are named themselves, not the object that they are in.
         yield from _unknown_members(at, kind.unexpected, rule)
     elif rule == "required":
         rule = last if last in KEYWORDS else rule
-        yield _fault([*at, kind.property], "is required", rule)
+        yield fault([*at, kind.property], "is required", rule)
     elif rule == "propertyNames":
-        for fault in explain(kind.error, ()):
-            message = f"has a member whose name {fault['message']}: {kind.error.instance[:MAX_NAME]}"
-            yield _fault(at, message, fault["constraint"])
+        for one in explain(kind.error, ()):
+            message = f"has a member whose name {one['message']}: {kind.error.instance[:MAX_NAME]}"
+            yield fault(at, message, one["constraint"])
     else:
         rule = last if last in KEYWORDS else rule
         words = WORDS.get(rule) or WORDS.get(kind.name)
-        fault = _fault(at, words(kind) if words else "is not valid", rule)
-        yield with_value(fault, error.instance)
+        message = words(kind) if words else "is not valid"
+        yield with_value(fault(at, message, rule), error.instance)
 
 
 def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
     """The faults of the alternative that was meant, where that can be told, else one sentence."""
     at, rule = [*where, *error.instance_path], error.kind.name
     if isinstance(error.kind, Kind.OneOfMultipleValid):
-        yield _fault(at, "must fit exactly one of the alternatives, but fits several", rule)
+        yield fault(at, "must fit exactly one of the alternatives, but fits several", rule)
         return
     other = [fault for branch in error.kind.context for fault in branch if _is_other_type(fault, error)]
     fitting = [
@@ -311,7 +316,7 @@ def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
     ]
     if not fitting:
         names = dict.fromkeys(name for fault in other for name in fault.kind.types)
-        yield _fault(at, "must be " + _types(list(names)), rule)
+        yield fault(at, "must be " + _types(list(names)), rule)
         return
     ranks = [_distance(branch, error) for branch in fitting]
     best = [branch for branch, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)]
@@ -323,7 +328,7 @@ def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
     if len(best) <= ALTERNATIVES:
         here = path(error.instance_path)
         message += ": " + "; or ".join(_brief(branch, here) for branch in best)
-    yield _fault(at, message, rule)
+    yield fault(at, message, rule)
 
 
 def _is_other_type(fault: Any, error: Any) -> bool:
@@ -350,7 +355,3 @@ def _brief(branch: Sequence[Any], here: str) -> str:
     return " and ".join(
         f"{field} {fault['message']}".lstrip() for field, fault in zip(fields, found, strict=True)
     )
-
-
-def _fault(at: Path, message: str, rule: str) -> Fault:
-    return {"field": path(at) or "body", "message": message, "constraint": rule}

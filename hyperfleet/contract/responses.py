@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from connexion.middleware.abstract import ROUTING_CONTEXT
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet.contract import document, schema
-from hyperfleet.contract.faults import faults
+from hyperfleet.contract.faults import fault, faults
 from hyperfleet.errors import INTERNAL, Fault, Problem
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ ONE_IN = 100
 EVERY = 1.0
 # As many faults of an answer are logged.
 LOGGED = 5
+# What faults of answers name as the rule that is broken.
+RULE = "contract"
 
 
 class Answer(NamedTuple):
@@ -38,14 +40,14 @@ class Answer(NamedTuple):
 class Contract:
     """What the answers of each operation must be. Validators are compiled once, when first needed."""
 
-    def __init__(self, specification: Mapping[str, Any]) -> None:
+    def __init__(self, specification: dict[str, Any]) -> None:
         self.named = specification["components"]["schemas"]
         self.responses = {
             operation["operationId"]: {
-                status: _followed(response, specification)
+                status: document.followed(response, specification)
                 for status, response in operation["responses"].items()
             }
-            for _, _, operation in document.operations(dict(specification))
+            for _, _, operation in document.operations(specification)
         }
         self.compiled: dict[tuple[str, str, str, bool], schema.Validator] = {}
 
@@ -56,16 +58,20 @@ class Contract:
         responses = self.responses[answer.operation]
         status = str(answer.status) if str(answer.status) in responses else "default"
         if status not in responses:
-            return [_fault("status", f"{answer.status} is none that the operation has")]
+            return [fault(["status"], f"{answer.status} is none that the operation has", RULE)]
         content = responses[status].get("content", {})
         media_type = answer.media_type
         if answer.status >= 400:
             # A problem is one object in either form.
             media_type = next(iter(content), "")
         if not content:
-            return [_fault("body", "there must be none")] if answer.body else []
+            return [fault(["body"], "there must be none", RULE)] if answer.body else []
         if media_type not in content:
-            return [_fault("Content-Type", f"{media_type or 'none'} is none that the answer has")]
+            return [
+                fault(
+                    ["Content-Type"], f"{media_type or 'none'} is none that the answer has", "contract"
+                )
+            ]
         key = (answer.operation, status, media_type, answer.partial)
         if key not in self.compiled:
             rules, named = content[media_type]["schema"], self.named
@@ -75,7 +81,7 @@ class Contract:
         try:
             value = json.loads(answer.body)
         except ValueError:
-            return [_fault("body", "is not JSON")]
+            return [fault(["body"], "is not JSON", RULE)]
         return list(faults(self.compiled[key], value))
 
 
@@ -84,14 +90,19 @@ class Checked:
 
     :param mode: ``off``, ``sample`` or ``all``: under the last one an answer that breaks the contract
         becomes an error, under ``sample`` it is on its way already
-    :param breaches: counts answers that break the contract, by operation
+    :param registry: where answers that break the contract are counted, by operation
     """
 
-    def __init__(self, app: ASGIApp, contract: Contract, mode: str, breaches: Counter) -> None:
+    def __init__(self, app: ASGIApp, contract: Contract, mode: str, registry: CollectorRegistry) -> None:
         self.app = app
         self.contract = contract
         self.mode = mode
-        self.breaches = breaches
+        self.breaches = Counter(
+            "hyperfleet_contract_breaches",
+            "Answers that broke the contract, as far as they were looked at.",
+            ["operation"],
+            registry=registry,
+        )
         # Of each operation how many answers were let pass since the last look, and when that was.
         self.passed: dict[str, tuple[int, float]] = {}
         self.looking = False
@@ -138,7 +149,7 @@ class Checked:
             self.looking = False
         if found:
             self.breaches.labels(answer.operation).inc()
-            told = "; ".join(f"{fault['field']} {fault['message']}" for fault in found[:LOGGED])
+            told = "; ".join(f"{one['field']} {one['message']}" for one in found[:LOGGED])
             logger.error(
                 "answer %d of %s breaks the contract: %s", answer.status, answer.operation, told
             )
@@ -154,23 +165,9 @@ def _answer(operation: str, scope: Scope, messages: list[Message]) -> Answer:
     return Answer(operation, status, media_type, body, partial)
 
 
-def _followed(response: Mapping[str, Any], specification: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "$ref" in response:
-        found: Mapping[str, Any] = specification["components"]["responses"]
-        return found[response["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
-    return response
-
-
 def _partial(rules: Any) -> Any:
     """A schema by which no member is required, at any depth."""
     if not isinstance(rules, Mapping):
         return rules
-    return schema.each({name: one for name, one in rules.items() if name != "required"}, _inner)
-
-
-def _inner(rules: Any, _: schema.Path) -> Any:
-    return _partial(rules)
-
-
-def _fault(field: str, message: str) -> Fault:
-    return {"field": field, "message": message, "constraint": "contract"}
+    kept = {name: one for name, one in rules.items() if name != "required"}
+    return schema.each(kept, lambda inner, _: _partial(inner))

@@ -12,7 +12,7 @@ from connexion.validators import AbstractRequestBodyValidator, ParameterValidato
 from starlette.types import Message, Receive, Scope
 
 from hyperfleet.contract import schema
-from hyperfleet.contract.faults import faults, path
+from hyperfleet.contract.faults import fault, faults
 from hyperfleet.contract.provider import Provider
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
@@ -192,11 +192,7 @@ def _depth(value: Any) -> int:
 def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
     if isinstance(value, str):
         if not storable(value):
-            yield {
-                "field": path(at) or "body",
-                "message": "must not have the character NUL or half a surrogate pair",
-                "constraint": "characters",
-            }
+            yield fault(at, "must not have the character NUL or half a surrogate pair", "characters")
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not storable(key):
@@ -218,7 +214,7 @@ class QueryValidator(ParameterValidator):
         known = [parameter["name"] for parameter in self.parameters["query"]]
         found = [with_value(_unknown(name, known), raw[name]) for name in raw if name not in known]
         found += [
-            {"field": name, "message": "may be given once only", "constraint": "unique"}
+            fault([name], "may be given once only", "unique")
             for name in known
             if len(raw.getlist(name)) > 1
         ]
@@ -227,14 +223,14 @@ class QueryValidator(ParameterValidator):
             if name in given:
                 found += _query_faults(name, rules, raw[name], given[name])
             elif parameter.get("required"):
-                found.append(_fault(name, "is required", "required"))
+                found.append(fault([name], "is required", "required"))
         for place, values in (("path", request.path_params), ("header", request.headers)):
             for parameter in self.parameters[place]:
                 name = parameter["name"]
                 if name in values:
                     found += faults(_validator(parameter["schema"]), values[name], [name])
                 elif parameter.get("required"):
-                    found.append(_fault(name, "is required", "required"))
+                    found.append(fault([name], "is required", "required"))
         if found:
             raise Problem(INVALID, faults=found)
 
@@ -243,18 +239,14 @@ def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> 
     integer = rules.get("type") == "integer"
     if integer and not re.fullmatch(r"-?[0-9]{1,18}", raw):
         # int() takes more than this: blanks, underscores, digits of other scripts.
-        yield with_value(_fault(name, f"must be {_bounds(rules)}", "type"), raw)
+        yield with_value(fault([name], f"must be {_bounds(rules)}", "type"), raw)
     elif not storable(str(value)):
-        yield _fault(name, "must not have the character NUL or half a surrogate pair", "type")
+        yield fault([name], "must not have the character NUL or half a surrogate pair", "type")
     else:
-        for fault in faults(_validator(rules), value, [name]):
+        for one in faults(_validator(rules), value, [name]):
             if integer:
-                fault["message"] = f"must be {_bounds(rules)}"
-            yield fault
-
-
-def _fault(name: str, message: str, constraint: str) -> Fault:
-    return {"field": name, "message": message, "constraint": constraint}
+                one["message"] = f"must be {_bounds(rules)}"
+            yield one
 
 
 def _unknown(name: str, known: Sequence[str]) -> Fault:

@@ -92,15 +92,15 @@ def wait(conninfo: str, timeout: float) -> bool:
                 told = conn.info.backend_pid
                 return conn.execute("SELECT pg_backend_pid()").fetchone() != (told,)
         except psycopg.OperationalError as error:
-            reason = " ".join(str(error).split())
-            hopeless = isinstance(error, REFUSED) or "authentication failed" in reason
+            said = reason(error)
+            hopeless = isinstance(error, REFUSED) or "authentication failed" in said
             left = deadline - time.monotonic()
             if hopeless or left <= 0:
                 raise StartError(
                     f"The database {describe(conninfo)} cannot be reached "
-                    f"({'1 try' if tries == 1 else f'{tries} tries'}): {reason}"
+                    f"({'1 try' if tries == 1 else f'{tries} tries'}): {said}"
                 ) from None
-            logger.warning("database not reachable, try %d, %.0f s left: %s", tries, left, reason)
+            logger.warning("database not reachable, try %d, %.0f s left: %s", tries, left, said)
             time.sleep(min(pause, left))
             pause = min(pause * 2, 5)
 
@@ -134,7 +134,22 @@ def refused(error: Exception) -> bool:
     password, a rule.
     """
     # The server's word alone has a severity; libpq knows no SQLSTATE of a connection that was not made.
-    return "FATAL:" in str(error.__cause__ if isinstance(error, PoolTimeout) else error)
+    return "FATAL:" in str(cause(error))
+
+
+def busy(error: Exception) -> bool:
+    """Whether an error says that all connections are in use, and not that none could be made."""
+    return isinstance(error, PoolTimeout) and error.__cause__ is None
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line for the log."""
+    return " ".join(str(cause(error)).split())
+
+
+def cause(error: Exception) -> BaseException:
+    """What a pool met that gives no connection, if it met anything; any other error itself."""
+    return error.__cause__ or error if isinstance(error, PoolTimeout) else error
 
 
 def _begins(error: Exception, codes: tuple[str, ...]) -> bool:

@@ -1,6 +1,5 @@
 """The connections that are kept open between requests, and the transactions on them."""
 
-import logging
 import os
 import select
 import socket
@@ -16,8 +15,6 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from hyperfleet.database.connection import Connection, Cursor
-
-logger = logging.getLogger(__name__)
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0

@@ -4,12 +4,13 @@ from typing import Any
 
 import flask
 
-from hyperfleet import idempotency, lifecycle, removal, resource
+from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
 from hyperfleet.database.pool import fetch_one
 from hyperfleet.handlers import request
-from hyperfleet.handlers.response import empty, listed, read, shown
-from hyperfleet.lifecycle import Change, Stored
+from hyperfleet.handlers.changes import deleted, forced_out, patched
+from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.lifecycle import Stored
 
 CREATE = """
 WITH created AS (
@@ -56,20 +57,14 @@ def get_cluster_by_id(cluster_id: str) -> flask.Response:
 
 def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Changes a cluster's labels or spec."""
-    shape, key = request.shape("Cluster"), resource.key_of(cluster_id)
-    change = Change(body, request.merges(), request.precondition(), caller())
-    return shown(shape, lifecycle.patch(request.service(), "Cluster", key, change))
+    return patched("Cluster", resource.key_of(cluster_id), body)
 
 
 def delete_cluster_by_id(cluster_id: str) -> flask.Response:
     """Marks a cluster and its node pools as deleted."""
-    shape, key = request.shape("Cluster"), resource.key_of(cluster_id)
-    marked = lifecycle.mark(request.service(), "Cluster", key, request.precondition(), caller())
-    return shown(shape, marked, 202)
+    return deleted("Cluster", resource.key_of(cluster_id))
 
 
 def force_delete_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Removes a marked cluster and its node pools now."""
-    key = resource.key_of(cluster_id)
-    removal.force(request.service(), "Cluster", key, body["reason"], caller())
-    return empty(204)
+    return forced_out("Cluster", resource.key_of(cluster_id), body["reason"])

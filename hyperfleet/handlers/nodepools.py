@@ -4,13 +4,14 @@ from typing import Any
 
 import flask
 
-from hyperfleet import idempotency, lifecycle, removal, resource
+from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
 from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
-from hyperfleet.handlers.response import empty, listed, read, shown
-from hyperfleet.lifecycle import Change, Stored
+from hyperfleet.handlers.changes import deleted, forced_out, patched
+from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.lifecycle import Stored
 from hyperfleet.lists.page import Within
 from hyperfleet.resource import both
 
@@ -80,25 +81,19 @@ def patch_node_pool_by_id(
     nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
 ) -> flask.Response:
     """Changes a node pool's labels or spec."""
-    shape, key = request.shape("NodePool"), resource.key_of(cluster_id, nodepool_id)
-    change = Change(body, request.merges(), request.precondition(), caller())
-    return shown(shape, lifecycle.patch(request.service(), "NodePool", key, change))
+    return patched("NodePool", resource.key_of(cluster_id, nodepool_id), body)
 
 
 def delete_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """Marks a node pool as deleted."""
-    shape, key = request.shape("NodePool"), resource.key_of(cluster_id, nodepool_id)
-    marked = lifecycle.mark(request.service(), "NodePool", key, request.precondition(), caller())
-    return shown(shape, marked, 202)
+    return deleted("NodePool", resource.key_of(cluster_id, nodepool_id))
 
 
 def force_delete_node_pool(
     nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
 ) -> flask.Response:
     """Removes a marked node pool now."""
-    key = resource.key_of(cluster_id, nodepool_id)
-    removal.force(request.service(), "NodePool", key, body["reason"], caller())
-    return empty(204)
+    return forced_out("NodePool", resource.key_of(cluster_id, nodepool_id), body["reason"])
 
 
 # The same where the path names no cluster.

@@ -12,12 +12,10 @@ from hyperfleet.database.pool import transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty, listed
-from hyperfleet.kinds import RESOURCES
 from hyperfleet.lists.page import Within
-from hyperfleet.removal import lock_owner
+from hyperfleet.report import Report, discard_reason, merge
 from hyperfleet.resource import SET_STATUS, Hold, both
 from hyperfleet.service import Service
-from hyperfleet.status import Report, discard_reason, merge
 
 logger = logging.getLogger(__name__)
 
@@ -100,17 +98,15 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
     """
     required = service.required(kind)
     with transaction(service.pool) as conn:
-        above = lock_owner(conn, kind, owner, marked=True) if RESOURCES[kind].parent else None
+        above = removal.lock_owner(conn, kind, owner, marked=True)
         # Reports on one resource queue here, for the lock on its row.
-        held = Hold(conn, kind, owner).one()
-        if held is None:
-            raise resource.not_found(kind, owner["id"])
+        held = Hold(conn, kind, owner).found()
         marked, generation = held.state["deleted_time"], held.state["generation"]
         cluster = above.fetchone() if above and marked else None
         if above and marked and cluster is None:
             return None
-        others = [one for one in held.reports if one["adapter"] != report["adapter"]]
-        stored = next((one for one in held.reports if one["adapter"] == report["adapter"]), None)
+        reports = {one["adapter"]: one for one in held.reports}
+        stored = reports.get(report["adapter"])
         reason = discard_reason(generation, stored, report)
         if reason:
             logger.info(
@@ -120,8 +116,8 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
         # A clock that is behind another replica's must not make a report older than the last one.
         last = stored["last_report_time"] if stored else ""
         at = report["observed_time"] or max(times.now(), last)
-        merged = merge(stored, report, at)
-        held = held._replace(reports=[*others, merged])
+        merged = reports[report["adapter"]] = merge(stored, report, at)
+        held = held._replace(reports=[*reports.values()])
         document = conn.execute(STORE, {"kind": kind, **owner, **_row(merged)})
         if marked and held.ended(required):
             removal.remove(conn, owner["id"])

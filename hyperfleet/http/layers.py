@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import uuid_utils
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
@@ -68,12 +68,17 @@ HSTS = (b"strict-transport-security", b"max-age=31536000")
 class Logged:
     """Gives each request an id, and logs and counts its answer.
 
-    :param answers: counts all answers, by method and status
+    :param registry: where answers are counted, by method and status
     """
 
-    def __init__(self, app: ASGIApp, answers: Counter) -> None:
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self.app = app
-        self.answers = answers
+        self.answers = Counter(
+            "hyperfleet_http_answers",
+            "Answers, refusals included.",
+            ["method", "status"],
+            registry=registry,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.settings import Settings
 
 # A client that is told that its body is too large is listened to for this many times the limit: it
 # would miss the answer if the connection closed while it was sending.
@@ -25,6 +26,11 @@ class Limits(NamedTuple):
     head: int = 32 * 1024
     body: int = 1024 * 1024
     time: float = 30
+
+
+def limits(settings: Settings) -> Limits:
+    """The limits that the settings ask for."""
+    return Limits(settings.max_header_size, settings.max_body_size, settings.read_timeout)
 
 
 class Limited:

@@ -8,7 +8,6 @@ import psycopg
 import starlette.exceptions
 import werkzeug.exceptions
 from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
-from psycopg_pool import PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
@@ -57,12 +56,11 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
             return Problem(errors.BAD_METHOD)
         if 400 <= status < 500:
             return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
-    busy = isinstance(error, PoolTimeout) and error.__cause__ is None
-    if busy or isinstance(error, BLOCKED):
+    if connection.busy(error) or isinstance(error, BLOCKED):
         return Problem(errors.BUSY)
     if connection.unable(error) or isinstance(error, NOT_MIGRATED):
-        reason = error.__cause__ if isinstance(error, PoolTimeout) else error
-        logger.warning("database: %s: %s", type(reason).__name__, " ".join(str(reason).split()))
+        sort = type(connection.cause(error)).__name__
+        logger.warning("database: %s: %s", sort, connection.reason(error))
         return Problem(errors.NO_DATABASE, _what_lacks(error))
     logger.error("an unexpected error", exc_info=error)
     return Problem(errors.INTERNAL)

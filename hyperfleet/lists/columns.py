@@ -50,7 +50,8 @@ COLUMNS: dict[str, dict[str, Type]] = {
     | ({"owner_id": "uuid"} if kind.parent else {})
     for kind in KINDS.values()
 }
-NULLABLE = {"deleted_by", "deleted_time"}
+# Those that a row may lack: what is no member, as an owner's id, is always there.
+NULLABLE = {kind: document.members(kind).keys() - document.required(kind) for kind in KINDS}
 STATUS = _scalars("ClusterStatus", "moment")
 CONDITION = {n: t for n, t in _scalars("ResourceCondition", "moment").items() if n != "type"}
 # Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
@@ -137,7 +138,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
         parts = ["owner_id"]
     if len(parts) == 1 and parts[0] in COLUMNS[kind]:
         column = parts[0]
-        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE)
+        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE[kind])
     if kind in RESOURCES:
         match parts:
             case ["kind"]:

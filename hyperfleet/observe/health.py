@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio.to_thread
 import psycopg
-from psycopg_pool import PoolTimeout
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -46,8 +45,7 @@ def health_app(
                 else:
                     pending = migration.pending(conn)
         except psycopg.Error as error:
-            reason = error.__cause__ or error
-            logger.warning("not ready: %s", " ".join(str(reason).split()))
+            logger.warning("not ready: %s", connection.reason(error))
             return JSONResponse({"status": "unavailable", "database": _word(error)}, 503)
         if read_only:
             return JSONResponse({"status": "unavailable", "database": "read-only"}, 503)
@@ -85,7 +83,7 @@ def health_app(
 
 def _word(error: psycopg.Error) -> str:
     """What a probe is told of a database that fails."""
-    if isinstance(error, PoolTimeout) and error.__cause__ is None:
+    if connection.busy(error):
         return "busy"
     if connection.refused(error):
         return "refuses connections"

@@ -129,6 +129,22 @@ def test_each_state_of_the_database_has_its_answer(
     assert create(api).status_code == 201
 
 
+@pytest.fixture
+def role(sql: psycopg.Connection) -> Iterator[str]:
+    """A role of this test's own, which may do nothing yet."""
+    name = f"{sql.info.dbname}_role"
+    sql.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+    yield name
+    sql.execute(f"DROP OWNED BY {name} CASCADE")
+    sql.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def theirs(database: str, role: str) -> str:
+    """The connection string of that role."""
+    return make_conninfo(database, user=role, password="secret")
+
+
 def assert_refused(api: Api, serving: Serving, why: str) -> None:
     answer = create(api)
     assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
@@ -156,63 +172,43 @@ def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
 
 
 def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
-    database: str, sql: psycopg.Connection
+    role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
-    role = f"{sql.info.dbname}_late"
-    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-    try:
-        sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-        theirs = make_conninfo(database, user=role, password="secret")
-        with Serving("--no-auth", "--database-url", theirs) as serving:
-            api = Api(serving.url)
-            assert create(api).status_code == 201
-            sql.execute(f"REVOKE INSERT ON clusters FROM {role}")
-            answer = create(api)
-            assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
-            assert "permission" not in answer.text
-            assert "permission denied for table clusters" in serving.output
-            assert api.get("/clusters").json()["total"] == 1
-            sql.execute(f"GRANT INSERT ON clusters TO {role}")
-            assert create(api).status_code == 201
-    finally:
-        sql.execute(f"DROP OWNED BY {role} CASCADE")
-        sql.execute(f"DROP ROLE {role}")
+    sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    with Serving("--no-auth", "--database-url", theirs) as serving:
+        api = Api(serving.url)
+        assert create(api).status_code == 201
+        sql.execute(f"REVOKE INSERT ON clusters FROM {role}")
+        answer = create(api)
+        assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
+        assert "permission" not in answer.text
+        assert "permission denied for table clusters" in serving.output
+        assert api.get("/clusters").json()["total"] == 1
+        sql.execute(f"GRANT INSERT ON clusters TO {role}")
+        assert create(api).status_code == 201
 
 
 def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
-    database: str, sql: psycopg.Connection
+    role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
-    role = f"{sql.info.dbname}_few"
-    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 1")
-    try:
-        sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-        theirs = make_conninfo(database, user=role, password="secret")
-        with Serving("--no-auth", "--database-url", theirs) as serving:
-            api = Api(serving.url)
-            assert create(api).status_code == 201
-            sql.execute(GONE, {"name": sql.info.dbname})
-            with psycopg.connect(theirs):
-                assert_refused(api, serving, "too many connections")
-            assert create(api).status_code == 201
-            assert ready(serving)[0] == 200
-    finally:
-        sql.execute(f"DROP OWNED BY {role} CASCADE")
-        sql.execute(f"DROP ROLE {role}")
+    sql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    with Serving("--no-auth", "--database-url", theirs) as serving:
+        api = Api(serving.url)
+        assert create(api).status_code == 201
+        sql.execute(GONE, {"name": sql.info.dbname})
+        with psycopg.connect(theirs):
+            assert_refused(api, serving, "too many connections")
+        assert create(api).status_code == 201
+        assert ready(serving)[0] == 200
 
 
 def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
-    database: str, sql: psycopg.Connection
+    role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
-    role = f"{sql.info.dbname}_blind"
-    sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-    try:
-        theirs = make_conninfo(database, user=role, password="secret")
-        with Serving("--no-auth", "--database-url", theirs) as serving:
-            assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
-            assert "permission denied" in serving.output
-            assert Api(serving.url).get("/clusters").status_code == 503
-            sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
-            assert ready(serving)[0] == 200
-    finally:
-        sql.execute(f"DROP OWNED BY {role} CASCADE")
-        sql.execute(f"DROP ROLE {role}")
+    with Serving("--no-auth", "--database-url", theirs) as serving:
+        assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
+        assert "permission denied" in serving.output
+        assert Api(serving.url).get("/clusters").status_code == 503
+        sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        assert ready(serving)[0] == 200

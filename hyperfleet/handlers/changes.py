@@ -1,0 +1,31 @@
+"""What the handlers of all kinds answer to a patch and to a deletion."""
+
+from typing import Any
+
+import flask
+
+from hyperfleet import lifecycle, removal
+from hyperfleet.auth.identity import caller
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import empty, shown
+from hyperfleet.lifecycle import Change
+
+
+def patched(kind: str, key: dict[str, Any], body: dict[str, Any]) -> flask.Response:
+    """The resource after its change. ``key`` is as :func:`hyperfleet.resource.key_of` makes it."""
+    shape = request.shape(kind)
+    change = Change(body, request.merges(), request.precondition(), caller())
+    return shown(shape, lifecycle.patch(request.service(), kind, key, change))
+
+
+def deleted(kind: str, key: dict[str, Any]) -> flask.Response:
+    """The resource with its mark."""
+    shape = request.shape(kind)
+    marked = lifecycle.mark(request.service(), kind, key, request.precondition(), caller())
+    return shown(shape, marked, 202)
+
+
+def forced_out(kind: str, key: dict[str, Any], reason: str) -> flask.Response:
+    """Nothing, after the end of a marked resource."""
+    removal.force(request.service(), kind, key, reason, caller())
+    return empty(204)
