@@ -98,7 +98,8 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
             return Stored(old["document"], old["version"])
         # Labels of before their syntax was checked may stay as they are.
         labels = after["labels"] if after["labels"] != old["labels"] else {}
-        resource.check(service, kind, {"name": old["name"], **after, "labels": labels})
+        whole = {"name": old["name"], **after, "labels": labels}
+        resource.check(service, kind, whole, replaced="spec" in given and not change.merge)
         at = max(times.now(), old["updated_time"])
         status = held.fold(service.required(kind), at, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}

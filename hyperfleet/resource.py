@@ -201,10 +201,14 @@ def unique_name(service: Service, kind: str, values: Mapping[str, Any]) -> Itera
         raise Problem(NAME_TAKEN, faults=[with_value(fault, values["name"])]) from None
 
 
-def check(service: Service, kind: str, body: Mapping[str, Any]) -> None:
-    """Raises Problem for what could not be the body of a creation: the result of a patch."""
+def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: bool) -> None:
+    """Raises Problem for what could not be the body of a creation: the result of a patch.
+
+    :param replaced: whether the spec came whole, so that the provider's schema was asked already
+    """
     found = list(faults(service.creation[kind], body))
-    found += service.provider.faults(kind, body.get("spec"))
+    if not replaced:
+        found += service.provider.faults(kind, body.get("spec"))
     # As short as a client could have written it.
     whole = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     largest = service.settings.max_body_size

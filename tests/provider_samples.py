@@ -89,7 +89,7 @@ def at(path: str, value: Any, spec: dict[str, Any]) -> dict[str, Any]:
 HEAD = "openapi: 3.0.3\ncomponents:\n  schemas:\n    ClusterSpec:\n"
 BROKEN = {
     "yaml": (HEAD + "   - x: [\n", "line 5, column 4: is not YAML: "),
-    "twice": (HEAD + "      type: object\n      type: object\n", "line 6, column 7: is not YAML: the key 'type' comes twice"),
+    "twice": (HEAD + "      type: object\n      type: object\n", "line 6, column 7: is not YAML: found duplicate key \"type\""),
     "json": ('{"openapi": "3.0.3",\n "x": }', "line 2, column 7: is not JSON: Expecting value"),
     "text": ("hello", "line 1: : is not an OpenAPI document: it must hold a mapping with the key openapi"),
     "swagger": ("swagger: '2.0'\n", "the key openapi is missing; OpenAPI 3.0 and 3.1 are understood"),
@@ -102,6 +102,8 @@ BROKEN = {
     "discriminator": (HEAD + "      discriminator: type\n", "components.schemas.ClusterSpec.discriminator: must be an object with a propertyName"),
     "nowhere": (HEAD + "      $ref: '#/components/schemas/Gone'\n", "line 5: components.schemas.ClusterSpec.$ref: refers to #/components/schemas/Gone, which is not in this document"),
     "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),
+    "elsewhere": (HEAD + "      $ref: '#/x-more/A'\nx-more: {A: {}}\n", "refers to #/x-more/A; what is referred to must be in components.schemas"),
+    "anchor": (HEAD + "      $ref: '#here'\n", "refers to #here; what is referred to must be in components.schemas"),
     "remote": (HEAD + "      $ref: 'https://example.com/a.yaml#/A'\n", "refers to https://example.com/a.yaml#/A; nothing is fetched: put that schema into this document"),
     "file": (HEAD + "      $ref: 'file:///etc/passwd'\n", "refers to file:///etc/passwd; nothing is fetched"),
     "sibling": (HEAD + "      $ref: 'other.yaml#/A'\n", "refers to other.yaml#/A; nothing is fetched"),

@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
-from hyperfleet.contract.schema import KEY_WORDS, RANGE, Path, Validator
+from hyperfleet.contract import schema
+from hyperfleet.contract.schema import KEY_WORDS, PREFIX, RANGE, Path, Validator
 from hyperfleet.errors import Fault, with_value, without_value
 from hyperfleet.nearest import nearest
 
@@ -202,8 +203,8 @@ def _applied(schemas: list[Any], text: Mapping[str, Any]) -> list[Mapping[str, A
         if not isinstance(one, Mapping) or any(one is other for other in done):
             continue
         done.append(one)
-        if one.get("$ref", "").startswith("#/"):
-            waiting.append(_at(text, one["$ref"][2:].split("/")))
+        if one.get("$ref", "").startswith(PREFIX):
+            waiting.append(schema.at(text, schema.pointer(one["$ref"])))
         for keyword in ("allOf", "anyOf", "oneOf"):
             waiting += one.get(keyword, ())
         waiting += [one.get(keyword) for keyword in ("if", "then", "else")]
@@ -225,7 +226,7 @@ def _rules(error: Any, validator: Validator) -> Any:
     place = error.schema_path
     if error.kind.name in place:
         place = place[: len(place) - place[::-1].index(error.kind.name)]
-    return _at(validator.text, place[:-1])
+    return schema.at(validator.text, place[:-1])
 
 
 def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
@@ -261,12 +262,6 @@ def _unknown_members(
         meant = f"; did you mean {near}?" if near else ""
         # Cut, as a name may be as long as the body.
         yield fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
-
-
-def _at(text: Any, path: Path) -> Any:
-    for part in path:
-        text = text[part]
-    return text
 
 
 def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:

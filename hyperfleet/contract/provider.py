@@ -1,10 +1,12 @@
 """The provider's schemas: what the spec of a resource may hold, while the service runs."""
 
 import asyncio
+import itertools
 import json
 import logging
 import pickle
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 from hyperfleet.contract import document as contract
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import faults
-from hyperfleet.contract.provider_document import PREFIX, BrokenDocument, Document, compiled, read
+from hyperfleet.contract.provider_document import BrokenDocument, Document, compiled, read
+from hyperfleet.contract.schema import PREFIX
 from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import SPECS
 from hyperfleet.settings import Settings
@@ -172,35 +175,37 @@ def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, A
         return whole
     # Generators of clients make one type of each name, whatever it names.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
-    ours = {name for kind in kinds for name in contract["components"][kind]} - set(SPECS.values())
-    renamed = {
-        name: name if name not in ours and name in document.schemas else _free(name, named, document)
-        for name in document.schemas
-    }
+    taken = {name for kind in kinds for name in contract["components"][kind]} | document.schemas.keys()
+    names = {}
+    for name in document.schemas:
+        own = name in SPECS.values() or name not in contract["components"]["schemas"]
+        names[name] = (
+            name
+            if own
+            else next(
+                free
+                for count in itertools.count()
+                if (free := "Provider" + name + "_" * count) not in taken
+            )
+        )
     for name, one in document.schemas.items():
-        named[renamed[name]] = _renamed(one if document.old else _older(one), renamed)
+        named[names[name]] = _renamed(one if document.old else _older(one), names)
     return whole
 
 
-def _free(name: str, named: Mapping[str, Any], document: Document) -> str:
-    free = "Provider" + name
-    while free in named or free in document.schemas:
-        free += "_"
-    return free
-
-
 def _renamed(one: Any, names: Mapping[str, str]) -> Any:
+    def renamed(ref: str) -> str:
+        name, slash, rest = ref.removeprefix(PREFIX).partition("/")
+        return PREFIX + names[urllib.parse.unquote(name)] + slash + rest
+
     if not isinstance(one, Mapping):
         return one
     same = schema.each(one, lambda inner, _: _renamed(inner, names))
     if "$ref" in same:
-        same["$ref"] = PREFIX + names[same["$ref"].removeprefix(PREFIX)]
-    if "mapping" in (same.get("discriminator") or ()):
-        mapping = {
-            value: PREFIX + names[ref.removeprefix(PREFIX)]
-            for value, ref in (same["discriminator"]["mapping"] or {}).items()
-        }
-        same["discriminator"] = {**same["discriminator"], "mapping": mapping}
+        same["$ref"] = renamed(same["$ref"])
+    targets = {value: renamed(ref) for value, ref in schema.mapping(same).items()}
+    if targets:
+        same["discriminator"] = {**same["discriminator"], "mapping": targets}
     return same
 
 

@@ -2,22 +2,20 @@
 
 import json
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jsonschema_rs
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import explain
+from hyperfleet.contract.schema import PREFIX
 from hyperfleet.kinds import SPECS
-
-Place: TypeAlias = tuple[str | int, ...]
-
-PREFIX = "#/components/schemas/"
 
 META = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True, offline=True
@@ -51,6 +49,13 @@ class BrokenDocument(ValueError):
         super().__init__("\n".join(faults))
 
 
+class _Findings(Exception):
+    """What is wrong with a document: the paths and the messages."""
+
+    def __init__(self, found: list[tuple[schema.Path, str]]) -> None:
+        self.all = found
+
+
 @dataclass(frozen=True)
 class Document:
     """A document that is in force.
@@ -61,7 +66,7 @@ class Document:
 
     version: str
     schemas: Mapping[str, Any]
-    validators: Mapping[str, Any]
+    validators: Mapping[str, schema.Validator]
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -73,42 +78,18 @@ class Document:
 # Reading ------------------------------------------------------------------------------------------
 
 
-# The one in C, where PyYAML has it, takes a sixth of the time.
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.2, which OpenAPI is written in, where it differs from 1.1: ``on`` and ``no`` are texts, and
-    so are dates and times of day. A name that is given twice is an error instead of the last one.
-    """
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are texts. Raises yaml.MarkedYAMLError for a key that comes twice."""
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} comes twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value if isinstance(key.value, str) else id(key))
-        made = super().construct_mapping(node, deep)
-        return {key if isinstance(key, str) else json.dumps(key): value for key, value in made.items()}
+class _Texts(SafeConstructor):
+    """Dates stay texts, as they are in JSON."""
 
 
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+_Texts.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
 def read(path: Path) -> Document:
     """The document in a file, checked and compiled.
 
     Raises BrokenDocument with everything that keeps it from being used: no file, no YAML or JSON, no
-    OpenAPI 3.0 or 3.1, a schema that is none, a reference that leads nowhere or out of the document.
+    OpenAPI 3.0 or 3.1, a schema that is none, a reference that leads nowhere or out of the schemas.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -117,67 +98,58 @@ def read(path: Path) -> Document:
     except UnicodeDecodeError as error:
         raise BrokenDocument([f"{path}: is not UTF-8: byte {error.start} does not fit"]) from None
     try:
-        return compile_document(_parse(path, text))
+        return _checked(_parse(path, text))
     except _Findings as found:
-        raise BrokenDocument(
-            [
-                f"{path}{_line(text, at)}: {'.'.join(map(str, at))}: {message}"
-                for at, message in found.all
-            ]
-        ) from None
+        faults = [
+            f"{path}{_line(text, at)}: {'.'.join(map(str, at))}: {message}" for at, message in found.all
+        ]
+        raise BrokenDocument(faults) from None
     except RecursionError:
-        raise BrokenDocument([f"{path}: is nested too deeply, or a YAML anchor holds itself"]) from None
+        raise BrokenDocument([f"{path}: is nested too deeply"]) from None
 
 
 def _parse(path: Path, text: str) -> Any:
+    yaml = YAML(typ="safe")
+    yaml.Constructor = _Texts
+    where = ""
     try:
-        if text.lstrip().startswith("{"):
-            return json.loads(text)
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        # YAML knows no characters in two halves, which JSON is written with.
+        value = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text)
+        # Keys that are numbers or true become texts, as in JSON.
+        return json.loads(json.dumps(value))
     except json.JSONDecodeError as error:
-        where, reason = f"line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}"
-    except yaml.MarkedYAMLError as error:
+        where, reason = f", line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}"
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = f"is not YAML: {error.problem or error.context}"
-    except (yaml.YAMLError, ValueError) as error:
-        where, reason = "", f"is not YAML: {' '.join(str(error).split())}"
-    raise BrokenDocument([f"{path}, {where}: {reason}" if where else f"{path}: {reason}"])
+    except YAMLError as error:
+        reason = f"is not YAML: {' '.join(str(error).split())}"
+    except (TypeError, ValueError) as error:
+        circular = "Circular" in str(error)
+        reason = "a YAML anchor holds itself" if circular else f"has a value that JSON lacks: {error}"
+    raise BrokenDocument([f"{path}{where}: {reason}"])
 
 
 def _line(text: str, at: schema.Path) -> str:
-    """``, line 12``: where in YAML or JSON a path leads, or the part of it that exists."""
+    """``, line 12``: where a path leads, or the part of it that exists."""
     try:
-        node = yaml.compose(text, _Loader)
-    except yaml.YAMLError:
-        # JSON that is no YAML, for its tabs.
+        node = YAML().load(text)
+    except YAMLError:
         return ""
     line = 0
     for part in at:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if str(key.value) == str(part)]
-            if not pairs:
-                break
-            line, node = pairs[0][0].start_mark.line, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
+        places = getattr(getattr(node, "lc", None), "data", None) or {}
+        if part not in places:
             break
+        line, node = places[part][0], node[part]
     return f", line {line + 1}"
 
 
 # Checking and compiling ---------------------------------------------------------------------------
 
 
-class _Findings(Exception):
-    """What is wrong with a document: the paths and the messages."""
-
-    def __init__(self, found: list[tuple[schema.Path, str]]) -> None:
-        self.all = found
-
-
-def compile_document(document: Any) -> Document:
+def _checked(document: Any) -> Document:
     """What a parsed document comes to. Raises _Findings for one that is broken."""
     if not isinstance(document, Mapping):
         raise _Findings(
@@ -192,32 +164,25 @@ def compile_document(document: Any) -> Document:
     if not isinstance(named, Mapping):
         raise _Findings([(("components", "schemas"), "must hold schemas by their names")])
     old = version.startswith("3.0")
-    specs = {kind: name for kind, name in SPECS.items() if name in named}
-    whole = _spread(document)
-    schemas, places = _gather(whole, list(specs.values()), old=old)
     found: list[tuple[schema.Path, str]] = []
-    warnings = list(_beside(whole, list(places.values()))) if old else []
+    schemas = _needed(_spread(named), old, found)
+    warnings: list[str] = []
     for name, one in schemas.items():
-        simple = schema.plain(one, old=old)
-        for fault, at in _faults_of(simple):
-            found.append(((*places[name], *at), fault))
-        warnings += [
-            f"{'.'.join(map(str, (*places[name], *at)))}: {message}" for at, message in _unknown(simple)
-        ]
+        place, simple = ("components", "schemas", name), schema.plain(one, old=old)
+        found += [((*place, *at), message) for at, message in _faults_of(simple)]
+        told = [*(_beside(one) if old else ()), *_unknown(simple)]
+        warnings += [f"{'.'.join(map(str, (*place, *at)))}: {message}" for at, message in told]
     if found:
         raise _Findings(found)
-    validators = {}
-    for kind, name in specs.items():
-        try:
-            validators[kind] = schema.compile_schema({"$ref": PREFIX + name}, schemas, old=old)
-        except ValueError as error:
-            # What the check above lets pass and the compiler does not, such as a pattern too large.
-            raise _Findings([(places[name], " ".join(str(error).split())[:500])]) from None
-    return Document(version, schemas, validators, warnings)
+    try:
+        return compiled(version, schemas, warnings)
+    except ValueError as error:
+        # What the check above lets pass and the compiler does not, such as a pattern too large.
+        raise _Findings([(("components", "schemas"), " ".join(str(error).split())[:500])]) from None
 
 
 def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
-    """The document whose parts another process has read and found in order."""
+    """The document of schemas that were found in order. Raises ValueError for one that is too large."""
     validators = {
         kind: schema.compile_schema({"$ref": PREFIX + name}, schemas, old=version.startswith("3.0"))
         for kind, name in SPECS.items()
@@ -226,30 +191,7 @@ def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> D
     return Document(version, schemas, validators, warnings)
 
 
-def _faults_of(one: Any) -> Iterator[tuple[str, schema.Path]]:
-    """What makes a schema none, and where."""
-    seen = set()
-    for error in META.iter_errors(one):
-        at = tuple(error.instance_path)
-        for fault in explain(error):
-            # The meta-schema comes in parts, and most parts find the same.
-            key = (at, fault["message"])
-            if key not in seen:
-                seen.add(key)
-                yield fault["message"], at
-    for inner, at in _within(one):
-        if not isinstance(inner.get("nullable", False), bool):
-            yield "must be true or false", (*at, "nullable")
-        discriminator = inner.get("discriminator")
-        if discriminator is not None and not (
-            isinstance(discriminator, Mapping)
-            and isinstance(discriminator.get("propertyName"), str)
-            and isinstance(discriminator.get("mapping") or {}, Mapping)
-        ):
-            yield "must be an object with a propertyName and perhaps a mapping", (*at, "discriminator")
-
-
-def _within(one: Any, at: Place = ()) -> Iterator[tuple[Mapping[str, Any], Place]]:
+def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any], schema.Path]]:
     """A schema and all schemas in it, with their paths."""
     if isinstance(one, Mapping):
         yield one, at
@@ -257,6 +199,64 @@ def _within(one: Any, at: Place = ()) -> Iterator[tuple[Mapping[str, Any], Place
         schema.each(one, lambda inner, more: found.append((inner, more)))
         for inner, more in found:
             yield from _within(inner, (*at, *more))
+
+
+def _needed(named: Mapping[str, Any], old: bool, found: list[tuple[schema.Path, str]]) -> dict[str, Any]:
+    """The schemas of the specs and all that they refer to, by name; what is wrong with the references
+    is added to ``found``.
+    """
+    needed: dict[str, Any] = {}
+    waiting = [name for name in SPECS.values() if name in named]
+    while waiting:
+        name = waiting.pop()
+        needed[name] = named[name]
+        for ref, at in _references(schema.plain(named[name], old=old)):
+            place = ("components", "schemas", name, *at)
+            if not ref.startswith(PREFIX):
+                wrong = "what is referred to must be in components.schemas"
+                if not ref.startswith("#"):
+                    wrong = "nothing is fetched: put that schema into this document"
+                found.append((place, f"refers to {ref}; {wrong}"))
+                continue
+            target = schema.pointer(ref)
+            try:
+                schema.at({"components": {"schemas": named}}, target)
+            except (LookupError, TypeError, ValueError):
+                found.append((place, f"refers to {ref}, which is not in this document"))
+                continue
+            if target[2] not in needed and target[2] not in waiting:
+                waiting.append(target[2])
+    return needed
+
+
+def _references(one: Any) -> Iterator[tuple[str, schema.Path]]:
+    """The references in a plain schema, with the paths that they stand at."""
+    for inner, at in _within(one):
+        for keyword in ("$ref", "$dynamicRef"):
+            if isinstance(inner.get(keyword), str):
+                yield inner[keyword], (*at, keyword)
+        for value, ref in schema.mapping(inner).items():
+            yield ref, (*at, "discriminator", "mapping", value)
+
+
+def _faults_of(one: Any) -> Iterator[tuple[schema.Path, str]]:
+    """What makes a schema none, and where."""
+    # The meta-schema comes in parts, and most parts find the same.
+    yield from dict.fromkeys(
+        (tuple(error.instance_path), fault["message"])
+        for error in META.iter_errors(one)
+        for fault in explain(error)
+    )
+    for inner, at in _within(one):
+        if not isinstance(inner.get("nullable", False), bool):
+            yield (*at, "nullable"), "must be true or false"
+        discriminator = inner.get("discriminator")
+        if discriminator is not None and not (
+            isinstance(discriminator, Mapping)
+            and isinstance(discriminator.get("propertyName"), str)
+            and isinstance(discriminator.get("mapping") or {}, Mapping)
+        ):
+            yield (*at, "discriminator"), "must be an object with a propertyName and perhaps a mapping"
 
 
 def _unknown(one: Any) -> Iterator[tuple[schema.Path, str]]:
@@ -270,35 +270,29 @@ def _unknown(one: Any) -> Iterator[tuple[schema.Path, str]]:
             yield (*at, "format"), f"{format_} is not a known format; it is not checked"
 
 
-def _beside(document: Mapping[str, Any], places: list[Place]) -> Iterator[str]:
+def _beside(one: Any) -> Iterator[tuple[schema.Path, str]]:
     """What stands beside a reference in OpenAPI 3.0, though many expect it to count."""
-    for place in places:
-        one: Any = document
-        for part in place:
-            one = one[part]
-        for inner, at in _within(one):
-            for keyword in inner.keys() & (VOCABULARY - ANNOTATIONS) if "$ref" in inner else ():
-                where = ".".join(map(str, (*place, *at, keyword)))
-                yield f"{where}: is beside a $ref, where nothing counts in OpenAPI 3.0"
+    for inner, at in _within(one):
+        for keyword in inner.keys() & (VOCABULARY - ANNOTATIONS) if "$ref" in inner else ():
+            yield (*at, keyword), "is beside a $ref, where nothing counts in OpenAPI 3.0"
 
 
-def _spread(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The document with each parent that has a discriminator, but no alternatives, turned into the
+def _spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schemas with each parent that has a discriminator, but no alternatives, turned into the
     choice between its children: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25).
     What it says itself becomes a schema of its own, which its children refer to instead.
     """
-    named = dict((document.get("components") or {}).get("schemas") or {})
-    for parent, own in list(named.items()):
+    named = dict(given)
+    for parent, own in given.items():
         if not isinstance(own, Mapping) or not isinstance(own.get("discriminator"), Mapping):
             continue
-        if own.keys() & {"oneOf", "anyOf", "$ref"}:
-            continue
+        itself = {"$ref": PREFIX + parent}
         children = {
             name: one
             for name, one in named.items()
-            if isinstance(one, Mapping) and {"$ref": PREFIX + parent} in (one.get("allOf") or ())
+            if isinstance(one, Mapping) and itself in (one.get("allOf") or ())
         }
-        if not children:
+        if not children or own.keys() & {"oneOf", "anyOf", "$ref"}:
             continue
         base = parent + "Base"
         while base in named:
@@ -307,107 +301,6 @@ def _spread(document: Mapping[str, Any]) -> Mapping[str, Any]:
         alternatives = [{"$ref": PREFIX + name} for name in children]
         named[parent] = {"anyOf": alternatives, "discriminator": own["discriminator"]}
         for name, one in children.items():
-            parts = [
-                {"$ref": PREFIX + base} if part == {"$ref": PREFIX + parent} else part
-                for part in one["allOf"]
-            ]
+            parts = [{"$ref": PREFIX + base} if part == itself else part for part in one["allOf"]]
             named[name] = {**one, "allOf": parts}
-    return {**document, "components": {**(document.get("components") or {}), "schemas": named}}
-
-
-def _gather(
-    document: Mapping[str, Any], names: list[str], *, old: bool
-) -> tuple[dict[str, Any], dict[str, Place]]:
-    """The schemas of these names and all that they refer to, by name, and where each of them is.
-
-    References are rewritten to these names, wherever in the document they led. Raises _Findings for
-    those that lead nowhere, or out of the document.
-    """
-    schemas: dict[str, Any] = {}
-    places: dict[str, Place] = {}
-    waiting: list[str] = []
-    found: list[tuple[schema.Path, str]] = []
-
-    def name_of(place: Place) -> str:
-        known = next((name for name, other in places.items() if other == place), None)
-        if known:
-            return known
-        own = len(place) == 3 and place[:2] == ("components", "schemas")
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", str(place[2]) if own else ".".join(map(str, place)))
-        while name in places:
-            name += "_"
-        places[name] = place
-        waiting.append(name)
-        return name
-
-    def follow(ref: Any, at: schema.Path) -> Any:
-        if not isinstance(ref, str):
-            return ref
-        if not ref.startswith("#"):
-            found.append(
-                (at, f"refers to {ref}; nothing is fetched: put that schema into this document")
-            )
-            return ref
-        place = _place(document, ref)
-        if place is None:
-            found.append((at, f"refers to {ref}, which is not in this document"))
-            return ref
-        return PREFIX + name_of(place)
-
-    def visit(one: Any, at: Place) -> Any:
-        if not isinstance(one, Mapping):
-            return one
-        if "$ref" in one and old:
-            return {"$ref": follow(one["$ref"], (*at, "$ref"))}
-        same = schema.each(one, lambda inner, more: visit(inner, (*at, *more)))
-        for keyword in ("$ref", "$dynamicRef"):
-            if keyword in same:
-                same["$ref"] = follow(same.pop(keyword), (*at, keyword))
-        same.pop("$dynamicAnchor", None)
-        discriminator = same.get("discriminator")
-        if isinstance(discriminator, Mapping) and isinstance(discriminator.get("mapping"), Mapping):
-            mapping = {
-                value: follow(
-                    PREFIX + ref if PREFIX + str(ref) in known else ref,
-                    (*at, "discriminator", "mapping", value),
-                )
-                for value, ref in discriminator["mapping"].items()
-            }
-            same["discriminator"] = {**discriminator, "mapping": mapping}
-        return same
-
-    known = {PREFIX + name for name in document["components"]["schemas"]}
-    for name in names:
-        name_of(("components", "schemas", name))
-    while waiting:
-        name = waiting.pop()
-        one: Any = document
-        for part in places[name]:
-            one = one[part]
-        schemas[name] = visit(one, places[name])
-    if found:
-        raise _Findings(found)
-    return schemas, places
-
-
-def _place(document: Mapping[str, Any], ref: str) -> Place | None:
-    """The path that a pointer or an anchor leads to; None where there is nothing."""
-    pointer = urllib.parse.unquote(ref[1:])
-    if pointer and not pointer.startswith("/"):
-        for name, one in document["components"]["schemas"].items():
-            for inner, at in _within(one):
-                if pointer in (inner.get("$anchor"), inner.get("$dynamicAnchor")):
-                    return ("components", "schemas", name, *at)
-        return None
-    node: Any = document
-    place: list[str | int] = []
-    for part in pointer.split("/")[1:]:
-        step: str | int = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and part.isdigit():
-            step = int(part)
-        try:
-            node = node[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-        place.append(step)
-    return tuple(place)
+    return named

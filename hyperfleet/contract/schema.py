@@ -2,12 +2,15 @@
 
 import base64
 import binascii
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jsonschema_rs
 
 Path: TypeAlias = Sequence[str | int]
+
+PREFIX = "#/components/schemas/"
 
 # Where schemas lie within a schema: in a mapping by name, in a list, or as the value itself.
 MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
@@ -85,6 +88,31 @@ def _is_base64(text: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     return True
+
+
+def pointer(ref: str) -> list[str]:
+    """The path that a reference within a document leads to (RFC 6901, section 6)."""
+    steps = urllib.parse.unquote(ref[2:]).split("/")
+    return [step.replace("~1", "/").replace("~0", "~") for step in steps]
+
+
+def at(whole: Any, path: Path) -> Any:
+    """What a path leads to. Raises LookupError, TypeError or ValueError where there is nothing."""
+    for step in path:
+        whole = whole[int(step) if isinstance(whole, list) else step]
+    return whole
+
+
+def mapping(schema: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a discriminator's mapping and the references that they stand for; in a document a
+    reference may be a schema's name alone.
+    """
+    discriminator = schema.get("discriminator")
+    given = discriminator.get("mapping") if isinstance(discriminator, Mapping) else None
+    if not isinstance(given, Mapping):
+        return {}
+    whole = {value: str(ref) for value, ref in given.items()}
+    return {value: ref if "/" in ref or "#" in ref else PREFIX + ref for value, ref in whole.items()}
 
 
 def each(schema: Mapping[str, Any], change: Callable[[Any, Path], Any]) -> dict[str, Any]:
@@ -188,11 +216,11 @@ def choices(
     if not isinstance(discriminator, Mapping) or keyword not in schema:
         return None
     property_ = discriminator["propertyName"]
-    mapping = discriminator.get("mapping") or {}
+    targets = mapping(schema)
     found: dict[Any, int] = {}
     for index, branch in enumerate(schema[keyword]):
         ref = branch.get("$ref") if isinstance(branch, Mapping) else None
-        values: list[Any] = [value for value, target in mapping.items() if target == ref]
+        values: list[Any] = [value for value, target in targets.items() if target == ref]
         values = values or _values(branch, property_, named) or ([_name(ref)] if ref else [])
         if not values or any(value in found for value in values):
             return None

@@ -289,7 +289,6 @@ def compiled(
 ) -> Callable[[Any], list[tuple[str, str]]]:
     file = tmp_path / f"{time.monotonic_ns()}.yaml"
     document = {"openapi": version, "components": {"schemas": {"ClusterSpec": spec, **named}}}
-    document["components"]["x-more"] = {"a/b": {"type": "null"}}
     file.write_text(yaml.safe_dump(document))
     validator = read(file).validators["Cluster"]
 
@@ -312,12 +311,11 @@ def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
                 "ref": {"$ref": "#/components/schemas/Text", "maxLength": 1},
                 "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
                 "int32": {"type": "integer", "format": "int32"},
-                "deep": {"$ref": "#/components/schemas/Outer/properties/inner"},
-                "other": {"$ref": "#/components/x-more/a~1b"},
+                "deep": {"$ref": "#/components/schemas/Outer/properties/in~1%6Eer"},
             }
         },
         Text={"type": "string"},
-        Outer={"properties": {"inner": {"type": "boolean"}}},
+        Outer={"properties": {"in/ner": {"type": "boolean"}}},
     )  # fmt: skip
     assert (
         check(
@@ -328,12 +326,11 @@ def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
                 "some": None,
                 "int32": 1.0,
                 "deep": True,
-                "other": None,
             }
         )
         == []
     )
-    bad = {"size": "x", "over": 3, "ref": 1, "some": 1, "int32": 2**31, "deep": 1, "other": 1}
+    bad = {"size": "x", "over": 3, "ref": 1, "some": 1, "int32": 2**31, "deep": 1}
     assert check(bad) == [
         ("spec.size", "enum"),
         ("spec.over", "exclusiveMinimum"),
@@ -341,7 +338,6 @@ def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
         ("spec.some", "oneOf"),
         ("spec.int32", "format"),
         ("spec.deep", "type"),
-        ("spec.other", "type"),
     ]
 
 
@@ -354,7 +350,6 @@ def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
                 "const": {"const": 5},
                 "both": {"$ref": "#/components/schemas/Text", "maxLength": 1},
                 "tuple": {"prefixItems": [{"type": "string"}], "items": False},
-                "anchor": {"$ref": "#text"},
                 "if": {"if": {"required": ["a"]}, "then": {"required": ["b"]}},
                 "names": {"propertyNames": {"pattern": "^[a-z]+$"}},
                 "needs": {"dependentRequired": {"a": ["b"]}},
@@ -362,16 +357,15 @@ def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
             },
             "patternProperties": {"^x-": {"type": "integer"}},
         },
-        Text={"type": "string", "$anchor": "text"},
+        Text={"type": "string"},
     )
-    good = {"const": 5, "both": "a", "tuple": ["a"], "anchor": "a", "if": {"a": 1, "b": 2}, "x-a": 1}
+    good = {"const": 5, "both": "a", "tuple": ["a"], "if": {"a": 1, "b": 2}, "x-a": 1}
     assert check({**good, "names": {"a": 1}, "local": None}) == []
-    bad = {"const": "5", "both": "ab", "tuple": ["a", 1], "anchor": 1, "if": {"a": 1}, "x-a": "1"}
+    bad = {"const": "5", "both": "ab", "tuple": ["a", 1], "if": {"a": 1}, "x-a": "1"}
     assert set(check({**bad, "names": {"A": 1}, "needs": {"a": 1}, "local": 1})) == {
         ("spec.const", "const"),
         ("spec.both", "maxLength"),
         ("spec.tuple[1]", "items"),
-        ("spec.anchor", "type"),
         ("spec.if.b", "required"),
         ("spec.x-a", "type"),
         ("spec.names", "pattern"),
