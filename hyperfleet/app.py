@@ -3,16 +3,13 @@
 import functools
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flask
 import werkzeug.exceptions
 from connexion import FlaskApp
-from connexion.middleware.exceptions import ExceptionMiddleware
-from connexion.middleware.main import ConnexionMiddleware
-from connexion.middleware.response_validation import ResponseValidationMiddleware
-from connexion.middleware.server_error import ServerErrorMiddleware
+from connexion.middleware.context import ContextMiddleware
+from connexion.middleware.security import SecurityMiddleware
 from connexion.options import SwaggerUIOptions
 from prometheus_client import CollectorRegistry
 from prometheus_flask_exporter import PrometheusMetrics
@@ -23,14 +20,15 @@ from hyperfleet.contract import document as contract
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.responses import Checked, Contract
-from hyperfleet.contract.validation import creation_validators, validators
+from hyperfleet.contract.validation import Validated, creation_validators, validators
 from hyperfleet.database.pool import Pool
 from hyperfleet.handlers.request import SERVICE
+from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.cors import Cors
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.problems import explain, render
-from hyperfleet.http.routing import HandlerResolver
+from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
 from hyperfleet.lists import projection
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
@@ -64,9 +62,8 @@ def create_app(
         Checked, contract=Contract(document), mode=settings.responses_checked, registry=registry
     )
     inner = _routed(document, holder, guard, checked)
-    # Handlers run in threads; a2wsgi has ten unless told otherwise.
-    inner._middleware_app.asgi_app.executor = ThreadPoolExecutor(settings.threads, "handler")
     flask_app: flask.Flask = inner.app
+    inner._middleware_app.asgi_app = Bridge(flask_app.wsgi_app)
     flask_app.extensions[SERVICE] = Service(
         settings,
         pool,
@@ -91,19 +88,21 @@ def _routed(
     reviews = contract.reviews(document)
     routed = FlaskApp(
         "hyperfleet",
+        # Connexion's own but for those of errors, which an outer layer answers, and of the lifespan,
+        # which there is none of.
         middlewares=[
-            checked if layer is ResponseValidationMiddleware else layer
-            for layer in ConnexionMiddleware.default_middlewares
-            # The outermost layer does what these two do.
-            if layer not in (ExceptionMiddleware, ServerErrorMiddleware)
+            BrowserPages,
+            TableRouting,
+            SecurityMiddleware,
+            Validated,
+            checked,
+            ContextMiddleware,
         ],
         resolver=HandlerResolver(),
         pythonic_params=True,
         validator_map=validators(holder),
         security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
-        swagger_ui_options=SwaggerUIOptions(
-            serve_spec=False, spec_path="/openapi", swagger_ui_path="/openapi-ui"
-        ),
+        swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi", swagger_ui_path=UI),
     )
     routed.add_api(document)
     flask_app: flask.Flask = routed.app

@@ -80,7 +80,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     :param key: ``id``, and ``owner_id`` of a node pool
     Raises Problem for a result that could not have been created.
     """
-    with transaction(service.pool) as conn:
+    with service.turns.of(key["id"]), transaction(service.pool) as conn:
         held = Hold(conn, kind, key, whole=True, children=False).found()
         old = held.state
         change.precondition.check(old["version"])
@@ -114,7 +114,7 @@ def mark(
     """Marks a resource as deleted, and with a cluster its node pools; removes at once what nobody has
     to finalize. Marking it again changes nothing.
     """
-    with transaction(service.pool) as conn:
+    with service.turns.of(key["id"]), transaction(service.pool) as conn:
         removal.lock_owner(conn, kind, key)
         hold = Hold(conn, kind, key, whole=True)
         pools = Hold(conn, "NodePool", {"below": key["id"]}) if kind == "Cluster" else None

@@ -113,7 +113,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
     why. Raises Problem for a resource that is not marked.
     """
     at = times.now()
-    with transaction(service.pool) as conn:
+    with service.turns.of(key["id"]), transaction(service.pool) as conn:
         above = lock_owner(conn, kind, key)
         held = Hold(conn, kind, key).found()
         if not held.state["deleted_time"]:

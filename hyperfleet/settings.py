@@ -166,9 +166,6 @@ class Settings:
     health_port: int = setting(8083, "Port of the health checks; 0 takes a free one.", type=PORT)
     metrics_host: str = setting("", "Address of the metrics. Default: as --host.")
     metrics_port: int = setting(8080, "Port of the metrics; 0 takes a free one.", type=PORT)
-    threads: int = setting(
-        16, "Requests handled at once; each may hold a connection.", type=Whole(1, 1000)
-    )
     max_body_size: int = setting(
         1024 * 1024, "Largest body of a request, in bytes.", type=Whole(1024, 256 * 1024 * 1024)
     )

@@ -3,6 +3,7 @@
 Each test has a database of its own, copied from a migrated template.
 """
 
+import asyncio
 import itertools
 import json
 import os
@@ -26,7 +27,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
-from hyperfleet.database.pool import Pool, open_pool
+from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
 from hyperfleet.http.server import Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
@@ -195,19 +196,18 @@ class Service:
 
     def __init__(self, conninfo: str, pool: Any = None, **settings: Any) -> None:
         self.settings = Settings(**{"no_auth": True, "validate_responses": "all", **settings})
-        self.pool = pool or open_pool(conninfo, 8, self.settings.statement_timeout)
+        self.pool = pool or new_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
         try:
             self.app = create_app(self.settings, self.pool, CollectorRegistry())
         except BaseException:
-            # A test may ask for what is refused; the database could not be dropped with the pool on.
-            self.pool.close()
+            # A test may ask for what is refused.
             self.listener.close()
             raise
         chosen = self.settings
         tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
         self.servers = Servers(
-            [(self.app, self.listener)], Ending(5), limits=limits(chosen), certificates=[tls]
+            [(self.app, self.listener)], Ending(5), self.pool, limits=limits(chosen), certificates=[tls]
         )
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()
@@ -218,7 +218,6 @@ class Service:
         if wait:
             self.thread.join(10)
             self.listener.close()
-        self.pool.close()
 
 
 @pytest.fixture
@@ -240,12 +239,23 @@ class Switch:
     """A pool that each test replaces by one on its own database."""
 
     pool: Pool
+    loop: asyncio.AbstractEventLoop
 
-    def connection(self) -> Any:
-        return self.pool.connection()
+    async def __aenter__(self) -> None:
+        self.loop = asyncio.get_running_loop()
 
-    def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
+
+    @contextmanager
+    def over(self, pool: Pool) -> Iterator[None]:
+        self.pool = pool
+        asyncio.run_coroutine_threadsafe(pool.__aenter__(), self.loop).result(10)
+        yield
+        asyncio.run_coroutine_threadsafe(pool.close(), self.loop).result(10)
 
 
 @pytest.fixture(scope="session")
@@ -259,8 +269,7 @@ def default_service() -> Iterator[Service]:
 @pytest.fixture
 def api(default_service: Service, database: str) -> Iterator[Api]:
     """A client of a service with the default settings and no authentication, on this test's database."""
-    with open_pool(database, 8, default_service.settings.statement_timeout) as pool:
-        default_service.pool.pool = pool
+    with default_service.pool.over(new_pool(database, 8, default_service.settings.statement_timeout)):
         yield Api(default_service.url)
 
 

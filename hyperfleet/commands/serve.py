@@ -10,7 +10,7 @@ import click
 
 from hyperfleet import __version__, options
 from hyperfleet.database import connection, embedded, migration
-from hyperfleet.database.pool import open_pool
+from hyperfleet.database.pool import new_pool
 from hyperfleet.settings import Settings
 
 
@@ -52,9 +52,7 @@ def serve(**values: Any) -> None:
             )
         ]
         conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
-        pool = stack.enter_context(
-            open_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
-        )
+        pool = new_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
         registry = new_registry(pool, holder)
         ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
         servers = Servers(
@@ -64,6 +62,7 @@ def serve(**values: Any) -> None:
                 (metrics_app(registry), listeners[2]),
             ],
             ending,
+            pool,
             holder.reload,
             limits(chosen),
             [tls if wanted else {} for wanted in secure],

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from connexion import utils
 from connexion.lifecycle import ConnexionRequest
-from connexion.validators import AbstractRequestBodyValidator, ParameterValidator
-from starlette.types import Message, Receive, Scope
+from connexion.middleware.abstract import RoutedAPI, RoutedMiddleware
+from connexion.operations import AbstractOperation
+from connexion.validators import AbstractRequestBodyValidator
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import fault, faults
@@ -204,35 +208,56 @@ def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
             yield from _unstorable(inner, (*at, index))
 
 
-class QueryValidator(ParameterValidator):
-    """Checks all parameters of a request and names each that is out of its bounds."""
+class Parameters:
+    """Checks all parameters of an operation's requests and names each that is out of its bounds.
 
-    def validate_request(self, request: ConnexionRequest) -> None:
+    :param parameters: as the contract describes them
+    """
+
+    def __init__(self, parameters: Sequence[Mapping[str, Any]], uri_parser: Any) -> None:
+        self.uri_parser = uri_parser
+        self.query, self.path, self.header = (
+            [one for one in parameters if one["in"] == place] for place in ("query", "path", "header")
+        )
+        self.known = [one["name"] for one in self.query]
+        self.queried = any(one.get("required") for one in self.query)
+
+    def check(self, scope: Scope) -> None:
         """Raises Problem when a parameter breaks its schema."""
-        given = request.query_params
-        raw = request._starlette_request.query_params
-        known = [parameter["name"] for parameter in self.parameters["query"]]
-        found = [with_value(_unknown(name, known), raw[name]) for name in raw if name not in known]
-        found += [
-            fault([name], "may be given once only", "unique")
-            for name in known
-            if len(raw.getlist(name)) > 1
-        ]
-        for parameter in self.parameters["query"]:
-            name, rules = parameter["name"], parameter["schema"]
-            if name in given:
-                found += _query_faults(name, rules, raw[name], given[name])
-            elif parameter.get("required"):
-                found.append(fault([name], "is required", "required"))
-        for place, values in (("path", request.path_params), ("header", request.headers)):
-            for parameter in self.parameters[place]:
-                name = parameter["name"]
-                if name in values:
-                    found += faults(_validator(parameter["schema"]), values[name], [name])
-                elif parameter.get("required"):
-                    found.append(fault([name], "is required", "required"))
+        found: list[Fault] = []
+        if scope["query_string"] or self.queried:
+            found += self._of_query(scope)
+        for one in self.path:
+            found += self._of(one, scope["path_params"].get(one["name"]))
+        if self.header:
+            headers = Headers(scope=scope)
+            for one in self.header:
+                found += self._of(one, headers.get(one["name"]))
         if found:
             raise Problem(INVALID, faults=found)
+
+    def _of(self, parameter: Mapping[str, Any], value: str | None) -> Iterator[Fault]:
+        name = parameter["name"]
+        if value is not None:
+            yield from faults(_validator(parameter["schema"]), value, [name])
+        elif parameter.get("required"):
+            yield fault([name], "is required", "required")
+
+    def _of_query(self, scope: Scope) -> Iterator[Fault]:
+        request = ConnexionRequest(scope, uri_parser=self.uri_parser)
+        given, raw = request.query_params, request._starlette_request.query_params
+        for name in raw:
+            if name not in self.known:
+                yield with_value(_unknown(name, self.known), raw[name])
+        for name in self.known:
+            if len(raw.getlist(name)) > 1:
+                yield fault([name], "may be given once only", "unique")
+        for parameter in self.query:
+            name, rules = parameter["name"], parameter["schema"]
+            if name in given:
+                yield from _query_faults(name, rules, raw[name], given[name])
+            elif parameter.get("required"):
+                yield fault([name], "is required", "required")
 
 
 def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> Iterator[Fault]:
@@ -266,13 +291,52 @@ def _bounds(rules: Mapping[str, Any]) -> str:
     return f"an integer{bounds}"
 
 
+class Validation:
+    """The layer of one operation: Connexion's, with all that is the same for each request made once."""
+
+    def __init__(self, app: ASGIApp, operation: AbstractOperation, body: Any) -> None:
+        self.app = app
+        parser = operation.uri_parser_class(operation.parameters, operation.body_definition())
+        self.parameters = Parameters(operation.parameters, parser)
+        self.bodies = {
+            kind: functools.partial(body, schema=operation.body_schema(kind), strict_validation=False)
+            for kind in operation.consumes
+        }
+        if not operation.request_body:
+            self.bodies = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on that the contract allows. Raises Problem for another."""
+        self.parameters.check(scope)
+        if self.bodies:
+            kind, encoding = utils.split_content_type(utils.extract_content_type(scope["headers"]))
+            made = self.bodies.get(kind.lower() if kind else next(iter(self.bodies)))
+            if made is None:
+                raise Problem(UNSUPPORTED_TYPE)
+            validator = made(encoding=encoding or "utf-8")
+            receive, scope = await validator.wrap_receive(receive, scope=scope)
+        await self.app(scope, receive, send)
+
+
+class _Validations(RoutedAPI[Validation]):
+    def __init__(self, *args: Any, validator_map: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.body = validator_map["body"]
+        self.add_paths()
+
+    def make_operation(self, operation: AbstractOperation) -> Validation:
+        return Validation(self.next_app, operation, self.body)
+
+
+class Validated(RoutedMiddleware[_Validations]):
+    """Connexion's layer that checks requests."""
+
+    api_cls = _Validations
+
+
 def validators(provider: Provider) -> dict[str, Any]:
-    """What checks the parameters, and by their types the bodies of requests, as Connexion takes it."""
-    body = functools.partial(BodyValidator, provider)
-    return {
-        "parameter": QueryValidator,
-        "body": {"application/json": body, "application/merge-patch+json": body},
-    }
+    """What checks the bodies of requests, as :class:`Validated` takes it."""
+    return {"body": functools.partial(BodyValidator, provider)}
 
 
 def creation_validators(document: Mapping[str, Any]) -> dict[str, schema.Validator]:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -14,8 +15,25 @@ from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Connection: TypeAlias = psycopg.Connection[TupleRow]
-Cursor: TypeAlias = psycopg.Cursor[TupleRow]
+
+class Cursor(Protocol):
+    """What a statement has found."""
+
+    def fetchone(self) -> TupleRow | None:
+        """The next row, if there is one."""
+
+    def fetchall(self) -> list[TupleRow]:
+        """All rows that are left."""
+
+    def __iter__(self) -> Iterator[TupleRow]:
+        """All rows that are left."""
+
+
+class Connection(Protocol):
+    """What statements run on: a connection of its own, or one of the pool."""
+
+    def execute(self, statement: Any, values: Any = None, /) -> Cursor:
+        """Runs a statement."""
 
 
 def conninfo(settings: Settings) -> str:
@@ -66,7 +84,7 @@ def describe(conninfo: str) -> str:
     return f"{known.get('dbname') or known.get('user') or 'default'} at {where}"
 
 
-def connect(conninfo: str) -> Connection:
+def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
     """A connection of its own for what runs beside the service, in autocommit mode.
 
     Leaves no prepared statements behind: whose session it is, is a pooler's choice.

@@ -65,7 +65,7 @@ FROM current_schema() AS schema
 """
 
 
-def _check_rights(conn: psycopg.Connection[Any]) -> None:
+def _check_rights(conn: connection.Connection) -> None:
     # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
     row = conn.execute(MAY_CREATE).fetchone()
     assert row is not None
@@ -121,7 +121,7 @@ def _names() -> tuple[str, ...]:
 APPLIED = "SELECT migration_id FROM _yoyo_migration ORDER BY migration_id"
 
 
-def applied(conn: psycopg.Connection[Any]) -> list[str]:
+def applied(conn: connection.Connection) -> list[str]:
     """The names of the migrations that the database has; reads only, and needs no lock."""
     try:
         return [name for (name,) in conn.execute(APPLIED)]
@@ -129,18 +129,18 @@ def applied(conn: psycopg.Connection[Any]) -> list[str]:
         return []
 
 
-def pending(conn: psycopg.Connection[Any]) -> list[str]:
+def pending(conn: connection.Connection) -> list[str]:
     """The names of the migrations that this version ships and the database lacks, oldest first."""
     have = set(applied(conn))
     return [name for name in names() if name not in have]
 
 
-def unknown(conn: psycopg.Connection[Any]) -> list[str]:
+def unknown(conn: connection.Connection) -> list[str]:
     """The names of the migrations that the database has and this version does not ship."""
     return [name for name in applied(conn) if name not in names()]
 
 
-def refuse_unknown(conn: psycopg.Connection[Any]) -> None:
+def refuse_unknown(conn: connection.Connection) -> None:
     """Raises MigrationRefused when a newer version has applied what this one can't take back."""
     strange = unknown(conn)
     if strange:

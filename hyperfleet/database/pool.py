@@ -1,20 +1,26 @@
-"""The connections that are kept open between requests, and the transactions on them."""
+"""The connections that are kept open between requests, and the statements on them.
 
+The pool lives on the event loop. What runs in a greenlet of it (see :mod:`hyperfleet.greenlets`) calls
+:func:`fetch_one`, :func:`fetch_all`, :func:`session` and :func:`transaction` as plain functions.
+"""
+
+import asyncio
 import os
 import select
 import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from hyperfleet.database.connection import Connection, Cursor
+from hyperfleet.database.connection import Connection
+from hyperfleet.greenlets import wait_for
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0
@@ -24,7 +30,7 @@ ASK_AGAIN = 0.4
 MARGIN = 5
 
 
-class Session(psycopg.Connection[TupleRow]):
+class Session(psycopg.AsyncConnection[TupleRow]):
     """A connection of the pool. Behind a pooler of connections it is nobody's own, so ``travelling``
     holds what each transaction has to set for itself.
     """
@@ -32,7 +38,7 @@ class Session(psycopg.Connection[TupleRow]):
     travelling: dict[str, str] | None = None
 
 
-class Pool(ConnectionPool[Session]):
+class Pool(AsyncConnectionPool[Session]):
     """The connections that are kept open between requests.
 
     psycopg's pool pauses for seconds when it meets dead connections. This one throws them away and
@@ -46,37 +52,44 @@ class Pool(ConnectionPool[Session]):
 
     def __init__(self, *args: Any, patience: float, **kwargs: Any) -> None:
         """:param patience: seconds after which nobody waits for an answer on a connection any more"""
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, open=False, **kwargs)
         self.patience = patience
         # The connections in use, and when they have been so for too long.
         self.used: dict[Session, float] = {}
-        self.lock = threading.Lock()
-        threading.Thread(target=self._watch, name="database-watch", daemon=True).start()
 
-    def _watch(self) -> None:
+    async def __aenter__(self) -> Self:
+        """Opens the pool; it is closed at the end of the block."""
+        self.watch = asyncio.create_task(self._watch())
+        return await super().__aenter__()
+
+    async def close(self, timeout: float = 5) -> None:
+        """Closes the connections, those in use when they are given back."""
+        self.watch.cancel()
+        await super().close(timeout)
+
+    async def _watch(self) -> None:
         """Hangs up where the answer does not come: a pooler that lost its server, or a server that is
         stopped, keeps the connection open and says nothing. TCP sees no fault in that.
         """
-        while not self.closed:
-            time.sleep(1)
+        while True:
+            await asyncio.sleep(1)
             now = time.monotonic()
-            with self.lock:
-                for conn, end in self.used.items():
-                    if end < now:
-                        with suppress(OSError, psycopg.Error), _line(conn) as line:
-                            line.shutdown(socket.SHUT_RDWR)
+            for conn, end in self.used.items():
+                if end < now:
+                    with suppress(OSError, psycopg.Error), _line(conn) as line:
+                        line.shutdown(socket.SHUT_RDWR)
 
-    def _connect(self, timeout: float | None = None) -> Session:
-        # The pool tries in a thread of its own, and tells nobody but its log what it was told.
+    async def _connect(self, timeout: float | None = None) -> Session:
+        # The pool tries in a task of its own, and tells nobody but its log what it was told.
         try:
-            conn = super()._connect(timeout)
+            conn = await super()._connect(timeout)
         except Exception as error:
             self.trouble = error
             raise
         self.trouble = None
         return conn
 
-    def getconn(self, timeout: float | None = None) -> Session:
+    async def getconn(self, timeout: float | None = None) -> Session:
         """A connection that the server has not closed, within ``timeout`` seconds.
 
         Raises PoolTimeout when there is none; its cause is why none could be made, if that is why.
@@ -86,40 +99,47 @@ class Pool(ConnectionPool[Session]):
         while True:
             try:
                 # Whoever asks makes the pool try the database, so it is asked again and again.
-                conn = super().getconn(min(ASK_AGAIN, deadline - time.monotonic()))
+                conn = await super().getconn(min(ASK_AGAIN, deadline - time.monotonic()))
             except PoolTimeout:
                 if time.monotonic() < deadline:
                     continue
                 raise PoolTimeout(f"no connection within {timeout:.1f} s") from self.trouble
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
+                self.used[conn] = time.monotonic() + self.patience
                 return conn
-            self.discard(conn)
-            self.putconn(conn)
+            await self.discard(conn)
+            await self.putconn(conn)
 
-    @contextmanager
-    def connection(self, timeout: float | None = None) -> Iterator[Session]:
+    async def putconn(self, conn: Session) -> None:
+        """Takes a connection back."""
+        self.used.pop(conn, None)
+        await super().putconn(conn)
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Session]:
         """A connection, given back at the end of the block unless it is of no more use."""
-        with super().connection(timeout) as conn:
-            try:
-                with self.lock:
-                    self.used[conn] = time.monotonic() + self.patience
-                yield conn
-            except psycopg.Error as error:
-                if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-                    self.discard(conn)
-                raise
-            finally:
-                with self.lock:
-                    del self.used[conn]
+        conn = await self.getconn(timeout)
+        try:
+            yield conn
+        except psycopg.Error as error:
+            await self.blame(conn, error)
+            raise
+        finally:
+            await self.putconn(conn)
 
-    def discard(self, conn: Session) -> None:
+    async def blame(self, conn: Session, error: BaseException) -> None:
+        """Closes a connection, if it is of no more use after this error."""
+        if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            await self.discard(conn)
+
+    async def discard(self, conn: Session) -> None:
         """Closes a connection, and makes the idle ones anew: what befell one, such as a restart, will
         have befallen the others. Once a second, that it is not all the service does.
         """
-        conn.close()
+        await conn.close()
         if self._due():
             self.renewed = time.monotonic()
-            self.drain()
+            await self.drain()
 
     def _due(self) -> bool:
         return time.monotonic() - self.renewed > 1
@@ -150,8 +170,8 @@ def _takes_no_writes(conn: Session) -> bool:
     return conn.info.parameter_status("default_transaction_read_only") == "on"
 
 
-def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: bool = False) -> Pool:
-    """A pool of at most ``size`` connections in autocommit mode; whoever opens it closes it.
+def new_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: bool = False) -> Pool:
+    """A pool of at most ``size`` connections in autocommit mode; whoever enters it has them.
 
     Autocommit makes a single statement cost one round trip; what takes several says so itself. The
     database ends a statement that takes longer than ``statement_timeout``, in seconds; 0 is no bound.
@@ -173,7 +193,7 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared:
         options = " ".join([str(own), *(f"-c {name}={value}" for name, value in wanted.items())])
         conninfo = make_conninfo(conninfo, options=options.strip())
 
-    def configure(conn: Session) -> None:
+    async def configure(conn: Session) -> None:
         conn.travelling = wanted if shared else None
 
     return Pool(
@@ -187,7 +207,6 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared:
         # How long a connection that can't be made is tried to be made; then by who needs it.
         reconnect_timeout=ASK_AGAIN,
         name="hyperfleet",
-        open=True,
         # A few statements that take their time one after the other still get their answers.
         patience=2 * statement_timeout + MARGIN if statement_timeout else float("inf"),
     )
@@ -195,7 +214,8 @@ def open_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared:
 
 def fetch_one(pool: Pool, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
     """Runs one statement as its own transaction, in one round trip, and returns its first row."""
-    return _run(pool, statement, values).fetchone()
+    rows = wait_for(_fetch(pool, statement, values))
+    return rows[0] if rows else None
 
 
 def fetch_all(pool: Pool, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
@@ -203,19 +223,63 @@ def fetch_all(pool: Pool, statement: str, values: Mapping[str, Any]) -> list[Tup
 
     It is planned each time, for the very values: how to search for a label depends on which one.
     """
-    return _run(pool, statement, values, prepare=False).fetchall()
+    return wait_for(_fetch(pool, statement, values, prepare=False))
 
 
-def _run(pool: Pool, statement: str, values: Mapping[str, Any], prepare: bool | None = None) -> Cursor:
-    with pool.connection() as conn:
+async def _fetch(
+    pool: Pool, statement: str, values: Mapping[str, Any], prepare: bool | None = None
+) -> list[TupleRow]:
+    async with pool.connection() as conn:
         if conn.travelling is None:
-            return conn.execute(statement, values, prepare=prepare)
-        with _transaction(conn):
-            return conn.execute(statement, values)
+            cursor = await conn.execute(statement, values, prepare=prepare)
+        else:
+            async with conn.transaction():
+                await _travel(conn)
+                cursor = await conn.execute(statement, values)
+        return await cursor.fetchall()
 
 
-# What a shared session needs, for one transaction.
-TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)"
+class Rows:
+    """What a statement has found; fetched when it is asked for."""
+
+    def __init__(self, cursor: psycopg.AsyncCursor[TupleRow]) -> None:
+        self.cursor = cursor
+
+    def fetchone(self) -> TupleRow | None:
+        """The next row, if there is one."""
+        return wait_for(self.cursor.fetchone())
+
+    def fetchall(self) -> list[TupleRow]:
+        """All rows that are left."""
+        return wait_for(self.cursor.fetchall())
+
+    def __iter__(self) -> Iterator[TupleRow]:
+        """All rows that are left."""
+        return iter(self.fetchall())
+
+
+class Statements:
+    """A connection of the pool, for plain functions."""
+
+    def __init__(self, conn: Session) -> None:
+        self.conn = conn
+
+    def execute(self, statement: Any, values: Any = None) -> Rows:
+        """Runs a statement."""
+        return Rows(wait_for(self.conn.execute(statement, values)))
+
+
+@contextmanager
+def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
+    """A connection in autocommit mode for the block; ``timeout`` as in :meth:`Pool.getconn`."""
+    conn = wait_for(pool.getconn(timeout))
+    try:
+        yield Statements(conn)
+    except psycopg.Error as error:
+        wait_for(pool.blame(conn, error))
+        raise
+    finally:
+        wait_for(pool.putconn(conn))
 
 
 @contextmanager
@@ -226,23 +290,54 @@ def transaction(pool: Pool) -> Iterator[Connection]:
     block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
     or at the end of the block. Behind a pooler each statement travels for itself.
     """
-    with pool.connection() as conn, _transaction(conn):
-        yield conn
+    conn, together = wait_for(_begin(pool))
+    try:
+        yield Statements(conn)
+        wait_for(_commit(conn, together))
+    except BaseException as error:
+        wait_for(_roll_back(pool, conn, together, error))
+        raise
+    finally:
+        wait_for(pool.putconn(conn))
 
 
-@contextmanager
-def _transaction(conn: Session) -> Iterator[None]:
+# What a shared session needs, for one transaction.
+TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)"
+
+
+async def _travel(conn: Session) -> None:
+    if conn.travelling:
+        await conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])
+
+
+async def _begin(pool: Pool) -> tuple[Session, Any]:
+    conn = await pool.getconn()
     # After statements that travel together, PgBouncer 1.18 sometimes goes on holding the session for
     # this connection, idle as it is, and the next one waits for it.
-    together = conn.pipeline() if conn.travelling is None else nullcontext()
+    together = conn.pipeline() if conn.travelling is None else None
     try:
-        with together:
-            conn.execute("BEGIN")
-            if conn.travelling:
-                conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])
-            yield
-            conn.execute("COMMIT")
-    except BaseException:
-        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            conn.rollback()
+        if together:
+            await together.__aenter__()
+        await conn.execute("BEGIN")
+        await _travel(conn)
+    except BaseException as error:
+        await _roll_back(pool, conn, together, error)
+        await pool.putconn(conn)
         raise
+    return conn, together
+
+
+async def _commit(conn: Session, together: Any) -> None:
+    await conn.execute("COMMIT")
+    if together:
+        await together.__aexit__(None, None, None)
+
+
+async def _roll_back(pool: Pool, conn: Session, together: Any, error: BaseException) -> None:
+    # What these say comes of the error that is raised already.
+    with suppress(psycopg.Error):
+        if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+            await together.__aexit__(type(error), error, error.__traceback__)
+        if conn.info.transaction_status != TransactionStatus.IDLE:
+            await conn.rollback()
+    await pool.blame(conn, error)

@@ -58,7 +58,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     values = resource.first_row("NodePool", body, service.required("NodePool"), caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{resource.BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    with resource.unique_name(service, "NodePool", values):
+    with service.turns.of(values["owner_id"]), resource.unique_name(service, "NodePool", values):
         created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)

@@ -97,9 +97,9 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
     required = service.required(kind)
-    with transaction(service.pool) as conn:
+    with service.turns.of(owner["id"]), transaction(service.pool) as conn:
         above = removal.lock_owner(conn, kind, owner, marked=True)
-        # Reports on one resource queue here, for the lock on its row.
+        # Those of other processes queue here, for the lock on the row.
         held = Hold(conn, kind, owner).found()
         marked, generation = held.state["deleted_time"], held.state["generation"]
         cluster = above.fetchone() if above and marked else None

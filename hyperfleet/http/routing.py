@@ -1,10 +1,18 @@
-"""How Connexion finds the function of an operation."""
+"""How Connexion finds the operation of a request, and the function of an operation."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from connexion import utils
+from connexion.middleware.abstract import ROUTING_CONTEXT
+from connexion.middleware.routing import RoutingMiddleware
+from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.resolver import Resolver
+from connexion.spec import Specification
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Where the page of the API lies.
+UI = "/openapi-ui"
 
 
 def snake_case(name: str) -> str:
@@ -19,3 +27,70 @@ class HandlerResolver(Resolver):
         """The function; raises ResolverError for an operation that nobody wrote."""
         module, _, name = operation_id.rpartition(".")
         return utils.get_function_from_name(f"{module}.{snake_case(name)}")
+
+
+class Found(NamedTuple):
+    """An operation in the table: what Connexion's layers are told, and where its parameters are."""
+
+    context: dict[str, str]
+    names: dict[int, str]
+
+
+class TableRouting(RoutingMiddleware):
+    """Connexion's routing by a table of its own routes, in place of a scan of all of them: an
+    operation is found by the method and the segments of the path, with a mark for each parameter.
+
+    What the table does not have - an unknown path, a method that a path lacks - is Connexion's to say.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self.table: dict[tuple[str, ...], Found] = {}
+        # For each number of segments, where parameters may be among them: the fewest first.
+        self.shapes: dict[int, list[tuple[int, ...]]] = {}
+
+    def add_api(self, specification: Specification, **options: Any) -> None:
+        """Takes the routes of a contract."""
+        super().add_api(specification, **options)
+        for mount in self.router.routes:
+            for route in mount.app.routes:
+                self._add(mount.path, route)
+
+    def _add(self, base: str, route: Any) -> None:
+        segments = (base + route.path).split("/")
+        names = {at: text[1:-1] for at, text in enumerate(segments) if text.startswith("{")}
+        shape = tuple(names)
+        shapes = self.shapes.setdefault(len(segments), [])
+        if shape not in shapes:
+            shapes.append(shape)
+            shapes.sort(key=len)
+        found = Found({"api_base_path": base, "operation_id": route.endpoint.operation_id}, names)
+        for method in route.methods:
+            self.table[method, *("{}" if at in names else text for at, text in enumerate(segments))] = (
+                found
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, with the operation that it is for."""
+        segments = scope["path"].split("/")
+        for shape in self.shapes.get(len(segments), ()):
+            key = list(segments)
+            for at in shape:
+                key[at] = "{}"
+            found = self.table.get((scope["method"], *key))
+            if found and all(segments[at] for at in shape):
+                params = {name: segments[at] for at, name in found.names.items()}
+                extensions = {**scope.get("extensions", {}), ROUTING_CONTEXT: found.context}
+                scope = {**scope, "path_params": params, "extensions": extensions}
+                await self.app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+class BrowserPages(SwaggerUIMiddleware):
+    """Connexion's pages for a browser, asked for what is theirs alone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or passes it on."""
+        theirs = scope["path"].startswith(UI)
+        await (super().__call__(scope, receive, send) if theirs else self.app(scope, receive, send))

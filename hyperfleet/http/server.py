@@ -129,6 +129,7 @@ class Servers:
     """Several applications, each on its own socket, that start together and stop one after another.
 
     :param ending: how they stop
+    :param pool: what is open as long as they run
     :param reload: what SIGHUP asks for; one at a time
     :param limits: what a request may cost
     :param certificates: for each application what :func:`certificate` gives, or nothing for plain HTTP
@@ -138,12 +139,14 @@ class Servers:
         self,
         apps: Sequence[tuple[ASGIApp, socket.socket]],
         ending: Ending,
+        pool: contextlib.AbstractAsyncContextManager[object],
         reload: Callable[[], Awaitable[object]] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (it does not change)
         certificates: Sequence[dict[str, Any]] = (),
     ) -> None:
         protocol: Any = functools.partial(Protocol, limits=limits)
         self.ending = ending
+        self.pool = pool
         self.reload = reload
         self.reload_wanted = asyncio.Event()
         self.sockets = [listener for _, listener in apps]
@@ -181,6 +184,10 @@ class Servers:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
+        async with self.pool:
+            await self._serve_all()
+
+    async def _serve_all(self) -> None:
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(self.servers, self.sockets, strict=True)

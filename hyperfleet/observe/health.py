@@ -5,7 +5,6 @@ import logging
 import threading
 from typing import Any
 
-import anyio.to_thread
 import psycopg
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,7 +13,8 @@ from starlette.routing import Route
 
 from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
-from hyperfleet.database.pool import Pool
+from hyperfleet.database.pool import Pool, session
+from hyperfleet.greenlets import run, wait_for
 from hyperfleet.kinds import RESOURCES
 
 logger = logging.getLogger(__name__)
@@ -35,13 +35,15 @@ def health_app(
     moment that ``ending`` is set, nothing is ready.
     """
 
+    under_way: set[asyncio.Task[JSONResponse]] = set()
+
     def look() -> JSONResponse:
         try:
-            with pool.connection(timeout=TIMEOUT) as conn:
+            with session(pool, TIMEOUT) as conn:
                 read_only = conn.execute(READ_ONLY).fetchone() == ("on",)
                 if read_only:
                     # It may be the session alone that has not heard of the end yet.
-                    pool.discard(conn)
+                    wait_for(pool.discard(conn.conn))
                 else:
                     pending = migration.pending(conn)
         except psycopg.Error as error:
@@ -62,12 +64,14 @@ def health_app(
     async def ready(_request: Request) -> JSONResponse:
         if ending is not None and ending.is_set():
             return JSONResponse({"status": "unavailable", "draining": True}, 503)
-        # A database that hangs keeps the thread, but not the probe.
-        try:
-            async with asyncio.timeout(TIMEOUT + 1):
-                return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
-        except TimeoutError:
+        # Not ended with the probe: to cancel what hangs takes as long as it hangs.
+        looking = asyncio.create_task(run(look))
+        under_way.add(looking)
+        looking.add_done_callback(under_way.discard)
+        done, _ = await asyncio.wait([looking], timeout=TIMEOUT + 1)
+        if not done:
             return JSONResponse({"status": "unavailable", "database": "not answering"}, 503)
+        return looking.result()
 
     async def alive(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

@@ -65,7 +65,7 @@ def test_the_parts_of_a_database_may_come_from_files_the_environment_and_a_yaml_
     (tmp_path / "db.host").write_text(f"{parts['host']}\n")
     (tmp_path / "db.user").write_text(f"{parts['user']}\n")
     (tmp_path / "config.yaml").write_text(
-        f"db: {{name: {parts['dbname']}, port: 1}}\nlog-level: debug\nthreads: 3\n"
+        f"db: {{name: {parts['dbname']}, port: 1}}\nlog-level: debug\nmax-body-size: 3000\n"
     )
     environment = {
         "HYPERFLEET_CONFIG": str(tmp_path / "config.yaml"),

@@ -139,12 +139,11 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
 
 @pytest.mark.slow
 def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database: str) -> None:
-    env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_TREADS": "3"}
+    env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_PROT": "3"}
     with Serving("--no-auth", env=env) as server:
         assert "HYPERFLEET_PORT is ignored: Kubernetes has set it" in server.output
-        assert (
-            "HYPERFLEET_TREADS is ignored: there is no such setting; is HYPERFLEET_THREADS meant?"
-            in (server.output)
+        assert "HYPERFLEET_PROT is ignored: there is no such setting; is HYPERFLEET_PORT meant?" in (
+            server.output
         )
         assert "HYPERFLEET_API_SERVICE_HOST" not in server.output
 
@@ -258,9 +257,9 @@ def test_a_value_of_a_yaml_file_that_no_flag_could_have_is_refused_by_name(tmp_p
         config.write_text(text)
         said = refused(f"--config={config}")
         assert name in said, text
-    config.write_text("no-auth: 1\nthreads: 4.0\ncors_origins: [a, b]\ndb: {name: 7}")
+    config.write_text("no-auth: 1\nport: 4.0\ncors_origins: [a, b]\ndb: {name: 7}")
     values = chosen(f"--config={config}")
-    assert (values["no_auth"], values["threads"], values["db_name"]) == (True, 4, "7")
+    assert (values["no_auth"], values["port"], values["db_name"]) == (True, 4, "7")
     assert values["cors_origins"] == ["a", "b"]
 
 

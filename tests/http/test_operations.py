@@ -1,5 +1,6 @@
 """What operators see: metrics, logs, and a service that comes back as soon as its database does."""
 
+import asyncio
 import logging
 import os
 import re
@@ -17,7 +18,8 @@ from conftest import Api
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hyperfleet.database.pool import open_pool
+from hyperfleet import greenlets
+from hyperfleet.database.pool import Pool, new_pool, session
 
 pytestmark = pytest.mark.slow
 
@@ -106,13 +108,21 @@ def test_after_an_outage_the_service_is_back_as_soon_as_its_database_is(api: Api
 
 def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(database: str) -> None:
     given = make_conninfo(database, options="-c work_mem=5MB -c jit=on")
-    with open_pool(given, 1, 1.5) as pool, pool.connection() as conn:
-        names = ("work_mem", "jit", "statement_timeout", "max_parallel_workers_per_gather")
-        shown = [conn.execute(f"SHOW {name}").fetchone() for name in names]
-        assert shown == [("5MB",), ("off",), ("1500ms",), ("0",)]
-        # What was set by the start is no setting of the session's, which a reset would lose.
-        conn.execute("RESET ALL")
-        assert conn.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
+
+    def look(pool: Pool) -> None:
+        with session(pool) as conn:
+            names = ("work_mem", "jit", "statement_timeout", "max_parallel_workers_per_gather")
+            shown = [conn.execute(f"SHOW {name}").fetchone() for name in names]
+            assert shown == [("5MB",), ("off",), ("1500ms",), ("0",)]
+            # What was set by the start is no setting of the session's, which a reset would lose.
+            conn.execute("RESET ALL")
+            assert conn.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
+
+    async def main() -> None:
+        async with new_pool(given, 1, 1.5) as pool:
+            await greenlets.run(look, pool)
+
+    asyncio.run(main())
 
 
 def test_a_database_that_hangs_is_told_by_readyz_in_time(tmp_path: Any) -> None:

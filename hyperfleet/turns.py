@@ -1,0 +1,77 @@
+"""Whose turn it is: those who change one resource come one after the other, before they take a
+connection, so that a resource keeps at most one connection of a process from all others.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hyperfleet.errors import BUSY, Problem
+from hyperfleet.greenlets import wait_for
+
+# As many may wait for one resource, and for so many seconds.
+LONGEST = 100
+PATIENCE = 5.0
+
+
+class Turns:
+    """The queues for resources that somebody is changing.
+
+    For plain functions in greenlets of one event loop (see :mod:`hyperfleet.greenlets`).
+    """
+
+    def __init__(self) -> None:
+        self.queues: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @contextmanager
+    def of(self, resource: str) -> Iterator[None]:
+        """Waits until it is the caller's turn on a resource, which lasts for the block.
+
+        Raises Problem, busy, when too many wait already, or when it takes too long.
+        """
+        queue = self.queues.get(resource)
+        if queue is None:
+            self.queues[resource] = deque()
+        elif len(queue) >= LONGEST:
+            raise _busy(f"{LONGEST} requests wait already")
+        else:
+            wait_for(self._wait(queue, resource))
+        try:
+            yield
+        finally:
+            self._pass_on(resource)
+
+    def longest(self) -> int:
+        """How many wait for the resource that most wait for."""
+        return max(map(len, self.queues.values()), default=0)
+
+    async def _wait(self, queue: deque[asyncio.Future[None]], resource: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                # It came, but too late.
+                self._pass_on(resource)
+            elif turn in queue:
+                queue.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise _busy(f"it did not come within {PATIENCE:.0f} s") from None
+            raise
+
+    def _pass_on(self, resource: str) -> None:
+        queue = self.queues[resource]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self.queues[resource]
+
+
+def _busy(why: str) -> Problem:
+    detail = f"Others are changing this resource, and {why} for their turn. Try again."
+    return Problem(BUSY, detail)

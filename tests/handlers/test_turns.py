@@ -1,0 +1,94 @@
+"""One resource that is busy keeps nobody from the others."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Api
+
+WAITERS = 130
+LONGEST = 100
+
+
+@contextmanager
+def locked(database: str, table: str, resource: dict[str, Any]) -> Iterator[None]:
+    with psycopg.connect(database) as conn:
+        conn.execute(f"SELECT 1 FROM {table} WHERE id = %s FOR UPDATE", [resource["id"]])
+        yield
+
+
+def test_reports_on_a_locked_cluster_take_one_connection_and_are_refused_beyond_a_hundred(
+    service: Callable[..., Api], database: str, sql: psycopg.Connection
+) -> None:
+    api = service()
+    busy, other = api.cluster("busy"), api.cluster("other")
+    answers: Counter[int] = Counter()
+
+    def report(number: int) -> None:
+        answer = Api(api.url).report(busy, f"adapter-{number}")
+        assert answer.status_code == 201 or answer.headers["Retry-After"]
+        answers[answer.status_code] += 1
+
+    with ThreadPoolExecutor(WAITERS) as threads:
+        with locked(database, "clusters", busy):
+            sent = [threads.submit(report, number) for number in range(WAITERS)]
+            deadline = time.monotonic() + 5
+            while answers[503] < WAITERS - LONGEST - 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            assert sql.execute(waiting).fetchone() == (1,)
+            # Others hear nothing of it, in whatever they do.
+            for number in range(20):
+                start = time.monotonic()
+                assert api.read(other)["id"] == other["id"]
+                assert api.report(other, f"adapter-{number}").status_code == 201
+                assert api.get("/clusters").json()["total"] == 2 + number
+                api.cluster(f"new-{number}")
+                assert api.read(busy)["id"] == busy["id"]
+                assert time.monotonic() - start < 1
+        for one in sent:
+            one.result()
+    assert answers == {201: LONGEST + 1, 503: WAITERS - LONGEST - 1}
+    assert api.get(f"/clusters/{busy['id']}/statuses?size=0").json()["total"] == LONGEST + 1
+
+
+@pytest.mark.slow
+def test_a_turn_that_does_not_come_is_refused_and_the_next_ones_still_come(
+    service: Callable[..., Api], database: str
+) -> None:
+    api = service(statement_timeout=20)
+    busy = api.cluster("busy")
+    answers: list[tuple[int, float]] = []
+    begun = time.monotonic()
+
+    def change(number: int) -> None:
+        own = Api(api.url)
+        path = f"/clusters/{busy['id']}"
+        send: list[Callable[[], Any]] = [
+            lambda: own.report(busy, "dns"),
+            lambda: own.patch(path, json={"labels": {"n": str(number)}}),
+            lambda: own.delete(path),
+            lambda: own.post(f"{path}/nodepools", json={"name": f"np-{number}", "spec": {}}),
+        ]
+        answers.append((send[number % 4]().status_code, time.monotonic() - begun))
+
+    with locked(database, "clusters", busy):
+        threads = [threading.Thread(target=change, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        time.sleep(5.5)
+        # All but the one that has its turn, and waits in the database.
+        assert [status for status, _ in answers] == [503] * 15
+        assert all(4.5 < taken < 6 for _, taken in answers)
+    for thread in threads:
+        thread.join(10)
+    assert answers[-1][0] in (200, 201, 202)
+    assert api.report(busy, "late").status_code in (201, 409)
+    assert api.read(busy)["id"] == busy["id"]
