@@ -145,7 +145,7 @@ def measure(url: str, one: Operation, ids: list[str], roots: tuple[int, int], op
     headers = {"Content-Type": "application/json", **one.headers} if one.body else dict(one.headers)
     table = "{" + ",".join(f'["{name}"]="{value}"' for name, value in headers.items()) + "}"
     body = json.dumps(one.body) if one.body else ""
-    script = script.replace("METHOD", one.method).replace("PATH", one.path.replace("%", "%%"))
+    script = script.replace("METHOD", one.method).replace("PATH", one.path)
     script = script.replace("HEADERS", table).replace("BODY", body)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flask
-import werkzeug.exceptions
 from connexion import FlaskApp
-from connexion.middleware.context import ContextMiddleware
 from connexion.middleware.security import SecurityMiddleware
 from connexion.options import SwaggerUIOptions
 from prometheus_client import CollectorRegistry
-from prometheus_flask_exporter import PrometheusMetrics
 from starlette.types import ASGIApp
 
 from hyperfleet.auth.guard import Bearer, Guard
@@ -20,16 +17,16 @@ from hyperfleet.contract import document as contract
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.responses import Checked, Contract
-from hyperfleet.contract.validation import Validated, creation_validators, validators
+from hyperfleet.contract.validation import Validated, creation_validators
 from hyperfleet.database.pool import Pool
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.cors import Cors
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
-from hyperfleet.http.problems import explain, render
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
 from hyperfleet.lists import projection
+from hyperfleet.observe.metrics import Requests
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
 
@@ -63,7 +60,6 @@ def create_app(
     )
     inner = _routed(document, holder, guard, checked)
     flask_app: flask.Flask = inner.app
-    inner._middleware_app.asgi_app = Bridge(flask_app.wsgi_app)
     flask_app.extensions[SERVICE] = Service(
         settings,
         pool,
@@ -71,11 +67,10 @@ def create_app(
         creation_validators(document),
         projection.defaults(settings.default_fields),
     )
-    PrometheusMetrics(flask_app, path=None, group_by="url_rule", registry=registry)
     # From the innermost to the outermost.
     layers: ASGIApp = Plain(Pages(inner, pages))
     layers = Errors(Limited(layers, limits(settings)), contract.routes(document))
-    return Logged(Browsers(Cors(layers, settings.cors_origins)), registry)
+    return Logged(Browsers(Cors(layers, settings.cors_origins)), Requests(registry))
 
 
 def _routed(
@@ -96,29 +91,16 @@ def _routed(
             SecurityMiddleware,
             Validated,
             checked,
-            ContextMiddleware,
         ],
         resolver=HandlerResolver(),
         pythonic_params=True,
-        validator_map=validators(holder),
+        validator_map={"provider": holder},
         security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi", swagger_ui_path=UI),
     )
     routed.add_api(document)
-    flask_app: flask.Flask = routed.app
-    # Connexion decides who may by the route that it finds; Flask must not find more than that.
-    flask_app.url_map.merge_slashes = False
-    # Answered inside Flask, so that its metrics know the status.
-    for kind in (Exception, werkzeug.exceptions.HTTPException):
-        flask_app.register_error_handler(kind, _problem)
+    routed._middleware_app.asgi_app = Bridge(routed.app)
     return routed
-
-
-def _problem(error: Exception) -> flask.Response:
-    problem = explain(error)
-    request = flask.request
-    body, headers = render(problem, request.path, request.headers.get("Accept", ""))
-    return flask.Response(body, problem.entry.status, headers)
 
 
 def _pages(text: bytes) -> dict[str, Page]:

@@ -1,6 +1,5 @@
 """Requests against the contract: how Connexion's validators are made to name every fault at once."""
 
-import functools
 import json
 import math
 import re
@@ -8,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from connexion import utils
-from connexion.lifecycle import ConnexionRequest
+from connexion.decorators.parameter import pythonic
 from connexion.middleware.abstract import RoutedAPI, RoutedMiddleware
 from connexion.operations import AbstractOperation
-from connexion.validators import AbstractRequestBodyValidator
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from connexion.utils import inspect_function_arguments
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import fault, faults
@@ -25,6 +24,9 @@ from hyperfleet.storable import storable
 
 # Where the outermost layer says that a body may be something else than the JSON that it is taken for.
 UNSURE = "hyperfleet.unsure"
+
+# Where the layer of an operation puts its function, and what that is to be called with.
+CALL = "hyperfleet.call"
 
 # Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
 MAX_DEPTH = 64
@@ -43,44 +45,37 @@ ELSEWHERE = {
     **dict.fromkeys(("next", "cursor", "pagetoken", "page_token"), "continue"),
 }
 
-# Connexion makes a validator object for each request; what is compiled is kept here, by the
-# identity of the schema. The schema is kept too, so that no other comes to have this identity.
-_compiled: dict[int, tuple[Mapping[str, Any], schema.Validator]] = {}
 
-
-def _validator(definition: Mapping[str, Any]) -> schema.Validator:
-    key = id(definition)
-    if key not in _compiled:
-        _compiled[key] = definition, schema.compile_schema(definition)
-    return _compiled[key][1]
-
-
-class BodyValidator(AbstractRequestBodyValidator):
+class Body:
     """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest.
 
+    :param schema: as the contract describes the body
     :param provider: what the spec in a body is held against, where it is a resource's whole spec
     """
 
-    def __init__(self, provider: Provider, **options: Any) -> None:
-        super().__init__(**options)
-        self._provider = provider
+    def __init__(self, definition: Mapping[str, Any], provider: Provider) -> None:
+        self.schema = definition
+        self.validator = schema.compile_schema(definition)
+        self.provider = provider
 
-    async def wrap_receive(self, receive: Receive, *, scope: Scope) -> tuple[Receive, Scope]:
-        """The body's messages once more, for the application, after a look at them.
+    async def read(self, scope: Scope, receive: Receive, encoding: str) -> Any:
+        """The value of a body, without members that are null where null means absent.
 
         Raises Problem for a body that is missing, malformed or invalid.
         """
-        messages: list[Message] = []
-        while not messages or messages[-1].get("more_body"):
-            messages.append(await receive())
-            if messages[-1]["type"] == "http.disconnect":
+        parts: list[bytes] = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
                 raise Problem(MALFORMED, "The client went away before the body was complete.")
-        if self._encoding.lower() not in ("utf-8", "utf8"):
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        if encoding.lower() not in ("utf-8", "utf8"):
             raise Problem(UNSUPPORTED_TYPE)
-        content = b"".join(message.get("body", b"") for message in messages)
-        numbers = Numbers()
+        content = b"".join(parts)
         try:
-            body = parse(content, numbers)
+            body = parse(content)
         except Problem as problem:
             if scope.get(UNSURE) and content.strip() and problem.entry.code == MALFORMED:
                 raise Problem(UNSUPPORTED_TYPE) from None
@@ -88,36 +83,25 @@ class BodyValidator(AbstractRequestBodyValidator):
         found = list(self._faults(body))
         if found:
             raise Problem(INVALID, faults=found)
-        tidy = schema.tidy(self._schema, body)
-        if tidy is not body or numbers.rounded:
-            content = json.dumps(tidy).encode()
-            messages = [{"type": "http.request", "body": content, "more_body": False}]
-        # As Kubernetes does, a body without a type is taken for JSON. Handlers read as much as the
-        # length says, which a body in chunks lacks.
-        known = {b"content-type": b"application/json"} | dict(scope["headers"])
-        known.pop(b"transfer-encoding", None)
-        known[b"content-length"] = str(len(content)).encode()
-        scope = {**scope, "headers": list(known.items())}
-        return self._insert_messages(receive, messages=messages), scope
+        return schema.tidy(self.schema, body)
 
     def _faults(self, body: Any) -> Iterator[Fault]:
-        yield from faults(_validator(self._schema), body)
-        kind = self._schema.get("x-spec-of")
+        yield from faults(self.validator, body)
+        kind = self.schema.get("x-spec-of")
         if kind and isinstance(body, dict) and isinstance(body.get("spec"), dict):
-            yield from self._provider.faults(kind, body["spec"])
+            yield from self.provider.faults(kind, body["spec"])
 
 
 class Numbers:
     """Reads the numbers of one body.
 
     PostgreSQL writes 1e308 out in 309 digits. A body of such numbers would be read back fifty times as
-    long as it came. ``rounded``: a whole number was written with a fraction or an exponent, as Go's
-    clients do; it is an integer, and would be unreadable for them as anything else.
+    long as it came. A whole number that is written with a fraction or an exponent, as Go's clients do,
+    is an integer, and would be unreadable for them as anything else.
     """
 
     def __init__(self) -> None:
         self.spare = MAX_SPREAD
-        self.rounded = False
 
     def integer(self, text: str) -> int:
         """Raises ValueError for one with too many digits."""
@@ -135,12 +119,11 @@ class Numbers:
         if self.spare < 0:
             raise ValueError(f"all exponents together must not exceed {MAX_SPREAD}")
         if number.is_integer() and abs(number) < EXACT:
-            self.rounded = True
             return int(number)
         return number
 
 
-def parse(body: bytes, numbers: Numbers) -> Any:
+def parse(body: bytes) -> Any:
     """The value of a JSON document (RFC 8259).
 
     Raises Problem for what is no such document, and for what PostgreSQL cannot hold: numbers out of
@@ -148,6 +131,7 @@ def parse(body: bytes, numbers: Numbers) -> Any:
     """
     if not body.strip():
         raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
+    numbers = Numbers()
     try:
         value = json.loads(
             body.decode(),
@@ -211,67 +195,94 @@ def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
 class Parameters:
     """Checks all parameters of an operation's requests and names each that is out of its bounds.
 
-    :param parameters: as the contract describes them
+    :param operation: whose they are
     """
 
-    def __init__(self, parameters: Sequence[Mapping[str, Any]], uri_parser: Any) -> None:
-        self.uri_parser = uri_parser
-        self.query, self.path, self.header = (
-            [one for one in parameters if one["in"] == place] for place in ("query", "path", "header")
-        )
-        self.known = [one["name"] for one in self.query]
-        self.queried = any(one.get("required") for one in self.query)
+    def __init__(self, operation: AbstractOperation) -> None:
+        of: dict[str, list[Parameter]] = {"query": [], "path": [], "header": []}
+        for one in operation.parameters:
+            of[one["in"]].append(Parameter(one))
+        self.path, self.header = of["path"], of["header"]
+        self.query = {one.name: one for one in of["query"]}
+        named, rest = inspect_function_arguments(operation.function)
+        # What the handler is given, by the names of its arguments.
+        self.given = {one.name: pythonic(one.name) for one in of["query"]}
+        self.given = {name: to for name, to in self.given.items() if rest or to in named}
+        self.defaults = {
+            self.given[one.name]: one.rules["default"]
+            for one in of["query"]
+            if "default" in one.rules and one.name in self.given
+        }
+        self.queried = any(one.required for one in of["query"])
 
-    def check(self, scope: Scope) -> None:
-        """Raises Problem when a parameter breaks its schema."""
+    def read(self, scope: Scope) -> dict[str, Any]:
+        """The arguments that a query comes to. Raises Problem when a parameter breaks its schema."""
         found: list[Fault] = []
+        given = dict(self.defaults)
         if scope["query_string"] or self.queried:
-            found += self._of_query(scope)
+            found += self._of_query(QueryParams(scope["query_string"]), given)
         for one in self.path:
-            found += self._of(one, scope["path_params"].get(one["name"]))
+            found += one.faults(scope["path_params"].get(one.name))
         if self.header:
             headers = Headers(scope=scope)
             for one in self.header:
-                found += self._of(one, headers.get(one["name"]))
+                found += one.faults(headers.get(one.name))
         if found:
             raise Problem(INVALID, faults=found)
+        return given
 
-    def _of(self, parameter: Mapping[str, Any], value: str | None) -> Iterator[Fault]:
-        name = parameter["name"]
-        if value is not None:
-            yield from faults(_validator(parameter["schema"]), value, [name])
-        elif parameter.get("required"):
-            yield fault([name], "is required", "required")
-
-    def _of_query(self, scope: Scope) -> Iterator[Fault]:
-        request = ConnexionRequest(scope, uri_parser=self.uri_parser)
-        given, raw = request.query_params, request._starlette_request.query_params
-        for name in raw:
-            if name not in self.known:
-                yield with_value(_unknown(name, self.known), raw[name])
-        for name in self.known:
-            if len(raw.getlist(name)) > 1:
+    def _of_query(self, query: QueryParams, given: dict[str, Any]) -> Iterator[Fault]:
+        known = list(self.query)
+        for name, value in query.items():
+            if name not in self.query:
+                yield with_value(_unknown(name, known), value)
+        for name, parameter in self.query.items():
+            values = query.getlist(name)
+            if len(values) > 1:
                 yield fault([name], "may be given once only", "unique")
-        for parameter in self.query:
-            name, rules = parameter["name"], parameter["schema"]
-            if name in given:
-                yield from _query_faults(name, rules, raw[name], given[name])
-            elif parameter.get("required"):
+            if values:
+                found = list(parameter.query_faults(values[-1]))
+                yield from found
+                if not found and name in self.given:
+                    given[self.given[name]] = parameter.value(values[-1])
+            elif parameter.required:
                 yield fault([name], "is required", "required")
 
 
-def _query_faults(name: str, rules: Mapping[str, Any], raw: str, value: Any) -> Iterator[Fault]:
-    integer = rules.get("type") == "integer"
-    if integer and not re.fullmatch(r"-?[0-9]{1,18}", raw):
-        # int() takes more than this: blanks, underscores, digits of other scripts.
-        yield with_value(fault([name], f"must be {_bounds(rules)}", "type"), raw)
-    elif not storable(str(value)):
-        yield fault([name], "must not have the character NUL or half a surrogate pair", "type")
-    else:
-        for one in faults(_validator(rules), value, [name]):
-            if integer:
-                one["message"] = f"must be {_bounds(rules)}"
-            yield one
+class Parameter:
+    """One parameter, as the contract describes it."""
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        self.name: str = described["name"]
+        self.required = bool(described.get("required"))
+        self.rules: Mapping[str, Any] = described["schema"]
+        self.integer = self.rules.get("type") == "integer"
+        self.validator = schema.compile_schema(self.rules)
+
+    def value(self, text: str) -> Any:
+        """What a valid text stands for."""
+        return int(text) if self.integer else text
+
+    def faults(self, value: str | None) -> Iterator[Fault]:
+        """What is wrong with a path's or a header's parameter."""
+        if value is not None:
+            yield from faults(self.validator, value, [self.name])
+        elif self.required:
+            yield fault([self.name], "is required", "required")
+
+    def query_faults(self, text: str) -> Iterator[Fault]:
+        """What is wrong with a query's parameter."""
+        if self.integer and not re.fullmatch(r"-?[0-9]{1,18}", text):
+            # int() takes more than this: blanks, underscores, digits of other scripts.
+            yield with_value(fault([self.name], f"must be {_bounds(self.rules)}", "type"), text)
+        elif not storable(text):
+            message = "must not have the character NUL or half a surrogate pair"
+            yield fault([self.name], message, "type")
+        else:
+            for one in faults(self.validator, self.value(text), [self.name]):
+                if self.integer:
+                    one["message"] = f"must be {_bounds(self.rules)}"
+                yield one
 
 
 def _unknown(name: str, known: Sequence[str]) -> Fault:
@@ -292,51 +303,50 @@ def _bounds(rules: Mapping[str, Any]) -> str:
 
 
 class Validation:
-    """The layer of one operation: Connexion's, with all that is the same for each request made once."""
+    """The layer of one operation: Connexion's, with all that is the same for each request made once.
 
-    def __init__(self, app: ASGIApp, operation: AbstractOperation, body: Any) -> None:
+    What it has read is what the handler is called with.
+    """
+
+    def __init__(self, app: ASGIApp, operation: AbstractOperation, provider: Provider) -> None:
         self.app = app
-        parser = operation.uri_parser_class(operation.parameters, operation.body_definition())
-        self.parameters = Parameters(operation.parameters, parser)
-        self.bodies = {
-            kind: functools.partial(body, schema=operation.body_schema(kind), strict_validation=False)
-            for kind in operation.consumes
-        }
-        if not operation.request_body:
-            self.bodies = {}
+        self.function = operation.function
+        self.parameters = Parameters(operation)
+        self.bodies: dict[str, Body] = {}
+        if operation.request_body:
+            made: dict[int, Body] = {}
+            for kind in operation.consumes:
+                rules = operation.body_schema(kind)
+                self.bodies[kind] = made.setdefault(id(rules), Body(rules, provider))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on that the contract allows. Raises Problem for another."""
-        self.parameters.check(scope)
+        arguments = self.parameters.read(scope)
         if self.bodies:
             kind, encoding = utils.split_content_type(utils.extract_content_type(scope["headers"]))
-            made = self.bodies.get(kind.lower() if kind else next(iter(self.bodies)))
-            if made is None:
+            # As Kubernetes does, a body without a type is taken for JSON.
+            body = self.bodies.get(kind.lower() if kind else next(iter(self.bodies)))
+            if body is None:
                 raise Problem(UNSUPPORTED_TYPE)
-            validator = made(encoding=encoding or "utf-8")
-            receive, scope = await validator.wrap_receive(receive, scope=scope)
-        await self.app(scope, receive, send)
+            arguments["body"] = await body.read(scope, receive, encoding or "utf-8")
+        call = self.function, {**scope["path_params"], **arguments}
+        await self.app({**scope, CALL: call}, receive, send)
 
 
 class _Validations(RoutedAPI[Validation]):
     def __init__(self, *args: Any, validator_map: Mapping[str, Any], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.body = validator_map["body"]
+        self.provider: Provider = validator_map["provider"]
         self.add_paths()
 
     def make_operation(self, operation: AbstractOperation) -> Validation:
-        return Validation(self.next_app, operation, self.body)
+        return Validation(self.next_app, operation, self.provider)
 
 
 class Validated(RoutedMiddleware[_Validations]):
-    """Connexion's layer that checks requests."""
+    """Connexion's layer that checks requests; its ``validator_map`` holds the ``provider``."""
 
     api_cls = _Validations
-
-
-def validators(provider: Provider) -> dict[str, Any]:
-    """What checks the bodies of requests, as :class:`Validated` takes it."""
-    return {"body": functools.partial(BodyValidator, provider)}
 
 
 def creation_validators(document: Mapping[str, Any]) -> dict[str, schema.Validator]:

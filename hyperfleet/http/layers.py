@@ -9,7 +9,6 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import uuid_utils
-from prometheus_client import CollectorRegistry, Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
@@ -20,7 +19,9 @@ from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
 from hyperfleet.http.problems import explain, send_bytes, send_problem
+from hyperfleet.http.routing import ROUTE, UI
 from hyperfleet.observe.log import trace_id
+from hyperfleet.observe.metrics import UNKNOWN, Requests
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -66,19 +67,11 @@ HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Logged:
-    """Gives each request an id, and logs and counts its answer.
+    """Gives each request an id, and logs, counts and times its answer."""
 
-    :param registry: where answers are counted, by method and status
-    """
-
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self.app = app
-        self.answers = Counter(
-            "hyperfleet_http_answers",
-            "Answers, refusals included.",
-            ["method", "status"],
-            registry=registry,
-        )
+        self.requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -89,6 +82,9 @@ class Logged:
         # A request that was sent ahead on the same connection starts with what the last one left.
         identity.current.set("")
         status = 0
+        # The layer that finds the route puts it in.
+        route: list[str] = []
+        scope[ROUTE] = route
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -100,10 +96,12 @@ class Logged:
         try:
             await self.app(scope, receive, answer)
         finally:
+            taken = time.perf_counter() - start
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self.answers.labels(method, status).inc()
-            path, taken = quote(scope["path"]), (time.perf_counter() - start) * 1000
-            logger.info("%s %s %d %.1f ms", scope["method"], path, status, taken)
+            self.requests.count(method, route[0] if route else UNKNOWN, status, taken)
+            if logger.isEnabledFor(logging.INFO):
+                path = quote(scope["path"])
+                logger.info("%s %s %d %.1f ms", scope["method"], path, status, taken * 1000)
             trace_id.reset(token)
 
 
@@ -115,7 +113,7 @@ class Browsers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        headers = PAGE if scope["path"].startswith("/openapi-ui") else DATA
+        headers = PAGE if scope["path"].startswith(UI) else DATA
         if scope.get("scheme") == "https":
             headers = [*headers, HSTS]
 
@@ -192,7 +190,7 @@ class Plain:
         if "//" in path or CONTROL.search(path):
             # Routers disagree about these, and no resource is there.
             raise Problem(errors.NO_PATH)
-        if path.endswith("/") and not path.startswith("/openapi-ui/"):
+        if path.endswith("/") and not path.startswith(f"{UI}/"):
             plain["path"] = path.rstrip("/") or "/"
             plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
         plain["headers"], plain[UNSURE] = _plain_headers(scope["headers"], scope["method"])
@@ -253,6 +251,7 @@ class Pages:
         if page is None:
             await self.app(scope, receive, send)
             return
+        scope[ROUTE].append(scope["path"])
         if scope["method"] != "GET":
             raise Problem(errors.BAD_METHOD)
         tag = page.headers.get("etag", "")

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Where the page of the API lies.
 UI = "/openapi-ui"
+# Where a request's route is told to the outer layers: its path, with - for what differs in it.
+ROUTE = "hyperfleet.route"
 
 
 def snake_case(name: str) -> str:
@@ -30,10 +32,13 @@ class HandlerResolver(Resolver):
 
 
 class Found(NamedTuple):
-    """An operation in the table: what Connexion's layers are told, and where its parameters are."""
+    """An operation in the table: what Connexion's layers are told, where its parameters are, and its
+    path with - for them.
+    """
 
     context: dict[str, str]
     names: dict[int, str]
+    route: str
 
 
 class TableRouting(RoutingMiddleware):
@@ -64,7 +69,9 @@ class TableRouting(RoutingMiddleware):
         if shape not in shapes:
             shapes.append(shape)
             shapes.sort(key=len)
-        found = Found({"api_base_path": base, "operation_id": route.endpoint.operation_id}, names)
+        context = {"api_base_path": base, "operation_id": route.endpoint.operation_id}
+        plain = "/".join("-" if at in names else text for at, text in enumerate(segments))
+        found = Found(context, names, plain)
         for method in route.methods:
             self.table[method, *("{}" if at in names else text for at, text in enumerate(segments))] = (
                 found
@@ -79,6 +86,7 @@ class TableRouting(RoutingMiddleware):
                 key[at] = "{}"
             found = self.table.get((scope["method"], *key))
             if found and all(segments[at] for at in shape):
+                scope[ROUTE].append(found.route)
                 params = {name: segments[at] for at, name in found.names.items()}
                 extensions = {**scope.get("extensions", {}), ROUTING_CONTEXT: found.context}
                 scope = {**scope, "path_params": params, "extensions": extensions}
@@ -92,5 +100,8 @@ class BrowserPages(SwaggerUIMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
-        theirs = scope["path"].startswith(UI)
-        await (super().__call__(scope, receive, send) if theirs else self.app(scope, receive, send))
+        if scope["path"].startswith(UI):
+            scope[ROUTE].append(UI)
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)

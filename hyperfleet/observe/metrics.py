@@ -4,22 +4,55 @@ from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
+from prometheus_flask_exporter import PrometheusMetrics
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hyperfleet import __version__
 from hyperfleet.contract.provider import Provider
 from hyperfleet.database.pool import Pool
 from hyperfleet.kinds import RESOURCES
+
+# The path of what no route was found for, so that nobody can make up new ones.
+UNKNOWN = "unknown"
+
+
+class Requests:
+    """How many requests there were, and how long they took: refusals included, by route."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        own = {"component": "api", "version": __version__}
+        names = ["method", "path", "code", *own]
+        self.own = own
+        self.total = Counter("hyperfleet_api_requests", "Requests.", names, registry=registry)
+        self.seconds = Histogram(
+            "hyperfleet_api_request_duration_seconds",
+            "Seconds from a request to the end of its answer.",
+            names,
+            registry=registry,
+        )
+        # What labels lead to; to look it up takes longer than to count.
+        self.known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def count(self, method: str, path: str, code: int, seconds: float) -> None:
+        """Counts a request."""
+        found = self.known.get((method, path, code))
+        if found is None:
+            labels = {"method": method, "path": path, "code": str(code), **self.own}
+            found = self.total.labels(**labels), self.seconds.labels(**labels)
+            self.known[method, path, code] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
 
 class PoolCollector(Collector):
@@ -77,9 +110,12 @@ def new_registry(pool: Pool, provider: Provider | None = None) -> CollectorRegis
 
 
 def metrics_app(registry: CollectorRegistry) -> Starlette:
-    """``/metrics`` in the text format of Prometheus."""
+    """``/metrics`` in the formats of Prometheus."""
 
-    def metrics(_request: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    exporter = PrometheusMetrics(None, path=None, export_defaults=False, registry=registry)
+
+    def metrics(request: Request) -> Response:
+        content, kind = exporter.generate_metrics(request.headers.get("accept"))
+        return Response(content, headers={"content-type": kind})
 
     return Starlette(routes=[Route("/metrics", metrics)])
