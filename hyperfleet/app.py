@@ -100,6 +100,10 @@ def _routed(
     )
     routed.add_api(document)
     routed._middleware_app.asgi_app = Bridge(routed.app)
+    # Otherwise the first request waits for it.
+    routed.middleware.app, routed.middleware.middleware_stack = (
+        routed.middleware._build_middleware_stack()
+    )
     return routed
 
 

@@ -166,6 +166,12 @@ class Settings:
     health_port: int = setting(8083, "Port of the health checks; 0 takes a free one.", type=PORT)
     metrics_host: str = setting("", "Address of the metrics. Default: as --host.")
     metrics_port: int = setting(8080, "Port of the metrics; 0 takes a free one.", type=PORT)
+    workers: int = setting(
+        0,
+        "Processes that serve; 0: as many as there are processor cores for this one, at most 4, and one "
+        "with the embedded database.",
+        type=Whole(0, 64),
+    )
     max_body_size: int = setting(
         1024 * 1024, "Largest body of a request, in bytes.", type=Whole(1024, 256 * 1024 * 1024)
     )

@@ -29,7 +29,7 @@ from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
-from hyperfleet.http.server import Ending, Servers, address, certificate, listen
+from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
 # What decides whether a change lands must not depend on luck; a developer's run looks further each time.
@@ -207,7 +207,7 @@ class Service:
         chosen = self.settings
         tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
         self.servers = Servers(
-            [(self.app, self.listener)], Ending(5), self.pool, limits=limits(chosen), certificates=[tls]
+            [App(self.app, self.listener, tls)], Ending(5), self.pool, limits=limits(chosen)
         )
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()

@@ -1,8 +1,12 @@
 """``hyperfleet serve``."""
 
 import contextlib
+import gc
+import os
 import signal
+import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +15,119 @@ import click
 from hyperfleet import __version__, options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
+from hyperfleet.errors import StartError
+from hyperfleet.http.workers import Workers, cores, spread
 from hyperfleet.settings import Settings
+
+# More processes than this are for who asks for them.
+MOST_WORKERS = 4
 
 
 @options.options()
 @click.command()
 def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
-    # Not needed by the other commands, and slow to import.
-    from hyperfleet.app import create_app  # noqa: PLC0415
-    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
-    from hyperfleet.contract import provider  # noqa: PLC0415
-    from hyperfleet.http.limits import limits  # noqa: PLC0415
-    from hyperfleet.http.server import Ending, Servers, address, certificate, listen  # noqa: PLC0415
-    from hyperfleet.observe.health import health_app  # noqa: PLC0415
-    from hyperfleet.observe.metrics import metrics_app, new_registry  # noqa: PLC0415
-
     # Every setting is looked at before a port is taken.
     chosen = options.from_options(values)
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
-    secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
-    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
-    guard = Guard(chosen) if chosen.authenticated else None
     conninfo, folder = embedded.place(chosen)
-    holder = provider.load(chosen)
+    count = chosen.workers or (min(cores(), MOST_WORKERS) if conninfo else 1)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     # Until there is something to read anew; unhandled, it would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with contextlib.ExitStack() as stack:
-        host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
-        listeners = [
-            stack.enter_context(listen(own or host, port))
-            for own, port in (
-                (host, chosen.port),
-                (chosen.health_host, chosen.health_port),
-                (chosen.metrics_host, chosen.metrics_port),
-            )
-        ]
-        conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
-        pool = new_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
-        registry = new_registry(pool, holder)
-        ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
+        if count > 1:
+            # Where each process counts for all to see; looked at when the library is imported.
+            shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyperfleet-metrics-"))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        _serve(chosen, conninfo, folder, count, stack)
+
+
+def _serve(
+    chosen: Settings, conninfo: str, folder: Path, count: int, stack: contextlib.ExitStack
+) -> None:
+    # Not needed by the other commands, and slow to import.
+    from prometheus_client import CollectorRegistry, multiprocess  # noqa: PLC0415
+
+    from hyperfleet.app import create_app  # noqa: PLC0415
+    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
+    from hyperfleet.contract import provider  # noqa: PLC0415
+    from hyperfleet.http.limits import limits  # noqa: PLC0415
+    from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen  # noqa: PLC0415
+    from hyperfleet.observe.health import health_app  # noqa: PLC0415
+    from hyperfleet.observe.metrics import Gauges, metrics_app  # noqa: PLC0415
+
+    secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
+    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
+    guard = Guard(chosen) if chosen.authenticated else None
+    holder = provider.load(chosen)
+    host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
+    listeners = [
+        stack.enter_context(listen(own or host, port))
+        for own, port in (
+            (host, chosen.port),
+            (chosen.health_host, chosen.health_port),
+            (chosen.metrics_host, chosen.metrics_port),
+        )
+    ]
+    conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
+    pool = new_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
+    registry = CollectorRegistry()
+    gauges = Gauges(registry, pool, holder)
+    ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
+    api = create_app(chosen, pool, registry, holder, guard)
+    health = health_app(pool, holder, ending.begun)
+    metrics = metrics_app(registry, gauges.update)
+    addresses = [
+        address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
+    ]
+
+    certificates = [tls if wanted else {} for wanted in secure]
+
+    def work(listener: socket.socket, watched: int | None = None) -> None:
         servers = Servers(
             [
-                (create_app(chosen, pool, registry, holder, guard), listeners[0]),
-                (health_app(pool, holder, ending.begun), listeners[1]),
-                (metrics_app(registry), listeners[2]),
+                App(api, listener, certificates[0]),
+                App(health, listeners[1], certificates[1]),
+                App(metrics, listeners[2], certificates[2]),
             ],
             ending,
             pool,
             holder.reload,
             limits(chosen),
-            [tls if wanted else {} for wanted in secure],
+            gauges.update,
         )
-        api, health, metrics = (
-            address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
-        )
-        _banner(api, health, metrics, lines, chosen)
-        servers.run()
+        servers.run(watched)
+
+    _settle_memory()
+    _banner(addresses, lines, count, chosen)
+    if count == 1:
+        work(listeners[0])
+        return
+    try:
+        own = spread(listeners[0], count)
+    except OSError as error:
+        raise StartError(f"Cannot listen on {addresses[0]}: {error.strerror}") from None
+    Workers(
+        own, work, multiprocess.mark_process_dead, chosen.shutdown_timeout + chosen.shutdown_delay
+    ).run()
 
 
-def _banner(api: str, health: str, metrics: str, lines: list[str], chosen: Settings) -> None:
+def _settle_memory() -> None:
+    """Keeps the collector of garbage from what lives as long as the process: looking through it again
+    and again makes requests wait for 10 ms and more.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+def _banner(addresses: list[str], lines: list[str], count: int, chosen: Settings) -> None:
     """Says where everything is; ``lines`` say it of the database."""
+    api, health, metrics = addresses
     access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
     for line in (
         f"HyperFleet API {__version__}",
@@ -84,6 +136,7 @@ def _banner(api: str, health: str, metrics: str, lines: list[str], chosen: Setti
         f"  Health    {health}/healthcheck",
         f"  Metrics   {metrics}/metrics",
         *(f"  {line}" for line in lines),
+        *([f"  Workers   {count}"] if count > 1 else []),
         f"  Access    {access}",
     ):
         click.echo(line)

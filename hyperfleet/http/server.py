@@ -9,10 +9,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -125,6 +125,14 @@ def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]
     return {"ssl_certfile": cert_file, "ssl_keyfile": key_file}
 
 
+class App(NamedTuple):
+    """An application, the socket that it is on, and what :func:`certificate` gives; nothing for HTTP."""
+
+    app: ASGIApp
+    listener: socket.socket
+    certificate: Mapping[str, Any] = {}
+
+
 class Servers:
     """Several applications, each on its own socket, that start together and stop one after another.
 
@@ -132,28 +140,29 @@ class Servers:
     :param pool: what is open as long as they run
     :param reload: what SIGHUP asks for; one at a time
     :param limits: what a request may cost
-    :param certificates: for each application what :func:`certificate` gives, or nothing for plain HTTP
+    :param beat: called every second
     """
 
     def __init__(
         self,
-        apps: Sequence[tuple[ASGIApp, socket.socket]],
+        apps: Sequence[App],
         ending: Ending,
         pool: contextlib.AbstractAsyncContextManager[object],
         reload: Callable[[], Awaitable[object]] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (it does not change)
-        certificates: Sequence[dict[str, Any]] = (),
+        beat: Callable[[], object] = lambda: None,
     ) -> None:
         protocol: Any = functools.partial(Protocol, limits=limits)
         self.ending = ending
         self.pool = pool
         self.reload = reload
+        self.beat = beat
         self.reload_wanted = asyncio.Event()
-        self.sockets = [listener for _, listener in apps]
+        self.sockets = [one.listener for one in apps]
         self.servers = [
             _Server(
                 uvicorn.Config(
-                    app,
+                    one.app,
                     http=protocol,
                     ws="none",
                     lifespan="off",
@@ -161,15 +170,18 @@ class Servers:
                     access_log=False,
                     server_header=False,
                     timeout_keep_alive=KEEP_ALIVE,
-                    **given,
+                    **one.certificate,
                 ),
                 ending,
             )
-            for (app, _), given in zip(apps, certificates or [{}] * len(apps), strict=True)
+            for one in apps
         ]
 
-    def run(self) -> None:
-        """Serves until :meth:`stop` is called, or SIGINT or SIGTERM arrives; requests under way end."""
+    def run(self, watched: int | None = None) -> None:
+        """Serves until :meth:`stop` is called, SIGINT or SIGTERM arrives, or there is something to read
+        on the descriptor ``watched``; requests under way end.
+        """
+        self.watched = watched
         with asyncio.Runner(loop_factory=self.servers[0].config.get_loop_factory()) as runner:
             runner.run(self._serve())
 
@@ -184,6 +196,8 @@ class Servers:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
+        if self.watched is not None:
+            loop.add_reader(self.watched, self._orphaned)
         async with self.pool:
             await self._serve_all()
 
@@ -193,9 +207,10 @@ class Servers:
             for server, listener in zip(self.servers, self.sockets, strict=True)
         ]
         asked = asyncio.create_task(self._asked_to_stop())
-        reloading = asyncio.create_task(self._reloading())
+        background = [asyncio.create_task(self._reloading()), asyncio.create_task(self._beating())]
         await asyncio.wait([asked, *serving], return_when=asyncio.FIRST_COMPLETED)
-        reloading.cancel()
+        for task in background:
+            task.cancel()
         # One after another: the second says that the first is going for as long as that takes.
         for server, task in zip(self.servers, serving, strict=True):
             server.should_exit = True
@@ -210,6 +225,17 @@ class Servers:
                 await self.reload()
             except Exception:
                 logger.exception("the reload failed")
+
+    async def _beating(self) -> None:
+        while True:
+            self.beat()
+            await asyncio.sleep(1)
+
+    def _orphaned(self) -> None:
+        assert self.watched is not None
+        asyncio.get_running_loop().remove_reader(self.watched)
+        logger.error("the process that watches over the workers is gone")
+        self.stop()
 
     async def _asked_to_stop(self) -> None:
         while not self.ending.begun.is_set():

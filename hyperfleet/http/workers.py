@@ -6,13 +6,15 @@ next one.
 """
 
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,9 @@ logger = logging.getLogger(__name__)
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WATCHED = (*FORWARDED, signal.SIGCHLD)
 # A worker that lived no longer than this many seconds is replaced after a pause as long.
-SHORT = 1.0
+PAUSE = 1.0
+# Seconds between two looks, where no signal comes before.
+TICK = 0.5
 # Seconds beyond those that workers take to end by themselves, after which they are made to.
 GRACE = 5
 
@@ -36,49 +40,53 @@ class Worker(NamedTuple):
 class Workers:
     """Runs so many workers until it is told to stop.
 
-    :param count: how many
-    :param work: what each does in its process, by its number, until it is told to stop; the descriptor
-        that it is given is at its end once the first process is gone
+    :param listeners: the sockets that they serve from, one for each
+    :param work: what a worker does with its socket until it is told to stop; the descriptor that it is
+        given beside is at its end once the first process is gone
+    :param ended: told the process of each worker that has ended
     :param patience: seconds that they may take to stop
     """
 
-    def __init__(self, count: int, work: Callable[[int, int], None], patience: float) -> None:
-        self.count = count
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        work: Callable[[socket.socket, int], None],
+        ended: Callable[[int], None],
+        patience: float,
+    ) -> None:
+        self.listeners = listeners
         self.work = work
+        self.ended = ended
         self.patience = patience
         self.running: dict[int, Worker] = {}
-        self.restarts = 0
+        # Those to be started, and when.
+        self.wanted = dict.fromkeys(range(len(listeners)), 0.0)
+        self.deadline: float | None = None
 
     def run(self) -> None:
         """Returns when all workers have ended after the signal to stop."""
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        alive, self.alive = os.pipe()
-        self.watched = alive
-        for number in range(self.count):
-            self._start(number)
-        deadline = float("inf")
-        waiting: list[tuple[float, int]] = []
-        while self.running or (waiting and deadline == float("inf")):
-            found = signal.sigtimedwait(WATCHED, 0.5 if waiting or deadline < float("inf") else 60)
+        self.watched, self.alive = os.pipe()
+        while self.running or self.deadline is None:
             now = time.monotonic()
+            if self.deadline is None:
+                for number in [number for number, at in self.wanted.items() if at <= now]:
+                    del self.wanted[number]
+                    self._start(number)
+            elif now > self.deadline:
+                self._tell(signal.SIGKILL)
+            found = signal.sigtimedwait(WATCHED, TICK)
             if found and found.si_signo in FORWARDED:
                 self._tell(found.si_signo)
-                if found.si_signo != signal.SIGHUP:
-                    deadline = min(deadline, now + self.patience + GRACE)
-            if now > deadline:
-                self._tell(signal.SIGKILL)
-            for worker in self._ended():
-                if deadline < float("inf"):
-                    continue
-                pause = SHORT if now - worker.started < SHORT else 0
-                waiting.append((now + pause, worker.number))
-            if deadline == float("inf"):
-                for _, number in [one for one in waiting if one[0] <= now]:
-                    self._start(number)
-                waiting = [one for one in waiting if one[0] > now]
+                if found.si_signo != signal.SIGHUP and self.deadline is None:
+                    self.deadline = time.monotonic() + self.patience + GRACE
+                    # From here on a port is open as long as its worker has it open.
+                    for listener in self.listeners:
+                        listener.close()
+            self._bury()
 
     def _start(self, number: int) -> None:
-        # What is waiting to be written would be written by both.
+        # What waits to be written would be written by both.
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -88,15 +96,20 @@ class Workers:
         status = 1
         try:
             os.close(self.alive)
+            for other, listener in enumerate(self.listeners):
+                if other != number:
+                    listener.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-            self.work(number, self.watched)
+            self.work(self.listeners[number], self.watched)
             status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
         except BaseException:
             logger.exception("worker %d failed", number)
         finally:
-            # Nothing of the first process is undone here, such as its database.
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
+            # Nothing of the first process is undone here, such as its database.
             os._exit(status)
 
     def _tell(self, number: int) -> None:
@@ -104,22 +117,36 @@ class Workers:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _ended(self) -> list[Worker]:
-        ended = []
+    def _bury(self) -> None:
+        """Looks which workers have ended, and wants them again."""
         for pid in list(self.running):
             done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                worker = self.running.pop(pid)
-                ended.append(worker)
-                code = os.waitstatus_to_exitcode(status)
-                if code:
-                    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-                    self.restarts += 1
-                    logger.error("worker %d, process %d, has ended %s", worker.number, pid, how)
-        return ended
+            if not done:
+                continue
+            worker = self.running.pop(pid)
+            self.ended(pid)
+            code = os.waitstatus_to_exitcode(status)
+            now = time.monotonic()
+            if self.deadline is None:
+                how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+                logger.error("worker %d, process %d, has ended %s", worker.number, pid, how)
+                self.wanted[worker.number] = now + (PAUSE if now - worker.started < PAUSE else 0)
 
 
-def shared(listener: socket.socket, count: int) -> list[socket.socket]:
+def cores() -> int:
+    """How many processor cores this process may use: those that it is bound to, and no more than the
+    quota of its control group (cgroup v2, cpu.max) comes to.
+    """
+    bound = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(bound, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        # No such group, or one without a quota.
+        return bound
+
+
+def spread(listener: socket.socket, count: int) -> list[socket.socket]:
     """So many listening sockets on the port of the first, which is closed; the kernel spreads
     connections between them.
 

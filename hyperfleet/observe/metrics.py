@@ -1,16 +1,20 @@
 """Metrics of the process, the connections and the provider's schema, for Prometheus."""
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 from starlette.applications import Starlette
@@ -55,67 +59,89 @@ class Requests:
         found[1].observe(seconds)
 
 
-class PoolCollector(Collector):
-    """How the connections to the database are doing."""
+class Gauges:
+    """How the connections to the database and the provider's schema are doing; of several processes
+    together, as far as they have looked lately.
+    """
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-
-    def collect(self) -> Any:
-        """The pool's numbers at this moment."""
-        stats = self.pool.get_stats()
-        for key, description in (
-            ("pool_size", "Connections that are open."),
-            ("pool_available", "Connections that are idle."),
-            ("requests_waiting", "Requests that wait for a connection."),
-        ):
-            name = "hyperfleet_database_" + key
-            yield GaugeMetricFamily(name, description, value=stats.get(key, 0))
-
-
-class ProviderCollector(Collector):
-    """Whether specs are validated, and whether the provider's file is in order."""
-
-    def __init__(self, provider: Provider) -> None:
-        self.provider = provider
-
-    def collect(self) -> Any:
-        """The state at this moment."""
-        validated = GaugeMetricFamily(
+    def __init__(self, registry: CollectorRegistry, pool: Pool, provider: Provider) -> None:
+        self.pool, self.provider = pool, provider
+        self.connections = {
+            key: Gauge(
+                f"hyperfleet_database_{key}", told, registry=registry, multiprocess_mode="livesum"
+            )
+            for key, told in (
+                ("pool_size", "Connections that are open."),
+                ("pool_available", "Connections that are idle."),
+                ("requests_waiting", "Requests that wait for a connection."),
+            )
+        }
+        self.validated = Gauge(
             "hyperfleet_spec_validation",
             "1 where specs of the kind are held against the provider's schema.",
-            labels=["kind"],
+            ["kind"],
+            registry=registry,
+            multiprocess_mode="livemin",
         )
+        self.read = provider.path and Gauge(
+            "hyperfleet_provider_schema_ok",
+            "0 where the provider's schema could not be read when it was last tried.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+    def update(self) -> None:
+        """Sets them to what they are at this moment."""
+        stats = self.pool.get_stats()
+        for key, gauge in self.connections.items():
+            gauge.set(stats.get(key, 0))
         for kind in RESOURCES:
-            validated.add_metric([kind], int(self.provider.validated(kind)))
-        yield validated
-        if self.provider.path:
-            yield GaugeMetricFamily(
-                "hyperfleet_provider_schema_ok",
-                "0 where the provider's schema could not be read when it was last tried.",
-                value=int(not self.provider.trouble),
-            )
+            self.validated.labels(kind).set(int(self.provider.validated(kind)))
+        if self.read:
+            self.read.set(int(not self.provider.trouble))
 
 
-def new_registry(pool: Pool, provider: Provider | None = None) -> CollectorRegistry:
-    """Where metrics are kept: those of the process and the pool, and what the application adds."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    registry.register(PoolCollector(pool))
-    if provider is not None:
-        registry.register(ProviderCollector(provider))
-    return registry
+class Processes(Collector):
+    """What the service's processes use of the machine, all together."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The sums at this moment; the oldest process's start."""
+        found: dict[str, Metric] = {}
+        for pid in _processes():
+            for metric in ProcessCollector(pid=pid.__int__, registry=None).collect():
+                known = found.setdefault(metric.name, metric)
+                for one, other in zip(known.samples, metric.samples, strict=True):
+                    if known is not metric:
+                        least = "start_time" in metric.name or "max_fds" in metric.name
+                        value = min(one.value, other.value) if least else one.value + other.value
+                        known.samples = [one._replace(value=value)]
+        yield from found.values()
 
 
-def metrics_app(registry: CollectorRegistry) -> Starlette:
-    """``/metrics`` in the formats of Prometheus."""
+def _processes() -> set[int]:
+    """The processes that write metrics, this one among them."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return {os.getpid()}
+    names = (path.stem.rpartition("_")[2] for path in Path(folder).glob("*.db"))
+    return {int(name) for name in names if Path(f"/proc/{name}").exists()}
 
+
+def metrics_app(registry: CollectorRegistry, update: Callable[[], None]) -> Starlette:
+    """``/metrics`` in the text format of Prometheus, of all processes that share the work.
+
+    :param registry: what is counted
+    :param update: called before, to set what is not counted but looked at
+    """
     exporter = PrometheusMetrics(None, path=None, export_defaults=False, registry=registry)
+    own = CollectorRegistry()
+    own.register(Processes())
+    PlatformCollector(registry=own)
+    GCCollector(registry=own)
 
-    def metrics(request: Request) -> Response:
-        content, kind = exporter.generate_metrics(request.headers.get("accept"))
-        return Response(content, headers={"content-type": kind})
+    def metrics(_request: Request) -> Response:
+        update()
+        content, kind = exporter.generate_metrics()
+        return Response(content.encode() + generate_latest(own), headers={"content-type": kind})
 
     return Starlette(routes=[Route("/metrics", metrics)])

@@ -1,0 +1,159 @@
+"""Several processes that serve together."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from process import Serving
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def serving(database: str) -> Iterator[Serving]:
+    with Serving("--no-auth", "--workers", "2", "--database-url", database) as server:
+        yield server
+
+
+def workers(server: Serving) -> list[int]:
+    """The processes that serve, the oldest first."""
+    family = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return sorted(map(int, family.split()))
+
+
+def wait_until_two(server: Serving) -> list[int]:
+    deadline = time.monotonic() + 5
+    while len(workers(server)) != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return workers(server)
+
+
+def samples(server: Serving, name: str) -> list[float]:
+    lines = requests.get(server.metrics, timeout=5).text.splitlines()
+    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
+
+
+def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> None:
+    assert "Workers   2" in serving.output
+    api = Api(serving.url)
+    cluster = api.cluster()
+    with ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(lambda _: Api(serving.url).read(cluster)["id"], range(64)))
+    assert set(read) == {cluster["id"]}
+    # Each has said hello to the database, and both have answered.
+    used = [Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers(serving)]
+    assert all(int(ticks) > 0 for ticks in used)
+    path = 'path="/api/hyperfleet/v1/clusters/-"'
+    for _ in range(5):
+        metrics = requests.get(serving.metrics, timeout=5).text
+        (line,) = re.findall(rf"hyperfleet_api_requests_total{{.*{path}.*}} (\S+)", metrics)
+        assert float(line) == 64
+    assert samples(serving, "hyperfleet_database_pool_size")[0] >= 4
+    assert samples(serving, "process_open_fds")[0] > 20
+    for _ in range(6):
+        assert requests.get(serving.health + "/readyz", timeout=5).status_code == 200
+
+
+def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
+    serving: Serving,
+) -> None:
+    api = Api(serving.url)
+    cluster = api.cluster()
+    stop, failed, served = threading.Event(), [0], [0]
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                answer = requests.get(api.url + cluster["href"], timeout=10)
+                assert answer.status_code == 200
+                served[0] += 1
+            except requests.RequestException:
+                failed[0] += 1
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(1.2)
+        victim = workers(serving)[0]
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        while victim in workers(serving) or len(workers(serving)) < 2:
+            assert time.monotonic() - killed < 1
+            time.sleep(0.005)
+    time.sleep(1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # What the dead ones had taken is lost; what waited at their ports is not.
+    assert failed[0] <= 3 * 8
+    assert served[0] > 200
+    assert serving.output.count("has ended by SIGKILL") == 3
+    assert samples(serving, "hyperfleet_database_pool_size")[0] <= 32
+
+
+def test_the_signal_to_stop_reaches_all_and_requests_under_way_end(
+    serving: Serving, database: str
+) -> None:
+    api = Api(serving.url)
+    clusters = [api.cluster(f"c-{number}") for number in range(16)]
+    with ThreadPoolExecutor(16) as threads, psycopg.connect(database) as lock:
+        lock.execute("SELECT 1 FROM clusters FOR UPDATE")
+        sent = [threads.submit(Api(api.url).report, cluster) for cluster in clusters]
+        time.sleep(1)
+        serving.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(serving.url, timeout=5)
+        lock.rollback()
+        assert {one.result().status_code for one in sent} == {201}
+    assert serving.process.wait(10) == 0
+    assert "Traceback" not in serving.output
+
+
+def test_a_reload_reaches_all(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "schema.yaml"
+    head = "openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {required: ["
+    file.write_text(head + "a]}}}\n")
+    options = ("--no-auth", "--workers=2", "--database-url", database)
+    with Serving(*options, "--openapi-schema-path", str(file)) as server:
+        file.write_text(head + "b]}}}\n")
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while server.output.count("is in force") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for number in range(12):
+            made = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"b": 1}})
+            assert made.status_code == 201
+        assert server.stop() == 0
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(serving: Serving) -> None:
+    orphans = wait_until_two(serving)
+    serving.process.kill()
+    serving.process.wait(5)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(serving.url, timeout=5)
+
+
+def test_a_port_that_is_taken_is_refused_also_where_it_is_shared(
+    serving: Serving, database: str
+) -> None:
+    port = serving.url.rpartition(":")[2]
+    with pytest.raises(AssertionError, match=f"Cannot listen on 127.0.0.1:{port}"):
+        Serving("--no-auth", "--workers=2", "--database-url", database, "--port", port)
