@@ -25,7 +25,8 @@ RETURNING true
 
 # A statement of its own: it sees what the first request has written.
 FIRST = (
-    "SELECT request, document, location FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s"
+    "SELECT request, document::bpchar, location FROM idempotency_keys "
+    "WHERE caller = %(by)s AND key = %(key)s"
 )
 
 KEEP = """
@@ -88,6 +89,6 @@ def create(
             # Nothing was created, so the key stays free.
             conn.execute("DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s", claim)
             return (row, location) if row else None
-        conn.execute(KEEP, {**claim, "document": row[0], "location": location})
+        conn.execute(KEEP, {**claim, "document": row[0].decode(), "location": location})
         conn.execute(FORGET, claim)
     return row, location

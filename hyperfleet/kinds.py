@@ -53,6 +53,24 @@ RESOURCES: dict[str, Kind] = {
     )
 }
 
+
+def both(statement: LiteralString) -> dict[str, LiteralString]:
+    """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
+    the id of what it belongs to, and ``{under}`` the condition that this is the owner that the path
+    names, if it has and names one.
+    """
+    under = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
+    return {
+        kind.name: statement.format(
+            table=kind.table,
+            kind=kind.name,
+            owner="owner_id" if kind.parent else "NULL",
+            under=under if kind.parent else "",
+        )
+        for kind in RESOURCES.values()
+    }
+
+
 # The provider's schema of each.
 SPECS = {kind.name: kind.spec for kind in RESOURCES.values()}
 

@@ -17,8 +17,8 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
-from hyperfleet.kinds import RESOURCES
-from hyperfleet.resource import Held, Hold, both
+from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.resource import Held, Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State
 
@@ -35,13 +35,13 @@ WITH dropped AS (
 UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
     generation = generation + 1, version = version + 1,
     updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING document
+WHERE id = %(id)s RETURNING document::bpchar
 """)
 
 MARK = both("""
 UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
     deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING document
+WHERE id = %(id)s RETURNING document::bpchar
 """)
 
 MARK_POOLS = """
@@ -55,7 +55,7 @@ FROM jsonb_to_recordset(%(pools)s) AS marked (id uuid, status jsonb) WHERE pool.
 class Stored(NamedTuple):
     """A resource as it is stored: its finished JSON text, and the version that its entity tag names."""
 
-    document: str
+    document: bytes
     version: int
 
 
@@ -167,9 +167,9 @@ def _same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _document(cursor: Any) -> str:
+def _document(cursor: Any) -> bytes:
     """The one text that a statement returned."""
-    return str(cursor.fetchone()[0])
+    return bytes(cursor.fetchone()[0])
 
 
 def _refuse_other_names(kind: str, old: State, body: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from psycopg.types.json import Jsonb
 from hyperfleet import removal, times
 from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
-from hyperfleet.kinds import RESOURCES
-from hyperfleet.resource import Hold, both
+from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.resource import Hold
 
 BATCH = 100
 

@@ -13,8 +13,8 @@ from hyperfleet import times
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.pool import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES
-from hyperfleet.resource import SET_STATUS, Hold, both
+from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.resource import SET_STATUS, Hold
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)

@@ -16,24 +16,13 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES
+from hyperfleet.kinds import RESOURCES, both
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status, fold
 
 BASE = "/api/hyperfleet/v1"
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-
-
-def both(statement: LiteralString) -> dict[str, LiteralString]:
-    """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{under}`` is
-    the condition that it belongs to the owner that the path names, if it has and names one.
-    """
-    under = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
-    return {
-        kind.name: statement.format(table=kind.table, kind=kind.name, under=under if kind.parent else "")
-        for kind in RESOURCES.values()
-    }
 
 
 # Who has a name, and the constraints that keep it from a second one.
@@ -48,6 +37,7 @@ FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
 """
 STATE = ("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time")
 WHOLE = ("name", "labels", "spec", "document")
+WHOLE_COLUMNS: LiteralString = ", name, labels, spec, document::bpchar"
 
 # Statements of their own: one that waited for a lock would see what was there before the wait.
 REPORTS = """
@@ -98,7 +88,7 @@ class Held(NamedTuple):
 def _statements(kind: str, *, whole: bool, children: bool, below: bool) -> list[LiteralString]:
     of = RESOURCES[kind]
     ids = BELOW.format(table=of.table) if below else NAMED
-    columns: LiteralString = ", " + ", ".join(WHOLE) if whole else ""
+    columns: LiteralString = WHOLE_COLUMNS if whole else ""
     lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
     counts = [
         CHILDREN.format(child=child.table, ids=ids)

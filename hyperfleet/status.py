@@ -48,7 +48,7 @@ class State(TypedDict):
     name: NotRequired[str]
     labels: NotRequired[dict[str, str]]
     spec: NotRequired[Json]
-    document: NotRequired[str]
+    document: NotRequired[bytes]
 
 
 # The two words that clients of different generations have for each of the aggregated conditions.

@@ -6,7 +6,6 @@ import flask
 
 from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
-from hyperfleet.database.pool import fetch_one
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
@@ -24,10 +23,8 @@ WITH created AS (
     SELECT 'Cluster', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
-SELECT document FROM created
+SELECT document::bpchar FROM created
 """
-
-READ = "SELECT document, version FROM clusters WHERE id = %(id)s"
 
 
 def get_clusters(**query: Any) -> flask.Response:
@@ -49,10 +46,7 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:
     """A cluster."""
-    row = fetch_one(request.service().pool, READ, resource.key_of(cluster_id))
-    if row is None:
-        raise resource.not_found("Cluster", cluster_id)
-    return read("Cluster", Stored(*row))
+    return read("Cluster", resource.key_of(cluster_id))
 
 
 def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:

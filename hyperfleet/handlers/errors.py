@@ -9,7 +9,7 @@ from hyperfleet.errors import CATALOGUE, NOT_FOUND, Problem
 from hyperfleet.handlers.response import answer
 from hyperfleet.lists import page
 
-DOCUMENTS = {code: json.dumps(entry.document()) for code, entry in sorted(CATALOGUE.items())}
+DOCUMENTS = {code: json.dumps(entry.document()).encode() for code, entry in sorted(CATALOGUE.items())}
 
 
 def get_errors(**query: Any) -> flask.Response:

@@ -6,14 +6,12 @@ import flask
 
 from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
-from hyperfleet.database.pool import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists.page import Within
-from hyperfleet.resource import both
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATE = """
@@ -30,10 +28,8 @@ WITH owner AS (
     SELECT 'NodePool', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
-SELECT created.document FROM owner LEFT JOIN created ON true
+SELECT created.document::bpchar FROM owner LEFT JOIN created ON true
 """
-
-READ = both("SELECT document, version FROM {table} WHERE id = %(id)s {under}")["NodePool"]
 
 OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 
@@ -70,11 +66,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
 
 def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
     """A node pool; where a cluster is named, found under that one alone."""
-    key = resource.key_of(cluster_id, nodepool_id)
-    row = fetch_one(request.service().pool, READ, key)
-    if row is None:
-        raise resource.not_found("NodePool", nodepool_id)
-    return read("NodePool", Stored(*row))
+    return read("NodePool", resource.key_of(cluster_id, nodepool_id))
 
 
 def patch_node_pool_by_id(

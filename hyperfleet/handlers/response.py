@@ -6,16 +6,20 @@ from typing import Any
 import flask
 
 from hyperfleet.etag import etag
+from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists import page
 from hyperfleet.lists.page import Within
 from hyperfleet.lists.projection import Shape
+from hyperfleet.resource import not_found
 
 ALL = Within()
 
 
-def answer(document: str, status: int = 200, headers: Mapping[str, str] | None = None) -> flask.Response:
+def answer(
+    document: bytes | str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> flask.Response:
     """A response whose body is JSON text that is finished already."""
     response = flask.Response(document, status, mimetype="application/json")
     response.headers.update(headers or {})
@@ -40,9 +44,17 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
     return answer(shape.text(stored.document), status, headers)
 
 
-def read(kind: str, stored: Stored) -> flask.Response:
-    """The answer to a GET of a resource: 304 for who has it already (RFC 9110, 13.1.2)."""
+def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
+    """The answer to a GET of a resource: 304 for who has it already (RFC 9110, 13.1.2).
+
+    :param key: as :func:`hyperfleet.resource.key_of` makes it
+    Raises Problem where it is not.
+    """
     shape = request.shape(kind)
+    found = wait_for(request.service().reads[kind].get(key["id"]))
+    if found is None or key.get("owner_id") not in (None, found[2]):
+        raise not_found(kind, key["id"])
+    stored = Stored(*found[:2])
     if request.knows(stored.version):
         return empty(304, {"ETag": etag(stored.version)})
     return shown(shape, stored)
@@ -50,6 +62,13 @@ def read(kind: str, stored: Stored) -> flask.Response:
 
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
     """The page of a list that a request asks for."""
-    shape = request.shape(kind)
-    wanted, found = page.page(request.service().pool, kind, query, within)
-    return answer(page.text(kind, wanted, found, shape, *request.address()), 200, shape.headers)
+    service, shape, (path, given) = request.service(), request.shape(kind), request.address()
+
+    def made() -> bytes:
+        wanted, found = page.page(service.pool, kind, query, within)
+        return page.text(kind, wanted, found, shape, path, given)
+
+    # The address says all of what is wanted, but for what a client is shown that does not say it.
+    key = (path, *given, shape.agent)
+    text = wait_for(service.lists.get(key, lambda: run(made)))
+    return answer(text, 200, shape.headers)

@@ -12,9 +12,10 @@ from hyperfleet.database.pool import transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty, listed
+from hyperfleet.kinds import both
 from hyperfleet.lists.page import Within
 from hyperfleet.report import Report, discard_reason, merge
-from hyperfleet.resource import SET_STATUS, Hold, both
+from hyperfleet.resource import SET_STATUS, Hold
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ VALUES (%(kind)s, %(id)s, %(adapter)s, %(observed_generation)s, %(conditions)s, 
 ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     observed_generation = excluded.observed_generation, conditions = excluded.conditions,
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
-RETURNING document
+RETURNING document::bpchar
 """
 
 EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
@@ -91,7 +92,7 @@ def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Res
     return answer(shape.text(document), 201, shape.headers)
 
 
-def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tuple[str, str] | None:
+def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tuple[bytes, str] | None:
     """Stores a report and the status that it yields; or says why it discards it.
 
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
@@ -112,7 +113,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
             logger.info(
                 "report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason
             )
-            return "", reason
+            return b"", reason
         # A clock that is behind another replica's must not make a report older than the last one.
         last = stored["last_report_time"] if stored else ""
         at = report["observed_time"] or max(times.now(), last)

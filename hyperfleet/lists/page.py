@@ -1,7 +1,7 @@
 """A page of a list: parameters, plan, statement, rows, text."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 from urllib.parse import urlencode
 
@@ -27,7 +27,7 @@ WITH page AS (
     FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
 SELECT counted.found, counted.total, ARRAY[{texts}] AS keys,
-       (SELECT item.document FROM {table} AS item WHERE {row}) AS document
+       (SELECT item.document::bpchar FROM {table} AS item WHERE {row}) AS document
 FROM (SELECT EXISTS ({exists}) AS found, {total} AS total) AS counted LEFT JOIN page ON true
 """
 
@@ -86,7 +86,7 @@ class Found(NamedTuple):
     """The rows of a page: their documents, and the keys of the last one where another page follows."""
 
     total: int
-    documents: list[str]
+    documents: list[bytes]
     last: list[str | None] | None
 
 
@@ -208,7 +208,7 @@ def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
 
 def text(
     kind: str, wanted: Wanted, found: Found, shape: Shape, path: str, query: Sequence[tuple[str, str]]
-) -> str:
+) -> bytes:
     """The JSON text of a page.
 
     :param shape: what is shown of its items
@@ -223,11 +223,19 @@ def text(
     return render(kind, wanted.number, found.total, [shape.text(one) for one in found.documents], link)
 
 
-def render(kind: str, number: int, total: int, documents: list[str], link: str = "") -> str:
+def render(kind: str, number: int, total: int, documents: list[bytes], link: str = "") -> bytes:
     """The JSON text of a list; the documents go in as they are."""
     head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},"total":{total},'
     tail = f'],"next":{json.dumps(link)}}}' if link else "]}"
-    return head + '"items":[' + ",".join(documents) + tail
+    # Joined once: a page may have megabytes.
+    return b"".join([head.encode(), b'"items":[', *_commas(documents), tail.encode()])
+
+
+def _commas(documents: list[bytes]) -> Iterator[bytes]:
+    for index, one in enumerate(documents):
+        if index:
+            yield b","
+        yield one
 
 
 def _bad_search(message: str) -> Problem:

@@ -115,11 +115,11 @@ class Shape(NamedTuple):
     projection: Projection | None = None
     agent: str = ""
 
-    def text(self, document: str) -> str:
+    def text(self, document: bytes) -> bytes:
         """The JSON text of a resource, in this shape."""
         if self.projection is None:
             return document
-        return json.dumps(apply(self.projection, json.loads(document)))
+        return json.dumps(apply(self.projection, json.loads(document))).encode()
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""Reads that several ask for at the same moment, done once for all of them.
+
+Nobody is answered with what was read before the question: what is asked for while a statement runs
+waits for the next one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# Seconds after which who waits for the end of the same read begins a new one beside it.
+PATIENCE = 0.02
+
+
+class Rounds(Generic[K, V]):
+    """Reads of single rows, in rounds: one statement finds all that were asked for since the last began.
+
+    :param read: what finds the rows of some keys; those that it leaves out are not there
+    """
+
+    def __init__(self, read: Callable[[list[K]], Awaitable[Mapping[K, V]]]) -> None:
+        self.read = read
+        self.asked: dict[K, asyncio.Future[V | None]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.busy = False
+
+    async def get(self, key: K) -> V | None:
+        """The row of a key; None where there is none. Raises what the statement raises."""
+        answer = self.asked.get(key)
+        if answer is None:
+            answer = self.asked[key] = _answer()
+            if not self.busy:
+                self._begin()
+        # One who goes away takes nothing from the others.
+        return await asyncio.shield(answer)
+
+    def _begin(self) -> None:
+        self.busy = True
+        asked, self.asked = self.asked, {}
+        task = asyncio.create_task(self._round(asked))
+        self.tasks.add(task)
+        # A round that hangs keeps nobody from the next one.
+        overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
+
+        def ended(_: object) -> None:
+            overdue.cancel()
+            self.tasks.discard(task)
+            self._next()
+
+        task.add_done_callback(ended)
+
+    def _next(self) -> None:
+        self.busy = False
+        if self.asked:
+            self._begin()
+
+    async def _round(self, asked: Mapping[K, asyncio.Future[V | None]]) -> None:
+        try:
+            found = await self.read(list(asked))
+        except BaseException as error:
+            for answer in asked.values():
+                answer.set_exception(error)
+            return
+        for key, answer in asked.items():
+            answer.set_result(found.get(key))
+
+
+class Once:
+    """Reads of anything, by a key that says all of what is wanted: those who ask for the same while it
+    is being read share the next reading.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[Hashable, asyncio.Future[Any]] = {}
+        self.next: dict[Hashable, asyncio.Future[Any]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
+        """What ``read`` finds, whoever calls it. Raises what it raises."""
+        answer = self.next.get(key)
+        if answer is None:
+            answer = _answer()
+            before = self.running.get(key)
+            if before is not None:
+                self.next[key] = answer
+            task = asyncio.create_task(self._read(key, read, answer, before))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            if before is None:
+                self.running[key] = answer
+        found: V = await asyncio.shield(answer)
+        return found
+
+    async def _read(
+        self,
+        key: Hashable,
+        read: Callable[[], Awaitable[Any]],
+        answer: asyncio.Future[Any],
+        before: asyncio.Future[Any] | None,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait([before], timeout=PATIENCE)
+            # From here on, who asks wants to know what is newer.
+            del self.next[key]
+            self.running[key] = answer
+        try:
+            answer.set_result(await read())
+        except BaseException as error:
+            answer.set_exception(error)
+        finally:
+            if self.running.get(key) is answer:
+                del self.running[key]
+
+
+def _answer() -> asyncio.Future[Any]:
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    # Those who asked may be gone; then nobody wants to hear of an error.
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return answer
