@@ -37,11 +37,13 @@ class Service:
     creation: Mapping[str, Validator]
     default_fields: Defaults
     turns: Turns = field(default_factory=Turns)
-    lists: Once = field(default_factory=Once)
+    lists: Once = field(init=False)
     reads: dict[str, Rounds[str, tuple[bytes, int, str]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Makes what reads single resources."""
+        """Makes what reads for several who ask."""
+        # Slow searches must not use up all connections.
+        self.lists = Once(max(1, self.settings.db_pool_size // 2))
         self.reads = {kind: Rounds(partial(self._read, kind)) for kind in READ}
 
     async def _read(self, kind: str, ids: list[str]) -> dict[str, tuple[bytes, int, str]]:

@@ -179,6 +179,14 @@ class Settings:
         32 * 1024, "Largest head of a request, in bytes.", type=Whole(1024, 1024 * 1024)
     )
     read_timeout: int = setting(30, "Seconds in which a request must have arrived.", type=Whole(1, 3600))
+    write_timeout: int = setting(
+        30,
+        "Seconds after which a client that takes nothing of its answer is hung up on.",
+        type=Whole(1, 3600),
+    )
+    max_requests: int = setting(
+        500, "Requests that a process works on at once; others are answered 503.", type=Whole(1, 100_000)
+    )
     cors_origins: tuple[str, ...] = setting(
         CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
     )
@@ -246,7 +254,7 @@ class Settings:
         type=click.Choice(["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
     )
     db_rootcert: str = setting("", "File with the certificates that sign the database's.")
-    db_pool_size: int = setting(16, "Most connections to the database.", type=Whole(1, 1000))
+    db_pool_size: int = setting(6, "Most connections of a process to the database.", type=Whole(1, 1000))
     db_connect_timeout: int = setting(
         30, "Seconds to retry a database that is not reachable at start.", type=Whole(0, 86400)
     )

@@ -14,7 +14,7 @@ from process import MEMORY
 
 from hyperfleet.database import embedded, migration
 
-POOL = 16
+POOL = 6
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
 
 
@@ -51,14 +51,15 @@ def own_server() -> Iterator[Server]:
 
 
 def fill(server: Server, api: Api) -> None:
-    """Leaves the service with as many idle connections as it may have."""
+    """Leaves the service, of one process, with as many idle connections as it may have."""
     with psycopg.connect(server.conninfo) as holder, ThreadPoolExecutor(POOL) as threads:
         holder.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
-        waiting = [threads.submit(Api(api.url).get, "/clusters") for _ in range(POOL)]
+        bodies = [{"name": f"fill-{time.monotonic_ns()}-{number}", "spec": {}} for number in range(POOL)]
+        waiting = [threads.submit(Api(api.url).post, "/clusters", json=body) for body in bodies]
         end = time.monotonic() + 4
         while len(server.ask(BACKENDS)) < POOL:
             assert time.monotonic() < end
             time.sleep(0.02)
         holder.rollback()
-        assert [one.result().status_code for one in waiting] == [200] * POOL
+        assert [one.result().status_code for one in waiting] == [201] * POOL
     assert len(server.ask(BACKENDS)) == POOL

@@ -22,6 +22,9 @@ HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
 _SHM = Path("/dev/shm")
 MEMORY = str(_SHM) if os.access(_SHM, os.W_OK) and shutil.disk_usage(_SHM).free > 4 << 30 else None
 
+# How many processes serve where a test does not say it: TEST_WORKERS=2 shows that two do as well as one.
+WORKERS = os.environ.get("TEST_WORKERS", "1")
+
 # What a developer has set must not decide whether a test passes.
 CLEAN = {
     key: value
@@ -48,7 +51,7 @@ class Serving:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=cwd,
-            env={**CLEAN, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**CLEAN, "PYTHONUNBUFFERED": "1", "HYPERFLEET_WORKERS": WORKERS, **(env or {})},
         )
         self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)

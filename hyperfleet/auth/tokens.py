@@ -1,5 +1,6 @@
 """Bearer tokens: JSON Web Tokens (RFC 7519), verified with the keys of those who may issue them."""
 
+import hashlib
 import json
 import posixpath
 import re
@@ -22,6 +23,8 @@ from hyperfleet.settings import Settings
 
 MAX_SIZE = 16 * 1024
 LEEWAY = 30
+# As many tokens are known by their hashes to be signed well, so that this is not found out each time.
+MAX_VERIFIED = 10_000
 COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
 
@@ -39,6 +42,8 @@ class Verifier:
             self.common.append(KeyFile(settings.jwk_cert_file))
         if settings.jwk_cert_url:
             self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
+        # By the hash of a token: its header, its claims, and the key that it was verified with.
+        self.verified: dict[bytes, tuple[dict[str, Any], dict[str, Any], Key]] = {}
         self.issuers: dict[str, list[Source]] = {}
         for item in settings.jwt_issuers:
             issuer, _, own = item.partition("=")
@@ -65,13 +70,21 @@ class Verifier:
         Raises Problem: 401 which says what is wrong with the token, or 503 when there are no keys to
         tell. No text of the token is in it.
         """
-        header, claims = _parse(token)
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self.verified.get(digest)
+        header, claims = known[:2] if known else _parse(token)
         sources = self._sources(claims)
         key = await self._key(header, sources)
-        try:
-            jws.verify(token, key, [header["alg"]])
-        except JOSEError:
-            raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
+        # Keys that were read anew are other ones, whatever their ids.
+        if known is None or known[2] is not key:
+            try:
+                jws.verify(token, key, [header["alg"]])
+            except JOSEError:
+                self.verified.pop(digest, None)
+                raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
+            self.verified[digest] = header, claims, key
+            if len(self.verified) > MAX_VERIFIED:
+                del self.verified[next(iter(self.verified))]
         _check_times(claims, time.time())
         _check_type(header, claims)
         if self.audiences:

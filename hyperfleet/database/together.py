@@ -8,6 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
+from psycopg_pool import PoolTimeout
+
+from hyperfleet.database.pool import POOL_TIMEOUT
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -71,9 +75,12 @@ class Rounds(Generic[K, V]):
 class Once:
     """Reads of anything, by a key that says all of what is wanted: those who ask for the same while it
     is being read share the next reading.
+
+    :param at_once: how many are read at the same time, so that slow ones leave connections to others
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int) -> None:
+        self.slots = asyncio.Semaphore(at_once)
         self.running: dict[Hashable, asyncio.Future[Any]] = {}
         self.next: dict[Hashable, asyncio.Future[Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -107,12 +114,23 @@ class Once:
             del self.next[key]
             self.running[key] = answer
         try:
-            answer.set_result(await read())
+            answer.set_result(await self._in_a_slot(read))
         except BaseException as error:
             answer.set_exception(error)
         finally:
             if self.running.get(key) is answer:
                 del self.running[key]
+
+    async def _in_a_slot(self, read: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            async with asyncio.timeout(POOL_TIMEOUT):
+                await self.slots.acquire()
+        except TimeoutError:
+            raise PoolTimeout("too many lists are being read") from None
+        try:
+            return await read()
+        finally:
+            self.slots.release()
 
 
 def _answer() -> asyncio.Future[Any]:

@@ -32,6 +32,7 @@ class Protocol(HttpToolsProtocol):
         self.in_head = True
         self.head_size = 0
         self.refused = False
+        self.stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock of the first request."""
@@ -39,8 +40,9 @@ class Protocol(HttpToolsProtocol):
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Stops the clocks."""
         self._stop_clock()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,6 +72,28 @@ class Protocol(HttpToolsProtocol):
         self._stop_clock()
         self.in_head, self.head_size = True, 0
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent as fast as it is sent."""
+        super().pause_writing()
+        self._watch_taking()
+
+    def resume_writing(self) -> None:
+        """It has taken enough."""
+        super().resume_writing()
+        if self.stuck is not None:
+            self.stuck.cancel()
+            self.stuck = None
+
+    def _watch_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self.stuck = self.loop.call_later(self.limits.idle, self._end_stuck, left)
+
+    def _end_stuck(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._watch_taking()
+        else:
+            self.transport.abort()
 
     def shutdown(self) -> None:
         """Lets a request under way end; a client that is idle is not waited for to say goodbye, as TLS

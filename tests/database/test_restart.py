@@ -21,7 +21,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def api(server: Server) -> Iterator[Api]:
-    with Serving("--no-auth", "--database-url", server.conninfo) as serving:
+    with Serving("--no-auth", "--workers=1", "--database-url", server.conninfo) as serving:
         yield Api(serving.url)
 
 

@@ -40,7 +40,7 @@ def test_sixteen_who_ask_share_reads_and_none_is_answered_with_what_was_read_bef
 ) -> None:
     async def main() -> None:
         source = Source()
-        rounds, once = Rounds(source.many), Once()
+        rounds, once = Rounds(source.many), Once(8)
 
         async def ask(number: int) -> None:
             for turn in range(30):
@@ -70,7 +70,7 @@ def test_sixteen_who_ask_share_reads_and_none_is_answered_with_what_was_read_bef
 def test_a_read_that_hangs_keeps_nobody_from_the_next_one() -> None:
     async def main() -> None:
         source = Source(10)
-        rounds, once = Rounds(source.many), Once()
+        rounds, once = Rounds(source.many), Once(8)
         hung = [
             asyncio.create_task(rounds.get("a")),
             asyncio.create_task(once.get("a", source.one)),
@@ -96,7 +96,7 @@ def test_an_error_reaches_all_who_asked_and_one_who_leaves_takes_nothing_from_th
             await asyncio.sleep(0.01)
             raise LookupError("gone")
 
-        rounds, once = Rounds(fail), Once()
+        rounds, once = Rounds(fail), Once(8)
         asked = [rounds.get("a") for _ in range(3)] + [once.get("a", fail) for _ in range(3)]
         ends = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(end, LookupError) for end in ends)

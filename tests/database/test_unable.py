@@ -75,7 +75,7 @@ def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
 
 
 def test_a_standby_answers_reads_and_takes_writes_once_it_is_promoted(server: Server) -> None:
-    with Serving("--no-auth", "--database-url", server.conninfo) as serving:
+    with Serving("--no-auth", "--workers=1", "--database-url", server.conninfo) as serving:
         api = Api(serving.url)
         cluster = api.cluster("standing-by")
         fill(server, api)
@@ -159,7 +159,7 @@ def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
     allow = psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
     admin = make_conninfo(server.conninfo, dbname="template1")
     with (
-        Serving("--no-auth", "--database-url", server.conninfo) as serving,
+        Serving("--no-auth", "--workers=1", "--database-url", server.conninfo) as serving,
         psycopg.connect(admin, autocommit=True) as conn,
     ):
         api = Api(serving.url)
@@ -175,7 +175,7 @@ def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
     role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
     sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-    with Serving("--no-auth", "--database-url", theirs) as serving:
+    with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:
         api = Api(serving.url)
         assert create(api).status_code == 201
         sql.execute(f"REVOKE INSERT ON clusters FROM {role}")
@@ -193,7 +193,7 @@ def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
 ) -> None:
     sql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
     sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-    with Serving("--no-auth", "--database-url", theirs) as serving:
+    with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:
         api = Api(serving.url)
         assert create(api).status_code == 201
         sql.execute(GONE, {"name": sql.info.dbname})
@@ -206,7 +206,7 @@ def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
 def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
     role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
-    with Serving("--no-auth", "--database-url", theirs) as serving:
+    with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:
         assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
         assert "permission denied" in serving.output
         assert Api(serving.url).get("/clusters").status_code == 503
