@@ -1,6 +1,7 @@
 """The application: the contract, the handlers and the layers around them."""
 
 import functools
+import gzip
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from hyperfleet.contract.validation import Validated, creation_validators
 from hyperfleet.database.pool import Pool
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
+from hyperfleet.http.compression import Compressed
 from hyperfleet.http.cors import Cors
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
@@ -70,7 +72,8 @@ def create_app(
     # From the innermost to the outermost.
     layers: ASGIApp = Plain(Pages(inner, pages))
     layers = Errors(Limited(layers, limits(settings)), contract.routes(document))
-    return Logged(Browsers(Cors(layers, settings.cors_origins)), Requests(registry))
+    layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
+    return Logged(layers, Requests(registry))
 
 
 def _routed(
@@ -114,7 +117,7 @@ def _pages(text: bytes) -> dict[str, Page]:
         "etag": f'"{hashlib.sha256(text).hexdigest()[:32]}"',
         "cache-control": "no-cache",
     }
-    specification = Page(200, headers, text)
+    specification = Page(200, headers, text, gzip.compress(text))
     return {
         # A browser finds the page of the API.
         "/": Page(307, {"location": "/openapi-ui/"}, b""),

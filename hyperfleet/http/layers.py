@@ -18,6 +18,7 @@ from hyperfleet.auth import identity
 from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
+from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
 from hyperfleet.observe.log import trace_id
@@ -228,11 +229,15 @@ def _plain_headers(
 
 
 class Page(NamedTuple):
-    """An answer that is always the same."""
+    """An answer that is always the same.
+
+    :param zipped: the content compressed, for who takes that
+    """
 
     status: int
     headers: dict[str, str]
     content: bytes
+    zipped: bytes = b""
 
 
 class Pages:
@@ -258,5 +263,8 @@ class Pages:
         known = parse_etags(Headers(scope=scope).get("if-none-match"))
         if tag and (known.star_tag or known.contains_weak(tag.strip('"'))):
             await send_bytes(send, 304, b"", {"etag": tag})
+        elif page.zipped and takes_gzip(scope):
+            headers = {**page.headers, "content-encoding": "gzip"}
+            await send_bytes(send, page.status, page.zipped, headers)
         else:
             await send_bytes(send, page.status, page.content, page.headers)

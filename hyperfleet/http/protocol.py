@@ -1,7 +1,11 @@
 """How a connection reads requests: within a time and a size, which the server itself leaves open."""
 
+import array
 import asyncio
+import contextlib
+import fcntl
 import http
+import termios
 from typing import Any
 
 import uuid_utils
@@ -86,11 +90,17 @@ class Protocol(HttpToolsProtocol):
             self.stuck = None
 
     def _watch_taking(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self.stuck = self.loop.call_later(self.limits.idle, self._end_stuck, left)
+        self.stuck = self.loop.call_later(self.limits.idle, self._end_stuck, self._untaken())
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not confirmed: of the kernel too, which holds megabytes."""
+        held = array.array("i", [0])
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+        return int(self.transport.get_write_buffer_size() + held[0])
 
     def _end_stuck(self, left: int) -> None:
-        if self.transport.get_write_buffer_size() < left:
+        if self._untaken() < left:
             self._watch_taking()
         else:
             self.transport.abort()

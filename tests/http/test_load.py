@@ -1,0 +1,138 @@
+"""What many or slow clients cost the others: bounds on requests, on waiting, on the size of answers."""
+
+import gzip
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import problem
+
+
+def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_carried_out(
+    service: Callable[..., Api], database: str
+) -> None:
+    api = service(max_requests=8, db_pool_size=4)
+    clusters = [api.cluster(f"c-{number}") for number in range(12)]
+    answers: Counter[int] = Counter()
+    with ThreadPoolExecutor(12) as threads:
+        with psycopg.connect(database) as conn:
+            conn.execute("SELECT 1 FROM clusters FOR UPDATE")
+            sent = [threads.submit(Api(api.url).report, cluster) for cluster in clusters]
+            deadline = time.monotonic() + 2
+            while sum(one.done() for one in sent) < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            refused = problem(api.get("/clusters"), 503)
+            assert refused["code"] == "HYPERFLEET-SVC-002"
+            assert "8 requests" in refused["detail"]
+        for one in sent:
+            answers[one.result().status_code] += 1
+    assert answers == {201: 8, 503: 4}
+    assert api.get("/clusters").status_code == 200
+
+
+def read_nothing(api: Api, path: str) -> socket.socket:
+    """A connection whose client asks and takes nothing of the answer."""
+    host, port = api.url.removeprefix("http://").split(":")
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.connect((host, int(port)))
+    line.sendall(f"GET /api/hyperfleet/v1{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    return line
+
+
+@pytest.mark.slow
+def test_a_client_that_takes_nothing_is_hung_up_on_and_one_that_is_slow_is_not(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(write_timeout=1, max_body_size=8 * 1024 * 1024)
+    for number in range(4):
+        api.cluster(f"c-{number}", spec={"text": "x" * 2_000_000})
+    slow = read_nothing(api, "/clusters")
+    taken = 0
+    stuck = [read_nothing(api, "/clusters") for _ in range(16)]
+    time.sleep(0.3)
+    # None of them keeps a connection to the database from others.
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+    assert sql.execute(idle).fetchone() == (1,)
+    start = time.monotonic()
+    while time.monotonic() - start < 4:
+        taken += len(slow.recv(200_000))
+        time.sleep(0.05)
+    assert taken > 200_000
+    while taken < 8_000_000:
+        more = slow.recv(1 << 20)
+        assert more
+        taken += len(more)
+    for line in stuck:
+        line.settimeout(2)
+        left = b"x"
+        try:
+            while left:
+                left = line.recv(1 << 20)
+        except ConnectionResetError:
+            left = b""
+        assert left == b"", "the service has hung up"
+    assert api.get("/compatibility").status_code == 200
+
+
+def test_answers_are_compressed_for_those_who_ask_where_it_pays(api: Api) -> None:
+    cluster = api.cluster(spec={"text": "lorem ipsum " * 500})
+    path = f"/clusters/{cluster['id']}"
+
+    def ask(encoding: str | None, path: str = path) -> requests.Response:
+        return api.get(path, headers={"Accept-Encoding": encoding}, stream=True)  # type: ignore[dict-item]
+
+    for asked in ("gzip", "deflate, gzip;q=0.5", "*", "GZIP"):
+        answer = ask(asked)
+        assert answer.headers["Content-Encoding"] == "gzip"
+        raw = answer.raw.read(decode_content=False)
+        assert len(raw) == int(answer.headers["Content-Length"]) < 1500
+        assert json.loads(gzip.decompress(raw)) == cluster
+        assert "Accept-Encoding" in answer.headers["Vary"]
+        assert answer.headers["ETag"] == '"1"'
+    for asked in ("identity", "gzip;q=0", "br", ""):
+        answer = ask(asked)
+        assert "Content-Encoding" not in answer.headers
+        assert answer.json() == cluster
+        assert "Accept-Encoding" in answer.headers["Vary"]
+    assert "Content-Encoding" not in ask("gzip", "/compatibility").headers
+    listed = ask("gzip", "/clusters")
+    assert listed.headers["Content-Encoding"] == "gzip"
+    assert listed.json()["items"] == [cluster]
+    contract = ask("gzip", "//openapi")
+    assert int(contract.headers["Content-Length"]) < 20_000
+    assert contract.json()["openapi"] == ask("identity", "//openapi").json()["openapi"]
+    refused = ask("gzip", "/clusters?search=" + "a" * 3000)
+    assert refused.status_code == 400
+    assert refused.json()["code"].startswith("HYPERFLEET-VAL")
+    assert api.head(path, headers={"Accept-Encoding": "gzip"}).status_code == 200
+    known = api.get(path, headers={"Accept-Encoding": "gzip", "If-None-Match": '"1"'})
+    assert (known.status_code, known.content) == (304, b"")
+
+
+def test_slow_searches_leave_connections_to_all_else(service: Callable[..., Api], database: str) -> None:
+    api = service(db_pool_size=4, statement_timeout=20)
+    cluster = api.cluster()
+
+    def listed(number: int) -> int:
+        return Api(api.url).get(f"/clusters/{cluster['id']}/statuses?size={number}").status_code
+
+    with ThreadPoolExecutor(8) as threads, psycopg.connect(database) as conn:
+        conn.execute("LOCK TABLE adapter_statuses IN ACCESS EXCLUSIVE MODE")
+        waiting = [threads.submit(listed, number) for number in range(1, 9)]
+        time.sleep(0.5)
+        for number in range(10):
+            start = time.monotonic()
+            assert api.read(cluster) == cluster
+            api.cluster(f"new-{number}")
+            assert time.monotonic() - start < 1
+        conn.rollback()
+        assert {one.result() for one in waiting} <= {200, 503}
