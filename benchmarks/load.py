@@ -1,6 +1,6 @@
 """How much the service does in a second, how long its clients wait, and what that costs.
 
-    python -m benchmarks.load [--rows 3000] [--seconds 4] [--clients 8] [--workers 2]
+    python -m benchmarks.load [--rows 3000] [--seconds 4] [--clients 1,8,32] [--workers 2] [--auth]
 
 wrk sends; the service and an embedded PostgreSQL share the machine with it, so that figures of one run
 can be compared with each other and with nothing else.
@@ -51,9 +51,8 @@ SPEC = {
 
 LUA = """
 local ids = {IDS}
-local count = tonumber(wrk.thread and wrk.thread:get("number") or 0)
-function setup(thread) thread:set("number", math.random(1, 1000000)) end
-function init() math.randomseed(number or os.time()) count = (number or 1) * 1000000 end
+local count = 0
+function init() math.randomseed(SEED) count = SEED * 100000 end
 function request()
   local id = ids[math.random(#ids)]
   count = count + 1
@@ -97,6 +96,9 @@ def operations() -> dict[str, Operation]:
         "search by name": Operation(f"{BASE}/clusters?search={name}"),
         "list 100 by label": Operation(f"{BASE}/clusters?search={label}"),
         "list 100 by condition": Operation(f"{BASE}/clusters?search={condition}"),
+        "not changed": Operation(f"{BASE}/clusters/ID", headers={"If-None-Match": "*"}),
+        "list 100, gzip": Operation(f"{BASE}/clusters?size=100", headers={"Accept-Encoding": "gzip"}),
+        "node pools": Operation(f"{BASE}/clusters/ID/nodepools"),
         "404": Operation(f"{BASE}/clusters/00000000-0000-7000-8000-000000000000"),
         "report": Operation(f"{BASE}/clusters/ID/statuses", "PUT", REPORT),
         "create": Operation(f"{BASE}/clusters", "POST", {"name": "b-COUNT", "spec": SPEC}),
@@ -104,9 +106,11 @@ def operations() -> dict[str, Operation]:
     }
 
 
-def fill(url: str, rows: int) -> list[str]:
+def fill(url: str, rows: int, token: str = "") -> list[str]:
     """Makes clusters with four labels and four reports each; returns their ids."""
     session, ids = requests.Session(), []
+    if token:
+        session.headers["Authorization"] = f"Bearer {token}"
     for number in range(rows):
         labels = {"team": f"t{number % 10}", "region": f"r{number % 3}", "n": str(number), "x": "y"}
         body = {"name": f"cluster-{number}", "labels": labels, "spec": SPEC}
@@ -143,10 +147,14 @@ def measure(url: str, one: Operation, ids: list[str], roots: tuple[int, int], op
     """Lets wrk send one operation for some seconds."""
     script = LUA.replace("IDS", ",".join(f'"{id_}"' for id_ in ids[:1000]))
     headers = {"Content-Type": "application/json", **one.headers} if one.body else dict(one.headers)
+    if options.get("token"):
+        headers["Authorization"] = f"Bearer {options['token']}"
     table = "{" + ",".join(f'["{name}"]="{value}"' for name, value in headers.items()) + "}"
     body = json.dumps(one.body) if one.body else ""
     script = script.replace("METHOD", one.method).replace("PATH", one.path)
-    script = script.replace("HEADERS", table).replace("BODY", body)
+    # Names that no run before has used.
+    seed = str(int(time.time() * 10) % 1_000_000_000)
+    script = script.replace("HEADERS", table).replace("BODY", body).replace("SEED", seed)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
@@ -180,9 +188,13 @@ def _milliseconds(said: str, share: str) -> float:
 
 
 @contextmanager
-def served(conninfo: str, workers: int, *more: str) -> Iterator[tuple[str, int]]:
-    """A running service: its address and its process."""
-    arguments = ["--no-auth", "--database-url", conninfo, *more]
+def served(conninfo: str, workers: int, keys: str = "") -> Iterator[tuple[str, int]]:
+    """A running service: its address and its process.
+
+    :param keys: the file with the keys of tokens that it is to ask for
+    """
+    access = ["--jwk-cert-file", keys, "--jwk-cert-url="] if keys else ["--no-auth"]
+    arguments = [*access, "--database-url", conninfo]
     arguments += [f"--required-adapters-cluster={','.join(ADAPTERS)}"]
     arguments += [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
     if workers:
@@ -206,8 +218,9 @@ def served(conninfo: str, workers: int, *more: str) -> Iterator[tuple[str, int]]
 @click.command()
 @click.option("--rows", default=3000, show_default=True, help="How many clusters.")
 @click.option("--seconds", default=4, show_default=True, help="How long each thing is measured.")
-@click.option("--clients", default=8, show_default=True, help="How many send at once.")
+@click.option("--clients", default="8", show_default=True, help="How many send at once, by comma.")
 @click.option("--workers", default=0, help="Processes of the service; 0: as it chooses.")
+@click.option("--auth", is_flag=True, help="Ask for tokens, and send one.")
 @click.option("--only", default="", help="Names of operations, by comma.")
 @click.option("--data", default="", help="Folder of a database that stays.")
 @click.option("--json", "output", default="", help="File that the figures go to.")
@@ -218,8 +231,13 @@ def main(**options: Any) -> None:
         embedded.running(Path(options["data"] or folder)) as conninfo,
     ):
         migration.apply(conninfo)
-        with served(conninfo, options["workers"]) as (url, service):
-            run(conninfo, url, service, options)
+        token = keys = ""
+        if options["auth"]:
+            made = [Path(sys.executable).parent / "hyperfleet", "token", "--dir", folder]
+            token = subprocess.run(made, capture_output=True, text=True, check=True).stdout.strip()
+            keys = str(Path(folder) / "jwks.json")
+        with served(conninfo, options["workers"], keys) as (url, service):
+            run(conninfo, url.replace("0.0.0.0", "127.0.0.1"), service, {**options, "token": token})
 
 
 def run(conninfo: str, url: str, service: int, options: Mapping[str, Any]) -> None:
@@ -227,24 +245,25 @@ def run(conninfo: str, url: str, service: int, options: Mapping[str, Any]) -> No
     with psycopg.connect(conninfo, autocommit=True) as conn:
         ids = [str(row[0]) for row in conn.execute("SELECT id FROM clusters WHERE name ~ '^cluster'")]
         if not ids:
-            ids = fill(url, options["rows"])
+            ids = fill(url, options["rows"], options["token"])
             conn.execute("VACUUM ANALYZE")
         folder = conn.execute("SHOW data_directory").fetchone()
     assert folder is not None
     postgres = int((Path(folder[0]) / "postmaster.pid").read_text().split()[0])
-    click.echo(f"{'':24}req/s     p50     p99   service  database   failed")
-    figures = {}
-    for name, one in operations().items():
-        if options["only"] and name not in options["only"].split(","):
-            continue
-        found = figures[name] = measure(url, one, ids, (service, postgres), options)
-        click.echo(
-            f"{name:22}{found.rate:7.0f} {found.p50:7.1f} {found.p99:7.1f}"
-            f"{found.service:7.0f} us{found.database:7.0f} us{found.failed or '':>9}"
-        )
+    figures: dict[str, dict[str, Any]] = {}
+    for clients in options["clients"].split(","):
+        click.echo(f"{clients + ' clients':24}req/s  p50 ms  p99 ms   service  database   failed")
+        for name, one in operations().items():
+            if options["only"] and name not in options["only"].split(","):
+                continue
+            found = measure(url, one, ids, (service, postgres), {**options, "clients": clients})
+            figures.setdefault(clients, {})[name] = found._asdict()
+            click.echo(
+                f"{name:22}{found.rate:7.0f} {found.p50:7.1f} {found.p99:7.1f}"
+                f"{found.service:7.0f} us{found.database:7.0f} us{found.failed or '':>9}"
+            )
     if options["output"]:
-        text = json.dumps({name: one._asdict() for name, one in figures.items()}, indent=1)
-        Path(options["output"]).write_text(text)
+        Path(options["output"]).write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

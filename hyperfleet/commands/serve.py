@@ -103,17 +103,18 @@ def _serve(
         servers.run(watched)
 
     _settle_memory()
-    _banner(addresses, lines, count, chosen)
     if count == 1:
+        _banner(addresses, lines, count, chosen)
         work(listeners[0])
         return
     try:
         own = spread(listeners[0], count)
     except OSError as error:
         raise StartError(f"Cannot listen on {addresses[0]}: {error.strerror}") from None
-    Workers(
-        own, work, multiprocess.mark_process_dead, chosen.shutdown_timeout + chosen.shutdown_delay
-    ).run()
+    patience = chosen.shutdown_timeout + chosen.shutdown_delay
+    workers = Workers(own, work, multiprocess.mark_process_dead, patience)
+    _banner(addresses, lines, count, chosen)
+    workers.run()
 
 
 def _settle_memory() -> None:

@@ -5,7 +5,9 @@ The pool lives on the event loop. What runs in a greenlet of it (see :mod:`hyper
 """
 
 import asyncio
+import json
 import os
+import re
 import select
 import socket
 import time
@@ -13,12 +15,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self, TypeVar, cast
 
+import orjson
 import psycopg
 from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.waiting import Ready, Wait
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -45,6 +49,24 @@ class Raw(Loader):
     def load(self, data: Buffer) -> bytes:
         """The bytes."""
         return bytes(data)
+
+
+# Integers that orjson may not hold; JSON has no bound for them, and PostgreSQL none that matters.
+LARGE = re.compile(rb"[0-9]{18}")
+
+
+def _dumps(value: Any) -> bytes:
+    """JSON text of a value."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
+def _loads(text: bytes | str) -> Any:
+    """The value of JSON text."""
+    known = text.encode() if isinstance(text, str) else text
+    return json.loads(known) if LARGE.search(known) else orjson.loads(known)
 
 
 class Session(psycopg.AsyncConnection[TupleRow]):
@@ -297,6 +319,8 @@ def new_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: 
     async def configure(conn: Session) -> None:
         conn.travelling = wanted if shared else None
         conn.adapters.register_loader("bpchar", Raw)
+        set_json_dumps(_dumps, conn)
+        set_json_loads(_loads, conn)
 
     return Pool(
         conninfo,

@@ -1,24 +1,29 @@
 """Reports of adapters, and the status that they come to."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import removal, resource, times
-from hyperfleet.database.pool import transaction
+from hyperfleet.database.pool import fetch_one, transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
+from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty, listed
 from hyperfleet.kinds import both
 from hyperfleet.lists.page import Within
 from hyperfleet.report import Report, discard_reason, merge
-from hyperfleet.resource import SET_STATUS, Hold
+from hyperfleet.resource import REPORT, SET_STATUS, Held, Hold
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
+
+# The stored report, and why it was discarded.
+Taken: TypeAlias = tuple[bytes, str]
 
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
@@ -34,6 +39,24 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
 RETURNING document::bpchar
 """
+
+# Whatever changes a resource or a report on it raises its version.
+STORE_AT_ONCE = both("""
+WITH held AS (
+    UPDATE {table} SET status = %(status)s, version = version + 1
+    WHERE id = %(id)s AND version = %(version)s AND deleted_time IS NULL RETURNING id
+)
+INSERT INTO adapter_statuses
+    (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
+     created_time, last_report_time)
+SELECT '{kind}', held.id, %(adapter)s, %(observed_generation)s, %(conditions)s::jsonb, %(data)s::jsonb,
+       %(metadata)s::jsonb, %(created_time)s::timestamptz, %(last_report_time)s::timestamptz
+FROM held
+ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
+    observed_generation = excluded.observed_generation, conditions = excluded.conditions,
+    data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
+RETURNING document::bpchar
+""")
 
 EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
 
@@ -92,33 +115,59 @@ def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Res
     return answer(shape.text(document), 201, shape.headers)
 
 
-def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tuple[bytes, str] | None:
+def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
     """Stores a report and the status that it yields; or says why it discards it.
 
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
+    with service.turns.of(owner["id"]):
+        found = wait_for(service.states[kind].get(owner["id"]))
+        if found is None or owner.get("owner_id") not in (None, found[0]):
+            raise resource.not_found(kind, owner["id"])
+        taken = _take_at_once(service, kind, owner, report, found)
+        return taken or _take_locked(service, kind, owner, report)
+
+
+def _take_at_once(
+    service: Service, kind: str, owner: dict[str, Any], report: Any, found: Sequence[Any]
+) -> Taken | None:
+    """Takes a report with one statement, which does nothing where its resource is no longer as it was
+    found; None then, and for a resource that is marked, whose end may depend on others.
+
+    :param found: as :data:`hyperfleet.service.STATE` has it
+    """
+    _, marked, version, generation, status, created, updated, rows = found
+    if marked:
+        return None
+    state: Any = {
+        **{"id": owner["id"], "version": version, "generation": generation, "status": status},
+        **{"created_time": created, "updated_time": updated, "deleted_time": None},
+    }
+    reports: list[Any] = [dict(zip(REPORT, row, strict=True)) for row in rows or ()]
+    held, merged, discarded = _judged(kind, Held(state, reports, 0), report)
+    if merged is None:
+        return b"", discarded
+    status = Jsonb(held.fold(service.required(kind), merged["last_report_time"]))
+    values = {"kind": kind, "id": owner["id"], "version": version, "status": status, **_row(merged)}
+    row = fetch_one(service.pool, STORE_AT_ONCE[kind], values)
+    return (row[0], "") if row else None
+
+
+def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
+    """Takes a report while its resource is locked, and with a marked node pool its cluster."""
     required = service.required(kind)
-    with service.turns.of(owner["id"]), transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         above = removal.lock_owner(conn, kind, owner, marked=True)
         # Those of other processes queue here, for the lock on the row.
         held = Hold(conn, kind, owner).found()
-        marked, generation = held.state["deleted_time"], held.state["generation"]
+        marked = held.state["deleted_time"]
         cluster = above.fetchone() if above and marked else None
         if above and marked and cluster is None:
             return None
-        reports = {one["adapter"]: one for one in held.reports}
-        stored = reports.get(report["adapter"])
-        reason = discard_reason(generation, stored, report)
-        if reason:
-            logger.info(
-                "report of %s on %s %s discarded: %s", report["adapter"], kind, owner["id"], reason
-            )
-            return b"", reason
-        # A clock that is behind another replica's must not make a report older than the last one.
-        last = stored["last_report_time"] if stored else ""
-        at = report["observed_time"] or max(times.now(), last)
-        merged = reports[report["adapter"]] = merge(stored, report, at)
-        held = held._replace(reports=[*reports.values()])
+        held, merged, discarded = _judged(kind, held, report)
+        if merged is None:
+            return b"", discarded
+        at = merged["last_report_time"]
         document = conn.execute(STORE, {"kind": kind, **owner, **_row(merged)})
         if marked and held.ended(required):
             removal.remove(conn, owner["id"])
@@ -130,6 +179,25 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> tu
     done = document.fetchone()
     assert done is not None
     return done[0], ""
+
+
+def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, str]:
+    """A resource with a report among its own, and the report as it is to be stored; or why it says
+    nothing new.
+    """
+    reports = {one["adapter"]: one for one in held.reports}
+    stored = reports.get(report["adapter"])
+    reason = discard_reason(held.state["generation"], stored, report)
+    if reason:
+        logger.info(
+            "report of %s on %s %s discarded: %s", report["adapter"], kind, held.state["id"], reason
+        )
+        return held, None, reason
+    # A clock that is behind another replica's must not make a report older than the last one.
+    last = stored["last_report_time"] if stored else ""
+    at = report["observed_time"] or max(times.now(), last)
+    merged = reports[report["adapter"]] = merge(stored, report, at)
+    return held._replace(reports=[*reports.values()]), merged, ""
 
 
 def _row(report: Report) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Compressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         head: Message | None = None
-        wanted = takes_gzip(scope) and scope["method"] != "HEAD"
+        wanted = takes_gzip(scope)
 
         async def answer(message: Message) -> None:
             nonlocal head

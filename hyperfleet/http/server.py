@@ -196,6 +196,8 @@ class Servers:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
+            # A worker is born with signals that wait.
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:
             loop.add_reader(self.watched, self._orphaned)
         async with self.pool:

@@ -62,10 +62,12 @@ class Workers:
         # Those to be started, and when.
         self.wanted = dict.fromkeys(range(len(listeners)), 0.0)
         self.deadline: float | None = None
+        # None is lost from here on: they wait for whom they are meant for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def run(self) -> None:
         """Returns when all workers have ended after the signal to stop."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         self.watched, self.alive = os.pipe()
         while self.running or self.deadline is None:
             now = time.monotonic()
@@ -99,7 +101,6 @@ class Workers:
             for other, listener in enumerate(self.listeners):
                 if other != number:
                     listener.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
             self.work(self.listeners[number], self.watched)
             status = 0
         except SystemExit as stop:
