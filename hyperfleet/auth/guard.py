@@ -41,6 +41,14 @@ class Bearer(BearerSecurityHandler):
         """What Connexion calls with a request."""
         return self._get_verify_func(self.claims)
 
+    def check_bearer_token(self, token_info_func: Any) -> Any:
+        """What is called with a request and its token; Connexion would look each time what it takes."""
+
+        def check(request: ConnexionRequest, token: str) -> Any:
+            return token_info_func(token, request)
+
+        return check
+
     async def claims(self, token: str, request: ConnexionRequest) -> Mapping[str, Any]:
         """The claims of a caller who may. Raises Problem: 401, 403 or 503."""
         given = request.headers.getlist("authorization")
