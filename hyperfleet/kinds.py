@@ -17,6 +17,7 @@ class Kind:
     :param table: where it is kept
     :param identity: the column that tells the items of a list apart
     :param row: the condition that finds the one row of a list which an identity names
+    :param order: what a list is ordered by that nobody orders otherwise, in descending order
     :param parent: the kind that it belongs to, whose id is its ``owner_id``
     :param spec: the provider's schema of its spec
     """
@@ -27,6 +28,7 @@ class Kind:
     table: LiteralString
     identity: LiteralString = "id"
     row: LiteralString = "item.id = page.identity"
+    order: str = "created_time"
     parent: str | None = None
     spec: str = ""
 

@@ -41,8 +41,7 @@ def serve(**values: Any) -> None:
     with contextlib.ExitStack() as stack:
         if count > 1:
             # Where each process counts for all to see; looked at when the library is imported.
-            shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyperfleet-metrics-"))
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(_shared_folder())
         _serve(chosen, conninfo, folder, count, stack)
 
 
@@ -115,6 +114,22 @@ def _serve(
     workers = Workers(own, work, multiprocess.mark_process_dead, patience)
     _banner(addresses, lines, count, chosen)
     workers.run()
+
+
+def _shared_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for files that live as long as the processes; in memory where that can be had, as in a
+    container whose files are read-only. Raises StartError.
+    """
+    memory = "/dev/shm"  # noqa: S108 (the folder in it is this process's own)
+    try:
+        return tempfile.TemporaryDirectory(
+            prefix="hyperfleet-metrics-", dir=memory if os.access(memory, os.W_OK) else None
+        )
+    except OSError as error:
+        raise StartError(
+            f"Several processes need a folder for temporary files: {error.strerror}. Mount one at /tmp, "
+            "or start with --workers=1."
+        ) from None
 
 
 def _settle_memory() -> None:

@@ -132,7 +132,7 @@ def load(settings: Settings) -> Provider:
         if settings.schema_required:
             raise StartError(
                 f"The provider schema {path} cannot be used: {error.faults[0]}\n"
-                f"Mend it until 'hyperfleet schema check {path}' is content, or start without "
+                f"Mend it until 'hyperfleet schema check {path}' passes, or start without "
                 "validation of specs: --schema-required=false."
             ) from None
         logger.error("SPECS ARE NOT VALIDATED: mend %s and send SIGHUP, or start anew", path)

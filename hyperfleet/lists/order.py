@@ -82,9 +82,9 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
         order, direction = direction, ""
     default = direction.lower() or ("asc" if order else "desc")
     values, bind = columns.collector("o")
-    identity = KINDS[kind].identity
+    identity, usual = KINDS[kind].identity, KINDS[kind].order
     keys: dict[str, Key] = {}
-    for name, given in _keys(order or "created_time"):
+    for name, given in _keys(order or usual):
         key = _key(name, (given or default).lower() == "desc", kind, bind)
         keys.setdefault(name, key)
     if len(keys) > MAX_KEYS:

@@ -548,7 +548,7 @@ def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
     file = tmp_path / "provider.yaml"
     shutil.copy(PROVIDERS / "gcp.yaml", file)
     env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
-    with Serving("--no-auth", env=env) as server:
+    with Serving("--no-auth", "--workers=1", env=env) as server:
         api = Api(server.url)
 
         def hup(says: str) -> None:
@@ -619,7 +619,7 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
     file = tmp_path / "provider.yaml"
     file.write_text(large(1, "first"))
     env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
-    with Serving("--no-auth", env=env) as server:
+    with Serving("--no-auth", "--workers=1", env=env) as server:
         api = Api(server.url)
         second = large(650, "second")
         assert 550_000 < len(second) < 800_000
