@@ -314,10 +314,10 @@ class Validation:
         self.parameters = Parameters(operation)
         self.bodies: dict[str, Body] = {}
         if operation.request_body:
-            made: dict[int, Body] = {}
-            for kind in operation.consumes:
-                rules = operation.body_schema(kind)
-                self.bodies[kind] = made.setdefault(id(rules), Body(rules, provider))
+            # Not body_schema(), which warns of each operation that takes more than one type.
+            for kind, described in operation.request_body["content"].items():
+                rules = operation.with_definitions(described)["schema"]
+                self.bodies[kind] = Body(rules, provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on that the contract allows. Raises Problem for another."""

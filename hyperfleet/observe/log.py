@@ -47,8 +47,6 @@ def configure(level: str) -> None:
     handler.addFilter(_TraceFilter())
     handler.setFormatter(_Formatter(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It warns of each body of an operation that takes more than one media type.
-    logging.getLogger("connexion.operations.openapi3").setLevel(logging.ERROR)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     # It warns of a pipeline that an error ended; the error itself says more.
