@@ -9,6 +9,7 @@ can be compared with each other and with nothing else.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -226,6 +227,8 @@ def served(conninfo: str, workers: int, keys: str = "") -> Iterator[tuple[str, i
 @click.option("--json", "output", default="", help="File that the figures go to.")
 def main(**options: Any) -> None:
     """Prints rates, waiting times and costs."""
+    if not shutil.which("wrk"):
+        raise click.ClickException("wrk is not there; Debian has a package of that name.")
     with (
         tempfile.TemporaryDirectory() as folder,
         embedded.running(Path(options["data"] or folder)) as conninfo,
