@@ -24,6 +24,7 @@ from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.compression import Compressed
 from hyperfleet.http.cors import Cors
+from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
@@ -71,7 +72,8 @@ def create_app(
     )
     # From the innermost to the outermost.
     layers: ASGIApp = Plain(Pages(inner, pages))
-    layers = Errors(Limited(layers, limits(settings)), contract.routes(document))
+    layers = Fair(Limited(layers, limits(settings)), settings.max_requests)
+    layers = Errors(layers, contract.routes(document))
     layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
     return Logged(layers, Requests(registry))
 

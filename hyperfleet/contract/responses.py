@@ -116,13 +116,23 @@ class Checked:
             await self.app(scope, receive, send)
             return
         messages: list[Message] = []
+        streamed = False
 
         async def kept(message: Message) -> None:
-            messages.append(message)
-            if self.mode == "sample":
+            nonlocal streamed
+            if message.get("more_body") and not streamed:
+                # It is too large to be kept, and looked at, as a whole.
+                streamed = True
+                if self.mode == "all":
+                    await send(messages[0])
+            if streamed or self.mode == "sample":
                 await send(message)
+            if not streamed:
+                messages.append(message)
 
         await self.app(scope, receive, kept)
+        if streamed:
+            return
         answer = _answer(operation, scope, messages)
         if self.mode == "sample":
             self.looking = True

@@ -1,6 +1,6 @@
 """The answers of the handlers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flask
@@ -10,7 +10,7 @@ from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists import page
-from hyperfleet.lists.page import Within
+from hyperfleet.lists.page import Long, Within
 from hyperfleet.lists.projection import Shape
 from hyperfleet.resource import not_found
 
@@ -18,9 +18,9 @@ ALL = Within()
 
 
 def answer(
-    document: bytes | str, status: int = 200, headers: Mapping[str, str] | None = None
+    document: bytes | str | Iterator[bytes], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> flask.Response:
-    """A response whose body is JSON text that is finished already."""
+    """A response whose body is JSON text that is finished already, or comes in pieces."""
     response = flask.Response(document, status, mimetype="application/json")
     response.headers.update(headers or {})
     return response
@@ -63,12 +63,20 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
     """The page of a list that a request asks for."""
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
+    # The address says all of what is wanted, but for what a client is shown that does not say it.
+    key = (path, *given, shape.agent)
 
-    def made() -> bytes:
+    def made() -> bytes | Long:
         wanted, found = page.page(service.pool, kind, query, within)
         return page.text(kind, wanted, found, shape, path, given)
 
-    # The address says all of what is wanted, but for what a client is shown that does not say it.
-    key = (path, *given, shape.agent)
+    def later(identities: list[str]) -> dict[str, bytes]:
+        def read() -> dict[str, bytes]:
+            found = page.later(service.pool, kind, identities, within)
+            return {identity: shape.text(document) for identity, document in found.items()}
+
+        return wait_for(service.lists.get((key, *identities), lambda: run(read)))
+
     text = wait_for(service.lists.get(key, lambda: run(made)))
-    return answer(text, 200, shape.headers)
+    body = page.stream(text, later) if isinstance(text, Long) else text
+    return answer(body, 200, shape.headers)

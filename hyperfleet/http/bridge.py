@@ -1,8 +1,10 @@
 """From the server's protocol to the handlers: ASGI outside, Flask's request inside, without a thread."""
 
+import asyncio
 import io
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeAlias, cast
 
 import flask
 from a2wsgi.wsgi import build_environ
@@ -12,6 +14,17 @@ from hyperfleet import errors, greenlets
 from hyperfleet.contract.validation import CALL
 from hyperfleet.errors import Problem
 from hyperfleet.http.problems import explain, render
+
+logger = logging.getLogger(__name__)
+
+# Whether only the head of the answer is wanted.
+HEAD = "hyperfleet.head"
+
+# Pieces of large answers that are made at once, so that those that are taken quickly keep neither memory
+# nor connections from others.
+PIECES = 2
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class Bridge:
@@ -25,6 +38,7 @@ class Bridge:
 
     def __init__(self, application: flask.Flask) -> None:
         self.application = application
+        self.pieces = asyncio.Semaphore(PIECES)
         # Nobody asks Flask where a request leads.
         application.create_url_adapter = lambda _request: None  # type: ignore[method-assign, assignment]
 
@@ -34,16 +48,53 @@ class Bridge:
             raise Problem(errors.NO_PATH)
         environ: Any = build_environ(scope, io.BytesIO())  # type: ignore[arg-type]
         status, headers, content = await greenlets.run(self._answer, environ, *scope[CALL])
+        if not isinstance(content, bytes):
+            if scope["http_version"] != "1.0" or scope.get(HEAD):
+                pieces = iter(()) if scope.get(HEAD) else content
+                await self._stream(status, headers, pieces, receive, send)
+                return
+            # To this version a length is told, or nothing.
+            content = b"".join([piece async for piece in _pieces(content)])
+            headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
+    async def _stream(
+        self, status: int, headers: Headers, content: Iterator[bytes], receive: Receive, send: Send
+    ) -> None:
+        """Sends an answer in pieces, each made when the client has taken the one before."""
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            while True:
+                # The server finds out that the client is slow when the loop comes round.
+                await asyncio.sleep(0)
+                # Waits until what was sent before is taken.
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                async with self.pieces:
+                    piece = None if gone.done() else await greenlets.run(next, content, None)
+                    if piece is None:
+                        break
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    del piece
+        except Exception as error:
+            # The head is sent. That the end is missing tells the client that it has not got all.
+            logger.warning("an answer was cut off: %s", explain(error))
+            return
+        finally:
+            gone.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
     def _answer(
         self, environ: dict[str, Any], handler: Callable[..., Any], arguments: dict[str, Any]
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    ) -> tuple[int, Headers, bytes | Iterator[bytes]]:
+        content: bytes | Iterator[bytes]
         try:
             with self.application.request_context(environ):
                 answer: flask.Response = handler(**arguments)
-            status, content, headers = answer.status_code, answer.get_data(), dict(answer.headers)
+            status, headers = answer.status_code, dict(answer.headers)
+            # Flask's own way to its pieces would hold each until the next one is asked for.
+            content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()
         except Exception as error:
             # Here, so that the answer is checked by the contract like all others.
             problem = explain(error)
@@ -52,3 +103,13 @@ class Bridge:
             headers["content-length"] = str(len(content))
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         return status, encoded, content
+
+
+async def _pieces(content: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await greenlets.run(next, content, None)) is not None:
+        yield piece
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,8 +1,10 @@
 """Smaller answers for who takes them (RFC 9110, 8.4)."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
-from isal import igzip
+from isal import igzip, isal_zlib
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Smaller bodies fit into one packet anyway.
@@ -11,6 +13,8 @@ LEAST = 1024
 LEVEL = 1
 # From here on it takes a millisecond and more, in which the loop has other things to do.
 LARGE = 1024 * 1024
+# What zlib calls the format of gzip.
+GZIP = 31
 
 
 def takes_gzip(scope: Scope) -> bool:
@@ -25,7 +29,7 @@ def takes_gzip(scope: Scope) -> bool:
 
 
 class Compressed:
-    """Compresses whole answers that are large enough; what has an encoding already stays as it is."""
+    """Compresses answers that are large enough, or come in pieces; what is encoded already stays so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,9 +38,10 @@ class Compressed:
         """Answers a request."""
         head: Message | None = None
         wanted = takes_gzip(scope)
+        pieces: Any = None
 
         async def answer(message: Message) -> None:
-            nonlocal head
+            nonlocal head, pieces
             if message["type"] == "http.response.start":
                 # A cache must not give it to who takes it otherwise.
                 message["headers"] = [*message["headers"], (b"vary", b"Accept-Encoding")]
@@ -45,17 +50,35 @@ class Compressed:
                     return
             elif head is not None:
                 start, head = head, None
-                body = message.get("body", b"")
-                if len(body) >= LEAST and not message.get("more_body"):
-                    if len(body) < LARGE:
-                        body = igzip.compress(body, LEVEL)
-                    else:
-                        body = await asyncio.to_thread(igzip.compress, body, LEVEL)
+                if message.get("more_body"):
+                    pieces = isal_zlib.compressobj(LEVEL, wbits=GZIP)
+                    _encoded(start)
+                elif len(message.get("body", b"")) >= LEAST:
+                    body = await _beside(igzip.compress, message["body"], LEVEL)
                     message = {**message, "body": body}
-                    kept = [one for one in start["headers"] if one[0] != b"content-length"]
-                    length = (b"content-length", str(len(body)).encode())
-                    start["headers"] = [*kept, (b"content-encoding", b"gzip"), length]
+                    _encoded(start, len(body))
                 await send(start)
+            if pieces is not None:
+                body = message.get("body", b"")
+                body = await _beside(pieces.compress, body) if body else b""
+                if not message.get("more_body"):
+                    body += pieces.flush()
+                message = {**message, "body": body}
             await send(message)
 
         await self.app(scope, receive, answer)
+
+
+async def _beside(compress: Callable[..., bytes], body: bytes, *more: int) -> bytes:
+    """Compresses a body, a large one in another thread."""
+    if len(body) < LARGE:
+        return compress(body, *more)
+    return await asyncio.to_thread(compress, body, *more)
+
+
+def _encoded(start: Message, length: int | None = None) -> None:
+    """Says in the head of an answer that it is compressed."""
+    kept = [one for one in start["headers"] if one[0] != b"content-length"]
+    if length is not None:
+        kept.append((b"content-length", str(length).encode()))
+    start["headers"] = [*kept, (b"content-encoding", b"gzip")]

@@ -18,6 +18,7 @@ from hyperfleet.auth import identity
 from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
+from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
@@ -197,7 +198,7 @@ class Plain:
         plain["headers"], plain[UNSURE] = _plain_headers(scope["headers"], scope["method"])
         if scope["method"] == "HEAD":
             # The server leaves the body of the answer out.
-            plain["method"] = "GET"
+            plain["method"], plain[HEAD] = "GET", True
         query: bytes = scope["query_string"]
         if not query.isascii():
             plain["query_string"] = b"".join(

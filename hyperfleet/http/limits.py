@@ -22,14 +22,12 @@ class Limits(NamedTuple):
     :param body: bytes of its body
     :param time: seconds from its first byte, or the start of the connection, to its last
     :param idle: seconds in which its client must have taken some of the answer
-    :param requests: how many are worked on at once
     """
 
     head: int = 32 * 1024
     body: int = 1024 * 1024
     time: float = 30
     idle: float = 30
-    requests: int = 500
 
 
 def limits(settings: Settings) -> Limits:
@@ -39,7 +37,6 @@ def limits(settings: Settings) -> Limits:
         settings.max_body_size,
         settings.read_timeout,
         settings.write_timeout,
-        settings.max_requests,
     )
 
 
@@ -49,20 +46,9 @@ class Limited:
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
-        self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        if self.under_way >= self.limits.requests:
-            detail = f"The service works on {self.limits.requests} requests already; try again."
-            raise Problem(errors.BUSY, detail)
-        self.under_way += 1
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            self.under_way -= 1
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
         if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.head:
             detail = f"The address and the headers must have at most {self.limits.head} bytes."

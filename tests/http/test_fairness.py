@@ -1,0 +1,114 @@
+"""Clients take turns, however many connections one of them has."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import problem
+
+from hyperfleet.http import fairness
+
+Service = Callable[..., Api]
+
+
+class Clients:
+    """Requests of several clients, which differ in one header, and the order in which they end."""
+
+    def __init__(self, api: Api, threads: ThreadPoolExecutor) -> None:
+        self.api = api
+        self.threads = threads
+        self.ended: list[str] = []
+
+    def send(self, header: str, name: str) -> Future[requests.Response]:
+        def ask() -> requests.Response:
+            answer = Api(self.api.url).get("/clusters?size=1", headers={header: name})
+            self.ended.append(name)
+            return answer
+
+        sent = self.threads.submit(ask)
+        # So that they come in this order.
+        time.sleep(0.02)
+        return sent
+
+
+@pytest.fixture
+def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request is worked on at a time, for however long."""
+    monkeypatch.setattr(fairness, "AT_ONCE", 1)
+    monkeypatch.setattr(fairness, "PATIENCE", 60.0)
+
+
+@contextmanager
+def held(database: str) -> Iterator[None]:
+    """Reads of clusters wait, for as long as the block lasts."""
+    with psycopg.connect(database) as conn:
+        conn.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@pytest.mark.usefixtures("one_place")
+@pytest.mark.parametrize("header", ["User-Agent", "Authorization"])
+def test_one_who_sends_a_request_comes_before_what_is_left_of_one_who_sends_many(
+    service: Service, database: str, header: str
+) -> None:
+    api = service()
+    with ThreadPoolExecutor(32) as threads:
+        clients = Clients(api, threads)
+        with held(database):
+            sent = [clients.send(header, "many") for _ in range(20)]
+            sent += [clients.send(header, "one"), clients.send(header, "other")]
+        assert {one.result().status_code for one in sent} == {200}
+    # The first was being worked on, and another of them was the next.
+    assert clients.ended.index("one") <= 3
+    assert clients.ended.index("other") <= 5
+
+
+@pytest.mark.usefixtures("one_place")
+def test_where_no_more_are_taken_the_newest_of_the_client_with_most_is_refused(
+    service: Service, database: str
+) -> None:
+    api = service(max_requests=6)
+    with ThreadPoolExecutor(32) as threads:
+        clients = Clients(api, threads)
+        with held(database):
+            many = [clients.send("User-Agent", "many") for _ in range(6)]
+            refused = problem(clients.send("User-Agent", "many").result(), 503)
+            assert "6 requests" in refused["detail"]
+            one = clients.send("User-Agent", "one")
+            assert problem(many[5].result(), 503)["code"] == refused["code"]
+            assert not one.done()
+        assert one.result().status_code == 200
+        assert [answer.result().status_code for answer in many[:5]] == [200] * 5
+
+
+@pytest.mark.usefixtures("one_place")
+def test_who_goes_away_while_waiting_leaves_no_trace(service: Service, database: str) -> None:
+    api = service(max_requests=6)
+    with ThreadPoolExecutor(32) as threads:
+        clients = Clients(api, threads)
+        with held(database):
+            first = clients.send("User-Agent", "first")
+            for _ in range(4):
+                with pytest.raises(requests.exceptions.ReadTimeout):
+                    requests.get(f"{api.base}/clusters", timeout=0.05)
+            later = clients.send("User-Agent", "later")
+        assert first.result().status_code == later.result().status_code == 200
+        assert [api.get("/clusters").status_code for _ in range(10)] == [200] * 10
+
+
+def test_requests_that_wait_give_up_their_places_to_others(service: Service, database: str) -> None:
+    api = service(max_requests=200, db_pool_size=8)
+    cluster = api.cluster()
+    with ThreadPoolExecutor(64) as threads:
+        with psycopg.connect(database) as conn:
+            conn.execute("SELECT 1 FROM clusters FOR UPDATE")
+            waiting = [threads.submit(Api(api.url).report, cluster, f"a-{n}") for n in range(64)]
+            for _ in range(20):
+                assert api.read(cluster) == cluster
+            assert not any(one.done() for one in waiting)
+        assert {one.result().status_code for one in waiting} == {201}
