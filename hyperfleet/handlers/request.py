@@ -38,6 +38,17 @@ def knows(version: int) -> bool:
     return known.star_tag or known.contains_weak(str(version))
 
 
+def asks_for_news() -> bool:
+    """Whether the client has something already, and asks whether it is still so."""
+    return "If-None-Match" in flask.request.headers
+
+
+def knows_page(tag: str) -> bool:
+    """Whether the client has the page with this entity tag already (RFC 9110, 13.1.2)."""
+    known = flask.request.if_none_match
+    return known.star_tag or known.contains_weak(tag)
+
+
 def merges() -> bool:
     """Whether the body is a merge patch (RFC 7396)."""
     return flask.request.mimetype == "application/merge-patch+json"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flask
+from xxhash import xxh3_128_hexdigest
 
 from hyperfleet.etag import etag
 from hyperfleet.greenlets import run, wait_for
@@ -61,14 +62,28 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
 
 
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
-    """The page of a list that a request asks for."""
+    """The page of a list that a request asks for: 304 for who has it already.
+
+    Its entity tag stands for what it has, and so changes with that and with nothing else. As long as
+    nothing is written to the database, the page is not even looked for.
+    """
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
     # The address says all of what is wanted, but for what a client is shown that does not say it.
     key = (path, *given, shape.agent)
+    if request.asks_for_news():
+        tag = service.tag(key)
+        if tag and request.knows_page(tag):
+            return empty(304, {"ETag": f'W/"{tag}"'})
 
-    def made() -> bytes | Long:
+    def made() -> tuple[bytes | Long, str]:
+        renewed = service.pool.renewed
         wanted, found = page.page(service.pool, kind, query, within)
-        return page.text(kind, wanted, found, shape, path, given)
+        text = page.text(kind, wanted, found, shape, path, given)
+        if isinstance(text, Long):
+            return text, ""
+        tag = xxh3_128_hexdigest(text)
+        service.remember(key, found.moment, renewed, tag)
+        return text, tag
 
     def later(identities: list[str]) -> dict[str, bytes]:
         def read() -> dict[str, bytes]:
@@ -77,6 +92,10 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
 
         return wait_for(service.lists.get((key, *identities), lambda: run(read)))
 
-    text = wait_for(service.lists.get(key, lambda: run(made)))
-    body = page.stream(text, later) if isinstance(text, Long) else text
-    return answer(body, 200, shape.headers)
+    text, tag = wait_for(service.lists.get(key, lambda: run(made)))
+    if isinstance(text, Long):
+        return answer(page.stream(text, later), 200, shape.headers)
+    headers = {"ETag": f'W/"{tag}"'}
+    if request.knows_page(tag):
+        return empty(304, headers)
+    return answer(text, 200, {**headers, **shape.headers})

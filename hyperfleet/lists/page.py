@@ -32,15 +32,23 @@ WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
     FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
-SELECT counted.found, counted.total, item.keys,
+SELECT counted.found, counted.total, counted.moment, item.keys,
        CASE WHEN item.until <= {bytes} THEN item.document::bpchar END AS document,
        CASE WHEN item.until > {bytes} THEN ARRAY[item.identity, item.size::text] END AS later
-FROM (SELECT EXISTS ({exists}) AS found, {total} AS total) AS counted LEFT JOIN (
+FROM (SELECT EXISTS ({exists}) AS found, {total} AS total, {moment} AS moment)
+    AS counted LEFT JOIN (
     SELECT ARRAY[{texts}] AS keys, page.identity::text AS identity, document,
            octet_length(document) AS size,
            sum(octet_length(document)) OVER (ROWS UNBOUNDED PRECEDING) AS until
     FROM page CROSS JOIN LATERAL (SELECT item.document FROM {table} AS item WHERE {row} OFFSET 0) AS one
 ) AS item ON true
+"""
+
+# Which transactions had ended: who finds the same again sees the same rows in all tables. None on a
+# standby, which can't tell.
+MOMENT = """
+CASE WHEN NOT pg_is_in_recovery()
+     THEN concat(pg_postmaster_start_time(), ' ', pg_current_snapshot()) END
 """
 
 # Documents that are left for later.
@@ -108,9 +116,13 @@ class Later(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The rows of a page: their documents, and the keys of the last one where another page follows."""
+    """The rows of a page: their documents, and the keys of the last one where another page follows.
+
+    :param moment: what was to be seen when they were found, if that is known
+    """
 
     total: int
+    moment: str | None
     documents: list[bytes | Later]
     last: list[str | None] | None
 
@@ -191,6 +203,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         after=wanted.after.sql if wanted.after else "true",
         exists=within.exists,
         bytes=BYTES,
+        moment=MOMENT,
         total=(TOTAL if parts else f"({COUNT})").format(table=of.table, where=condition),
     )
     values = {
@@ -224,16 +237,16 @@ def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
         raise _bad_search("takes too long; ask for less, or by fields that are indexed") from None
     if made.backward:
         rows.reverse()
-    found, total, *_ = rows[0]
+    found, total, moment, *_ = rows[0]
     if not found and within.missing:
         raise within.missing
     documents = [
-        row[3] if row[4] is None else Later(row[4][0], int(row[4][1]))
+        row[4] if row[5] is None else Later(row[5][0], int(row[5][1]))
         for row in rows[: wanted.size]
-        if row[2] is not None
+        if row[3] is not None
     ]
-    last = rows[wanted.size - 1][2] if 0 < wanted.size < len(rows) else None
-    return Found(total, documents, last)
+    last = rows[wanted.size - 1][3] if 0 < wanted.size < len(rows) else None
+    return Found(total, moment, documents, last)
 
 
 class Long(NamedTuple):

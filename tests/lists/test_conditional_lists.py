@@ -1,0 +1,147 @@
+"""Lists for who has them already: 304 as long as they are the same, and only then."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from helpers_contract import check
+
+# Something that is in no list.
+WRITTEN = """
+INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document)
+VALUES (now(), '', '', '', '', gen_random_uuid(), '')
+"""
+
+
+def known(api: Api, path: str, tag: str, **params: str) -> requests.Response:
+    return api.get(path, params=params, headers={"If-None-Match": tag})
+
+
+def tag_of(api: Api, path: str, **params: str) -> str:
+    answer = api.get(path, params=params)
+    assert answer.status_code == 200
+    return answer.headers["ETag"]
+
+
+@pytest.fixture
+def fleet(api: Api) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """A cluster, a node pool, and the paths of all lists that they are in or have."""
+    cluster = api.cluster("a", labels={"env": "prod"})
+    pool = api.node_pool(cluster, "workers")
+    for one in (cluster, pool):
+        assert api.report(one, "dns").status_code == 201
+    at, pools = f"/clusters/{cluster['id']}", f"/nodepools/{pool['id']}"
+    paths = ["/clusters", "/nodepools", f"{at}/nodepools", f"{at}/statuses", f"{at}/adapter-statuses"]
+    paths += [f"{at}{pools}/statuses", f"{at}{pools}/adapter-statuses", f"{pools}/statuses"]
+    return cluster, pool, [*paths, f"{pools}/adapter-statuses"]
+
+
+def test_who_has_any_list_already_gets_it_once(api: Api, fleet: Any) -> None:
+    for path in fleet[2]:
+        tag = tag_of(api, path)
+        assert tag.startswith('W/"')
+        answer = known(api, path, f'"other", {tag}')
+        assert check(answer, 304) is None
+        assert answer.headers["ETag"] == tag
+        assert answer.content == b""
+        assert known(api, path, "*").status_code == 304
+        assert known(api, path, '"other"').status_code == 200
+        assert api.head(path, headers={"If-None-Match": tag}).status_code == 304
+        assert api.head(path).headers["ETag"] == tag
+        # What is shown differently is something else.
+        assert tag_of(api, path, fields="adapter" if "statuses" in path else "name") != tag
+
+
+def test_a_tag_changes_with_all_that_a_page_has(api: Api, fleet: Any) -> None:
+    cluster, pool, paths = fleet
+    reports = [path for path in paths if "statuses" in path and "nodepools" not in path]
+
+    def changed(doing: Any, expected: list[str]) -> None:
+        before = {path: tag_of(api, path) for path in paths}
+        assert doing().status_code in (200, 201, 202)
+        after = {path: known(api, path, before[path]).status_code for path in paths}
+        assert [path for path in paths if after[path] == 200] == expected
+
+    changed(lambda: api.report(cluster, "dns"), ["/clusters", *reports])
+    changed(lambda: api.report(cluster, "new"), ["/clusters", *reports])
+    changed(lambda: api.report(pool, "dns"), [path for path in paths if "nodepools" in path])
+    at = f"/clusters/{cluster['id']}"
+    changed(lambda: api.patch(at, json={"labels": {"env": "test"}}), ["/clusters"])
+    changed(lambda: api.post("/clusters", json={"name": "b", "spec": {}}), ["/clusters"])
+    body = {"name": "more", "spec": {}}
+    changed(lambda: api.post(f"{at}/nodepools", json=body), ["/nodepools", f"{at}/nodepools"])
+    changed(lambda: api.delete(f"/nodepools/{pool['id']}"), ["/nodepools", f"{at}/nodepools"])
+
+
+def test_a_tag_stays_when_what_changes_is_not_on_the_page(api: Api) -> None:
+    mine, other = api.cluster("mine", labels={"env": "prod"}), api.cluster("other")
+    search = {"search": "labels.env='prod'"}
+    tag = tag_of(api, "/clusters", **search)
+    for number in range(3):
+        assert api.report(other, f"a-{number}").status_code == 201
+        assert known(api, "/clusters", tag, **search).status_code == 304
+    assert api.patch(f"/clusters/{other['id']}", json={"labels": {"env": "prod"}}).status_code == 200
+    assert known(api, "/clusters", tag, **search).status_code == 200
+    assert api.read(mine)["id"] == mine["id"]
+
+
+def test_while_nothing_is_written_the_rows_are_not_looked_at(api: Api, sql: psycopg.Connection) -> None:
+    api.cluster()
+    tag = tag_of(api, "/clusters")
+    assert known(api, "/clusters", tag).status_code == 304
+    # A list would find no table. (This too is a write; what was seen before is remembered no longer.)
+    sql.execute("ALTER TABLE clusters RENAME TO hidden")
+    assert known(api, "/clusters", tag).status_code >= 500
+    sql.execute("ALTER TABLE hidden RENAME TO clusters")
+    assert known(api, "/clusters", tag).status_code == 304
+
+    def scans() -> int:
+        sql.execute("SELECT pg_stat_force_next_flush()")
+        counted = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'clusters'"
+        [(count,)] = sql.execute(counted).fetchall()
+        return int(count)
+
+    before = scans()
+    for _ in range(50):
+        assert known(api, "/clusters", tag).status_code == 304
+    assert scans() == before
+
+
+def test_no_acknowledged_change_is_ever_answered_with_304(api: Api, database: str) -> None:
+    clusters = [api.cluster(f"c-{number}") for number in range(4)]
+    done = threading.Event()
+
+    def writes(number: int) -> None:
+        # Transactions of others begin and end meanwhile, and some give up.
+        with psycopg.connect(database) as conn:
+            while not done.is_set():
+                conn.execute("UPDATE clusters SET version = version + 1 WHERE name = 'none'")
+                conn.execute(WRITTEN)
+                conn.rollback() if number % 2 else conn.commit()
+
+    def polls(number: int) -> None:
+        own, mine = Api(api.url), clusters[number]
+        tag = ""
+        for step in range(60):
+            changed = own.patch(f"/clusters/{mine['id']}", json={"labels": {"step": str(step)}})
+            assert changed.status_code == 200
+            answer = known(own, "/clusters", tag)
+            assert answer.status_code == 200, "the last one had the step before"
+            listed = {one["id"]: one for one in answer.json()["items"]}
+            assert listed[mine["id"]]["labels"] == {"step": str(step)}
+            tag = answer.headers["ETag"]
+
+    with ThreadPoolExecutor(8) as threads:
+        writers = [threads.submit(writes, number) for number in range(2)]
+        polled = [threads.submit(polls, number) for number in range(4)]
+        try:
+            [one.result() for one in polled]
+        finally:
+            done.set()
+        [one.result() for one in writers]
+    tag = tag_of(api, "/clusters")
+    assert [known(api, "/clusters", tag).status_code for _ in range(20)] == [304] * 20
