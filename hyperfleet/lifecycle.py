@@ -7,6 +7,7 @@ whoever locks several of a kind locks them in the order of their ids.
 
 import copy
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import json_merge_patch
@@ -164,7 +165,12 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(_exact(one) == _exact(other))
+
+
+def _exact(value: Any) -> Any:
+    """A number as its text says: 1e23 is no power of two."""
+    return Decimal(repr(value)) if isinstance(value, float) else value
 
 
 def _document(cursor: Any) -> bytes:

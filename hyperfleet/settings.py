@@ -185,7 +185,9 @@ class Settings:
         type=Whole(1, 3600),
     )
     max_requests: int = setting(
-        500, "Requests that a process works on at once; others are answered 503.", type=Whole(1, 100_000)
+        500,
+        "Requests that a process has under way or waiting; beyond that they get 503.",
+        type=Whole(1, 100_000),
     )
     cors_origins: tuple[str, ...] = setting(
         CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
@@ -206,7 +208,9 @@ class Settings:
 
     no_auth: bool = switch(False, "Serve without authentication: for development.")
     enable_jwt: bool = switch(True, "Require a bearer token.")
-    enable_authz: bool = switch(False, "Ask whether the caller may.")
+    enable_authz: bool = switch(
+        False, "Ask OCM's access review whether the caller may do what it asks for."
+    )
     any_caller: bool = switch(
         False, "Let in everybody whom the public issuer, that of the default keys, knows."
     )

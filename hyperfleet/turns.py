@@ -34,17 +34,13 @@ class Turns:
         if queue is None:
             self.queues[resource] = deque()
         elif len(queue) >= LONGEST:
-            raise _busy(f"{LONGEST} requests wait already")
+            raise _busy(f"{LONGEST} requests wait for their turn already")
         else:
             wait_for(self._wait(queue, resource))
         try:
             yield
         finally:
             self._pass_on(resource)
-
-    def longest(self) -> int:
-        """How many wait for the resource that most wait for."""
-        return max(map(len, self.queues.values()), default=0)
 
     async def _wait(self, queue: deque[asyncio.Future[None]], resource: str) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -59,7 +55,7 @@ class Turns:
             elif turn in queue:
                 queue.remove(turn)
             if isinstance(error, TimeoutError):
-                raise _busy(f"it did not come within {PATIENCE:.0f} s") from None
+                raise _busy(f"the turn of this request did not come within {PATIENCE:.0f} s") from None
             raise
 
     def _pass_on(self, resource: str) -> None:
@@ -73,5 +69,4 @@ class Turns:
 
 
 def _busy(why: str) -> Problem:
-    detail = f"Others are changing this resource, and {why} for their turn. Try again."
-    return Problem(BUSY, detail)
+    return Problem(BUSY, f"Others are changing this resource, and {why}. Try again.")

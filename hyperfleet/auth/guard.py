@@ -20,8 +20,6 @@ from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 
-SAFE = ("GET", "HEAD")
-
 # How OCM names an account, the preferred claim first.
 ACCOUNT = ("username", "preferred_username", "sub")
 
@@ -91,7 +89,7 @@ class Guard:
         identity.current.set(name)
         if self.rules is not None and not matches(self.rules.get(), claims):
             raise _forbidden("The access list does not name the caller.")
-        if not name and method not in SAFE:
+        if not name and method != "GET":
             raise refusal(errors.NO_IDENTITY)
         if self.review and what:
             account = identity.from_claims(claims, ACCOUNT)

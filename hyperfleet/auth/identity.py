@@ -14,7 +14,7 @@ current: ContextVar[str] = ContextVar("caller", default="")
 def caller() -> str:
     """The identity that a write is recorded under.
 
-    With authentication, no write gets this far without one: see :mod:`hyperfleet.access`.
+    With authentication, no write gets this far without one: see :mod:`hyperfleet.auth.guard`.
     """
     return current.get() or SYSTEM
 

@@ -8,10 +8,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
-# Seconds to connect and between two pieces of an answer, and for an answer as a whole.
 from hyperfleet.errors import ConfigurationError
 
+# Seconds to connect and between two pieces of an answer, and for the body of an answer as a whole.
 TIMEOUT = 5.0
 DEADLINE = 10.0
 MAX_SIZE = 1024 * 1024
@@ -78,14 +79,15 @@ class Client:
             ) as response:
                 if response.status_code != 200:
                     return response.status_code, None
-                for piece in response.iter_content(65536):
+                # As much as there is, and not as much as is asked for: that may drip.
+                while piece := response.raw.read1(65536, decode_content=True):
                     content += piece
                     if len(content) > MAX_SIZE:
                         raise Unreachable(f"{url} answers with more than {MAX_SIZE} bytes")
                     if time.monotonic() > end:
                         raise Unreachable(f"{url} answers too slowly")
             return 200, json.loads(content)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(f"{url} is not reachable: {type(error).__name__}") from error
         except (ValueError, RecursionError) as error:
             raise Unreachable(f"{url} does not answer with JSON") from error

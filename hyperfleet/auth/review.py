@@ -4,6 +4,8 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from hyperfleet import errors
 from hyperfleet.auth.remote import Client, Unreachable, check_url
@@ -15,6 +17,10 @@ logger = logging.getLogger(__name__)
 # Seconds for which an answer counts, and as many answers are kept.
 REVIEW_FOR = 60
 MAX_REVIEWS = 10_000
+# Seconds in which nobody asks again who has not answered: meanwhile all are refused at once.
+RETRY_EVERY = 1.0
+# How many ask at once. They have threads of their own: a slow review keeps only reviews waiting.
+AT_ONCE = 8
 # A token for the reviews is renewed so many seconds before its end.
 MARGIN = 30
 
@@ -43,6 +49,8 @@ class Review:
         self.client = Client(settings.ocm_ca_file)
         self.token, self.token_end = "", 0.0
         self.lock = threading.Lock()
+        self.threads = ThreadPoolExecutor(AT_ONCE, "access-review")
+        self.retry_at = 0.0
         self.answers: dict[tuple[str, str, str], tuple[bool, float]] = {}
 
     async def allows(self, account: str, verb: str, kind: str) -> bool:
@@ -54,7 +62,9 @@ class Review:
         answer, end = self.answers.get(question, (False, 0.0))
         if time.monotonic() >= end:
             try:
-                answer = await asyncio.to_thread(self._ask, question)
+                self._refuse_in_vain()
+                loop = asyncio.get_running_loop()
+                answer = await loop.run_in_executor(self.threads, self._ask, question)
             except Unreachable as error:
                 logger.warning("access review: %s", error)
                 raise Problem(errors.NO_REVIEW) from None
@@ -63,25 +73,41 @@ class Review:
             self.answers[question] = (answer, time.monotonic() + REVIEW_FOR)
         return answer
 
+    def _refuse_in_vain(self) -> None:
+        if time.monotonic() < self.retry_at:
+            raise Unreachable("there was no answer a moment ago")
+
+    def _json(self, url: str, **options: Any) -> tuple[int, Any]:
+        self._refuse_in_vain()
+        try:
+            return self.client.json("POST", url, **options)
+        except Unreachable:
+            self.retry_at = time.monotonic() + RETRY_EVERY
+            raise
+
     def _ask(self, question: tuple[str, str, str]) -> bool:
         account, verb, kind = question
+        refused = ""
         body = {"account_username": account, "action": verb, "resource_type": kind}
-        for attempt in (1, 2):
-            token = self._own_token(renew=attempt == 2)
+        for _ in range(2):
+            token = self._own_token(refused)
             headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-            status, document = self.client.json("POST", self.url, json=body, headers=headers)
+            status, document = self._json(self.url, json=body, headers=headers)
             if status != 401:
                 break
+            refused = token
         if status != 200 or not isinstance(document, dict) or "allowed" not in document:
             raise Unreachable(f"{self.url} answers {status} without a decision")
         return document["allowed"] is True
 
-    def _own_token(self, *, renew: bool) -> str:
+    def _own_token(self, refused: str) -> str:
+        """The token of the service itself; another one than the one that was refused."""
         with self.lock:
-            if renew or time.monotonic() >= self.token_end:
-                status, document = self.client.json("POST", self.token_url, data=self.credentials)
+            if self.token == refused or time.monotonic() >= self.token_end:
+                status, document = self._json(self.token_url, data=self.credentials)
                 token = document.get("access_token") if isinstance(document, dict) else None
                 if status != 200 or not isinstance(token, str):
+                    self.retry_at = time.monotonic() + RETRY_EVERY
                     raise Unreachable(f"{self.token_url} answers {status} without a token")
                 life = document.get("expires_in")
                 life = life if isinstance(life, int | float) else 60

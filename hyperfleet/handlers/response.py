@@ -57,7 +57,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
     if request.knows(stored.version):
-        return empty(304, {"ETag": etag(stored.version)})
+        return empty(304, {"ETag": etag(stored.version), **shape.headers})
     return shown(shape, stored)
 
 
@@ -73,7 +73,7 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     if request.asks_for_news():
         tag = service.tag(key)
         if tag and request.knows_page(tag):
-            return empty(304, {"ETag": f'W/"{tag}"'})
+            return empty(304, {"ETag": f'W/"{tag}"', **shape.headers})
 
     def made() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
@@ -95,7 +95,5 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     text, tag = wait_for(service.lists.get(key, lambda: run(made)))
     if isinstance(text, Long):
         return answer(page.stream(text, later), 200, shape.headers)
-    headers = {"ETag": f'W/"{tag}"'}
-    if request.knows_page(tag):
-        return empty(304, headers)
-    return answer(text, 200, {**headers, **shape.headers})
+    headers = {"ETag": f'W/"{tag}"', **shape.headers}
+    return empty(304, headers) if request.knows_page(tag) else answer(text, 200, headers)

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from hyperfleet import errors, greenlets
 from hyperfleet.contract.validation import CALL
 from hyperfleet.errors import Problem
-from hyperfleet.http.problems import explain, render
+from hyperfleet.http.problems import BODILESS, explain, render
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Bridge:
         """Sends an answer in pieces, each made when the client has taken the one before."""
         await send({"type": "http.response.start", "status": status, "headers": headers})
         gone = asyncio.create_task(_gone(receive))
+        gone.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while True:
                 # The server finds out that the client is slow when the loop comes round.
@@ -72,7 +73,10 @@ class Bridge:
                 # Waits until what was sent before is taken.
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
                 async with self.pieces:
-                    piece = None if gone.done() else await greenlets.run(next, content, None)
+                    if gone.done():
+                        # What is sent so far must not look like the whole.
+                        return
+                    piece = await greenlets.run(next, content, None)
                     if piece is None:
                         break
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -93,13 +97,17 @@ class Bridge:
             with self.application.request_context(environ):
                 answer: flask.Response = handler(**arguments)
             status, headers = answer.status_code, dict(answer.headers)
+            if status in BODILESS:
+                del headers["Content-Length"]
             # Flask's own way to its pieces would hold each until the next one is asked for.
             content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()
         except Exception as error:
             # Here, so that the answer is checked by the contract like all others.
             problem = explain(error)
             status = problem.entry.status
-            content, headers = render(problem, environ["PATH_INFO"], environ.get("HTTP_ACCEPT", ""))
+            # As WSGI has it: each byte is a character (PEP 3333).
+            path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+            content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
             headers["content-length"] = str(len(content))
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         return status, encoded, content

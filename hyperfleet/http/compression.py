@@ -19,13 +19,17 @@ GZIP = 31
 
 def takes_gzip(scope: Scope) -> bool:
     """Whether a client takes gzip, which Go's ask for unless told otherwise."""
+    taken = False
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
             for one in value.lower().split(b","):
                 coding, _, weight = one.replace(b" ", b"").partition(b";")
                 if coding in (b"gzip", b"*"):
-                    return weight not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
-    return False
+                    taken = weight not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+                if coding == b"gzip":
+                    # Said of it alone, whatever is said of all others.
+                    return taken
+    return taken
 
 
 class Compressed:

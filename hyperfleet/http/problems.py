@@ -18,6 +18,9 @@ from hyperfleet.observe.log import trace_id
 
 logger = logging.getLogger("hyperfleet.request")
 
+# Answers that have no body, and say nothing of its length (RFC 9110, 8.6).
+BODILESS = (204, 304)
+
 HTTP_ERRORS = (
     starlette.exceptions.HTTPException,
     ProblemException,
@@ -104,6 +107,7 @@ async def send_bytes(send: Send, status: int, body: bytes, headers: dict[str, st
     pairs = [
         (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
     ]
-    pairs.append((b"content-length", str(len(body)).encode()))
+    if status not in BODILESS:
+        pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,7 +16,7 @@ from conftest import Api
 from issuer import Answer, JsonServer, key_pair, key_set
 
 from hyperfleet import errors
-from hyperfleet.auth import review
+from hyperfleet.auth import remote, review
 from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
@@ -264,9 +266,30 @@ def test_without_a_decision_nobody_gets_in(reviewed: Api, ocm: Ocm, broken: Answ
     assert (response.status_code, response.json()["code"]) == (503, errors.NO_REVIEW)
     assert int(response.headers["Retry-After"]) > 0
     assert ocm.url not in response.text
-    # It is not kept: the next one asks again.
+    # It is not kept: who comes a moment later asks again.
     ocm.broken = None
+    time.sleep(review.RETRY_EVERY)
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
+
+
+def test_a_review_that_does_not_answer_keeps_no_queue_waiting(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        secret = {"ocm_client_id": "me", "ocm_client_secret": "s3cret"}
+        api = start(enable_authz=True, ocm_base_url=url, ocm_token_url=f"{url}/token", **secret)
+
+        def ask(number: int) -> int:
+            headers = bearer(username=f"u{number}")
+            return requests.get(f"{api.base}/clusters", headers=headers, timeout=30).status_code
+
+        begun = time.monotonic()
+        with ThreadPoolExecutor(40) as threads:
+            assert set(threads.map(ask, range(40))) == {503}
+        # One after the other they would wait for 40 s.
+        assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("allowed", [b"false", b"null", b"1", b'"true"', b"[true]", b"{}"])

@@ -137,6 +137,17 @@ def test_values_that_a_language_may_take_for_equal_are_a_change(api: Api, media_
         assert json.dumps(read(api, cluster)[1]["spec"]) == json.dumps({"a": [after]})
 
 
+def test_a_number_beyond_what_a_double_holds_exactly_is_the_same_when_it_is_sent_again(api: Api) -> None:
+    spec = '{"spec": {"large": 1e23, "digits": 1.2345678901234567e17, "small": 0.1}}'
+    cluster = api.cluster()
+    headers = {"Content-Type": "application/json"}
+    generations = [
+        api.patch(f"/clusters/{cluster['id']}", data=spec, headers=headers).json()["generation"]
+        for _ in range(3)
+    ]
+    assert generations == [2, 2, 2]
+
+
 def test_a_number_that_becomes_a_truth_is_a_change(api: Api) -> None:
     cluster = api.cluster(spec={"a": 1})
     changed = check(patch(api, cluster, {"spec": {"a": True}}))

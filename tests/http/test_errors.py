@@ -369,6 +369,7 @@ def test_id_that_the_client_gives_its_request_is_kept_unless_it_is_unfit(api: Ap
 def test_error_tells_where_it_happened(api: Api) -> None:
     assert problem(api.get("/nope?x=1"), 404)["instance"].startswith(f"{BASE}/nope")
     assert problem(api.get("/clusters?page=0"), 400)["instance"].startswith(f"{BASE}/clusters")
+    assert problem(api.get("/clusters/\u00e9"), 404)["instance"] == f"{BASE}/clusters/%C3%A9"
     first, second = (problem(api.get("/nope"), 404) for _ in range(2))
     assert first["timestamp"] < second["timestamp"]
 
