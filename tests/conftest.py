@@ -4,6 +4,7 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -52,6 +53,22 @@ def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
 
 
 Specification._validate_spec = classmethod(once(Specification._validate_spec.__func__))
+
+
+# Tests after which garbage is collected.
+COLLECT_EVERY = 10
+ended = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """Garbage is collected between tests. In production the loop, its greenlets and the collector share
+    one thread; here services have their own, and collecting beside them has crashed the process.
+    """
+    gc.disable()
+    yield
+    if next(ended) % COLLECT_EVERY == 0:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
