@@ -56,7 +56,7 @@ Specification._validate_spec = classmethod(once(Specification._validate_spec.__f
 
 
 # Tests after which garbage is collected.
-COLLECT_EVERY = 10
+COLLECT_EVERY = 200
 ended = itertools.count(1)
 
 
