@@ -12,6 +12,11 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
+def weak(tag: str) -> str:
+    """The entity tag of a page: weak, since it is the same whether it is compressed or not."""
+    return f'W/"{tag}"'
+
+
 class Precondition(NamedTuple):
     """Which version a change is meant for.
 

@@ -1,7 +1,6 @@
 """What the handlers of an application work with, made once when it starts."""
 
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,10 +10,9 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool, fetch
 from hyperfleet.database.together import Once, Rounds
-from hyperfleet.greenlets import wait_for
 from hyperfleet.kinds import both
-from hyperfleet.lists.page import MOMENT
 from hyperfleet.lists.projection import Defaults
+from hyperfleet.lists.tags import Tags
 from hyperfleet.settings import Settings
 from hyperfleet.turns import Turns
 
@@ -34,10 +32,6 @@ FROM {table} WHERE id = ANY(%(ids)s::uuid[])
 """)
 
 
-# How many pages' entity tags are remembered.
-PAGES = 1000
-
-
 @dataclass
 class Service:
     """The parts that handlers share.
@@ -49,10 +43,8 @@ class Service:
     :param turns: in which order they change one resource
     :param lists: reads lists, by their addresses
     :param reads: for each kind reads resources, by their ids: document, version, and the owner's id
-    :param moments: reads what is to be seen in the database, by nothing
-    :param pages: the entity tags of pages, by their addresses, with what was to be seen at the time and
-        on which connections
     :param states: for each kind reads what a report is held against, as ``STATE`` has it after the id
+    :param tags: the entity tags of pages, by their addresses
     """
 
     settings: Settings
@@ -64,8 +56,7 @@ class Service:
     lists: Once = field(init=False)
     reads: dict[str, Rounds[str, TupleRow]] = field(init=False)
     states: dict[str, Rounds[str, TupleRow]] = field(init=False)
-    moments: Rounds[str, str | None] = field(init=False)
-    pages: OrderedDict[Hashable, tuple[str, float, str]] = field(default_factory=OrderedDict)
+    tags: Tags = field(init=False)
 
     def __post_init__(self) -> None:
         """Makes what reads for several who ask."""
@@ -75,35 +66,10 @@ class Service:
             {kind: Rounds(partial(self._read, one)) for kind, one in statements.items()}
             for statements in (READ, STATE)
         )
-        self.moments = Rounds(self._moment)
+        self.tags = Tags(self.pool)
 
     async def _read(self, statement: str, ids: list[str]) -> dict[str, TupleRow]:
         return {row[0]: row[1:] for row in await fetch(self.pool, statement, {"ids": ids})}
-
-    async def _moment(self, keys: list[str]) -> dict[str, str | None]:
-        [(moment,)] = await fetch(self.pool, f"SELECT {MOMENT}", {})
-        return dict.fromkeys(keys, moment)
-
-    def remember(self, page: Hashable, moment: str | None, renewed: float, tag: str) -> None:
-        """Keeps the entity tag of a page, as it is at a moment.
-
-        :param renewed: when the connections were last made anew, before the page was read
-        """
-        if moment:
-            self.pages[page] = moment, renewed, tag
-            self.pages.move_to_end(page)
-            if len(self.pages) > PAGES:
-                self.pages.popitem(last=False)
-
-    def tag(self, page: Hashable) -> str | None:
-        """The entity tag of a page, if it is the same as when it was read last."""
-        known = self.pages.get(page)
-        if known is None:
-            return None
-        moment, renewed, tag = known
-        # Another server could come to the same moment with other rows.
-        same = wait_for(self.moments.get("")) == moment and self.pool.renewed == renewed
-        return tag if same else None
 
     def required(self, kind: str) -> tuple[str, ...]:
         """The adapters that count in the status of a kind; empty: all that have reported."""

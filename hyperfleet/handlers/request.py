@@ -32,19 +32,8 @@ def precondition() -> Precondition:
     return Precondition(tags, service().settings.require_if_match)
 
 
-def knows(version: int) -> bool:
-    """Whether the client has this version already (RFC 9110, 13.1.2)."""
-    known = flask.request.if_none_match
-    return known.star_tag or known.contains_weak(str(version))
-
-
-def asks_for_news() -> bool:
-    """Whether the client has something already, and asks whether it is still so."""
-    return "If-None-Match" in flask.request.headers
-
-
-def knows_page(tag: str) -> bool:
-    """Whether the client has the page with this entity tag already (RFC 9110, 13.1.2)."""
+def knows(tag: str) -> bool:
+    """Whether the client has what has this entity tag already (RFC 9110, 13.1.2)."""
     known = flask.request.if_none_match
     return known.star_tag or known.contains_weak(tag)
 

@@ -6,7 +6,7 @@ from typing import Any
 import flask
 from xxhash import xxh3_128_hexdigest
 
-from hyperfleet.etag import etag
+from hyperfleet.etag import etag, weak
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.lifecycle import Stored
@@ -56,7 +56,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     if found is None or key.get("owner_id") not in (None, found[2]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
-    if request.knows(stored.version):
+    if request.knows(str(stored.version)):
         return empty(304, {"ETag": etag(stored.version), **shape.headers})
     return shown(shape, stored)
 
@@ -70,10 +70,9 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
     # The address says all of what is wanted, but for what a client is shown that does not say it.
     key = (path, *given, shape.agent)
-    if request.asks_for_news():
-        tag = service.tag(key)
-        if tag and request.knows_page(tag):
-            return empty(304, {"ETag": f'W/"{tag}"', **shape.headers})
+    tag = service.tags.last(key)
+    if tag and request.knows(tag) and wait_for(service.tags.still(key)):
+        return empty(304, {"ETag": weak(tag), **shape.headers})
 
     def made() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
@@ -82,18 +81,18 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
         if isinstance(text, Long):
             return text, ""
         tag = xxh3_128_hexdigest(text)
-        service.remember(key, found.moment, renewed, tag)
+        service.tags.keep(key, tag, found.moment, renewed)
         return text, tag
 
-    def later(identities: list[str]) -> dict[str, bytes]:
+    def documents(identities: list[str]) -> dict[str, bytes]:
         def read() -> dict[str, bytes]:
-            found = page.later(service.pool, kind, identities, within)
+            found = page.documents(service.pool, kind, identities, within)
             return {identity: shape.text(document) for identity, document in found.items()}
 
         return wait_for(service.lists.get((key, *identities), lambda: run(read)))
 
     text, tag = wait_for(service.lists.get(key, lambda: run(made)))
     if isinstance(text, Long):
-        return answer(page.stream(text, later), 200, shape.headers)
-    headers = {"ETag": f'W/"{tag}"', **shape.headers}
-    return empty(304, headers) if request.knows_page(tag) else answer(text, 200, headers)
+        return answer(page.stream(text, documents), 200, shape.headers)
+    headers = {"ETag": weak(tag), **shape.headers}
+    return empty(304, headers) if request.knows(tag) else answer(text, 200, headers)

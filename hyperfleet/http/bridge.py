@@ -3,7 +3,7 @@
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, cast
 
 import flask
@@ -54,7 +54,7 @@ class Bridge:
                 await self._stream(status, headers, pieces, receive, send)
                 return
             # To this version a length is told, or nothing.
-            content = b"".join([piece async for piece in _pieces(content)])
+            content = await greenlets.run(b"".join, content)
             headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
@@ -111,11 +111,6 @@ class Bridge:
             headers["content-length"] = str(len(content))
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         return status, encoded, content
-
-
-async def _pieces(content: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await greenlets.run(next, content, None)) is not None:
-        yield piece
 
 
 async def _gone(receive: Receive) -> None:

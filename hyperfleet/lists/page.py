@@ -333,7 +333,7 @@ def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
     return ready, later
 
 
-def later(pool: Pool, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
+def documents(pool: Pool, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
     """Documents of a list, by their identities."""
     of = KINDS[kind]
     statement = LATER.format(table=of.table, row=of.row, type=COLUMNS[kind][of.identity])

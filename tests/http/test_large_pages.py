@@ -111,13 +111,19 @@ def test_reports_come_in_pieces_too(service: Callable[..., Api]) -> None:
     assert page["size"] == page["total"] == 4
 
 
-def test_what_goes_or_changes_while_a_page_is_taken_is_left_out_or_new(
-    service: Callable[..., Api], sql: psycopg.Connection
-) -> None:
+@pytest.fixture
+def heavy(service: Callable[..., Api]) -> Api:
+    """A service with more than what connections between it and a client hold."""
     api = service(max_body_size=8 * MIB)
     for number in range(12):
         api.cluster(f"c-{number}", spec={"text": "x" * 3_000_000})
-    host, port = api.url.removeprefix("http://").split(":")
+    return api
+
+
+def test_what_goes_or_changes_while_a_page_is_taken_is_left_out_or_new(
+    heavy: Api, sql: psycopg.Connection
+) -> None:
+    host, port = heavy.url.removeprefix("http://").split(":")
     line = http.client.HTTPConnection(host, int(port))
     line.connect()
     assert line.sock
@@ -134,18 +140,15 @@ def test_what_goes_or_changes_while_a_page_is_taken_is_left_out_or_new(
 
 
 def test_where_the_database_goes_away_a_page_ends_so_that_the_client_sees_it(
-    service: Callable[..., Api], sql: psycopg.Connection
+    heavy: Api, sql: psycopg.Connection
 ) -> None:
-    api = service(max_body_size=8 * MIB)
-    for number in range(12):
-        api.cluster(f"c-{number}", spec={"text": "x" * 3_000_000})
-    answer = api.get("/clusters", stream=True)
+    answer = heavy.get("/clusters", stream=True)
     assert answer.status_code == 200
     sql.execute("ALTER TABLE clusters RENAME TO gone")
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         len(answer.content)
     sql.execute("ALTER TABLE gone RENAME TO clusters")
-    assert len(api.get("/clusters").json()["items"]) == 12
+    assert len(heavy.get("/clusters").json()["items"]) == 12
 
 
 def read_nothing(api: Api, path: str) -> socket.socket:
