@@ -28,6 +28,7 @@ from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
+from hyperfleet.kinds import BASE
 from hyperfleet.lists import projection
 from hyperfleet.observe.metrics import Requests
 from hyperfleet.service import Service
@@ -124,6 +125,6 @@ def _pages(text: bytes) -> dict[str, Page]:
         # A browser finds the page of the API.
         "/": Page(307, {"location": "/openapi-ui/"}, b""),
         "/openapi": specification,
-        "/api/hyperfleet/v1/openapi": specification,
-        "/api/hyperfleet/v1/openapi.html": Page(307, {"location": "/openapi-ui/"}, b""),
+        f"{BASE}/openapi": specification,
+        f"{BASE}/openapi.html": Page(307, {"location": "/openapi-ui/"}, b""),
     }

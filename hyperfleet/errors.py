@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from hyperfleet.kinds import BASE
 from hyperfleet.times import now
 
-HREF = "/api/hyperfleet/v1/errors/"
+HREF = f"{BASE}/errors/"
 TYPE = "https://api.hyperfleet.io/errors/"
 
 

@@ -8,7 +8,8 @@ import json
 from typing import Any, LiteralString, NamedTuple
 
 from hyperfleet import times
-from hyperfleet.database.pool import Pool, fetch_one, transaction
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import fetch_one, transaction
 from hyperfleet.errors import KEY_REUSED, Problem
 
 # The key is claimed before anything is created: a second request with it waits here for the first

@@ -1,10 +1,16 @@
-"""What a kind of thing is, once: its names, where it is kept, and what it belongs to.
+"""What a kind of thing is, once: its names, where it is kept and found, and what it belongs to.
 
 Whatever differs between kinds is in these tables, so that a new kind is one entry.
 """
 
+import re
 from dataclasses import dataclass
 from typing import LiteralString
+
+# Where the API lies; all addresses that answers hold begin with it.
+BASE = "/api/hyperfleet/v1"
+# An id, as it is written in addresses and texts.
+ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import removal, resource, times
 from hyperfleet.database.connection import Connection
-from hyperfleet.database.pool import transaction
+from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
 from hyperfleet.kinds import RESOURCES, both

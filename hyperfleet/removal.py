@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.database.connection import Connection, Cursor
-from hyperfleet.database.pool import transaction
+from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, both
 from hyperfleet.resource import SET_STATUS, Hold

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, NamedTuple
@@ -14,16 +13,12 @@ from psycopg.types.json import Jsonb
 from hyperfleet import times
 from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
-from hyperfleet.database.pool import fetch_one
+from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import ID, RESOURCES, both
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status, fold
-
-BASE = "/api/hyperfleet/v1"
-UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-
 
 # Who has a name, and the constraints that keep it from a second one.
 HOLDER = both("SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}")
@@ -166,7 +161,7 @@ def not_found(kind: str, id_: str) -> Problem:
 
 def key(kind: str, id_: str) -> str:
     """An id from a path. Raises Problem, not found, for what no resource can have as its id."""
-    if not UUID.fullmatch(id_):
+    if not ID.fullmatch(id_):
         raise not_found(kind, id_)
     return id_.lower()
 

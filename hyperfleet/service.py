@@ -8,7 +8,8 @@ from psycopg.rows import TupleRow
 
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
-from hyperfleet.database.pool import Pool, fetch
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Once, Rounds
 from hyperfleet.kinds import both
 from hyperfleet.lists.projection import Defaults

@@ -30,7 +30,7 @@ RENEW_AFTER = 30
 STALE_AFTER = 60
 # At most once in so many seconds a token with an unknown key makes the service look for new ones.
 SEEK_EVERY = 60
-# While no keys could be fetched at all.
+# After a fetch that failed.
 RETRY_EVERY = 5
 
 # Public keys by their id and the algorithm that they are used with.
@@ -126,7 +126,7 @@ class KeyServer:
         self.client = client
         # None until the server has answered once; then its word counts, also that there are none.
         self.keys: Keys | None = None
-        self.tried = float("-inf")
+        self.tried = self.got = float("-inf")
         self.sought = float("-inf")
         self.lock = threading.Lock()
 
@@ -139,7 +139,7 @@ class KeyServer:
         elif self.keys is not None and not knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
             self.sought = now
             await asyncio.to_thread(self.fetch, now)
-        elif age >= RENEW_AFTER and not self.lock.locked():
+        elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
             # Whoever asks now does not wait for it.
             asyncio.get_running_loop().run_in_executor(None, self.fetch, now)
         if self.keys is None:
@@ -156,6 +156,7 @@ class KeyServer:
                 if status != 200:
                     raise Unreachable(f"{self.url} answers {status}")
                 self.keys = _keys(document)
+                self.got = time.monotonic()
             except (Unreachable, ValueError) as error:
                 at_hand = "there are none" if self.keys is None else "the last ones stay in force"
                 logger.warning("no keys could be fetched, %s: %s", at_hand, error)

@@ -15,10 +15,8 @@ from hyperfleet import options
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
-from hyperfleet.kinds import RESOURCES, SPECS
+from hyperfleet.kinds import BASE, RESOURCES, SPECS
 from hyperfleet.settings import Settings
-
-BASE = "/api/hyperfleet/v1"
 
 COUNT = SQL("SELECT count(*) FROM {}")
 STORED = SQL("SELECT id::text, name, spec FROM {} ORDER BY id")

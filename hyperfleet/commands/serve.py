@@ -17,6 +17,7 @@ from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
 from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores, spread
+from hyperfleet.kinds import BASE
 from hyperfleet.settings import Settings
 
 # More processes than this are for who asks for them.
@@ -147,7 +148,7 @@ def _banner(addresses: list[str], lines: list[str], count: int, chosen: Settings
     access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
     for line in (
         f"HyperFleet API {__version__}",
-        f"  API       {api}/api/hyperfleet/v1",
+        f"  API       {api}{BASE}",
         f"  UI        {api}/openapi-ui",
         f"  Health    {health}/healthcheck",
         f"  Metrics   {metrics}/metrics",

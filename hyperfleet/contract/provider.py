@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # As many faults of a document its log lines tell.
 LOGGED = 20
+# Seconds in which a document must have been read anew.
+PATIENCE = 60
 
 
 class Provider:
@@ -88,7 +90,10 @@ async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
         start_new_session=True,
     )
     try:
-        answer, _ = await process.communicate()
+        async with asyncio.timeout(PATIENCE):
+            answer, _ = await process.communicate()
+    except TimeoutError:
+        raise BrokenDocument([f"{path}: takes longer than {PATIENCE} s to be read"]) from None
     finally:
         if process.returncode is None:
             process.kill()

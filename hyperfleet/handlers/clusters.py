@@ -9,6 +9,7 @@ from hyperfleet.auth.identity import caller
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
 
 CREATE = """
@@ -36,7 +37,7 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
     service, shape = request.service(), request.shape("Cluster")
     values = resource.first_row("Cluster", body, service.required("Cluster"), caller())
-    location = f"{resource.BASE}/clusters/{values['id']}"
+    location = f"{BASE}/clusters/{values['id']}"
     with resource.unique_name(service, "Cluster", values):
         created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
     assert created is not None

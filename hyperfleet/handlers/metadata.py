@@ -8,8 +8,7 @@ import flask
 
 from hyperfleet import __version__
 from hyperfleet.handlers.response import answer
-from hyperfleet.kinds import RESOURCES
-from hyperfleet.resource import BASE
+from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.times import timestamp
 
 # An image has its files from when it was built; so has an installed wheel, and a checkout.

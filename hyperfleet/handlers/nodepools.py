@@ -10,6 +10,7 @@ from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists.page import Within
 
@@ -53,7 +54,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     service, shape = request.service(), request.shape("NodePool")
     values = resource.first_row("NodePool", body, service.required("NodePool"), caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
-    location = f"{resource.BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
+    location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
     with service.turns.of(values["owner_id"]), resource.unique_name(service, "NodePool", values):
         created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
     if created is None:

@@ -9,7 +9,7 @@ import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import removal, resource, times
-from hyperfleet.database.pool import fetch_one, transaction
+from hyperfleet.database.statements import fetch_one, transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
@@ -32,23 +32,6 @@ STORE = """
 INSERT INTO adapter_statuses
     (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
      created_time, last_report_time)
-VALUES (%(kind)s, %(id)s, %(adapter)s, %(observed_generation)s, %(conditions)s, %(data)s, %(metadata)s,
-        %(created_time)s, %(last_report_time)s)
-ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
-    observed_generation = excluded.observed_generation, conditions = excluded.conditions,
-    data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
-RETURNING document::bpchar
-"""
-
-# Whatever changes a resource or a report on it raises its version.
-STORE_AT_ONCE = both("""
-WITH held AS (
-    UPDATE {table} SET status = %(status)s, version = version + 1
-    WHERE id = %(id)s AND version = %(version)s AND deleted_time IS NULL RETURNING id
-)
-INSERT INTO adapter_statuses
-    (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
-     created_time, last_report_time)
 SELECT '{kind}', held.id, %(adapter)s, %(observed_generation)s, %(conditions)s::jsonb, %(data)s::jsonb,
        %(metadata)s::jsonb, %(created_time)s::timestamptz, %(last_report_time)s::timestamptz
 FROM held
@@ -56,7 +39,16 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     observed_generation = excluded.observed_generation, conditions = excluded.conditions,
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
 RETURNING document::bpchar
-""")
+"""
+LOCKED = "WITH held AS (SELECT %(id)s::uuid AS id)"
+# Whatever changes a resource or a report on it raises its version.
+UNCHANGED = """
+WITH held AS (
+    UPDATE {table} SET status = %(status)s, version = version + 1
+    WHERE id = %(id)s AND version = %(version)s AND deleted_time IS NULL RETURNING id
+)
+"""
+STORE_LOCKED, STORE_AT_ONCE = both(LOCKED + STORE), both(UNCHANGED + STORE)
 
 EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
 
@@ -148,7 +140,7 @@ def _take_at_once(
     if merged is None:
         return b"", discarded
     status = Jsonb(held.fold(service.required(kind), merged["last_report_time"]))
-    values = {"kind": kind, "id": owner["id"], "version": version, "status": status, **_row(merged)}
+    values = {"id": owner["id"], "version": version, "status": status, **_row(merged)}
     row = fetch_one(service.pool, STORE_AT_ONCE[kind], values)
     return (row[0], "") if row else None
 
@@ -168,7 +160,7 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         if merged is None:
             return b"", discarded
         at = merged["last_report_time"]
-        document = conn.execute(STORE, {"kind": kind, **owner, **_row(merged)})
+        document = conn.execute(STORE_LOCKED[kind], {"id": owner["id"], **_row(merged)})
         if marked and held.ended(required):
             removal.remove(conn, owner["id"])
             if cluster:

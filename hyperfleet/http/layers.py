@@ -18,6 +18,7 @@ from hyperfleet.auth import identity
 from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
+from hyperfleet.http import cors
 from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
@@ -29,7 +30,7 @@ logger = logging.getLogger("hyperfleet.request")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = (*cors.METHODS, "OPTIONS")
 BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 

@@ -148,8 +148,14 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, code: str) -> None:
         """Answers without the application, and listens for a moment, without keeping what comes."""
+        if self.refused:
+            return
         self.refused = True
         self._stop_clock()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Nothing may come between the parts of an answer to what came before.
+            self.cycle.keep_alive = False
+            return
         problem = Problem(code)
         token = trace_id.set(str(uuid_utils.uuid7()))
         body, headers = render(problem, "", "")

@@ -74,7 +74,9 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     ``kind`` is Cluster, NodePool or AdapterStatus. Raises OrderError.
     """
     order, direction = (order or "").strip(), (direction or "").strip()
-    if order.lower() in ("asc", "desc") and not direction:
+    if order.lower() in ("asc", "desc"):
+        if direction and direction.lower() != order.lower():
+            raise OrderError(f"must name the fields, not only {order}, where order is given too")
         order, direction = "", order
     if direction and direction.lower() not in ("asc", "desc"):
         if order and order != direction:

@@ -1,6 +1,7 @@
 """A page of a list: parameters, plan, statement, rows, text."""
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
@@ -8,7 +9,8 @@ from urllib.parse import urlencode
 
 import psycopg
 
-from hyperfleet.database.pool import Pool, fetch_all
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import fetch_all
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import order, search
@@ -26,7 +28,8 @@ BYTES = 1024 * 1024
 # The page is found by keys alone, which an index holds, however deep it lies; their text and the
 # documents are made for its rows only. One row more than asked for tells whether there is a next page.
 # An empty page is one row without keys, so that the total is there all the same. The size of a document
-# is known without reading it, and large ones are left for later.
+# is known without reading it, and large ones are left for later. The rows come in the order of the page:
+# what OFFSET 0 keeps whole can be joined in no other way than row by row.
 LIST = """
 WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
@@ -146,8 +149,8 @@ def understand(kind: str, query: Mapping[str, Any]) -> Wanted:
     try:
         ordered = order.order_by(query.get("order_by"), query.get("order"), kind)
     except order.OrderError as error:
-        given = query.get("order_by") or query.get("order")
-        raise bad_parameter("orderBy", error.message, given) from None
+        name, member = ("orderBy", "order_by") if query.get("order_by") else ("order", "order")
+        raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
     try:
         condition = search.translate(query["search"], kind) if expression else Condition("", {})
@@ -223,6 +226,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
 
 def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
+    began = time.monotonic()
     try:
         rows = fetch_all(pool, made.statement, made.values)
     except psycopg.errors.InvalidRegularExpression as error:
@@ -232,7 +236,8 @@ def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
             raise
         raise bad_parameter("continue", STRANGE) from None
     except psycopg.errors.QueryCanceled:
-        if not wanted.search.sql:
+        # An operator may cancel a statement too; the server says which it was in its own language only.
+        if not wanted.search.sql or time.monotonic() - began < pool.statement_timeout:
             raise
         raise _bad_search("takes too long; ask for less, or by fields that are indexed") from None
     if made.backward:

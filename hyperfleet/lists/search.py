@@ -13,7 +13,7 @@ from uuid import UUID
 
 from lark import Token, Tree
 
-from hyperfleet.kinds import KINDS
+from hyperfleet.kinds import ID, KINDS
 from hyperfleet.lists import columns, grammar
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
@@ -29,7 +29,6 @@ MAX_LOOKUPS = 4
 TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
-CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         group = groups.setdefault((side, cast), [])
         if field.type != "uuid":
             group.append(value)
-        elif CANONICAL_UUID.fullmatch(value):
+        elif ID.fullmatch(value):
             group.append(UUID(value))
     parts = []
     for (side, cast), values in groups.items():
@@ -182,7 +181,7 @@ def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
         raise Fault(operand, "expected text in quotes or a number: true and false have no order")
     if cast == "uuid":
         side, cast = f"{side}::text", "text"
-        value = value.lower() if CANONICAL_UUID.fullmatch(value) else value
+        value = value.lower() if ID.fullmatch(value) else value
     # By code point, whatever the database's language.
     collation = ' COLLATE "C"' if cast == "text" else ""
     return f"({side}){collation}", f"{search.bind(value)}::{cast}"

@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from hyperfleet.database.pool import Pool, fetch
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Rounds
 from hyperfleet.lists.page import MOMENT
 

@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
-from hyperfleet.database.pool import Pool, session
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import session
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.kinds import RESOURCES
 

@@ -477,6 +477,7 @@ def test_keys_in_use_are_renewed_ahead_of_time(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
+    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
     keys.pairs.append(key_pair("two"))
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
@@ -485,6 +486,30 @@ def test_keys_in_use_are_renewed_ahead_of_time(
     assert ask(api, key_pair("two").token()).status_code == 200
     for _ in range(100):
         if len(keys.asked) > 1 and ask(api, key_pair().token()).status_code == 401:
+            break
+        time.sleep(0.02)
+    refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
+
+
+def test_a_fetch_that_failed_gives_a_withdrawn_key_no_more_time(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
+    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
+    keys.pairs.append(key_pair("two"))
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.broken = (500, {}, b"no")
+    time.sleep(0.3)
+    assert ask(api, key_pair().token()).status_code == 200
+    while len(keys.asked) < 2:
+        time.sleep(0.01)
+    monkeypatch.setattr(keys_module, "RENEW_AFTER", 1.0)
+    keys.broken, keys.pairs = None, [key_pair("two")]
+    # A second after the keys were got, not after the try.
+    time.sleep(0.8)
+    for _ in range(20):
+        if ask(api, key_pair().token()).status_code == 401:
             break
         time.sleep(0.02)
     refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)

@@ -62,6 +62,10 @@ def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
     switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     sql.execute(switch.format(name, psycopg.sql.SQL("on")))
     sql.execute(GONE, {"name": sql.info.dbname})
+    # A session that is gone for the server is so for its client when its process has ended.
+    ended = time.monotonic()
+    while "read-only" not in create(api).json()["detail"]:
+        assert time.monotonic() - ended < 2
     assert_reads_only(api, serving, cluster)
     sql.execute(switch.format(name, psycopg.sql.SQL("off")))
     back = time.monotonic()
@@ -166,6 +170,9 @@ def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
         assert create(api).status_code == 201
         conn.execute(allow.format(name, psycopg.sql.SQL("false")))
         conn.execute(GONE, {"name": conninfo_to_dict(server.conninfo)["dbname"]})
+        ended = time.monotonic()
+        while "refuses connections" not in create(api).json()["detail"]:
+            assert time.monotonic() - ended < 2
         assert_refused(api, serving, "not currently accepting connections")
         conn.execute(allow.format(name, psycopg.sql.SQL("true")))
         assert create(api).status_code == 201

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -476,6 +477,28 @@ def test_garbage_in_headers_is_survived(api: Api) -> None:
     for kind in (b"\xff", b";", b"a" * 5000, b"application/json\x01"):
         head = f"POST {BASE}/clusters HTTP/1.1\r\nContent-Length: 2\r\nContent-Type: ".encode() + kind
         assert raw(api, head, b"{}").status_code in (400, 415), kind
+
+
+def spoken(api: Api, *said: bytes) -> bytes:
+    """All that comes back on one connection, after each of these was said on it."""
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        for one in said:
+            connection.sendall(one)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_what_is_no_http_is_answered_once_and_never_within_another_answer(api: Api) -> None:
+    answers = spoken(api, b"\x00garbage" * 5000)
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    for number in range(20):
+        api.cluster(f"c{number}", labels={"l": "x" * 60})
+    whole = f"GET {BASE}/clusters HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    answers = spoken(api, whole + b"\x00garbage\r\n\r\n")
+    head, _, body = answers.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert len(json.loads(body)["items"]) == 20
 
 
 def test_unfit_content_type_of_a_request_without_a_body_is_nobodys_business(api: Api) -> None:

@@ -19,7 +19,8 @@ from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet import __version__, greenlets
-from hyperfleet.database.pool import Pool, new_pool, session
+from hyperfleet.database.pool import Pool, new_pool
+from hyperfleet.database.statements import session
 
 pytestmark = pytest.mark.slow
 

@@ -228,6 +228,7 @@ def test_no_text_does_harm(text: str, direction: str | None, kind: str) -> None:
 def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest_name(api: Api) -> None:
     for parameter, value, says in (
         ("orderBy", "nmae", "did you mean name?"),
+        ("order", "nmae", "did you mean name?"),
         ("fields", "status.phse", "unknown member status.phse; did you mean phase?"),
         ("fields", "status.conditions.reson", "did you mean reason?"),
         ("fields", "status.adapters.adaptr", "did you mean adapter?"),
@@ -235,6 +236,11 @@ def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest
         answer = api.get("/clusters", params={parameter: value})
         assert answer.status_code == 400
         assert says in answer.json()["errors"][0]["message"], answer.text
+        assert answer.json()["errors"][0]["field"].startswith(parameter)
+    answer = api.get("/clusters?orderBy=desc&order=name")
+    assert answer.json()["errors"][0]["message"] == (
+        "must name the fields, not only desc, where order is given too"
+    )
     # What the contract leaves open may be anything.
     for value in ("spec.any.thing", "labels.any.thing", "status.conditions.type"):
         assert api.get("/clusters", params={"fields": value}).status_code == 200

@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -227,3 +228,26 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
     assert answer.status_code == 400, answer.text
     assert "takes too long" in answer.json()["detail"]
     assert api.get("/clusters?size=0").status_code == 200
+
+
+def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tried_again(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    search = {"search": "name = 'c1'"}
+    api = service(statement_timeout=0.5)
+    with sql.transaction():
+        sql.execute("LOCK TABLE clusters")
+        answer = api.get("/clusters", params=search)
+    assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-002"), answer.text
+    assert int(answer.headers["Retry-After"]) > 0
+
+    api = service(statement_timeout=30)
+    with ThreadPoolExecutor(1) as thread, sql.transaction():
+        sql.execute("LOCK TABLE clusters")
+        asked = thread.submit(api.get, "/clusters", params=search)
+        while not sql.execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchall():
+            time.sleep(0.01)
+        assert asked.result().status_code == 503

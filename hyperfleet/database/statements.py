@@ -1,0 +1,154 @@
+"""Statements on connections of the pool.
+
+What runs in a greenlet of the loop (see :mod:`hyperfleet.greenlets`) calls :func:`fetch_one`,
+:func:`fetch_all`, :func:`session` and :func:`transaction` as plain functions.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import TupleRow
+
+from hyperfleet.database.connection import Connection
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.session import Session, Together
+from hyperfleet.greenlets import wait_for
+
+
+def fetch_one(pool: Pool, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
+    """Runs one statement as its own transaction, in one round trip, and returns its first row."""
+    rows = wait_for(fetch(pool, statement, values))
+    return rows[0] if rows else None
+
+
+def fetch_all(pool: Pool, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
+    """Runs one statement as its own transaction, in one round trip, and returns its rows.
+
+    It is planned each time, for the very values: how to search for a label depends on which one.
+    """
+    return wait_for(fetch(pool, statement, values, prepare=False))
+
+
+async def fetch(
+    pool: Pool, statement: str, values: Mapping[str, Any], prepare: bool | None = None
+) -> list[TupleRow]:
+    """Runs one statement as its own transaction, in one round trip, and returns its rows."""
+    async with pool.connection() as conn:
+        if conn.travelling is None:
+            cursor = await conn.execute(statement, values, prepare=prepare)
+        else:
+            async with conn.transaction():
+                await _travel(conn)
+                cursor = await conn.execute(statement, values)
+        return await cursor.fetchall()
+
+
+class Rows:
+    """What a statement has found; fetched when it is asked for."""
+
+    def __init__(self, cursor: psycopg.AsyncCursor[TupleRow]) -> None:
+        self.cursor = cursor
+
+    def fetchone(self) -> TupleRow | None:
+        """The next row, if there is one."""
+        return wait_for(self.cursor.fetchone())
+
+    def fetchall(self) -> list[TupleRow]:
+        """All rows that are left."""
+        return wait_for(self.cursor.fetchall())
+
+    def __iter__(self) -> Iterator[TupleRow]:
+        """All rows that are left."""
+        return iter(self.fetchall())
+
+
+class Statements:
+    """A connection of the pool, for plain functions."""
+
+    def __init__(self, conn: Session) -> None:
+        self.conn = conn
+
+    def execute(self, statement: Any, values: Any = None) -> Rows:
+        """Runs a statement."""
+        return Rows(wait_for(self.conn.execute(statement, values)))
+
+
+@contextmanager
+def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
+    """A connection in autocommit mode for the block; ``timeout`` as in :meth:`Pool.getconn`."""
+    conn = wait_for(pool.getconn(timeout))
+    try:
+        yield Statements(conn)
+    except psycopg.Error as error:
+        wait_for(pool.blame(conn, error))
+        raise
+    finally:
+        wait_for(pool.putconn(conn))
+
+
+@contextmanager
+def transaction(pool: Pool) -> Iterator[Connection]:
+    """A transaction: commits at the end of the block, rolls back on an exception.
+
+    Statements travel together until a result is fetched, and what is left travels with the COMMIT: a
+    block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
+    or at the end of the block. Behind a pooler each statement travels for itself.
+    """
+    conn, together = wait_for(_begin(pool))
+    try:
+        yield Statements(conn)
+        wait_for(_commit(conn, together))
+    except BaseException as error:
+        wait_for(_roll_back(pool, conn, together, error))
+        raise
+    finally:
+        conn._pipeline = None
+        wait_for(pool.putconn(conn))
+
+
+# What a shared session needs, for one transaction.
+TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)"
+
+
+async def _travel(conn: Session) -> None:
+    if conn.travelling:
+        await conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])
+
+
+async def _begin(pool: Pool) -> tuple[Session, Any]:
+    conn = await pool.getconn()
+    # After statements that travel together, PgBouncer 1.18 sometimes goes on holding the session for
+    # this connection, idle as it is, and the next one waits for it.
+    together = conn._pipeline = Together(conn) if conn.travelling is None else None
+    try:
+        if together:
+            await together.__aenter__()
+        await conn.execute("BEGIN")
+        await _travel(conn)
+    except BaseException as error:
+        await _roll_back(pool, conn, together, error)
+        conn._pipeline = None
+        await pool.putconn(conn)
+        raise
+    return conn, together
+
+
+async def _commit(conn: Session, together: Any) -> None:
+    await conn.execute("COMMIT")
+    if together:
+        await together.__aexit__(None, None, None)
+
+
+async def _roll_back(pool: Pool, conn: Session, together: Any, error: BaseException) -> None:
+    # What these say comes of the error that is raised already.
+    with suppress(psycopg.Error):
+        if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+            await together.__aexit__(type(error), error, error.__traceback__)
+    conn._pipeline = None
+    with suppress(psycopg.Error):
+        if conn.info.transaction_status != TransactionStatus.IDLE:
+            await conn.rollback()
+    await pool.blame(conn, error)
