@@ -5,11 +5,14 @@ After the draft standard "The Idempotency-Key HTTP Header Field" of the IETF.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
+
+from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.database.pool import Pool
-from hyperfleet.database.statements import fetch_one, transaction
+from hyperfleet.database.statements import transaction
 from hyperfleet.errors import KEY_REUSED, Problem
 
 # The key is claimed before anything is created: a second request with it waits here for the first
@@ -60,18 +63,15 @@ class Once(NamedTuple):
 
 def create(
     pool: Pool, once: Once, statement: LiteralString, values: dict[str, Any], location: str
-) -> tuple[Any, str] | None:
-    """Runs the statement that creates a resource, once for each Idempotency-Key; without a key always.
+) -> tuple[Sequence[Any] | None, str]:
+    """Runs the statement that creates a resource, once for each Idempotency-Key.
 
-    :param values: the statement's, with ``at`` and ``by``
+    :param values: the new row, with ``by``
     :param location: where the resource will be
-    :return: the row that the statement returned, its first column the document, and the location:
+    :return: what the statement returned after the id, its first column the document, and the location:
         both the first time's, when this is a repetition; None when the statement found no place
     Raises Problem for a key that came with another request.
     """
-    if once.key is None:
-        row = fetch_one(pool, statement, values)
-        return (row, location) if row else None
     request = hashlib.sha256(
         json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
     ).digest()
@@ -85,11 +85,11 @@ def create(
             if bytes(known[0]) != request:
                 raise Problem(KEY_REUSED)
             return (known[1],), known[2]
-        row = conn.execute(statement, values).fetchone()
-        if row is None or row[0] is None:
+        row = conn.execute(statement, {"rows": Jsonb([values])}).fetchone()
+        if row is None or row[1] is None:
             # Nothing was created, so the key stays free.
             conn.execute("DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s", claim)
-            return (row, location) if row else None
-        conn.execute(KEEP, {**claim, "document": row[0].decode(), "location": location})
-        conn.execute(FORGET, claim)
-    return row, location
+        else:
+            conn.execute(KEEP, {**claim, "document": row[1].decode(), "location": location})
+            conn.execute(FORGET, claim)
+    return row and row[1:], location

@@ -2,13 +2,10 @@
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 
 import uuid_utils
-from psycopg.errors import UniqueViolation
-from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.contract.faults import faults
@@ -20,9 +17,16 @@ from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status, fold
 
-# Who has a name, and the constraints that keep it from a second one.
+# What new resources are made of, as :func:`first_row` has it, for statements that go on from there.
+GIVEN: LiteralString = """
+WITH given AS (
+    SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
+        (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
+         at timestamptz, by text)
+)"""
+
+# Who has a name.
 HOLDER = both("SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}")
-NAMES = ("clusters_name", "node_pools_name")
 
 # Whoever locks several locks them in this order, so that no two wait for each other.
 LOCK = """
@@ -166,24 +170,17 @@ def key(kind: str, id_: str) -> str:
     return id_.lower()
 
 
-@contextmanager
-def unique_name(service: Service, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
-    """Runs the block that creates a resource.
+def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Problem:
+    """The error of a creation with a name that another has: which one, and whether it is being deleted.
 
-    :param values: its ``name``, and ``owner_id`` of a node pool
-    Raises Problem when another has the name, which says which one and whether it is being deleted.
+    :param values: as :func:`first_row` has them, and ``owner_id`` of a node pool
     """
-    try:
-        yield
-    except UniqueViolation as error:
-        if error.diag.constraint_name not in NAMES:
-            raise
-        holder = fetch_one(service.pool, HOLDER[kind], dict(values))
-        message = f"is the name of another {RESOURCES[kind].noun}"
-        if holder:
-            message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
-        fault: Fault = {"field": "name", "message": message, "constraint": "unique"}
-        raise Problem(NAME_TAKEN, faults=[with_value(fault, values["name"])]) from None
+    holder = fetch_one(service.pool, HOLDER[kind], values)
+    message = f"is the name of another {RESOURCES[kind].noun}"
+    if holder:
+        message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
+    fault: Fault = {"field": "name", "message": message, "constraint": "unique"}
+    return Problem(NAME_TAKEN, faults=[with_value(fault, values["name"])])
 
 
 def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: bool) -> None:
@@ -216,9 +213,9 @@ def first_row(kind: str, body: Mapping[str, Any], required: Sequence[str], by: s
     return {
         "id": str(uuid_utils.uuid7()),
         "name": body["name"],
-        "labels": Jsonb(body.get("labels", {})),
-        "spec": Jsonb(body["spec"]),
-        "status": Jsonb(fold(born, (), None, required, at)),
+        "labels": body.get("labels", {}),
+        "spec": body["spec"],
+        "status": fold(born, (), None, required, at),
         "at": at,
         "by": by,
     }

@@ -1,4 +1,4 @@
-"""Reads that several ask for at the same moment, done once for all of them.
+"""Statements that several ask for at the same moment, run once for all of them.
 
 Nobody is answered with what was read before the question: what is asked for while a statement runs
 waits for the next one.
@@ -6,8 +6,10 @@ waits for the next one.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
+import psycopg
 from psycopg_pool import PoolTimeout
 
 from hyperfleet.database.pool import POOL_TIMEOUT
@@ -15,36 +17,56 @@ from hyperfleet.database.pool import POOL_TIMEOUT
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Seconds after which who waits for the end of the same read begins a new one beside it.
+# Seconds after which who waits for the end of the same statement begins a new one beside it.
 PATIENCE = 0.02
+# As many at most share one, so that neither the values nor the rows of one grow without bound.
+LARGEST = 32
+
+# What a statement can fail of because of one of those who share it, and which leaves nothing behind.
+BLAMED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.TransactionRollback,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+)
 
 
 class Rounds(Generic[K, V]):
-    """Reads of single rows, in rounds: one statement finds all that were asked for since the last began.
+    """Reads or writes of single rows, in rounds: one statement does all that was asked for since the
+    last began. One that fails because of one row is done again for each.
 
-    :param read: what finds the rows of some keys; those that it leaves out are not there
+    :param work: runs the statement, and finds the rows by their keys; those that it leaves out are not
+        there, or not done
     """
 
-    def __init__(self, read: Callable[[list[K]], Awaitable[Mapping[K, V]]]) -> None:
-        self.read = read
-        self.asked: dict[K, asyncio.Future[V | None]] = {}
+    def __init__(self, work: Callable[[dict[K, Any]], Awaitable[Mapping[K, V]]]) -> None:
+        self.work = work
+        self.asked: dict[K, tuple[Any, asyncio.Future[V | None]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
 
-    async def get(self, key: K) -> V | None:
-        """The row of a key; None where there is none. Raises what the statement raises."""
-        answer = self.asked.get(key)
-        if answer is None:
-            answer = self.asked[key] = _answer()
+    async def get(self, key: K, values: Any = None) -> V | None:
+        """The row of a key; None where there is none. Raises what the statement raises.
+
+        :param values: what is to be written
+        """
+        known = self.asked.get(key)
+        if known is not None and values is not None:
+            # Who asked has gone away, and has left what it wanted to be written.
+            return (await self.work({key: values})).get(key)
+        if known is None:
+            known = self.asked[key] = (values, _answer())
             if not self.busy:
                 self._begin()
         # One who goes away takes nothing from the others.
-        return await asyncio.shield(answer)
+        return await asyncio.shield(known[1])
 
     def _begin(self) -> None:
         self.busy = True
-        asked, self.asked = self.asked, {}
-        task = asyncio.create_task(self._round(asked))
+        task = asyncio.create_task(self._round())
         self.tasks.add(task)
         # A round that hangs keeps nobody from the next one.
         overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
@@ -61,14 +83,26 @@ class Rounds(Generic[K, V]):
         if self.asked:
             self._begin()
 
-    async def _round(self, asked: Mapping[K, asyncio.Future[V | None]]) -> None:
+    async def _round(self) -> None:
+        # Only now, so that all who came with the same turn of the loop are among them.
+        asked = {key: self.asked.pop(key) for key in list(islice(self.asked, LARGEST))}
         try:
-            found = await self.read(list(asked))
+            await self._do(asked)
+        except BLAMED:
+            await asyncio.gather(*(self._one(key, *one) for key, one in asked.items()))
         except BaseException as error:
-            for answer in asked.values():
+            for _, answer in asked.values():
                 answer.set_exception(error)
-            return
-        for key, answer in asked.items():
+
+    async def _one(self, key: K, values: Any, answer: asyncio.Future[V | None]) -> None:
+        try:
+            await self._do({key: (values, answer)})
+        except BaseException as error:
+            answer.set_exception(error)
+
+    async def _do(self, asked: Mapping[K, tuple[Any, asyncio.Future[V | None]]]) -> None:
+        found = await self.work({key: values for key, (values, _) in asked.items()})
+        for key, (_, answer) in asked.items():
             answer.set_result(found.get(key))
 
 

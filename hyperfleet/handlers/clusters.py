@@ -1,31 +1,35 @@
 """Clusters."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, LiteralString
 
 import flask
 
 from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
+from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
 from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
 
-CREATE = """
-WITH created AS (
+# In the order of their names, so that no two who create several wait for each other.
+CREATED = """
+, created AS (
     INSERT INTO clusters
         (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
-    VALUES
-        (%(id)s, %(name)s, %(labels)s, %(spec)s, %(status)s, %(at)s, %(at)s, %(by)s, %(by)s)
+    SELECT id, name, labels, spec, status, at, at, by, by FROM given ORDER BY name
+    ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
     RETURNING id, created_time, labels, document
 ), labelled AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT 'Cluster', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
-SELECT document::bpchar FROM created
+SELECT id::text, document::bpchar FROM created
 """
+CREATE: LiteralString = resource.GIVEN + CREATED
 
 
 def get_clusters(**query: Any) -> flask.Response:
@@ -38,10 +42,15 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
     service, shape = request.service(), request.shape("Cluster")
     values = resource.first_row("Cluster", body, service.required("Cluster"), caller())
     location = f"{BASE}/clusters/{values['id']}"
-    with resource.unique_name(service, "Cluster", values):
-        created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
-    assert created is not None
-    (document,), location = created
+    once = request.once(body)
+    created: Sequence[Any] | None
+    if once.key is None:
+        created = wait_for(service.together(CREATE).get(values["id"], values))
+    else:
+        created, location = idempotency.create(service.pool, once, CREATE, values, location)
+    if created is None:
+        raise resource.name_taken(service, "Cluster", values)
+    document = created[0]
     return shown(shape, Stored(document, 1), 201, location)
 
 

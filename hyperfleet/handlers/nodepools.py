@@ -1,11 +1,14 @@
 """Node pools."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, LiteralString
 
 import flask
+from psycopg.types.json import Jsonb
 
 from hyperfleet import idempotency, resource
 from hyperfleet.auth.identity import caller
+from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
@@ -15,22 +18,25 @@ from hyperfleet.lifecycle import Stored
 from hyperfleet.lists.page import Within
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
-CREATE = """
-WITH owner AS (
-    SELECT id, deleted_time FROM clusters WHERE id = %(owner_id)s FOR SHARE
+CREATED = """
+, owner AS (
+    SELECT id, deleted_time FROM clusters WHERE id = (SELECT owner_id FROM given) FOR SHARE
 ), created AS (
     INSERT INTO node_pools
         (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
-    SELECT %(id)s, owner.id, %(name)s, %(labels)s, %(spec)s, %(status)s, %(at)s, %(at)s, %(by)s, %(by)s
-    FROM owner WHERE owner.deleted_time IS NULL
+    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by
+    FROM given, owner WHERE owner.deleted_time IS NULL
+    ON CONFLICT ON CONSTRAINT node_pools_name DO NOTHING
     RETURNING id, created_time, labels, document
 ), labelled AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT 'NodePool', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
-SELECT created.document::bpchar FROM owner LEFT JOIN created ON true
+SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
+FROM owner LEFT JOIN created ON true
 """
+CREATE: LiteralString = resource.GIVEN + CREATED
 
 OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 
@@ -55,13 +61,21 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     values = resource.first_row("NodePool", body, service.required("NodePool"), caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    with service.turns.of(values["owner_id"]), resource.unique_name(service, "NodePool", values):
-        created = idempotency.create(service.pool, request.once(body), CREATE, values, location)
+    once = request.once(body)
+    created: Sequence[Any] | None
+    with service.turns.of(values["owner_id"]):
+        if once.key is None:
+            row = fetch_one(service.pool, CREATE, {"rows": Jsonb([values])})
+            created = row and row[1:]
+        else:
+            created, location = idempotency.create(service.pool, once, CREATE, values, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)
-    (document,), location = created
-    if document is None:
+    document, *marked = created
+    if document is None and marked == [True]:
         raise Problem(WRONG_STATE, "The cluster is being deleted; no node pool can be added to it.")
+    if document is None:
+        raise resource.name_taken(service, "NodePool", values)
     return shown(shape, Stored(document, 1), 201, location)
 
 

@@ -9,6 +9,7 @@ from xxhash import xxh3_128_hexdigest
 from hyperfleet.etag import etag, weak
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
+from hyperfleet.kinds import both
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists import page
 from hyperfleet.lists.page import Long, Within
@@ -16,6 +17,10 @@ from hyperfleet.lists.projection import Shape
 from hyperfleet.resource import not_found
 
 ALL = Within()
+
+READ = both("""
+SELECT id::text, document::bpchar, version, {owner}::text FROM {table} WHERE id = ANY(%(ids)s::uuid[])
+""")
 
 
 def answer(
@@ -52,7 +57,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     Raises Problem where it is not.
     """
     shape = request.shape(kind)
-    found = wait_for(request.service().reads[kind].get(key["id"]))
+    found = wait_for(request.service().together(READ[kind]).get(key["id"]))
     if found is None or key.get("owner_id") not in (None, found[2]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])

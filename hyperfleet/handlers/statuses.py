@@ -9,7 +9,7 @@ import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import removal, resource, times
-from hyperfleet.database.statements import fetch_one, transaction
+from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
@@ -28,27 +28,50 @@ Taken: TypeAlias = tuple[bytes, str]
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
 
+# What a report is held against, as it is at one moment.
+STATE = both("""
+SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, status,
+       hyperfleet_time(created_time), hyperfleet_time(updated_time),
+       (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
+                                         hyperfleet_time(adapter_statuses.created_time),
+                                         hyperfleet_time(last_report_time)))
+        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id)
+FROM {table} WHERE id = ANY(%(ids)s::uuid[])
+""")
+
+GIVEN = """
+WITH given AS (
+    SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
+        (id uuid, version bigint, status jsonb, adapter text, observed_generation bigint,
+         conditions jsonb, data jsonb, metadata jsonb,
+         created_time timestamptz, last_report_time timestamptz)
+)"""
 STORE = """
 INSERT INTO adapter_statuses
     (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
      created_time, last_report_time)
-SELECT '{kind}', held.id, %(adapter)s, %(observed_generation)s, %(conditions)s::jsonb, %(data)s::jsonb,
-       %(metadata)s::jsonb, %(created_time)s::timestamptz, %(last_report_time)s::timestamptz
-FROM held
+SELECT '{kind}', id, adapter, observed_generation, conditions, data, metadata,
+       created_time, last_report_time
+FROM given WHERE {held}
 ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     observed_generation = excluded.observed_generation, conditions = excluded.conditions,
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
-RETURNING document::bpchar
+RETURNING owner_id::text, document::bpchar
 """
-LOCKED = "WITH held AS (SELECT %(id)s::uuid AS id)"
-# Whatever changes a resource or a report on it raises its version.
-UNCHANGED = """
-WITH held AS (
-    UPDATE {table} SET status = %(status)s, version = version + 1
-    WHERE id = %(id)s AND version = %(version)s AND deleted_time IS NULL RETURNING id
+STORE_LOCKED = both(GIVEN + STORE.replace("{held}", "true"))
+# Whatever changes a resource or a report on it raises its version. Nobody is waited for: of several
+# resources, one that is locked must not keep the others waiting.
+UNCHANGED = """, free AS (
+    SELECT {table}.id FROM {table} JOIN given USING (id)
+    WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
+    FOR NO KEY UPDATE OF {table} SKIP LOCKED
+), held AS (
+    UPDATE {table} SET status = given.status, version = {table}.version + 1
+    FROM given WHERE {table}.id = given.id AND {table}.id = ANY(ARRAY(SELECT id FROM free))
+    RETURNING {table}.id
 )
 """
-STORE_LOCKED, STORE_AT_ONCE = both(LOCKED + STORE), both(UNCHANGED + STORE)
+STORE_AT_ONCE = both(GIVEN + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
 EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
 
@@ -113,7 +136,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
     with service.turns.of(owner["id"]):
-        found = wait_for(service.states[kind].get(owner["id"]))
+        found = wait_for(service.together(STATE[kind]).get(owner["id"]))
         if found is None or owner.get("owner_id") not in (None, found[0]):
             raise resource.not_found(kind, owner["id"])
         taken = _take_at_once(service, kind, owner, report, found)
@@ -124,9 +147,9 @@ def _take_at_once(
     service: Service, kind: str, owner: dict[str, Any], report: Any, found: Sequence[Any]
 ) -> Taken | None:
     """Takes a report with one statement, which does nothing where its resource is no longer as it was
-    found; None then, and for a resource that is marked, whose end may depend on others.
+    found, or locked; None then, and for a resource that is marked, whose end may depend on others.
 
-    :param found: as :data:`hyperfleet.service.STATE` has it
+    :param found: as :data:`STATE` has it, after the id
     """
     _, marked, version, generation, status, created, updated, rows = found
     if marked:
@@ -139,9 +162,9 @@ def _take_at_once(
     held, merged, discarded = _judged(kind, Held(state, reports, 0), report)
     if merged is None:
         return b"", discarded
-    status = Jsonb(held.fold(service.required(kind), merged["last_report_time"]))
-    values = {"id": owner["id"], "version": version, "status": status, **_row(merged)}
-    row = fetch_one(service.pool, STORE_AT_ONCE[kind], values)
+    status = held.fold(service.required(kind), merged["last_report_time"])
+    values = {"id": owner["id"], "version": version, "status": status, **merged}
+    row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
     return (row[0], "") if row else None
 
 
@@ -160,7 +183,7 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         if merged is None:
             return b"", discarded
         at = merged["last_report_time"]
-        document = conn.execute(STORE_LOCKED[kind], {"id": owner["id"], **_row(merged)})
+        document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended(required):
             removal.remove(conn, owner["id"])
             if cluster:
@@ -170,7 +193,7 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": status})
     done = document.fetchone()
     assert done is not None
-    return done[0], ""
+    return done[1], ""
 
 
 def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, str]:
@@ -190,13 +213,6 @@ def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, st
     at = report["observed_time"] or max(times.now(), last)
     merged = reports[report["adapter"]] = merge(stored, report, at)
     return held._replace(reports=[*reports.values()]), merged, ""
-
-
-def _row(report: Report) -> dict[str, Any]:
-    row: dict[str, Any] = {"data": None, "metadata": None, **report}
-    return {
-        name: Jsonb(value) if isinstance(value, dict | list) else value for name, value in row.items()
-    }
 
 
 def _refuse_repetitions(conditions: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """The entity tags of pages, and whether a page is still as it was when its tag was made."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import fetch
@@ -46,6 +46,6 @@ class Tags:
         # Another server could come to the same moment with other rows.
         return await self.moments.get(None) == moment and self.pool.renewed == renewed
 
-    async def _read(self, keys: list[None]) -> dict[None, str | None]:
+    async def _read(self, asked: Iterable[None]) -> dict[None, str | None]:
         [(moment,)] = await fetch(self.pool, f"SELECT {MOMENT}", {})
-        return dict.fromkeys(keys, moment)
+        return dict.fromkeys(asked, moment)
