@@ -170,8 +170,9 @@ def _answer(operation: str, scope: Scope, messages: list[Message]) -> Answer:
     status, headers = messages[0]["status"], dict(messages[0]["headers"])
     media_type = headers.get(b"content-type", b"").partition(b";")[0].decode("latin-1")
     body = b"".join(message.get("body", b"") for message in messages[1:])
-    fields = parse_qs(scope["query_string"].decode("latin-1")).get("fields", ["*"])
-    partial = fields != ["*"] or b"x-default-fields" in headers
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    chosen = query.get("fields", ["*"]) != ["*"] or "none" in query.get("total", ())
+    partial = chosen or b"x-default-fields" in headers
     return Answer(operation, status, media_type, body, partial)
 
 

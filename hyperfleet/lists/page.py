@@ -89,13 +89,14 @@ class Within(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the parameters of a request ask for."""
+    """What the parameters of a request ask for; ``counted``: also how many items there are."""
 
     number: int
     size: int
     order: Order
     search: Condition
     after: Continuation | None
+    counted: bool
 
     @property
     def offset(self) -> int:
@@ -121,10 +122,11 @@ class Later(NamedTuple):
 class Found(NamedTuple):
     """The rows of a page: their documents, and the keys of the last one where another page follows.
 
+    :param total: how many the list has; None: nobody asked
     :param moment: what was to be seen when they were found, if that is known
     """
 
-    total: int
+    total: int | None
     moment: str | None
     documents: list[bytes | Later]
     last: list[str | None] | None
@@ -157,7 +159,8 @@ def understand(kind: str, query: Mapping[str, Any]) -> Wanted:
     except search.SearchError as error:
         raise _bad_search(error.message) from None
     after = following(query["continue_"], ordered) if "continue_" in query else None
-    return Wanted(after.number if after else number, size, ordered, condition, after)
+    counted = query.get("total") != "none"
+    return Wanted(after.number if after else number, size, ordered, condition, after, counted)
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
@@ -207,7 +210,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        total=(TOTAL if parts else f"({COUNT})").format(table=of.table, where=condition),
+        total=_total(wanted, parts).format(table=of.table, where=condition),
     )
     values = {
         **within.values,
@@ -222,6 +225,12 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         "least": size + 1 if wanted.after else min(offset, 1),
     }
     return Plan(statement, values, backward)
+
+
+def _total(wanted: Wanted, parts: Sequence[str]) -> str:
+    if not wanted.counted:
+        return "NULL::bigint"
+    return TOTAL if parts else f"({COUNT})"
 
 
 def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
@@ -283,7 +292,8 @@ def text(
         return render(kind, wanted.number, found.total, whole, link)
     shown = iter(whole)
     items = [next(shown) if isinstance(one, bytes) else one for one in found.documents]
-    return Long(f'{{"kind":"{kind}List","page":{wanted.number},"total":{found.total},', items, link)
+    head = f'{{"kind":"{kind}List","page":{wanted.number},{_counted(found.total)}'
+    return Long(head, items, link)
 
 
 def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iterator[bytes]:
@@ -345,11 +355,15 @@ def documents(pool: Pool, kind: str, identities: list[str], within: Within) -> d
     return dict(fetch_all(pool, statement, {**within.values, "identities": identities}))
 
 
-def render(kind: str, number: int, total: int, documents: list[bytes], link: str = "") -> bytes:
+def render(kind: str, number: int, total: int | None, documents: list[bytes], link: str = "") -> bytes:
     """The JSON text of a list; the documents go in as they are."""
-    head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},"total":{total},'
+    head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},{_counted(total)}'
     # Joined once: a page may have megabytes.
     return b"".join([head.encode(), b'"items":[', *_commas(documents), f"]{_next(link)}}}".encode()])
+
+
+def _counted(total: int | None) -> str:
+    return "" if total is None else f'"total":{total},'
 
 
 def _next(link: str) -> str:

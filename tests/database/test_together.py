@@ -116,6 +116,128 @@ def test_an_error_reaches_all_who_asked_and_one_who_leaves_takes_nothing_from_th
     asyncio.run(main())
 
 
+def test_a_statement_that_fails_because_of_one_row_is_run_again_for_each() -> None:
+    async def main() -> None:
+        runs: list[list[str]] = []
+
+        async def write(asked: dict[str, int]) -> dict[str, int]:
+            runs.append(list(asked))
+            await asyncio.sleep(0.005)
+            if "bad" in asked:
+                raise psycopg.errors.NumericValueOutOfRange("too large")
+            if "lost" in asked:
+                raise psycopg.OperationalError("the connection is lost")
+            return {key: value for key, value in asked.items() if key != "skipped"}
+
+        rounds = Rounds(write)
+        keys = ["a", "bad", "b", "skipped"]
+        ends = await asyncio.gather(*(rounds.get(key, 1) for key in keys), return_exceptions=True)
+        assert ends[::2] == [1, 1]
+        assert isinstance(ends[1], psycopg.errors.NumericValueOutOfRange)
+        assert ends[3] is None
+        assert runs == [keys, *([key] for key in keys)]
+        # What may have been done is not done again.
+        runs.clear()
+        ends = await asyncio.gather(
+            *(rounds.get(key, 1) for key in ("c", "lost")), return_exceptions=True
+        )
+        assert all(isinstance(end, psycopg.OperationalError) for end in ends)
+        assert runs == [["c", "lost"]]
+
+    asyncio.run(main())
+
+
+def test_values_are_never_answered_with_what_others_became() -> None:
+    async def main() -> None:
+        async def write(asked: dict[str, int]) -> dict[str, int]:
+            await asyncio.sleep(0.005)
+            return dict(asked)
+
+        rounds = Rounds(write)
+        running = asyncio.create_task(rounds.get("other", 0))
+        await asyncio.sleep(0.001)
+        gone = asyncio.create_task(rounds.get("a", 1))
+        await asyncio.sleep(0.001)
+        gone.cancel()
+        assert await rounds.get("a", 2) == 2
+        await running
+
+    asyncio.run(main())
+
+
+def test_more_than_fit_into_a_statement_are_written_by_the_next() -> None:
+    async def main() -> None:
+        sizes: list[int] = []
+
+        async def write(asked: dict[int, int]) -> dict[int, int]:
+            sizes.append(len(asked))
+            await asyncio.sleep(0)
+            return dict(asked)
+
+        rounds = Rounds(write)
+        count = 3 * together.LARGEST + 1
+        assert await asyncio.gather(*(rounds.get(n, n) for n in range(count))) == list(range(count))
+        assert max(sizes) == together.LARGEST
+        assert len(sizes) == 4
+
+    asyncio.run(main())
+
+
+def test_creations_at_the_same_moment_have_each_its_own_end(service: Callable[..., Api]) -> None:
+    api, start = service(), threading.Barrier(32)
+
+    def create(number: int) -> tuple[int, dict[str, Any]]:
+        own = Api(api.url)
+        start.wait()
+        # Four want each name.
+        body = {"name": f"c{number // 4}", "labels": {"n": str(number)}, "spec": {"n": number}}
+        answer = own.post("/clusters", json=body)
+        return answer.status_code, answer.json()
+
+    with ThreadPoolExecutor(32) as threads:
+        ends = list(threads.map(create, range(32)))
+    created = {number: body for number, (status, body) in enumerate(ends) if status == 201}
+    assert sorted(number // 4 for number in created) == list(range(8))
+    for number, body in created.items():
+        assert body["spec"] == {"n": number}
+        assert body["labels"] == {"n": str(number)}
+        assert api.read(body) == body
+    holders = {body["name"]: body["id"] for body in created.values()}
+    for number, (status, body) in enumerate(ends):
+        if status != 201:
+            assert (status, body["code"]) == (409, "HYPERFLEET-CNF-001")
+            assert holders[f"c{number // 4}"] in body["errors"][0]["message"]
+    assert api.get("/clusters").json()["total"] == 8
+
+
+def test_reports_at_the_same_moment_do_not_wait_for_one_on_a_locked_cluster(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api, start = service(), threading.Barrier(16)
+    clusters = [api.cluster(f"c{number}") for number in range(16)]
+
+    def report(cluster: dict[str, Any]) -> tuple[int, float]:
+        own = Api(api.url)
+        start.wait()
+        began = time.monotonic()
+        ends = {own.report(cluster, data={"of": cluster["id"]}).status_code for _ in range(5)}
+        assert len(ends) == 1
+        return ends.pop(), time.monotonic() - began
+
+    with ThreadPoolExecutor(16) as threads:
+        with sql.transaction():
+            sql.execute("SELECT FROM clusters WHERE id = %s FOR UPDATE", [clusters[7]["id"]])
+            asked = [threads.submit(report, cluster) for cluster in clusters]
+            others = [one.result() for one in asked if one is not asked[7]]
+            assert not asked[7].done()
+        assert asked[7].result()[0] == 201
+    assert {status for status, _ in others} == {201}
+    assert max(seconds for _, seconds in others) < 3
+    for cluster in clusters:
+        [stored] = api.get(f"/clusters/{cluster['id']}/statuses").json()["items"]
+        assert stored["data"] == {"of": cluster["id"]}
+
+
 def test_whoever_has_written_reads_it_at_once_beside_fifteen_who_read_all_the_time(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Api
+from helpers_contract import BASE
 
 
 def follow(api: Api, path: str) -> Iterator[dict[str, Any]]:
@@ -203,6 +204,28 @@ def test_fields_shows_only_these_members_and_always_the_id(api: Api) -> None:
     assert refused.json()["errors"][0]["field"] == "fields"
     assert "owner" not in refused.json()["detail"]
     assert "status" in refused.json()["detail"]
+
+
+def test_a_list_without_its_total_is_the_same_list_to_the_last_page(api: Api) -> None:
+    for number in range(7):
+        api.cluster(f"c{number}", labels={"odd": str(number % 2)})
+    for first in ("/clusters?size=3", "/clusters?size=2&search=labels.odd='1'", "/clusters?size=0"):
+        path, pages = first + "&total=none", 0
+        while path:
+            page = api.get(path).json()
+            whole = api.get(path.replace("total=none", "total=exact")).json()
+            assert "total" in whole
+            assert page == {
+                name: value.replace("total=exact", "total=none") if name == "next" else value
+                for name, value in whole.items()
+                if name != "total"
+            }
+            path = page.get("next", "").removeprefix(BASE)
+            pages += 1
+        assert pages == {"/clusters?size=3": 3, "/clusters?size=0": 1}.get(first, 2)
+    refused = api.get("/clusters?total=all")
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["field"] == "total"
 
 
 def test_an_order_by_an_unknown_field_is_a_400_that_lists_the_good_ones(api: Api) -> None:
