@@ -91,7 +91,10 @@ format: $(VENV)/dev.stamp ## Mend style where a tool can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/dev.stamp ## Measure
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -W ignore -m benchmarks $(ARGS)
+
+bench-check: $(VENV)/dev.stamp ## Measure for some seconds, and fail where something is far slower than it was
+	$(BIN)/python -W ignore -m benchmarks check $(ARGS)
 
 db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and migrate it
 	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
@@ -109,4 +112,4 @@ image: ## Build the container image
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) $(TOOLS) build dist .tox .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help run-no-auth run test test-tools test-integration lint types format bench db/setup db/login db/teardown image clean
+.PHONY: help run-no-auth run test test-tools test-integration lint types format bench bench-check db/setup db/login db/teardown image clean

@@ -17,7 +17,7 @@ from hyperfleet.errors import KEY_REUSED, Problem
 
 # The key is claimed before anything is created: a second request with it waits here for the first
 # one's end. A key that is a day old may be claimed anew.
-CLAIM = """
+CLAIM = """/* idempotency_keys_claim */
 INSERT INTO idempotency_keys (caller, key, request, created_time)
 VALUES (%(by)s, %(key)s, %(request)s, %(at)s)
 ON CONFLICT (caller, key) DO UPDATE
@@ -29,17 +29,21 @@ RETURNING true
 
 # A statement of its own: it sees what the first request has written.
 FIRST = (
-    "SELECT request, document::bpchar, location FROM idempotency_keys "
+    "/* idempotency_keys_read */ SELECT request, document::bpchar, location FROM idempotency_keys "
     "WHERE caller = %(by)s AND key = %(key)s"
 )
 
-KEEP = """
+KEEP = """/* idempotency_keys_keep */
 UPDATE idempotency_keys SET document = %(document)s, location = %(location)s
 WHERE caller = %(by)s AND key = %(key)s
 """
 
+FREE = """/* idempotency_keys_free */
+DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s
+"""
+
 # A few at a time, so that no request pays for a day's keys.
-FORGET = """
+FORGET = """/* idempotency_keys_forget */
 DELETE FROM idempotency_keys WHERE (caller, key) IN (
     SELECT caller, key FROM idempotency_keys
     WHERE created_time < %(at)s::timestamptz - interval '24 hours'
@@ -88,7 +92,7 @@ def create(
         row = conn.execute(statement, {"rows": Jsonb([values])}).fetchone()
         if row is None or row[1] is None:
             # Nothing was created, so the key stays free.
-            conn.execute("DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s", claim)
+            conn.execute(FREE, claim)
         else:
             conn.execute(KEEP, {**claim, "document": row[1].decode(), "location": location})
             conn.execute(FORGET, claim)

@@ -23,7 +23,7 @@ from hyperfleet.resource import Held, Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State
 
-CHANGE = both("""
+CHANGE = both("""/* {table}_change */
 WITH dropped AS (
     DELETE FROM labels
     WHERE owner_type = '{kind}' AND owner_id = %(id)s AND NOT %(labels)s::jsonb ? key
@@ -39,13 +39,13 @@ UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
 WHERE id = %(id)s RETURNING document::bpchar
 """)
 
-MARK = both("""
+MARK = both("""/* {table}_mark */
 UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
     deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s
 WHERE id = %(id)s RETURNING document::bpchar
 """)
 
-MARK_POOLS = """
+MARK_POOLS = """/* node_pools_mark_all */
 UPDATE node_pools AS pool SET status = marked.status, generation = generation + 1,
     version = version + 1, deleted_by = %(by)s, updated_by = %(by)s,
     deleted_time = greatest(updated_time, %(at)s), updated_time = greatest(updated_time, %(at)s)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # The cluster of a node pool, which never changes. For a report it is locked only where that may remove
 # the node pool.
-OWNER = both("""
+OWNER = both("""/* clusters_lock_owner */
 SELECT id::text FROM clusters WHERE id = (
     SELECT owner_id FROM {table} WHERE id = %(id)s {under}
     AND (NOT %(marked)s OR deleted_time IS NOT NULL)
@@ -29,10 +29,12 @@ SELECT id::text FROM clusters WHERE id = (
 """)["NodePool"]
 
 # Whoever locks several node pools locks them in this order.
-LOCK_POOLS = "SELECT 1 FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
+LOCK_POOLS = """/* node_pools_lock_all */
+SELECT 1 FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE
+"""
 
 # The rows of an owner and all that belongs to it; labels and reports have no foreign key to follow.
-REMOVE: LiteralString = """
+REMOVE: LiteralString = """/* node_pools_remove */
 WITH pools AS (
     DELETE FROM node_pools WHERE id = ANY(%(ids)s) OR owner_id = ANY(%(ids)s) RETURNING id
 ), gone AS (
@@ -44,9 +46,9 @@ WITH pools AS (
 DELETE FROM labels USING gone WHERE owner_type IN ('Cluster', 'NodePool') AND owner_id = gone.id
 """
 # After its node pools, in a statement of its own: the foreign key is checked at each one's end.
-REMOVE_CLUSTERS = "DELETE FROM clusters WHERE id = ANY(%(ids)s)"
+REMOVE_CLUSTERS = "/* clusters_remove */ DELETE FROM clusters WHERE id = ANY(%(ids)s)"
 
-AUDIT = """
+AUDIT = """/* audit_add */
 INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document)
 SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, gone.kind, gone.id, gone.document
 FROM (

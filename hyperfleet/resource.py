@@ -26,10 +26,12 @@ WITH given AS (
 )"""
 
 # Who has a name.
-HOLDER = both("SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}")
+HOLDER = both("""/* {table}_named */
+SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}
+""")
 
 # Whoever locks several locks them in this order, so that no two wait for each other.
-LOCK = """
+LOCK = """/* {table}_lock */
 SELECT id::text, version, generation, status, hyperfleet_time(created_time),
        hyperfleet_time(updated_time), hyperfleet_time(deleted_time) {whole}
 FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
@@ -39,19 +41,23 @@ WHOLE = ("name", "labels", "spec", "document")
 WHOLE_COLUMNS: LiteralString = ", name, labels, spec, document::bpchar"
 
 # Statements of their own: one that waited for a lock would see what was there before the wait.
-REPORTS = """
+REPORTS = """/* adapter_statuses_of_locked */
 SELECT owner_id::text, adapter, observed_generation, conditions,
        hyperfleet_time(created_time), hyperfleet_time(last_report_time)
 FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = ANY({ids})
 """
 REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
-CHILDREN = "SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id"
+CHILDREN = """/* {child}_count_of_locked */
+SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id
+"""
 
 # Which resources: those that are named, or those below an owner that are not marked as deleted.
 NAMED = "%(ids)s::uuid[]"
 BELOW = "ARRAY(SELECT id FROM {table} WHERE owner_id = %(below)s AND deleted_time IS NULL)"
 
-SET_STATUS = both("UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s")
+SET_STATUS = both("""/* {table}_set_status */
+UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
+""")
 
 
 class Held(NamedTuple):

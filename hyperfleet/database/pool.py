@@ -1,10 +1,11 @@
 """The connections that are kept open between requests. The pool lives on the event loop."""
 
 import asyncio
+import logging
 import os
 import select
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from hyperfleet.database.session import Session
+
+logger = logging.getLogger(__name__)
 
 # A request that gets no connection within this many seconds is told that the service is busy.
 POOL_TIMEOUT = 3.0
@@ -29,6 +32,10 @@ class Pool(AsyncConnectionPool[Session]):
     goes on, so that a database which has come back is used at once.
     """
 
+    # Told the name of each statement, its seconds, and what it failed of.
+    told: Callable[[str, float, psycopg.Error | None], None] | None = None
+    # Seconds after which a statement is slow.
+    slow = float("inf")
     # When all connections were last made anew.
     renewed = float("-inf")
     # Why no connection could be made, since one could.
@@ -112,6 +119,14 @@ class Pool(AsyncConnectionPool[Session]):
             raise
         finally:
             await self.putconn(conn)
+
+    def saw(self, statement: str, seconds: float, error: psycopg.Error | None = None) -> None:
+        """Hears of a statement that has ended, which begins with its name: ``/* name */``."""
+        name = statement[3 : statement.index(" */")] if statement.startswith("/* ") else "other"
+        if self.told is not None:
+            self.told(name, seconds, error)
+        if seconds > self.slow:
+            logger.warning("slow statement: %s took %.3f s", name, seconds, extra={"statement": name})
 
     async def blame(self, conn: Session, error: BaseException) -> None:
         """Closes a connection, if it is of no more use after this error."""

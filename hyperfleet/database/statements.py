@@ -4,7 +4,8 @@ What runs in a greenlet of the loop (see :mod:`hyperfleet.greenlets`) calls :fun
 :func:`fetch_all`, :func:`session` and :func:`transaction` as plain functions.
 """
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -37,28 +38,40 @@ async def fetch(
 ) -> list[TupleRow]:
     """Runs one statement as its own transaction, in one round trip, and returns its rows."""
     async with pool.connection() as conn:
-        if conn.travelling is None:
-            cursor = await conn.execute(statement, values, prepare=prepare)
-        else:
-            async with conn.transaction():
-                await _travel(conn)
-                cursor = await conn.execute(statement, values)
-        return await cursor.fetchall()
+        began = time.perf_counter()
+        try:
+            if conn.travelling is None:
+                cursor = await conn.execute(statement, values, prepare=prepare)
+            else:
+                async with conn.transaction():
+                    await _travel(conn)
+                    cursor = await conn.execute(statement, values)
+            rows = await cursor.fetchall()
+        except psycopg.Error as error:
+            pool.saw(statement, time.perf_counter() - began, error)
+            raise
+        pool.saw(statement, time.perf_counter() - began)
+        return rows
 
 
 class Rows:
-    """What a statement has found; fetched when it is asked for."""
+    """What a statement has found; fetched when it is asked for, and timed until then."""
 
-    def __init__(self, cursor: psycopg.AsyncCursor[TupleRow]) -> None:
+    def __init__(self, cursor: psycopg.AsyncCursor[TupleRow], saw: Callable[[], None]) -> None:
         self.cursor = cursor
+        self.saw = saw
 
     def fetchone(self) -> TupleRow | None:
         """The next row, if there is one."""
-        return wait_for(self.cursor.fetchone())
+        row = wait_for(self.cursor.fetchone())
+        self.saw()
+        return row
 
     def fetchall(self) -> list[TupleRow]:
         """All rows that are left."""
-        return wait_for(self.cursor.fetchall())
+        rows = wait_for(self.cursor.fetchall())
+        self.saw()
+        return rows
 
     def __iter__(self) -> Iterator[TupleRow]:
         """All rows that are left."""
@@ -68,12 +81,18 @@ class Rows:
 class Statements:
     """A connection of the pool, for plain functions."""
 
-    def __init__(self, conn: Session) -> None:
+    def __init__(self, pool: Pool, conn: Session) -> None:
+        self.pool = pool
         self.conn = conn
 
     def execute(self, statement: Any, values: Any = None) -> Rows:
         """Runs a statement."""
-        return Rows(wait_for(self.conn.execute(statement, values)))
+        began = time.perf_counter()
+
+        def saw() -> None:
+            self.pool.saw(statement, time.perf_counter() - began)
+
+        return Rows(wait_for(self.conn.execute(statement, values)), saw)
 
 
 @contextmanager
@@ -81,7 +100,7 @@ def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
     """A connection in autocommit mode for the block; ``timeout`` as in :meth:`Pool.getconn`."""
     conn = wait_for(pool.getconn(timeout))
     try:
-        yield Statements(conn)
+        yield Statements(pool, conn)
     except psycopg.Error as error:
         wait_for(pool.blame(conn, error))
         raise
@@ -99,9 +118,13 @@ def transaction(pool: Pool) -> Iterator[Connection]:
     """
     conn, together = wait_for(_begin(pool))
     try:
-        yield Statements(conn)
+        yield Statements(pool, conn)
+        began = time.perf_counter()
         wait_for(_commit(conn, together))
+        pool.saw("/* commit */", time.perf_counter() - began)
     except BaseException as error:
+        if isinstance(error, psycopg.Error):
+            pool.saw("/* transaction */", 0, error)
         wait_for(_roll_back(pool, conn, together, error))
         raise
     finally:
@@ -110,7 +133,9 @@ def transaction(pool: Pool) -> Iterator[Connection]:
 
 
 # What a shared session needs, for one transaction.
-TRAVELLING = "SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)"
+TRAVELLING = """/* settings */
+SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)
+"""
 
 
 async def _travel(conn: Session) -> None:

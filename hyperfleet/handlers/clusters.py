@@ -29,7 +29,7 @@ CREATED = """
 )
 SELECT id::text, document::bpchar FROM created
 """
-CREATE: LiteralString = resource.GIVEN + CREATED
+CREATE: LiteralString = "/* clusters_create */" + resource.GIVEN + CREATED
 
 
 def get_clusters(**query: Any) -> flask.Response:

@@ -36,7 +36,7 @@ CREATED = """
 SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
 FROM owner LEFT JOIN created ON true
 """
-CREATE: LiteralString = resource.GIVEN + CREATED
+CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED
 
 OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
 

@@ -18,7 +18,7 @@ from hyperfleet.resource import not_found
 
 ALL = Within()
 
-READ = both("""
+READ = both("""/* {table}_read */
 SELECT id::text, document::bpchar, version, {owner}::text FROM {table} WHERE id = ANY(%(ids)s::uuid[])
 """)
 

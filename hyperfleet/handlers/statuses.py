@@ -29,7 +29,7 @@ Taken: TypeAlias = tuple[bytes, str]
 TOLERANCE = timedelta(minutes=5)
 
 # What a report is held against, as it is at one moment.
-STATE = both("""
+STATE = both("""/* {table}_state */
 SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, status,
        hyperfleet_time(created_time), hyperfleet_time(updated_time),
        (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
@@ -39,7 +39,7 @@ SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, s
 FROM {table} WHERE id = ANY(%(ids)s::uuid[])
 """)
 
-GIVEN = """
+GIVEN = """/* {table}_report */
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, version bigint, status jsonb, adapter text, observed_generation bigint,
@@ -58,7 +58,7 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
 RETURNING owner_id::text, document::bpchar
 """
-STORE_LOCKED = both(GIVEN + STORE.replace("{held}", "true"))
+STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
 # Whatever changes a resource or a report on it raises its version. Nobody is waited for: of several
 # resources, one that is locked must not keep the others waiting.
 UNCHANGED = """, free AS (

@@ -30,7 +30,7 @@ BYTES = 1024 * 1024
 # An empty page is one row without keys, so that the total is there all the same. The size of a document
 # is known without reading it, and large ones are left for later. The rows come in the order of the page:
 # what OFFSET 0 keeps whole can be joined in no other way than row by row.
-LIST = """
+LIST = """/* {table}_list */
 WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
     FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
@@ -55,7 +55,7 @@ CASE WHEN NOT pg_is_in_recovery()
 """
 
 # Documents that are left for later.
-LATER = """
+LATER = """/* {table}_list_documents */
 SELECT page.identity::text, item.document::bpchar
 FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON {row}
 """
@@ -179,7 +179,8 @@ def _size(pool: Pool, kind: str, wanted: Wanted, within: Within) -> int | None:
     whole = not within.where and not wanted.search.sql
     if not whole or wanted.offset <= DEEP or any(key.nullable for key in wanted.order.keys):
         return None
-    [(count,)] = fetch_all(pool, COUNT.format(table=KINDS[kind].table), {})
+    statement = f"/* {{table}}_count */ {COUNT}".format(table=KINDS[kind].table)
+    [(count,)] = fetch_all(pool, statement, {})
     return int(count)
 
 

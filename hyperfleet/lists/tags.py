@@ -47,5 +47,5 @@ class Tags:
         return await self.moments.get(None) == moment and self.pool.renewed == renewed
 
     async def _read(self, asked: Iterable[None]) -> dict[None, str | None]:
-        [(moment,)] = await fetch(self.pool, f"SELECT {MOMENT}", {})
+        [(moment,)] = await fetch(self.pool, f"/* moment */ SELECT {MOMENT}", {})
         return dict.fromkeys(asked, moment)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 2.0
 
 # Also of a standby, whatever its sessions were told.
-READ_ONLY = "SELECT current_setting('transaction_read_only')"
+READ_ONLY = "/* readiness */ SELECT current_setting('transaction_read_only')"
 
 
 def health_app(
