@@ -275,7 +275,7 @@ def served(
     :param more: arguments
     """
     access = ["--jwk-cert-file", keys, "--jwk-cert-url=", "--any-caller"] if keys else ["--no-auth"]
-    arguments = [*access, "--database-url", conninfo, *more]
+    arguments = [*access, "--log-format=text", "--database-url", conninfo, *more]
     arguments += [f"--required-adapters-cluster={','.join(ADAPTERS)}"]
     arguments += [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
     if workers:

@@ -30,7 +30,8 @@ from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
 from hyperfleet.kinds import BASE
 from hyperfleet.lists import projection
-from hyperfleet.observe.metrics import Requests
+from hyperfleet.observe.gauges import Gauges
+from hyperfleet.observe.metrics import Events, Requests
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
 
@@ -41,6 +42,7 @@ def create_app(
     registry: CollectorRegistry,
     holder: Provider | None = None,
     guard: Guard | None = None,
+    gauges: Gauges | None = None,
 ) -> ASGIApp:
     """The ASGI application that answers the API's requests.
 
@@ -48,6 +50,7 @@ def create_app(
     :param registry: where requests are counted and timed
     :param holder: the provider's schemas; read as the settings say when left out
     :param guard: decides who may; made as the settings say when left out
+    :param gauges: told where to look
 
     Raises ConfigurationError for settings by which nobody could be let in.
     """
@@ -64,19 +67,23 @@ def create_app(
     )
     inner = _routed(document, holder, guard, checked)
     flask_app: flask.Flask = inner.app
-    flask_app.extensions[SERVICE] = Service(
+    service = flask_app.extensions[SERVICE] = Service(
         settings,
         pool,
         holder,
         creation_validators(document),
         projection.defaults(settings.default_fields),
+        Events(registry),
     )
     # From the innermost to the outermost.
     layers: ASGIApp = Plain(Pages(inner, pages))
-    layers = Fair(Limited(layers, limits(settings)), settings.max_requests)
-    layers = Errors(layers, contract.routes(document))
+    requests = Requests(registry, first=settings.first_generation_metrics)
+    fair = Fair(Limited(layers, limits(settings)), settings.max_requests, requests.refused.inc)
+    if gauges is not None:
+        gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
+    layers = Errors(fair, contract.routes(document))
     layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
-    return Logged(layers, Requests(registry))
+    return Logged(layers, requests, settings.access_log)
 
 
 def _routed(

@@ -1,4 +1,4 @@
-"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``token``, ``version``."""
+"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``config``, ``token``."""
 
 import sys
 import warnings
@@ -6,6 +6,7 @@ import warnings
 import click
 
 from hyperfleet import __version__
+from hyperfleet.commands.config import config
 from hyperfleet.commands.migrate import migrate
 from hyperfleet.commands.schema import schema_group
 from hyperfleet.commands.serve import serve
@@ -27,7 +28,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (serve, migrate, schema_group, token):
+for command in (serve, migrate, schema_group, config, token):
     main.add_command(command)
 
 

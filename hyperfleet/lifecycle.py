@@ -21,7 +21,7 @@ from hyperfleet.etag import Precondition
 from hyperfleet.kinds import RESOURCES, both
 from hyperfleet.resource import Held, Hold
 from hyperfleet.service import Service
-from hyperfleet.status import State
+from hyperfleet.status import State, is_reconciled
 
 CHANGE = both("""/* {table}_change */
 WITH dropped AS (
@@ -106,6 +106,8 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
         values = {"id": old["id"], "created_time": old["created_time"], "at": at, "by": change.by}
         changed = conn.execute(CHANGE[kind], {**values, **new})
+    if is_reconciled(old["status"]):
+        service.events.started(kind, deleting=False)
     return Stored(_document(changed), old["version"] + 1)
 
 
@@ -124,9 +126,9 @@ def mark(
         precondition.check(old["version"])
         if old["deleted_time"]:
             return Stored(old["document"], old["version"])
-        at = max(times.now(), old["updated_time"])
+        at, below = max(times.now(), old["updated_time"]), 0
         if pools:
-            gone = _mark_pools(service, conn, pools.all(), at, by)
+            below, gone = _mark_pools(service, conn, pools.all(), at, by)
             held = held._replace(children=held.children - gone)
         required, generation = service.required(kind), old["generation"] + 1
         status = held.fold(required, at, generation=generation, deleted_time=at, updated_time=at)
@@ -134,11 +136,19 @@ def mark(
         marked = conn.execute(MARK[kind], values)
         if held.ended(required, generation):
             removal.remove(conn, old["id"])
+            removal.tell(kind, old["id"])
+    service.events.started(kind, deleting=True)
+    for _ in range(below):
+        service.events.started("NodePool", deleting=True)
     return Stored(_document(marked), old["version"] + 1)
 
 
-def _mark_pools(service: Service, conn: Connection, pools: list[Held], at: str, by: str) -> int:
-    """Marks node pools along with their cluster; returns how many were removed at once instead."""
+def _mark_pools(
+    service: Service, conn: Connection, pools: list[Held], at: str, by: str
+) -> tuple[int, int]:
+    """Marks node pools along with their cluster; returns how many, and how many were removed at once
+    instead.
+    """
     required = service.required("NodePool")
     marked, gone = [], []
     for held in pools:
@@ -154,7 +164,9 @@ def _mark_pools(service: Service, conn: Connection, pools: list[Held], at: str, 
         conn.execute(MARK_POOLS, {"pools": Jsonb(marked), "at": at, "by": by})
     if gone:
         removal.remove(conn, *gone)
-    return len(gone)
+        for id_ in gone:
+            removal.tell("NodePool", id_)
+    return len(marked), len(gone)
 
 
 def _same(one: Any, other: Any) -> bool:

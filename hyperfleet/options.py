@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ import yaml
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
+from hyperfleet import synonyms
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.nearest import nearest
 from hyperfleet.observe import log
-from hyperfleet.settings import DECLARED, FILE, FILED, OTHER_VARIABLES, Names, Settings
+from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
 
 logger = logging.getLogger(__name__)
+
+# Where the original looks for its file, and this service too.
+PLACE = Path("/etc/hyperfleet/config.yaml")
+# Where a command's context has the file that is used, and lines for the log.
+FROM, TOLD = "hyperfleet.file", "hyperfleet.told"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,11 +59,11 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} cannot be read: {reason}.") from None
     if not isinstance(tree, Mapping):
         raise ConfigurationError(f"{path} must hold a mapping of settings.")
-    values = _flat(tree)
+    values, told = synonyms.of_file(_flat(tree))
     unknown = [name + _meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
     if unknown:
         raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
-    return {name: _texts(path, name, value) for name, value in values.items()}
+    return {name: _texts(path, name, value) for name, value in values.items()} | {TOLD: told}
 
 
 def _texts(path: Path, name: str, value: Any) -> str | list[str]:
@@ -80,11 +87,15 @@ def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is None and PLACE.is_file():
+        path = PLACE
     if path is not None:
         try:
-            ctx.default_map = read_file(path)
+            found = read_file(path)
         except ConfigurationError as error:
             raise click.UsageError(str(error), ctx) from None
+        ctx.meta.setdefault(TOLD, []).extend(f"{path}: {line}" for line in found.pop(TOLD))
+        ctx.default_map, ctx.meta[FROM] = found, path
 
 
 # What Kubernetes sets in every container for a service called hyperfleet, or hyperfleet- and more:
@@ -106,7 +117,7 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
     """The variables of an environment that look like settings and are none; of each the level and the
     line for the log.
     """
-    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN"]
+    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "COMMIT"]
     lines = []
     for variable in sorted(environment):
         if not variable.upper().startswith("HYPERFLEET_") or variable == FOR_TESTS:
@@ -116,6 +127,10 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
             if name in known:
                 line = f"{variable} is ignored: Kubernetes has set it, for a service of that name"
                 lines.append((logging.INFO, line))
+        elif variable in synonyms.BY_VARIABLE:
+            synonym = synonyms.BY_VARIABLE[variable]
+            if not synonym.setting:
+                lines.append((logging.INFO, f"{variable} has no effect here: {synonym.why}"))
         elif name not in known or variable != variable.upper():
             hint = _meant(name, known, "HYPERFLEET_")
             lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
@@ -144,6 +159,7 @@ def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
     variables = ["HYPERFLEET_" + name.upper()]
     if name in OTHER_VARIABLES:
         variables.append(OTHER_VARIABLES[name])
+    variables += synonyms.variables(name)
     kind = field.metadata["option"].get("type")
     return _Option(
         ["--" + name.replace("_", "-")],
@@ -179,6 +195,23 @@ def options(*only: str) -> Callable[[click.Command], click.Command]:
                 raise click.UsageError(str(error)) from None
 
         command.callback = told
+        parse = command.parse_args
+
+        def translated(ctx: click.Context, arguments: list[str]) -> list[str]:
+            known = {
+                flag: not option.is_flag and option._flag_needs_value is False
+                for option in command.params
+                if isinstance(option, click.Option)
+                for flag in option.opts
+            }
+            try:
+                given, lines = synonyms.translated(arguments, known)
+            except ConfigurationError as error:
+                raise click.UsageError(str(error), ctx) from None
+            ctx.meta.setdefault(TOLD, []).extend(lines)
+            return parse(ctx, given)
+
+        command.parse_args = translated  # type: ignore[method-assign, assignment]
         config = click.Option(
             ["--config"],
             type=FILE,
@@ -215,6 +248,7 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     contradict each other.
     """
     ctx = click.get_current_context()
+    synonyms.refuse_tenants(os.environ)
     chosen = {name: value for name, value in values.items() if name in DECLARED}
     given = {name: _given(ctx, name) for name in chosen}
     for path_name in FILED:
@@ -237,10 +271,48 @@ def from_options(values: Mapping[str, Any]) -> Settings:
         if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
             raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
     settings = Settings(**chosen)
-    log.configure(settings.log_level)
+    _set_up_log(ctx, settings)
+    return settings
+
+
+def check(chosen: Settings) -> None:
+    """Raises ConfigurationError for settings that contradict each other."""
+    if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
+        raise ConfigurationError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
+
+
+def sources() -> dict[str, str]:
+    """Where each setting of the present command comes from, by its name: a flag, a variable, a file or
+    the default.
+    """
+    ctx = click.get_current_context()
+    found = {}
+    for name in FIELDS:
+        held = f"{name}_file"
+        better = held in FILED and _rank(ctx, held) < _rank(ctx, name)
+        found[name] = _source(ctx, held if better else name)
+    return found
+
+
+def _source(ctx: click.Context, name: str) -> str:
+    where = ctx.get_parameter_source(name)
+    if where is ParameterSource.COMMANDLINE:
+        return "--" + name.replace("_", "-")
+    if where is ParameterSource.ENVIRONMENT:
+        option = next(one for one in ctx.command.params if one.name == name)
+        return next(one for one in option.envvar or () if os.environ.get(one) is not None)
+    return str(ctx.meta[FROM]) if where is ParameterSource.DEFAULT_MAP else "default"
+
+
+def _set_up_log(ctx: click.Context, settings: Settings) -> None:
+    if ctx.command.name == "serve":
+        log.configure(settings.log_level, settings.log_format, settings.log_masked, sys.stdout)
+    else:
+        log.configure(settings.log_level)
+    for line in ctx.meta.get(TOLD, ()):
+        logger.info(line)
     for level, line in strange_variables(os.environ):
         logger.log(level, line)
-    return settings
 
 
 def _rank(ctx: click.Context, name: str) -> int:

@@ -79,6 +79,12 @@ def remove(conn: Connection, *ids: str) -> None:
     conn.execute(REMOVE_CLUSTERS, {"ids": list(ids)})
 
 
+def tell(kind: str, id_: str) -> None:
+    """Logs the removal of a resource that nobody has to do anything for any more."""
+    more = {"kind": kind, "id": id_, "reason": "finalized"}
+    logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
+
+
 def settle(conn: Connection, cluster_id: str, at: str, required: Sequence[str]) -> None:
     """Folds a marked cluster once more after one of its node pools is gone, or removes it when that
     was the last thing to wait for. The caller holds the cluster's lock.
@@ -131,4 +137,6 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
         if cluster:
             settle(conn, cluster[0], at, service.required("Cluster"))
     for gone_kind, gone_id in gone:
-        logger.warning("%s %s removed by force by %s: %r", gone_kind, gone_id, by, reason)
+        more = {"kind": gone_kind, "id": gone_id, "reason": reason}
+        said = (gone_kind, gone_id, by, reason)
+        logger.warning("%s %s removed by force by %s: %r", *said, extra=more)

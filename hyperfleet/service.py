@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
 
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -19,6 +19,16 @@ from hyperfleet.settings import Settings
 from hyperfleet.turns import Turns
 
 
+class Events(Protocol):
+    """Who is told what becomes of resources."""
+
+    def started(self, kind: str, *, deleting: bool) -> None:
+        """A resource is not as it is wanted: it is new, marked as deleted, or was as it was wanted."""
+
+    def reported(self, kind: str, outcome: str) -> None:
+        """A report was accepted, or discarded for the reason that ``outcome`` names."""
+
+
 @dataclass
 class Service:
     """The parts that handlers share.
@@ -27,6 +37,7 @@ class Service:
     :param provider: the provider's schemas of specs
     :param creation: for each kind the contract's rules for a whole resource
     :param default_fields: what clients are shown that do not say what they want
+    :param events: who is told of what handlers do
     :param turns: in which order they change one resource
     :param lists: reads lists, by their addresses
     :param rounds: runs statements, by their texts, for several who ask
@@ -38,6 +49,7 @@ class Service:
     provider: Provider
     creation: Mapping[str, Validator]
     default_fields: Defaults
+    events: Events
     turns: Turns = field(default_factory=Turns)
     lists: Once = field(init=False)
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)

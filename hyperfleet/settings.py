@@ -61,12 +61,36 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number, within its range."""
         try:
-            number = float("" if isinstance(value, bool) else value)
+            number = float("" if isinstance(value, bool) else seconds(value))
         except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not number.is_integer():
             self.fail(f"{value!r} is not a whole number.", param, ctx)
         return int(super().convert(int(number), param, ctx))
+
+
+# 1m30s, as Go writes it.
+DURATION = re.compile(r"(?=\d)(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
+
+
+def seconds(value: Any) -> Any:
+    """The seconds of a duration as Go writes it; anything else as it is."""
+    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not match:
+        return value
+    parts = zip(match.groups(), (3600, 60, 1, 0.001), strict=True)
+    return sum(float(part) * unit for part, unit in parts if part)
+
+
+class Level(click.Choice[str]):
+    """How much is logged; also as Go writes it."""
+
+    def __init__(self) -> None:
+        super().__init__(["debug", "info", "warning", "error"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The level."""
+        return super().convert("warning" if value == "warn" else value, param, ctx)
 
 
 class Seconds(click.ParamType[Any]):
@@ -80,7 +104,7 @@ class Seconds(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The time; fails for what is no number within the bounds."""
         try:
-            number = float(value)
+            number = float(seconds(value))
         except ValueError:
             number = math.nan
         if not self.least <= number <= self.most:
@@ -259,6 +283,12 @@ class Settings:
     )
     db_rootcert: str = setting("", "File with the certificates that sign the database's.")
     db_pool_size: int = setting(6, "Most connections of a process to the database.", type=Whole(1, 1000))
+    db_max_connections: int = setting(
+        0,
+        "Most connections of the service as a whole, which its processes share; 0: as many as they may "
+        "have each.",
+        type=Whole(0, 100_000),
+    )
     db_connect_timeout: int = setting(
         30, "Seconds to retry a database that is not reachable at start.", type=Whole(0, 86400)
     )
@@ -306,10 +336,39 @@ class Settings:
         "Default: all with the embedded database, else sample.",
         type=click.Choice(["", "off", "sample", "all"]),
     )
+    first_generation_metrics: bool = switch(
+        False,
+        "Count requests as api_inbound_request_count and _duration too.",
+    )
+    stuck_after: float = setting(
+        600.0,
+        "Seconds after which a resource that is not as it is wanted counts as stuck in the metrics.",
+        type=Seconds(1, 7 * 86400),
+    )
+    slow_statement: float = setting(
+        1.0,
+        "Seconds after which a statement of the database is logged as slow; 0: never.",
+        type=Seconds(0, 3600),
+    )
     log_level: str = setting(
         "info",
         "Least severe message that is logged.",
-        type=click.Choice(["debug", "info", "warning", "error"]),
+        type=Level(),
+    )
+    log_format: str = setting(
+        "",
+        "How lines are written: json or text. Default: text on a terminal, else json.",
+        type=click.Choice(["", "json", "text"]),
+    )
+    log_masked: tuple[str, ...] = setting(
+        ("password", "passwd", "secret", "token", "authorization", "api_key", "credential"),
+        "Names, or parts of names, by comma, whose values are never logged.",
+        type=Names(),
+    )
+    access_log: float = setting(
+        1.0,
+        "Share of the requests that are logged, from 0 to 1; those that failed always are.",
+        type=click.FloatRange(0, 1),
     )
 
     @property

@@ -146,6 +146,12 @@ def fold(
     }
 
 
+def is_reconciled(status: Status | None) -> bool:
+    """Whether a status says that the resource is as it is wanted."""
+    conditions = status["conditions"] if status else ()
+    return any(c["type"] == READY[1] and c["status"] == "True" for c in conditions)
+
+
 def _adapter(report: Report, status: str, says: Condition | None) -> Json:
     """An entry of ``adapters``: the condition that an adapter is judged by."""
     given: Mapping[str, Any] = says or {}

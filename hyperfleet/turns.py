@@ -24,6 +24,10 @@ class Turns:
     def __init__(self) -> None:
         self.queues: dict[str, deque[asyncio.Future[None]]] = {}
 
+    def longest(self) -> int:
+        """How many wait for the resource that most wait for."""
+        return max(map(len, self.queues.values()), default=0)
+
     @contextmanager
     def of(self, resource: str) -> Iterator[None]:
         """Waits until it is the caller's turn on a resource, which lasts for the block.

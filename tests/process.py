@@ -51,14 +51,20 @@ class Serving:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=cwd,
-            env={**CLEAN, "PYTHONUNBUFFERED": "1", "HYPERFLEET_WORKERS": WORKERS, **(env or {})},
+            env={
+                **CLEAN,
+                "PYTHONUNBUFFERED": "1",
+                "HYPERFLEET_LOG_FORMAT": "text",
+                "HYPERFLEET_WORKERS": WORKERS,
+                **(env or {}),
+            },
         )
         self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline and self.process.poll() is None:
-            if re.search(r"^  (Access|Data) ", self.output, re.MULTILINE):
+            if re.search(r'^  (Access|Data) |"access":', self.output, re.MULTILINE):
                 break
             time.sleep(0.05)
         else:

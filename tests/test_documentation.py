@@ -12,6 +12,7 @@ from process import run
 
 from hyperfleet import settings
 from hyperfleet.settings import DECLARED
+from hyperfleet.synonyms import ADDRESSES, SYNONYMS
 
 # Pages whose commands speak to a service that runs without authentication.
 WALKS = (
@@ -48,6 +49,30 @@ def settings_page() -> str:
         flag = f"`--{name.replace('_', '-')}`"
         help_ = " ".join(str(field.metadata["help"]).split())
         lines.append(f"| {flag} | {', '.join(f'`{v}`' for v in variables)} | {shown} | {help_} |")
+    lines += [
+        "",
+        "## Names of the original",
+        "",
+        "Its YAML file, `/etc/hyperfleet/config.yaml` where no other is named, its variables and its",
+        "flags are taken too. Of a setting under two names, the one above wins. Durations may be",
+        "written as `1m30s`. What has no effect leaves a line in the log.",
+        "",
+        "| in its file | its variable | its flags | here |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in SYNONYMS:
+        here = f"`--{one.setting.replace('_', '-')}`" if one.setting else f"no effect: {one.why}"
+        path = f"`{one.path}` | `{one.variable}`" if one.path else " | "
+        flags = ", ".join(f"`{flag}`" for flag in one.flags.split())
+        lines.append(f"| {path} | {flags} | {here} |")
+    for flag, (host, port) in ADDRESSES.items():
+        here = f"`--{host.replace('_', '-')}` and `--{port.replace('_', '-')}`"
+        lines.append(f"|  |  | `{flag}` | {here} |")
+    lines += [
+        "| `server.jwt.configs` |  |  | `--jwt-issuers`, `--jwt-audiences`, `--identity-claims` |",
+        "| `server.tenant` | `HYPERFLEET_SERVER_TENANT_ENABLED` | `--server-tenant-enabled` "
+        "| the start is refused: tenants are not kept apart |",
+    ]
     return "\n".join(lines) + "\n"
 
 

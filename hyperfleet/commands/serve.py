@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,12 @@ from hyperfleet.database.pool import new_pool
 from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores, spread
 from hyperfleet.kinds import BASE
+from hyperfleet.observe import log
 from hyperfleet.settings import Settings
+
+logger = logging.getLogger(__name__)
+# Where everything is, is told at whatever level.
+logger.setLevel(logging.INFO)
 
 # More processes than this are for who asks for them.
 MOST_WORKERS = 4
@@ -30,15 +36,15 @@ def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
     # Every setting is looked at before a port is taken.
     chosen = options.from_options(values)
-    if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
-        raise click.UsageError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
+    options.check(chosen)
     conninfo, folder = embedded.place(chosen)
     count = chosen.workers or (min(cores(), MOST_WORKERS) if conninfo else 1)
     # Whatever is started below is stopped again, also when the signal comes before it all runs.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    # Until there is something to read anew; unhandled, it would end the process.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Until somebody hears them; unhandled, they would end the process.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.ExitStack() as stack:
         if count > 1:
             # Where each process counts for all to see; looked at when the library is imported.
@@ -50,7 +56,7 @@ def _serve(
     chosen: Settings, conninfo: str, folder: Path, count: int, stack: contextlib.ExitStack
 ) -> None:
     # Not needed by the other commands, and slow to import.
-    from prometheus_client import CollectorRegistry, multiprocess  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.auth.guard import Guard  # noqa: PLC0415
@@ -58,7 +64,6 @@ def _serve(
     from hyperfleet.http.limits import limits  # noqa: PLC0415
     from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen  # noqa: PLC0415
     from hyperfleet.observe.health import health_app  # noqa: PLC0415
-    from hyperfleet.observe.metrics import Gauges, metrics_app  # noqa: PLC0415
 
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
@@ -74,13 +79,15 @@ def _serve(
         )
     ]
     conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
-    pool = new_pool(conninfo, chosen.db_pool_size, chosen.statement_timeout, shared=shared)
+    size = chosen.db_pool_size
+    if chosen.db_max_connections:
+        size = min(size, max(1, chosen.db_max_connections // count))
+    pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared)
     registry = CollectorRegistry()
-    gauges = Gauges(registry, pool, holder)
+    gauges, metrics, died = _metrics(chosen, registry, pool, holder)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
-    api = create_app(chosen, pool, registry, holder, guard)
+    api = create_app(chosen, pool, registry, holder, guard, gauges)
     health = health_app(pool, holder, ending.begun)
-    metrics = metrics_app(registry, gauges.update)
     addresses = [
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
     ]
@@ -112,9 +119,40 @@ def _serve(
     except OSError as error:
         raise StartError(f"Cannot listen on {addresses[0]}: {error.strerror}") from None
     patience = chosen.shutdown_timeout + chosen.shutdown_delay
-    workers = Workers(own, work, multiprocess.mark_process_dead, patience)
+
+    workers = Workers(own, work, died, patience)
     _banner(addresses, lines, count, chosen)
     workers.run()
+
+
+def _metrics(chosen: Settings, registry: Any, pool: Any, holder: Any) -> tuple[Any, Any, Any]:
+    """What is looked at each second, the application that shows all metrics, and who is told of workers
+    that have died.
+    """
+    from prometheus_client import Counter, multiprocess  # noqa: PLC0415
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    from hyperfleet.observe.gauges import Fleet, Gauges  # noqa: PLC0415
+    from hyperfleet.observe.metrics import OWN, Statements, build_info, metrics_app  # noqa: PLC0415
+
+    gauges, fleet = Gauges(registry, pool, holder), Fleet(pool, chosen.stuck_after)
+    build_info(registry)
+    pool.told = Statements(registry).told
+    pool.slow = chosen.slow_statement or float("inf")
+    restarts = Counter(
+        "hyperfleet_api_worker_restarts", "Workers that died.", [*OWN], registry=registry
+    ).labels(*OWN.values())
+
+    async def looked() -> Collector:
+        gauges.update()
+        await fleet.look()
+        return fleet
+
+    def died(pid: int, *, wanted: bool) -> None:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        restarts.inc(int(not wanted))
+
+    return gauges, metrics_app(registry, looked), died
 
 
 def _shared_folder() -> "tempfile.TemporaryDirectory[str]":
@@ -146,17 +184,22 @@ def _banner(addresses: list[str], lines: list[str], count: int, chosen: Settings
     """Says where everything is; ``lines`` say it of the database."""
     api, health, metrics = addresses
     access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
-    for line in (
-        f"HyperFleet API {__version__}",
-        f"  API       {api}{BASE}",
-        f"  UI        {api}/openapi-ui",
-        f"  Health    {health}/healthcheck",
-        f"  Metrics   {metrics}/metrics",
-        *(f"  {line}" for line in lines),
-        *([f"  Workers   {count}"] if count > 1 else []),
-        f"  Access    {access}",
-    ):
-        click.echo(line)
+    told = [
+        f"API       {api}{BASE}",
+        f"UI        {api}/openapi-ui",
+        f"Health    {health}/healthcheck",
+        f"Metrics   {metrics}/metrics",
+        *lines,
+        *([f"Workers   {count}"] if count > 1 else []),
+        f"Access    {access}",
+    ]
+    if log.is_json():
+        more = {name.lower(): what for name, what in (line.split(None, 1) for line in told)}
+        logger.info("HyperFleet API %s serves", __version__, extra=more)
+        return
+    click.echo(f"HyperFleet API {__version__}")
+    for line in told:
+        click.echo(f"  {line}")
     sys.stdout.flush()
 
 

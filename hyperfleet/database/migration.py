@@ -118,7 +118,7 @@ def _names() -> tuple[str, ...]:
     return tuple(migration.id for migration in _files())
 
 
-APPLIED = "SELECT migration_id FROM _yoyo_migration ORDER BY migration_id"
+APPLIED = "/* migrations */ SELECT migration_id FROM _yoyo_migration ORDER BY migration_id"
 
 
 def applied(conn: connection.Connection) -> list[str]:

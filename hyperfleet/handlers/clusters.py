@@ -51,6 +51,9 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
     if created is None:
         raise resource.name_taken(service, "Cluster", values)
     document = created[0]
+    if location.endswith(values["id"]):
+        # Not the answer to a repetition.
+        service.events.started("Cluster", deleting=False)
     return shown(shape, Stored(document, 1), 201, location)
 
 

@@ -76,6 +76,9 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
         raise Problem(WRONG_STATE, "The cluster is being deleted; no node pool can be added to it.")
     if document is None:
         raise resource.name_taken(service, "NodePool", values)
+    if location.endswith(values["id"]):
+        # Not the answer to a repetition.
+        service.events.started("NodePool", deleting=False)
     return shown(shape, Stored(document, 1), 201, location)
 
 

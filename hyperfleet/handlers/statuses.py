@@ -19,6 +19,7 @@ from hyperfleet.lists.page import Within
 from hyperfleet.report import Report, discard_reason, merge
 from hyperfleet.resource import REPORT, SET_STATUS, Held, Hold
 from hyperfleet.service import Service
+from hyperfleet.status import Status, is_reconciled
 
 logger = logging.getLogger(__name__)
 
@@ -121,10 +122,11 @@ def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Res
     _refuse_repetitions(body["conditions"])
     report = {**body, "observed_time": _observed_time(body)}
     shape = request.shape("AdapterStatus")
-    taken = None
+    service, taken = request.service(), None
     while taken is None:
-        taken = _take(request.service(), kind, owner, report)
+        taken = _take(service, kind, owner, report)
     document, discarded = taken
+    service.events.reported(kind, discarded or "accepted")
     if discarded:
         return empty(204, {"X-Discard-Reason": discarded})
     return answer(shape.text(document), 201, shape.headers)
@@ -165,7 +167,10 @@ def _take_at_once(
     status = held.fold(service.required(kind), merged["last_report_time"])
     values = {"id": owner["id"], "version": version, "status": status, **merged}
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
-    return (row[0], "") if row else None
+    if row is None:
+        return None
+    _tell(service, kind, held.state["status"], status)
+    return row[0], ""
 
 
 def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
@@ -186,14 +191,21 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended(required):
             removal.remove(conn, owner["id"])
+            removal.tell(kind, owner["id"])
             if cluster:
                 removal.settle(conn, cluster[0], at, service.required("Cluster"))
         else:
-            status = Jsonb(held.fold(required, at))
-            conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": status})
+            status = held.fold(required, at)
+            conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
+            _tell(service, kind, held.state["status"], status)
     done = document.fetchone()
     assert done is not None
     return done[1], ""
+
+
+def _tell(service: Service, kind: str, before: Status, after: Status) -> None:
+    if is_reconciled(before) and not is_reconciled(after):
+        service.events.started(kind, deleting=False)
 
 
 def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, str]:
@@ -204,9 +216,9 @@ def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, st
     stored = reports.get(report["adapter"])
     reason = discard_reason(held.state["generation"], stored, report)
     if reason:
-        logger.info(
-            "report of %s on %s %s discarded: %s", report["adapter"], kind, held.state["id"], reason
-        )
+        adapter, id_ = report["adapter"], held.state["id"]
+        more = {"kind": kind, "id": id_, "adapter": adapter, "reason": reason}
+        logger.info("report of %s on %s %s discarded: %s", adapter, kind, id_, reason, extra=more)
         return held, None, reason
     # A clock that is behind another replica's must not make a report older than the last one.
     last = stored["last_report_time"] if stored else ""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,11 +29,13 @@ class Fair:
 
     :param most: how many may be under way; beyond that the newest of the client that has most of them
         waiting is refused, with Problem
+    :param refused: told of each that is
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, refused: Callable[[], object]) -> None:
         self.app = app
         self.most = most
+        self.refused = refused
         self.under_way = 0
         # The requests at a place, the oldest first, and when each took it.
         self.working: dict[object, float] = {}
@@ -60,6 +63,7 @@ class Fair:
                 self._next()
 
     def _make_room(self, client: Client) -> None:
+        self.refused()
         refusal = Problem(errors.BUSY, f"The service works on {self.most} requests already; try again.")
         greedy = max(self.waiting, key=lambda one: len(self.waiting[one]), default=client)
         queue = self.waiting.get(greedy) if greedy else None

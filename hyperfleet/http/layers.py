@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
-from hyperfleet.observe.log import trace_id
+from hyperfleet.observe.log import code, span, trace_id
 from hyperfleet.observe.metrics import UNKNOWN, Requests
 
 logger = logging.getLogger("hyperfleet.request")
@@ -32,6 +33,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 METHODS = (*cors.METHODS, "OPTIONS")
 BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+# Version, trace, parent and flags (https://www.w3.org/TR/trace-context/, 3.2).
+TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 # What clients say of a body that nobody has told them the type of: curl the second, for example.
@@ -72,28 +75,36 @@ HSTS = (b"strict-transport-security", b"max-age=31536000")
 class Logged:
     """Gives each request an id, and logs, counts and times its answer."""
 
-    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests, share: float = 1) -> None:
         self.app = app
         self.requests = requests
+        self.share = share
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         start = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
         token = trace_id.set(request_id)
+        parent = TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
+        span.set((parent[1], parent[2]) if parent else None)
         # A request that was sent ahead on the same connection starts with what the last one left.
         identity.current.set("")
-        status = 0
+        status = size = 0
         # The layer that finds the route puts it in.
         route: list[str] = []
         scope[ROUTE] = route
+        codes: list[str] = []
+        code.set(codes)
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            else:
+                size += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -101,10 +112,24 @@ class Logged:
         finally:
             taken = time.perf_counter() - start
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self.requests.count(method, route[0] if route else UNKNOWN, status, taken)
-            if logger.isEnabledFor(logging.INFO):
-                path = quote(scope["path"])
-                logger.info("%s %s %d %.1f ms", scope["method"], path, status, taken * 1000)
+            path = route[0] if route else UNKNOWN
+            self.requests.count(method, path, status, taken)
+            if logger.isEnabledFor(logging.INFO) and (
+                self.share >= 1 or status >= 400 or random.random() < self.share  # noqa: S311
+            ):
+                more = {
+                    "method": method,
+                    "path": path,
+                    "status": status,
+                    "duration_ms": round(taken * 1000, 3),
+                    "bytes": size,
+                    "client": (scope.get("client") or ("",))[0],
+                    "user_agent": headers.get("user-agent", "")[:200],
+                }
+                if codes:
+                    more["code"] = codes[0]
+                said = (scope["method"], quote(scope["path"]), status, taken * 1000)
+                logger.info("%s %s %d %.1f ms", *said, extra=more)
             trace_id.reset(token)
 
 

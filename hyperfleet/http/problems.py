@@ -14,7 +14,7 @@ from starlette.types import Scope, Send
 from hyperfleet import errors
 from hyperfleet.database import connection
 from hyperfleet.errors import Problem
-from hyperfleet.observe.log import trace_id
+from hyperfleet.observe.log import code, trace_id
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -88,7 +88,12 @@ def _unauthorized(error: Exception) -> Problem:
 
 
 def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a problem: ``application/json`` for a client that asks for that alone."""
+    """Body and headers of a problem: ``application/json`` for a client that asks for that alone. The log
+    is told its code.
+    """
+    told = code.get()
+    if told is not None:
+        told.append(problem.entry.code)
     accepted = {one.partition(";")[0].strip() for one in accept.lower().split(",")}
     old = "application/json" in accepted and "application/problem+json" not in accepted
     media_type = "application/json" if old else "application/problem+json"

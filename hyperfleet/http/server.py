@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.http.limits import Limits
 from hyperfleet.http.protocol import Protocol
+from hyperfleet.observe import log
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +197,8 @@ class Servers:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
+            loop.add_signal_handler(signal.SIGUSR1, log.tell, 1)
+            loop.add_signal_handler(signal.SIGUSR2, log.tell, -1)
             # A worker is born with signals that wait.
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:

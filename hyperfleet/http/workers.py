@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 logger = logging.getLogger(__name__)
 
 # What is passed on to every worker.
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP = (signal.SIGTERM, signal.SIGINT)
+OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (*STOP, *OTHERS)
 WATCHED = (*FORWARDED, signal.SIGCHLD)
 # A worker that lived no longer than this many seconds is replaced after a pause as long.
 PAUSE = 1.0
@@ -28,6 +30,13 @@ PAUSE = 1.0
 TICK = 0.5
 # Seconds beyond those that workers take to end by themselves, after which they are made to.
 GRACE = 5
+
+
+class Ended(Protocol):
+    """Who is told of workers that have ended."""
+
+    def __call__(self, pid: int, *, wanted: bool) -> None:
+        """The process has ended, as it was wanted to or not."""
 
 
 class Worker(NamedTuple):
@@ -43,7 +52,7 @@ class Workers:
     :param listeners: the sockets that they serve from, one for each
     :param work: what a worker does with its socket until it is told to stop; the descriptor that it is
         given beside is at its end once the first process is gone
-    :param ended: told the process of each worker that has ended
+    :param ended: told the process of each worker that has ended, and whether it was wanted to
     :param patience: seconds that they may take to stop
     """
 
@@ -51,7 +60,7 @@ class Workers:
         self,
         listeners: Sequence[socket.socket],
         work: Callable[[socket.socket, int], None],
-        ended: Callable[[int], None],
+        ended: Ended,
         patience: float,
     ) -> None:
         self.listeners = listeners
@@ -64,7 +73,8 @@ class Workers:
         self.deadline: float | None = None
         # None is lost from here on: they wait for whom they are meant for.
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in OTHERS:
+            signal.signal(number, signal.SIG_DFL)
 
     def run(self) -> None:
         """Returns when all workers have ended after the signal to stop."""
@@ -80,7 +90,7 @@ class Workers:
             found = signal.sigtimedwait(WATCHED, TICK)
             if found and found.si_signo in FORWARDED:
                 self._tell(found.si_signo)
-                if found.si_signo != signal.SIGHUP and self.deadline is None:
+                if found.si_signo in STOP and self.deadline is None:
                     self.deadline = time.monotonic() + self.patience + GRACE
                     # From here on a port is open as long as its worker has it open.
                     for listener in self.listeners:
@@ -125,7 +135,7 @@ class Workers:
             if not done:
                 continue
             worker = self.running.pop(pid)
-            self.ended(pid)
+            self.ended(pid, wanted=self.deadline is not None)
             code = os.waitstatus_to_exitcode(status)
             now = time.monotonic()
             if self.deadline is None:

@@ -1,31 +1,56 @@
-"""The log: one line for each event, with the id of the request that it belongs to."""
+"""The log: one event a line, as a JSON object or as text, with the request that it belongs to."""
 
 import logging
+import re
+import socket
+import sys
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from hyperfleet import __version__
 from hyperfleet.auth import identity
 
 # The id of the request at hand, for log lines and errors.
 trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
+# Where the code of the problem goes that a request is answered with.
+code: ContextVar[list[str] | None] = ContextVar("code", default=None)
+# The trace and the span that it belongs to (W3C Trace Context), where those are known.
+span: ContextVar[tuple[str, str] | None] = ContextVar("span", default=None)
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
 
 # Libraries that tell more than an operator wants to know.
 CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool")
+# From the least to the most that is told.
+LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+HIDDEN = "***"
+
+logger = logging.getLogger(__name__)
 
 
-class _TraceFilter(logging.Filter):
+class _Context(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.trace_id = trace_id.get()
         record.caller = identity.current.get() or "-"
         return True
 
 
-class _Formatter(logging.Formatter):
-    """Writes the time of each second once: requests come by the thousand."""
+class _Text(logging.Formatter):
+    """Lines for people. The time of each second is written once: requests come by the thousand.
+
+    :param secrets: what is hidden
+    """
 
     second = (0, "")
+
+    def __init__(self, secrets: "Secrets") -> None:
+        super().__init__(TEXT)
+        self.secrets = secrets
 
     def formatTime(  # noqa: N802 (the name is of the standard library)
         self, record: logging.LogRecord, datefmt: str | None = None
@@ -36,18 +61,116 @@ class _Formatter(logging.Formatter):
             self.second = seconds, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
         return f"{self.second[1]},{int(record.msecs):03d}"
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of the standard library)
+        """A message is one line, whatever a client has put into it."""
+        record.message = record.message.replace("\n", "\\n").replace("\r", "\\r")
+        return super().formatMessage(record)
 
-def configure(level: str) -> None:
-    """Logs to stderr what is at least of this level: debug, info, warning or error."""
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; below it, where an error came from."""
+        text = super().format(record)
+        return text if hasattr(record, "status") else self.secrets.hide(text)
+
+
+class _Json(OrjsonFormatter):
+    """Lines for machines.
+
+    :param secrets: what is hidden
+    """
+
+    def __init__(self, secrets: "Secrets") -> None:
+        super().__init__(
+            "%(levelname)s %(name)s %(message)s",
+            rename_fields={"levelname": "level", "name": "logger"},
+            static_fields={
+                "component": "api",
+                "version": __version__,
+                "hostname": socket.gethostname(),
+            },
+        )
+        self.secrets = secrets
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The members of a line, in their order."""
+        line = {"timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z", **log_data}
+        line["level"] = line["level"].lower()
+        request, caller = line.pop("trace_id", "-"), line.pop("caller", "-")
+        if request != "-":
+            line["request_id"] = request
+        if caller != "-":
+            line["identity"] = caller
+        where = span.get()
+        if where is not None:
+            line["trace_id"], line["span_id"] = where
+        if "status" in line:
+            return line
+        return {name: self.secrets.value(name, value) for name, value in line.items()}
+
+
+class Secrets:
+    """What must not be in a log.
+
+    :param names: what it is called, such as ``password``; also as a part of a longer name
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(name.lower() for name in names)
+        some = "|".join(map(re.escape, self.names)) or r"(?!)"
+        self.said = re.compile(rf"""(?i)(\w*(?:{some})\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)""")
+        self.token = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{16,}")
+
+    def hide(self, text: str) -> str:
+        """The text without the values that are called so, and without tokens."""
+        return self.said.sub(rf"\1{HIDDEN}", self.token.sub(rf"\1{HIDDEN}", text))
+
+    def value(self, name: str, value: Any) -> Any:
+        """What may be shown of a member of a line."""
+        if any(one in name.lower() for one in self.names):
+            return HIDDEN
+        return self.hide(value) if isinstance(value, str) else value
+
+
+def configure(
+    level: str, form: str = "text", masked: Sequence[str] = (), stream: TextIO | None = None
+) -> None:
+    """Logs what is at least of this level: debug, info, warning or error.
+
+    :param form: ``json`` or ``text``; empty: text on a terminal
+    :param masked: names of what must not be in the log
+    :param stream: where it goes; stderr if not given
+    """
     # What no line shows is not looked up for each (Python's "Logging HOWTO", on optimization).
     logging._srcfile = None
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)
-    handler = logging.StreamHandler()
-    handler.addFilter(_TraceFilter())
-    handler.setFormatter(_Formatter(FORMAT))
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(_Context())
+    secrets = Secrets(masked)
+    text = form == "text" or (not form and stream.isatty())
+    handler.setFormatter(_Text(secrets) if text else _Json(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _quieten()
+
+
+def _quieten() -> None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     # It warns of a pipeline that an error ended; the error itself says more.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+
+
+def tell(steps: int) -> None:
+    """Tells more, or with a negative number less, from now on, as far as there are levels."""
+    now = LEVELS.index(logging.root.level) + steps
+    level = LEVELS[min(max(now, 0), len(LEVELS) - 1)]
+    logging.root.setLevel(level)
+    _quieten()
+    # Whatever the level is, so that it can be seen that it was changed.
+    name = logging.getLevelName(level).lower()
+    logger.log(max(level, logging.WARNING), "the log is of level %s from now on", name)
+
+
+def is_json() -> bool:
+    """Whether lines are JSON objects."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)

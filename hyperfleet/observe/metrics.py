@@ -1,9 +1,12 @@
-"""Metrics of the process, the connections and the provider's schema, for Prometheus."""
+"""What is counted and timed, for Prometheus: requests, statements, what becomes of resources."""
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psycopg
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,6 +15,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import Metric
@@ -22,29 +26,60 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hyperfleet import __version__
-from hyperfleet.contract.provider import Provider
-from hyperfleet.database.pool import Pool
-from hyperfleet.kinds import RESOURCES
+from hyperfleet import __commit__, __version__
+from hyperfleet.kinds import KINDS
+
+# A series for each counter that says when it was made is of no use to anybody.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # The path of what no route was found for, so that nobody can make up new ones.
 UNKNOWN = "unknown"
+# What every metric of the API says of itself.
+OWN = {"component": "api", "version": __version__}
+# Seconds; the same as those of the original, whose dashboards compare with them.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+STATEMENT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class Requests:
-    """How many requests there were, and how long they took: refusals included, by route."""
+    """How many requests there were, and how long they took: refusals included, by route.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        own = {"component": "api", "version": __version__}
-        names = ["method", "path", "code", *own]
-        self.own = own
-        self.total = Counter("hyperfleet_api_requests", "Requests.", names, registry=registry)
+    :param first: also as the first generation called them
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, first: bool = False) -> None:
+        names = ["method", "path", "code"]
+        self.total = Counter("hyperfleet_api_requests", "Requests.", [*names, *OWN], registry=registry)
         self.seconds = Histogram(
             "hyperfleet_api_request_duration_seconds",
             "Seconds from a request to the end of its answer.",
-            names,
+            [*names, *OWN],
             registry=registry,
+            buckets=BUCKETS,
         )
+        # A counter of that name can't be had from the library, which puts _total behind it.
+        self.first = first and (
+            Gauge(
+                "api_inbound_request_count",
+                "Requests.",
+                names,
+                registry=registry,
+                multiprocess_mode="sum",
+            ),
+            Histogram(
+                "api_inbound_request_duration",
+                "Seconds from a request to the end of its answer.",
+                names,
+                registry=registry,
+                buckets=(0.1, 1, 10, 30),
+            ),
+        )
+        self.refused = Counter(
+            "hyperfleet_api_requests_refused",
+            "Requests that were refused because too many were under way.",
+            [*OWN],
+            registry=registry,
+        ).labels(*OWN.values())
         # What labels lead to; to look it up takes longer than to count.
         self.known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -52,53 +87,86 @@ class Requests:
         """Counts a request."""
         found = self.known.get((method, path, code))
         if found is None:
-            labels = {"method": method, "path": path, "code": str(code), **self.own}
+            labels = {"method": method, "path": path, "code": str(code), **OWN}
             found = self.total.labels(**labels), self.seconds.labels(**labels)
             self.known[method, path, code] = found
         found[0].inc()
         found[1].observe(seconds)
+        if self.first:
+            self.first[0].labels(method, path, str(code)).inc()
+            self.first[1].labels(method, path, str(code)).observe(seconds)
 
 
-class Gauges:
-    """How the connections to the database and the provider's schema are doing; of several processes
-    together, as far as they have looked lately.
-    """
+class Statements:
+    """How long statements take, by their names, and what they fail of."""
 
-    def __init__(self, registry: CollectorRegistry, pool: Pool, provider: Provider) -> None:
-        self.pool, self.provider = pool, provider
-        self.connections = {
-            key: Gauge(
-                f"hyperfleet_database_{key}", told, registry=registry, multiprocess_mode="livesum"
-            )
-            for key, told in (
-                ("pool_size", "Connections that are open."),
-                ("pool_available", "Connections that are idle."),
-                ("requests_waiting", "Requests that wait for a connection."),
-            )
-        }
-        self.validated = Gauge(
-            "hyperfleet_spec_validation",
-            "1 where specs of the kind are held against the provider's schema.",
-            ["kind"],
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "hyperfleet_db_query_duration_seconds",
+            "Seconds from sending a statement to having its rows.",
+            ["operation", *OWN],
             registry=registry,
-            multiprocess_mode="livemin",
+            buckets=STATEMENT_BUCKETS,
         )
-        self.read = provider.path and Gauge(
-            "hyperfleet_provider_schema_ok",
-            "0 where the provider's schema could not be read when it was last tried.",
+        self.errors = Counter(
+            "hyperfleet_db_errors",
+            "Statements and transactions that failed.",
+            ["operation", "error_type", *OWN],
             registry=registry,
-            multiprocess_mode="livemin",
+        )
+        self.known: dict[str, Histogram] = {}
+
+    def told(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
+        """Hears of a statement, as :meth:`hyperfleet.database.pool.Pool.saw` does."""
+        if error is not None:
+            self.errors.labels(name, type(error).__name__, *OWN.values()).inc()
+            return
+        known = self.known.get(name)
+        if known is None:
+            known = self.known[name] = self.seconds.labels(name, *OWN.values())
+        known.observe(seconds)
+
+
+class Events:
+    """What becomes of resources and of reports, as :class:`hyperfleet.service.Events` wants it told."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.begun = Counter(
+            "hyperfleet_api_reconciliation_started",
+            "Resources that were created, marked as deleted, or changed when they were as wanted.",
+            ["resource_type", "is_delete", *OWN],
+            registry=registry,
+        )
+        self.reports = Counter(
+            "hyperfleet_api_reports",
+            "Reports of adapters: accepted, or discarded for a reason.",
+            ["resource_type", "outcome", *OWN],
+            registry=registry,
         )
 
-    def update(self) -> None:
-        """Sets them to what they are at this moment."""
-        stats = self.pool.get_stats()
-        for key, gauge in self.connections.items():
-            gauge.set(stats.get(key, 0))
-        for kind in RESOURCES:
-            self.validated.labels(kind).set(int(self.provider.validated(kind)))
-        if self.read:
-            self.read.set(int(not self.provider.trouble))
+    def started(self, kind: str, *, deleting: bool) -> None:
+        """Counts a resource that is no longer as it is wanted."""
+        self.begun.labels(resource_type(kind), str(deleting).lower(), *OWN.values()).inc()
+
+    def reported(self, kind: str, outcome: str) -> None:
+        """Counts a report."""
+        self.reports.labels(resource_type(kind), outcome, *OWN.values()).inc()
+
+
+def resource_type(kind: str) -> str:
+    """What metrics call a kind: ``cluster``, ``nodepool``."""
+    return KINDS[kind].name.lower()
+
+
+def build_info(registry: CollectorRegistry) -> None:
+    """Says which version runs."""
+    Gauge(
+        "hyperfleet_api_build_info",
+        "Always 1; the labels say which build it is.",
+        [*OWN, "commit", "python_version"],
+        registry=registry,
+        multiprocess_mode="max",
+    ).labels(*OWN.values(), __commit__, platform.python_version()).set(1)
 
 
 class Processes(Collector):
@@ -127,11 +195,11 @@ def _processes() -> set[int]:
     return {int(name) for name in names if Path(f"/proc/{name}").exists()}
 
 
-def metrics_app(registry: CollectorRegistry, update: Callable[[], None]) -> Starlette:
+def metrics_app(registry: CollectorRegistry, update: Callable[[], Awaitable[Collector]]) -> Starlette:
     """``/metrics`` in the text format of Prometheus, of all processes that share the work.
 
     :param registry: what is counted
-    :param update: called before, to set what is not counted but looked at
+    :param update: called before, to set what is not counted but looked at; what it returns is shown too
     """
     exporter = PrometheusMetrics(None, path=None, export_defaults=False, registry=registry)
     own = CollectorRegistry()
@@ -139,9 +207,14 @@ def metrics_app(registry: CollectorRegistry, update: Callable[[], None]) -> Star
     PlatformCollector(registry=own)
     GCCollector(registry=own)
 
-    def metrics(_request: Request) -> Response:
-        update()
+    def written(more: Collector) -> tuple[bytes, str]:
         content, kind = exporter.generate_metrics()
-        return Response(content.encode() + generate_latest(own), headers={"content-type": kind})
+        seen = CollectorRegistry()
+        seen.register(more)
+        return content.encode() + generate_latest(own) + generate_latest(seen), kind
+
+    async def metrics(_request: Request) -> Response:
+        content, kind = await asyncio.to_thread(written, await update())
+        return Response(content, headers={"content-type": kind})
 
     return Starlette(routes=[Route("/metrics", metrics)])

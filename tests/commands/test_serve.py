@@ -52,7 +52,7 @@ def test_a_database_that_is_named_is_used_as_it_is_and_readyz_says_what_is_pendi
         assert requests.get(server.url + "/api/hyperfleet/v1/clusters", timeout=5).status_code == 200
         metrics = requests.get(server.metrics, timeout=5).text
         assert "hyperfleet_api_request_duration_seconds_bucket" in metrics
-        assert "hyperfleet_database_pool_size" in metrics
+        assert "hyperfleet_db_connections_open" in metrics
         assert server.stop() == 0
     taken_back = run("migrate", "--rollback", "1", "--yes", "--database-url", empty)
     assert taken_back.stdout.endswith(f"rolled back  {migration.names()[-1]}\n")

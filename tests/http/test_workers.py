@@ -58,7 +58,7 @@ def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> 
         metrics = requests.get(serving.metrics, timeout=5).text
         (line,) = re.findall(rf"hyperfleet_api_requests_total{{.*{path}.*}} (\S+)", metrics)
         assert float(line) == 64
-    assert samples(serving, "hyperfleet_database_pool_size")[0] >= 4
+    assert samples(serving, "hyperfleet_db_connections_open")[0] >= 4
     assert samples(serving, "process_open_fds")[0] > 20
     for _ in range(6):
         assert requests.get(serving.health + "/readyz", timeout=5).status_code == 200
@@ -99,7 +99,7 @@ def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
     assert failed[0] <= 3 * 8
     assert served[0] > 200
     assert serving.output.count("has ended by SIGKILL") == 3
-    assert samples(serving, "hyperfleet_database_pool_size")[0] <= 32
+    assert samples(serving, "hyperfleet_db_connections_open")[0] <= 32
 
 
 def test_the_signal_to_stop_reaches_all_and_requests_under_way_end(

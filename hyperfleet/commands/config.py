@@ -1,0 +1,81 @@
+"""``hyperfleet config``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from hyperfleet import options
+from hyperfleet.database import connection, embedded
+from hyperfleet.settings import FIELDS, Settings
+
+HIDDEN = "***"
+SECRET = ("db_password", "ocm_client_secret")
+
+
+@options.options()
+@click.command()
+@click.option(
+    "--output",
+    type=click.Choice(["table", "yaml", "json"]),
+    default="table",
+    show_default=True,
+    help="How the settings are shown.",
+)
+@click.option("--check", is_flag=True, help="Only say whether a start with them would succeed.")
+def config(output: str, check: bool, **values: Any) -> None:
+    """Show the settings in force, and where each comes from."""
+    chosen = options.from_options(values)
+    if check:
+        _check(chosen)
+        click.echo("A start would succeed.")
+        return
+    sources = options.sources()
+    found = {
+        name: {"value": _shown(name, getattr(chosen, name)), "from": sources[name]} for name in FIELDS
+    }
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(found, sort_keys=False).rstrip())
+    else:
+        width = max(map(len, FIELDS))
+        for name, one in found.items():
+            value = one["value"]
+            text = ",".join(value) if isinstance(value, list) else str(value)
+            click.echo(f"{name:{width}}  {one['from']:24}  {text}".rstrip())
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A setting as it may be shown: no password."""
+    if name in SECRET and value:
+        return HIDDEN
+    if name == "database_url" and value:
+        parts: dict[str, Any] = conninfo_to_dict(value)
+        return make_conninfo(
+            **{name: HIDDEN if name == "password" else one for name, one in parts.items()}
+        )
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check(chosen: Settings) -> None:
+    """Raises StartError or ConfigurationError for what would keep the service from its start."""
+    # Slow to import.
+    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
+    from hyperfleet.contract import provider  # noqa: PLC0415
+    from hyperfleet.http.server import certificate  # noqa: PLC0415
+
+    options.check(chosen)
+    if chosen.enable_https or chosen.enable_health_check_https or chosen.enable_metrics_https:
+        certificate(chosen.https_cert_file, chosen.https_key_file)
+    if chosen.authenticated:
+        Guard(chosen)
+    provider.load(chosen)
+    conninfo, _ = embedded.place(chosen)
+    if conninfo:
+        connection.wait(conninfo, 0)

@@ -1,0 +1,161 @@
+"""What is looked at when Prometheus asks: connections, queues, and the fleet as the tables have it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hyperfleet.contract.provider import Provider
+from hyperfleet.database import connection
+from hyperfleet.database.pool import Pool
+from hyperfleet.database.statements import fetch
+from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.observe.metrics import OWN, resource_type
+
+logger = logging.getLogger(__name__)
+
+# Seconds for which the fleet's figures are shown again, and in which they must be there.
+KEPT = 15.0
+TIMEOUT = 2.0
+
+# Of each kind how many resources there are by phase, from the index of phases alone; and those that are
+# not as they are wanted: how many, how many for too long, and for how many seconds at most.
+OF_KIND = both("""
+(SELECT '{kind}', phase, NULL::boolean, count(*), NULL::bigint, NULL::float8 FROM {table} GROUP BY phase)
+UNION ALL
+(SELECT '{kind}', NULL, deleted, count(*), count(*) FILTER (WHERE seconds > %(stuck)s),
+        max(seconds) FILTER (WHERE seconds > %(stuck)s)
+ FROM (SELECT deleted_time IS NOT NULL AS deleted, extract(epoch FROM now() - (
+           jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled")')
+           ->> 'last_transition_time')::timestamptz)::float8 AS seconds
+       FROM {table} WHERE reconciled = 'False') AS pending
+ GROUP BY deleted)
+""")
+FLEET = "/* fleet */" + "UNION ALL".join(OF_KIND.values())
+
+
+class Gauges:
+    """How the connections to the database, the requests under way and the provider's schema are doing;
+    of several processes together, as far as they have looked lately.
+    """
+
+    def __init__(self, registry: CollectorRegistry, pool: Pool, provider: Provider) -> None:
+        self.pool, self.provider = pool, provider
+        # How many requests are under way, and how many wait for the resource that most wait for.
+        self.under_way: Callable[[], int] = lambda: 0
+        self.longest: Callable[[], int] = lambda: 0
+
+        def gauge(name: str, told: str, mode: Any = "livesum") -> Gauge:
+            made = Gauge(name, told, [*OWN], registry=registry, multiprocess_mode=mode)
+            return made.labels(*OWN.values())
+
+        self.looks: list[tuple[Gauge, Callable[[Mapping[str, int]], float]]] = [
+            (
+                gauge("hyperfleet_db_connections_open", "Connections to the database."),
+                lambda stats: stats.get("pool_size", 0),
+            ),
+            (
+                gauge("hyperfleet_db_connections_in_use", "Connections that a statement is on."),
+                lambda stats: stats.get("pool_size", 0) - stats.get("pool_available", 0),
+            ),
+            (
+                gauge("hyperfleet_db_connections_waiting", "Statements that wait for a connection."),
+                lambda stats: stats.get("requests_waiting", 0),
+            ),
+            (
+                gauge("hyperfleet_api_requests_in_flight", "Requests that are not answered yet."),
+                lambda _: self.under_way(),
+            ),
+            (
+                gauge(
+                    "hyperfleet_api_resource_queue_longest",
+                    "Requests that wait to change the one resource which most wait for.",
+                    "livemax",
+                ),
+                lambda _: self.longest(),
+            ),
+        ]
+        self.validated = Gauge(
+            "hyperfleet_spec_validation",
+            "1 where specs of the kind are held against the provider's schema.",
+            ["kind"],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.read = provider.path and Gauge(
+            "hyperfleet_provider_schema_ok",
+            "0 where the provider's schema could not be read when it was last tried.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+    def update(self) -> None:
+        """Sets them to what they are at this moment."""
+        stats = self.pool.get_stats()
+        for gauge, look in self.looks:
+            gauge.set(look(stats))
+        for kind in RESOURCES:
+            self.validated.labels(kind).set(int(self.provider.validated(kind)))
+        if self.read:
+            self.read.set(int(not self.provider.trouble))
+
+
+class Fleet(Collector):
+    """How many resources there are, and how many are not as they are wanted: with one statement, that is
+    not sent again within some seconds.
+
+    :param stuck: seconds after which a resource that is not as it is wanted is stuck
+    """
+
+    def __init__(self, pool: Pool, stuck: float) -> None:
+        self.pool = pool
+        self.stuck = stuck
+        self.looked = float("-inf")
+        self.rows: list[tuple[Any, ...]] = []
+        self.lock = asyncio.Lock()
+
+    async def look(self) -> None:
+        """Asks the database, unless it was just asked. What can't be had in time is not shown."""
+        async with self.lock:
+            if time.monotonic() - self.looked < KEPT:
+                return
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    self.rows = await fetch(self.pool, FLEET, {"stuck": self.stuck})
+            except (psycopg.Error, TimeoutError) as error:
+                self.rows = []
+                told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"
+                logger.warning("the fleet could not be looked at for its metrics: %s", told)
+            self.looked = time.monotonic()
+
+    def collect(self) -> Iterator[Metric]:
+        """What was found. Nothing is shown of what there is none of, as in the original."""
+        prefix, pending = "hyperfleet_api_resource", "hyperfleet_api_resource_pending_reconciliation"
+        names = ["resource_type", "is_delete", *OWN]
+        resources = GaugeMetricFamily(
+            f"{prefix}s", "Resources by their phase.", labels=["resource_type", "phase", *OWN]
+        )
+        waiting = GaugeMetricFamily(pending, "Resources that are not as they are wanted.", labels=names)
+        stuck = GaugeMetricFamily(
+            f"{pending}_stuck", "Resources that have not been as they are wanted for long.", labels=names
+        )
+        longest = GaugeMetricFamily(
+            f"{pending}_stuck_duration_seconds", "Seconds that the longest of these is so.", labels=names
+        )
+        for kind, phase, deleted, count, late, seconds in self.rows:
+            of = resource_type(kind)
+            if deleted is None:
+                resources.add_metric([of, phase or "", *OWN.values()], count)
+                continue
+            labels = [of, str(deleted).lower(), *OWN.values()]
+            waiting.add_metric(labels, count)
+            if late:
+                stuck.add_metric(labels, late)
+                longest.add_metric(labels, seconds)
+        yield from (resources, waiting, stuck, longest)

@@ -1,0 +1,219 @@
+"""The names that settings have in the original, of both its generations, and what they are here.
+
+In its YAML file a name is a path, ``server.port``; its variable is ``HYPERFLEET_SERVER_PORT``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hyperfleet.errors import ConfigurationError
+
+
+class Synonym(NamedTuple):
+    """Another name of a setting.
+
+    :param path: in the original's YAML file; empty: it was a flag alone
+    :param flags: separated by blanks
+    :param setting: what it is here; empty: nothing
+    :param why: where it is nothing: what takes care of it
+    :param bare: whether the flag may stand without a value
+    """
+
+    path: str
+    flags: str
+    setting: str = ""
+    why: str = ""
+    bare: bool = False
+
+    @property
+    def field(self) -> str:
+        """Its path as that of a setting of this service would be written."""
+        return self.path.replace(".", "_")
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return "HYPERFLEET_" + self.field.upper()
+
+
+KEPT = "connections are kept as long as they are of use"
+RETRIED = "see --db-connect-timeout"
+STDOUT = "the log goes to stdout"
+DEBUG = "see --log-level=debug"
+
+SYNONYMS = (
+    Synonym("server.hostname", "--server-hostname --api-server-hostname", why="no answer has one"),
+    Synonym("server.host", "--server-host", "host"),
+    Synonym("server.port", "--server-port", "port"),
+    Synonym("server.openapi_schema_path", "--server-openapi-schema-path", "openapi_schema_path"),
+    Synonym("server.timeouts.read", "--server-read-timeout --http-read-timeout", "read_timeout"),
+    Synonym("server.timeouts.write", "--server-write-timeout --http-write-timeout", "write_timeout"),
+    Synonym("server.tls.enabled", "--server-https-enabled", "enable_https", bare=True),
+    Synonym("server.tls.cert_file", "--server-https-cert-file", "https_cert_file"),
+    Synonym("server.tls.key_file", "--server-https-key-file", "https_key_file"),
+    Synonym("server.jwt.enabled", "--server-jwt-enabled", "enable_jwt", bare=True),
+    Synonym("server.authz.enabled", "--server-authz-enabled", "enable_authz", bare=True),
+    Synonym("server.jwk.cert_file", "--server-jwk-cert-file", "jwk_cert_file"),
+    Synonym("server.jwk.cert_url", "--server-jwk-cert-url", "jwk_cert_url"),
+    Synonym("server.acl.file", "--server-acl-file", "acl_file"),
+    Synonym("database.dialect", "--db-dialect", why="it is PostgreSQL"),
+    Synonym("database.host", "", "db_host"),
+    Synonym("database.host_file", "", "db_host_file"),
+    Synonym("database.port", "", "db_port"),
+    Synonym("database.port_file", "", "db_port_file"),
+    Synonym("database.name", "", "db_name"),
+    Synonym("database.name_file", "", "db_name_file"),
+    Synonym("database.username", "--db-username", "db_user"),
+    Synonym("database.username_file", "", "db_user_file"),
+    Synonym("database.password", "", "db_password"),
+    Synonym("database.password_file", "", "db_password_file"),
+    Synonym("database.ssl.mode", "--db-ssl-mode", "db_sslmode"),
+    Synonym(
+        "database.ssl.root_cert_file", "--db-root-cert-file --db-ssl-certificate-file", "db_rootcert"
+    ),
+    Synonym("database.pool.max_connections", "--db-max-open-connections", "db_max_connections"),
+    Synonym("database.pool.max_idle_connections", "", why=KEPT),
+    Synonym("database.pool.conn_max_lifetime", "", why=KEPT),
+    Synonym("database.pool.conn_max_idle_time", "", why=KEPT),
+    Synonym("database.pool.request_timeout", "", "statement_timeout"),
+    Synonym("database.pool.conn_retry_attempts", "", why=RETRIED),
+    Synonym("database.pool.conn_retry_interval", "", why=RETRIED),
+    Synonym("database.debug", "--db-debug --enable-db-debug", why=DEBUG, bare=True),
+    Synonym("logging.level", "-l", "log_level"),
+    Synonym("logging.format", "", "log_format"),
+    Synonym("logging.output", "--log-output", why=STDOUT),
+    Synonym("logging.masking.enabled", "--log-masking-enabled", why="secrets are masked", bare=True),
+    Synonym("logging.masking.headers", "--log-masking-sensitive-headers", why="no header is logged"),
+    Synonym("logging.masking.fields", "--log-masking-sensitive-fields", "log_masked"),
+    Synonym("logging.otel.enabled", "--log-otel-enabled", why="no traces are made", bare=True),
+    Synonym("logging.otel.sampling_rate", "--log-otel-sampling-rate", why="no traces are made"),
+    Synonym("tracing.enabled", "", why="no traces are made"),
+    Synonym("metrics.tls.enabled", "--metrics-tls-enabled", "enable_metrics_https", bare=True),
+    Synonym("metrics.label_metrics_inclusion_duration", "", why="no metric is of a label"),
+    Synonym("metrics.deletion_stuck_threshold", "--metrics-deletion-stuck-threshold", "stuck_after"),
+    Synonym(
+        "metrics.reconciliation_stuck_threshold",
+        "--metrics-reconciliation-stuck-threshold",
+        "stuck_after",
+    ),
+    Synonym("health.tls.enabled", "--health-tls-enabled", "enable_health_check_https", bare=True),
+    Synonym("health.shutdown_timeout", "--health-shutdown-timeout", "shutdown_timeout"),
+    Synonym("health.db_ping_timeout", "", why="it is 2 s"),
+    Synonym("adapters.required.cluster", "", "required_adapters_cluster"),
+    Synonym("adapters.required.nodepool", "", "required_adapters_nodepool"),
+    Synonym("", "--db-advisory-lock-timeout", why="migrations wait for each other"),
+    Synonym("", "-v --v --vmodule --stderrthreshold --log_dir", why=DEBUG),
+    Synonym("", "--logtostderr --alsologtostderr", why=STDOUT, bare=True),
+    Synonym("", "--enable-sentry", why="errors are in the log", bare=True),
+    Synonym("", "--sentry-url --sentry-project --sentry-timeout", why="errors are in the log"),
+    Synonym("", "--ocm-debug --enable-ocm-mock --enable-mock", why="see --enable-authz", bare=True),
+)
+
+# Where the first generation listened: HOST:PORT, or :PORT for every address.
+ADDRESSES = {
+    "--api-server-bindaddress": ("host", "port"),
+    "--health-check-server-bindaddress": ("health_host", "health_port"),
+    "--health-server-bindaddress": ("health_host", "health_port"),
+    "--metrics-server-bindaddress": ("metrics_host", "metrics_port"),
+}
+BY_FIELD = {one.field: one for one in SYNONYMS if one.path}
+BY_VARIABLE = {one.variable: one for one in SYNONYMS if one.path}
+BY_FLAG = {flag: one for one in SYNONYMS for flag in one.flags.split()}
+# What must not be ignored, since more would be seen than was meant to be.
+TENANTS = ("server_tenant_enabled", "server_tenant_system_header", "server_tenant_dimensions")
+
+
+def variables(setting: str) -> list[str]:
+    """The variables that a setting has in the original."""
+    return [one.variable for one in SYNONYMS if one.path and one.setting == setting]
+
+
+def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    """The arguments of a command with this service's flags in place of the original's, and what is to
+    be said of those that are none here.
+
+    :param known: the flags that the command has itself, and whether a value has to follow each
+    """
+    given: list[str] = []
+    told: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        synonym = BY_FLAG.get(flag)
+        if flag in known:
+            given.append(argument)
+            if known[flag] and not equals:
+                given += [one for one in [next(rest, None)] if one is not None]
+        elif flag in ADDRESSES:
+            given += _address(flag, value if equals else next(rest, ""))
+        elif synonym is None:
+            given.append(argument)
+        elif synonym.setting:
+            given.append("--" + synonym.setting.replace("_", "-") + equals + value)
+            if not (equals or synonym.bare):
+                given += [one for one in [next(rest, None)] if one is not None]
+        else:
+            told.append(f"{flag} has no effect here: {synonym.why}")
+            if not (equals or synonym.bare):
+                next(rest, "")
+    return given, told
+
+
+def _address(flag: str, value: str) -> Iterator[str]:
+    host, colon, port = value.rpartition(":")
+    if not (colon and port.isdigit()):
+        raise ConfigurationError(f"{flag}: {value[:100]!r} is not an address such as localhost:8000.")
+    names = [name.replace("_", "-") for name in ADDRESSES[flag]]
+    yield f"--{names[0]}={host.strip('[]') or '0.0.0.0'}"  # noqa: S104 (what it means in the original)
+    yield f"--{names[1]}={port}"
+
+
+def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a YAML file by this service's names, and what is to be said of those that are
+    none here. Raises ConfigurationError for tenants, which would see each other.
+    """
+    found: dict[str, Any] = {}
+    told = []
+    for name, value in values.items():
+        if name in TENANTS:
+            if name == TENANTS[0] and value not in (False, "false"):
+                raise ConfigurationError("server.tenant: tenants are not kept apart by this version.")
+        elif name == "server_jwt_configs":
+            found |= _issuers(value)
+        elif name in BY_FIELD:
+            synonym = BY_FIELD[name]
+            if synonym.setting:
+                found.setdefault(synonym.setting, value)
+            else:
+                told.append(f"{synonym.path} has no effect here: {synonym.why}")
+        else:
+            found[name] = value
+    return found, told
+
+
+def refuse_tenants(environment: Mapping[str, str]) -> None:
+    """Raises ConfigurationError where tenants are asked for, which would see each other."""
+    if environment.get("HYPERFLEET_SERVER_TENANT_ENABLED", "").lower() in ("1", "t", "true"):
+        raise ConfigurationError(
+            "HYPERFLEET_SERVER_TENANT_ENABLED: tenants are not kept apart by this version."
+        )
+
+
+def _issuers(configs: Any) -> dict[str, Any]:
+    """The issuers of tokens, as the original lists them."""
+    if not isinstance(configs, list) or not all(
+        isinstance(one, Mapping) and isinstance(one.get("issuer_url"), str) for one in configs
+    ):
+        raise ConfigurationError("server.jwt.configs must be a list of issuers with issuer_url.")
+    issuers, audiences, claims = [], [], []
+    for one in configs:
+        keys = one.get("jwk_cert_url") or one.get("jwk_cert_file")
+        issuers.append(f"{one['issuer_url']}={keys}" if keys else one["issuer_url"])
+        audiences += [one["audience"]] if one.get("audience") else []
+        claims += [one["identity_claim"]] if one.get("identity_claim") else []
+    found: dict[str, Any] = {"jwt_issuers": issuers}
+    if audiences:
+        found["jwt_audiences"] = audiences
+    if claims:
+        found["identity_claims"] = claims
+    return found

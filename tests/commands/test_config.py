@@ -1,0 +1,254 @@
+"""`hyperfleet config`, and settings under the names that they have in the original."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from process import Serving, run, run_here
+
+from hyperfleet import options
+
+
+def shown(*arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    ended = run_here("config", "--output=json", *arguments, env=env)
+    assert ended.returncode == 0, ended.stdout
+    return json.loads(ended.stdout[ended.stdout.index("{\n") :])
+
+
+def test_each_setting_is_shown_with_where_it_comes_from_and_no_secret(tmp_path: Path) -> None:
+    file, secret = tmp_path / "config.yaml", tmp_path / "password"
+    file.write_text("port: 1\nlog_level: debug\nread_timeout: 7\n")
+    secret.write_text("sesame\n")
+    arguments = [f"--config={file}", "--port=3", f"--db-password-file={secret}", "--db-host=x"]
+    env = {
+        "HYPERFLEET_PORT": "2",
+        "HYPERFLEET_LOG_LEVEL": "error",
+        "HYPERFLEET_OCM_CLIENT_SECRET": "sesame",
+    }
+    found = shown(*arguments, env=env)
+    assert found["port"] == {"value": 3, "from": "--port"}
+    assert found["log_level"] == {"value": "error", "from": "HYPERFLEET_LOG_LEVEL"}
+    assert found["read_timeout"] == {"value": 7, "from": str(file)}
+    assert found["write_timeout"] == {"value": 30, "from": "default"}
+    assert found["db_password"] == {"value": "***", "from": "--db-password-file"}
+    assert found["ocm_client_secret"] == {"value": "***", "from": "HYPERFLEET_OCM_CLIENT_SECRET"}
+    table = run_here("config", *arguments, env=env).stdout
+    assert "sesame" not in table
+    assert [line.split() for line in table.splitlines() if line.startswith("port ")] == [
+        ["port", "--port", "3"]
+    ]
+    whole = yaml.safe_load(run_here("config", "--output=yaml", *arguments, env=env).stdout)
+    assert whole == found
+    url = shown("--database-url=postgresql://u:sesame@h:1/d?sslmode=require")["database_url"]["value"]
+    assert "sesame" not in url
+    assert "host=h" in url
+
+
+NEWEST = """
+server:
+  host: 0.0.0.0
+  port: 8001
+  openapi_schema_path: schema.yaml
+  timeouts: {read: 5s, write: 1m30s}
+  jwt:
+    enabled: true
+    configs:
+      - {issuer_url: "https://one", jwk_cert_url: "https://one/keys", audience: a, identity_claim: email}
+      - {issuer_url: "https://two", jwk_cert_file: keys.json}
+  tenant: {enabled: false}
+database:
+  dialect: postgres
+  host: db
+  port: 5433
+  name: n
+  username: u
+  password: p
+  ssl: {mode: verify-full, root_cert_file: ca.crt}
+  pool: {max_connections: 50, max_idle_connections: 10, conn_max_lifetime: 5m, request_timeout: 30s}
+logging:
+  level: warn
+  format: json
+  output: stdout
+  masking: {enabled: true, headers: [Cookie], fields: [password, pin]}
+metrics: {host: localhost, port: 9090, tls: {enabled: false}}
+health: {host: localhost, port: 8080, shutdown_timeout: 25s, db_ping_timeout: 2s}
+"""
+
+
+def test_a_file_of_the_newest_original_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(NEWEST)
+    # It is where the original looks for it.
+    monkeypatch.setattr(options, "PLACE", file)
+    found = {name: one["value"] for name, one in shown().items() if one["from"] == str(file)}
+    assert found == {
+        "host": "0.0.0.0",
+        "port": 8001,
+        "openapi_schema_path": "schema.yaml",
+        "read_timeout": 5,
+        "write_timeout": 90,
+        "enable_jwt": True,
+        "jwt_issuers": ["https://one=https://one/keys", "https://two=keys.json"],
+        "jwt_audiences": ["a"],
+        "identity_claims": ["email"],
+        "db_host": "db",
+        "db_port": "5433",
+        "db_name": "n",
+        "db_user": "u",
+        "db_password": "***",
+        "db_sslmode": "verify-full",
+        "db_rootcert": "ca.crt",
+        "db_max_connections": 50,
+        "statement_timeout": 30,
+        "log_level": "warning",
+        "log_format": "json",
+        "log_masked": ["password", "pin"],
+        "metrics_host": "localhost",
+        "metrics_port": 9090,
+        "enable_metrics_https": False,
+        "health_host": "localhost",
+        "health_port": 8080,
+        "shutdown_timeout": 25,
+    }
+    file.write_text("server: {prot: 1}")
+    refused = run_here("config")
+    assert refused.returncode == 2
+    assert "server_prot" in refused.stdout
+    file.write_text("server: {jwt: {configs: [https://one]}}")
+    assert "must be a list of issuers" in run_here("config").stdout
+
+
+# All of the newest original's, with a value that each takes.
+VARIABLES = {
+    "HYPERFLEET_SERVER_HOSTNAME": "x",
+    "HYPERFLEET_SERVER_HOST": "127.0.0.1",
+    "HYPERFLEET_SERVER_PORT": "8002",
+    "HYPERFLEET_SERVER_OPENAPI_SCHEMA_PATH": "x",
+    "HYPERFLEET_SERVER_TIMEOUTS_READ": "5s",
+    "HYPERFLEET_SERVER_TIMEOUTS_WRITE": "30s",
+    "HYPERFLEET_SERVER_TLS_ENABLED": "false",
+    "HYPERFLEET_SERVER_JWT_ENABLED": "false",
+    "HYPERFLEET_DATABASE_DIALECT": "postgres",
+    "HYPERFLEET_DATABASE_HOST": "db",
+    "HYPERFLEET_DATABASE_PORT": "5433",
+    "HYPERFLEET_DATABASE_NAME": "n",
+    "HYPERFLEET_DATABASE_USERNAME": "u",
+    "HYPERFLEET_DATABASE_PASSWORD": "p",
+    "HYPERFLEET_DATABASE_DEBUG": "true",
+    "HYPERFLEET_DATABASE_SSL_MODE": "disable",
+    "HYPERFLEET_DATABASE_SSL_ROOT_CERT_FILE": "x",
+    "HYPERFLEET_DATABASE_POOL_MAX_CONNECTIONS": "40",
+    "HYPERFLEET_DATABASE_POOL_MAX_IDLE_CONNECTIONS": "10",
+    "HYPERFLEET_DATABASE_POOL_CONN_MAX_LIFETIME": "5m",
+    "HYPERFLEET_DATABASE_POOL_CONN_MAX_IDLE_TIME": "1m",
+    "HYPERFLEET_DATABASE_POOL_REQUEST_TIMEOUT": "30s",
+    "HYPERFLEET_DATABASE_POOL_CONN_RETRY_ATTEMPTS": "10",
+    "HYPERFLEET_DATABASE_POOL_CONN_RETRY_INTERVAL": "3s",
+    "HYPERFLEET_LOGGING_LEVEL": "warn",
+    "HYPERFLEET_LOGGING_FORMAT": "json",
+    "HYPERFLEET_LOGGING_OUTPUT": "stdout",
+    "HYPERFLEET_TRACING_ENABLED": "false",
+    "HYPERFLEET_LOGGING_MASKING_ENABLED": "true",
+    "HYPERFLEET_LOGGING_MASKING_HEADERS": "Cookie",
+    "HYPERFLEET_LOGGING_MASKING_FIELDS": "pin",
+    "HYPERFLEET_METRICS_HOST": "localhost",
+    "HYPERFLEET_METRICS_PORT": "9090",
+    "HYPERFLEET_METRICS_TLS_ENABLED": "false",
+    "HYPERFLEET_METRICS_LABEL_METRICS_INCLUSION_DURATION": "168h",
+    "HYPERFLEET_HEALTH_HOST": "localhost",
+    "HYPERFLEET_HEALTH_PORT": "8080",
+    "HYPERFLEET_HEALTH_TLS_ENABLED": "false",
+    "HYPERFLEET_HEALTH_SHUTDOWN_TIMEOUT": "20s",
+    "HYPERFLEET_HEALTH_DB_PING_TIMEOUT": "2s",
+}
+
+
+def test_each_variable_of_the_newest_original_has_its_effect_or_a_line_that_says_why_not() -> None:
+    told = "\n".join(line for _, line in options.strange_variables(VARIABLES))
+    assert "is ignored" not in told
+    assert not [level for level, _ in options.strange_variables(VARIABLES) if level > logging.INFO]
+    found = shown(env=VARIABLES)
+    without = [name for name in VARIABLES if f"{name} has no effect here: " in told]
+    used = {one["from"] for one in found.values()} - {"default"}
+    assert used | set(without) == set(VARIABLES)
+    assert not used & set(without)
+    assert found["db_host"]["value"] == "db"
+    assert found["log_level"]["value"] == "warning"
+    assert found["statement_timeout"]["value"] == 30
+    # The service's own name wins.
+    both = shown(env={"HYPERFLEET_PORT": "1", "HYPERFLEET_SERVER_PORT": "2"})
+    assert both["port"] == {"value": 1, "from": "HYPERFLEET_PORT"}
+
+
+def test_flags_of_both_generations_are_taken() -> None:
+    found = shown(
+        *("--server-port", "8003", "--db-username=u", "--db-max-open-connections=9", "-l", "warn"),
+        *("--http-read-timeout=5s", "--metrics-server-bindaddress", ":8081"),
+        *("--health-check-server-bindaddress=localhost:8084", "--db-password", "-v", "-v", "10"),
+        *("--enable-db-debug", "--logtostderr=true", "--server-https-enabled=false", "--no-auth"),
+    )
+    expected = {
+        "port": 8003,
+        "db_user": "u",
+        "db_max_connections": 9,
+        "log_level": "warning",
+        "read_timeout": 5,
+        "metrics_host": "0.0.0.0",
+        "metrics_port": 8081,
+        "health_host": "localhost",
+        "health_port": 8084,
+        "enable_https": False,
+        "no_auth": True,
+        "db_password": "***",
+    }
+    assert {name: found[name]["value"] for name in expected} == expected
+    told = run_here("config", "--db-debug", "--sentry-url", "x", "--port=1").stdout
+    assert "--db-debug has no effect here: see --log-level=debug" in told
+    assert "--sentry-url has no effect here" in told
+    refused = run_here("config", "--api-server-bindaddress=8000")
+    assert refused.returncode == 2
+    assert "is not an address" in refused.stdout
+
+
+def test_tenants_are_refused_and_not_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("server: {tenant: {enabled: true, system_header: X-System}}")
+    for ended in (
+        run_here("config", f"--config={file}"),
+        run_here("config", env={"HYPERFLEET_SERVER_TENANT_ENABLED": "true"}),
+        run_here("config", "--server-tenant-enabled"),
+    ):
+        assert ended.returncode == 2
+        assert "tenant" in ended.stdout
+
+
+def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:
+    good = run_here("config", "--check", "--no-auth", f"--database-url={database}")
+    assert (good.returncode, good.stdout) == (0, "A start would succeed.\n")
+    broken = tmp_path / "schema.yaml"
+    broken.write_text("openapi: 2")
+    for arguments, says in (
+        (["--database-url=postgresql://nobody@127.0.0.1:1/x"], "cannot be reached"),
+        ([f"--openapi-schema-path={broken}"], "cannot be used"),
+        (["--enable-https"], "--https-cert-file"),
+        (["--port=70000"], "70000"),
+    ):
+        bad = run_here("config", "--check", "--no-auth", f"--database-url={database}", *arguments)
+        assert bad.returncode > 0
+        assert says in bad.stdout
+
+
+@pytest.mark.slow
+def test_connections_that_the_service_may_have_as_a_whole_are_shared_by_its_workers(
+    database: str,
+) -> None:
+    arguments = ["--no-auth", "--database-url", database, "--workers=2", "--db-max-open-connections=4"]
+    with Serving(*arguments) as server:
+        assert "Workers   2" in server.output
+    ended = run("config", "--output=json", *arguments)
+    assert json.loads(ended.stdout)["db_max_connections"]["value"] == 4

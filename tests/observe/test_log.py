@@ -1,0 +1,184 @@
+"""The log: JSON objects for machines, text for people, and no secrets in either."""
+
+import json
+import os
+import signal
+import threading
+import time
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Api
+from process import Serving
+
+from hyperfleet import __version__
+from hyperfleet.observe.log import Secrets
+
+pytestmark = pytest.mark.slow
+
+
+class Logging(Serving):
+    """A service that writes JSON, as it does where it is not on a terminal."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        super().__init__(*arguments, env={"HYPERFLEET_LOG_FORMAT": "", **(env or {})})
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    def address(self, name: str) -> str:
+        return next(event[name.lower()] for event in self.events if "api" in event)
+
+    def last(self, **members: Any) -> dict[str, Any]:
+        """The newest event that has these members; waits for it."""
+        deadline = time.monotonic() + 5
+        while True:
+            for event in reversed(self.events):
+                if members.items() <= event.items():
+                    return event
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+
+
+def test_a_request_is_one_json_object_with_all_that_a_search_needs(database: str) -> None:
+    with Logging("--no-auth", "--database-url", database) as server:
+        api = Api(server.url)
+        trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+        answer = api.get(
+            "/clusters/01950000-0000-7000-8000-000000000000?fields=name",
+            headers={
+                "X-Request-ID": "mine",
+                "traceparent": f"00-{trace}-{parent}-01",
+                "User-Agent": 'curl"\u00e9\\',
+            },
+        )
+        event = server.last(request_id="mine")
+        moment = datetime.fromisoformat(event.pop("timestamp"))
+        assert moment.tzinfo is not None
+        assert abs(moment.timestamp() - time.time()) < 60
+        assert 0 < event.pop("duration_ms") < 5000
+        assert event.pop("message").startswith("GET /api/hyperfleet/v1/clusters/01950000-")
+        assert event == {
+            "level": "info",
+            "logger": "hyperfleet.request",
+            "component": "api",
+            "version": __version__,
+            "hostname": os.uname().nodename,
+            "request_id": "mine",
+            "trace_id": trace,
+            "span_id": parent,
+            "method": "GET",
+            "path": "/api/hyperfleet/v1/clusters/-",
+            "status": 404,
+            "code": "HYPERFLEET-NTF-001",
+            "bytes": len(answer.content),
+            "client": "127.0.0.1",
+            "user_agent": 'curl"\u00e9\\',
+        }
+        assert answer.json()["code"] == "HYPERFLEET-NTF-001"
+        cluster = api.cluster()
+        api.report(cluster, observed_generation=7)
+        discarded = server.last(reason="generation-ahead-of-resource")
+        assert (discarded["kind"], discarded["id"], discarded["adapter"]) == (
+            "Cluster",
+            cluster["id"],
+            "dns",
+        )
+        api.delete(f"/clusters/{cluster['id']}")
+        api.report(cluster, observed_generation=2, conditions=[{"type": "Finalized", "status": "True"}])
+        assert server.last(reason="finalized")["id"] == cluster["id"]
+
+
+def test_no_line_has_a_secret_a_spec_or_what_was_searched_for(database: str) -> None:
+    with Logging("--no-auth", "--database-url", database, "--log-level=debug") as server:
+        api = Api(server.url)
+        api.cluster("one", spec={"hidden": "sesame-1"}, labels={"l": "sesame-2"})
+        api.get("/clusters", params={"search": "name = 'sesame-3'"})
+        api.get("/clusters?search=name='sesame-4")
+        api.get("/clusters", headers={"Authorization": "Bearer sesame-5.sesame-5.sesame-5"})
+        api.post("/clusters", json={"name": "two", "spec": {}, "password": "sesame-6"})
+        api.post("/clusters", json={"name": "sesame\n7", "spec": {}})
+        api.get("/clusters/%0Asesame\n8")
+        server.last(status=201)
+        time.sleep(0.2)
+        for number in range(1, 7):
+            assert f"sesame-{number}" not in server.output
+        # Each line is an object, so no text of a client's has begun one.
+        assert all(event["message"] for event in server.events)
+
+
+def test_what_is_called_as_a_secret_is_hidden_however_it_is_written() -> None:
+    secrets = Secrets(("password", "token"))
+    for text in (
+        "password=sesame",
+        "PASSWORD: sesame",
+        'db_password="sesame and more"',
+        "{'access_token': 'sesame'}",
+        "Authorization: Bearer sesame.sesame.sesame.sesame",
+        "host=x password=sesame port=1",
+    ):
+        assert "sesame" not in secrets.hide(text), text
+    assert secrets.hide("host=x password=y port=1") == "host=x password=*** port=1"
+    assert secrets.value("ocm_token", "x") == "***"
+    assert secrets.hide("tokens of this issuer are accepted") == "tokens of this issuer are accepted"
+
+
+def test_slow_statements_are_named_and_the_access_log_may_be_sampled_but_not_of_errors(
+    database: str, sql: psycopg.Connection
+) -> None:
+    arguments = ["--no-auth", "--database-url", database, "--slow-statement=0.2", "--access-log=0"]
+    with Logging(*arguments) as server:
+        api = Api(server.url)
+        cluster = api.cluster()
+        for _ in range(20):
+            api.get("/clusters").raise_for_status()
+        api.get("/nothing")
+        assert server.last(status=404)
+        assert not [event for event in server.events if event.get("status", 500) < 400]
+        with sql.transaction():
+            sql.execute("LOCK TABLE clusters")
+            asked = threading.Thread(target=Api(api.url).read, args=(cluster,))
+            asked.start()
+            time.sleep(0.5)
+        asked.join()
+        slow = server.last(statement="clusters_read")
+        assert slow["level"] == "warning"
+        assert "0." in slow["message"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_level_changes_by_signal_for_all_workers(database: str, count: int) -> None:
+    arguments = ["--no-auth", "--database-url", database, f"--workers={count}", "--log-level=warning"]
+    with Logging(*arguments) as server:
+        Api(server.url).get("/clusters").raise_for_status()
+        server.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 5
+        while len([e for e in server.events if "of level info" in e["message"]]) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        before = len(server.events)
+        for _ in range(16):
+            Api(server.url).get("/clusters").raise_for_status()
+        while len(server.events) < before + 16:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGUSR2)
+            time.sleep(0.3)
+        before = len(server.events)
+        for _ in range(8):
+            Api(server.url).get("/clusters").raise_for_status()
+        assert len(server.events) == before
+
+
+def test_text_is_written_on_a_terminal_and_where_it_is_asked_for(database: str) -> None:
+    with Serving("--no-auth", "--database-url", database, "--log-format=text") as server:
+        assert server.output.startswith("HyperFleet API ")
+        Api(server.url).get("/clusters").raise_for_status()
+        deadline = time.monotonic() + 5
+        while " INFO hyperfleet.request [" not in server.output:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

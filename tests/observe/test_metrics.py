@@ -1,0 +1,200 @@
+"""What Prometheus is told of resources, statements, connections and queues."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from process import Serving
+
+from hyperfleet import __version__
+
+pytestmark = pytest.mark.slow
+
+VERSION = f'version="{__version__}"'
+OWN = f'component="api",{VERSION}'
+
+
+@pytest.fixture
+def serving(database: str) -> Iterator[Serving]:
+    arguments = ["--required-adapters-cluster=dns", "--required-adapters-nodepool=dns"]
+    with Serving("--no-auth", "--stuck-after=1", "--database-url", database, *arguments) as server:
+        yield server
+
+
+def scraped(server: Serving) -> dict[str, float]:
+    """Each sample by its name and labels, these in alphabetical order."""
+    found = {}
+    for line in requests.get(server.metrics, timeout=5).text.splitlines():
+        if line[0] == "#":
+            continue
+        name, _, value = line.rpartition(" ")
+        name, brace, labels = name.partition("{")
+        pairs = sorted(re.findall(r'\w+="[^"]*"', labels))
+        found[name + (brace and "{" + ",".join(pairs) + "}")] = float(value)
+    return found
+
+
+def test_what_becomes_of_resources_and_of_reports_is_counted(serving: Serving) -> None:
+    api = Api(serving.url)
+    cluster, other = api.cluster("one"), api.cluster("two")
+    api.node_pool(cluster, "np")
+    assert api.report(cluster).status_code == 201
+    assert api.report(cluster, observed_generation=5).status_code == 204
+    # It was as it was wanted until then.
+    api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).raise_for_status()
+    api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 2}}).raise_for_status()
+    api.report(cluster, observed_generation=3)
+    down = [{"type": "Available", "status": "False"}]
+    api.report(cluster, observed_generation=3, conditions=down)
+    api.delete(f"/clusters/{cluster['id']}").raise_for_status()
+    key = {"Idempotency-Key": "again"}
+    for _ in range(3):
+        api.post("/clusters", json={"name": "three", "spec": {}}, headers=key).raise_for_status()
+
+    found = scraped(serving)
+    started = "hyperfleet_api_reconciliation_started_total"
+    assert {name: value for name, value in found.items() if name.startswith(started)} == {
+        of(started, "cluster", "false"): 5,
+        of(started, "nodepool", "false"): 1,
+        of(started, "cluster", "true"): 1,
+        of(started, "nodepool", "true"): 1,
+    }
+    reports = {name: value for name, value in found.items() if "_reports_total" in name}
+    assert sorted(reports.values()) == [1, 3]
+    assert any('outcome="generation-ahead-of-resource"' in name for name in reports)
+
+    pending = "hyperfleet_api_resource_pending_reconciliation"
+    time.sleep(1.2)
+    # The fleet's figures are looked at once in 15 s.
+    assert scraped(serving)[of(pending, "cluster", "true")] == 1
+    assert found[of(pending, "cluster", "true")] == 1
+    assert found[of(pending, "cluster", "false")] == 2
+    assert found[of(pending, "nodepool", "true")] == 1
+    assert of(f"{pending}_stuck", "cluster", "true") not in found
+    phases = {
+        name: value for name, value in found.items() if name.startswith("hyperfleet_api_resources{")
+    }
+    assert sum(phases.values()) == 4
+    assert other["status"]["phase"] == "NotReady"
+    assert any('phase="NotReady"' in name and 'resource_type="cluster"' in name for name in phases)
+
+
+def of(name: str, kind: str, deleting: str) -> str:
+    return f'{name}{{component="api",is_delete="{deleting}",resource_type="{kind}",{VERSION}}}'
+
+
+def test_what_is_not_as_it_is_wanted_for_long_is_stuck(serving: Serving) -> None:
+    api = Api(serving.url)
+    api.cluster("one")
+    time.sleep(1.5)
+    found = scraped(serving)
+    stuck = "hyperfleet_api_resource_pending_reconciliation_stuck"
+    assert found[of(stuck, "cluster", "false")] == 1
+    assert 1 < found[of(f"{stuck}_duration_seconds", "cluster", "false")] < 60
+    assert not any(name.startswith(stuck) and "nodepool" in name for name in found)
+
+
+def test_every_statement_has_a_name_and_every_metric_is_documented(serving: Serving, root: Path) -> None:
+    api = Api(serving.url)
+    cluster = api.cluster("one", labels={"a": "b"})
+    pool = api.node_pool(cluster)
+    api.post("/clusters", json={"name": "one", "spec": {}})
+    api.post("/clusters", json={"name": "two", "spec": {}}, headers={"Idempotency-Key": "k"})
+    for path in ("/clusters", "/nodepools", f"/clusters/{cluster['id']}/statuses", "/clusters?page=2"):
+        tag = api.get(path).headers["ETag"]
+        api.get(path, headers={"If-None-Match": tag})
+    api.report(pool)
+    api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}})
+    api.delete(f"/clusters/{cluster['id']}")
+    for one in (pool, cluster):
+        finalized = [{"type": "Finalized", "status": "True"}]
+        api.report(one, observed_generation=api.read(one)["generation"], conditions=finalized)
+    requests.get(serving.health + "/readyz", timeout=5)
+    found = scraped(serving)
+    page = (root / "docs" / "metrics.md").read_text()
+    own = {re.split(r"{|_bucket|_count|_sum|_created", name)[0] for name in found}
+    for name in own:
+        assert not name.startswith("hyperfleet_") or f"`{name}`" in page, name
+    names = {
+        match[1]
+        for name in found
+        if (match := re.search(r'db_query_duration_seconds_count{.*operation="(\w+)"', name))
+    }
+    assert "other" not in names
+    assert names >= {
+        *("clusters_create", "node_pools_create", "clusters_read", "clusters_list", "node_pools_list"),
+        *("adapter_statuses_list", "node_pools_state", "node_pools_report", "clusters_lock", "commit"),
+        *("node_pools_report_locked", "idempotency_keys_claim", "moment", "readiness", "fleet"),
+    }
+    assert found[f"hyperfleet_db_connections_open{{{OWN}}}"] >= 1
+    assert found[f"hyperfleet_db_connections_in_use{{{OWN}}}"] >= 0
+    (info,) = [name for name in found if name.startswith("hyperfleet_api_build_info{")]
+    assert 'commit="' in info
+    assert 'python_version="3.' in info
+    assert f'version="{__version__}"' in info
+
+
+def test_queues_and_failures_are_shown_while_they_last_and_no_lock_keeps_a_scrape(
+    serving: Serving, sql: psycopg.Connection
+) -> None:
+    api = Api(serving.url)
+    cluster = api.cluster("one")
+    slowest = [0.0]
+    done = threading.Event()
+
+    def scrape() -> None:
+        while not done.is_set():
+            began = time.monotonic()
+            scraped(serving)
+            slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    with ThreadPoolExecutor(9) as threads, sql.transaction():
+        sql.execute("LOCK TABLE clusters")
+        scraping = threads.submit(scrape)
+        reports = [threads.submit(Api(api.url).report, cluster) for _ in range(4)]
+        deadline = time.monotonic() + 4
+        waiting: dict[str, float] = {}
+        while waiting.get(f"hyperfleet_api_requests_in_flight{{{OWN}}}") != 4:
+            assert time.monotonic() < deadline, waiting
+            waiting = scraped(serving)
+        assert waiting[f"hyperfleet_api_resource_queue_longest{{{OWN}}}"] == 3
+        assert {one.result().status_code for one in reports} == {503}
+        done.set()
+        scraping.result()
+    assert slowest[0] < 3
+    errors = {name: value for name, value in scraped(serving).items() if "db_errors_total" in name}
+    assert any('error_type="LockNotAvailable"' in name and value for name, value in errors.items())
+
+
+def test_a_worker_that_died_is_counted_and_one_that_was_stopped_is_not(database: str) -> None:
+    with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
+        name = f"hyperfleet_api_worker_restarts_total{{{OWN}}}"
+        assert scraped(server)[name] == 0
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while scraped(server)[name] != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_the_first_generations_names_are_there_for_who_asks_for_them(database: str) -> None:
+    arguments = ["--no-auth", "--database-url", database]
+    with Serving(*arguments, "--first-generation-metrics") as server:
+        Api(server.url).get("/compatibility")
+        found = scraped(server)
+        labels = 'code="200",method="GET",path="/api/hyperfleet/v1/compatibility"'
+        assert found[f"api_inbound_request_count{{{labels}}}"] == 1
+        assert found[f"api_inbound_request_duration_count{{{labels}}}"] == 1
+    with Serving(*arguments) as server:
+        Api(server.url).get("/compatibility")
+        assert not any(name.startswith("api_inbound") for name in scraped(server))
