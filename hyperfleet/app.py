@@ -24,6 +24,7 @@ from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.compression import Compressed
 from hyperfleet.http.cors import Cors
+from hyperfleet.http.deadline import Deadline
 from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
@@ -81,7 +82,7 @@ def create_app(
     fair = Fair(Limited(layers, limits(settings)), settings.max_requests, requests.refused.inc)
     if gauges is not None:
         gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
-    layers = Errors(fair, contract.routes(document))
+    layers = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
     return Logged(layers, requests, settings.access_log)
 

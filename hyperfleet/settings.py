@@ -208,6 +208,11 @@ class Settings:
         "Seconds after which a client that takes nothing of its answer is hung up on.",
         type=Whole(1, 3600),
     )
+    request_timeout: float = setting(
+        10.0,
+        "Seconds in which an answer must begin, whatever the request waits for; then 503 is sent.",
+        type=Seconds(0.1, 3600),
+    )
     max_requests: int = setting(
         500,
         "Requests that a process has under way or waiting; beyond that they get 503.",
@@ -290,7 +295,9 @@ class Settings:
         type=Whole(0, 100_000),
     )
     db_connect_timeout: int = setting(
-        30, "Seconds to retry a database that is not reachable at start.", type=Whole(0, 86400)
+        300,
+        "Seconds to wait at the start for a database that cannot be reached; probes are answered.",
+        type=Whole(0, 86400),
     )
     statement_timeout: float = setting(
         5.0,

@@ -99,6 +99,8 @@ def knows(keys: Keys, kid: str) -> bool:
 class Source(Protocol):
     """Where keys come from."""
 
+    name: str
+
     async def find(self, kid: str) -> Keys:
         """The keys at hand, up to date as far as needed to answer for this key id.
 
@@ -106,12 +108,21 @@ class Source(Protocol):
         """
         ...
 
+    def state(self) -> tuple[str, float | None]:
+        """``ok`` or what is wrong, and since when the keys are at hand, of the monotonic clock."""
+        ...
+
 
 class KeyFile:
     """Keys in a file; a change of it counts at once."""
 
     def __init__(self, path: Path) -> None:
+        self.name = str(path)
         self.file = Watched[Keys](path, parse_keys)
+
+    def state(self) -> tuple[str, float | None]:
+        """A file that can't be read ends the start, and what was read stays in force."""
+        return "ok", None
 
     async def find(self, kid: str) -> Keys:
         """The keys in the file."""
@@ -122,13 +133,19 @@ class KeyServer:
     """Keys at a URL, kept for a minute. While the server fails, those it gave last stay in force."""
 
     def __init__(self, url: str, client: Client) -> None:
-        self.url = url
+        self.url = self.name = url
         self.client = client
         # None until the server has answered once; then its word counts, also that there are none.
         self.keys: Keys | None = None
         self.tried = self.got = float("-inf")
         self.sought = float("-inf")
         self.lock = threading.Lock()
+
+    def state(self) -> tuple[str, float | None]:
+        """Whether its keys are at hand, and since when."""
+        if self.keys is None:
+            return ("not asked yet" if self.tried < 0 else "not to be had"), None
+        return ("ok" if self.got >= self.tried - 1 else "the last ones are in force"), self.got
 
     async def find(self, kid: str) -> Keys:
         """The keys of the server; fetches them when they are old, or lack this one."""

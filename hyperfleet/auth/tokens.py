@@ -54,6 +54,11 @@ class Verifier:
                 "--jwk-cert-file, or a source of keys with each of --jwt-issuers; or --no-auth."
             )
 
+    def keys(self) -> dict[str, tuple[str, float | None]]:
+        """How each source of keys is doing, by its name."""
+        sources = [*self.common, *(one for own in self.issuers.values() for one in own)]
+        return {one.name: one.state() for one in sources}
+
     def trusts(self, url: str) -> bool:
         """Whether the keys at a URL are among those that let in."""
         lists = self.issuers.values() if self.issuers else [self.common]

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def serve(**values: Any) -> None:
     options.check(chosen)
     conninfo, folder = embedded.place(chosen)
     count = chosen.workers or (min(cores(), MOST_WORKERS) if conninfo else 1)
-    # Whatever is started below is stopped again, also when the signal comes before it all runs.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+    _stop_on_signals()
     # Until somebody hears them; unhandled, they would end the process.
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -50,6 +49,12 @@ def serve(**values: Any) -> None:
             # Where each process counts for all to see; looked at when the library is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(_shared_folder())
         _serve(chosen, conninfo, folder, count, stack)
+
+
+def _stop_on_signals() -> None:
+    """Whatever is started is stopped again, also when the signal comes before it all runs."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def _serve(
@@ -63,7 +68,8 @@ def _serve(
     from hyperfleet.contract import provider  # noqa: PLC0415
     from hyperfleet.http.limits import limits  # noqa: PLC0415
     from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen  # noqa: PLC0415
-    from hyperfleet.observe.health import health_app  # noqa: PLC0415
+    from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
+    from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
 
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
@@ -78,7 +84,10 @@ def _serve(
             (chosen.metrics_host, chosen.metrics_port),
         )
     ]
-    conninfo, shared, lines = _database(chosen, conninfo, folder, stack)
+    certificates = [tls if wanted else {} for wanted in secure]
+    conninfo, shared, lines = _database(
+        chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
+    )
     size = chosen.db_pool_size
     if chosen.db_max_connections:
         size = min(size, max(1, chosen.db_max_connections // count))
@@ -87,12 +96,11 @@ def _serve(
     gauges, metrics, died = _metrics(chosen, registry, pool, holder)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
     api = create_app(chosen, pool, registry, holder, guard, gauges)
-    health = health_app(pool, holder, ending.begun)
+    states = guard.keys if guard else dict
+    health = health_app(Health(pool, holder, states, ending.begun))
     addresses = [
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
     ]
-
-    certificates = [tls if wanted else {} for wanted in secure]
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
         servers = Servers(
@@ -204,13 +212,22 @@ def _banner(addresses: list[str], lines: list[str], count: int, chosen: Settings
 
 
 def _database(
-    chosen: Settings, conninfo: str, folder: Path, stack: contextlib.ExitStack
+    chosen: Settings,
+    conninfo: str,
+    folder: Path,
+    stack: contextlib.ExitStack,
+    meanwhile: Callable[[Callable[[], bool]], bool | None],
 ) -> tuple[str, bool, list[str]]:
     """The connection string of a database that answers, whether its sessions are shared with other
     clients, and what the banner says of it.
+
+    :param meanwhile: does work that may take long, such as waiting for the database, and answers probes
     """
     if conninfo:
-        shared = connection.wait(conninfo, chosen.db_connect_timeout)
+        shared = meanwhile(lambda: connection.wait(conninfo, chosen.db_connect_timeout))
+        if shared is None:
+            sys.exit(0)
+        _stop_on_signals()
         where = connection.describe(conninfo) + (", through a pooler" if shared else "")
         return conninfo, shared, [f"Database  {where}", *_pending(conninfo)]
     conninfo = stack.enter_context(embedded.running(folder))

@@ -20,7 +20,7 @@ from psycopg.waiting import Ready, Wait
 T = TypeVar("T")
 
 # Seconds in which a server must have given up what it is asked to.
-GIVE_UP = 5.0
+GIVE_UP = 0.5
 
 
 class Raw(Loader):

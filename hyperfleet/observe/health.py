@@ -1,8 +1,12 @@
-"""What operators ask: is the process alive, can it do its work, what has it done."""
+"""What operators ask: is the process alive, can it do its work, what keeps it from it."""
 
 import asyncio
+import ipaddress
 import logging
+import mmap
 import threading
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -27,52 +31,139 @@ TIMEOUT = 2.0
 READ_ONLY = "/* readiness */ SELECT current_setting('transaction_read_only')"
 
 
-def health_app(
-    pool: Pool, provider: Provider | None = None, ending: threading.Event | None = None
-) -> Starlette:
-    """``/healthz``: the process answers. ``/readyz`` and ``/healthcheck``: it has its database, in the
-    schema that it needs, and may write; else 503, and the answer says what is missing. Specs that the
-    provider's schema does not guard are mentioned, but no reason to send requests elsewhere. From the
-    moment that ``ending`` is set, nothing is ready.
+class Maintenance:
+    """Whether an operator has taken the service out of service; one word for all its processes, of those
+    too that are started later.
     """
 
-    under_way: set[asyncio.Task[JSONResponse]] = set()
+    def __init__(self) -> None:
+        self.shared = mmap.mmap(-1, 1)
 
-    def look() -> JSONResponse:
+    @property
+    def on(self) -> bool:
+        """Whether it is."""
+        return self.shared[0] == 1
+
+    @on.setter
+    def on(self, on: bool) -> None:
+        self.shared[0] = int(on)
+
+
+class Health:
+    """What keeps the service from its work, check by check.
+
+    :param keys: how each source of keys is doing: ``ok`` or what is wrong, and since when, in seconds
+        of the monotonic clock
+    :param ending: set from the moment on that it stops
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        provider: Provider | None = None,
+        keys: Callable[[], Mapping[str, tuple[str, float | None]]] = dict,
+        ending: threading.Event | None = None,
+    ) -> None:
+        self.pool, self.provider, self.keys, self.ending = pool, provider, keys, ending
+        self.maintenance = Maintenance()
+        self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
+        # What each check of the database said last, and when it was said first.
+        self.said: dict[str, tuple[str, float]] = {}
+
+    def found(self) -> dict[str, Any]:
+        """What is wrong with the database, as members of an answer. To be called in a greenlet."""
         try:
-            with session(pool, TIMEOUT) as conn:
+            with session(self.pool, TIMEOUT) as conn:
                 read_only = conn.execute(READ_ONLY).fetchone() == ("on",)
                 if read_only:
                     # It may be the session alone that has not heard of the end yet.
-                    wait_for(pool.discard(conn.conn))
-                else:
-                    pending = migration.pending(conn)
+                    wait_for(self.pool.discard(conn.conn))
+                    return {"database": "read-only"}
+                pending = migration.pending(conn)
         except psycopg.Error as error:
             logger.warning("not ready: %s", connection.reason(error))
-            return JSONResponse({"status": "unavailable", "database": _word(error)}, 503)
-        if read_only:
-            return JSONResponse({"status": "unavailable", "database": "read-only"}, 503)
-        if pending:
-            return JSONResponse({"status": "unavailable", "pending_migrations": pending}, 503)
+            return {"database": _word(error)}
+        return {"pending_migrations": pending} if pending else {}
+
+    async def database(self) -> dict[str, Any]:
+        """The same, within a time."""
+        # Not ended with the probe: to cancel what hangs takes as long as it hangs.
+        looking = asyncio.create_task(run(self.found))
+        self.under_way.add(looking)
+        looking.add_done_callback(self.under_way.discard)
+        done, _ = await asyncio.wait([looking], timeout=TIMEOUT + 1)
+        return looking.result() if done else {"database": "not answering"}
+
+    async def ready(self, request: Request) -> JSONResponse:
+        """``/readyz``: 503 where something keeps the service from its work, which is then named.
+
+        With ``?verbose``, as Kubernetes has it, every check is.
+        """
+        if "verbose" in request.query_params:
+            return await self._verbose()
+        wrong = self._own() or await self.database()
+        if wrong:
+            return JSONResponse({"status": "unavailable", **wrong}, 503)
         answer: dict[str, Any] = {"status": "ok", "database": "ok", "pending_migrations": []}
-        if provider is not None and provider.path:
+        if self.provider is not None and self.provider.path:
             answer["provider_schema"] = {
-                "status": provider.trouble or "ok",
-                "validated": [kind for kind in RESOURCES if provider.validated(kind)],
+                "status": self.provider.trouble or "ok",
+                "validated": [kind for kind in RESOURCES if self.provider.validated(kind)],
             }
         return JSONResponse(answer)
 
-    async def ready(_request: Request) -> JSONResponse:
-        if ending is not None and ending.is_set():
-            return JSONResponse({"status": "unavailable", "draining": True}, 503)
-        # Not ended with the probe: to cancel what hangs takes as long as it hangs.
-        looking = asyncio.create_task(run(look))
-        under_way.add(looking)
-        looking.add_done_callback(under_way.discard)
-        done, _ = await asyncio.wait([looking], timeout=TIMEOUT + 1)
-        if not done:
-            return JSONResponse({"status": "unavailable", "database": "not answering"}, 503)
-        return looking.result()
+    def _own(self) -> dict[str, Any]:
+        if self.ending is not None and self.ending.is_set():
+            return {"draining": True}
+        return {"maintenance": True} if self.maintenance.on else {}
+
+    async def _verbose(self) -> JSONResponse:
+        own, wrong = self._own(), await self.database()
+        database = wrong.get("database", "ok")
+        pending = wrong.get("pending_migrations", [])
+        lost = "" if database in ("ok", "read-only") else "unknown"
+        states = {
+            "draining": "draining" if "draining" in own else "ok",
+            "maintenance": "down" if "maintenance" in own else "ok",
+            "database": "ok" if database == "read-only" else database,
+            "writable": lost or ("read-only" if database == "read-only" else "ok"),
+            "migrations": lost or (", ".join(pending) + " pending" if pending else "ok"),
+        }
+        if self.provider is not None and self.provider.path:
+            states["provider_schema"] = self.provider.trouble or "ok"
+        now = time.monotonic()
+        checks: dict[str, Any] = {}
+        for name, state in states.items():
+            if self.said.get(name, ("", 0.0))[0] != state:
+                self.said[name] = state, now
+            checks[name] = {"state": state, "age_seconds": round(now - self.said[name][1], 3)}
+        for name, (state, since) in self.keys().items():
+            age = None if since is None else round(now - since, 3)
+            checks[f"keys {name}"] = {"state": state, "age_seconds": age}
+        ready = not (own or wrong)
+        return JSONResponse(
+            {"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503
+        )
+
+    async def healthcheck(self, _request: Request) -> JSONResponse:
+        """``/healthcheck``, as the first generation had it: what is wrong, by the name of the check."""
+        own = self._own()
+        wrong = {"maintenance_status": "maintenance mode"} if "maintenance" in own else own
+        wrong = wrong or await self.database()
+        return JSONResponse(wrong, 503 if wrong else 200)
+
+    async def switch(self, request: Request) -> JSONResponse:
+        """``POST /healthcheck/down`` and ``/up``: takes the service out of service, and back."""
+        client = request.client.host if request.client else ""
+        if not _loopback(client):
+            return JSONResponse({"error": "only from the machine itself"}, 403)
+        self.maintenance.on = request.url.path.endswith("/down")
+        logger.warning("an operator says: %s", "down" if self.maintenance.on else "up")
+        return JSONResponse({})
+
+
+def health_app(health: Health) -> Starlette:
+    """``/healthz``: the process answers; the others as :class:`Health` has them."""
 
     async def alive(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -80,10 +171,19 @@ def health_app(
     return Starlette(
         routes=[
             Route("/healthz", alive),
-            Route("/readyz", ready),
-            Route("/healthcheck", ready),
+            Route("/readyz", health.ready),
+            Route("/healthcheck", health.healthcheck),
+            Route("/healthcheck/down", health.switch, methods=["POST"]),
+            Route("/healthcheck/up", health.switch, methods=["POST"]),
         ]
     )
+
+
+def _loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _word(error: psycopg.Error) -> str:

@@ -1,0 +1,116 @@
+"""No request takes longer than it may, whatever it waits for."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from own_server import Server, own_server
+from process import Serving
+
+pytestmark = pytest.mark.slow
+
+
+def timed(ask: Callable[[], requests.Response]) -> tuple[int, float, str]:
+    began = time.monotonic()
+    answer = ask()
+    return answer.status_code, time.monotonic() - began, answer.json().get("detail", "")
+
+
+def asked(url: str, clusters: list[dict[str, Any]]) -> list[Callable[[], requests.Response]]:
+    """Sixteen requests of all sorts, each of which needs the table of clusters."""
+    requests_: list[Callable[[], requests.Response]] = []
+    for number, one in enumerate(clusters):
+        path = f"/clusters/{one['id']}"
+        body = {"name": f"new{number}", "spec": {}}
+        requests_ += [
+            lambda path=path: Api(url).get(path),  # type: ignore[misc]
+            lambda path=path: Api(url).patch(path, json={"spec": {"a": 1}}),  # type: ignore[misc]
+            lambda one=one: Api(url).report(one),  # type: ignore[misc]
+            lambda body=body: Api(url).post("/clusters", json=body),  # type: ignore[misc]
+        ]
+    return requests_
+
+
+def test_sixteen_that_wait_for_a_lock_are_answered_in_time_and_leave_nothing_behind(
+    database: str, sql: psycopg.Connection
+) -> None:
+    arguments = [
+        "--no-auth",
+        "--database-url",
+        database,
+        "--request-timeout=1",
+        "--statement-timeout=60",
+    ]
+    with Serving(*arguments, "--database-url", database) as server:
+        api = Api(server.url)
+        clusters = [api.cluster(f"c{number}") for number in range(4)]
+        for _ in range(3):
+            with ThreadPoolExecutor(16) as threads, sql.transaction():
+                sql.execute("LOCK TABLE clusters")
+                ends = list(threads.map(timed, asked(server.url, clusters)))
+            assert {status for status, _, _ in ends} == {503}, ends
+            assert max(seconds for _, seconds, _ in ends) < 2
+            assert all("within 1 s" in detail for _, _, detail in ends)
+            assert timed(lambda: api.get("/clusters"))[0] == 200
+            assert api.report(clusters[0]).status_code == 201
+        # Nobody waits in the database for what nobody waits for any more.
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        assert sql.execute(waiting).fetchone() == (0,)
+
+
+def test_a_database_that_stopped_in_the_middle_holds_up_no_answer() -> None:
+    with (
+        own_server() as server,
+        Serving(
+            *("--no-auth", "--workers=1", "--request-timeout=1"), "--database-url", server.conninfo
+        ) as serving,
+    ):
+        api = Api(serving.url)
+        clusters = [api.cluster(f"c{number}") for number in range(4)]
+        postgres = backends(server)
+        for pid in postgres:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor(16) as threads:
+                ends = list(threads.map(timed, asked(serving.url, clusters)))
+        finally:
+            for pid in postgres:
+                os.kill(pid, signal.SIGCONT)
+        assert {status for status, _, _ in ends} == {503}, ends
+        assert max(seconds for _, seconds, _ in ends) < 3
+        deadline = time.monotonic() + 10
+        while api.get("/clusters").status_code != 200:
+            assert time.monotonic() < deadline
+
+
+def backends(server: Server) -> list[int]:
+    """All processes of a PostgreSQL."""
+    first = int((server.files / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text()
+    return [first, *map(int, children.split())]
+
+
+def test_a_client_that_sends_slowly_is_not_ended_by_it(database: str) -> None:
+    arguments = ["--no-auth", "--database-url", database, "--request-timeout=0.5"]
+    with Serving(*arguments) as server:
+
+        def slowly() -> Any:
+            for part in (b'{"name": "slow', b'ly", "spec"', b": {}}"):
+                time.sleep(0.4)
+                yield part
+
+        answer = requests.post(
+            f"{server.url}/api/hyperfleet/v1/clusters",
+            data=slowly(),
+            headers={"Content-Type": "application/json"},
+            timeout=10,
+        )
+        assert answer.status_code == 201, answer.text

@@ -1,0 +1,144 @@
+"""What probes and operators are told: check by check, in maintenance, before there is a database."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from issuer import KeyServer, key_pair
+from own_server import own_server
+from process import CLEAN, HYPERFLEET, Serving
+
+pytestmark = pytest.mark.slow
+
+
+def checks(server: Serving) -> tuple[int, dict[str, str]]:
+    answer = requests.get(server.health + "/readyz?verbose", timeout=5)
+    found = answer.json()["checks"]
+    assert all(one["age_seconds"] is None or one["age_seconds"] >= 0 for one in found.values())
+    assert (answer.json()["status"] == "ok") == (answer.status_code == 200)
+    return answer.status_code, {name: one["state"] for name, one in found.items()}
+
+
+def test_each_check_has_a_name_a_state_and_an_age(database: str, sql: psycopg.Connection) -> None:
+    with (
+        KeyServer(key_pair()) as keys,
+        Serving(
+            *("--any-caller", f"--jwk-cert-url={keys.url}", "--jwt-audiences=x"),
+            *("--database-url", database, "--host=127.0.0.1"),
+        ) as server,
+    ):
+        good = {
+            "draining": "ok",
+            "maintenance": "ok",
+            "database": "ok",
+            "writable": "ok",
+            "migrations": "ok",
+        }
+        assert checks(server) == (200, {**good, f"keys {keys.url}": "not asked yet"})
+        Api(server.url).get("/clusters", headers={"Authorization": f"Bearer {key_pair().token()}"})
+        assert checks(server) == (200, {**good, f"keys {keys.url}": "ok"})
+        time.sleep(0.3)
+        found = requests.get(server.health + "/readyz?verbose", timeout=5).json()["checks"]
+        assert found["database"]["age_seconds"] > 0.2
+        assert 0.2 < found[f"keys {keys.url}"]["age_seconds"] < 30
+        name = psycopg.sql.Identifier(sql.info.dbname)
+        switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
+        sql.execute(switch.format(name))
+        sql.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        deadline = time.monotonic() + 5
+        while checks(server)[1]["writable"] != "read-only":
+            assert time.monotonic() < deadline
+        assert checks(server) == (
+            503,
+            {**good, "writable": "read-only", f"keys {keys.url}": "ok"},
+        )
+
+
+def test_an_operator_takes_all_workers_out_of_service_and_back(database: str) -> None:
+    with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
+
+        def status(path: str) -> set[int]:
+            return {requests.get(server.health + path, timeout=5).status_code for _ in range(12)}
+
+        assert requests.get(server.health + "/healthcheck", timeout=5).json() == {}
+        assert requests.post(server.health + "/healthcheck/down", timeout=5).status_code == 200
+        assert status("/readyz") == status("/healthcheck") == {503}
+        assert status("/healthz") == {200}
+        down = requests.get(server.health + "/healthcheck", timeout=5)
+        assert down.json() == {"maintenance_status": "maintenance mode"}
+        # Who comes all the same is served.
+        assert Api(server.url).get("/clusters").status_code == 200
+        assert checks(server)[1]["maintenance"] == "down"
+        assert requests.post(server.health + "/healthcheck/up", timeout=5).status_code == 200
+        assert status("/readyz") == status("/healthcheck") == {200}
+        assert requests.get(server.health + "/healthcheck/down", timeout=5).status_code == 405
+
+
+def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but that of itself")
+        own = probe.getsockname()[0]
+    if own.startswith("127."):
+        pytest.skip("this machine has no address but that of itself")
+    with Serving("--no-auth", "--health-host=0.0.0.0", "--database-url", database) as server:
+        port = server.health.rpartition(":")[2]
+        refused = requests.post(f"http://{own}:{port}/healthcheck/down", timeout=5)
+        assert refused.status_code == 403
+        assert requests.get(f"http://{own}:{port}/readyz", timeout=5).status_code == 200
+
+
+def test_while_the_database_is_not_there_at_the_start_the_process_is_alive_and_waits(
+    tmp_path: Path,
+) -> None:
+    ports = []
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports.append(free.getsockname()[1])
+    api, health = (f"http://127.0.0.1:{port}" for port in ports[:2])
+    with own_server() as server:
+        server.stop()
+        names = ("port", "health-port", "metrics-port")
+        arguments = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        process = subprocess.Popen(
+            [HYPERFLEET, "serve", "--no-auth", *arguments, "--database-url", server.conninfo],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=CLEAN,
+        )
+        try:
+            wait_for(f"{health}/healthz", 200)
+            for _ in range(3):
+                assert requests.get(f"{health}/readyz", timeout=5).status_code == 503
+                refused = requests.get(f"{api}/api/hyperfleet/v1/clusters", timeout=5)
+                assert (refused.status_code, refused.json()["code"]) == (503, "HYPERFLEET-SVC-001")
+                assert refused.headers["Retry-After"]
+                assert process.poll() is None
+            server.start()
+            wait_for(f"{health}/readyz", 200)
+            assert requests.get(f"{api}/api/hyperfleet/v1/clusters", timeout=5).status_code == 200
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+def wait_for(url: str, status: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if requests.get(url, timeout=5).status_code == status:
+                return
+        except requests.ConnectionError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
