@@ -182,7 +182,8 @@ def _forget_the_dead(files: Path) -> None:
         return
     try:
         pid = int(note.read_text().split("\n")[0])
-        if "postgres" in psutil.Process(pid).name():
+        process = psutil.Process(pid)
+        if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
             return
     except (ValueError, psutil.Error):
         pass

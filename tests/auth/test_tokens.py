@@ -36,7 +36,7 @@ from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.observe.log import _TraceFilter
+from hyperfleet.observe.log import _Context
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 
 pytestmark = pytest.mark.slow
@@ -888,7 +888,7 @@ def logged_callers(caplog: pytest.LogCaptureFixture, wanted: int) -> list[str]:
 def test_log_lines_name_the_caller_and_never_the_token(
     closed: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.handler.addFilter(_TraceFilter())
+    caplog.handler.addFilter(_Context())
     token = key_pair().token()
     with caplog.at_level(logging.DEBUG, "hyperfleet"):
         assert ask(closed, token).status_code == 200
@@ -902,7 +902,7 @@ def test_requests_on_one_connection_do_not_inherit_the_caller(
     closed: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Sent ahead, the second request starts while the first still has its context."""
-    caplog.handler.addFilter(_TraceFilter())
+    caplog.handler.addFilter(_Context())
     where = urlsplit(closed.url)
     first = (
         "GET /api/hyperfleet/v1/clusters HTTP/1.1\r\nHost: x\r\n"
