@@ -367,6 +367,14 @@ class Settings:
         "How lines are written: json or text. Default: text on a terminal, else json.",
         type=click.Choice(["", "json", "text"]),
     )
+    tracing_enabled: str = setting(
+        "",
+        "Make traces of requests and statements (OpenTelemetry), and send them where the variables "
+        "OTEL_* say. Default: where these name a place.",
+        type=click.Choice(["", "true", "false"]),
+        is_flag=False,
+        flag_value="true",
+    )
     log_masked: tuple[str, ...] = setting(
         ("password", "passwd", "secret", "token", "authorization", "api_key", "credential"),
         "Names, or parts of names, by comma, whose values are never logged.",

@@ -20,7 +20,7 @@ from hyperfleet.database.pool import new_pool
 from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores, spread
 from hyperfleet.kinds import BASE
-from hyperfleet.observe import log
+from hyperfleet.observe import log, tracing
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def _serve(
     from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
 
+    traced = tracing.wanted(chosen.tracing_enabled, os.environ)
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
     guard = Guard(chosen) if chosen.authenticated else None
@@ -103,6 +104,7 @@ def _serve(
     ]
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
+        made = _trace(api, pool) if traced else None
         servers = Servers(
             [
                 App(api, listener, certificates[0]),
@@ -115,7 +117,11 @@ def _serve(
             limits(chosen),
             gauges.update,
         )
-        servers.run(watched)
+        try:
+            servers.run(watched)
+        finally:
+            if made is not None:
+                made.close()
 
     _settle_memory()
     if count == 1:
@@ -161,6 +167,18 @@ def _metrics(chosen: Settings, registry: Any, pool: Any, holder: Any) -> tuple[A
         restarts.inc(int(not wanted))
 
     return gauges, metrics_app(registry, looked), died
+
+
+def _trace(api: Any, pool: Any) -> "tracing.Tracing":
+    """Lets a process make traces: what sends them does not survive a fork."""
+    made, told = tracing.Tracing(), pool.told
+
+    def both(name: str, seconds: float, error: Any) -> None:
+        told(name, seconds, error)
+        made.statement(name, seconds, error)
+
+    api.tracing, pool.told = made, both
+    return made
 
 
 def _shared_folder() -> "tempfile.TemporaryDirectory[str]":

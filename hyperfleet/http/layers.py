@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import uuid_utils
@@ -26,6 +26,7 @@ from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
 from hyperfleet.observe.log import code, span, trace_id
 from hyperfleet.observe.metrics import UNKNOWN, Requests
+from hyperfleet.observe.tracing import Tracing, parent_of
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -79,6 +80,8 @@ class Logged:
         self.app = app
         self.requests = requests
         self.share = share
+        # Set where traces are made, in each process.
+        self.tracing: Tracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -87,8 +90,7 @@ class Logged:
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
         token = trace_id.set(request_id)
-        parent = TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
-        span.set((parent[1], parent[2]) if parent else None)
+        traced = self._trace(scope["method"], headers)
         # A request that was sent ahead on the same connection starts with what the last one left.
         identity.current.set("")
         status = size = 0
@@ -103,6 +105,8 @@ class Logged:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if traced is not None:
+                    message["headers"].append((b"traceparent", parent_of(traced).encode()))
             else:
                 size += len(message.get("body", b""))
             await send(message)
@@ -114,6 +118,8 @@ class Logged:
             method = scope["method"] if scope["method"] in METHODS else "other"
             path = route[0] if route else UNKNOWN
             self.requests.count(method, path, status, taken)
+            if traced is not None and self.tracing is not None:
+                self.tracing.end(traced, method, path, status)
             if logger.isEnabledFor(logging.INFO) and (
                 self.share >= 1 or status >= 400 or random.random() < self.share  # noqa: S311
             ):
@@ -131,6 +137,14 @@ class Logged:
                 said = (scope["method"], quote(scope["path"]), status, taken * 1000)
                 logger.info("%s %s %d %.1f ms", *said, extra=more)
             trace_id.reset(token)
+
+    def _trace(self, method: str, headers: Headers) -> Any:
+        """The span of a request where traces are made; else what its client says of its own is noted."""
+        if self.tracing is not None:
+            return self.tracing.begin(method, headers)
+        parent = TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
+        span.set((parent[1], parent[2]) if parent else None)
+        return None
 
 
 class Browsers:

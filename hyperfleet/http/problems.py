@@ -14,7 +14,7 @@ from starlette.types import Scope, Send
 from hyperfleet import errors
 from hyperfleet.database import connection
 from hyperfleet.errors import Problem
-from hyperfleet.observe.log import code, trace_id
+from hyperfleet.observe.log import code, trace_id, traced
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -97,7 +97,7 @@ def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, s
     accepted = {one.partition(";")[0].strip() for one in accept.lower().split(",")}
     old = "application/json" in accepted and "application/problem+json" not in accepted
     media_type = "application/json" if old else "application/problem+json"
-    body = json.dumps(problem.document(quote(path), trace_id.get())).encode()
+    body = json.dumps(problem.document(quote(path), traced.get() or trace_id.get())).encode()
     return body, {"content-type": media_type, **problem.headers}
 
 

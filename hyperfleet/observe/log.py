@@ -17,6 +17,8 @@ from hyperfleet.auth import identity
 
 # The id of the request at hand, for log lines and errors.
 trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
+# The id of the trace, where traces are made: what errors refer to then.
+traced: ContextVar[str] = ContextVar("traced", default="")
 # Where the code of the problem goes that a request is answered with.
 code: ContextVar[list[str] | None] = ContextVar("code", default=None)
 # The trace and the span that it belongs to (W3C Trace Context), where those are known.

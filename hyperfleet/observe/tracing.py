@@ -1,0 +1,137 @@
+"""Traces of requests and of their statements, by OpenTelemetry. Where they are off, nothing of it is
+imported.
+"""
+
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from hyperfleet import __version__
+from hyperfleet.errors import StartError
+from hyperfleet.observe import log
+
+# Who names a place for traces wants them.
+PLACES = (
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    "OTEL_TRACES_EXPORTER",
+)
+
+
+def wanted(setting: str, environment: Mapping[str, str]) -> bool:
+    """Whether traces are to be made.
+
+    :param setting: ``true`` or ``false``; empty: as OpenTelemetry's own variables say
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if setting:
+        return setting == "true"
+    return any(environment.get(name) for name in PLACES) and (
+        environment.get("OTEL_TRACES_EXPORTER") != "none"
+    )
+
+
+class Tracing:
+    """Makes traces, and sends them where OpenTelemetry's variables say.
+
+    To be made in each process that serves: what sends them is a thread.
+
+    Raises StartError where the packages are missing.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry import context, trace  # noqa: PLC0415
+            from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+            from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+            from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+                TraceContextTextMapPropagator,
+            )
+
+            exporter = _exporter()
+        except ImportError as error:
+            raise StartError(
+                f"Traces are asked for, but {error.name} is not installed: "
+                "pip install 'hyperfleet-api[tracing]', or --tracing-enabled=false."
+            ) from None
+        own: dict[str, Any] = {"service.version": __version__}
+        if not os.environ.get("OTEL_SERVICE_NAME"):
+            own["service.name"] = "hyperfleet-api"
+        self.provider = TracerProvider(resource=Resource.create(own))
+        self.provider.add_span_processor(BatchSpanProcessor(exporter))
+        self.tracer = self.provider.get_tracer("hyperfleet", __version__)
+        self.context, self.trace = context, trace
+        self.propagator = TraceContextTextMapPropagator()
+
+    def begin(self, method: str, headers: Mapping[str, str]) -> Any:
+        """The span of a request, a part of the trace that its ``traceparent`` names, if it has one."""
+        parent = self.propagator.extract(headers)
+        span = self.tracer.start_span(method, context=parent, kind=self.trace.SpanKind.SERVER)
+        self.context.attach(self.trace.set_span_in_context(span))
+        trace_id, span_id, _ = _ids(span)
+        log.span.set((trace_id, span_id))
+        log.traced.set(trace_id)
+        return span
+
+    def end(self, span: Any, method: str, route: str, status: int) -> None:
+        """Ends the span of a request, which is named by its route."""
+        span.update_name(f"{method} {route}")
+        span.set_attributes(
+            {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": status,
+                "hyperfleet.request_id": log.trace_id.get(),
+            }
+        )
+        if status >= 500:
+            span.set_status(self.trace.StatusCode.ERROR)
+        span.end()
+
+    def statement(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
+        """The span of a statement that has ended, within the request at hand."""
+        end = time.time_ns()
+        span = self.tracer.start_span(
+            name, kind=self.trace.SpanKind.CLIENT, start_time=end - round(seconds * 1e9)
+        )
+        span.set_attributes({"db.system.name": "postgresql", "db.operation.name": name})
+        if error is not None:
+            span.set_status(self.trace.StatusCode.ERROR, type(error).__name__)
+        span.end(end)
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self.provider.shutdown()
+
+
+def parent_of(span: Any) -> str:
+    """The ``traceparent`` that leads to a span (W3C Trace Context, 3.2)."""
+    return "00-{}-{}-{}".format(*_ids(span))
+
+
+def _ids(span: Any) -> tuple[str, str, str]:
+    known = span.get_span_context()
+    return f"{known.trace_id:032x}", f"{known.span_id:016x}", f"{known.trace_flags:02x}"
+
+
+def _exporter() -> Any:
+    """What sends spans. Raises ImportError."""
+    if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415
+
+        return ConsoleSpanExporter()
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL"
+    )
+    if protocol == "grpc":
+        # Not in the extra: it has a compiler's worth of packages behind it.
+        name = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+        return importlib.import_module(name).OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
+
+    return http.OTLPSpanExporter()

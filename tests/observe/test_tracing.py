@@ -1,0 +1,150 @@
+"""Traces, sent to a real receiver of OTLP."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Api
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from process import Serving
+
+from hyperfleet.observe import tracing
+
+pytestmark = pytest.mark.slow
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[dict[str, str], Span]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    of = {one.key: one.value.string_value for one in group.resource.attributes}
+                    for scope in group.scope_spans:
+                        receiver.spans += [(of, one) for one in scope.spans]
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def trace(self, trace_id: str, count: int) -> dict[str, Span]:
+        """The spans of a trace, by name, as soon as there are so many."""
+        deadline = time.monotonic() + 10
+        while True:
+            found = {one.name: one for _, one in list(self.spans) if one.trace_id.hex() == trace_id}
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        yield receiver
+        receiver.shutdown()
+
+
+def environment(receiver: Receiver) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.server_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_request_and_its_statements_are_one_trace_that_goes_on_from_the_clients(
+    database: str, receiver: Receiver, workers: int
+) -> None:
+    arguments = ["--no-auth", "--database-url", database, f"--workers={workers}"]
+    with Serving(*arguments, env=environment(receiver)) as server:
+        api = Api(server.url)
+        cluster = api.cluster()
+        trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+        api.headers["traceparent"] = f"00-{trace}-{parent}-01"
+        answer = api.report(cluster)
+        del api.headers["traceparent"]
+        assert answer.status_code == 201
+        assert answer.headers["traceparent"].split("-")[1] == trace
+        found = receiver.trace(trace, 3)
+        request = found["PUT /api/hyperfleet/v1/clusters/-/statuses"]
+        assert request.parent_span_id.hex() == parent
+        assert request.span_id.hex() == answer.headers["traceparent"].split("-")[2]
+        assert request.kind == Span.SPAN_KIND_SERVER
+        for name in ("clusters_state", "clusters_report"):
+            assert found[name].parent_span_id == request.span_id
+            assert request.start_time_unix_nano <= found[name].start_time_unix_nano
+            assert found[name].end_time_unix_nano <= request.end_time_unix_nano
+        known = {one.key: one.value for one in request.attributes}
+        assert known["http.route"].string_value == "/api/hyperfleet/v1/clusters/-/statuses"
+        assert known["http.response.status_code"].int_value == 201
+        assert known["hyperfleet.request_id"].string_value == answer.headers["X-Request-ID"]
+        of = receiver.spans[0][0]
+        assert of["service.name"] == "hyperfleet-api"
+        assert of["deployment.environment"] == "test"
+        # An error refers to the trace, which need not be the client's.
+        refused = api.get("/nothing")
+        own = refused.headers["traceparent"].split("-")[1]
+        assert refused.json()["trace_id"] == own != trace
+        assert f"{own}" in {one.trace_id.hex() for one in receiver.trace(own, 1).values()}
+
+
+def test_a_failed_statement_and_its_request_are_marked(
+    database: str, receiver: Receiver, sql: psycopg.Connection
+) -> None:
+    arguments = ["--no-auth", "--database-url", database, "--statement-timeout=0.3"]
+    with Serving(*arguments, env=environment(receiver)) as server:
+        api = Api(server.url)
+        with sql.transaction():
+            sql.execute("LOCK TABLE clusters")
+            answer = api.get("/clusters/01950000-0000-7000-8000-000000000000")
+        assert answer.status_code == 503
+        found = receiver.trace(answer.headers["traceparent"].split("-")[1], 2)
+        assert found["clusters_read"].status.code == Status.STATUS_CODE_ERROR
+        assert found["clusters_read"].status.message == "LockNotAvailable"
+        assert found["GET /api/hyperfleet/v1/clusters/-"].status.code == Status.STATUS_CODE_ERROR
+
+
+def test_what_is_left_is_sent_at_the_end(database: str, receiver: Receiver) -> None:
+    env = {**environment(receiver), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Serving("--no-auth", "--workers=2", "--database-url", database, env=env) as server:
+        for _ in range(8):
+            Api(server.url).get("/clusters").raise_for_status()
+    names = [one.name for _, one in receiver.spans]
+    assert names.count("GET /api/hyperfleet/v1/clusters") == 8
+
+
+def test_traces_are_made_where_a_place_for_them_is_named_or_they_are_asked_for() -> None:
+    place = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}
+    assert not tracing.wanted("", {})
+    assert tracing.wanted("", place)
+    assert tracing.wanted("true", {})
+    assert not tracing.wanted("false", place)
+    assert not tracing.wanted("true", {"OTEL_SDK_DISABLED": "true"})
+    assert not tracing.wanted("", {"OTEL_TRACES_EXPORTER": "none"})
+
+
+def test_nothing_of_it_is_imported_where_traces_are_off() -> None:
+    code = (
+        "import sys, hyperfleet.app, hyperfleet.cli, hyperfleet.observe.gauges;"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
