@@ -280,21 +280,23 @@ def served(
     arguments += [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
     if workers:
         arguments.append(f"--workers={workers}")
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "hyperfleet", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout
-        line = next(line for line in process.stdout if line.startswith("  API"))
-        time.sleep(1)
-        url = line.split()[1].removesuffix(BASE).replace("0.0.0.0", "127.0.0.1")
-        yield Target(url, process.pid, postmaster(conninfo), token)
-    finally:
-        process.terminate()
-        process.wait()
+    # Not a pipe: somebody would have to read it.
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "hyperfleet", "serve", *arguments],
+            stdout=log,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not (found := re.search(r"^  API +(\S+)", Path(log.name).read_text(), re.MULTILINE)):
+                assert process.poll() is None, "the service does not start"
+                time.sleep(0.1)
+            time.sleep(1)
+            url = found[1].removesuffix(BASE).replace("0.0.0.0", "127.0.0.1")
+            yield Target(url, process.pid, postmaster(conninfo), token)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def token(folder: str) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """The log: one event a line, as a JSON object or as text, with the request that it belongs to."""
 
 import logging
+import os
 import re
 import socket
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -109,6 +111,57 @@ class _Json(OrjsonFormatter):
         return {name: self.secrets.value(name, value) for name, value in line.items()}
 
 
+class _Lines(logging.Handler):
+    """Writes each line at once to a pipe, and drops it where nobody reads: a reader that has stopped
+    must not stop the service.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        # As a description of its own, so that nobody else's writes change.
+        self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+        self.lost = 0
+        self.cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line, and before it how many were lost."""
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if self.lost:
+            told = "%d lines were lost: nobody read them"
+            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, told, (self.lost,), None)
+            self.filter(lost)
+            if not self._write(self.format(lost)):
+                self.lost += 1
+                return
+            self.lost = 0
+        if not self._write(line):
+            self.lost += 1
+
+    def _write(self, line: str) -> bool:
+        data = (b"\n" if self.cut else b"") + f"{line}\n".encode(errors="backslashreplace")
+        try:
+            written = os.write(self.fd, data)
+        except OSError:
+            return False
+        # A line of more than 4 kB may have found less room than it needs.
+        self.cut = written < len(data)
+        return not self.cut
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    try:
+        if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+            return _Lines(stream.fileno())
+    except (OSError, ValueError):
+        # No descriptor, or a pipe of somebody else's.
+        pass
+    return logging.StreamHandler(stream)
+
+
 class Secrets:
     """What must not be in a log.
 
@@ -146,7 +199,7 @@ def configure(
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
+    handler = _handler(stream)
     handler.addFilter(_Context())
     secrets = Secrets(masked)
     text = form == "text" or (not form and stream.isatty())

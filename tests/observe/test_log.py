@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
 from datetime import datetime
@@ -10,8 +12,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 from conftest import Api
-from process import Serving
+from process import CLEAN, HYPERFLEET, Serving
 
 from hyperfleet import __version__
 from hyperfleet.observe.log import Secrets
@@ -182,3 +185,49 @@ def test_text_is_written_on_a_terminal_and_where_it_is_asked_for(database: str) 
         while " INFO hyperfleet.request [" not in server.output:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_missed(
+    database: str, count: int
+) -> None:
+    reading, writing = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(HYPERFLEET, "serve", "--no-auth", f"--port={port}", "--health-port=0", "--metrics-port=0"),
+            *("--database-url", database, f"--workers={count}"),
+        ],
+        stdout=writing,
+        env=CLEAN,
+    )
+    os.close(writing)
+    try:
+        api = Api(f"http://127.0.0.1:{port}")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                api.get("/compatibility")
+                break
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        # Some 300 kB of lines, into a pipe that takes 64.
+        for _ in range(800):
+            assert api.get("/compatibility", timeout=5).status_code == 200
+        text = b""
+        os.set_blocking(reading, False)
+        deadline = time.monotonic() + 5
+        while b"lines were lost" not in text:
+            assert time.monotonic() < deadline
+            try:
+                text += os.read(reading, 1 << 20)
+            except BlockingIOError:
+                # Whoever has something to say next says it.
+                Api(api.url).get("/compatibility")
+        assert all(json.loads(line) for line in text.splitlines()[:-1])
+    finally:
+        process.terminate()
+        os.close(reading)
+    assert process.wait(20) == 0
