@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds for which the fleet's figures are shown again, and in which they must be there.
 KEPT = 15.0
-TIMEOUT = 2.0
+TIMEOUT = 0.8
 
 # Of each kind how many resources there are by phase, from the index of phases alone; and those that are
 # not as they are wanted: how many, how many for too long, and for how many seconds at most.

@@ -177,7 +177,27 @@ def test_the_level_changes_by_signal_for_all_workers(database: str, count: int) 
         assert len(server.events) == before
 
 
-def test_text_is_written_on_a_terminal_and_where_it_is_asked_for(database: str) -> None:
+def test_text_is_written_on_a_terminal(database: str) -> None:
+    master, terminal = os.openpty()
+    process = subprocess.Popen(
+        [
+            *(HYPERFLEET, "serve", "--no-auth", "--port=0", "--health-port=0", "--metrics-port=0"),
+            *("--database-url", database),
+        ],
+        stdout=terminal,
+        env=CLEAN,
+    )
+    os.close(terminal)
+    text = b""
+    while b"Access" not in text:
+        text += os.read(master, 65536)
+    process.terminate()
+    assert process.wait(20) == 0
+    os.close(master)
+    assert text.startswith(b"HyperFleet API ")
+
+
+def test_text_is_written_where_it_is_asked_for(database: str) -> None:
     with Serving("--no-auth", "--database-url", database, "--log-format=text") as server:
         assert server.output.startswith("HyperFleet API ")
         Api(server.url).get("/clusters").raise_for_status()

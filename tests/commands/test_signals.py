@@ -1,0 +1,90 @@
+"""Signals under load: whoever was answered was served, and nobody was lost."""
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from process import Serving
+
+pytestmark = pytest.mark.slow
+
+HEAD = "openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {required: ["
+
+
+def test_sigterm_loses_none_of_two_hundred_requests_under_way(
+    database: str, sql: psycopg.Connection
+) -> None:
+    with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
+        sessions = [Api(server.url) for _ in range(200)]
+        for one in sessions:
+            assert one.get("/compatibility").status_code == 200
+
+        def write(number: int) -> int:
+            body = {"name": f"c{number}", "spec": {}}
+            return sessions[number].post("/clusters", json=body).status_code
+
+        with ThreadPoolExecutor(200) as threads:
+            with sql.transaction():
+                sql.execute("LOCK TABLE clusters")
+                sent = [threads.submit(write, number) for number in range(200)]
+                deadline = time.monotonic() + 10
+                while under_way(server) < 200:
+                    assert time.monotonic() < deadline
+                server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.3)
+            assert {one.result() for one in sent} == {201}
+        assert server.process.wait(10) == 0
+    assert sql.execute("SELECT count(*) FROM clusters").fetchone() == (200,)
+
+
+def under_way(server: Serving) -> float:
+    lines = requests.get(server.metrics, timeout=5).text.splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("hyperfleet_api_requests_in_flight{")
+    )
+
+
+def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
+    database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "schema.yaml"
+    file.write_text(HEAD + "a]}}}\n")
+    arguments = ["--no-auth", "--workers=2", "--database-url", database]
+    with Serving(*arguments, "--openapi-schema-path", str(file)) as server:
+        over = threading.Event()
+        statuses: list[set[int]] = [set() for _ in range(8)]
+
+        def write(number: int) -> None:
+            api, step = Api(server.url), 0
+            while not over.is_set():
+                step += 1
+                # It has what either schema asks for.
+                body = {"name": f"w{number}-{step}", "spec": {"a": 1, "b": 1}}
+                statuses[number].add(api.post("/clusters", json=body).status_code)
+
+        with ThreadPoolExecutor(8) as threads:
+            writing = [threads.submit(write, number) for number in range(8)]
+            for letter in "babab":
+                file.write_text(f"{HEAD}{letter}]}}}}}}\n")
+                before = server.output.count("is in force")
+                server.process.send_signal(signal.SIGHUP)
+                deadline = time.monotonic() + 20
+                while server.output.count("is in force") < before + 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+            over.set()
+            for one in writing:
+                one.result()
+        assert set().union(*statuses) == {201}
+        for number in range(8):
+            refused = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"a": 1}})
+            assert refused.status_code == 400
+        assert server.stop() == 0
