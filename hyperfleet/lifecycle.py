@@ -127,30 +127,35 @@ def mark(
         if old["deleted_time"]:
             return Stored(old["document"], old["version"])
         at, below = max(times.now(), old["updated_time"]), 0
+        gone: list[str] = []
         if pools:
             below, gone = _mark_pools(service, conn, pools.all(), at, by)
-            held = held._replace(children=held.children - gone)
+            held = held._replace(children=held.children - len(gone))
         required, generation = service.required(kind), old["generation"] + 1
         status = held.fold(required, at, generation=generation, deleted_time=at, updated_time=at)
         values = {"id": old["id"], "status": Jsonb(status), "at": at, "by": by}
         marked = conn.execute(MARK[kind], values)
-        if held.ended(required, generation):
+        if removed := held.ended(required, generation):
             removal.remove(conn, old["id"])
-            removal.tell(kind, old["id"])
     service.events.started(kind, deleting=True)
     for _ in range(below):
         service.events.started("NodePool", deleting=True)
+    for id_ in gone:
+        removal.tell("NodePool", id_)
+    if removed:
+        removal.tell(kind, old["id"])
     return Stored(_document(marked), old["version"] + 1)
 
 
 def _mark_pools(
     service: Service, conn: Connection, pools: list[Held], at: str, by: str
-) -> tuple[int, int]:
-    """Marks node pools along with their cluster; returns how many, and how many were removed at once
+) -> tuple[int, list[str]]:
+    """Marks node pools along with their cluster; returns how many, and which were removed at once
     instead.
     """
     required = service.required("NodePool")
-    marked, gone = [], []
+    marked: list[dict[str, Any]] = []
+    gone: list[str] = []
     for held in pools:
         # A node pool of a moment ago may be newer than the clock of this replica says.
         moment = max(at, held.state["updated_time"])
@@ -164,9 +169,7 @@ def _mark_pools(
         conn.execute(MARK_POOLS, {"pools": Jsonb(marked), "at": at, "by": by})
     if gone:
         removal.remove(conn, *gone)
-        for id_ in gone:
-            removal.tell("NodePool", id_)
-    return len(marked), len(gone)
+    return len(marked), gone
 
 
 def _same(one: Any, other: Any) -> bool:

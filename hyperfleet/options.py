@@ -42,8 +42,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, by field name.
+def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The settings in a YAML file, by field name, and lines for the log.
 
     Raises ConfigurationError, with the reason, for a file that is no YAML mapping or that names a
     setting which does not exist. No line of the file is in it, since that may hold a password.
@@ -63,7 +63,8 @@ def read_file(path: Path) -> dict[str, Any]:
     unknown = [name + _meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
     if unknown:
         raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
-    return {name: _texts(path, name, value) for name, value in values.items()} | {TOLD: told}
+    settings = {name: _texts(path, name, value) for name, value in values.items()}
+    return settings, [f"{path}: {line}" for line in told]
 
 
 def _texts(path: Path, name: str, value: Any) -> str | list[str]:
@@ -91,10 +92,10 @@ def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) ->
         path = PLACE
     if path is not None:
         try:
-            found = read_file(path)
+            found, told = read_file(path)
         except ConfigurationError as error:
             raise click.UsageError(str(error), ctx) from None
-        ctx.meta.setdefault(TOLD, []).extend(f"{path}: {line}" for line in found.pop(TOLD))
+        ctx.meta.setdefault(TOLD, []).extend(told)
         ctx.default_map, ctx.meta[FROM] = found, path
 
 

@@ -4,6 +4,7 @@ In its YAML file a name is a path, ``server.port``; its variable is ``HYPERFLEET
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from hyperfleet.errors import ConfigurationError
@@ -142,7 +143,7 @@ def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[lis
         if flag in known:
             given.append(argument)
             if known[flag] and not equals:
-                given += [one for one in [next(rest, None)] if one is not None]
+                given += islice(rest, 1)
         elif flag in ADDRESSES:
             given += _address(flag, value if equals else next(rest, ""))
         elif synonym is None:
@@ -150,7 +151,7 @@ def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[lis
         elif synonym.setting:
             given.append("--" + synonym.setting.replace("_", "-") + equals + value)
             if not (equals or synonym.bare):
-                given += [one for one in [next(rest, None)] if one is not None]
+                given += islice(rest, 1)
         else:
             told.append(f"{flag} has no effect here: {synonym.why}")
             if not (equals or synonym.bare):

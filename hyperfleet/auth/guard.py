@@ -71,12 +71,6 @@ class Guard:
                 "may; or name the keys of another issuer, with --jwk-cert-url."
             )
 
-    def keys(self) -> dict[str, tuple[str, float | None]]:
-        """How each source of keys is doing, by its name: ``ok`` or what is wrong, and since when its
-        keys are at hand, in seconds of the monotonic clock.
-        """
-        return self.verifier.keys()
-
     async def admit(
         self, token: str, given: int, method: str, what: tuple[str, str] | None
     ) -> Mapping[str, Any]:

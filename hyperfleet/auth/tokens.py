@@ -5,7 +5,8 @@ import json
 import posixpath
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -55,19 +56,19 @@ class Verifier:
             )
 
     def keys(self) -> dict[str, tuple[str, float | None]]:
-        """How each source of keys is doing, by its name."""
-        sources = [*self.common, *(one for own in self.issuers.values() for one in own)]
-        return {one.name: one.state() for one in sources}
+        """How each source of keys is doing, by its name: ``ok`` or what is wrong, and since when its
+        keys are at hand, in seconds of the monotonic clock.
+        """
+        return {one.name: one.state() for one in self._all()}
 
     def trusts(self, url: str) -> bool:
         """Whether the keys at a URL are among those that let in."""
-        lists = self.issuers.values() if self.issuers else [self.common]
         wanted = _spelled(url)
-        return any(
-            isinstance(one, KeyServer) and _spelled(one.url) == wanted
-            for sources in lists
-            for one in sources
-        )
+        return any(isinstance(one, KeyServer) and _spelled(one.url) == wanted for one in self._all())
+
+    def _all(self) -> Iterator[Source]:
+        """The sources whose keys let in."""
+        return chain(*(self.issuers.values() if self.issuers else [self.common]))
 
     async def claims(self, token: str) -> dict[str, Any]:
         """The claims of a token that is good.

@@ -9,10 +9,11 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet import options
+from hyperfleet.commands.serve import parts
 from hyperfleet.database import connection, embedded
+from hyperfleet.observe.log import HIDDEN
 from hyperfleet.settings import FIELDS, Settings
 
-HIDDEN = "***"
 SECRET = ("db_password", "ocm_client_secret")
 
 
@@ -65,17 +66,8 @@ def _shown(name: str, value: Any) -> Any:
 
 def _check(chosen: Settings) -> None:
     """Raises StartError or ConfigurationError for what would keep the service from its start."""
-    # Slow to import.
-    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
-    from hyperfleet.contract import provider  # noqa: PLC0415
-    from hyperfleet.http.server import certificate  # noqa: PLC0415
-
     options.check(chosen)
-    if chosen.enable_https or chosen.enable_health_check_https or chosen.enable_metrics_https:
-        certificate(chosen.https_cert_file, chosen.https_key_file)
-    if chosen.authenticated:
-        Guard(chosen)
-    provider.load(chosen)
+    parts(chosen)
     conninfo, _ = embedded.place(chosen)
     if conninfo:
         connection.wait(conninfo, 0)

@@ -8,9 +8,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -57,6 +57,32 @@ def _stop_on_signals() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
 
 
+class Parts(NamedTuple):
+    """What the settings alone make of a service.
+
+    :param secure: whether the API, the health checks and the metrics are served with TLS
+    :param certificates: what each of them is given for it
+    """
+
+    secure: tuple[bool, bool, bool]
+    certificates: list[dict[str, Any]]
+    guard: Any
+    holder: Any
+
+
+def parts(chosen: Settings) -> Parts:
+    """Raises StartError or ConfigurationError for settings with which nothing could be served."""
+    # Not needed by the other commands, and slow to import.
+    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
+    from hyperfleet.contract import provider  # noqa: PLC0415
+    from hyperfleet.http.server import certificate  # noqa: PLC0415
+
+    secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
+    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
+    guard = Guard(chosen) if chosen.authenticated else None
+    return Parts(secure, [tls if wanted else {} for wanted in secure], guard, provider.load(chosen))
+
+
 def _serve(
     chosen: Settings, conninfo: str, folder: Path, count: int, stack: contextlib.ExitStack
 ) -> None:
@@ -64,18 +90,13 @@ def _serve(
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from hyperfleet.app import create_app  # noqa: PLC0415
-    from hyperfleet.auth.guard import Guard  # noqa: PLC0415
-    from hyperfleet.contract import provider  # noqa: PLC0415
     from hyperfleet.http.limits import limits  # noqa: PLC0415
-    from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen  # noqa: PLC0415
+    from hyperfleet.http.server import App, Ending, Servers, address, listen  # noqa: PLC0415
     from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
 
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
-    secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
-    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
-    guard = Guard(chosen) if chosen.authenticated else None
-    holder = provider.load(chosen)
+    secure, certificates, guard, holder = parts(chosen)
     host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
     listeners = [
         stack.enter_context(listen(own or host, port))
@@ -85,8 +106,7 @@ def _serve(
             (chosen.metrics_host, chosen.metrics_port),
         )
     ]
-    certificates = [tls if wanted else {} for wanted in secure]
-    conninfo, shared, lines = _database(
+    conninfo, shared, told = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
     )
     size = chosen.db_pool_size
@@ -97,7 +117,7 @@ def _serve(
     gauges, metrics, died = _metrics(chosen, registry, pool, holder)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
     api = create_app(chosen, pool, registry, holder, guard, gauges)
-    states = guard.keys if guard else dict
+    states = guard.verifier.keys if guard else dict
     health = health_app(Health(pool, holder, states, ending.begun))
     addresses = [
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
@@ -125,7 +145,7 @@ def _serve(
 
     _settle_memory()
     if count == 1:
-        _banner(addresses, lines, count, chosen)
+        _banner(addresses, told, count, chosen)
         work(listeners[0])
         return
     try:
@@ -133,9 +153,8 @@ def _serve(
     except OSError as error:
         raise StartError(f"Cannot listen on {addresses[0]}: {error.strerror}") from None
     patience = chosen.shutdown_timeout + chosen.shutdown_delay
-
     workers = Workers(own, work, died, patience)
-    _banner(addresses, lines, count, chosen)
+    _banner(addresses, told, count, chosen)
     workers.run()
 
 
@@ -206,26 +225,26 @@ def _settle_memory() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def _banner(addresses: list[str], lines: list[str], count: int, chosen: Settings) -> None:
-    """Says where everything is; ``lines`` say it of the database."""
+def _banner(addresses: list[str], database: Mapping[str, str], count: int, chosen: Settings) -> None:
+    """Says where everything is; ``database`` says it of the database."""
     api, health, metrics = addresses
     access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
-    told = [
-        f"API       {api}{BASE}",
-        f"UI        {api}/openapi-ui",
-        f"Health    {health}/healthcheck",
-        f"Metrics   {metrics}/metrics",
-        *lines,
-        *([f"Workers   {count}"] if count > 1 else []),
-        f"Access    {access}",
-    ]
+    told = {
+        "API": f"{api}{BASE}",
+        "UI": f"{api}/openapi-ui",
+        "Health": f"{health}/healthcheck",
+        "Metrics": f"{metrics}/metrics",
+        **database,
+        **({"Workers": str(count)} if count > 1 else {}),
+        "Access": access,
+    }
     if log.is_json():
-        more = {name.lower(): what for name, what in (line.split(None, 1) for line in told)}
+        more = {name.lower(): what for name, what in told.items()}
         logger.info("HyperFleet API %s serves", __version__, extra=more)
         return
     click.echo(f"HyperFleet API {__version__}")
-    for line in told:
-        click.echo(f"  {line}")
+    for name, what in told.items():
+        click.echo(f"  {name:10}{what}")
     sys.stdout.flush()
 
 
@@ -235,7 +254,7 @@ def _database(
     folder: Path,
     stack: contextlib.ExitStack,
     meanwhile: Callable[[Callable[[], bool]], bool | None],
-) -> tuple[str, bool, list[str]]:
+) -> tuple[str, bool, dict[str, str]]:
     """The connection string of a database that answers, whether its sessions are shared with other
     clients, and what the banner says of it.
 
@@ -247,21 +266,21 @@ def _database(
             sys.exit(0)
         _stop_on_signals()
         where = connection.describe(conninfo) + (", through a pooler" if shared else "")
-        return conninfo, shared, [f"Database  {where}", *_pending(conninfo)]
+        return conninfo, shared, {"Database": where, **_pending(conninfo)}
     conninfo = stack.enter_context(embedded.running(folder))
     migration.apply(conninfo)
-    return conninfo, False, ["Database  embedded PostgreSQL", f"Data      {folder}"]
+    return conninfo, False, {"Database": "embedded PostgreSQL", "Data": str(folder)}
 
 
-def _pending(conninfo: str) -> list[str]:
-    """A line of the banner that says which migrations the database lacks; none when it has all."""
+def _pending(conninfo: str) -> dict[str, str]:
+    """What the banner says of the migrations that the database lacks; nothing when it has all."""
     import psycopg  # noqa: PLC0415
 
     try:
         with connection.connect(conninfo) as conn:
             lacking = migration.pending(conn)
     except psycopg.Error as error:
-        return [f"Schema    unknown: {connection.reason(error)}"]
+        return {"Schema": f"unknown: {connection.reason(error)}"}
     if not lacking:
-        return []
-    return [f"Schema    {', '.join(lacking)} pending: run hyperfleet migrate; until then, requests fail"]
+        return {}
+    return {"Schema": f"{', '.join(lacking)} pending: run hyperfleet migrate; until then, requests fail"}

@@ -190,14 +190,17 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         at = merged["last_report_time"]
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended(required):
+            status = None
             removal.remove(conn, owner["id"])
-            removal.tell(kind, owner["id"])
             if cluster:
                 removal.settle(conn, cluster[0], at, service.required("Cluster"))
         else:
             status = held.fold(required, at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
-            _tell(service, kind, held.state["status"], status)
+    if status is None:
+        removal.tell(kind, owner["id"])
+    else:
+        _tell(service, kind, held.state["status"], status)
     done = document.fetchone()
     assert done is not None
     return done[1], ""
