@@ -55,7 +55,9 @@ def refold(
                 # Each on its own, since who removes a node pool has to lock its cluster first.
                 for id_ in finished:
                     with conn.transaction():
-                        removal.finish(conn, kind, id_, required)
+                        gone = removal.finish(conn, kind, id_, required)
+                    for removed in gone:
+                        removal.tell(*removed)
                 changed += folded
                 progress(len(ids))
     return changed

@@ -85,35 +85,44 @@ def tell(kind: str, id_: str) -> None:
     logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
 
-def settle(conn: Connection, cluster_id: str, at: str, required: Sequence[str]) -> None:
+def settle(conn: Connection, cluster_id: str, at: str, required: Sequence[str]) -> bool:
     """Folds a marked cluster once more after one of its node pools is gone, or removes it when that
-    was the last thing to wait for. The caller holds the cluster's lock.
+    was the last thing to wait for; whether it did, for the caller to :func:`tell` after its COMMIT.
+    The caller holds the cluster's lock.
     """
     held = Hold(conn, "Cluster", {"id": cluster_id}).one()
     if held is None or not held.state["deleted_time"]:
-        return
+        return False
     if held.ended(required):
         remove(conn, cluster_id)
-        return
+        return True
     status = held.fold(required, at)
     if status != held.state["status"]:
         conn.execute(SET_STATUS["Cluster"], {"id": cluster_id, "status": Jsonb(status)})
+    return False
 
 
-def finish(conn: Connection, kind: str, id_: str, required: Callable[[str], Sequence[str]]) -> None:
+def finish(
+    conn: Connection, kind: str, id_: str, required: Callable[[str], Sequence[str]]
+) -> list[tuple[str, str]]:
     """Removes a marked resource for which nobody has to do anything any more, and then maybe the
     cluster that waits for it. Runs in the caller's transaction.
 
     :param required: gives the required adapters of a kind
+    :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
     """
+    gone = []
     above = lock_owner(conn, kind, {"id": id_})
     if above:
         owner, held = above.fetchone(), Hold(conn, kind, {"id": id_}).one()
         if not owner or not held or not held.state["deleted_time"] or not held.ended(required(kind)):
-            return
+            return []
         remove(conn, id_)
+        gone.append((kind, id_))
         id_ = owner[0]
-    settle(conn, id_, times.now(), required("Cluster"))
+    if settle(conn, id_, times.now(), required("Cluster")):
+        gone.append(("Cluster", id_))
+    return gone
 
 
 def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: str) -> None:
@@ -134,9 +143,10 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
         gone = conn.execute(AUDIT, values)
         remove(conn, key["id"])
         cluster = above.fetchone() if above else None
-        if cluster:
-            settle(conn, cluster[0], at, service.required("Cluster"))
+        settled = cluster and settle(conn, cluster[0], at, service.required("Cluster"))
     for gone_kind, gone_id in gone:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)
         logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
+    if cluster and settled:
+        tell("Cluster", cluster[0])

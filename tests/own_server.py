@@ -42,9 +42,9 @@ class Server:
 
 
 @contextmanager
-def own_server() -> Iterator[Server]:
+def own_server(disk: Path | None = None) -> Iterator[Server]:
     with (
-        tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=MEMORY) as folder,
+        tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=disk or MEMORY) as folder,
         embedded.running(Path(folder)) as conninfo,
     ):
         yield Server(Path(folder), conninfo)

@@ -190,15 +190,16 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         at = merged["last_report_time"]
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended(required):
-            status = None
+            status, gone = None, [(kind, owner["id"])]
             removal.remove(conn, owner["id"])
-            if cluster:
-                removal.settle(conn, cluster[0], at, service.required("Cluster"))
+            if cluster and removal.settle(conn, cluster[0], at, service.required("Cluster")):
+                gone.append(("Cluster", cluster[0]))
         else:
             status = held.fold(required, at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
     if status is None:
-        removal.tell(kind, owner["id"])
+        for removed in gone:
+            removal.tell(*removed)
     else:
         _tell(service, kind, held.state["status"], status)
     done = document.fetchone()

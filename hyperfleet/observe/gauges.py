@@ -1,9 +1,13 @@
 """What is looked at when Prometheus asks: connections, queues, and the fleet as the tables have it."""
 
 import asyncio
+import fcntl
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -108,7 +112,7 @@ class Gauges:
 
 class Fleet(Collector):
     """How many resources there are, and how many are not as they are wanted: with one statement, that is
-    not sent again within some seconds.
+    not sent again within some seconds, by whichever process of the group is asked.
 
     :param stuck: seconds after which a resource that is not as it is wanted is stuck
     """
@@ -117,22 +121,47 @@ class Fleet(Collector):
         self.pool = pool
         self.stuck = stuck
         self.looked = float("-inf")
-        self.rows: list[tuple[Any, ...]] = []
+        self.rows: list[Any] = []
         self.lock = asyncio.Lock()
+        group = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        # What the processes of a group have found, for each other.
+        self.shared = Path(group) / "fleet.json" if group else None
 
     async def look(self) -> None:
         """Asks the database, unless it was just asked. What can't be had in time is not shown."""
         async with self.lock:
-            if time.monotonic() - self.looked < KEPT:
+            if self._fresh():
                 return
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    self.rows = await fetch(self.pool, FLEET, {"stuck": self.stuck})
-            except (psycopg.Error, TimeoutError) as error:
-                self.rows = []
-                told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"
-                logger.warning("the fleet could not be looked at for its metrics: %s", told)
-            self.looked = time.monotonic()
+            if self.shared is None:
+                await self._ask()
+                return
+            with self.shared.with_suffix(".lock").open("w") as held:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # Another process asks at this moment; what was found before is shown again.
+                    return
+                if not self._fresh():
+                    await self._ask()
+                    new = self.shared.with_suffix(".new")
+                    new.write_text(json.dumps([self.looked, self.rows]))
+                    new.replace(self.shared)
+
+    def _fresh(self) -> bool:
+        """Whether what was found last, by whichever process, need not be asked for again."""
+        if self.shared and self.shared.exists():
+            self.looked, self.rows = json.loads(self.shared.read_text())
+        return 0 <= time.monotonic() - self.looked < KEPT
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                self.rows = await fetch(self.pool, FLEET, {"stuck": self.stuck})
+        except (psycopg.Error, TimeoutError) as error:
+            self.rows = []
+            told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"
+            logger.warning("the fleet could not be looked at for its metrics: %s", told)
+        self.looked = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
         """What was found. Nothing is shown of what there is none of, as in the original."""

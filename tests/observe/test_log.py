@@ -95,6 +95,28 @@ def test_a_request_is_one_json_object_with_all_that_a_search_needs(database: str
         assert server.last(reason="finalized")["id"] == cluster["id"]
 
 
+def test_a_cluster_that_goes_with_its_last_node_pool_is_told_of_as_well(database: str) -> None:
+    with Logging("--no-auth", "--database-url", database) as server:
+        api = Api(server.url)
+        finalized = [{"type": "Finalized", "status": "True"}]
+        for name, force in (("one", False), ("two", True)):
+            cluster = api.cluster(name)
+            pool = api.node_pool(cluster)
+            path = f"/clusters/{cluster['id']}"
+            api.report(cluster)
+            api.report(pool)
+            api.delete(path).raise_for_status()
+            api.report(cluster, observed_generation=2, conditions=finalized).raise_for_status()
+            if force:
+                by_force = f"{path}/nodepools/{pool['id']}/force-delete"
+                api.post(by_force, json={"reason": "lost"}).raise_for_status()
+            else:
+                api.report(pool, observed_generation=2, conditions=finalized).raise_for_status()
+            assert server.last(id=pool["id"], kind="NodePool", reason="lost" if force else "finalized")
+            assert server.last(id=cluster["id"], kind="Cluster", reason="finalized")
+            assert api.get(path).status_code == 404
+
+
 def test_no_line_has_a_secret_a_spec_or_what_was_searched_for(database: str) -> None:
     with Logging("--no-auth", "--database-url", database, "--log-level=debug") as server:
         api = Api(server.url)

@@ -175,6 +175,20 @@ def test_queues_and_failures_are_shown_while_they_last_and_no_lock_keeps_a_scrap
     assert any('error_type="LockNotAvailable"' in name and value for name, value in errors.items())
 
 
+def test_the_fleet_is_looked_at_once_for_all_processes_of_a_group(database: str) -> None:
+    with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
+        Api(server.url).cluster("one")
+        with ThreadPoolExecutor(16) as threads:
+            # Each on a connection of its own, so that both processes are asked.
+            everything = list(threads.map(lambda _: scraped(server), range(64)))
+        asked = (
+            f'hyperfleet_db_query_duration_seconds_count{{component="api",operation="fleet",{VERSION}}}'
+        )
+        assert everything[-1][asked] == scraped(server)[asked] == 1
+        pending = of("hyperfleet_api_resource_pending_reconciliation", "cluster", "false")
+        assert [one[pending] for one in everything[32:]] == [1] * 32
+
+
 def test_a_worker_that_died_is_counted_and_one_that_was_stopped_is_not(database: str) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
         name = f"hyperfleet_api_worker_restarts_total{{{OWN}}}"
