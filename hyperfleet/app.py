@@ -20,6 +20,7 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.responses import Checked, Contract
 from hyperfleet.contract.validation import Validated, creation_validators
 from hyperfleet.database.pool import Pool
+from hyperfleet.database.reads import Reads
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.compression import Compressed
@@ -28,6 +29,7 @@ from hyperfleet.http.deadline import Deadline
 from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
+from hyperfleet.http.position import Positioned
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
 from hyperfleet.kinds import BASE
 from hyperfleet.lists import projection
@@ -39,7 +41,7 @@ from hyperfleet.settings import Settings
 
 def create_app(
     settings: Settings,
-    pool: Pool,
+    pool: Pool | Reads,
     registry: CollectorRegistry,
     holder: Provider | None = None,
     guard: Guard | None = None,
@@ -47,7 +49,7 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application that answers the API's requests.
 
-    :param pool: where handlers take their connections from
+    :param pool: where handlers take their connections from, and maybe others for those who only read
     :param registry: where requests are counted and timed
     :param holder: the provider's schemas; read as the settings say when left out
     :param guard: decides who may; made as the settings say when left out
@@ -60,6 +62,7 @@ def create_app(
     if guard is None:
         document = contract.without_security(document)
     holder = holder or provider.load(settings)
+    reads = pool if isinstance(pool, Reads) else Reads(pool)
     holder.public = guard is None
     pages = _pages(provider.openapi(holder.document, public=holder.public))
     holder.changed.append(lambda text: pages.update(_pages(text)))
@@ -70,14 +73,16 @@ def create_app(
     flask_app: flask.Flask = inner.app
     service = flask_app.extensions[SERVICE] = Service(
         settings,
-        pool,
+        reads.primary,
+        reads,
         holder,
         creation_validators(document),
         projection.defaults(settings.default_fields),
         Events(registry),
     )
     # From the innermost to the outermost.
-    layers: ASGIApp = Plain(Pages(inner, pages))
+    told = Positioned(inner, reads.written) if reads.standbys else inner
+    layers: ASGIApp = Plain(Pages(told, pages))
     requests = Requests(registry, first=settings.first_generation_metrics)
     fair = Fair(Limited(layers, limits(settings)), settings.max_requests, requests.refused.inc)
     if gauges is not None:

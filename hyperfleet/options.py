@@ -267,6 +267,10 @@ def from_options(values: Mapping[str, Any]) -> Settings:
             raise ConfigurationError(
                 f"{given['database_url']} and {given['db_host']} both name a database: give one."
             )
+    if chosen.get("read_database_url"):
+        chosen["read_database_url"] = database_url(
+            given["read_database_url"], chosen["read_database_url"]
+        )
     # libpq takes one port for each of several hosts.
     for port in filter(None, chosen.get("db_port", "").split(",")):
         if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
@@ -278,6 +282,10 @@ def from_options(values: Mapping[str, Any]) -> Settings:
 
 def check(chosen: Settings) -> None:
     """Raises ConfigurationError for settings that contradict each other."""
+    if chosen.read_database_url and not chosen.database_url and not chosen.db_host:
+        raise ConfigurationError(
+            "--read-database-url names standbys: say with --database-url of which database."
+        )
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise ConfigurationError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
 

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool
+from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Once, Rounds
 from hyperfleet.lists.projection import Defaults
@@ -33,7 +34,8 @@ class Events(Protocol):
 class Service:
     """The parts that handlers share.
 
-    :param pool: where connections come from
+    :param pool: where connections to the primary come from
+    :param reads: where rows are read for those who only read
     :param provider: the provider's schemas of specs
     :param creation: for each kind the contract's rules for a whole resource
     :param default_fields: what clients are shown that do not say what they want
@@ -41,11 +43,13 @@ class Service:
     :param turns: in which order they change one resource
     :param lists: reads lists, by their addresses
     :param rounds: runs statements, by their texts, for several who ask
+    :param readings: the same, of those that only read
     :param tags: the entity tags of pages, by their addresses
     """
 
     settings: Settings
     pool: Pool
+    reads: Reads
     provider: Provider
     creation: Mapping[str, Validator]
     default_fields: Defaults
@@ -53,12 +57,13 @@ class Service:
     turns: Turns = field(default_factory=Turns)
     lists: Once = field(init=False)
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
+    readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     tags: Tags = field(init=False)
 
     def __post_init__(self) -> None:
         """Makes what reads for several who ask."""
         # Slow searches must not use up all connections.
-        self.lists = Once(max(1, self.settings.db_pool_size // 2))
+        self.lists = Once(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.tags = Tags(self.pool)
 
     def together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
@@ -71,6 +76,21 @@ class Service:
         if known is None:
             known = self.rounds[statement] = Rounds(partial(self._rows, statement))
         return known
+
+    def read(self, statement: LiteralString) -> Rounds[str, TupleRow]:
+        """The same for a statement that only reads, which a standby may run.
+
+        :param statement: its parameter is ``ids``; its first column is the id
+        """
+        known = self.readings.get(statement)
+        if known is None:
+            known = self.readings[statement] = Rounds(partial(self._read, statement))
+        return known
+
+    async def _read(
+        self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, TupleRow]:
+        return {row[0]: row[1:] for row in await self.reads.fetch(statement, {"ids": [*asked]})}
 
     async def _rows(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]

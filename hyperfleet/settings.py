@@ -276,6 +276,15 @@ class Settings:
     ocm_ca_file: Path | None = file("File with the certificates that sign those of OCM.")
 
     database_url: str = secret("postgresql:// URL or key=value string. Default: an embedded PostgreSQL.")
+    read_database_url: str = secret(
+        "The same of hot standbys, one or several hosts: they serve lists, searches and reads of a "
+        "resource."
+    )
+    max_staleness: float = setting(
+        2.0,
+        "Seconds that a standby may be behind; beyond, and where none serves, the database itself does.",
+        type=Seconds(0.1, 3600),
+    )
     db_host: str = secret("Host of the database, instead of --database-url.")
     db_port: str = secret("Port of the database.")
     db_name: str = secret("Name of the database.")

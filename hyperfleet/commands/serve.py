@@ -113,18 +113,21 @@ def _serve(
     if chosen.db_max_connections:
         size = min(size, max(1, chosen.db_max_connections // count))
     pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared)
+    reads = _reads(chosen, pool, size, shared=shared)
+    if reads.standbys:
+        told["Standbys"] = ", ".join(one.name for one in reads.standbys)
     registry = CollectorRegistry()
-    gauges, metrics, died = _metrics(chosen, registry, pool, holder)
+    gauges, metrics, died = _metrics(chosen, registry, reads, holder)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
-    api = create_app(chosen, pool, registry, holder, guard, gauges)
-    states = guard.verifier.keys if guard else dict
-    health = health_app(Health(pool, holder, states, ending.begun))
+    api = create_app(chosen, reads, registry, holder, guard, gauges)
+    keys = guard.verifier.keys if guard else dict
+    health = health_app(Health(pool, holder, lambda: keys() | reads.states(), ending.begun))
     addresses = [
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
     ]
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
-        made = _trace(api, pool) if traced else None
+        made = _trace(api, reads) if traced else None
         servers = Servers(
             [
                 App(api, listener, certificates[0]),
@@ -132,7 +135,7 @@ def _serve(
                 App(metrics, listeners[2], certificates[2]),
             ],
             ending,
-            pool,
+            reads,
             holder.reload,
             limits(chosen),
             gauges.update,
@@ -158,7 +161,21 @@ def _serve(
     workers.run()
 
 
-def _metrics(chosen: Settings, registry: Any, pool: Any, holder: Any) -> tuple[Any, Any, Any]:
+def _reads(chosen: Settings, pool: Any, size: int, *, shared: bool) -> Any:
+    """Where rows are read: by the standbys that the settings name, or by the primary.
+
+    :param size: how many connections there may be to each
+    :param shared: whether a pooler is between; what is between the standbys is taken to be the same
+    """
+    from hyperfleet.database.reads import Reads, standbys  # noqa: PLC0415
+
+    conninfo = connection.read_conninfo(chosen)
+    timeout = chosen.statement_timeout
+    found = standbys(conninfo, size, timeout, shared=shared) if conninfo else []
+    return Reads(pool, found, chosen.max_staleness, max(1, size // 2))
+
+
+def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[Any, Any, Any]:
     """What is looked at each second, the application that shows all metrics, and who is told of workers
     that have died.
     """
@@ -167,11 +184,17 @@ def _metrics(chosen: Settings, registry: Any, pool: Any, holder: Any) -> tuple[A
 
     from hyperfleet.observe.gauges import Fleet, Gauges  # noqa: PLC0415
     from hyperfleet.observe.metrics import OWN, Statements, build_info, metrics_app  # noqa: PLC0415
+    from hyperfleet.observe.metrics import reads as counted  # noqa: PLC0415
 
-    gauges, fleet = Gauges(registry, pool, holder), Fleet(pool, chosen.stuck_after)
+    primary = reads.primary
+    gauges, fleet = Gauges(registry, primary, holder), Fleet(primary, chosen.stuck_after)
     build_info(registry)
-    pool.told = Statements(registry).told
-    pool.slow = chosen.slow_statement or float("inf")
+    statements = Statements(registry)
+    for pool in reads.pools():
+        pool.told = statements.told
+        pool.slow = chosen.slow_statement or float("inf")
+    if reads.standbys:
+        reads.told = counted(registry)
     restarts = Counter(
         "hyperfleet_api_worker_restarts", "Workers that died.", [*OWN], registry=registry
     ).labels(*OWN.values())
@@ -188,15 +211,17 @@ def _metrics(chosen: Settings, registry: Any, pool: Any, holder: Any) -> tuple[A
     return gauges, metrics_app(registry, looked), died
 
 
-def _trace(api: Any, pool: Any) -> "tracing.Tracing":
+def _trace(api: Any, reads: Any) -> "tracing.Tracing":
     """Lets a process make traces: what sends them does not survive a fork."""
-    made, told = tracing.Tracing(), pool.told
+    made, told = tracing.Tracing(), reads.primary.told
 
     def both(name: str, seconds: float, error: Any) -> None:
         told(name, seconds, error)
         made.statement(name, seconds, error)
 
-    api.tracing, pool.told = made, both
+    api.tracing = made
+    for pool in reads.pools():
+        pool.told = both
     return made
 
 

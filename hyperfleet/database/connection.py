@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import psycopg
@@ -14,6 +14,17 @@ from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+# A network that swallows packets is noticed within seconds instead of hours.
+DEFAULTS = {
+    "connect_timeout": "5",
+    "application_name": "hyperfleet",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
 
 
 class Cursor(Protocol):
@@ -57,19 +68,20 @@ def conninfo(settings: Settings) -> str:
                 f"A database's {', '.join(given)} is set, but neither --db-host nor --database-url."
             )
         return ""
-    # A network that swallows packets is noticed within seconds instead of hours.
-    defaults = {
-        "connect_timeout": "5",
-        "application_name": "hyperfleet",
-        "keepalives_idle": "10",
-        "keepalives_interval": "3",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "10000",
-    }
+    return _completed(settings.database_url, given)
+
+
+def read_conninfo(settings: Settings) -> str:
+    """The connection string of the standbys that the settings name; empty: of none.
+
+    Raises ConfigurationError for a string that libpq does not understand.
+    """
+    return settings.read_database_url and _completed(settings.read_database_url, {})
+
+
+def _completed(url: str, given: Mapping[str, str]) -> str:
     try:
-        return make_conninfo(
-            **{**defaults, **conninfo_to_dict(settings.database_url), **given}  # type: ignore[arg-type]
-        )
+        return make_conninfo(**{**DEFAULTS, **conninfo_to_dict(url), **given})  # type: ignore[arg-type]
     except psycopg.ProgrammingError as error:
         # libpq quotes the string in its message, and a password may be in it.
         reason = str(error).partition('"')[0].strip()

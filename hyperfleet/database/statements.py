@@ -1,7 +1,7 @@
 """Statements on connections of the pool.
 
 What runs in a greenlet of the loop (see :mod:`hyperfleet.greenlets`) calls :func:`fetch_one`,
-:func:`fetch_all`, :func:`session` and :func:`transaction` as plain functions.
+:func:`session` and :func:`transaction` as plain functions.
 """
 
 import time
@@ -25,33 +25,32 @@ def fetch_one(pool: Pool, statement: str, values: Mapping[str, Any]) -> TupleRow
     return rows[0] if rows else None
 
 
-def fetch_all(pool: Pool, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
-    """Runs one statement as its own transaction, in one round trip, and returns its rows.
-
-    It is planned each time, for the very values: how to search for a label depends on which one.
-    """
-    return wait_for(fetch(pool, statement, values, prepare=False))
-
-
 async def fetch(
     pool: Pool, statement: str, values: Mapping[str, Any], prepare: bool | None = None
 ) -> list[TupleRow]:
     """Runs one statement as its own transaction, in one round trip, and returns its rows."""
     async with pool.connection() as conn:
-        began = time.perf_counter()
-        try:
-            if conn.travelling is None:
-                cursor = await conn.execute(statement, values, prepare=prepare)
-            else:
-                async with conn.transaction():
-                    await _travel(conn)
-                    cursor = await conn.execute(statement, values)
-            rows = await cursor.fetchall()
-        except psycopg.Error as error:
-            pool.saw(statement, time.perf_counter() - began, error)
-            raise
-        pool.saw(statement, time.perf_counter() - began)
-        return rows
+        return await fetch_on(pool, conn, statement, values, prepare)
+
+
+async def fetch_on(
+    pool: Pool, conn: Session, statement: str, values: Mapping[str, Any], prepare: bool | None
+) -> list[TupleRow]:
+    """The same, on a connection that the caller has taken from the pool."""
+    began = time.perf_counter()
+    try:
+        if conn.travelling is None:
+            cursor = await conn.execute(statement, values, prepare=prepare)
+        else:
+            async with conn.transaction():
+                await _travel(conn)
+                cursor = await conn.execute(statement, values)
+        rows = await cursor.fetchall()
+    except psycopg.Error as error:
+        pool.saw(statement, time.perf_counter() - began, error)
+        raise
+    pool.saw(statement, time.perf_counter() - began)
+    return rows
 
 
 class Rows:

@@ -4,6 +4,7 @@ from typing import Any
 
 import flask
 
+from hyperfleet.database.reads import Reader
 from hyperfleet.etag import Precondition
 from hyperfleet.idempotency import Once
 from hyperfleet.lists import projection
@@ -11,6 +12,9 @@ from hyperfleet.lists.projection import Shape
 from hyperfleet.service import Service
 
 SERVICE = "hyperfleet"
+
+# How far the primary was when it had written what the answer acknowledged.
+POSITION = "Hyperfleet-Position"
 
 
 def service() -> Service:
@@ -41,6 +45,11 @@ def knows(tag: str) -> bool:
 def merges() -> bool:
     """Whether the body is a merge patch (RFC 7396)."""
     return flask.request.mimetype == "application/merge-patch+json"
+
+
+def reader() -> Reader:
+    """What reads for the request: whatever the write that it comes after has left."""
+    return Reader(service().reads, flask.request.headers.get(POSITION, ""))
 
 
 def once(body: Any) -> Once:

@@ -56,8 +56,12 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     :param key: as :func:`hyperfleet.resource.key_of` makes it
     Raises Problem where it is not.
     """
-    shape = request.shape(kind)
-    found = wait_for(request.service().together(READ[kind]).get(key["id"]))
+    shape, reader = request.shape(kind), request.reader()
+    if reader.after:
+        rows = reader.rows(READ[kind], {"ids": [key["id"]]})
+        found = rows[0][1:] if rows else None
+    else:
+        found = wait_for(request.service().read(READ[kind]).get(key["id"]))
     if found is None or key.get("owner_id") not in (None, found[2]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
@@ -73,15 +77,16 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     nothing is written to the database, the page is not even looked for.
     """
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
+    reader = request.reader()
     # The address says all of what is wanted, but for what a client is shown that does not say it.
-    key = (path, *given, shape.agent)
+    key = (path, *given, shape.agent, reader.after)
     tag = service.tags.last(key)
     if tag and request.knows(tag) and wait_for(service.tags.still(key)):
         return empty(304, {"ETag": weak(tag), **shape.headers})
 
     def made() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
-        wanted, found = page.page(service.pool, kind, query, within)
+        wanted, found = page.page(reader, kind, query, within)
         text = page.text(kind, wanted, found, shape, path, given)
         if isinstance(text, Long):
             return text, ""
@@ -91,7 +96,7 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
 
     def documents(identities: list[str]) -> dict[str, bytes]:
         def read() -> dict[str, bytes]:
-            found = page.documents(service.pool, kind, identities, within)
+            found = page.documents(reader, kind, identities, within)
             return {identity: shape.text(document) for identity, document in found.items()}
 
         return wait_for(service.lists.get((key, *identities), lambda: run(read)))

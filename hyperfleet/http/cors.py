@@ -9,6 +9,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
+    "Hyperfleet-Position",
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
@@ -16,6 +17,7 @@ REQUEST_HEADERS = (
 )
 RESPONSE_HEADERS = (
     "ETag",
+    "Hyperfleet-Position",
     "Location",
     "Retry-After",
     "WWW-Authenticate",

@@ -9,8 +9,7 @@ from urllib.parse import urlencode
 
 import psycopg
 
-from hyperfleet.database.pool import Pool
-from hyperfleet.database.statements import fetch_all
+from hyperfleet.database.reads import Reader
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import order, search
@@ -132,7 +131,7 @@ class Found(NamedTuple):
     last: list[str | None] | None
 
 
-def page(pool: Pool, kind: str, query: Mapping[str, Any], within: Within) -> tuple[Wanted, Found]:
+def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) -> tuple[Wanted, Found]:
     """What a request for a list asks for, and the rows that it gets.
 
     :param kind: ``Cluster``, ``NodePool`` or ``AdapterStatus``
@@ -141,7 +140,7 @@ def page(pool: Pool, kind: str, query: Mapping[str, Any], within: Within) -> tup
     """
     wanted = understand(kind, query)
     return wanted, fetch(
-        pool, plan(kind, wanted, within, _size(pool, kind, wanted, within)), wanted, within
+        reader, plan(kind, wanted, within, _size(reader, kind, wanted, within)), wanted, within
     )
 
 
@@ -174,13 +173,13 @@ def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
     return query.get("page", 1), sizes.pop() if sizes else DEFAULT_SIZE
 
 
-def _size(pool: Pool, kind: str, wanted: Wanted, within: Within) -> int | None:
+def _size(reader: Reader, kind: str, wanted: Wanted, within: Within) -> int | None:
     """The size of a list in which the page lies so deep that it pays to ask; None: it does not."""
     whole = not within.where and not wanted.search.sql
     if not whole or wanted.offset <= DEEP or any(key.nullable for key in wanted.order.keys):
         return None
     statement = f"/* {{table}}_count */ {COUNT}".format(table=KINDS[kind].table)
-    [(count,)] = fetch_all(pool, statement, {})
+    [(count,)] = reader.rows(statement, {})
     return int(count)
 
 
@@ -234,11 +233,11 @@ def _total(wanted: Wanted, parts: Sequence[str]) -> str:
     return TOTAL if parts else f"({COUNT})"
 
 
-def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
+def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     began = time.monotonic()
     try:
-        rows = fetch_all(pool, made.statement, made.values)
+        rows = reader.rows(made.statement, made.values)
     except psycopg.errors.InvalidRegularExpression as error:
         raise _bad_search(f"the regular expression is not valid: {error.diag.message_primary}") from None
     except psycopg.DataError:
@@ -247,7 +246,7 @@ def fetch(pool: Pool, made: Plan, wanted: Wanted, within: Within) -> Found:
         raise bad_parameter("continue", STRANGE) from None
     except psycopg.errors.QueryCanceled:
         # An operator may cancel a statement too; the server says which it was in its own language only.
-        if not wanted.search.sql or time.monotonic() - began < pool.statement_timeout:
+        if not wanted.search.sql or time.monotonic() - began < reader.statement_timeout:
             raise
         raise _bad_search("takes too long; ask for less, or by fields that are indexed") from None
     if made.backward:
@@ -349,11 +348,11 @@ def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
     return ready, later
 
 
-def documents(pool: Pool, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
+def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
     """Documents of a list, by their identities."""
     of = KINDS[kind]
     statement = LATER.format(table=of.table, row=of.row, type=COLUMNS[kind][of.identity])
-    return dict(fetch_all(pool, statement, {**within.values, "identities": identities}))
+    return dict(reader.rows(statement, {**within.values, "identities": identities}))
 
 
 def render(kind: str, number: int, total: int | None, documents: list[bytes], link: str = "") -> bytes:

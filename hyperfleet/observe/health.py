@@ -52,8 +52,8 @@ class Maintenance:
 class Health:
     """What keeps the service from its work, check by check.
 
-    :param keys: how each source of keys is doing: ``ok`` or what is wrong, and since when, in seconds
-        of the monotonic clock
+    :param others: how what else there is is doing, as each source of keys and each standby: ``ok`` or
+        what is wrong, and since when, in seconds of the monotonic clock
     :param ending: set from the moment on that it stops
     """
 
@@ -61,10 +61,10 @@ class Health:
         self,
         pool: Pool,
         provider: Provider | None = None,
-        keys: Callable[[], Mapping[str, tuple[str, float | None]]] = dict,
+        others: Callable[[], Mapping[str, tuple[str, float | None]]] = dict,
         ending: threading.Event | None = None,
     ) -> None:
-        self.pool, self.provider, self.keys, self.ending = pool, provider, keys, ending
+        self.pool, self.provider, self.others, self.ending = pool, provider, others, ending
         self.maintenance = Maintenance()
         self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
         # What each check of the database said last, and when it was said first.
@@ -137,9 +137,9 @@ class Health:
             if self.said.get(name, ("", 0.0))[0] != state:
                 self.said[name] = state, now
             checks[name] = {"state": state, "age_seconds": round(now - self.said[name][1], 3)}
-        for name, (state, since) in self.keys().items():
+        for name, (state, since) in self.others().items():
             age = None if since is None else round(now - since, 3)
-            checks[f"keys {name}"] = {"state": state, "age_seconds": age}
+            checks[name] = {"state": state, "age_seconds": age}
         ready = not (own or wrong)
         return JSONResponse(
             {"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503

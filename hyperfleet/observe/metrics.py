@@ -158,6 +158,17 @@ def resource_type(kind: str) -> str:
     return KINDS[kind].name.lower()
 
 
+def reads(registry: CollectorRegistry) -> Callable[[str], None]:
+    """What is told who has served a read: a standby, by its host and port, or the primary."""
+    counter = Counter(
+        "hyperfleet_db_reads",
+        "Statements for those who only read, by the server that took them.",
+        ["node", *OWN],
+        registry=registry,
+    )
+    return lambda node: counter.labels(node, *OWN.values()).inc()
+
+
 def build_info(registry: CollectorRegistry) -> None:
     """Says which version runs."""
     Gauge(

@@ -1,33 +1,18 @@
 """PostgreSQL is killed in the middle of writes: what was acknowledged is there, once."""
 
-import os
-import signal
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import requests
 from conftest import Api
-from own_server import Server, own_server
+from own_server import Server, kill, own_server
 from process import Serving
 from writers import WRITERS, assert_nothing_is_lost, writers
 
 pytestmark = pytest.mark.slow
-
-
-def kill(server: Server) -> None:
-    """As the kernel does when memory runs out: all processes at once, and nobody says goodbye."""
-    first = int((server.files / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{first}/task/{first}/children").read_text()
-    for pid in [first, *map(int, children.split())]:
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{first}").exists() and "Z" not in Path(f"/proc/{first}/stat").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def start(server: Server) -> None:
@@ -54,7 +39,7 @@ def test_every_acknowledged_write_is_there_once_after_kills_in_the_middle_of_two
         def killing() -> int:
             kills = 0
             while not over.wait(1.0):
-                kill(server)
+                kill(server.files)
                 kills += 1
                 start(server)
             return kills

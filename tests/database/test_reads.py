@@ -1,0 +1,276 @@
+"""Reads from standbys: they share the work, nobody misses what they wrote, and none is read that is too
+far behind.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api
+from own_server import Server, kill, own_server, standby
+from process import Serving, run
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from resources import problem
+
+pytestmark = pytest.mark.slow
+
+POSITION = "Hyperfleet-Position"
+NAMES = ("second", "third")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Server, list[str]]]:
+    """A primary, and the folders of the sockets of its two standbys."""
+    with (
+        own_server() as primary,
+        standby(primary, "second", synchronous=False) as second,
+        standby(primary, "third", synchronous=False) as third,
+    ):
+        yield primary, [second, third]
+
+
+def of(primary: Server, folders: list[str]) -> str:
+    known: dict[str, Any] = conninfo_to_dict(primary.conninfo)
+    return make_conninfo(
+        **{**known, "host": ",".join(folders), "port": ",".join("5432" for _ in folders)}
+    )
+
+
+@pytest.fixture
+def serving(nodes: tuple[Server, list[str]]) -> Iterator[Serving]:
+    primary, folders = nodes
+    primary.ask("TRUNCATE clusters, node_pools, adapter_statuses, labels CASCADE")
+    with Serving(
+        *("--no-auth", "--database-url", primary.conninfo),
+        *("--read-database-url", of(primary, folders), "--max-staleness=1"),
+    ) as serving:
+        yield serving
+    for folder in folders:
+        resume(folder)
+
+
+def paused(folder: str, *, on: bool = True) -> None:
+    """Lets a standby replay nothing more; what it is sent it still takes."""
+    with psycopg.connect(host=folder, port=5432, user="postgres", autocommit=True) as conn:
+        conn.execute("SELECT pg_wal_replay_pause()" if on else "SELECT pg_wal_replay_resume()")
+        while on and conn.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != ("paused",):
+            time.sleep(0.01)
+
+
+def resume(folder: str) -> None:
+    paused(folder, on=False)
+
+
+def served(serving: Serving) -> dict[str, int]:
+    """How many reads each server has served, by the first words of its name."""
+    found = {}
+    for line in requests.get(serving.metrics, timeout=5).text.splitlines():
+        if line.startswith("hyperfleet_db_reads_total{"):
+            name = line.partition('node="')[2].partition('"')[0]
+            found[name.removesuffix(":5432")] = int(float(line.rpartition(" ")[2]))
+    return found
+
+
+def reads_of(folder: str) -> int:
+    """Transactions that a server of PostgreSQL has committed, by its own word."""
+    with psycopg.connect(host=folder, port=5432, user="postgres", autocommit=True) as conn:
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        time.sleep(0.1)
+        query = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'"
+        [(count,)] = conn.execute(query).fetchall()
+        return int(count)
+
+
+def test_who_sends_back_the_position_of_a_write_always_reads_it(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    api = Api(serving.url)
+
+    def walk(number: int) -> None:
+        created = api.post("/clusters", json={"name": f"c{number}", "spec": {}})
+        cluster, after = created.json(), {POSITION: created.headers[POSITION]}
+        path = f"/clusters/{cluster['id']}"
+        assert api.get(path, headers=after).status_code == 200
+        search = {"search": f"name='c{number}'"}
+        assert api.get("/clusters", params=search, headers=after).json()["total"] == 1
+        for step in range(5):
+            changed = api.patch(path, json={"spec": {"step": step}})
+            after = {POSITION: changed.headers[POSITION]}
+            assert api.get(path, headers=after).json()["spec"] == {"step": step}
+        reported = api.report(cluster, observed_generation=6)
+        after = {POSITION: reported.headers[POSITION]}
+        assert api.get(f"{path}/statuses", headers=after).json()["total"] == 1
+        deleted = api.delete(path)
+        after = {POSITION: deleted.headers[POSITION]}
+        assert "deleted_time" in api.get(path, headers=after).json()
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(walk, range(64)))
+    # Standbys that stand still serve none of it, and nobody waits long for them.
+    for folder in nodes[1]:
+        paused(folder)
+    began = time.monotonic()
+    walk(100)
+    assert time.monotonic() - began < 9 * 0.5 + 2
+    found = served(serving)
+    assert found["primary"] and all(found[folder] for folder in nodes[1])
+
+
+def test_one_more_standby_serves_as_many_more_lists(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    primary, folders = nodes
+    Api(serving.url).cluster("one")
+    time.sleep(1)
+    host = str(conninfo_to_dict(primary.conninfo)["host"])
+    for count in (1, 2):
+        before = [reads_of(folder) for folder in (*folders, host)]
+        with (
+            Serving(
+                *("--no-auth", "--database-url", primary.conninfo),
+                *("--read-database-url", of(primary, folders[:count])),
+            ) as reading,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            # Of different pages, so that none shares the reading of another.
+            pages = [f"/clusters?size={size}&search=name='one'" for size in range(1, 401)]
+            answers = list(threads.map(lambda page: Api(reading.url).get(page).json(), pages))
+        assert all(answer["total"] == 1 for answer in answers)
+        # Sessions tell what they have done when they end.
+        after = [reads_of(folder) for folder in (*folders, host)]
+        more = [one - other for one, other in zip(after, before, strict=True)]
+        assert all(400 / count <= one < 400 / count + 60 for one in more[:count]), more
+        # How far it is, and what the test itself has asked.
+        assert more[-1] < 60, more
+
+
+def test_no_standby_serves_that_is_further_behind_than_is_allowed(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    (_, folders), api = nodes, Api(serving.url)
+    first, second = folders
+    for folder in folders:
+        paused(folder)
+    cluster = api.cluster("one")
+    path = f"/clusters/{cluster['id']}"
+    api.patch(path, json={"labels": {"a": "b"}}).raise_for_status()
+    written = time.monotonic()
+    # Each thing that is written is seen by all within the staleness, whoever serves it.
+    while time.monotonic() - written < 1.2:
+        assert api.get(path).status_code in (200, 404)
+    for _ in range(20):
+        assert api.get(path).json()["labels"] == {"a": "b"}
+        assert api.get("/clusters").json()["total"] == 1
+    ready = requests.get(f"{serving.health}/readyz?verbose", timeout=5)
+    states = {name: one["state"] for name, one in ready.json()["checks"].items()}
+    assert {states[f"standby {folder}:5432"] for folder in folders} == {"behind"}
+    assert ready.status_code == 200
+    resume(second)
+    deadline = time.monotonic() + 5
+    before = served(serving)[second]
+    while served(serving)[second] < before + 10:
+        assert time.monotonic() < deadline
+        assert api.get(path).json()["labels"] == {"a": "b"}
+    assert f"standby {first}:5432 is too far behind" in serving.output
+    assert f"standby {second}:5432 serves again" in serving.output
+
+
+def test_a_standby_that_is_promoted_serves_no_more() -> None:
+    with (
+        own_server() as primary,
+        standby(primary, synchronous=False) as second,
+        Serving(
+            *("--no-auth", "--database-url", primary.conninfo),
+            *("--read-database-url", of(primary, [second]), "--max-staleness=1"),
+        ) as serving,
+    ):
+        api = Api(serving.url)
+        cluster = api.cluster("one")
+        path = f"/clusters/{cluster['id']}"
+        time.sleep(1.2)
+        assert api.get(path).status_code == 200
+        assert served(serving)[second]
+        promote = psycopg.connect(host=second, port=5432, user="postgres", autocommit=True)
+        with promote as conn:
+            assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
+        for step in range(20):
+            api.patch(path, json={"spec": {"step": step}}).raise_for_status()
+            time.sleep(1.2 if step == 0 else 0.05)
+            after = served(serving)
+        # The writes of the primary are not there.
+        assert api.get(path).json()["spec"] == {"step": 19}
+        assert served(serving)[second] == after[second]
+
+
+def test_a_standby_that_ends_takes_no_request_with_it() -> None:
+    with own_server() as primary, standby(primary, synchronous=False) as second:
+        read = of(primary, [second])
+        with Serving(
+            *("--no-auth", "--database-url", primary.conninfo, "--read-database-url", read)
+        ) as serving:
+            path = f"/clusters/{Api(serving.url).cluster('one')['id']}"
+            time.sleep(2.2)
+            over = threading.Event()
+
+            def reading() -> int:
+                api, count = Api(serving.url), 0
+                while not over.is_set():
+                    assert api.get(path).status_code == 200
+                    assert api.get("/clusters").json()["total"] == 1
+                    count += 1
+                return count
+
+            with ThreadPoolExecutor(8) as threads:
+                asked = [threads.submit(reading) for _ in range(8)]
+                time.sleep(0.5)
+                kill(Path(second) / "postgresql")
+                time.sleep(1.5)
+                over.set()
+                assert all(one.result() for one in asked)
+            assert served(serving)[second] and served(serving)["primary"]
+
+
+def test_standbys_that_are_not_there_keep_nobody_from_reading(database: str, tmp_path: Any) -> None:
+    with Serving(
+        *("--no-auth", "--database-url", database),
+        *("--read-database-url", f"host={tmp_path},127.0.0.1 port=5432,1 dbname=x user=x"),
+    ) as serving:
+        api = Api(serving.url)
+        cluster = api.cluster("one")
+        began = time.monotonic()
+        for _ in range(20):
+            assert api.get(f"/clusters/{cluster['id']}").status_code == 200
+            assert api.get("/clusters").json()["total"] == 1
+        assert time.monotonic() - began < 5
+        assert f"standby {tmp_path}:5432 does not serve" in serving.output
+
+
+def test_a_position_that_is_none_is_refused_and_one_from_elsewhere_is_not_waited_for_long(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    api = Api(serving.url)
+    api.cluster("one")
+    for text in ("", "x", "0", "0/", "/0", "0/000000000", "0/0 ", "-1/0", "0/0,0/0"):
+        refused = problem(api.get("/clusters", headers={POSITION: text}), 400)
+        assert "Hyperfleet-Position" in str(refused["errors"])
+    began = time.monotonic()
+    assert api.get("/clusters", headers={POSITION: "FFFFFFFF/FFFFFFFF"}).json()["total"] == 1
+    assert time.monotonic() - began < 2
+
+
+def test_without_standbys_no_position_is_told_and_one_that_is_sent_is_of_no_account(api: Api) -> None:
+    created = api.post("/clusters", json={"name": "one", "spec": {}})
+    assert POSITION not in created.headers
+    assert api.get("/clusters", headers={POSITION: "FFFFFFFF/FFFFFFFF"}).json()["total"] == 1
+
+
+def test_standbys_of_no_database_are_refused_at_the_start() -> None:
+    refused = run("serve", "--no-auth", "--read-database-url=postgresql://localhost/x")
+    assert refused.returncode == 2
+    assert "--read-database-url names standbys: say with --database-url of which" in refused.stdout
