@@ -46,7 +46,7 @@ def create_app(
     holder: Provider | None = None,
     guard: Guard | None = None,
     gauges: Gauges | None = None,
-) -> ASGIApp:
+) -> Logged:
     """The ASGI application that answers the API's requests.
 
     :param pool: where handlers take their connections from, and maybe others for those who only read

@@ -89,7 +89,8 @@ def create(
             if bytes(known[0]) != request:
                 raise Problem(KEY_REUSED)
             return (known[1],), known[2]
-        row = conn.execute(statement, {"rows": Jsonb([values])}).fetchone()
+        given = {"rows": Jsonb([values]), "patience": None}
+        row = conn.execute(statement, given).fetchone()
         if row is None or row[1] is None:
             # Nothing was created, so the key stays free.
             conn.execute(FREE, claim)

@@ -30,6 +30,10 @@ PLACE = Path("/etc/hyperfleet/config.yaml")
 FROM, TOLD = "hyperfleet.file", "hyperfleet.told"
 
 
+# What says nothing in YAML, as it is written.
+EMPTY = ("", "~", "null")
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
     flat: dict[str, Any] = {}
@@ -37,7 +41,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = prefix + str(key).replace("-", "_")
         if isinstance(value, Mapping):
             flat |= _flat(value, name + "_")
-        elif value is not None:
+        elif value not in EMPTY:
             flat[name] = value
     return flat
 
@@ -49,7 +53,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     setting which does not exist. No line of the file is in it, since that may hold a password.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # All as it is written: "yes" may be a name, and 0123 a password.
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -71,15 +76,11 @@ def _texts(path: Path, name: str, value: Any) -> str | list[str]:
     """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
     lists = isinstance(DECLARED[name].metadata["option"].get("type"), Names)
     if isinstance(value, list) and lists and not any(isinstance(one, list | dict) for one in value):
-        return [_text(one) for one in value]
+        return list(value)
     if isinstance(value, list | dict):
         takes = "a list of texts, or one text" if lists else "one value"
         raise ConfigurationError(f"{path}: {name} takes {takes}.")
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value)
 
 
 def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -148,12 +149,16 @@ class _Option(click.Option):
         super().__init__(*args, **kwargs)
         self.emptied = emptied
 
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+    def variable(self) -> str:
+        """The variable that the value comes from; empty: from none."""
         for name in self.envvar or ():
             value = os.environ.get(name)
             if value is not None and (value or self.emptied) and not _is_link(name, value):
-                return value
-        return None
+                return name
+        return ""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return os.environ.get(self.variable())
 
 
 def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
@@ -309,7 +314,8 @@ def _source(ctx: click.Context, name: str) -> str:
         return "--" + name.replace("_", "-")
     if where is ParameterSource.ENVIRONMENT:
         option = next(one for one in ctx.command.params if one.name == name)
-        return next(one for one in option.envvar or () if os.environ.get(one) is not None)
+        assert isinstance(option, _Option)
+        return option.variable()
     return str(ctx.meta[FROM]) if where is ParameterSource.DEFAULT_MAP else "default"
 
 
@@ -335,7 +341,7 @@ def _given(ctx: click.Context, name: str) -> str:
     flag = "--" + name.replace("_", "-")
     source = ctx.get_parameter_source(name)
     if source is ParameterSource.ENVIRONMENT:
-        return f"{flag} (HYPERFLEET_{name.upper()})"
+        return f"{flag} ({_source(ctx, name)})"
     return f"{flag} (of the --config file)" if source is ParameterSource.DEFAULT_MAP else flag
 
 

@@ -19,6 +19,9 @@ from hyperfleet.lists.tags import Tags
 from hyperfleet.settings import Settings
 from hyperfleet.turns import Turns
 
+# What several share waits no longer for a lock that one of them needs; then each is on its own.
+PATIENCE = "100ms"
+
 
 class Events(Protocol):
     """Who is told what becomes of resources."""
@@ -70,7 +73,8 @@ class Service:
         """What runs a statement once for all who want it at the same moment.
 
         :param statement: its parameters are ``ids``, and ``rows``, a JSON list of what is given for
-            each; its first column is the id
+            each; and ``patience``, how long it may wait for a lock, NULL for the usual time; its first
+            column is the id
         """
         known = self.rounds.get(statement)
         if known is None:
@@ -95,7 +99,8 @@ class Service:
     async def _rows(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, TupleRow]:
-        values = {"ids": [*asked], "rows": Jsonb([*asked.values()])}
+        patience = PATIENCE if len(asked) > 1 else None
+        values = {"ids": [*asked], "rows": Jsonb([*asked.values()]), "patience": patience}
         return {row[0]: row[1:] for row in await fetch(self.pool, statement, values)}
 
     def required(self, kind: str) -> tuple[str, ...]:

@@ -90,7 +90,19 @@ class Level(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The level."""
-        return super().convert("warning" if value == "warn" else value, param, ctx)
+        said = value.lower() if isinstance(value, str) else value
+        return super().convert("warning" if said == "warn" else said, param, ctx)
+
+
+class Share(click.FloatRange):
+    """A part of a whole."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, within its range."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class Seconds(click.ParamType[Any]):
@@ -107,7 +119,8 @@ class Seconds(click.ParamType[Any]):
             number = float(seconds(value))
         except ValueError:
             number = math.nan
-        if not self.least <= number <= self.most:
+        # PostgreSQL, for one, knows nothing shorter than a thousandth, and takes less for none.
+        if not self.least <= number <= self.most or 0 < number < 0.001:
             self.fail(
                 f"{value!r} is not a number of seconds from {self.least:g} to {self.most:g}.", param, ctx
             )
@@ -392,7 +405,7 @@ class Settings:
     access_log: float = setting(
         1.0,
         "Share of the requests that are logged, from 0 to 1; those that failed always are.",
-        type=click.FloatRange(0, 1),
+        type=Share(0, 1),
     )
 
     @property

@@ -119,6 +119,7 @@ ADDRESSES = {
 BY_FIELD = {one.field: one for one in SYNONYMS if one.path}
 BY_VARIABLE = {one.variable: one for one in SYNONYMS if one.path}
 BY_FLAG = {flag: one for one in SYNONYMS for flag in one.flags.split()}
+OFF = ("", "0", "f", "false", "n", "no", "off")
 # What must not be ignored, since more would be seen than was meant to be.
 TENANTS = ("server_tenant_enabled", "server_tenant_system_header", "server_tenant_dimensions")
 
@@ -176,14 +177,18 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     told = []
     for name, value in values.items():
         if name in TENANTS:
-            if name == TENANTS[0] and value not in (False, "false"):
+            if name == TENANTS[0] and str(value).strip().lower() not in OFF:
                 raise ConfigurationError("server.tenant: tenants are not kept apart by this version.")
         elif name == "server_jwt_configs":
+            if "jwt_issuers" in values:
+                raise ConfigurationError("server.jwt.configs and jwt_issuers say the same: give one.")
             found |= _issuers(value)
         elif name in BY_FIELD:
             synonym = BY_FIELD[name]
             if synonym.setting:
-                found.setdefault(synonym.setting, value)
+                if found.setdefault(synonym.setting, value) != value:
+                    kept = f"{synonym.setting} is {found[synonym.setting]} already"
+                    told.append(f"{synonym.path} has no effect here: {kept}")
             else:
                 told.append(f"{synonym.path} has no effect here: {synonym.why}")
         else:
@@ -193,7 +198,7 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def refuse_tenants(environment: Mapping[str, str]) -> None:
     """Raises ConfigurationError where tenants are asked for, which would see each other."""
-    if environment.get("HYPERFLEET_SERVER_TENANT_ENABLED", "").lower() in ("1", "t", "true"):
+    if environment.get("HYPERFLEET_SERVER_TENANT_ENABLED", "").strip().lower() not in OFF:
         raise ConfigurationError(
             "HYPERFLEET_SERVER_TENANT_ENABLED: tenants are not kept apart by this version."
         )
@@ -205,15 +210,16 @@ def _issuers(configs: Any) -> dict[str, Any]:
         isinstance(one, Mapping) and isinstance(one.get("issuer_url"), str) for one in configs
     ):
         raise ConfigurationError("server.jwt.configs must be a list of issuers with issuer_url.")
-    issuers, audiences, claims = [], [], []
+    issuers = []
     for one in configs:
         keys = one.get("jwk_cert_url") or one.get("jwk_cert_file")
         issuers.append(f"{one['issuer_url']}={keys}" if keys else one["issuer_url"])
-        audiences += [one["audience"]] if one.get("audience") else []
-        claims += [one["identity_claim"]] if one.get("identity_claim") else []
     found: dict[str, Any] = {"jwt_issuers": issuers}
-    if audiences:
-        found["jwt_audiences"] = audiences
-    if claims:
-        found["identity_claims"] = claims
+    for member, setting in (("audience", "jwt_audiences"), ("identity_claim", "identity_claims")):
+        given = {one.get(member) or "" for one in configs}
+        if len(given) > 1:
+            # Who one of them is meant to keep out must not come in by another.
+            raise ConfigurationError(f"server.jwt.configs: {member} must be the same for all issuers.")
+        if given != {""} and given:
+            found[setting] = [*given]
     return found

@@ -1,6 +1,8 @@
 """``hyperfleet config``."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from hyperfleet import options
 from hyperfleet.commands.serve import parts
 from hyperfleet.database import connection, embedded
+from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.observe.log import HIDDEN
 from hyperfleet.settings import FIELDS, Settings
 
 SECRET = ("db_password", "ocm_client_secret")
+# What may be secret in a connection string; in options there may be any setting of PostgreSQL.
+WORDS = ("password", "sslpassword", "options", "oauth_client_secret", "scram_client_key")
+# Before the password in a URL.
+IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
 
 
 @options.options()
@@ -56,18 +63,32 @@ def _shown(name: str, value: Any) -> Any:
         return HIDDEN
     if name in ("database_url", "read_database_url") and value:
         parts: dict[str, Any] = conninfo_to_dict(value)
-        return make_conninfo(
-            **{name: HIDDEN if name == "password" else one for name, one in parts.items()}
-        )
+        return make_conninfo(**{name: HIDDEN if name in WORDS else one for name, one in parts.items()})
     if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
+        return [_shown("", one) for one in value]
+    value = str(value) if isinstance(value, Path) else value
+    return IN_URL.sub(rf"\1{HIDDEN}", value) if isinstance(value, str) else value
 
 
 def _check(chosen: Settings) -> None:
     """Raises StartError or ConfigurationError for what would keep the service from its start."""
+    # Slow to import.
+    from hyperfleet.http.server import listen  # noqa: PLC0415
+
     options.check(chosen)
     parts(chosen)
-    conninfo, _ = embedded.place(chosen)
+    # The ports themselves may be in use, by the service that is to be started anew.
+    places = [chosen.host, chosen.health_host or chosen.host, chosen.metrics_host or chosen.host]
+    ports = [chosen.port, chosen.health_port, chosen.metrics_port]
+    for host in places:
+        listen(host or "127.0.0.1", 0).close()
+    taken = [place for place in zip(places, ports, strict=True) if place[1]]
+    if len(set(taken)) < len(taken):
+        raise ConfigurationError("--port, --health-port and --metrics-port must differ.")
+    conninfo, folder = embedded.place(chosen)
     if conninfo:
         connection.wait(conninfo, 0)
+        return
+    existing = next(one for one in (folder, *folder.resolve().parents) if one.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StartError(f"The folder of the embedded PostgreSQL, {folder}, can't be made.")

@@ -77,6 +77,8 @@ def parts(chosen: Settings) -> Parts:
     from hyperfleet.contract import provider  # noqa: PLC0415
     from hyperfleet.http.server import certificate  # noqa: PLC0415
 
+    if tracing.wanted(chosen.tracing_enabled, os.environ):
+        tracing.check()
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
     guard = Guard(chosen) if chosen.authenticated else None
@@ -137,7 +139,7 @@ def _serve(
             ending,
             reads,
             holder.reload,
-            limits(chosen),
+            limits(chosen)._replace(refused=api.refused),
             gauges.update,
         )
         try:
@@ -200,8 +202,9 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
     ).labels(*OWN.values())
 
     async def looked() -> Collector:
-        gauges.update()
         await fleet.look()
+        # Only then: what has looked has waited for a connection too.
+        gauges.update()
         return fleet
 
     def died(pid: int, *, wanted: bool) -> None:
@@ -213,11 +216,17 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
 
 def _trace(api: Any, reads: Any) -> "tracing.Tracing":
     """Lets a process make traces: what sends them does not survive a fork."""
+    from hyperfleet.database.together import sharers  # noqa: PLC0415
+
     made, told = tracing.Tracing(), reads.primary.told
 
     def both(name: str, seconds: float, error: Any) -> None:
         told(name, seconds, error)
-        made.statement(name, seconds, error)
+        contexts = sharers.get()
+        for context in contexts:
+            context.run(made.statement, name, seconds, error)
+        if not contexts:
+            made.statement(name, seconds, error)
 
     api.tracing = made
     for pool in reads.pools():

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from hyperfleet.database import connection
 from hyperfleet.database.session import Session
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class Pool(AsyncConnectionPool[Session]):
         """
         while True:
             await asyncio.sleep(ASK_AGAIN)
+            # Those whose time was over stay until a connection comes.
+            while self._waiting and self._waiting[0].error is not None:
+                self._waiting.popleft()
             if self._waiting:
                 self._maybe_grow_pool()
             now = time.monotonic()
@@ -81,9 +85,13 @@ class Pool(AsyncConnectionPool[Session]):
         try:
             conn = await super()._connect(timeout)
         except Exception as error:
+            if self.trouble is None:
+                logger.warning("the database cannot be reached: %s", connection.reason(error))
             self.trouble = error
             raise
-        self.trouble = None
+        if self.trouble is not None:
+            logger.warning("the database is reached again")
+            self.trouble = None
         return conn
 
     async def getconn(self, timeout: float | None = None) -> Session:
@@ -96,6 +104,8 @@ class Pool(AsyncConnectionPool[Session]):
             try:
                 conn = await super().getconn(deadline - time.monotonic())
             except PoolTimeout as error:
+                if self.told is not None:
+                    self.told("connection", 0, error)
                 raise error from self.trouble
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
                 self.used[conn] = time.monotonic() + self.patience

@@ -6,8 +6,9 @@ waits for the next one.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextvars import Context, ContextVar, copy_context
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -34,6 +35,23 @@ BLAMED = (
 )
 
 
+# For whom the statement at hand is run: the contexts of those who asked. It has none itself, since it
+# is no more the one's than the other's.
+sharers: ContextVar[tuple[Context, ...]] = ContextVar("sharers", default=())
+
+
+class Asked(NamedTuple, Generic[V]):
+    """What somebody has asked for.
+
+    :param values: what is to be written
+    :param contexts: of those who asked
+    """
+
+    values: Any
+    answer: asyncio.Future[V | None]
+    contexts: list[Context]
+
+
 class Rounds(Generic[K, V]):
     """Reads or writes of single rows, in rounds: one statement does all that was asked for since the
     last began. One that fails because of one row is done again for each.
@@ -44,7 +62,7 @@ class Rounds(Generic[K, V]):
 
     def __init__(self, work: Callable[[dict[K, Any]], Awaitable[Mapping[K, V]]]) -> None:
         self.work = work
-        self.asked: dict[K, tuple[Any, asyncio.Future[V | None]]] = {}
+        self.asked: dict[K, Asked[V]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
 
@@ -58,15 +76,16 @@ class Rounds(Generic[K, V]):
             # Who asked has gone away, and has left what it wanted to be written.
             return (await self.work({key: values})).get(key)
         if known is None:
-            known = self.asked[key] = (values, _answer())
+            known = self.asked[key] = Asked(values, _answer(), [])
             if not self.busy:
                 self._begin()
+        known.contexts.append(copy_context())
         # One who goes away takes nothing from the others.
-        return await asyncio.shield(known[1])
+        return await asyncio.shield(known.answer)
 
     def _begin(self) -> None:
         self.busy = True
-        task = asyncio.create_task(self._round())
+        task = asyncio.create_task(self._round(), context=Context())
         self.tasks.add(task)
         # A round that hangs keeps nobody from the next one.
         overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
@@ -89,21 +108,22 @@ class Rounds(Generic[K, V]):
         try:
             await self._do(asked)
         except BLAMED:
-            await asyncio.gather(*(self._one(key, *one) for key, one in asked.items()))
+            await asyncio.gather(*(self._one(key, one) for key, one in asked.items()))
         except BaseException as error:
-            for _, answer in asked.values():
-                answer.set_exception(error)
+            for one in asked.values():
+                one.answer.set_exception(error)
 
-    async def _one(self, key: K, values: Any, answer: asyncio.Future[V | None]) -> None:
+    async def _one(self, key: K, one: Asked[V]) -> None:
         try:
-            await self._do({key: (values, answer)})
+            await self._do({key: one})
         except BaseException as error:
-            answer.set_exception(error)
+            one.answer.set_exception(error)
 
-    async def _do(self, asked: Mapping[K, tuple[Any, asyncio.Future[V | None]]]) -> None:
-        found = await self.work({key: values for key, (values, _) in asked.items()})
-        for key, (_, answer) in asked.items():
-            answer.set_result(found.get(key))
+    async def _do(self, asked: Mapping[K, Asked[V]]) -> None:
+        sharers.set(tuple(context for one in asked.values() for context in one.contexts))
+        found = await self.work({key: one.values for key, one in asked.items()})
+        for key, one in asked.items():
+            one.answer.set_result(found.get(key))
 
 
 class Once:

@@ -14,12 +14,15 @@ from hyperfleet.handlers.response import listed, read, shown
 from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
 
-# In the order of their names, so that no two who create several wait for each other.
+# In the order of their names, so that no two who create several wait for each other; and one whose name
+# somebody else is about to give does not keep the others waiting.
 CREATED = """
-, created AS (
+, patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
+), created AS (
     INSERT INTO clusters
         (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
-    SELECT id, name, labels, spec, status, at, at, by, by FROM given ORDER BY name
+    SELECT id, name, labels, spec, status, at, at, by, by FROM given, patience ORDER BY name
     ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
     RETURNING id, created_time, labels, document
 ), labelled AS (
@@ -44,10 +47,12 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
     location = f"{BASE}/clusters/{values['id']}"
     once = request.once(body)
     created: Sequence[Any] | None
-    if once.key is None:
-        created = wait_for(service.together(CREATE).get(values["id"], values))
-    else:
-        created, location = idempotency.create(service.pool, once, CREATE, values, location)
+    # Of those who want the same name, one at a time has a connection.
+    with service.turns.of(f"name {values['name']}"):
+        if once.key is None:
+            created = wait_for(service.together(CREATE).get(values["id"], values))
+        else:
+            created, location = idempotency.create(service.pool, once, CREATE, values, location)
     if created is None:
         raise resource.name_taken(service, "Cluster", values)
     document = created[0]

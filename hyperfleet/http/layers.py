@@ -24,7 +24,7 @@ from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
-from hyperfleet.observe.log import code, span, trace_id
+from hyperfleet.observe.log import code, shown, span, trace_id
 from hyperfleet.observe.metrics import UNKNOWN, Requests
 from hyperfleet.observe.tracing import Tracing, parent_of
 
@@ -130,13 +130,22 @@ class Logged:
                     "duration_ms": round(taken * 1000, 3),
                     "bytes": size,
                     "client": (scope.get("client") or ("",))[0],
-                    "user_agent": headers.get("user-agent", "")[:200],
+                    "user_agent": shown(headers.get("user-agent", "")[:200]),
                 }
                 if codes:
                     more["code"] = codes[0]
-                said = (scope["method"], quote(scope["path"]), status, taken * 1000)
+                # The address of a resource has none of these; what has them may hold a secret.
+                where = scope["path"]
+                where = shown(where) if "=" in where or ":" in where else where
+                said = (scope["method"], quote(where, safe="/*"), status, taken * 1000)
                 logger.info("%s %s %d %.1f ms", *said, extra=more)
             trace_id.reset(token)
+
+    def refused(self, client: str, status: int) -> None:
+        """Counts and logs what was refused before it was a request."""
+        self.requests.count("other", UNKNOWN, status, 0)
+        more = {"method": "other", "path": UNKNOWN, "status": status, "client": client}
+        logger.info("what came is no request, or came too slowly: %d", status, extra=more)
 
     def _trace(self, method: str, headers: Headers) -> Any:
         """The span of a request where traces are made; else what its client says of its own is noted."""

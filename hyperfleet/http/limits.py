@@ -1,6 +1,7 @@
 """What a request may cost: bytes of its head and its body, and the time that it takes to arrive."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -22,12 +23,14 @@ class Limits(NamedTuple):
     :param body: bytes of its body
     :param time: seconds from its first byte, or the start of the connection, to its last
     :param idle: seconds in which its client must have taken some of the answer
+    :param refused: told of what was refused before it was a request: the client's address and the status
     """
 
     head: int = 32 * 1024
     body: int = 1024 * 1024
     time: float = 30
     idle: float = 30
+    refused: Callable[[str, int], object] = lambda _client, _status: None
 
 
 def limits(settings: Settings) -> Limits:

@@ -164,8 +164,9 @@ class Protocol(HttpToolsProtocol):
             "x-request-id": trace_id.get(),
             "connection": "close",
         }
-        trace_id.reset(token)
         status = http.HTTPStatus(problem.entry.status)
+        self.limits.refused(self.client[0] if self.client else "", status.value)
+        trace_id.reset(token)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         self.transport.write(head.encode() + body)

@@ -170,12 +170,14 @@ class Servers:
                     log_config=None,
                     access_log=False,
                     server_header=False,
+                    # Who asks for maintenance must be on the machine, whatever a header says.
+                    proxy_headers=index == 0,
                     timeout_keep_alive=KEEP_ALIVE,
                     **one.certificate,
                 ),
                 ending,
             )
-            for one in apps
+            for index, one in enumerate(apps)
         ]
 
     def run(self, watched: int | None = None) -> None:
@@ -197,8 +199,8 @@ class Servers:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
-            loop.add_signal_handler(signal.SIGUSR1, log.tell, 1)
-            loop.add_signal_handler(signal.SIGUSR2, log.tell, -1)
+            for wanted, steps in log.STEPS.items():
+                loop.add_signal_handler(wanted, log.tell, steps)
             # A worker is born with signals that wait.
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:

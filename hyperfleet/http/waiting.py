@@ -29,7 +29,11 @@ async def no_api(scope: Scope, _receive: Receive, send: Send) -> None:
 async def only_alive(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers ``/healthz``, and to all else that the database is not reachable."""
     alive = scope["path"] == "/healthz"
-    said = {"status": "ok"} if alive else {"status": "unavailable", "database": "not reachable"}
+    said: dict[str, Any] = {"status": "ok"} if alive else {"status": "unavailable"}
+    if b"verbose" in scope["query_string"] and not alive:
+        said["checks"] = {"database": {"state": "not reachable", "age_seconds": None}}
+    elif not alive:
+        said["database"] = "not reachable"
     await JSONResponse(said, 200 if alive else 503)(scope, receive, send)
 
 

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from hyperfleet.observe import log
+
 logger = logging.getLogger(__name__)
 
 # What is passed on to every worker.
@@ -90,6 +92,9 @@ class Workers:
             found = signal.sigtimedwait(WATCHED, TICK)
             if found and found.si_signo in FORWARDED:
                 self._tell(found.si_signo)
+                if found.si_signo in log.STEPS:
+                    # For the workers that are started later.
+                    log.tell(log.STEPS[found.si_signo])
                 if found.si_signo in STOP and self.deadline is None:
                     self.deadline = time.monotonic() + self.patience + GRACE
                     # From here on a port is open as long as its worker has it open.

@@ -67,8 +67,9 @@ class Health:
         self.pool, self.provider, self.others, self.ending = pool, provider, others, ending
         self.maintenance = Maintenance()
         self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
-        # What each check of the database said last, and when it was said first.
+        # What each check said last, and since when as far as anybody has looked.
         self.said: dict[str, tuple[str, float]] = {}
+        self.begun = time.monotonic()
 
     def found(self) -> dict[str, Any]:
         """What is wrong with the database, as members of an answer. To be called in a greenlet."""
@@ -99,9 +100,11 @@ class Health:
 
         With ``?verbose``, as Kubernetes has it, every check is.
         """
+        own, found = self._own(), await self.database()
+        self._note(own, found)
         if "verbose" in request.query_params:
-            return await self._verbose()
-        wrong = self._own() or await self.database()
+            return self._verbose(own, found)
+        wrong = own or found
         if wrong:
             return JSONResponse({"status": "unavailable", **wrong}, 503)
         answer: dict[str, Any] = {"status": "ok", "database": "ok", "pending_migrations": []}
@@ -117,8 +120,8 @@ class Health:
             return {"draining": True}
         return {"maintenance": True} if self.maintenance.on else {}
 
-    async def _verbose(self) -> JSONResponse:
-        own, wrong = self._own(), await self.database()
+    def _note(self, own: Mapping[str, Any], wrong: Mapping[str, Any]) -> None:
+        """Notes since when each check is in its state."""
         database = wrong.get("database", "ok")
         pending = wrong.get("pending_migrations", [])
         lost = "" if database in ("ok", "read-only") else "unknown"
@@ -132,12 +135,16 @@ class Health:
         if self.provider is not None and self.provider.path:
             states["provider_schema"] = self.provider.trouble or "ok"
         now = time.monotonic()
-        checks: dict[str, Any] = {}
         for name, state in states.items():
-            if self.said.get(name, ("", 0.0))[0] != state:
+            # What is well when it is looked at first has been so from the start.
+            said, _ = self.said.setdefault(name, (state, self.begun if state == "ok" else now))
+            if said != state:
                 self.said[name] = state, now
-            checks[name] = {"state": state, "age_seconds": round(now - self.said[name][1], 3)}
-        for name, (state, since) in self.others().items():
+
+    def _verbose(self, own: Mapping[str, Any], wrong: Mapping[str, Any]) -> JSONResponse:
+        now = time.monotonic()
+        checks: dict[str, Any] = {}
+        for name, (state, since) in (self.said | dict(self.others())).items():
             age = None if since is None else round(now - since, 3)
             checks[name] = {"state": state, "age_seconds": age}
         ready = not (own or wrong)

@@ -1,8 +1,10 @@
 """The log: one event a line, as a JSON object or as text, with the request that it belongs to."""
 
+import functools
 import logging
 import os
 import re
+import signal
 import socket
 import stat
 import sys
@@ -29,10 +31,12 @@ span: ContextVar[tuple[str, str] | None] = ContextVar("span", default=None)
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
 
 # Libraries that tell more than an operator wants to know.
-CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio", "psycopg.pool")
+CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio")
 # From the least to the most that is told.
 LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 HIDDEN = "***"
+# What an operator asks for with a signal: to be told more, or less.
+STEPS: dict[int, int] = {signal.SIGUSR1: 1, signal.SIGUSR2: -1}
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +189,16 @@ class Secrets:
         return self.hide(value) if isinstance(value, str) else value
 
 
+@functools.lru_cache(maxsize=1000)
+def shown(text: str) -> str:
+    """What may be shown of a text that a client has sent."""
+    return _secrets.hide(text)
+
+
+# What is hidden, as the log was configured last.
+_secrets = Secrets(())
+
+
 def configure(
     level: str, form: str = "text", masked: Sequence[str] = (), stream: TextIO | None = None
 ) -> None:
@@ -201,7 +215,9 @@ def configure(
     stream = stream or sys.stderr
     handler = _handler(stream)
     handler.addFilter(_Context())
-    secrets = Secrets(masked)
+    global _secrets  # noqa: PLW0603 (there is one log)
+    secrets = _secrets = Secrets(masked)
+    shown.cache_clear()
     text = form == "text" or (not form and stream.isatty())
     handler.setFormatter(_Text(secrets) if text else _Json(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -213,6 +229,8 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     # It warns of a pipeline that an error ended; the error itself says more.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+    # And of each try of a database that is away, which the service says once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def tell(steps: int) -> None:

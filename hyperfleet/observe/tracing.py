@@ -4,6 +4,7 @@ imported.
 
 import importlib
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,10 @@ import psycopg
 from hyperfleet import __version__
 from hyperfleet.errors import StartError
 from hyperfleet.observe import log
+
+EXTRA = "hyperfleet-api[tracing]"
+# Seconds in which the last spans must be sent; the service has more to do at its end.
+FAREWELL = 2.0
 
 # Who names a place for traces wants them.
 PLACES = (
@@ -55,14 +60,15 @@ class Tracing:
 
             exporter = _exporter()
         except ImportError as error:
+            package = "opentelemetry-exporter-otlp-proto-grpc" if _protocol() == "grpc" else EXTRA
             raise StartError(
                 f"Traces are asked for, but {error.name} is not installed: "
-                "pip install 'hyperfleet-api[tracing]', or --tracing-enabled=false."
+                f"pip install '{package}', or --tracing-enabled=false."
             ) from None
         own: dict[str, Any] = {"service.version": __version__}
         if not os.environ.get("OTEL_SERVICE_NAME"):
             own["service.name"] = "hyperfleet-api"
-        self.provider = TracerProvider(resource=Resource.create(own))
+        self.provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracer = self.provider.get_tracer("hyperfleet", __version__)
         self.context, self.trace = context, trace
@@ -105,8 +111,20 @@ class Tracing:
         span.end(end)
 
     def close(self) -> None:
-        """Sends what is left."""
-        self.provider.shutdown()
+        """Sends what is left, unless that takes too long."""
+        sending = threading.Thread(target=self.provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(FAREWELL)
+
+
+def check() -> None:
+    """Raises StartError where traces can't be made as OpenTelemetry's variables say."""
+    try:
+        Tracing().close()
+    except StartError:
+        raise
+    except Exception as error:
+        raise StartError(f"Traces are asked for, and can't be made: {error}") from error
 
 
 def parent_of(span: Any) -> str:
@@ -119,16 +137,18 @@ def _ids(span: Any) -> tuple[str, str, str]:
     return f"{known.trace_id:032x}", f"{known.span_id:016x}", f"{known.trace_flags:02x}"
 
 
+def _protocol() -> str:
+    own = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    return own or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
+
+
 def _exporter() -> Any:
     """What sends spans. Raises ImportError."""
     if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415
 
         return ConsoleSpanExporter()
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_PROTOCOL"
-    )
-    if protocol == "grpc":
+    if _protocol() == "grpc":
         # Not in the extra: it has a compiler's worth of packages behind it.
         name = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
         return importlib.import_module(name).OTLPSpanExporter()

@@ -45,6 +45,15 @@ def test_each_setting_is_shown_with_where_it_comes_from_and_no_secret(tmp_path: 
     url = shown("--database-url=postgresql://u:sesame@h:1/d?sslmode=require")["database_url"]["value"]
     assert "sesame" not in url
     assert "host=h" in url
+    for arguments in (
+        ["--database-url=postgresql://u:x@h:1/d?sslpassword=sesame&sslkey=k"],
+        ["--database-url=host=h options='-c a.b=sesame'"],
+        ["--database-url=host=h", "--read-database-url=host=h password=sesame"],
+        ["--jwk-cert-url=https://user:sesame@keys/certs"],
+        ["--jwt-issuers=https://one=https://user:sesame@keys/certs"],
+        ["--ocm-base-url=https://:sesame@ocm"],
+    ):
+        assert "sesame" not in str(shown(*arguments)), arguments
 
 
 NEWEST = """
@@ -57,7 +66,7 @@ server:
     enabled: true
     configs:
       - {issuer_url: "https://one", jwk_cert_url: "https://one/keys", audience: a, identity_claim: email}
-      - {issuer_url: "https://two", jwk_cert_file: keys.json}
+      - {issuer_url: "https://two", jwk_cert_file: keys.json, audience: a, identity_claim: email}
   tenant: {enabled: false}
 database:
   dialect: postgres
@@ -121,6 +130,37 @@ def test_a_file_of_the_newest_original_is_understood(
     assert "server_prot" in refused.stdout
     file.write_text("server: {jwt: {configs: [https://one]}}")
     assert "must be a list of issuers" in run_here("config").stdout
+    # A token of the one for the other's audience would come in.
+    for member in ("audience: b", "identity_claim: sub"):
+        configs = f"[{{issuer_url: 'https://one'}}, {{issuer_url: 'https://two', {member}}}]"
+        file.write_text(f"server: {{jwt: {{configs: {configs}}}}}")
+        assert "must be the same for all issuers" in run_here("config").stdout
+    file.write_text("jwt_issuers: [a=b]\nserver: {jwt: {configs: [{issuer_url: c}]}}")
+    assert "jwt_issuers say the same" in run_here("config").stdout
+
+
+def test_a_text_of_the_file_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "db: {host: h, user: 0123, name: yes, port: 0o17}\nlogging: {level: WARN}\nenable_jwt: no\n"
+        "read_timeout: ~\nmetrics: {deletion_stuck_threshold: 30m, reconciliation_stuck_threshold: 10m}"
+    )
+    refused = run_here("config", f"--config={file}")
+    assert "0o17" in refused.stdout or "--db-port" in refused.stdout
+    file.write_text(file.read_text().replace("0o17", "0543"))
+    answer = run_here("config", f"--config={file}", "--output=json")
+    found = json.loads(answer.stdout[answer.stdout.index("{") :])
+    values = {name: one["value"] for name, one in found.items() if one["from"] == str(file)}
+    assert values == {
+        **{"db_host": "h", "db_user": "0123", "db_name": "yes", "db_port": "0543"},
+        **{"log_level": "warning", "enable_jwt": False, "stuck_after": 1800},
+    }
+
+
+def test_the_source_of_a_setting_is_the_variable_that_counts() -> None:
+    for empty in ("", "tcp://10.0.0.1:80"):
+        env = {"HYPERFLEET_PORT": empty, "HYPERFLEET_SERVER_PORT": "7"}
+        assert shown(env=env)["port"] == {"value": 7, "from": "HYPERFLEET_SERVER_PORT"}
 
 
 # All of the newest original's, with a value that each takes.
@@ -237,6 +277,10 @@ def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Pat
         ([f"--openapi-schema-path={broken}"], "cannot be used"),
         (["--enable-https"], "--https-cert-file"),
         (["--port=70000"], "70000"),
+        (["--host=192.0.2.1"], "Cannot listen on 192.0.2.1"),
+        (["--health-port=8000"], "must differ"),
+        (["--access-log=nan"], "nan"),
+        (["--statement-timeout=0.0004"], "0.0004"),
     ):
         bad = run_here("config", "--check", "--no-auth", f"--database-url={database}", *arguments)
         assert bad.returncode > 0

@@ -210,6 +210,33 @@ def test_creations_at_the_same_moment_have_each_its_own_end(service: Callable[..
     assert api.get("/clusters").json()["total"] == 8
 
 
+def test_creations_at_the_same_moment_do_not_wait_for_a_name_that_somebody_is_about_to_give(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api, start = service(), threading.Barrier(32)
+    api.cluster("first")
+
+    def create(number: int) -> tuple[int, float]:
+        own = Api(api.url)
+        start.wait()
+        began = time.monotonic()
+        # Half of them want that name.
+        name = f"c{number}" if number % 2 else "held"
+        status = own.post("/clusters", json={"name": name, "spec": {}}).status_code
+        return status, time.monotonic() - began
+
+    with ThreadPoolExecutor(32) as threads:
+        with sql.transaction():
+            sql.execute("UPDATE clusters SET name = 'held' WHERE name = 'first'")
+            asked = [threads.submit(create, number) for number in range(32)]
+            others = [one.result() for one in asked[1::2]]
+            assert api.get("/clusters").status_code == 200
+            assert not any(one.done() for one in asked[::2])
+        assert {one.result()[0] for one in asked[::2]} == {409}
+    assert {status for status, _ in others} == {201}
+    assert max(seconds for _, seconds in others) < 3
+
+
 def test_reports_at_the_same_moment_do_not_wait_for_one_on_a_locked_cluster(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:

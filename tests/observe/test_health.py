@@ -91,10 +91,18 @@ def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
         own = probe.getsockname()[0]
     if own.startswith("127."):
         pytest.skip("this machine has no address but that of itself")
-    with Serving("--no-auth", "--health-host=0.0.0.0", "--database-url", database) as server:
+    arguments = ["--no-auth", "--health-host=0.0.0.0", "--database-url", database]
+    # What makes uvicorn believe everybody's X-Forwarded-For.
+    with Serving(*arguments, env={"FORWARDED_ALLOW_IPS": "*"}) as server:
         port = server.health.rpartition(":")[2]
         refused = requests.post(f"http://{own}:{port}/healthcheck/down", timeout=5)
         assert refused.status_code == 403
+        # Nor who says to be here.
+        for said in ("127.0.0.1", "::1"):
+            forged = requests.post(
+                f"http://{own}:{port}/healthcheck/down", headers={"X-Forwarded-For": said}, timeout=5
+            )
+            assert forged.status_code == 403
         assert requests.get(f"http://{own}:{port}/readyz", timeout=5).status_code == 200
 
 

@@ -129,7 +129,11 @@ def test_no_line_has_a_secret_a_spec_or_what_was_searched_for(database: str) -> 
         api.get("/clusters/%0Asesame\n8")
         server.last(status=201)
         time.sleep(0.2)
-        for number in range(1, 7):
+        agent = {"User-Agent": "curl token=sesame-8 Bearer sesame-9.sesame-9.sesame-9"}
+        api.get("/clusters", headers=agent)
+        api.get("/clusters&access_token=sesame-9")
+        server.last(status=404, method="GET", path="unknown")
+        for number in (*range(1, 7), 8, 9):
             assert f"sesame-{number}" not in server.output
         # Each line is an object, so no text of a client's has begun one.
         assert all(event["message"] for event in server.events)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
+from own_server import own_server
 from process import Serving
 
 from hyperfleet import __version__
@@ -173,6 +175,37 @@ def test_queues_and_failures_are_shown_while_they_last_and_no_lock_keeps_a_scrap
     assert slowest[0] < 3
     errors = {name: value for name, value in scraped(serving).items() if "db_errors_total" in name}
     assert any('error_type="LockNotAvailable"' in name and value for name, value in errors.items())
+
+
+def test_what_is_no_request_is_counted_and_logged(serving: Serving) -> None:
+    host, _, port = serving.url.removeprefix("http://").partition(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), 5) as line:
+            line.sendall(b"FOO BAR\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 400")
+    labels = f'code="400",component="api",method="other",path="unknown",{VERSION}'
+    assert scraped(serving)[f"hyperfleet_api_requests_total{{{labels}}}"] == 3
+    assert "what came is no request" in serving.output
+
+
+def test_an_outage_is_counted_and_leaves_nobody_waiting() -> None:
+    with own_server() as server, Serving("--no-auth", "--database-url", server.conninfo) as serving:
+        Api(serving.url).cluster("one")
+        server.stop()
+        with ThreadPoolExecutor(16) as threads:
+            answers = threads.map(lambda _: Api(serving.url).get("/clusters").status_code, range(32))
+            assert set(answers) == {503}
+        time.sleep(0.5)
+        found = scraped(serving)
+        assert found[f"hyperfleet_db_connections_waiting{{{OWN}}}"] == 0
+        errors = [value for name, value in found.items() if "db_errors_total" in name]
+        assert sum(errors) >= 10
+        assert serving.output.count("the database cannot be reached") == 1
+        server.start()
+        deadline = time.monotonic() + 5
+        while Api(serving.url).get("/clusters").status_code != 200:
+            assert time.monotonic() < deadline
+        assert serving.output.count("the database is reached again") == 1
 
 
 def test_the_fleet_is_looked_at_once_for_all_processes_of_a_group(database: str) -> None:

@@ -1,10 +1,12 @@
 """Traces, sent to a real receiver of OTLP."""
 
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from conftest import Api
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from process import Serving
+from process import Serving, run
 
 from hyperfleet.observe import tracing
 
@@ -105,6 +107,54 @@ def test_a_request_and_its_statements_are_one_trace_that_goes_on_from_the_client
         own = refused.headers["traceparent"].split("-")[1]
         assert refused.json()["trace_id"] == own != trace
         assert f"{own}" in {one.trace_id.hex() for one in receiver.trace(own, 1).values()}
+
+
+def test_statements_that_requests_share_are_in_the_trace_of_each(
+    database: str, receiver: Receiver
+) -> None:
+    with (
+        Serving("--no-auth", "--database-url", database, env=environment(receiver)) as server,
+        ThreadPoolExecutor(16) as threads,
+    ):
+
+        def create(number: int) -> str:
+            trace = f"{number + 1:032x}"
+            api = Api(server.url)
+            api.headers["traceparent"] = f"00-{trace}-00f067aa0ba902b7-01"
+            api.cluster(f"c{number}")
+            return trace
+
+        for trace in threads.map(create, range(160)):
+            found = receiver.trace(trace, 2)
+            request = found["POST /api/hyperfleet/v1/clusters"]
+            assert found["clusters_create"].parent_span_id == request.span_id
+            assert request.start_time_unix_nano <= found["clusters_create"].end_time_unix_nano
+            assert found["clusters_create"].end_time_unix_nano <= request.end_time_unix_nano
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-1"}]
+)
+def test_traces_that_cannot_be_made_keep_the_service_from_its_start(
+    database: str, wrong: dict[str, str]
+) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **wrong}
+    for command in (["serve", "--workers=2", "--port=0"], ["config", "--check"]):
+        refused = run(*command, "--no-auth", f"--database-url={database}", env=env)
+        assert refused.returncode == 1
+        assert "Traces are asked for, " in refused.stdout
+        assert "serves" not in refused.stdout
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(database: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        with Serving("--no-auth", "--workers=2", "--database-url", database, env=env) as server:
+            for _ in range(8):
+                Api(server.url).get("/clusters").raise_for_status()
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 5
 
 
 def test_a_failed_statement_and_its_request_are_marked(
