@@ -70,15 +70,23 @@ class Pool(AsyncConnectionPool[Session]):
         """
         while True:
             await asyncio.sleep(ASK_AGAIN)
-            # Those whose time was over stay until a connection comes.
-            while self._waiting and self._waiting[0].error is not None:
-                self._waiting.popleft()
+            self._forget()
             if self._waiting:
                 self._maybe_grow_pool()
             now = time.monotonic()
             for conn, end in self.used.items():
                 if end < now and conn.line is not None:
                     conn.line.cut()
+
+    def _forget(self) -> None:
+        """Lets go of those whose time was over, who would be in the queue until a connection comes."""
+        while self._waiting and self._waiting[0].error is not None:
+            self._waiting.popleft()
+
+    def get_stats(self) -> dict[str, int]:
+        """How the pool is doing, as psycopg's has it."""
+        self._forget()
+        return super().get_stats()
 
     async def _connect(self, timeout: float | None = None) -> Session:
         # The pool tries in a task of its own, and tells nobody but its log what it was told.
