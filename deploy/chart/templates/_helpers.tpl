@@ -1,22 +1,87 @@
+{{- define "hyperfleet.name" -}}
+{{ .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "hyperfleet.fullname" -}}
+{{- $name := include "hyperfleet.name" . -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- /* What is made of it has an ending of at most 11 characters. */ -}}
+{{ .Values.fullnameOverride | default $full | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "hyperfleet.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- with .Values.image -}}
+{{ with .registry }}{{ trimSuffix "/" . }}/{{ end }}{{ .repository }}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
 {{- end }}
 
+{{/* Takes a list: the context and the component. */}}
+{{- define "hyperfleet.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "hyperfleet.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Takes a list: the context and the component. */}}
 {{- define "hyperfleet.labels" -}}
-app.kubernetes.io/name: hyperfleet-api
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- $root := index . 0 -}}
+{{ include "hyperfleet.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: hyperfleet
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- define "hyperfleet.database" -}}
-{{- range list "host" "port" "name" "user" "password" }}
-- --db-{{ . }}-file=/etc/hyperfleet/database/db.{{ . }}
+{{- define "hyperfleet.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "hyperfleet.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
 {{- end }}
-- --db-sslmode={{ .Values.database.sslmode }}
 {{- end }}
 
-{{- define "hyperfleet.security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-capabilities: {drop: [ALL]}
+{{/* "true" where the release brings its own PostgreSQL. */}}
+{{- define "hyperfleet.builtIn" -}}
+{{- if and .Values.database.postgresql.enabled (not .Values.database.external.enabled) }}true{{ end }}
+{{- end }}
+
+{{- define "hyperfleet.migration" -}}
+{{ .Values.migration.mode | default (ternary "init" "hook" (eq (include "hyperfleet.builtIn" .) "true")) }}
+{{- end }}
+
+{{/* The secret with the parts of the database; empty where the settings name it. */}}
+{{- define "hyperfleet.databaseSecret" -}}
+{{- if include "hyperfleet.builtIn" . -}}
+{{ include "hyperfleet.fullname" . }}-postgresql
+{{- else -}}
+{{ .Values.database.external.secretName }}
+{{- end }}
+{{- end }}
+
+{{/* The password of the built-in PostgreSQL: given, or that of the release before, or a new one. It is kept
+     in the values, since each call would make another one. */}}
+{{- define "hyperfleet.password" -}}
+{{- $own := .Values.database.postgresql }}
+{{- if not $own.password }}
+{{- $secret := lookup "v1" "Secret" .Release.Namespace (include "hyperfleet.databaseSecret" .) }}
+{{- $old := index ($secret.data | default dict) "db.password" | default "" | b64dec }}
+{{- $_ := set $own "password" ($old | default (randAlphaNum 32)) }}
+{{- end -}}
+{{ $own.password }}
+{{- end }}
+
+{{/* The provider's document, and the ConfigMap that holds it. */}}
+{{- define "hyperfleet.schema" -}}
+{{- $other := .Values.validationSchema }}
+{{- .Values.provider.schema | default (ternary $other.content "" $other.enabled) }}
+{{- end }}
+{{- define "hyperfleet.schemaConfigMap" -}}
+{{- $other := .Values.validationSchema }}
+{{- if and $other.enabled $other.existingConfigMap (not .Values.provider.schema) -}}
+{{ $other.existingConfigMap }}
+{{- else if include "hyperfleet.schema" . -}}
+{{ include "hyperfleet.fullname" . }}-schema
+{{- end }}
 {{- end }}

@@ -1,0 +1,175 @@
+{{/* Flattens a tree as the service does: takes `in`, `prefix` and the dict `out` that it fills. */}}
+{{- define "hyperfleet.flatten" -}}
+{{- range $key, $value := .in }}
+{{- $name := printf "%s%s" $.prefix ($key | replace "-" "_") }}
+{{- if kindIs "map" $value }}
+{{- include "hyperfleet.flatten" (dict "in" $value "prefix" (printf "%s_" $name) "out" $.out) }}
+{{- else if and (not (kindIs "invalid" $value)) (not (and (kindIs "slice" $value) (not $value))) }}
+{{- $_ := set $.out $name $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What the values say of the service, in one flat mapping. */}}
+{{- define "hyperfleet.given" -}}
+{{- $found := dict }}
+{{- if not .Values.config.existingConfigMap }}
+{{- $tree := omit .Values.config "existingConfigMap" "existingConfigMapTLSEnabled" }}
+{{- include "hyperfleet.flatten" (dict "in" $tree "prefix" "" "out" $found) }}
+{{- include "hyperfleet.flatten" (dict "in" .Values.settings "prefix" "" "out" $found) }}
+{{- with .Values.auth }}
+{{- if not .enableJwt }}{{ $_ := set $found "enable_jwt" false }}{{ end }}
+{{- if .enableAuthz }}{{ $_ := set $found "enable_authz" true }}{{ end }}
+{{- if and .jwksUrl (not (hasKey $found "jwk_cert_url")) }}{{ $_ := set $found "jwk_cert_url" .jwksUrl }}{{ end }}
+{{- if and .audiences (not (include "hyperfleet.whoMay" (list $ $found))) }}
+{{- $_ := set $found "jwt_audiences" .audiences }}
+{{- end }}
+{{- end }}
+{{- range $kind, $names := .Values.adapters }}
+{{- $name := printf "required_adapters_%s" $kind }}
+{{- if and $names (not (hasKey $found $name)) }}{{ $_ := set $found $name $names }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
+{{/* Whether a switch is on, under any of its names: takes a list of the mapping, the default, and names. */}}
+{{- define "hyperfleet.on" -}}
+{{- $found := index . 0 }}{{ $on := index . 1 }}
+{{- range slice . 2 }}
+{{- if hasKey $found . }}{{ $on = eq (get $found . | toString) "true" }}{{ end }}
+{{- end }}
+{{- if $on }}true{{ end }}
+{{- end }}
+
+{{/* The names of the environment's variables, each between blanks. */}}
+{{- define "hyperfleet.variables" -}}
+{{- range concat .Values.env .Values.extraEnv }} {{ .name }} {{ end }}
+{{- end }}
+
+{{/* What says who may get in, besides keys: takes a list of the context and the mapping. */}}
+{{- define "hyperfleet.whoMay" -}}
+{{- $found := index . 1 }}
+{{- range list "jwt_audiences" "acl_file" "server_acl_file" }}{{ with get $found . }}{{ toString . }}{{ end }}{{ end }}
+{{- include "hyperfleet.on" (list $found false "server_authz_enabled" "enable_authz") }}
+{{- include "hyperfleet.on" (list $found false "any_caller") }}
+{{- range get $found "server_jwt_configs" | default list }}{{ .audience }}{{ end }}
+{{- regexFind " HYPERFLEET_(JWT_AUDIENCES|(SERVER_)?ACL_FILE|ENABLE_AUTHZ|SERVER_AUTHZ_ENABLED|ANY_CALLER) " (include "hyperfleet.variables" (index . 0)) }}
+{{- end }}
+
+{{/* What the chart itself decides: ports, and where the database and the document are. */}}
+{{- define "hyperfleet.own" -}}
+{{- $found := fromJson (include "hyperfleet.given" .) }}
+{{- $own := dict "host" "0.0.0.0" "port" .Values.ports.api "health_port" .Values.ports.health "metrics_port" .Values.ports.metrics }}
+{{- range list "host" "server_host" }}{{ if hasKey $found . }}{{ $_ := unset $own "host" }}{{ end }}{{ end }}
+{{- if include "hyperfleet.databaseSecret" . }}
+{{- range list "host" "port" "name" "user" "password" }}
+{{- if not (hasKey $found (printf "db_%s" .)) }}
+{{- $_ := set $own (printf "db_%s_file" .) (printf "/etc/hyperfleet/database/db.%s" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if include "hyperfleet.builtIn" . }}{{ $_ := set $own "db_sslmode" "disable" }}
+{{- else if not (or (hasKey $found "db_sslmode") (hasKey $found "database_ssl_mode") (not (include "hyperfleet.databaseSecret" .))) }}
+{{- $_ := set $own "db_sslmode" .Values.database.external.sslMode }}
+{{- end }}
+{{- if include "hyperfleet.schemaConfigMap" . }}
+{{- $_ := set $own "openapi_schema_path" "/etc/hyperfleet/schemas/openapi.yaml" }}
+{{- end }}
+{{- toJson $own }}
+{{- end }}
+
+{{/* The file of settings. The secret's parts of the database win over those of the original's file. */}}
+{{- define "hyperfleet.configFile" -}}
+{{- $found := fromJson (include "hyperfleet.given" .) }}
+{{- if include "hyperfleet.databaseSecret" . }}
+{{- $found = omit $found "database_host" "database_port" "database_name" "database_username" }}
+{{- end }}
+{{- $found = omit $found "server_port" "port" }}
+{{- toYaml (merge (fromJson (include "hyperfleet.own" .)) $found) }}
+{{- end }}
+
+{{/* Stops where the service would not start, or where a secret would lie open. */}}
+{{- define "hyperfleet.check" -}}
+{{- $found := fromJson (include "hyperfleet.given" .) }}
+{{- range list "db_password" "database_password" "ocm_client_secret" "database_url" }}
+{{- if get $found . }}
+{{- fail (printf "settings: %s has a secret in it, and settings become a ConfigMap; put it into a Secret, mount that with extraVolumes, and name the file with %s-file." (. | replace "_" "-") (. | replace "_" "-" | replace "database-password" "db-password")) }}
+{{- end }}
+{{- end }}
+{{- range $kind, $names := dict "api" (list "server_port" "port") "health" (list "health_port") "metrics" (list "metrics_port") }}
+{{- range $names }}
+{{- if and (hasKey $found .) (ne (get $found . | toString) (get $.Values.ports $kind | toString)) }}
+{{- fail (printf "The port of the %s is set by ports.%s; leave it out of settings and config, or make them equal." $kind $kind) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.database.external.secretName (not .Values.database.external.enabled) }}
+{{- fail "database.external.secretName is set, but not used: set database.external.enabled=true." }}
+{{- end }}
+{{- $variables := include "hyperfleet.variables" . }}
+{{- if not (include "hyperfleet.databaseSecret" .) }}
+{{- $named := or .Values.config.existingConfigMap .Values.extraEnvFrom (regexMatch " HYPERFLEET_(DATABASE|DB)_" $variables) }}
+{{- range list "database_url_file" "db_host" "db_host_file" "database_host" "database_host_file" }}
+{{- $named = or $named (hasKey $found .) }}
+{{- end }}
+{{- if not $named }}
+{{- fail "No database is named: set database.external.enabled=true and database.external.secretName, or database.postgresql.enabled=true to try it out." }}
+{{- end }}
+{{- if .Values.pgbouncer.enabled }}
+{{- fail "pgbouncer.enabled needs the parts of the database: set database.external.secretName." }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not (and .Values.ingress.host .Values.ingress.tlsSecretName)) }}
+{{- fail "ingress.enabled needs ingress.host and ingress.tlsSecretName: tokens must not travel in the clear." }}
+{{- end }}
+{{- $seconds := .Values.preStopSeconds }}
+{{- range list (list "shutdown_delay" 0) (list "shutdown_timeout" 20) }}
+{{- $value := get $found (index . 0) | default (index . 1) }}
+{{- if not (kindIs "string" $value) }}{{ $seconds = add $seconds (int $value) }}{{ end }}
+{{- end }}
+{{- if le (int .Values.terminationGracePeriodSeconds) (int $seconds) }}
+{{- fail (printf "terminationGracePeriodSeconds must exceed %d: preStopSeconds, shutdown-delay and shutdown-timeout together." (int $seconds)) }}
+{{- end }}
+{{- if not (or .Values.config.existingConfigMap .Values.extraEnvFrom) }}
+{{- include "hyperfleet.checkAuth" (list . $found $variables) }}
+{{- end }}
+{{- end }}
+
+{{- define "hyperfleet.checkAuth" -}}
+{{- $found := index . 1 }}
+{{- $variables := index . 2 }}
+{{- $authz := include "hyperfleet.on" (list $found false "server_authz_enabled" "enable_authz") }}
+{{- $required := include "hyperfleet.on" (list $found true "server_jwt_enabled" "enable_jwt") }}
+{{- $off := include "hyperfleet.on" (list $found false "no_auth") }}
+{{- if and $authz (not $required) (not $off) }}
+{{- fail "enable-authz needs to know who asks: leave auth.enableJwt on." }}
+{{- end }}
+{{- if and $authz $required (not $off) (not (regexMatch " HYPERFLEET_OCM_CLIENT_SECRET(_FILE)? " $variables)) (not (and (or (get $found "ocm_client_id") (get $found "ocm_client_id_file")) (get $found "ocm_client_secret_file"))) }}
+{{- fail "enable-authz needs a client: set ocm-client-id-file and ocm-client-secret-file, and mount the files with extraVolumes." }}
+{{- end }}
+{{- if and $required (not $off) (not (regexMatch " HYPERFLEET_(JWK_|JWT_|SERVER_JW|NO_AUTH|ENABLE_JWT)" $variables)) }}
+{{- $public := "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs" }}
+{{- $keys := $public }}
+{{- if hasKey $found "server_jwk_cert_url" }}{{ $keys = get $found "server_jwk_cert_url" }}{{ end }}
+{{- if hasKey $found "jwk_cert_url" }}{{ $keys = get $found "jwk_cert_url" }}{{ end }}
+{{- $file := or (get $found "jwk_cert_file") (get $found "server_jwk_cert_file") }}
+{{- $issuers := get $found "jwt_issuers" | default list }}
+{{- if kindIs "string" $issuers }}{{ $issuers = splitList "," $issuers }}{{ end }}
+{{- range get $found "server_jwt_configs" | default list }}
+{{- $own := .jwk_cert_url | default .jwk_cert_file }}
+{{- $issuers = append $issuers (ternary (printf "%s=%s" .issuer_url $own) .issuer_url (not (empty $own))) }}
+{{- end }}
+{{- $common := empty $issuers }}{{ $trusted := false }}
+{{- range $issuers }}
+{{- if not (contains "=" .) }}{{ $common = true }}{{ end }}
+{{- if hasSuffix (printf "=%s" $public) . }}{{ $trusted = true }}{{ end }}
+{{- end }}
+{{- if and $common (not $keys) (not $file) }}
+{{- fail "Nobody could get in: tokens are required, but there are no keys to verify them with. Set auth.jwksUrl, jwk-cert-file, or a source of keys with each of jwt-issuers." }}
+{{- end }}
+{{- if and (or $trusted (and $common (eq $keys $public))) (not (include "hyperfleet.whoMay" (list (index . 0) $found))) }}
+{{- fail "Nothing says who may get in, and the service would not start: set auth.audiences, acl-file, auth.enableAuthz, or auth.jwksUrl to the keys of your own issuer; settings.any-caller=true lets in everybody who has an account with the public issuer." }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,163 @@
+"""What is made of the chart's values: its schema, and the table of its README. Run it to write both anew."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from hyperfleet.settings import DECLARED, Names, Seconds, Whole
+from hyperfleet.synonyms import BY_FIELD, SYNONYMS
+
+CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
+HEADING = "## Values\n"
+
+# What Kubernetes and the cloud say may be in there.
+FREE = {
+    *("affinity", "nodeSelector", "podAnnotations", "podLabels", "podSecurityContext", "securityContext"),
+    *("resources", "annotations", "labels", "additionalLabels"),
+}
+LISTS_OF_TEXTS = {"audiences", "cluster", "nodepool", "loadBalancerSourceRanges", "disabled"}
+CHOICES = {
+    "image.pullPolicy": ["Always", "IfNotPresent", "Never"],
+    "service.type": ["ClusterIP", "NodePort", "LoadBalancer"],
+    "migration.mode": ["", "hook", "init", "none"],
+    "tracing.otlpProtocol": ["http/protobuf", "grpc"],
+    "database.external.sslMode": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "podDisruptionBudget.minAvailable": {"type": ["integer", "string", "null"]},
+    "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string", "null"]},
+    "autoscaling.targetCPUUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
+    "autoscaling.targetMemoryUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
+    "tracing.samplerArg": {"type": ["string", "number"]},
+}
+TYPES = {bool: "boolean", int: "integer", str: "string"}
+
+
+def values() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    return found
+
+
+def setting_type(name: str) -> dict[str, Any]:
+    """What a setting may be in YAML."""
+    kind = DECLARED[name].metadata["option"].get("type")
+    if isinstance(kind, Names):
+        return {"type": ["array", "string", "null"], "items": {"type": "string"}}
+    if kind is bool:
+        return {"type": ["boolean", "null"]}
+    if isinstance(kind, Whole):
+        return {"type": ["integer", "string", "null"]}
+    if isinstance(kind, Seconds) or name == "access_log":
+        return {"type": ["number", "string", "null"]}
+    return {"type": ["string", "integer", "boolean", "null"]}
+
+
+def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties, **more}
+
+
+def settings_schema() -> dict[str, Any]:
+    """The settings by their names, with hyphens or underscores."""
+    patterns = {f"^{name.replace('_', '[-_]')}$": setting_type(name) for name in DECLARED}
+    return closed({}, patternProperties=patterns)
+
+
+def config_schema() -> dict[str, Any]:
+    """The names of the original's file, and what else stands beside them."""
+    tree: dict[str, Any] = {
+        "server": {"jwt": {"configs": {"type": "array", "items": {"type": "object"}}}},
+        **{part: {"host": setting_type("host"), "port": setting_type("port")} for part in ("health", "metrics")},
+    }
+    tree["server"]["tenant"] = {"enabled": {"const": False}}
+    for one in SYNONYMS:
+        *parents, last = one.path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if last:
+            setting = BY_FIELD[one.field].setting
+            node[last] = setting_type(setting) if setting else {}
+    own = values()["config"]
+    for name in own:
+        tree[name] = {"type": "array", "items": {"type": "object"}} if own[name] == [] else {"type": TYPES[type(own[name])]}
+
+    def close(node: dict[str, Any]) -> dict[str, Any]:
+        leaf = not node or "type" in node or "const" in node
+        return node if leaf else closed({name: close(one) for name, one in node.items()})
+
+    return close(tree)
+
+
+def value_schema(path: str, value: Any) -> dict[str, Any]:
+    name = path.rpartition(".")[2]
+    if path == "settings":
+        return settings_schema()
+    if path == "config":
+        return config_schema()
+    if path in OTHERS:
+        return OTHERS[path]
+    if path in CHOICES:
+        return {"enum": CHOICES[path]}
+    if isinstance(value, list):
+        texts = name in LISTS_OF_TEXTS
+        return {"type": ["array", "null"], "items": {"type": "string" if texts else "object"}}
+    if name in FREE:
+        return {"type": ["object", "null"]}
+    if isinstance(value, dict):
+        return closed({key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()})
+    return {"type": TYPES[type(value)]}
+
+
+def schema() -> str:
+    """values.schema.json as it has to be."""
+    made = {"$schema": "http://json-schema.org/draft-07/schema#", **value_schema("", values())}
+    # Helm puts it into the values of every chart.
+    made["properties"]["global"] = {"type": "object"}
+    return json.dumps(made, indent=1) + "\n"
+
+
+def described() -> Iterator[tuple[str, str]]:
+    """The paths of values.yaml and the comments above them; none for a path without one."""
+    parents: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if not line.strip():
+            comment = []
+        elif line.lstrip().startswith("#"):
+            comment.append(line.strip().lstrip("# "))
+        elif key := re.match(r"( *)([\w-]+):", line):
+            depth = len(key[1])
+            parents = [one for one in parents if one[0] < depth] + [(depth, key[2])]
+            yield ".".join(name for _, name in parents), " ".join(comment)
+            comment = []
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Each value that has a comment: its path, its default as JSON, and the comment."""
+    known = dict(described())
+    for path, comment in known.items():
+        node: Any = values()
+        for name in path.split("."):
+            node = node[name]
+        section = any(other.startswith(f"{path}.") and known[other] for other in known)
+        if comment:
+            yield path, "" if section else f"`{json.dumps(node)}`", comment
+
+
+def readme() -> str:
+    """The chart's README as it has to be: what comes before the table is kept."""
+    head = (CHART / "README.md").read_text().partition(HEADING)[0]
+    lines = [HEADING, "| value | default | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{path}` | {default} | {comment} |" for path, default, comment in rows()]
+    return head + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (CHART / "values.schema.json").write_text(schema())
+    (CHART / "README.md").write_text(readme())
+    click.echo("values.schema.json and README.md of the chart are written.")
