@@ -35,6 +35,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "autoscaling.targetMemoryUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
     "tracing.samplerArg": {"type": ["string", "number"]},
 }
+# Values that have another's members.
+ALIASES = {"monitoring.tracing": "tracing", "serviceMonitor": "monitoring.serviceMonitor"}
 TYPES = {bool: "boolean", int: "integer", str: "string"}
 
 
@@ -95,6 +97,11 @@ def config_schema() -> dict[str, Any]:
 
 def value_schema(path: str, value: Any) -> dict[str, Any]:
     name = path.rpartition(".")[2]
+    if path in ALIASES:
+        node = values()
+        for key in ALIASES[path].split("."):
+            node = node[key]
+        return value_schema(ALIASES[path], node)
     if path == "settings":
         return settings_schema()
     if path == "config":

@@ -39,8 +39,8 @@
 - {name: HYPERFLEET_{{ upper $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
 {{- end }}
-- {name: HYPERFLEET_TRACING_ENABLED, value: {{ .Values.tracing.enabled | quote }}}
-{{- with .Values.tracing }}
+{{- with mergeOverwrite (deepCopy .Values.tracing) .Values.monitoring.tracing }}
+- {name: HYPERFLEET_TRACING_ENABLED, value: {{ .enabled | quote }}}
 {{- if .enabled }}
 - {name: OTEL_SERVICE_NAME, value: {{ .serviceName | quote }}}
 {{- with .otlpEndpoint }}
