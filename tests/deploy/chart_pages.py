@@ -1,5 +1,6 @@
 """What is made of the chart's values: its schema, and the table of its README. Run it to write both anew."""
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ ALIASES = {"monitoring.tracing": "tracing", "serviceMonitor": "monitoring.servic
 TYPES = {bool: "boolean", int: "integer", str: "string"}
 
 
+@functools.cache
 def values() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     return found

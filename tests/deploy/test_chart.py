@@ -1,0 +1,288 @@
+"""What the Helm chart makes for Kubernetes: valid manifests, restricted pods, an order that works."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import chart_pages
+import pytest
+import yaml
+from rendered import (
+    CASES,
+    CHART,
+    ROOT,
+    TOOLS,
+    case,
+    container,
+    containers,
+    helm,
+    needs_helm,
+    one,
+    pod_specs,
+    settings,
+    template,
+)
+
+pytestmark = [pytest.mark.tools, needs_helm]
+
+VALIDATE = TOOLS / "python" / "bin" / "kubernetes-validate"
+# Those with a schema; the others are of operators.
+KUBERNETES = ("1.30", "1.37")
+OPERATORS = {"ServiceMonitor", "PrometheusRule", "PodMonitoring"}
+PROVIDER = "tests/providers/gcp.yaml"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lint_finds_nothing(name: str) -> None:
+    done = helm("lint", "--strict", "chart", "--values", str(CASES[name]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout
+
+
+@pytest.mark.skipif(not VALIDATE.exists(), reason="no kubernetes-validate: run make test-tools")
+def test_two_versions_of_kubernetes_take_every_manifest(tmp_path: Path) -> None:
+    files = []
+    for name in CASES:
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(
+            yaml.safe_dump_all([each for each in case(name) if each["kind"] not in OPERATORS])
+        )
+    versions = [text for version in KUBERNETES for text in ("--kubernetes-version", version)]
+    done = subprocess.run(
+        [str(VALIDATE), "--strict", *versions, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("INFO") >= len(files) * len(KUBERNETES)
+
+
+def test_what_operators_read_has_the_members_that_they_need() -> None:
+    manifests = case("everything-values")
+    pods = one(manifests, "Deployment")["spec"]["template"]
+    services = [each for each in manifests if each["kind"] == "Service"]
+    monitor = one(manifests, "ServiceMonitor")
+    assert (monitor["apiVersion"], monitor["metadata"]["labels"]["release"]) == (
+        "monitoring.coreos.com/v1",
+        "prometheus",
+    )
+    chosen = [
+        each
+        for each in services
+        if monitor["spec"]["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+    ]
+    assert [each["metadata"]["name"] for each in chosen] == ["hyperfleet-api-metrics"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in chosen[0]["spec"]["ports"]}
+    assert endpoint["scheme"] == "https"
+    managed = one(manifests, "PodMonitoring")
+    assert managed["apiVersion"] == "monitoring.googleapis.com/v1"
+    assert managed["spec"]["selector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+    ports = {port["name"] for port in container(pods["spec"], "api")["ports"]}
+    assert {each["port"] for each in managed["spec"]["endpoints"]} <= ports
+    rule = one(manifests, "PrometheusRule")
+    assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+    for each in rule["spec"]["groups"][0]["rules"]:
+        assert {"alert", "expr", "labels", "annotations"} <= each.keys()
+    dashboard = one(manifests, "ConfigMap", "-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    (text,) = dashboard["data"].values()
+    assert json.loads(text) == json.loads((CHART / "files" / "dashboard.json").read_text())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_services_choose_the_pods_of_the_service_alone(name: str) -> None:
+    manifests = case(name)
+    for service in (each for each in manifests if each["kind"] == "Service"):
+        chosen = [
+            each["metadata"]["name"]
+            for each in manifests
+            if "template" in each.get("spec", {})
+            and service["spec"]["selector"].items()
+            <= each["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert chosen == [service["metadata"]["name"].removesuffix("-metrics")]
+
+
+def restricted(pod: dict[str, Any], each: dict[str, Any]) -> None:
+    """Pod Security's level `restricted`, of a container and its pod."""
+    both = {**pod.get("securityContext", {}), **each["securityContext"]}
+    assert both["runAsNonRoot"] is True
+    assert both.get("runAsUser") != 0
+    assert both["seccompProfile"]["type"] == "RuntimeDefault"
+    assert both["allowPrivilegeEscalation"] is False
+    assert both["capabilities"] == {"drop": ["ALL"]}
+    assert not any("hostPort" in port for port in each.get("ports", []))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_container_is_restricted_and_bounded(name: str) -> None:
+    allowed = {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim", "csi"}
+    for kind, pod in pod_specs(case(name)):
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert all(each.keys() - {"name"} <= allowed for each in pod["volumes"])
+        assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+        for each in containers(pod):
+            restricted(pod, each)
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True, (kind, each["name"])
+            assert each["resources"]["requests"].keys() >= {"cpu", "memory"}, (kind, each["name"])
+            assert "memory" in each["resources"]["limits"], (kind, each["name"])
+
+
+def test_the_service_runs_as_the_user_of_the_image_and_may_write_to_tmp_alone() -> None:
+    pod = one(case("default-values"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == 10001
+    writable = [
+        each["mountPath"] for each in container(pod, "api")["volumeMounts"] if not each.get("readOnly")
+    ]
+    assert writable == ["/tmp"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_manifest_has_the_standard_labels(name: str) -> None:
+    wanted = {
+        *("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/version"),
+        *("app.kubernetes.io/component", "app.kubernetes.io/managed-by", "helm.sh/chart"),
+    }
+    for each in case(name):
+        assert wanted <= each["metadata"]["labels"].keys(), each["metadata"]["name"]
+
+
+def test_the_readmes_command_mounts_the_schema_where_the_service_looks() -> None:
+    manifests = template("--set-file", f"provider.schema={PROVIDER}")
+    pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    (mount,) = (each for each in container(pod, "api")["volumeMounts"] if each["name"] == "schema")
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "schema")
+    data = one(manifests, "ConfigMap", "-schema")["data"]
+    assert volume["configMap"]["name"] == "hyperfleet-api-schema"
+    assert f"{mount['mountPath']}/{next(iter(data))}" == "/etc/hyperfleet/schemas/openapi.yaml"
+    assert settings(manifests)["openapi_schema_path"] == "/etc/hyperfleet/schemas/openapi.yaml"
+    assert yaml.safe_load(data["openapi.yaml"]) == yaml.safe_load((ROOT / PROVIDER).read_text())
+    assert (ROOT / "chart").is_symlink()
+    assert os.readlink(ROOT / "chart") == "deploy/chart"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "nonsense=1",
+        "settings.max-body-sizes=1",
+        "config.server.prot=1",
+        "database.external.secret=x",
+        "monitoring.serviceMonitor.enable=true",
+        "replicaCount=two",
+        "service.type=Loadbalancer",
+    ],
+)
+def test_unknown_values_are_refused(given: str) -> None:
+    done = helm("template", "x", "./chart", "--set", given)
+    assert done.returncode != 0
+    assert "values don't meet the specifications of the schema" in done.stderr
+
+
+def rolled(*arguments: str) -> dict[str, str]:
+    manifests = template("--set", "database.postgresql.password=a", *arguments)
+    found: dict[str, str] = one(manifests, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    return found
+
+
+def test_a_change_of_settings_schema_or_password_rolls_the_pods_and_nothing_else_does() -> None:
+    before = rolled()
+    assert rolled("--set", "replicaCount=5") == before
+    for change in (
+        ("--set", "settings.stuck-after=60"),
+        ("--set-file", f"provider.schema={PROVIDER}"),
+        ("--set", "database.postgresql.password=b"),
+    ):
+        assert rolled(*change) != before, change
+
+
+def test_a_rollout_takes_no_pod_away_before_another_is_ready() -> None:
+    manifests = case("default-values")
+    spec = one(manifests, "Deployment")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = spec["template"]["spec"]
+    stop = container(pod, "api")["lifecycle"]["preStop"]["sleep"]["seconds"]
+    delay = settings(manifests)["shutdown_delay"]
+    assert stop > 0 < delay
+    # 20 s are the service's own default for requests under way.
+    assert pod["terminationGracePeriodSeconds"] > stop + delay + 20
+    short = helm("template", "x", "./chart", "--set", "settings.shutdown-timeout=120")
+    assert "terminationGracePeriodSeconds must exceed 130" in short.stderr
+    assert one(manifests, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("name", ["production", "cloud-sql", "everything-values", "original-values"])
+def test_the_job_that_migrates_needs_nothing_that_is_made_after_it(name: str) -> None:
+    manifests = case(name)
+    job = one(manifests, "Job", "-migrate")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    made = {
+        (each["kind"], each["metadata"]["name"])
+        for each in manifests
+        if "helm.sh/hook" not in each["metadata"].get("annotations", {})
+    }
+    pod = job["spec"]["template"]["spec"]
+    assert ("ServiceAccount", pod["serviceAccountName"]) not in made
+    for volume in pod["volumes"]:
+        assert ("ConfigMap", volume.get("configMap", {}).get("name")) not in made
+        assert ("Secret", volume.get("secret", {}).get("secretName")) not in made
+    assert "initContainers" not in pod or all(
+        each["restartPolicy"] == "Always" for each in pod["initContainers"]
+    )
+
+
+def test_with_the_built_in_postgresql_each_pod_migrates_before_it_serves() -> None:
+    manifests = case("default-values")
+    assert not [each for each in manifests if each["kind"] == "Job"]
+    pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert [each["name"] for each in pod["initContainers"]] == ["migrate"]
+    refused = helm("template", "x", "./chart", "--set", "migration.mode=hook")
+    assert "the built-in PostgreSQL would not be there yet" in refused.stderr
+
+
+def test_what_ends_after_the_service_starts_before_it() -> None:
+    pod = one(case("everything-values"), "Deployment")["spec"]["template"]["spec"]
+    names = [each["name"] for each in pod["initContainers"]]
+    assert names == ["proxy", "pgbouncer", "first"]
+    for name in ("proxy", "pgbouncer"):
+        assert container(pod, name)["restartPolicy"] == "Always"
+
+
+def test_the_built_in_postgresql_keeps_its_data_where_it_is_told_to() -> None:
+    database = one(case("trial-values"), "StatefulSet", "-postgresql")["spec"]
+    (claim,) = database["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert "data" not in {each["name"] for each in database["template"]["spec"]["volumes"]}
+
+
+def test_only_the_api_can_be_reached_from_outside() -> None:
+    manifests = case("everything-values")
+    outside = one(manifests, "Service")["spec"]
+    assert (outside["type"], [port["name"] for port in outside["ports"]]) == ("LoadBalancer", ["api"])
+    assert one(manifests, "Service", "-metrics")["spec"]["type"] == "ClusterIP"
+    refused = helm("template", "x", "./chart", "--set", "ingress.enabled=true,ingress.host=a.example")
+    assert "tokens must not travel in the clear" in refused.stderr
+
+
+def test_the_readmes_table_and_the_schema_of_values_are_those_of_the_values() -> None:
+    told = "write them anew: python tests/deploy/chart_pages.py"
+    assert (CHART / "README.md").read_text() == chart_pages.readme(), told
+    assert (CHART / "values.schema.json").read_text() == chart_pages.schema(), told
+
+
+def test_every_value_is_described_and_used() -> None:
+    comments = dict(chart_pages.described())
+    for path in comments:
+        if any(other.startswith(f"{path}.") for other in comments):
+            continue
+        above = [path[:end] for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")]
+        assert any(comments[each] for each in above), f"{path} has no comment in values.yaml"
+    used = "".join(path.read_text() for path in CHART.glob("templates/*"))
+    for path in comments:
+        name = path.rpartition(".")[2]
+        assert path.startswith(("settings.", "config.")) or name in used, f"{path} is not used"

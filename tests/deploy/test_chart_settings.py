@@ -1,0 +1,319 @@
+"""The settings that the chart mounts, read by the real service; who it lets in, and what it refuses."""
+
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from conftest import Api
+from process import CLEAN, Serving, run, run_here
+from psycopg.conninfo import conninfo_to_dict
+from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
+
+pytestmark = [pytest.mark.tools, needs_helm]
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+PROVIDER = ROOT / "tests" / "providers" / "gcp.yaml"
+ACL = "- {claim: email, pattern: '^a@example.com$'}\n"
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A key and its certificate."""
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+        + ["-keyout", "tls.key", "-out", "tls.crt"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+Mount = Callable[..., Mounted]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other users may look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="hyperfleet-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def mount(database: str, folder: Path, pair: dict[str, str]) -> Mount:
+    """Mounts a container of a release, on this test's database."""
+    parts = conninfo_to_dict(database)
+    secret = {
+        **{f"db.{key}": str(parts.get(key) or "5432") for key in ("host", "port", "user")},
+        "db.name": str(parts["dbname"]),
+        "db.password": str(parts.get("password") or 'with "quotes"'),
+    }
+
+    def mounted(manifests: Any, name: str = "api", kind: str = "Deployment") -> Mounted:
+        ending = "-migrate" if kind == "Job" else ""
+        own = {
+            "fleet-database": {**secret, "dbname": secret["db.name"]},
+            "hyperfleet-api-database": secret,
+            "hyperfleet-api-postgresql": secret,
+            "fleet-tls": {**pair, "ca.crt": pair["tls.crt"]},
+            "fleet-acl": {"acl.yaml": ACL},
+            "fleet-schema": {"openapi.yaml": PROVIDER.read_text()},
+            "fleet-config": {"config.yaml": "server: {jwt: {configs: []}}\nany-caller: true\n"},
+            "database-ca": {"ca.crt": pair["tls.crt"]},
+        }
+        spec = one(manifests, kind, ending)["spec"]["template"]["spec"]
+        return Mounted(manifests, spec, name, folder / name, own)
+
+    return mounted
+
+
+def plain(manifests: Any) -> tuple[Any, ...]:
+    """Manifests without references to secrets in the environment, which are not the chart's."""
+    found = json.loads(json.dumps(manifests))
+    for each in found:
+        spec = each.get("spec", {}).get("template", {}).get("spec", {})
+        for held in [*spec.get("initContainers", []), *spec.get("containers", [])]:
+            held["env"] = [one for one in held.get("env", []) if "value" in one]
+    return tuple(found)
+
+
+# The settings of one name another host for the database, those of the others point to the test's.
+STARTED = sorted(set(CASES) - {"nothing-values"})
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_the_service_would_start_with_what_is_mounted(name: str, mount: Mount) -> None:
+    api = mount(plain(case(name)))
+    direct = [text for text in api.arguments[1:] if not text.startswith("--db-")]
+    done = run_here("config", "--check", "--config", api.config, *direct, env=api.env)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "A start would succeed."), done.stdout
+    assert api.arguments[0] == "serve"
+
+
+def test_without_a_secret_the_database_is_what_the_settings_name() -> None:
+    found = settings(case("nothing-values"))
+    assert {key: value for key, value in found.items() if key.startswith("db_")} == {
+        "db_host": "database.example",
+        "db_name": "fleet",
+        "db_user": "fleet",
+        "db_sslmode": "verify-full",
+    }
+
+
+def in_force(api: Mounted) -> dict[str, Any]:
+    """The settings that the service has of what is mounted."""
+    done = run_here("config", "--output", "json", "--config", api.config, env=api.env)
+    assert done.returncode == 0, done.stdout
+    return {name: each["value"] for name, each in json.loads(done.stdout).items()}
+
+
+def test_numbers_switches_and_lists_arrive_as_what_they_are(mount: Mount) -> None:
+    manifests = template(
+        *("--set", "settings.max-body-size=2097152", "--set", "settings.require-if-match=true"),
+        *("--set", "settings.no_auth=true", "--set", "settings.access-log=0.25"),
+        *("--set", "settings.required-adapters-cluster={dns,validation}"),
+        *("--set", r"settings.cors-origins=https://a.example\,https://b.example"),
+        *("--set", "settings.db-max-connections=100000"),
+    )
+    written = settings(manifests)
+    assert written["max_body_size"] == 2097152
+    assert "e+" not in one(manifests, "ConfigMap")["data"]["config.yaml"]
+    found = in_force(mount(manifests))
+    assert found["max_body_size"] == 2097152
+    assert found["db_max_connections"] == 100000
+    assert found["require_if_match"] is True
+    assert found["no_auth"] is True
+    assert found["access_log"] == 0.25
+    assert found["required_adapters_cluster"] == ["dns", "validation"]
+    assert found["cors_origins"] == ["https://a.example", "https://b.example"]
+    assert found["host"] == "0.0.0.0"
+
+
+def test_the_originals_values_mean_the_same(mount: Mount) -> None:
+    manifests = case("original-values")
+    found = in_force(mount(manifests))
+    assert (found["port"], found["health_port"], found["metrics_port"]) == (8000, 8080, 9090)
+    assert (found["read_timeout"], found["write_timeout"], found["stuck_after"]) == (5, 90, 600)
+    assert found["jwt_issuers"] == ["https://idp.example=https://idp.example/certs"]
+    assert (found["jwt_audiences"], found["identity_claims"]) == (["fleet"], ["sub"])
+    assert (found["db_sslmode"], found["db_max_connections"]) == ("require", 50)
+    # The secret says where the database is.
+    assert found["db_name"] != "ignored"
+    assert (found["log_level"], found["log_masked"]) == ("warning", ["password", "secret"])
+    assert found["required_adapters_cluster"] == ["validation", "dns"]
+    assert found["openapi_schema_path"].endswith("/etc/hyperfleet/schemas/openapi.yaml")
+    env = mount(manifests).env
+    assert (env["HYPERFLEET_TRACING_ENABLED"], env["OTEL_TRACES_SAMPLER_ARG"]) == ("true", "0.5")
+    assert one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "15s"
+
+
+def test_entities_are_written_only_where_there_are_some() -> None:
+    assert "entities" not in settings(case("default-values"))
+    given = "config.entities[0].kind=Channel,config.entities[0].plural=channels"
+    assert settings(template("--set", given))["entities"] == [{"kind": "Channel", "plural": "channels"}]
+
+
+def test_the_job_migrates_an_empty_database_and_the_pod_then_serves(
+    mount: Mount, database: str
+) -> None:
+    manifests = template(
+        *("--set", "database.external.enabled=true,database.external.secretName=fleet-database"),
+        *("--set", "settings.no-auth=true,settings.shutdown-delay=0"),
+        *("--set-file", f"provider.schema={PROVIDER}"),
+    )
+    taken = run("migrate", "--rollback", "99", "--yes", "--database-url", database)
+    assert taken.returncode == 0, taken.stdout
+    job = mount(manifests, "migrate", "Job")
+    done = run(*job.arguments, "--config", job.config, env=job.env)
+    assert done.returncode == 0, done.stdout
+    assert "applied" in done.stdout
+    api = mount(manifests)
+    ended = [*api.arguments[1:], "--host=127.0.0.1"]
+    with Serving("--config", api.config, *ended, env=api.env) as serving:
+        assert requests.get(f"{serving.health}/readyz", timeout=10).status_code == 200
+        refused = Api(serving.url).post("/clusters", json={"name": "a", "spec": {"odd": 1}})
+        assert refused.status_code == 400
+
+
+@contextmanager
+def pgbouncer(beside: Mounted, database: str) -> Iterator[int]:
+    """Runs the sidecar's own command, on a free port; it does not run as root."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    user = None
+    if os.geteuid() == 0:
+        host = Path(str(conninfo_to_dict(database)["host"]))
+        user = host.owner() if host.is_absolute() else pwd.getpwnam("nobody").pw_name
+        for path in [beside.folder, *beside.folder.rglob("*")]:
+            shutil.chown(path, user)
+    command = [text.replace("6432", str(port)) for text in beside.command]
+    env = {**CLEAN, "PATH": f"{CLEAN['PATH']}:{Path(str(PGBOUNCER)).parent}"}
+    process = subprocess.Popen(command, env=env, user=user, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < end
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.skipif(not PGBOUNCER, reason="pgbouncer is not installed")
+def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
+    mount: Mount, database: str
+) -> None:
+    manifests = template("--set", "pgbouncer.enabled=true,settings.no-auth=true,settings.shutdown-delay=0")
+    api = mount(manifests)
+    with pgbouncer(mount(manifests, "pgbouncer"), database) as port:
+        arguments = [text.replace("6432", str(port)) for text in api.arguments[1:]]
+        with Serving("--config", api.config, "--host=127.0.0.1", *arguments, env=api.env) as serving:
+            assert "through a pooler" in serving.output
+            assert Api(serving.url).cluster()["name"] == "c1"
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "flags"),
+    [
+        ("auth.audiences=null", "Nothing says who may get in", ""),
+        (
+            "auth.audiences=null,settings.jwt-issuers={https://a.example}",
+            "Nothing says who may get in",
+            "--jwt-issuers=https://a.example",
+        ),
+        (
+            "settings.jwk-cert-url=",
+            "there are no keys to verify them with",
+            "--jwk-cert-url= --jwt-audiences=a",
+        ),
+        ("auth.enableAuthz=true", "enable-authz needs a client", "--enable-authz"),
+        (
+            "auth.enableAuthz=true,auth.enableJwt=false",
+            "enable-authz needs to know who asks",
+            "--enable-authz --enable-jwt=false",
+        ),
+    ],
+)
+def test_where_nobody_could_get_in_helm_says_so_as_the_service_would(
+    given: str, words: str, flags: str
+) -> None:
+    refused = helm("template", "x", "./chart", "--set", given)
+    assert refused.returncode != 0
+    assert words in refused.stderr
+    assert run_here("config", "--check", *flags.split()).returncode != 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "settings.any-caller=true",
+        "settings.jwt-audiences={fleet}",
+        "settings.acl-file=/etc/acl/acl.yaml",
+        "auth.jwksUrl=https://idp.example/certs,auth.audiences=null",
+        "settings.jwk-cert-url=,settings.jwk-cert-file=/etc/keys/jwks.json",
+        "auth.audiences=null,extraEnv[0].name=HYPERFLEET_JWT_AUDIENCES,extraEnv[0].value=fleet",
+        "auth.enableAuthz=true,settings.ocm-client-id-file=/a/id,settings.ocm-client-secret-file=/a/s",
+    ],
+)
+def test_what_says_who_may_takes_the_place_of_the_default_audience(given: str) -> None:
+    found = settings(template("--set", given))
+    said = "audiences=null" in given or "jwk-cert-file" in given
+    assert said or found.get("jwt_audiences") != ["hyperfleet-api"]
+
+
+def test_as_it_comes_only_tokens_for_its_own_audience_get_in() -> None:
+    found = settings(case("default-values"))
+    assert found["jwt_audiences"] == ["hyperfleet-api"]
+    assert not {"no_auth", "enable_jwt", "any_caller"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["settings.db-password=x", "settings.ocm_client_secret=x", "settings.database-url=postgresql://a:b@c/d"],
+)
+def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
+    refused = helm("template", "x", "./chart", "--set", given)
+    assert "has a secret in it, and settings become a ConfigMap" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("database.external.secretName=x", "set database.external.enabled=true"),
+        ("database.external.enabled=true", "No database is named"),
+        ("settings.port=9000", "set by ports.api"),
+        ("config.health.port=9000", "set by ports.health"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(given: str, words: str) -> None:
+    assert words in helm("template", "x", "./chart", "--set", given).stderr
+
+
+def test_the_built_in_database_has_a_password_of_its_own() -> None:
+    def password() -> str:
+        done = helm("template", "x", "./chart", "--show-only", "templates/postgresql.yaml")
+        (secret,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "Secret")
+        return str(secret["stringData"]["db.password"])
+
+    first = password()
+    assert len(first) == 32
+    assert password() != first
