@@ -59,8 +59,9 @@ test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_U
 test-histories: $(VENV)/dev.stamp ## Fold ten thousand histories of reports instead of five hundred
 	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/test_fold_properties.py -k many_histories $(ARGS)
 
-test-tools: $(VENV)/dev.stamp ## Run the tests that need generators of clients, and install these first
-	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/bin/oapi-codegen; fi
+test-tools: $(VENV)/dev.stamp ## Run the tests that need other tools (generators, Helm), and install these first
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory \
+		$(TOOLS)/bin/oapi-codegen $(TOOLS)/bin/helm $(TOOLS)/compose-spec.json; fi
 	@$(MAKE) --no-print-directory $(TOOLS)/python.stamp
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/node.stamp; fi
 	$(BIN)/python -m pytest -m tools -rs $(ARGS)
@@ -68,10 +69,20 @@ test-tools: $(VENV)/dev.stamp ## Run the tests that need generators of clients, 
 $(TOOLS)/bin/oapi-codegen:
 	GOBIN=$(abspath $(TOOLS))/bin go install github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.4.1
 
-$(TOOLS)/python.stamp:
+$(TOOLS)/bin/helm:
+	GOBIN=$(abspath $(TOOLS))/bin go install helm.sh/helm/v3/cmd/helm@v3.16.4
+
+# The schema that docker compose itself reads.
+$(TOOLS)/compose-spec.json:
+	@mkdir -p $(TOOLS)
+	cd $(TOOLS) && dir=$$(go mod download -json github.com/compose-spec/compose-go/v2@v2.4.7 \
+		| sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && install -m 644 $$dir/schema/compose-spec.json .
+
+# Anew where this list of packages may have changed.
+$(TOOLS)/python.stamp: Makefile
 	$(PYTHON) -m venv $(TOOLS)/python
 	$(TOOLS)/python/bin/python -m pip install --quiet --disable-pip-version-check \
-		openapi-python-client==0.29.1 ruff
+		openapi-python-client==0.29.1 ruff kubernetes-validate==1.37.0
 	@touch $@
 
 $(TOOLS)/node.stamp:

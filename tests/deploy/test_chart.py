@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import chart_pages
 import pytest
 import yaml
 from rendered import (
@@ -267,22 +266,3 @@ def test_only_the_api_can_be_reached_from_outside() -> None:
     assert one(manifests, "Service", "-metrics")["spec"]["type"] == "ClusterIP"
     refused = helm("template", "x", "./chart", "--set", "ingress.enabled=true,ingress.host=a.example")
     assert "tokens must not travel in the clear" in refused.stderr
-
-
-def test_the_readmes_table_and_the_schema_of_values_are_those_of_the_values() -> None:
-    told = "write them anew: python tests/deploy/chart_pages.py"
-    assert (CHART / "README.md").read_text() == chart_pages.readme(), told
-    assert (CHART / "values.schema.json").read_text() == chart_pages.schema(), told
-
-
-def test_every_value_is_described_and_used() -> None:
-    comments = dict(chart_pages.described())
-    for path in comments:
-        if any(other.startswith(f"{path}.") for other in comments):
-            continue
-        above = [path[:end] for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")]
-        assert any(comments[each] for each in above), f"{path} has no comment in values.yaml"
-    used = "".join(path.read_text() for path in CHART.glob("templates/*"))
-    for path in comments:
-        name = path.rpartition(".")[2]
-        assert path.startswith(("settings.", "config.")) or name in used, f"{path} is not used"
