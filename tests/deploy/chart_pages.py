@@ -1,4 +1,4 @@
-"""What is made of the chart's values: its schema, and the table of its README. Run it to write both anew."""
+"""What is made of the chart's values: its schema, and its README's table. Run it to write both anew."""
 
 import functools
 import json
@@ -18,7 +18,14 @@ HEADING = "## Values\n"
 
 # What Kubernetes and the cloud say may be in there.
 FREE = {
-    *("affinity", "nodeSelector", "podAnnotations", "podLabels", "podSecurityContext", "securityContext"),
+    *(
+        "affinity",
+        "nodeSelector",
+        "podAnnotations",
+        "podLabels",
+        "podSecurityContext",
+        "securityContext",
+    ),
     *("resources", "annotations", "labels", "additionalLabels"),
 }
 LISTS_OF_TEXTS = {"audiences", "cluster", "nodepool", "loadBalancerSourceRanges", "disabled"}
@@ -34,6 +41,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string", "null"]},
     "autoscaling.targetCPUUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
     "autoscaling.targetMemoryUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
+    "database.postgresql.uid": {"type": ["integer", "null"]},
     "tracing.samplerArg": {"type": ["string", "number"]},
 }
 # Values that have another's members.
@@ -75,7 +83,10 @@ def config_schema() -> dict[str, Any]:
     """The names of the original's file, and what else stands beside them."""
     tree: dict[str, Any] = {
         "server": {"jwt": {"configs": {"type": "array", "items": {"type": "object"}}}},
-        **{part: {"host": setting_type("host"), "port": setting_type("port")} for part in ("health", "metrics")},
+        **{
+            part: {"host": setting_type("host"), "port": setting_type("port")}
+            for part in ("health", "metrics")
+        },
     }
     tree["server"]["tenant"] = {"enabled": {"const": False}}
     for one in SYNONYMS:
@@ -88,7 +99,11 @@ def config_schema() -> dict[str, Any]:
             node[last] = setting_type(setting) if setting else {}
     own = values()["config"]
     for name in own:
-        tree[name] = {"type": "array", "items": {"type": "object"}} if own[name] == [] else {"type": TYPES[type(own[name])]}
+        tree[name] = (
+            {"type": "array", "items": {"type": "object"}}
+            if own[name] == []
+            else {"type": TYPES[type(own[name])]}
+        )
 
     def close(node: dict[str, Any]) -> dict[str, Any]:
         leaf = not node or "type" in node or "const" in node
@@ -118,7 +133,9 @@ def value_schema(path: str, value: Any) -> dict[str, Any]:
     if name in FREE:
         return {"type": ["object", "null"]}
     if isinstance(value, dict):
-        return closed({key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()})
+        return closed(
+            {key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()}
+        )
     return {"type": TYPES[type(value)]}
 
 

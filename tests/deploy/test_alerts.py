@@ -57,12 +57,10 @@ def test_the_links_lead_to_where_the_runbook_can_be_read() -> None:
     assert "HyperFleetSpecsNotValidated" in names
 
 
-
-
 # Of each alert: the series, a value a minute; when it fires, and when it does not.
 TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
     "HyperFleetResourcesStuck": (
-        {'hyperfleet_api_resource_pending_reconciliation_stuck{resource_type="cluster",is_delete="false"}': "0x20 3x40"},
+        {'hyperfleet_api_resource_pending_reconciliation_stuck{resource_type="cluster"}': "0x20 3x40"},
         30,
         18,
     ),
@@ -99,7 +97,10 @@ TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
         100,
     ),
     "HyperFleetSpecsNotValidated": (
-        {'hyperfleet_spec_validation{kind="Cluster"}': "1x20 0x40", "hyperfleet_provider_schema_ok": "1x60"},
+        {
+            'hyperfleet_spec_validation{kind="Cluster"}': "1x20 0x40",
+            "hyperfleet_provider_schema_ok": "1x60",
+        },
         30,
         18,
     ),
@@ -152,7 +153,11 @@ def test_that_nobody_serves_is_told_and_that_the_last_cluster_went_is_not(tmp_pa
     ]
     name = "HyperFleetNotReady"
     tests = [
-        {"interval": "1m", "input_series": [gone, *calm], "promql_expr_test": [expected(name, 40, fires=False)]},
+        {
+            "interval": "1m",
+            "input_series": [gone, *calm],
+            "promql_expr_test": [expected(name, 40, fires=False)],
+        },
         {"interval": "1m", "input_series": [], "promql_expr_test": [expected(name, 40, fires=True)]},
     ]
     file = tmp_path / "test.yaml"

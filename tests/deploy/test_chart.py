@@ -1,7 +1,6 @@
 """What the Helm chart makes for Kubernetes: valid manifests, restricted pods, an order that works."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def test_the_readmes_command_mounts_the_schema_where_the_service_looks() -> None
     assert settings(manifests)["openapi_schema_path"] == "/etc/hyperfleet/schemas/openapi.yaml"
     assert yaml.safe_load(data["openapi.yaml"]) == yaml.safe_load((ROOT / PROVIDER).read_text())
     assert (ROOT / "chart").is_symlink()
-    assert os.readlink(ROOT / "chart") == "deploy/chart"
+    assert (ROOT / "chart").readlink() == Path("deploy/chart")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +256,15 @@ def test_the_built_in_postgresql_keeps_its_data_where_it_is_told_to() -> None:
     (claim,) = database["volumeClaimTemplates"]
     assert claim["spec"]["storageClassName"] == "fast"
     assert "data" not in {each["name"] for each in database["template"]["spec"]["volumes"]}
+
+
+def test_where_the_cluster_chooses_users_none_is_named() -> None:
+    nulls = ("podSecurityContext.runAsUser", "podSecurityContext.fsGroup", "database.postgresql.uid")
+    for _, pod in pod_specs(template("--set", ",".join(f"{name}=null" for name in nulls))):
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
 
 
 def test_only_the_api_can_be_reached_from_outside() -> None:

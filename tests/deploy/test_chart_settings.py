@@ -17,6 +17,7 @@ import pytest
 import requests
 import yaml
 from conftest import Api
+from issuer import self_signed
 from process import CLEAN, Serving, run, run_here
 from psycopg.conninfo import conninfo_to_dict
 from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
@@ -31,15 +32,8 @@ ACL = "- {claim: email, pattern: '^a@example.com$'}\n"
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A key and its certificate."""
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-        + ["-keyout", "tls.key", "-out", "tls.crt"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    cert, key = self_signed(tmp_path_factory.mktemp("tls"))
+    return {"tls.crt": cert.read_text(), "tls.key": key.read_text()}
 
 
 Mount = Callable[..., Mounted]
@@ -167,9 +161,7 @@ def test_entities_are_written_only_where_there_are_some() -> None:
     assert settings(template("--set", given))["entities"] == [{"kind": "Channel", "plural": "channels"}]
 
 
-def test_the_job_migrates_an_empty_database_and_the_pod_then_serves(
-    mount: Mount, database: str
-) -> None:
+def test_the_job_migrates_an_empty_database_and_the_pod_then_serves(mount: Mount, database: str) -> None:
     manifests = template(
         *("--set", "database.external.enabled=true,database.external.secretName=fleet-database"),
         *("--set", "settings.no-auth=true,settings.shutdown-delay=0"),
@@ -222,7 +214,9 @@ def pgbouncer(beside: Mounted, database: str) -> Iterator[int]:
 def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
     mount: Mount, database: str
 ) -> None:
-    manifests = template("--set", "pgbouncer.enabled=true,settings.no-auth=true,settings.shutdown-delay=0")
+    manifests = template(
+        "--set", "pgbouncer.enabled=true,settings.no-auth=true,settings.shutdown-delay=0"
+    )
     api = mount(manifests)
     with pgbouncer(mount(manifests, "pgbouncer"), database) as port:
         arguments = [text.replace("6432", str(port)) for text in api.arguments[1:]]
@@ -286,9 +280,18 @@ def test_as_it_comes_only_tokens_for_its_own_audience_get_in() -> None:
     assert not {"no_auth", "enable_jwt", "any_caller"} & found.keys()
 
 
+def test_an_issuer_alone_does_not_say_who_may() -> None:
+    given = "config.server.jwt.configs[0].issuer_url=https://a.example"
+    assert settings(template("--set", given))["jwt_audiences"] == ["hyperfleet-api"]
+
+
 @pytest.mark.parametrize(
     "given",
-    ["settings.db-password=x", "settings.ocm_client_secret=x", "settings.database-url=postgresql://a:b@c/d"],
+    [
+        "settings.db-password=x",
+        "settings.ocm_client_secret=x",
+        "settings.database-url=postgresql://a:b@c/d",
+    ],
 )
 def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
     refused = helm("template", "x", "./chart", "--set", given)

@@ -16,7 +16,9 @@ SPEC = TOOLS / "compose-spec.json"
 
 
 @pytest.mark.tools
-@pytest.mark.skipif(not SPEC.exists(), reason="no schema of compose files: make test-tools fetches it with Go")
+@pytest.mark.skipif(
+    not SPEC.exists(), reason="no schema of compose files: make test-tools fetches it with Go"
+)
 def test_it_is_a_compose_file() -> None:
     faults = Draft7Validator(json.loads(SPEC.read_text())).iter_errors(COMPOSE)
     assert [fault.message for fault in faults] == []

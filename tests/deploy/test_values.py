@@ -20,4 +20,4 @@ def test_every_value_is_described_and_used() -> None:
     used = "".join(path.read_text() for path in CHART.glob("templates/*"))
     for path in comments:
         name = path.rpartition(".")[2]
-        assert path.startswith(("settings.", "config.")) or name in used, f"{path} is not used"
+        assert path.startswith(("settings.", "config.", "adapters.")) or name in used, f"{path} is not used"

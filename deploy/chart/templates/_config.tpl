@@ -53,7 +53,7 @@
 {{- range list "jwt_audiences" "acl_file" "server_acl_file" }}{{ with get $found . }}{{ toString . }}{{ end }}{{ end }}
 {{- include "hyperfleet.on" (list $found false "server_authz_enabled" "enable_authz") }}
 {{- include "hyperfleet.on" (list $found false "any_caller") }}
-{{- range get $found "server_jwt_configs" | default list }}{{ .audience }}{{ end }}
+{{- range get $found "server_jwt_configs" | default list }}{{ .audience | default "" }}{{ end }}
 {{- regexFind " HYPERFLEET_(JWT_AUDIENCES|(SERVER_)?ACL_FILE|ENABLE_AUTHZ|SERVER_AUTHZ_ENABLED|ANY_CALLER) " (include "hyperfleet.variables" (index . 0)) }}
 {{- end }}
 
