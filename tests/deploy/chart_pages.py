@@ -26,7 +26,7 @@ FREE = {
         "podSecurityContext",
         "securityContext",
     ),
-    *("resources", "annotations", "labels", "additionalLabels"),
+    *("resources", "annotations", "labels", "additionalLabels", "namespaceSelector"),
 }
 LISTS_OF_TEXTS = {"audiences", "cluster", "nodepool", "loadBalancerSourceRanges", "disabled"}
 CHOICES = {
@@ -46,6 +46,8 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 # Values that have another's members.
 ALIASES = {"monitoring.tracing": "tracing", "serviceMonitor": "monitoring.serviceMonitor"}
+# What the chart hands on of the original's versions that knew one issuer.
+JWT = ("issuer_url", "audience", "identity_claim")
 TYPES = {bool: "boolean", int: "integer", str: "string"}
 
 
@@ -88,6 +90,7 @@ def config_schema() -> dict[str, Any]:
             for part in ("health", "metrics")
         },
     }
+    tree["server"]["jwt"] |= {name: {"type": "string"} for name in JWT}
     tree["server"]["tenant"] = {"enabled": {"const": False}}
     for one in SYNONYMS:
         *parents, last = one.path.split(".")

@@ -155,6 +155,21 @@ def test_the_originals_values_mean_the_same(mount: Mount) -> None:
     assert one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "15s"
 
 
+def test_the_one_issuer_of_older_values_is_the_one_that_counts(mount: Mount) -> None:
+    jwt = "config.server.jwt"
+    manifests = template(
+        *(
+            "--set",
+            f"{jwt}.issuer_url=https://idp.example,{jwt}.audience=fleet,{jwt}.identity_claim=sub",
+        ),
+        *("--set", "config.server.jwk.cert_url=https://idp.example/certs"),
+    )
+    found = in_force(mount(manifests))
+    assert found["jwt_issuers"] == ["https://idp.example"]
+    assert (found["jwt_audiences"], found["identity_claims"]) == (["fleet"], ["sub"])
+    assert found["jwk_cert_url"] == "https://idp.example/certs"
+
+
 def test_entities_are_written_only_where_there_are_some() -> None:
     assert "entities" not in settings(case("default-values"))
     given = "config.entities[0].kind=Channel,config.entities[0].plural=channels"

@@ -1,7 +1,10 @@
 """The values of the chart, and what is made of them."""
 
 import chart_pages
+import yaml
 from rendered import CHART
+
+from hyperfleet import __version__
 
 
 def test_the_readmes_table_and_the_schema_of_values_are_those_of_the_values() -> None:
@@ -18,6 +21,11 @@ def test_every_value_is_described_and_used() -> None:
         above = [path[:end] for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")]
         assert any(comments[each] for each in above), f"{path} has no comment in values.yaml"
     used = "".join(path.read_text() for path in CHART.glob("templates/*"))
-    for path in comments:
-        name = path.rpartition(".")[2]
-        assert path.startswith(("settings.", "config.", "adapters.")) or name in used, f"{path} is not used"
+    for path, _, _ in chart_pages.rows():
+        # Those of settings, config and adapters are handed on, whatever they are called.
+        known = path.startswith(("settings.", "config.", "adapters."))
+        assert known or path.rpartition(".")[2] in used, f"{path} is not used"
+
+
+def test_the_chart_is_of_this_version_of_the_service() -> None:
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__

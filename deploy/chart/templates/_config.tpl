@@ -17,6 +17,12 @@
 {{- $tree := omit .Values.config "existingConfigMap" "existingConfigMapTLSEnabled" }}
 {{- include "hyperfleet.flatten" (dict "in" $tree "prefix" "" "out" $found) }}
 {{- include "hyperfleet.flatten" (dict "in" .Values.settings "prefix" "" "out" $found) }}
+{{- /* Of the original's versions that knew one issuer. */}}
+{{- range $old, $new := dict "audience" "jwt_audiences" "issuer_url" "jwt_issuers" "identity_claim" "identity_claims" }}
+{{- $value := get $found (printf "server_jwt_%s" $old) }}
+{{- $_ := unset $found (printf "server_jwt_%s" $old) }}
+{{- if and $value (not (hasKey $found $new)) }}{{ $_ := set $found $new (list $value) }}{{ end }}
+{{- end }}
 {{- with .Values.auth }}
 {{- if not .enableJwt }}{{ $_ := set $found "enable_jwt" false }}{{ end }}
 {{- if .enableAuthz }}{{ $_ := set $found "enable_authz" true }}{{ end }}
