@@ -108,6 +108,18 @@ def test_without_a_secret_the_database_is_what_the_settings_name() -> None:
     }
 
 
+def test_a_part_of_the_database_that_the_settings_name_is_not_taken_from_the_secret() -> None:
+    manifests = template(
+        *("--set", "database.external.enabled=true,database.external.secretName=fleet-database"),
+        *("--set", "settings.db-password-file=/vault/password,settings.db-host=database.example"),
+    )
+    found = settings(manifests)
+    assert (found["db_host"], found["db_password_file"]) == ("database.example", "/vault/password")
+    pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "database")
+    assert [each["path"] for each in volume["secret"]["items"]] == ["db.port", "db.name", "db.user"]
+
+
 def in_force(api: Mounted) -> dict[str, Any]:
     """The settings that the service has of what is mounted."""
     done = run_here("config", "--output", "json", "--config", api.config, env=api.env)
@@ -319,6 +331,10 @@ def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
         ("database.external.secretName=x", "set database.external.enabled=true"),
         ("database.external.enabled=true", "No database is named"),
         ("settings.port=9000", "set by ports.api"),
+        (
+            "pgbouncer.enabled=true,database.external.enabled=true,settings.database-url-file=/a",
+            "takes the database's host from database.external.secretName",
+        ),
         ("config.health.port=9000", "set by ports.health"),
     ],
 )

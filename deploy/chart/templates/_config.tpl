@@ -70,7 +70,7 @@
 {{- range list "host" "server_host" }}{{ if hasKey $found . }}{{ $_ := unset $own "host" }}{{ end }}{{ end }}
 {{- if include "hyperfleet.databaseSecret" . }}
 {{- range list "host" "port" "name" "user" "password" }}
-{{- if not (hasKey $found (printf "db_%s" .)) }}
+{{- if not (or (hasKey $found (printf "db_%s" .)) (hasKey $found (printf "db_%s_file" .))) }}
 {{- $_ := set $own (printf "db_%s_file" .) (printf "/etc/hyperfleet/database/db.%s" .) }}
 {{- end }}
 {{- end }}
@@ -122,8 +122,11 @@
 {{- if not $named }}
 {{- fail "No database is named: set database.external.enabled=true and database.external.secretName, or database.postgresql.enabled=true to try it out." }}
 {{- end }}
-{{- if .Values.pgbouncer.enabled }}
-{{- fail "pgbouncer.enabled needs the parts of the database: set database.external.secretName." }}
+{{- end }}
+{{- $own := fromJson (include "hyperfleet.own" .) }}
+{{- range list "host" "port" "user" "password" }}
+{{- if and $.Values.pgbouncer.enabled (not (hasKey $own (printf "db_%s_file" .))) }}
+{{- fail (printf "pgbouncer.enabled takes the database's %s from database.external.secretName: leave it out of settings." .) }}
 {{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not (and .Values.ingress.host .Values.ingress.tlsSecretName)) }}

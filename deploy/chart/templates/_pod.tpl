@@ -11,8 +11,11 @@
     defaultMode: 0440
     items:
       {{- $keys := ternary (dict) $root.Values.database.external.keys (eq (include "hyperfleet.builtIn" $root) "true") }}
+      {{- $own := fromJson (include "hyperfleet.own" $root) }}
       {{- range list "host" "port" "name" "user" "password" }}
+      {{- if hasKey $own (printf "db_%s_file" .) }}
       - {key: {{ get $keys . | default (printf "db.%s" .) }}, path: db.{{ . }}}
+      {{- end }}
       {{- end }}
 {{- end }}
 - name: tmp
