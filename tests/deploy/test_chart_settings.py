@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 from conftest import Api
-from issuer import self_signed
+from issuer import key_pair, key_set, self_signed
 from process import CLEAN, Serving, run, run_here
 from psycopg.conninfo import conninfo_to_dict
 from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
@@ -67,6 +67,7 @@ def mount(database: str, folder: Path, pair: dict[str, str]) -> Mount:
             "fleet-acl": {"acl.yaml": ACL},
             "fleet-schema": {"openapi.yaml": PROVIDER.read_text()},
             "fleet-config": {"config.yaml": "server: {jwt: {configs: []}}\nany-caller: true\n"},
+            "fleet-keys": {"jwks.json": json.dumps(key_set(key_pair()))},
             "database-ca": {"ca.crt": pair["tls.crt"]},
         }
         spec = one(manifests, kind, ending)["spec"]["template"]["spec"]
@@ -305,6 +306,21 @@ def test_as_it_comes_only_tokens_for_its_own_audience_get_in() -> None:
     found = settings(case("default-values"))
     assert found["jwt_audiences"] == ["hyperfleet-api"]
     assert not {"no_auth", "enable_jwt", "any_caller"} & found.keys()
+
+
+def test_a_mounted_file_of_keys_and_the_default_audience_decide_who_gets_in(mount: Mount) -> None:
+    manifests = template(
+        *("--set", "settings.jwk-cert-url=,settings.jwk-cert-file=/etc/keys/jwks.json"),
+        *("--set", "settings.shutdown-delay=0,settings.host=127.0.0.1"),
+        *("--set", "extraVolumes[0].name=keys,extraVolumes[0].configMap.name=fleet-keys"),
+        *("--set", "extraVolumeMounts[0].name=keys,extraVolumeMounts[0].mountPath=/etc/keys"),
+    )
+    api = mount(manifests)
+    with Serving("--config", api.config, *api.arguments[1:], env=api.env) as serving:
+        for audience, code in (("hyperfleet-api", 200), ("another", 401)):
+            bearer = {"Authorization": f"Bearer {key_pair().token(aud=audience)}"}
+            assert Api(serving.url).get("/clusters", headers=bearer).status_code == code
+        assert Api(serving.url).get("/clusters").status_code == 401
 
 
 def test_an_issuer_alone_does_not_say_who_may() -> None:
