@@ -334,6 +334,7 @@ def test_an_issuer_alone_does_not_say_who_may() -> None:
         "settings.db-password=x",
         "settings.ocm_client_secret=x",
         "settings.database-url=postgresql://a:b@c/d",
+        "settings.read-database-url=postgresql://a:b@c/d",
     ],
 )
 def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:

@@ -98,7 +98,7 @@
 {{/* Stops where the service would not start, or where a secret would lie open. */}}
 {{- define "hyperfleet.check" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
-{{- range list "db_password" "database_password" "ocm_client_secret" "database_url" }}
+{{- range list "db_password" "database_password" "ocm_client_secret" "database_url" "read_database_url" }}
 {{- if get $found . }}
 {{- fail (printf "settings: %s has a secret in it, and settings become a ConfigMap; put it into a Secret, mount that with extraVolumes, and name the file with %s-file." (. | replace "_" "-") (. | replace "_" "-" | replace "database-password" "db-password")) }}
 {{- end }}
