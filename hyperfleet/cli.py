@@ -7,6 +7,7 @@ import click
 
 from hyperfleet import __version__
 from hyperfleet.commands.config import config
+from hyperfleet.commands.importing import import_
 from hyperfleet.commands.migrate import migrate
 from hyperfleet.commands.schema import schema_group
 from hyperfleet.commands.serve import serve
@@ -28,7 +29,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (serve, migrate, schema_group, config, token):
+for command in (serve, migrate, import_, schema_group, config, token):
     main.add_command(command)
 
 

@@ -119,7 +119,7 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
     """The variables of an environment that look like settings and are none; of each the level and the
     line for the log.
     """
-    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "COMMIT"]
+    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "COMMIT", "FROM_DATABASE"]
     lines = []
     for variable in sorted(environment):
         if not variable.upper().startswith("HYPERFLEET_") or variable == FOR_TESTS:
@@ -263,7 +263,7 @@ def from_options(values: Mapping[str, Any]) -> Settings:
             continue
         rank, other = _rank(ctx, path_name), _rank(ctx, name)
         if rank < other or (rank == other and not chosen[name]):
-            chosen[name], given[name] = _content(given[path_name], path), given[path_name]
+            chosen[name], given[name] = content(given[path_name], path), given[path_name]
         elif rank == other:
             raise ConfigurationError(f"{given[name]} and {given[path_name]} say the same: give one.")
     if chosen.get("database_url"):
@@ -345,16 +345,20 @@ def _given(ctx: click.Context, name: str) -> str:
     return f"{flag} (of the --config file)" if source is ParameterSource.DEFAULT_MAP else flag
 
 
-def _content(given: str, path: Path) -> str:
+def content(given: str, path: Path) -> str:
+    """What a file holds that stands for a setting. ``given`` is the name of the one that names the file.
+
+    Raises ConfigurationError for a file that is empty or cannot be read.
+    """
     try:
-        content = Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"{given}: {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{given}: {path} is not UTF-8") from None
-    if not content:
+    if not text:
         raise ConfigurationError(f"{given}: {path} is empty")
-    return content
+    return text
 
 
 def database_url(given: str, url: str) -> str:

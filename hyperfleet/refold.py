@@ -51,7 +51,7 @@ def refold(
                 after = {"after": ids[-1], "size": BATCH}
                 ids = [row[0] for row in conn.execute(NEXT[kind], after)]
                 with conn.transaction():
-                    folded, finished = _batch(conn, kind, ids, required(kind))
+                    folded, finished = fold_all(conn, kind, ids, required(kind))
                 # Each on its own, since who removes a node pool has to lock its cluster first.
                 for id_ in finished:
                     with conn.transaction():
@@ -63,10 +63,12 @@ def refold(
     return changed
 
 
-def _batch(
+def fold_all(
     conn: Connection, kind: str, ids: list[str], required: Sequence[str]
 ) -> tuple[int, list[str]]:
-    """How many statuses were changed, and which resources have ended."""
+    """Folds some statuses anew in the caller's transaction; returns how many were changed, and which
+    resources have ended.
+    """
     folded, finished = [], []
     for held in Hold(conn, kind, {"ids": ids}).all():
         if held.state["deleted_time"] and held.ended(required):

@@ -1,0 +1,251 @@
+"""Reads the database of an original: that of December 2025, or the newest. It writes nothing."""
+
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from hyperfleet.database import connection
+from hyperfleet.errors import StartError
+from hyperfleet.kinds import RESOURCES
+from hyperfleet.takeover.rows import Raw, Refusal
+from hyperfleet.takeover.source import BATCH, Pass
+
+COLUMNS = """
+SELECT table_name::text, array_agg(column_name::text) FROM information_schema.columns
+WHERE table_schema = ANY(current_schemas(false)) GROUP BY table_name
+"""
+# What tells the original's tables from those of anybody else, this service's among them.
+FIRST = {
+    "clusters": {"id", "name", "spec", "labels", "generation", "created_time", "updated_time"},
+    "node_pools": {"id", "name", "spec", "labels", "generation", "owner_id", "updated_time"},
+    "adapter_statuses": {"resource_type", "resource_id", "adapter", "conditions", "last_report_time"},
+}
+NEWEST = {
+    "resources": {"id", "kind", "name", "spec", "generation", "owner_id", "deleted_time"},
+    "adapter_statuses": FIRST["adapter_statuses"],
+}
+USED = "SELECT EXISTS (SELECT FROM resources WHERE kind IN ('Cluster', 'NodePool'))"
+
+TABLES: dict[str, dict[str, LiteralString]] = {
+    "first": {"Cluster": "clusters AS t WHERE ", "NodePool": "node_pools AS t WHERE "},
+    "newest": {
+        "Cluster": "resources AS t WHERE kind = 'Cluster' AND ",
+        "NodePool": "resources AS t WHERE kind = 'NodePool' AND ",
+    },
+}
+# A resource that is deleted for good has this column set in older schemas: gorm shows it to nobody.
+VISIBLE: dict[bool, LiteralString] = {True: "t.deleted_at IS NULL", False: "true"}
+# What is being deleted comes last: another may have its name.
+ORDER: dict[bool, LiteralString] = {
+    True: " ORDER BY t.deleted_time IS NOT NULL, t.id",
+    False: " ORDER BY t.id",
+}
+LABELS: dict[bool, LiteralString] = {
+    True: "(SELECT jsonb_object_agg(key, value) FROM resource_labels AS l WHERE l.resource_id = t.id)",
+    False: "t.labels",
+}
+COUNT: LiteralString = "SELECT count(*) FROM {shown}"
+IDS: LiteralString = "SELECT t.id FROM {shown}"
+CHILDREN: LiteralString = (
+    "SELECT t.owner_id, count(*) FROM {shown} AND t.owner_id = ANY(%s) GROUP BY t.owner_id"
+)
+ROWS: LiteralString = "SELECT to_jsonb(t) - %(large)s::text[], t.spec::text, {labels} FROM {shown}"
+LARGE = ["spec", "labels", "status_conditions", "status_adapters"]
+# What was changed since a moment, or what is to be looked at again. It is seen when it is committed, and
+# its times are those of clients and clocks: so from two minutes before on.
+CHANGED: LiteralString = """
+ AND (t.updated_time >= %(since)s::timestamptz - interval '2 minutes' OR t.id = ANY(%(again)s)
+      OR t.id IN (SELECT resource_id FROM adapter_statuses
+                  WHERE greatest(created_time, updated_time, last_report_time)
+                        >= %(since)s::timestamptz - interval '2 minutes'))
+"""
+REPORTS = """
+SELECT resource_id, to_jsonb(a) - '{data,metadata}'::text[], a.data::text, a.metadata::text
+FROM adapter_statuses AS a
+WHERE resource_type = %(kind)s AND resource_id = ANY(%(ids)s) ORDER BY adapter
+"""
+OTHERS = """
+SELECT kind, id, name, 'this service knows no such kind' FROM resources
+WHERE kind NOT IN ('Cluster', 'NodePool')
+ORDER BY kind, id
+"""
+REFERENCES = """
+SELECT 'reference', source_id, ref_type, 'references are not kept: ' || target_kind || ' ' || target_id
+FROM resource_references JOIN resources AS t ON t.id = source_id
+WHERE t.kind IN ('Cluster', 'NodePool') ORDER BY source_id, ref_type
+"""
+
+
+class Shape(NamedTuple):
+    """Which of the originals made a database.
+
+    :param name: ``first`` or ``newest``
+    :param columns: those of each table
+    """
+
+    name: str
+    columns: dict[str, set[str]]
+
+    def has(self, kind: str, column: str) -> bool:
+        """Whether the table of a kind has a column."""
+        table = "resources" if self.name == "newest" else RESOURCES[kind].table
+        return column in self.columns[table]
+
+
+class Database:
+    """The database of an original.
+
+    :param conninfo: where it is
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        given = conninfo_to_dict(conninfo)
+        options = f"{given.get('options') or ''} -c default_transaction_read_only=on".strip()
+        self._conninfo = make_conninfo(
+            **{"connect_timeout": "10", "application_name": "hyperfleet-import", **given}  # type: ignore[arg-type]
+        )
+        self._read_only = make_conninfo(self._conninfo, options=options)
+        self.name = connection.describe(conninfo)
+        self.shape = Shape("", {})
+
+    def open(self, target: psycopg.Connection[Any]) -> str:
+        """Looks which original made it; returns it in words.
+
+        Raises StartError for a database that no original made, or that is the target itself.
+        """
+        with self._snapshot() as conn:
+            if self._same(conn, target):
+                raise StartError("The database that is to be imported is the one of this service.")
+            columns = {table: set(names) for table, names in conn.execute(COLUMNS)}
+            newest = _fits(columns, NEWEST) and (
+                not _fits(columns, FIRST) or conn.execute(USED).fetchone() == (True,)
+            )
+            if not newest and not _fits(columns, FIRST):
+                tables = ", ".join(sorted(columns)) or "none that this role may see"
+                raise StartError(
+                    f"{self.name} is no database of the original: it should have the tables clusters, "
+                    "node_pools and adapter_statuses, or resources and adapter_statuses, with the "
+                    f"original's columns. Tables found: {tables}."
+                )
+        self.shape = Shape("newest" if newest else "first", columns)
+        found = "resources" if newest else "clusters, node_pools"
+        return f"the database {self.name} (tables {found}, adapter_statuses)"
+
+    @contextmanager
+    def look(self, since: str | None, again: Collection[str]) -> Iterator[Pass]:
+        """One snapshot of it.
+
+        :param since: only what was changed since; None: all there is
+        :param again: the ids, there, of what is looked at in any case
+        """
+        with self._snapshot() as conn:
+            yield _Look(conn, self.shape, since, again)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[psycopg.Connection[Any]]:
+        try:
+            conn = connection.connect(self._read_only)
+        except psycopg.OperationalError as error:
+            # A pooler takes no options; its transactions are read-only all the same.
+            if "startup parameter" not in str(error):
+                raise
+            conn = connection.connect(self._conninfo)
+        with conn:
+            conn.autocommit = False
+            conn.read_only = True
+            conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            yield conn
+            conn.rollback()
+
+    @staticmethod
+    def _same(conn: psycopg.Connection[Any], target: psycopg.Connection[Any]) -> bool:
+        """Whether a lock that is taken in one database is seen in the other."""
+        high, low = secrets.randbits(31), secrets.randbits(31)
+        seen = (
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s "
+            "AND objid = %s AND database = (SELECT oid FROM pg_database "
+            "WHERE datname = current_database()))"
+        )
+        with target.transaction():
+            target.execute("SELECT pg_advisory_xact_lock(%s, %s)", [high, low])
+            return conn.execute(seen, [high, low]).fetchone() == (True,)
+
+
+class _Look:
+    """What is seen in one snapshot."""
+
+    def __init__(
+        self, conn: psycopg.Connection[Any], shape: Shape, since: str | None, again: Collection[str]
+    ) -> None:
+        self._conn, self._shape = conn, shape
+        self._values = {"since": since, "again": list(again), "large": LARGE}
+        row = conn.execute("SELECT now()::text").fetchone()
+        assert row is not None
+        self.at: str = row[0]
+        changed: LiteralString = CHANGED if since else ""
+        self._from: dict[str, LiteralString] = {kind: self._shown(kind) + changed for kind in RESOURCES}
+
+    def count(self, kind: str) -> int:
+        """How many resources of a kind there are to look at."""
+        statement: LiteralString = COUNT.replace("{shown}", self._from[kind])
+        row = self._conn.execute(statement, self._values).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def ids(self, kind: str, *, anew: bool = False) -> set[str]:
+        """The ids of all resources of a kind that are shown there; in a snapshot, always the same."""
+        statement: LiteralString = IDS.replace("{shown}", self._shown(kind))
+        return {row[0] for row in self._conn.execute(statement)}
+
+    def batches(self, kind: str) -> Iterator[list[Raw]]:
+        """The resources of a kind, with their reports."""
+        apart = self._shape.name == "newest" and "resource_labels" in self._shape.columns
+        order = ORDER[self._shape.has(kind, "deleted_time")]
+        statement: LiteralString = ROWS.replace("{labels}", LABELS[apart])
+        statement = statement.replace("{shown}", self._from[kind]) + order
+        with self._conn.cursor(name="resources") as cursor:
+            cursor.itersize = BATCH
+            cursor.execute(statement, self._values)
+            while rows := cursor.fetchmany(BATCH):
+                yield self._whole(kind, rows)
+
+    def others(self) -> Iterator[Refusal]:
+        """What there is beside clusters and node pools."""
+        if self._shape.name == "newest":
+            yield from map(Refusal._make, self._conn.execute(OTHERS))
+            if "resource_references" in self._shape.columns:
+                yield from map(Refusal._make, self._conn.execute(REFERENCES))
+
+    def _whole(self, kind: str, rows: list[tuple[Any, ...]]) -> list[Raw]:
+        ids = [members["id"] for members, *_ in rows]
+        reports: dict[str, list[Any]] = {}
+        for id_, members, *texts in self._conn.execute(REPORTS, {"kind": kind, "ids": ids}):
+            if not members.get("deleted_at"):
+                reports.setdefault(id_, []).append((members, *texts))
+        marked = [one["id"] for one, *_ in rows if one.get("deleted_time")]
+        children = self._children(marked) if kind == "Cluster" and marked else {}
+        return [
+            Raw(
+                kind,
+                {**members, "labels": labels},
+                spec,
+                reports.get(members["id"], []),
+                children.get(members["id"], 0),
+            )
+            for members, spec, labels in rows
+        ]
+
+    def _children(self, ids: list[str]) -> dict[str, int]:
+        statement: LiteralString = CHILDREN.replace("{shown}", self._shown("NodePool"))
+        return dict(row for row in self._conn.execute(statement, [ids]))
+
+    def _shown(self, kind: str) -> LiteralString:
+        return TABLES[self._shape.name][kind] + VISIBLE[self._shape.has(kind, "deleted_at")]
+
+
+def _fits(columns: dict[str, set[str]], wanted: dict[str, set[str]]) -> bool:
+    return all(names <= columns.get(table, set()) for table, names in wanted.items())

@@ -1,0 +1,272 @@
+"""Goes through a source: once, or again and again; what is the same already stays as it is."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from hyperfleet import status
+from hyperfleet.database import connection
+from hyperfleet.kinds import RESOURCES
+from hyperfleet.report import Report
+from hyperfleet.takeover import target
+from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows
+from hyperfleet.takeover.source import BATCH, Pass, Source
+from hyperfleet.takeover.target import Here, Written
+
+# Times that a batch is tried again which met somebody else's change.
+TRIES = 5
+MET = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.ForeignKeyViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+REMOVED = "it was removed here after the import"
+OWN = "it is here already, and did not come by an import"
+NEWER = "it was changed here after the import, and there not since"
+
+
+@dataclass
+class Counts:
+    """What became of what was looked at, by kind and outcome: ``new``, ``changed``, ``same``,
+    ``removed``; of reports ``stored``.
+    """
+
+    of: dict[str, Counter[str]] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def add(self, kind: str, outcome: str, number: int = 1) -> None:
+        """Counts."""
+        self.of.setdefault(kind, Counter())[outcome] += number
+
+    def number(self, outcome: str, kind: str | None = None) -> int:
+        """How many had an outcome, of a kind or of all resources."""
+        kinds = [kind] if kind else RESOURCES
+        return sum(self.of[kind][outcome] for kind in kinds if kind in self.of)
+
+    def take(self, other: "Counts") -> None:
+        """Adds those of a part."""
+        for kind, numbers in other.of.items():
+            self.of.setdefault(kind, Counter()).update(numbers)
+        self.refusals += other.refusals
+
+
+class Takeover:
+    """Takes over what a source holds.
+
+    :param conninfo: of this service's database
+    :param required: gives the required adapters of a kind
+    :param rows: says what can be stored
+    :param dry: whether nothing is written
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        source: Source,
+        required: Callable[[str], Sequence[str]],
+        rows: Rows,
+        *,
+        dry: bool,
+    ) -> None:
+        self._conninfo, self._source = conninfo, source
+        self._required, self._rows, self._dry = required, rows, dry
+        # What a dry run would have stored and removed: nobody finds it in the database.
+        self._stored: dict[str, set[str]] = {}
+        self._gone: set[str] = set()
+        # Who has a name among those of this pass.
+        self._names: dict[tuple[str, str | None, str], str] = {}
+        # What was not taken, by its id there, is looked at again in the next pass.
+        self._open: dict[tuple[str, str], list[Refusal]] = {}
+        self.at = ""
+
+    def once(self, since: str | None, progress: Callable[[int, int], object]) -> Counts:
+        """One pass. Leaves in ``at`` when it was, by the source's clock.
+
+        :param since: only what was changed since; None: all there is
+        :param progress: told how many resources there are and how many more are done
+        """
+        counts = Counts()
+        self._stored, self._names, self._gone = {kind: set() for kind in RESOURCES}, {}, set()
+        left = set(self._open)
+        again = {id_ for _, id_ in left}
+        with (
+            self._source.look(since, again) as look,
+            connection.connect(self._conninfo) as conn,
+        ):
+            self.at = look.at
+            if since is None:
+                self._open = {}
+                counts.refusals += look.others()
+            total = sum(look.count(kind) for kind in RESOURCES)
+            progress(total, 0)
+            self._remove(conn, look, counts)
+            for kind in RESOURCES:
+                for raws in look.batches(kind):
+                    for key in ((kind, raw.members["id"]) for raw in raws):
+                        self._open.pop(key, None)
+                        left.discard(key)
+                    counts.take(self._batch(conn, kind, raws))
+                    progress(total, len(raws))
+            changed = sum(counts.number(outcome) for outcome in ("new", "changed", "removed"))
+            if not self._dry and (since is None or changed):
+                target.settle(conn, self._required("Cluster"))
+        for key in left:
+            # It is gone there.
+            self._open.pop(key, None)
+        for refusals in self._open.values():
+            counts.refusals += refusals
+        return counts
+
+    def _remove(self, conn: psycopg.Connection[Any], look: Pass, counts: Counts) -> None:
+        """Removes what is gone there: node pools before their clusters."""
+        missing: dict[str, list[str]] = {}
+        seen = 0
+        for kind in RESOURCES:
+            ids = self._here(look.ids(kind))
+            seen += len(ids)
+            lost = target.imported(conn, kind, self._source.name) - ids
+            if lost:
+                lost -= self._here(look.ids(kind, anew=True))
+            missing[kind] = sorted(lost)
+        if not seen:
+            # More likely the wrong database than a fleet that is gone as a whole.
+            for kind, ids_ in missing.items():
+                counts.refusals += [
+                    Refusal(RESOURCES[kind].noun, id_, "", "nothing is there any more; kept here")
+                    for id_ in ids_
+                ]
+            return
+        for kind in reversed(RESOURCES):
+            for start in range(0, len(missing[kind]), BATCH):
+                ids_ = missing[kind][start : start + BATCH]
+                with conn.transaction():
+                    gone, kept = target.take_away(conn, kind, ids_, dry=self._dry)
+                self._gone |= set(gone)
+                counts.add(kind, "removed", len(gone))
+                counts.refusals += [Refusal(RESOURCES[kind].noun, *one) for one in kept]
+
+    def _here(self, ids: Iterable[str]) -> set[str]:
+        found = set()
+        for id_ in ids:
+            try:
+                found.add(self._rows.id(id_))
+            except Refused:
+                continue
+        return found
+
+    def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: list[Raw]) -> Counts:
+        items: list[Item] = []
+        refused = []
+        for raw in raws:
+            try:
+                items.append(self._rows.item(raw))
+            except Refused as error:
+                refused.append(self._refuse(kind, raw.members, str(error)))
+        for tries in range(TRIES):
+            counts = Counts()
+            try:
+                with conn.transaction():
+                    outcome = self._plan(conn, kind, items, counts)
+                    if not self._dry:
+                        target.write(conn, kind, self._source.name, outcome)
+                break
+            except MET:
+                # Somebody took a name or removed a cluster meanwhile: the next look sees it.
+                if tries + 1 == TRIES:
+                    raise
+        self._stored[kind] |= {item.id for item in outcome.records}
+        for refusal in [*refused, *counts.refusals]:
+            self._open.setdefault((kind, refusal.id), []).append(refusal)
+        counts.refusals = []
+        return counts
+
+    def _plan(
+        self, conn: psycopg.Connection[Any], kind: str, items: list[Item], counts: Counts
+    ) -> Written:
+        """What is to be written of a batch; what is not taken is told to ``counts``."""
+        ids = [item.id for item in items]
+        known = target.fingerprints(conn, kind, ids)
+        news = [item for item in items if known.get(item.id) != item.fingerprint]
+        counts.add(kind, "same", len(items) - len(news))
+        for item in items:
+            counts.refusals += item.refusals
+            self._names.setdefault((kind, item.owner_id, item.row["name"]), item.id)
+        written = Written([], [], [], [])
+        if not news:
+            return written
+        here = target.here(conn, kind, [item.id for item in news], lock=not self._dry)
+        holders = target.named(conn, kind, news)
+        owners = self._owners(conn, news) if RESOURCES[kind].parent else set()
+        for item in news:
+            found = here.get(item.id)
+            reason = self._obstacle(item, found, item.id in known, holders, owners)
+            if reason:
+                members = {"id": item.old_id, "name": item.row["name"]}
+                counts.refusals.append(self._refuse(kind, members, reason))
+            else:
+                self._decide(item, found, written, counts)
+        return written
+
+    def _owners(self, conn: psycopg.Connection[Any], items: Collection[Item]) -> set[str]:
+        wanted = {item.owner_id for item in items if item.owner_id}
+        return (target.clusters(conn, wanted) | (wanted & self._stored["Cluster"])) - self._gone
+
+    def _obstacle(
+        self,
+        item: Item,
+        found: Here | None,
+        known: bool,
+        holders: dict[tuple[str | None, str], str],
+        owners: set[str],
+    ) -> str:
+        """Why an item cannot be stored; empty: it can."""
+        if found is not None:
+            if not known:
+                return OWN
+            return NEWER if found.age > item.age else ""
+        if known:
+            return REMOVED
+        if item.owner_id and item.owner_id not in owners:
+            return f"its cluster {item.owner_id} is not here"
+        name = item.row["name"]
+        first = self._names[item.kind, item.owner_id, name]
+        holder = holders.get((item.owner_id, name), first)
+        if holder in self._gone:
+            holder = first
+        return f"its name is that of {holder}" if holder != item.id else ""
+
+    def _decide(self, item: Item, found: Here | None, written: Written, counts: Counts) -> None:
+        """What an item comes to: whatever is newer counts, the resource and each report on its own."""
+        before = found.reports if found else {}
+        newer = {
+            name: one
+            for name, one in item.reports.items()
+            if name not in before or _age(one) > _age(before[name])
+        }
+        reports = {**before, **newer}
+        whole = found is None or item.age > found.age
+        if whole or newer:
+            at = max([item.row["updated_time"], *(one["last_report_time"] for one in reports.values())])
+            state: Any = item.row
+            previous = found.status if found else None
+            required = self._required(item.kind)
+            folded = status.fold(state, reports.values(), previous, required, at, item.children)
+            (written.whole if whole else written.folded).append((item, folded))
+        written.reports += [(item, one) for one in newer.values()]
+        written.records.append(item)
+        outcome = "new" if found is None else "changed" if whole or newer else "same"
+        counts.add(item.kind, outcome)
+        counts.add("AdapterStatus", "stored", len(newer))
+
+    @staticmethod
+    def _refuse(kind: str, members: Any, reason: str) -> Refusal:
+        name = members.get("name")
+        return Refusal(RESOURCES[kind].noun, members["id"], str(name or ""), reason)
+
+
+def _age(report: Report) -> tuple[int, str]:
+    return report["observed_generation"], report["last_report_time"]

@@ -1,0 +1,272 @@
+"""What is read of an original, as what it can be stored here; or why it cannot."""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+import xxhash
+
+from hyperfleet import times
+from hyperfleet.contract import document
+from hyperfleet.contract.faults import faults
+from hyperfleet.contract.schema import Validator, compile_schema
+from hyperfleet.kinds import ID, RESOURCES
+from hyperfleet.report import Condition, Report, words
+from hyperfleet.storable import storable
+
+# What an id that is no UUID is made one with (RFC 9562, version 5), and where the old one is kept.
+DERIVED = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
+ORIGINAL_ID = "hyperfleet.io/original-id"
+LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+class Refusal(NamedTuple):
+    """What is not taken, and why."""
+
+    kind: str
+    id: str
+    name: str
+    reason: str
+
+
+class Raw(NamedTuple):
+    """A resource as its source has it.
+
+    :param members: by their names in the API; of an older one's, too
+    :param spec: JSON text
+    :param reports: its reports: members, and the JSON texts of ``data`` and ``metadata``
+    :param children: how many node pools it has, asked of a cluster that is being deleted alone
+    :param refusals: what of it could not be read
+    """
+
+    kind: str
+    members: Mapping[str, Any]
+    spec: str
+    reports: Sequence[tuple[Mapping[str, Any], str | None, str | None]]
+    children: int = 0
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Refused(Exception):
+    """Why something is not taken."""
+
+
+@dataclass
+class Item:
+    """A resource as it is to be stored.
+
+    :param old_id: its id at the source
+    :param owner_id: of a node pool
+    :param row: the columns of its table, but for the status
+    :param reports: by adapter, as the fold takes them
+    :param texts: JSON texts of the reports' ``data`` and ``metadata``, by adapter
+    :param children: as in :class:`Raw`
+    """
+
+    kind: str
+    id: str
+    old_id: str
+    row: dict[str, Any]
+    reports: dict[str, Report]
+    texts: dict[str, tuple[str | None, str | None]]
+    children: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+    fingerprint: str = ""
+
+    @property
+    def owner_id(self) -> str | None:
+        """The cluster of a node pool."""
+        owner: str | None = self.row["owner_id"]
+        return owner
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """What grows with each change."""
+        return self.row["generation"], self.row["updated_time"]
+
+
+def raw_text(text: str | None) -> Any:
+    """JSON text that goes into a larger one as it is; numbers keep all their digits."""
+    return None if text is None else orjson.Fragment(text)
+
+
+class Rows:
+    """Makes items of what is read, by the rules of the contract.
+
+    :param derive: whether an id that is no UUID becomes one
+    """
+
+    def __init__(self, *, derive: bool) -> None:
+        self.derive = derive
+        schemas = document.load()["components"]["schemas"]
+        named = {"Name": schemas["Name"], "Generation": schemas["Generation"]}
+        self._names: Validator = compile_schema(
+            {"type": "object", "properties": {"name": named["Name"]}}
+        )
+        self._reports = compile_schema(schemas["AdapterStatusCreateRequest"], schemas)
+
+    def item(self, raw: Raw) -> Item:
+        """A resource as it can be stored, with the refusals of those of its reports that cannot.
+
+        Raises Refused for a resource that cannot.
+        """
+        given = raw.members
+        id_ = self.id(given["id"])
+        row: dict[str, Any] = {
+            "id": id_,
+            "owner_id": self._owner(given) if RESOURCES[raw.kind].parent else None,
+            "name": self._name(given.get("name")),
+            "generation": _generation(given.get("generation")),
+            "labels": _labels(given.get("labels")),
+            "spec": _object("spec", raw.spec),
+            "created_time": _time(given, "created_time", "created_at"),
+            "created_by": _text(given, "created_by"),
+            "updated_by": _text(given, "updated_by"),
+            "deleted_time": None,
+            "deleted_by": None,
+        }
+        if given.get("tenancy"):
+            raise Refused("it belongs to a tenant, and tenants are not kept apart here")
+        updated = _time(given, "updated_time", "updated_at")
+        row["updated_time"] = max(updated, row["created_time"])
+        if given.get("deleted_time"):
+            row["deleted_time"] = _time(given, "deleted_time")
+            row["deleted_by"] = _text(given, "deleted_by") or row["updated_by"]
+        if id_ != given["id"].lower():
+            row["labels"] = {**row["labels"], ORIGINAL_ID: given["id"]}
+        item = Item(raw.kind, id_, given["id"], row, {}, {}, raw.children, [*raw.refusals])
+        for members, *texts in raw.reports:
+            adapter = str(members.get("adapter"))
+            try:
+                item.reports[adapter] = self._report(members, row["updated_time"])
+                item.texts[adapter] = (_object("data", texts[0]), _object("metadata", texts[1]))
+            except Refused as error:
+                item.reports.pop(adapter, None)
+                item.refusals.append(Refusal("report", given["id"], adapter, str(error)))
+        item.fingerprint = _fingerprint(item)
+        return item
+
+    def id(self, old: str) -> str:
+        """The id that a resource has here. Raises Refused for one that it cannot have."""
+        if ID.fullmatch(old):
+            return old.lower()
+        if not self.derive:
+            raise Refused("its id is no UUID; --derive-ids makes one of it")
+        if not LABEL_VALUE.fullmatch(old):
+            raise Refused("its id cannot be the value of a label, where it would be kept")
+        return str(uuid.uuid5(DERIVED, old))
+
+    def _owner(self, given: Mapping[str, Any]) -> str:
+        owner = given.get("owner_id") or (given.get("owner_references") or {}).get("id")
+        if not owner:
+            raise Refused("it names no cluster")
+        return self.id(owner)
+
+    def _name(self, name: Any) -> str:
+        for fault in faults(self._names, {"name": name}):
+            raise Refused(f"its name {fault['message']}")
+        return str(name)
+
+    def _report(self, given: Mapping[str, Any], updated: str) -> Report:
+        body = {
+            "adapter": given.get("adapter"),
+            "observed_generation": given.get("observed_generation"),
+            "conditions": given.get("conditions"),
+        }
+        for fault in faults(self._reports, body):
+            raise Refused(f"{fault['field']} {fault['message']}")
+        if not storable(json.dumps(body, ensure_ascii=False)):
+            raise Refused("its conditions hold a character that PostgreSQL cannot")
+        conditions = body["conditions"] or []
+        created = _time(given, "created_time", otherwise=_ends(conditions, "created_at", min, updated))
+        last = _time(given, "last_report_time", otherwise=_ends(conditions, "updated_at", max, updated))
+        return {
+            "adapter": str(body["adapter"]),
+            "observed_generation": int(body["observed_generation"] or 1),
+            "conditions": [_condition(body, one, created, last) for one in conditions],
+            "created_time": created,
+            "last_report_time": last,
+        }
+
+
+def _condition(body: Mapping[str, Any], given: Mapping[str, Any], created: str, last: str) -> Condition:
+    known = {key: given[key] for key in ("reason", "message") if given.get(key) is not None}
+    condition: Condition = {
+        "adapter": body["adapter"],
+        "type": given["type"],
+        "status": given["status"],
+        **words(known),  # type: ignore[typeddict-item, arg-type]
+        "observed_generation": body["observed_generation"],
+        "created_at": _time(given, "created_at", otherwise=created),
+        "updated_at": _time(given, "updated_at", otherwise=last),
+        "last_transition_time": _time(given, "last_transition_time", otherwise=created),
+    }
+    return condition
+
+
+def _ends(conditions: Any, name: str, choose: Any, otherwise: str) -> str:
+    """When a report was made that does not say so: the first or last time of its conditions."""
+    found = [_time(one, name) for one in conditions if one.get(name)]
+    return str(choose(found)) if found else otherwise
+
+
+def _time(given: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
+    """A time under the first of its names that there is."""
+    for name in names:
+        if given.get(name):
+            try:
+                moment = datetime.fromisoformat(str(given[name]).upper())
+                return times.timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+            except (ValueError, OverflowError):
+                raise Refused(f"{name} is no time between the years 1 and 9999") from None
+    if otherwise:
+        return otherwise
+    raise Refused(f"it has no {names[0]}")
+
+
+def _generation(value: Any) -> int:
+    if value is None:
+        # The first generation shows none of a node pool.
+        return 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise Refused("its generation is no whole number from 1 to 2147483647")
+    return value
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    pairs = value.items() if isinstance(value, dict) else ()
+    if not isinstance(value, dict) or not all(isinstance(text, str) for _, text in pairs):
+        raise Refused("its labels are no mapping of texts")
+    if not all(storable(key + text) for key, text in pairs):
+        raise Refused("its labels hold a character that PostgreSQL cannot")
+    return value
+
+
+def _object(name: str, text: str | None) -> Any:
+    """JSON text that must be an object, or is none; a JSON null is none."""
+    if text is None or (text == "null" and name != "spec"):
+        return None
+    if not text.startswith("{"):
+        raise Refused(f"its {name} is no JSON object")
+    if "\\u" in text and not storable(json.dumps(json.loads(text), ensure_ascii=False)):
+        raise Refused(f"its {name} holds a character that PostgreSQL cannot")
+    return text
+
+
+def _text(given: Mapping[str, Any], name: str) -> str:
+    text = given.get(name)
+    if text is not None and not (isinstance(text, str) and storable(text)):
+        raise Refused(f"its {name} is no text")
+    return text or ""
+
+
+def _fingerprint(item: Item) -> str:
+    whole = [item.row, sorted(item.reports.items()), sorted(item.texts.items()), item.children]
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS))

@@ -1,0 +1,262 @@
+"""What is here already, and the statements that write what is taken over: a few for a whole batch."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString, NamedTuple
+
+import orjson
+import psycopg
+
+from hyperfleet.database.connection import Connection
+from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.refold import fold_all
+from hyperfleet.removal import remove
+from hyperfleet.report import Report
+from hyperfleet.resource import REPORT
+from hyperfleet.takeover.rows import Item, raw_text
+from hyperfleet.takeover.source import BATCH
+
+KNOWN = both(
+    "SELECT owner_id::text, fingerprint FROM imports "
+    "WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])"
+)
+IMPORTED = both("SELECT owner_id::text FROM imports WHERE owner_type = '{kind}' AND source = %(source)s")
+STATE = """
+SELECT id::text, generation, hyperfleet_time(updated_time), status,
+       (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
+                                         hyperfleet_time(adapter_statuses.created_time),
+                                         hyperfleet_time(last_report_time)))
+        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id)
+FROM {table} WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id
+"""
+# A dry run locks nothing, since that is written too.
+HERE = {False: both(STATE), True: both(STATE + "FOR NO KEY UPDATE")}
+
+NAMES = {
+    "Cluster": "SELECT name, NULL, id::text FROM clusters WHERE name = ANY(%(names)s)",
+    "NodePool": "SELECT name, owner_id::text, id::text FROM node_pools "
+    "WHERE owner_id = ANY(%(owners)s::uuid[]) AND name = ANY(%(names)s)",
+}
+OWNERS = "SELECT id::text FROM clusters WHERE id = ANY(%(owners)s::uuid[])"
+
+# Ids, names and owners never change.
+_WRITE = both("""
+WITH given AS (
+    SELECT * FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
+        (id uuid, owner_id uuid, name text, generation bigint, labels jsonb, spec jsonb, status jsonb,
+         created_time timestamptz, updated_time timestamptz, created_by text, updated_by text,
+         deleted_time timestamptz, deleted_by text)
+), written AS (
+    INSERT INTO {table} AS resource
+        (id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
+         created_by, updated_by, deleted_time, deleted_by)
+    SELECT id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
+           created_by, updated_by, deleted_time, deleted_by
+    FROM given ORDER BY id
+    ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, labels = excluded.labels,
+        spec = excluded.spec, status = excluded.status, version = resource.version + 1,
+        updated_time = excluded.updated_time, updated_by = excluded.updated_by,
+        deleted_time = excluded.deleted_time, deleted_by = excluded.deleted_by
+    RETURNING id, created_time, labels
+), dropped AS (
+    DELETE FROM labels USING given
+    WHERE owner_type = '{kind}' AND owner_id = given.id AND NOT given.labels ? key
+)
+INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+SELECT '{kind}', written.id, label.key, label.value, written.created_time
+FROM written, jsonb_each_text(written.labels) AS label
+ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
+""")
+WRITE: dict[str, LiteralString] = {
+    kind: statement if RESOURCES[kind].parent else statement.replace("id, owner_id, name", "id, name")
+    for kind, statement in _WRITE.items()
+}
+SET_STATUS = both("""
+UPDATE {table} AS resource SET status = given.status, version = version + 1
+FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given (id uuid, status jsonb)
+WHERE resource.id = given.id
+""")
+STORE = both("""
+INSERT INTO adapter_statuses
+    (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
+     created_time, last_report_time)
+SELECT '{kind}', id, adapter, observed_generation, conditions, data, metadata,
+       created_time, last_report_time
+FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
+    (id uuid, adapter text, observed_generation bigint, conditions jsonb, data jsonb, metadata jsonb,
+     created_time timestamptz, last_report_time timestamptz)
+ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
+    observed_generation = excluded.observed_generation, conditions = excluded.conditions,
+    data = excluded.data, metadata = excluded.metadata, created_time = excluded.created_time,
+    last_report_time = excluded.last_report_time
+""")
+RECORD = both("""
+INSERT INTO imports (owner_type, owner_id, source, fingerprint, generation, updated_time)
+SELECT '{kind}', id, %(source)s, fingerprint, generation, updated_time
+FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
+    (id uuid, fingerprint text, generation bigint, updated_time timestamptz)
+ON CONFLICT (owner_type, owner_id) DO UPDATE SET source = excluded.source,
+    fingerprint = excluded.fingerprint, generation = excluded.generation,
+    updated_time = excluded.updated_time
+""")
+
+# Whoever removes node pools has locked their clusters first, in the order of their ids.
+LOCK_OWNERS = """
+SELECT 1 FROM clusters WHERE id IN (SELECT owner_id FROM node_pools WHERE id = ANY(%(ids)s::uuid[]))
+ORDER BY id FOR NO KEY UPDATE
+"""
+# What is gone there: its name here, and whether it was changed here or has got what is not imported.
+GONE = {
+    "Cluster": """
+SELECT imports.owner_id::text, resource.name,
+       (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
+       EXISTS (SELECT FROM node_pools WHERE node_pools.owner_id = resource.id)
+FROM imports LEFT JOIN clusters AS resource ON resource.id = imports.owner_id
+WHERE owner_type = 'Cluster' AND imports.owner_id = ANY(%(ids)s::uuid[])
+""",
+    "NodePool": """
+SELECT imports.owner_id::text, resource.name,
+       (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time), false
+FROM imports LEFT JOIN node_pools AS resource ON resource.id = imports.owner_id
+WHERE owner_type = 'NodePool' AND imports.owner_id = ANY(%(ids)s::uuid[])
+""",
+}
+FORGET = both("DELETE FROM imports WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])")
+MARKED = (
+    "SELECT id::text FROM clusters JOIN imports ON owner_type = 'Cluster' AND owner_id = id "
+    "WHERE deleted_time IS NOT NULL ORDER BY id"
+)
+
+
+class Here(NamedTuple):
+    """A resource as it is here."""
+
+    generation: int
+    updated_time: str
+    status: Any
+    reports: dict[str, Report]
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """What grows with each change."""
+        return self.generation, self.updated_time
+
+
+@dataclass
+class Written:
+    """What a batch comes to.
+
+    :param whole: resources that are written, and the status of each
+    :param folded: those of which the status alone is
+    :param reports: those that are stored, each with the item that it is of
+    :param records: what is remembered as taken
+    """
+
+    whole: list[tuple[Item, Any]]
+    folded: list[tuple[Item, Any]]
+    reports: list[tuple[Item, Report]]
+    records: list[Item]
+
+
+def fingerprints(conn: Connection, kind: str, ids: Sequence[str]) -> dict[str, str]:
+    """Those of what was taken before."""
+    return dict(row for row in conn.execute(KNOWN[kind], {"ids": ids}))
+
+
+def imported(conn: Connection, kind: str, source: str) -> set[str]:
+    """The ids of all that was taken from a source."""
+    return {row[0] for row in conn.execute(IMPORTED[kind], {"source": source})}
+
+
+def here(conn: Connection, kind: str, ids: Sequence[str], *, lock: bool) -> dict[str, Here]:
+    """The resources that are here, by their ids."""
+    found = {}
+    for id_, generation, updated, status, rows in conn.execute(HERE[lock][kind], {"ids": ids}):
+        reports: list[Any] = [dict(zip(REPORT, row, strict=True)) for row in rows or ()]
+        by_adapter = {report["adapter"]: report for report in reports}
+        found[id_] = Here(generation, updated, status, by_adapter)
+    return found
+
+
+def named(conn: Connection, kind: str, items: Collection[Item]) -> dict[tuple[str | None, str], str]:
+    """Who has the names of items here already, by owner and name."""
+    values = {
+        "names": [item.row["name"] for item in items],
+        "owners": [item.owner_id for item in items],
+    }
+    return {(owner, name): id_ for name, owner, id_ in conn.execute(NAMES[kind], values)}
+
+
+def clusters(conn: Connection, ids: Collection[str]) -> set[str]:
+    """Which of some clusters are here."""
+    return {row[0] for row in conn.execute(OWNERS, {"owners": list(ids)})}
+
+
+def write(conn: Connection, kind: str, source: str, written: Written) -> None:
+    """Stores what a batch comes to, in the caller's transaction."""
+    if written.whole:
+        rows = [
+            {**item.row, "spec": raw_text(item.row["spec"]), "status": status}
+            for item, status in written.whole
+        ]
+        conn.execute(WRITE[kind], {"rows": _json(rows)})
+    if written.folded:
+        rows = [{"id": item.id, "status": status} for item, status in written.folded]
+        conn.execute(SET_STATUS[kind], {"rows": _json(rows)})
+    if written.reports:
+        rows = []
+        for item, report in written.reports:
+            data, metadata = item.texts[report["adapter"]]
+            rows.append(
+                {"id": item.id, **report, "data": raw_text(data), "metadata": raw_text(metadata)}
+            )
+        conn.execute(STORE[kind], {"rows": _json(rows)})
+    if written.records:
+        rows = [
+            {
+                **{"id": item.id, "fingerprint": item.fingerprint},
+                **{"generation": item.row["generation"], "updated_time": item.row["updated_time"]},
+            }
+            for item in written.records
+        ]
+        conn.execute(RECORD[kind], {"rows": _json(rows), "source": source})
+
+
+def take_away(
+    conn: Connection, kind: str, ids: Sequence[str], *, dry: bool
+) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Removes what is gone at its source, in the caller's transaction, and with it the memory of it.
+
+    :return: the ids of what is gone here, too, and id, name and reason of what stays
+    """
+    if not dry and kind == "NodePool":
+        conn.execute(LOCK_OWNERS, {"ids": ids})
+    gone, missing, kept = [], [], []
+    if not dry:
+        here(conn, kind, ids, lock=True)
+    for id_, name, changed, children in conn.execute(GONE[kind], {"ids": ids}):
+        if name is None:
+            missing.append(id_)
+        elif changed:
+            kept.append((id_, name, "it is gone there, and was changed here after the import"))
+        elif children and not dry:
+            kept.append((id_, name, "it is gone there, and has node pools here"))
+        else:
+            gone.append(id_)
+    if not dry:
+        if gone:
+            remove(conn, *gone)
+        conn.execute(FORGET[kind], {"ids": [*gone, *missing]})
+    return gone, kept
+
+
+def settle(conn: psycopg.Connection[Any], required: Sequence[str]) -> None:
+    """Folds the clusters once more that were taken over and are being deleted: node pools count."""
+    ids = [row[0] for row in conn.execute(MARKED)]
+    for start in range(0, len(ids), BATCH):
+        with conn.transaction():
+            fold_all(conn, "Cluster", ids[start : start + BATCH], required)
+
+
+def _json(rows: Iterable[Any]) -> str:
+    return orjson.dumps(list(rows)).decode()
