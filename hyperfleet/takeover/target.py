@@ -60,7 +60,7 @@ WITH given AS (
     RETURNING id, created_time, labels
 ), dropped AS (
     DELETE FROM labels USING given
-    WHERE owner_type = '{kind}' AND owner_id = given.id AND NOT given.labels ? key
+    WHERE labels.owner_type = '{kind}' AND labels.owner_id = given.id AND NOT given.labels ? key
 )
 INSERT INTO labels (owner_type, owner_id, key, value, created_time)
 SELECT '{kind}', written.id, label.key, label.value, written.created_time
