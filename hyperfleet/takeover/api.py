@@ -164,8 +164,12 @@ class _Look:
             return None
         if kind == "Cluster" and item.get("deleted_time"):
             children = len(self._api.items(f"{path}/nodepools") or [])
-        texts = [(one, _text(one.get("data")), _text(one.get("metadata"))) for one in reports]
-        return Raw(kind, item, _text(item.get("spec")) or "null", texts, children, refusals)
+        members = {name: value for name, value in item.items() if name not in ("spec", "status")}
+        texts = [
+            (json.dumps(one), _text(one.get("data")), _text(one.get("metadata"))) for one in reports
+        ]
+        spec = _text(item.get("spec")) or "null"
+        return Raw(kind, item["id"], json.dumps(members), spec, texts, children, refusals)
 
     @staticmethod
     def _path(kind: str, item: dict[str, Any]) -> str:

@@ -53,8 +53,13 @@ IDS: LiteralString = "SELECT t.id FROM {shown}"
 CHILDREN: LiteralString = (
     "SELECT t.owner_id, count(*) FROM {shown} AND t.owner_id = ANY(%s) GROUP BY t.owner_id"
 )
-ROWS: LiteralString = "SELECT to_jsonb(t) - %(large)s::text[], t.spec::text, {labels} FROM {shown}"
-LARGE = ["spec", "labels", "status_conditions", "status_adapters"]
+ROWS: LiteralString = """
+SELECT t.id, ((to_jsonb(t) - %(apart)s::text[]) || jsonb_build_object('labels', {labels}))::text,
+       t.spec::text, to_jsonb(t) ->> 'deleted_time' IS NOT NULL
+FROM {shown}
+"""
+# What is read apart, and what is folded here and not kept.
+APART = ["spec", "labels", "status_conditions", "status_adapters"]
 # What was changed since a moment, or what is to be looked at again. It is seen when it is committed, and
 # its times are those of clients and clocks: so from two minutes before on.
 CHANGED: LiteralString = """
@@ -63,10 +68,12 @@ CHANGED: LiteralString = """
                   WHERE greatest(created_time, updated_time, last_report_time)
                         >= %(since)s::timestamptz - interval '2 minutes'))
 """
-REPORTS = """
-SELECT resource_id, to_jsonb(a) - '{data,metadata}'::text[], a.data::text, a.metadata::text
-FROM adapter_statuses AS a
-WHERE resource_type = %(kind)s AND resource_id = ANY(%(ids)s) ORDER BY adapter
+REPORTS: LiteralString = """
+SELECT resource_id, (to_jsonb(t) - '{data,metadata}'::text[])::text, t.data::text, t.metadata::text
+FROM adapter_statuses AS t
+WHERE resource_type = %(kind)s AND resource_id = ANY(%(ids)s)
+  AND {visible}
+ORDER BY adapter
 """
 OTHERS = """
 SELECT kind, id, name, 'this service knows no such kind' FROM resources
@@ -182,7 +189,7 @@ class _Look:
         self, conn: psycopg.Connection[Any], shape: Shape, since: str | None, again: Collection[str]
     ) -> None:
         self._conn, self._shape = conn, shape
-        self._values = {"since": since, "again": list(again), "large": LARGE}
+        self._values = {"since": since, "again": list(again), "apart": APART}
         row = conn.execute("SELECT now()::text").fetchone()
         assert row is not None
         self.at: str = row[0]
@@ -221,22 +228,17 @@ class _Look:
                 yield from map(Refusal._make, self._conn.execute(REFERENCES))
 
     def _whole(self, kind: str, rows: list[tuple[Any, ...]]) -> list[Raw]:
-        ids = [members["id"] for members, *_ in rows]
+        ids = [id_ for id_, *_ in rows]
         reports: dict[str, list[Any]] = {}
-        for id_, members, *texts in self._conn.execute(REPORTS, {"kind": kind, "ids": ids}):
-            if not members.get("deleted_at"):
-                reports.setdefault(id_, []).append((members, *texts))
-        marked = [one["id"] for one, *_ in rows if one.get("deleted_time")]
+        hidden = "deleted_at" in self._shape.columns["adapter_statuses"]
+        statement: LiteralString = REPORTS.replace("{visible}", VISIBLE[hidden])
+        for id_, *texts in self._conn.execute(statement, {"kind": kind, "ids": ids}):
+            reports.setdefault(id_, []).append(tuple(texts))
+        marked = [id_ for id_, *_, deleted in rows if deleted]
         children = self._children(marked) if kind == "Cluster" and marked else {}
         return [
-            Raw(
-                kind,
-                {**members, "labels": labels},
-                spec,
-                reports.get(members["id"], []),
-                children.get(members["id"], 0),
-            )
-            for members, spec, labels in rows
+            Raw(kind, id_, members, spec, reports.get(id_, []), children.get(id_, 0))
+            for id_, members, spec, _ in rows
         ]
 
     def _children(self, ids: list[str]) -> dict[str, int]:

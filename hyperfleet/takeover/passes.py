@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import psycopg
 
 from hyperfleet import status
@@ -106,7 +107,7 @@ class Takeover:
             self._remove(conn, look, counts)
             for kind in RESOURCES:
                 for raws in look.batches(kind):
-                    for key in ((kind, raw.members["id"]) for raw in raws):
+                    for key in ((kind, raw.id) for raw in raws):
                         self._open.pop(key, None)
                         left.discard(key)
                     counts.take(self._batch(conn, kind, raws))
@@ -159,54 +160,53 @@ class Takeover:
         return found
 
     def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: list[Raw]) -> Counts:
-        items: list[Item] = []
-        refused = []
-        for raw in raws:
-            try:
-                items.append(self._rows.item(raw))
-            except Refused as error:
-                refused.append(self._refuse(kind, raw.members, str(error)))
         for tries in range(TRIES):
             counts = Counts()
             try:
                 with conn.transaction():
-                    outcome = self._plan(conn, kind, items, counts)
+                    written = self._plan(conn, kind, raws, counts)
                     if not self._dry:
-                        target.write(conn, kind, self._source.name, outcome)
+                        target.write(conn, kind, self._source.name, written)
                 break
             except MET:
                 # Somebody took a name or removed a cluster meanwhile: the next look sees it.
                 if tries + 1 == TRIES:
                     raise
-        self._stored[kind] |= {item.id for item in outcome.records}
-        for refusal in [*refused, *counts.refusals]:
+        self._stored[kind] |= {item.id for item, _ in written.whole}
+        for refusal in counts.refusals:
             self._open.setdefault((kind, refusal.id), []).append(refusal)
         counts.refusals = []
         return counts
 
     def _plan(
-        self, conn: psycopg.Connection[Any], kind: str, items: list[Item], counts: Counts
+        self, conn: psycopg.Connection[Any], kind: str, raws: list[Raw], counts: Counts
     ) -> Written:
         """What is to be written of a batch; what is not taken is told to ``counts``."""
-        ids = [item.id for item in items]
-        known = target.fingerprints(conn, kind, ids)
-        news = [item for item in items if known.get(item.id) != item.fingerprint]
-        counts.add(kind, "same", len(items) - len(news))
+        ids = {raw.id: self._here([raw.id]) for raw in raws}
+        known = target.fingerprints(conn, kind, [id_ for found in ids.values() for id_ in found])
+        items: list[Item] = []
+        for raw in raws:
+            if any(known.get(id_) == self._rows.fingerprint(raw) for id_ in ids[raw.id]):
+                counts.add(kind, "same")
+                continue
+            try:
+                items.append(self._rows.item(raw))
+            except Refused as error:
+                counts.refusals.append(_refused(kind, raw.id, orjson.loads(raw.members), str(error)))
+        written = Written([], [], [], [])
+        if not items:
+            return written
         for item in items:
             counts.refusals += item.refusals
             self._names.setdefault((kind, item.owner_id, item.row["name"]), item.id)
-        written = Written([], [], [], [])
-        if not news:
-            return written
-        here = target.here(conn, kind, [item.id for item in news], lock=not self._dry)
-        holders = target.named(conn, kind, news)
-        owners = self._owners(conn, news) if RESOURCES[kind].parent else set()
-        for item in news:
+        here = target.here(conn, kind, [item.id for item in items], lock=not self._dry)
+        holders = target.named(conn, kind, items)
+        owners = self._owners(conn, items) if RESOURCES[kind].parent else set()
+        for item in items:
             found = here.get(item.id)
             reason = self._obstacle(item, found, item.id in known, holders, owners)
             if reason:
-                members = {"id": item.old_id, "name": item.row["name"]}
-                counts.refusals.append(self._refuse(kind, members, reason))
+                counts.refusals.append(_refused(kind, item.old_id, item.row, reason))
             else:
                 self._decide(item, found, written, counts)
         return written
@@ -262,10 +262,9 @@ class Takeover:
         counts.add(item.kind, outcome)
         counts.add("AdapterStatus", "stored", len(newer))
 
-    @staticmethod
-    def _refuse(kind: str, members: Any, reason: str) -> Refusal:
-        name = members.get("name")
-        return Refusal(RESOURCES[kind].noun, members["id"], str(name or ""), reason)
+
+def _refused(kind: str, id_: str, members: Any, reason: str) -> Refusal:
+    return Refusal(RESOURCES[kind].noun, id_, str(members.get("name") or ""), reason)
 
 
 def _age(report: Report) -> tuple[int, str]:

@@ -4,7 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -35,19 +35,19 @@ class Refusal(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A resource as its source has it.
+    """A resource as its source has it, in JSON texts: what is the same already is never parsed.
 
     :param members: by their names in the API; of an older one's, too
-    :param spec: JSON text
-    :param reports: its reports: members, and the JSON texts of ``data`` and ``metadata``
+    :param reports: of each its members, its ``data`` and its ``metadata``
     :param children: how many node pools it has, asked of a cluster that is being deleted alone
     :param refusals: what of it could not be read
     """
 
     kind: str
-    members: Mapping[str, Any]
+    id: str
+    members: str
     spec: str
-    reports: Sequence[tuple[Mapping[str, Any], str | None, str | None]]
+    reports: Sequence[tuple[str, str | None, str | None]]
     children: int = 0
     refusals: tuple[Refusal, ...] = ()
 
@@ -66,6 +66,8 @@ class Item:
     :param reports: by adapter, as the fold takes them
     :param texts: JSON texts of the reports' ``data`` and ``metadata``, by adapter
     :param children: as in :class:`Raw`
+    :param fingerprint: of all that was read of it
+    :param refusals: what of it is not taken
     """
 
     kind: str
@@ -74,9 +76,9 @@ class Item:
     row: dict[str, Any]
     reports: dict[str, Report]
     texts: dict[str, tuple[str | None, str | None]]
-    children: int = 0
-    refusals: list[Refusal] = field(default_factory=list)
-    fingerprint: str = ""
+    children: int
+    fingerprint: str
+    refusals: list[Refusal]
 
     @property
     def owner_id(self) -> str | None:
@@ -115,8 +117,8 @@ class Rows:
 
         Raises Refused for a resource that cannot.
         """
-        given = raw.members
-        id_ = self.id(given["id"])
+        given = orjson.loads(raw.members)
+        id_ = self.id(raw.id)
         row: dict[str, Any] = {
             "id": id_,
             "owner_id": self._owner(given) if RESOURCES[raw.kind].parent else None,
@@ -137,19 +139,25 @@ class Rows:
         if given.get("deleted_time"):
             row["deleted_time"] = _time(given, "deleted_time")
             row["deleted_by"] = _text(given, "deleted_by") or row["updated_by"]
-        if id_ != given["id"].lower():
-            row["labels"] = {**row["labels"], ORIGINAL_ID: given["id"]}
-        item = Item(raw.kind, id_, given["id"], row, {}, {}, raw.children, [*raw.refusals])
-        for members, *texts in raw.reports:
+        if id_ != raw.id.lower():
+            row["labels"] = {**row["labels"], ORIGINAL_ID: raw.id}
+        mark = self.fingerprint(raw)
+        item = Item(raw.kind, id_, raw.id, row, {}, {}, raw.children, mark, [*raw.refusals])
+        for text, *texts in raw.reports:
+            members = orjson.loads(text)
             adapter = str(members.get("adapter"))
             try:
                 item.reports[adapter] = self._report(members, row["updated_time"])
                 item.texts[adapter] = (_object("data", texts[0]), _object("metadata", texts[1]))
             except Refused as error:
                 item.reports.pop(adapter, None)
-                item.refusals.append(Refusal("report", given["id"], adapter, str(error)))
-        item.fingerprint = _fingerprint(item)
+                item.refusals.append(Refusal("report", raw.id, adapter, str(error)))
         return item
+
+    def fingerprint(self, raw: Raw) -> str:
+        """What differs when anything of a resource or its reports does, or what is made of it."""
+        whole = [self.derive, raw.members, raw.spec, *raw.reports, raw.children]
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(whole))
 
     def id(self, old: str) -> str:
         """The id that a resource has here. Raises Refused for one that it cannot have."""
@@ -265,8 +273,3 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     if text is not None and not (isinstance(text, str) and storable(text)):
         raise Refused(f"its {name} is no text")
     return text or ""
-
-
-def _fingerprint(item: Item) -> str:
-    whole = [item.row, sorted(item.reports.items()), sorted(item.texts.items()), item.children]
-    return xxhash.xxh3_128_hexdigest(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS))

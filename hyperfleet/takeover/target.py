@@ -214,7 +214,8 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
     if written.records:
         rows = [
             {
-                **{"id": item.id, "fingerprint": item.fingerprint},
+                # What is not whole is looked at each time, so that it is told each time.
+                **{"id": item.id, "fingerprint": "" if item.refusals else item.fingerprint},
                 **{"generation": item.row["generation"], "updated_time": item.row["updated_time"]},
             }
             for item in written.records

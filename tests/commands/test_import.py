@@ -507,7 +507,7 @@ def test_follow_lets_a_name_go_from_one_to_the_next(first: Original, api: Api, d
         following.until(lambda: len(following.lines) > 1)
         first.conn.execute("UPDATE node_pools SET deleted_at = now() WHERE id = %s", [Q])
         first.conn.execute("UPDATE clusters SET deleted_at = now() WHERE id = %s", [B])
-        first.cluster(C, "stage")
+        first.cluster(C, "stage", updated_time="now")
         following.until(lambda: api.get(f"/clusters/{C}").status_code == 200)
         assert api.get(f"/clusters/{B}").status_code == 404
         assert following.stop(signal.SIGINT) == 0, following.lines
