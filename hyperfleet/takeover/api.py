@@ -165,6 +165,7 @@ class _Look:
         if kind == "Cluster" and item.get("deleted_time"):
             children = len(self._api.items(f"{path}/nodepools") or [])
         members = {name: value for name, value in item.items() if name not in ("spec", "status")}
+        members["conditions"] = (item.get("status") or {}).get("conditions")
         texts = [
             (json.dumps(one), _text(one.get("data")), _text(one.get("metadata"))) for one in reports
         ]

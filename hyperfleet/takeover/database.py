@@ -54,10 +54,18 @@ CHILDREN: LiteralString = (
     "SELECT t.owner_id, count(*) FROM {shown} AND t.owner_id = ANY(%s) GROUP BY t.owner_id"
 )
 ROWS: LiteralString = """
-SELECT t.id, ((to_jsonb(t) - %(apart)s::text[]) || jsonb_build_object('labels', {labels}))::text,
+SELECT t.id, ((to_jsonb(t) - %(apart)s::text[])
+              || jsonb_build_object('labels', {labels}, 'conditions', {conditions}))::text,
        t.spec::text, to_jsonb(t) ->> 'deleted_time' IS NOT NULL
 FROM {shown}
 """
+CONDITIONS: dict[tuple[bool, bool], LiteralString] = {
+    # A column of its own, or a table.
+    (True, False): "t.status_conditions",
+    (False, True): "(SELECT jsonb_agg(to_jsonb(c) ORDER BY type) FROM resource_conditions AS c "
+    "WHERE c.resource_id = t.id)",
+    (False, False): "NULL::jsonb",
+}
 # What is read apart, and what is folded here and not kept.
 APART = ["spec", "labels", "status_conditions", "status_adapters"]
 # What was changed since a moment, or what is to be looked at again. It is seen when it is committed, and
@@ -212,7 +220,10 @@ class _Look:
         """The resources of a kind, with their reports."""
         apart = self._shape.name == "newest" and "resource_labels" in self._shape.columns
         order = ORDER[self._shape.has(kind, "deleted_time")]
+        own = self._shape.has(kind, "status_conditions")
+        conditions = CONDITIONS[own, not own and "resource_conditions" in self._shape.columns]
         statement: LiteralString = ROWS.replace("{labels}", LABELS[apart])
+        statement = statement.replace("{conditions}", conditions)
         statement = statement.replace("{shown}", self._from[kind]) + order
         with self._conn.cursor(name="resources") as cursor:
             cursor.itersize = BATCH

@@ -25,6 +25,12 @@ MET = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+# What a row is that the database refuses, whatever the rules say.
+UNSTORABLE = (
+    psycopg.DataError,
+    psycopg.errors.CheckViolation,
+    psycopg.errors.ProgramLimitExceeded,
+)
 REMOVED = "it was removed here after the import"
 OWN = "it is here already, and did not come by an import"
 NEWER = "it was changed here after the import, and there not since"
@@ -159,7 +165,29 @@ class Takeover:
                 continue
         return found
 
-    def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: list[Raw]) -> Counts:
+    def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]) -> Counts:
+        try:
+            counts, stored = self._tried(conn, kind, raws)
+        except UNSTORABLE as error:
+            if len(raws) > 1:
+                # One of them is at fault: it is found by halves.
+                counts, half = Counts(), len(raws) // 2
+                for part in (raws[:half], raws[half:]):
+                    counts.take(self._batch(conn, kind, part))
+                return counts
+            counts, stored = Counts(), set()
+            reason = f"the database refuses it: {error.diag.message_primary}"
+            counts.refusals.append(_refused(kind, raws[0].id, orjson.loads(raws[0].members), reason))
+        self._stored[kind] |= stored
+        for refusal in counts.refusals:
+            self._open.setdefault((kind, refusal.id), []).append(refusal)
+        counts.refusals = []
+        return counts
+
+    def _tried(
+        self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]
+    ) -> tuple[Counts, set[str]]:
+        """Stores a batch in a transaction; returns what became of it, and the ids that were written."""
         for tries in range(TRIES):
             counts = Counts()
             try:
@@ -172,14 +200,10 @@ class Takeover:
                 # Somebody took a name or removed a cluster meanwhile: the next look sees it.
                 if tries + 1 == TRIES:
                     raise
-        self._stored[kind] |= {item.id for item, _ in written.whole}
-        for refusal in counts.refusals:
-            self._open.setdefault((kind, refusal.id), []).append(refusal)
-        counts.refusals = []
-        return counts
+        return counts, {item.id for item, _ in written.whole}
 
     def _plan(
-        self, conn: psycopg.Connection[Any], kind: str, raws: list[Raw], counts: Counts
+        self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw], counts: Counts
     ) -> Written:
         """What is to be written of a batch; what is not taken is told to ``counts``."""
         ids = {raw.id: self._here([raw.id]) for raw in raws}
@@ -252,7 +276,7 @@ class Takeover:
         if whole or newer:
             at = max([item.row["updated_time"], *(one["last_report_time"] for one in reports.values())])
             state: Any = item.row
-            previous = found.status if found else None
+            previous = found.status if found else item.before
             required = self._required(item.kind)
             folded = status.fold(state, reports.values(), previous, required, at, item.children)
             (written.whole if whole else written.folded).append((item, folded))

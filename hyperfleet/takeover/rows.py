@@ -1,5 +1,6 @@
 """What is read of an original, as what it can be stored here; or why it cannot."""
 
+import functools
 import json
 import re
 import uuid
@@ -17,6 +18,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import Validator, compile_schema
 from hyperfleet.kinds import ID, RESOURCES
 from hyperfleet.report import Condition, Report, words
+from hyperfleet.status import AVAILABLE, READY, Status
 from hyperfleet.storable import storable
 
 # What an id that is no UUID is made one with (RFC 9562, version 5), and where the old one is kept.
@@ -67,6 +69,7 @@ class Item:
     :param texts: JSON texts of the reports' ``data`` and ``metadata``, by adapter
     :param children: as in :class:`Raw`
     :param fingerprint: of all that was read of it
+    :param before: the status that it has there, as far as the fold looks at what was before
     :param refusals: what of it is not taken
     """
 
@@ -78,6 +81,7 @@ class Item:
     texts: dict[str, tuple[str | None, str | None]]
     children: int
     fingerprint: str
+    before: Status | None
     refusals: list[Refusal]
 
     @property
@@ -141,12 +145,13 @@ class Rows:
             row["deleted_by"] = _text(given, "deleted_by") or row["updated_by"]
         if id_ != raw.id.lower():
             row["labels"] = {**row["labels"], ORIGINAL_ID: raw.id}
-        mark = self.fingerprint(raw)
-        item = Item(raw.kind, id_, raw.id, row, {}, {}, raw.children, mark, [*raw.refusals])
+        mark, before = self.fingerprint(raw), _before(given.get("conditions"))
+        item = Item(raw.kind, id_, raw.id, row, {}, {}, raw.children, mark, before, [*raw.refusals])
         for text, *texts in raw.reports:
             members = orjson.loads(text)
             adapter = str(members.get("adapter"))
             try:
+                _check_storable("report", text)
                 item.reports[adapter] = self._report(members, row["updated_time"])
                 item.texts[adapter] = (_object("data", texts[0]), _object("metadata", texts[1]))
             except Refused as error:
@@ -188,8 +193,6 @@ class Rows:
         }
         for fault in faults(self._reports, body):
             raise Refused(f"{fault['field']} {fault['message']}")
-        if not storable(json.dumps(body, ensure_ascii=False)):
-            raise Refused("its conditions hold a character that PostgreSQL cannot")
         conditions = body["conditions"] or []
         created = _time(given, "created_time", otherwise=_ends(conditions, "created_at", min, updated))
         last = _time(given, "last_report_time", otherwise=_ends(conditions, "updated_at", max, updated))
@@ -217,6 +220,38 @@ def _condition(body: Mapping[str, Any], given: Mapping[str, Any], created: str, 
     return condition
 
 
+def _before(conditions: Any) -> Status | None:
+    """A status as it was there: what ran goes on running, and when a condition last changed is kept.
+    None where it has none that can be understood.
+    """
+    found: dict[str, Any] = {}
+    for one in conditions if isinstance(conditions, list) else ():
+        try:
+            moved = _time(one, "last_transition_time")
+            condition: dict[str, Any] = {
+                **{"type": str(one["type"]), "status": str(one["status"])},
+                "observed_generation": _generation(one.get("observed_generation")),
+                "created_time": _time(one, "created_time", otherwise=moved),
+                "last_transition_time": moved,
+            }
+        except (Refused, LookupError, TypeError, AttributeError):
+            continue
+        found[condition["type"]] = condition
+    for first, newer in (READY, AVAILABLE):
+        if newer in found:
+            found[first] = {**found[newer], "type": first}
+    if not all(pair[0] in found for pair in (READY, AVAILABLE)):
+        return None
+    ready = found[READY[0]]
+    status: Any = {
+        "phase": "Ready" if ready["status"] == "True" else "NotReady",
+        "last_transition_time": ready["last_transition_time"],
+        "conditions": [*found.values()],
+    }
+    before: Status = status
+    return before
+
+
 def _ends(conditions: Any, name: str, choose: Any, otherwise: str) -> str:
     """When a report was made that does not say so: the first or last time of its conditions."""
     found = [_time(one, name) for one in conditions if one.get(name)]
@@ -228,13 +263,19 @@ def _time(given: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
     for name in names:
         if given.get(name):
             try:
-                moment = datetime.fromisoformat(str(given[name]).upper())
-                return times.timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+                return _moment(str(given[name]))
             except (ValueError, OverflowError):
                 raise Refused(f"{name} is no time between the years 1 and 9999") from None
     if otherwise:
         return otherwise
     raise Refused(f"it has no {names[0]}")
+
+
+@functools.lru_cache(1024)
+def _moment(text: str) -> str:
+    # Most times of a report are the same.
+    moment = datetime.fromisoformat(text.upper())
+    return times.timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _generation(value: Any) -> int:
@@ -263,9 +304,13 @@ def _object(name: str, text: str | None) -> Any:
         return None
     if not text.startswith("{"):
         raise Refused(f"its {name} is no JSON object")
+    _check_storable(name, text)
+    return text
+
+
+def _check_storable(name: str, text: str) -> None:
     if "\\u" in text and not storable(json.dumps(json.loads(text), ensure_ascii=False)):
         raise Refused(f"its {name} holds a character that PostgreSQL cannot")
-    return text
 
 
 def _text(given: Mapping[str, Any], name: str) -> str:

@@ -126,6 +126,53 @@ def test_the_service_shows_what_the_original_held(
     assert changed["generation"] == 4
 
 
+def conditions(api: Api, id_: str) -> dict[str, Any]:
+    return {one["type"]: one for one in api.get(f"/clusters/{id_}").json()["status"]["conditions"]}
+
+
+@pytest.mark.parametrize("which", ["first", "newest"])
+def test_what_ran_there_goes_on_running_here(
+    which: str, request: pytest.FixtureRequest, api: Api, database: str
+) -> None:
+    original: Original = request.getfixturevalue(which)
+    names = ("Reconciled", "LastKnownReconciled") if original.newest else ("Ready", "Available")
+    there = [
+        {
+            **{"type": name, "status": status, "observed_generation": generation, "reason": "R"},
+            **{"created_time": shown(0), "last_updated_time": shown(2)},
+            "last_transition_time": shown(minute),
+        }
+        for name, status, generation, minute in ((names[0], "False", 2, 1.2), (names[1], "True", 1, 0.5))
+    ]
+    more = {} if original.newest else {"status_conditions": there}
+    original.cluster(A, "prod", generation=2, **more)
+    if original.newest:
+        for one in there:
+            original.insert("resource_conditions", resource_id=A, **one)
+    # In the middle of a new generation, which one adapter has seen and the other has not yet.
+    original.report(A, "dns", observed_generation=2)
+    original.report(A, "validator", observed_generation=1)
+    take(database, original)
+    found = conditions(api, A)
+    for name in ("Available", "LastKnownReconciled"):
+        assert (found[name]["status"], found[name]["observed_generation"]) == ("True", 1)
+        assert found[name]["last_transition_time"] == shown(0.5)
+    assert (found["Ready"]["status"], found["Ready"]["last_transition_time"]) == ("False", shown(1.2))
+    assert "validator (True at generation 1)" in found["Ready"]["message"]
+
+
+def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
+    first: Original, api: Api, database: str
+) -> None:
+    fill(first)
+    # No index of PostgreSQL's takes as much.
+    first.cluster(C, "large", labels={"k": "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(4000))})
+    output = take(database, first, code=3)
+    assert f"cluster {C} 'large': the database refuses it: index row " in output
+    assert "clusters    2 new" in output
+    assert api.get("/nodepools").json()["total"] == 2
+
+
 def test_a_second_run_changes_nothing(first: Original, database: str, sql: psycopg.Connection) -> None:
     fill(first)
     take(database, first)
