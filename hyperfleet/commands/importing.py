@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -169,10 +170,13 @@ def _follow(takeover: Takeover) -> Counts:
         since = takeover.at
         if whole:
             whole_at, last = started, took
-        total.take(Counts(counts.of))
+        total.take(Counts(counts.of, []))
         _tell(counts, whole=whole, took=took)
         if ending:
             total.refusals = counts.refusals
+            for kind in RESOURCES:
+                # Each pass finds them again.
+                total.of.setdefault(kind, Counter())["same"] = counts.number("same", kind)
             return total
         stop.wait(max(PAUSE, took))
 

@@ -88,6 +88,8 @@ class Takeover:
         self._names: dict[tuple[str, str | None, str], str] = {}
         # What was not taken, by its id there, is looked at again in the next pass.
         self._open: dict[tuple[str, str], list[Refusal]] = {}
+        # What is neither cluster nor node pool, as the last pass found it that looked at everything.
+        self._others: list[Refusal] = []
         self.at = ""
 
     def once(self, since: str | None, progress: Callable[[int, int], object]) -> Counts:
@@ -107,7 +109,8 @@ class Takeover:
             self.at = look.at
             if since is None:
                 self._open = {}
-                counts.refusals += look.others()
+                self._others = list(look.others())
+            counts.refusals += self._others
             total = sum(look.count(kind) for kind in RESOURCES)
             progress(total, 0)
             self._remove(conn, look, counts)
