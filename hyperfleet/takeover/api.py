@@ -101,7 +101,7 @@ class Api:
 
     def items(self, path: str) -> list[dict[str, Any]] | None:
         """All items of a list, whatever size its pages have; None where there is no such list."""
-        found: dict[Any, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for _ in range(TRIES):
             total, page, seen = 1, 1, 0
             link: str | None = None
@@ -109,11 +109,15 @@ class Api:
                 answer = self.get(link) if link else self.get(path, {"page": page, "pageSize": PAGE})
                 if answer is None:
                     return None
-                items = answer.get("items") or []
-                found |= {one.get("id") or one.get("adapter"): one for one in items}
+                items = answer.get("items")
+                if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+                    raise NotJson(f"{self.name}{path} answers no list of objects.")
+                found |= {str(one.get("id") or one.get("adapter")): one for one in items}
                 # A link neither skips nor repeats; a page by its number may.
                 link = answer.get("next")
-                total, page, seen = int(answer.get("total", 0)), page + 1, seen + len(items)
+                if link is not None and not str(link).startswith("/"):
+                    raise NotJson(f"{self.name}{path} links to somewhere else.")
+                total, page, seen = int(answer.get("total") or 0), page + 1, seen + len(items)
                 if not items:
                     break
             if len(found) >= total:
@@ -138,7 +142,7 @@ class _Look:
         to page while the list was read.
         """
         items = self._api.items(f"{BASE}/{RESOURCES[kind].segment}") if anew else self._items[kind]
-        return {one["id"] for one in items or ()}
+        return {one["id"] for one in items or () if _has_id(one)}
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
         """The resources of a kind, with their reports."""
@@ -165,7 +169,8 @@ class _Look:
         if kind == "Cluster" and item.get("deleted_time"):
             children = len(self._api.items(f"{path}/nodepools") or [])
         members = {name: value for name, value in item.items() if name not in ("spec", "status")}
-        members["conditions"] = (item.get("status") or {}).get("conditions")
+        status = item.get("status")
+        members["conditions"] = status.get("conditions") if isinstance(status, dict) else None
         texts = [
             (json.dumps(one), _text(one.get("data")), _text(one.get("metadata"))) for one in reports
         ]
@@ -177,8 +182,13 @@ class _Look:
         own = f"{RESOURCES[kind].segment}/{item['id']}"
         if kind == "Cluster":
             return f"{BASE}/{own}"
-        owner = (item.get("owner_references") or {}).get("id")
+        references = item.get("owner_references")
+        owner = references.get("id") if isinstance(references, dict) else None
         return f"{BASE}/{RESOURCES['Cluster'].segment}/{owner}/{own}"
+
+
+def _has_id(item: dict[str, Any]) -> bool:
+    return isinstance(item.get("id"), str)
 
 
 def _text(value: Any) -> str | None:

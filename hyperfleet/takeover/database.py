@@ -173,6 +173,8 @@ class Database:
             conn.autocommit = False
             conn.read_only = True
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            # While a batch is stored here, nothing is asked there.
+            conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield conn
             conn.rollback()
 

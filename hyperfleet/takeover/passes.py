@@ -1,7 +1,7 @@
 """Goes through a source: once, or again and again; what is the same already stays as it is."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from hyperfleet.database import connection
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.report import Report
 from hyperfleet.takeover import target
-from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows
+from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, id_here
 from hyperfleet.takeover.source import BATCH, Pass, Source
 from hyperfleet.takeover.target import Here, Written
 
@@ -136,11 +136,11 @@ class Takeover:
         missing: dict[str, list[str]] = {}
         seen = 0
         for kind in RESOURCES:
-            ids = self._here(look.ids(kind))
+            ids = set(map(id_here, look.ids(kind)))
             seen += len(ids)
             lost = target.imported(conn, kind, self._source.name) - ids
             if lost:
-                lost -= self._here(look.ids(kind, anew=True))
+                lost -= set(map(id_here, look.ids(kind, anew=True)))
             missing[kind] = sorted(lost)
         if not seen:
             # More likely the wrong database than a fleet that is gone as a whole.
@@ -158,15 +158,6 @@ class Takeover:
                 self._gone |= set(gone)
                 counts.add(kind, "removed", len(gone))
                 counts.refusals += [Refusal(RESOURCES[kind].noun, *one) for one in kept]
-
-    def _here(self, ids: Iterable[str]) -> set[str]:
-        found = set()
-        for id_ in ids:
-            try:
-                found.add(self._rows.id(id_))
-            except Refused:
-                continue
-        return found
 
     def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]) -> Counts:
         try:
@@ -209,11 +200,10 @@ class Takeover:
         self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw], counts: Counts
     ) -> Written:
         """What is to be written of a batch; what is not taken is told to ``counts``."""
-        ids = {raw.id: self._here([raw.id]) for raw in raws}
-        known = target.fingerprints(conn, kind, [id_ for found in ids.values() for id_ in found])
+        known = target.fingerprints(conn, kind, [id_here(raw.id) for raw in raws])
         items: list[Item] = []
         for raw in raws:
-            if any(known.get(id_) == self._rows.fingerprint(raw) for id_ in ids[raw.id]):
+            if known.get(id_here(raw.id)) == self._rows.fingerprint(raw):
                 counts.add(kind, "same")
                 continue
             try:

@@ -101,6 +101,11 @@ def raw_text(text: str | None) -> Any:
     return None if text is None else orjson.Fragment(text)
 
 
+def id_here(old: str) -> str:
+    """The id that a resource has here, if it can be here."""
+    return old.lower() if ID.fullmatch(old) else str(uuid.uuid5(DERIVED, old))
+
+
 class Rows:
     """Makes items of what is read, by the rules of the contract.
 
@@ -166,17 +171,17 @@ class Rows:
 
     def id(self, old: str) -> str:
         """The id that a resource has here. Raises Refused for one that it cannot have."""
-        if ID.fullmatch(old):
-            return old.lower()
-        if not self.derive:
-            raise Refused("its id is no UUID; --derive-ids makes one of it")
-        if not LABEL_VALUE.fullmatch(old):
-            raise Refused("its id cannot be the value of a label, where it would be kept")
-        return str(uuid.uuid5(DERIVED, old))
+        if not ID.fullmatch(old):
+            if not self.derive:
+                raise Refused("its id is no UUID; --derive-ids makes one of it")
+            if not LABEL_VALUE.fullmatch(old):
+                raise Refused("its id cannot be the value of a label, where it would be kept")
+        return id_here(old)
 
     def _owner(self, given: Mapping[str, Any]) -> str:
-        owner = given.get("owner_id") or (given.get("owner_references") or {}).get("id")
-        if not owner:
+        references = given.get("owner_references")
+        owner = references.get("id") if isinstance(references, dict) else given.get("owner_id")
+        if not owner or not isinstance(owner, str):
             raise Refused("it names no cluster")
         return self.id(owner)
 

@@ -317,6 +317,11 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     pool = api.get(f"/clusters/{found[0]['id']}/nodepools").json()["items"][0]
     assert pool["labels"] == {"team": "a", "hyperfleet.io/original-id": ksuid(2)}
     assert "0 new, 0 changed, 1 same, 0 removed" in take(database, first, "--derive-ids")
+    # Without the option nothing is taken, and nothing that was taken goes.
+    first.cluster(A, "with-a-uuid")
+    output = take(database, first, code=3)
+    assert "clusters    1 new, 0 changed, 0 same, 0 removed" in output
+    assert api.get("/clusters").json()["total"] == 2
 
 
 def test_what_was_created_or_changed_here_is_not_touched(
