@@ -173,6 +173,31 @@ def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
     assert api.get("/nodepools").json()["total"] == 2
 
 
+def test_who_takes_a_name_while_it_is_imported_has_it(
+    first: Original, database: str, sql: psycopg.Connection
+) -> None:
+    fill(first)
+    outputs: list[str] = []
+    arguments = ("import", "--from-database", first.conninfo, "--database-url", database)
+    import_ = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    with psycopg.connect(database) as other:
+        other.execute(
+            """INSERT INTO clusters
+                   (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
+               VALUES (%s, 'prod', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
+            [D],
+        )
+        import_.start()
+        end = time.monotonic() + 30
+        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    import_.join(20)
+    assert f"cluster {A} 'prod': its name is that of {D}" in outputs[0]
+    assert "clusters    1 new" in outputs[0]
+
+
 def test_a_second_run_changes_nothing(first: Original, database: str, sql: psycopg.Connection) -> None:
     fill(first)
     take(database, first)

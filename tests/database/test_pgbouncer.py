@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Api
+from original import Original, uid
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from round_trips import RoundTrips
@@ -237,3 +238,21 @@ def test_the_commands_work_through_it(
     assert checked.returncode == 0, checked.stdout
     assert "0 of 20 stored specs would break" in checked.stdout
     assert seen_by_others(bouncer) == before
+
+
+def test_an_import_reads_and_writes_through_it(bouncer: str, database: str, api: Api) -> None:
+    name = f"{conninfo_to_dict(database)['dbname']}_original"
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}")
+        try:
+            original = Original(make_conninfo(database, dbname=name))
+            with original.conn:
+                original.cluster(uid(1), "prod")
+                theirs = make_conninfo(bouncer, dbname=name)
+                done = run("import", "--from-database", theirs, "--database-url", bouncer)
+                assert done.returncode == 0, done.stdout
+                same = run("import", "--from-database", bouncer, "--database-url", bouncer)
+                assert "is the one of this service" in same.stdout
+            assert api.get(f"/clusters/{uid(1)}").json()["name"] == "prod"
+        finally:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
