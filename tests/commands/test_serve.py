@@ -1,6 +1,5 @@
 """`hyperfleet serve` and `hyperfleet migrate` as processes: settings, start, refusals, probes."""
 
-import re
 import signal
 import socket
 import time
@@ -17,7 +16,6 @@ from process import Serving, run, run_here
 from hyperfleet import __version__
 from hyperfleet.database import connection as db
 from hyperfleet.database import migration
-from hyperfleet.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -268,18 +266,6 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
             assert "hyperfleet" in requests.get(server.metrics, timeout=5).text
         assert waiting.result().status_code == 200
         assert server.process.wait(20) == 0
-
-
-def test_the_chart_lets_the_service_end_in_peace(root: Path) -> None:
-    text = (root / "deploy" / "chart" / "templates" / "deployment.yaml").read_text()
-    delay, grace = (
-        int(re.search(pattern, text)[1])  # type: ignore[index]
-        for pattern in (r"--shutdown-delay=(\d+)", r"terminationGracePeriodSeconds: (\d+)")
-    )
-    assert delay == 5
-    chosen = Settings()
-    assert delay + chosen.shutdown_timeout + chosen.statement_timeout < grace
-    assert text.index("--shutdown-delay") < text.index(".Values.settings"), "who sets it wins"
 
 
 def test_the_version_is_told_in_both_spellings() -> None:
