@@ -1,8 +1,10 @@
 """Clients that write and remember, so that a test can ask afterwards what became of it."""
 
+import itertools
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,18 +30,26 @@ class Writer:
     tried: set[str] = field(default_factory=set)
     reported: tuple[int, int] = (0, 0)
     patched: tuple[int, int] = (0, 0)
+    # Of each try: when it began and ended, and the answer's status; 0 is an answer that did not come.
+    tries: list[tuple[float, float, int]] = field(default_factory=list)
+    steps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def write(self) -> None:
+    def write(self, over: threading.Event | None = None) -> None:
+        """Writes WRITES times; or until ``over`` is set, with a pause after each write."""
         api, dice = Api(self.url), random.Random(self.number)
-        for step in range(1, WRITES + 1):
+        for count in itertools.count():
+            if count == WRITES if over is None else over.wait(0.05):
+                return
+            step, began = next(self.steps), time.monotonic()
             try:
-                done = self._one(api, dice.choice(("create", "report", "patch")), step)
+                status = self._one(api, dice.choice(("create", "report", "patch")), step)
             except requests.RequestException:
-                done, api = False, Api(self.url)
-            if not done:
+                status, api = 0, Api(self.url)
+            self.tries.append((began, time.monotonic(), status))
+            if status in (0, 503):
                 time.sleep(0.05)
 
-    def _one(self, api: Api, what: str, step: int) -> bool:
+    def _one(self, api: Api, what: str, step: int) -> int:
         path = f"/clusters/{self.cluster['id']}"
         if what == "create":
             name = f"w{self.number}-{step}"
@@ -58,12 +68,14 @@ class Writer:
             if answer.status_code == 200:
                 self.patched = (step, step)
         assert answer.status_code in (200, 201, 503), answer.text
-        return answer.status_code != 503
+        return answer.status_code
 
 
-def writers(api: Api, url: str) -> list[Writer]:
-    """Writers, each with a cluster of its own."""
-    return [Writer(number, url, api.cluster(f"own{number}")) for number in range(WRITERS)]
+def writers(api: Api, *urls: str) -> list[Writer]:
+    """Writers, each with a cluster of its own; they share the services at these URLs."""
+    return [
+        Writer(number, urls[number % len(urls)], api.cluster(f"own{number}")) for number in range(WRITERS)
+    ]
 
 
 def assert_nothing_is_lost(api: Api, writers: Sequence[Writer]) -> None:

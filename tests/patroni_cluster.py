@@ -1,0 +1,265 @@
+"""Three PostgreSQL servers under Patroni with an etcd, each on a machine of its own as far as Linux can
+tell: a network namespace, joined to the others by a bridge.
+
+Needs root, for the namespaces. A shell takes everything down when the block ends, and also when the
+process that made it is killed.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import requests
+import yaml
+from process import MEMORY
+
+from hyperfleet.database import embedded
+
+# Where Debian puts what is for root.
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+NEEDED = ("patroni", "etcd", "ip", "setpriv")
+
+# The least that Patroni takes, and what becomes of a cluster is known as soon as it may be. With
+# `synchronous_mode_strict` a primary without a standby acknowledges nothing.
+DYNAMIC: dict[str, Any] = {
+    "ttl": 20,
+    "loop_wait": 2,
+    "retry_timeout": 3,
+    "primary_start_timeout": 0,
+    "synchronous_mode": True,
+    "synchronous_mode_strict": True,
+    "postgresql": {"use_pg_rewind": True, "parameters": {"wal_log_hints": "on", "max_connections": 60}},
+}
+
+# Reads until the test has closed its end of the pipe, which the kernel does for one that was killed.
+TAKE_DOWN = """
+trap '' INT TERM
+read -r _
+for name in $1; do
+    ip netns pids "$name" | xargs -r kill -KILL
+    ip netns delete "$name"
+done
+ip link delete "$2"
+rm -rf "$3"
+"""
+
+
+def missing() -> str:
+    """Why no cluster can be made on this machine; empty: it can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    absent = [program for program in NEEDED if not shutil.which(program, path=PATH)]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    name = f"hf{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], env=_environment(), check=False).returncode:
+        return "network namespaces are not permitted"
+    _ip("netns", "delete", name)
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": PATH}
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], env=_environment(), check=True, timeout=10)
+
+
+class Machine:
+    """A network namespace with one address."""
+
+    def __init__(self, bridge: str, number: int, folder: Path, user: str) -> None:
+        self.name, self.number = f"{bridge}-{number}", number
+        self.folder, self.user = folder / str(number), user
+        self.address = f"{_net()}.{10 + number}"
+        self.folder.mkdir()
+        shutil.chown(self.folder, user)
+        self.folder.chmod(0o700)
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        _ip("link", "set", self.name, "master", bridge, "up")
+        _ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", self.name, "link", "set", device, "up")
+
+    def run(self, *command: str) -> None:
+        """Starts a program there, as the user of PostgreSQL."""
+        group = ["--regid", self.user, "--init-groups"]
+        inside = ["ip", "netns", "exec", self.name, "setpriv", "--reuid", self.user, *group]
+        with (self.folder / "log").open("a") as log:
+            subprocess.Popen(
+                [*inside, *command],
+                cwd=self.folder,
+                env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """All its processes end at once, as when the machine dies."""
+        listed = ["ip", "netns", "pids", self.name]
+        done = subprocess.run(listed, env=_environment(), check=True, capture_output=True, text=True)
+        subprocess.run(["kill", "-KILL", *done.stdout.split()], check=False)
+
+    def unplug(self) -> None:
+        """Nothing comes from it or goes to it any more."""
+        _ip("link", "set", self.name, "down")
+
+    def plug(self) -> None:
+        """Takes :meth:`unplug` and :meth:`part` back."""
+        _ip("link", "set", self.name, "up")
+        _ip("-n", self.name, "route", "flush", "type", "blackhole")
+
+    def part(self, *others: "Machine") -> None:
+        """It sends nothing any more to the others; everybody else goes on talking to it."""
+        for other in others:
+            _ip("-n", self.name, "route", "add", "blackhole", f"{other.address}/32")
+
+
+class Node(Machine):
+    """A PostgreSQL under Patroni."""
+
+    def configure(self, etcd: str, bin_path: Path) -> None:
+        config = {
+            "scope": "fleet",
+            "name": self.name,
+            "restapi": {"listen": f"{self.address}:8008", "connect_address": f"{self.address}:8008"},
+            "etcd3": {"host": etcd},
+            "bootstrap": {
+                "dcs": DYNAMIC,
+                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "trust"}],
+                "pg_hba": ["local all all trust", "host all all all trust", "host replication all all trust"],
+            },
+            "postgresql": {
+                "listen": f"{self.address}:5432",
+                "connect_address": f"{self.address}:5432",
+                "data_dir": str(self.folder / "data"),
+                "bin_dir": str(bin_path),
+                "use_unix_socket": True,
+                "pgpass": str(self.folder / "pgpass"),
+                "parameters": {"unix_socket_directories": str(self.folder)},
+                "authentication": {
+                    "superuser": {"username": "postgres"},
+                    "replication": {"username": "replicator"},
+                },
+            },
+        }
+        (self.folder / "patroni.yml").write_text(yaml.safe_dump(config))
+
+    def start(self) -> None:
+        self.run("patroni", str(self.folder / "patroni.yml"))
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """What its Patroni says; empty where it says nothing."""
+        try:
+            return requests.get(f"http://{self.address}:8008{path}", timeout=1).json()  # type: ignore[no-any-return]
+        except requests.RequestException:
+            return {}
+
+
+class Cluster:
+    """The nodes, and the database that the service is to use."""
+
+    def __init__(self, keeper: Machine, nodes: list[Node]) -> None:
+        self.keeper, self.nodes = keeper, nodes
+        hosts = ",".join(f"{node.address}:5432" for node in nodes)
+        self.url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
+
+    def primary(self) -> Node:
+        """Who leads, by the word of any node that is heard; waits for it."""
+        return until(self.leader, 60)
+
+    def leader(self) -> Node | None:
+        """The node that leads now, if there is one that is heard."""
+        for node in self.nodes:
+            for member in node.ask("/cluster").get("members", []):
+                if member["role"] == "leader" and member["state"] == "running":
+                    found = next(one for one in self.nodes if one.name == member["name"])
+                    if found.ask("/patroni").get("role") in ("master", "primary"):
+                        return found
+        return None
+
+    def whole(self) -> None:
+        """Waits until all nodes follow the primary, one of them synchronously."""
+        until(self._whole, 60)
+
+    def _whole(self) -> bool:
+        leader = self.leader()
+        if leader is None:
+            return False
+        # What PostgreSQL does, and what etcd has been told of it: a failover goes by the latter.
+        streams = leader.ask("/patroni").get("replication", [])
+        roles = [one["role"] for one in leader.ask("/cluster").get("members", [])]
+        return len(streams) == len(self.nodes) - 1 and "sync_standby" in roles
+
+    def switch_over(self) -> None:
+        """Asks Patroni to make another node the primary."""
+        leader = self.primary()
+        url = f"http://{leader.address}:8008/switchover"
+        answer = requests.post(url, json={"leader": leader.name}, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+
+    def part(self, node: Node) -> None:
+        """Leaves a node without etcd and the other nodes, but not without clients: the harder case, in
+        which these may go on to write to a primary that is none any more.
+        """
+        node.part(self.keeper, *(one for one in self.nodes if one is not node))
+
+
+def until(found: Any, seconds: float) -> Any:
+    """What a function returns as soon as it returns something."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return value
+
+
+def _net() -> str:
+    # Of a range that is kept free for measurements between networks.
+    return f"198.18.{os.getpid() % 250}"
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster whose nodes all run; see :func:`missing`."""
+    folder = Path(tempfile.mkdtemp(prefix="hyperfleet-", dir=MEMORY))
+    folder.chmod(0o755)
+    made = embedded._server(folder)
+    bridge = f"hf{os.getpid()}"
+    names = [f"{bridge}-{number}" for number in range(4)]
+    take_down = subprocess.Popen(
+        ["sh", "-c", TAKE_DOWN, "sh", " ".join(names), bridge, str(folder)],
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("address", "add", f"{_net()}.1/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        keeper = Machine(bridge, 0, folder, made.system_user)
+        here = f"http://{keeper.address}:2379"
+        urls = ["--listen-client-urls", here, "--advertise-client-urls", here]
+        keeper.run("etcd", "--data-dir", str(keeper.folder / "data"), *urls)
+        nodes = [Node(bridge, number, folder, made.system_user) for number in (1, 2, 3)]
+        for node in nodes:
+            node.configure(f"{keeper.address}:2379", made.bin_path)
+            node.start()
+        running = Cluster(keeper, nodes)
+        running.whole()
+        yield running
+    finally:
+        take_down.communicate(timeout=60)
