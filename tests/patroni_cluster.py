@@ -138,7 +138,11 @@ class Node(Machine):
             "bootstrap": {
                 "dcs": DYNAMIC,
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "trust"}],
-                "pg_hba": ["local all all trust", "host all all all trust", "host replication all all trust"],
+                "pg_hba": [
+                    "local all all trust",
+                    "host all all all trust",
+                    "host replication all all trust",
+                ],
             },
             "postgresql": {
                 "listen": f"{self.address}:5432",
@@ -208,7 +212,6 @@ class Cluster:
         url = f"http://{leader.address}:8008/switchover"
         answer = requests.post(url, json={"leader": leader.name}, timeout=60)
         assert answer.status_code == 200, answer.text
-
 
     def part(self, node: Node) -> None:
         """Leaves a node without etcd and the other nodes, but not without clients: the harder case, in

@@ -74,7 +74,8 @@ class Writer:
 def writers(api: Api, *urls: str) -> list[Writer]:
     """Writers, each with a cluster of its own; they share the services at these URLs."""
     return [
-        Writer(number, urls[number % len(urls)], api.cluster(f"own{number}")) for number in range(WRITERS)
+        Writer(number, urls[number % len(urls)], api.cluster(f"own{number}"))
+        for number in range(WRITERS)
     ]
 
 

@@ -81,7 +81,10 @@ def read_conninfo(settings: Settings) -> str:
 
 def _completed(url: str, given: Mapping[str, str]) -> str:
     try:
-        return make_conninfo(**{**DEFAULTS, **conninfo_to_dict(url), **given})  # type: ignore[arg-type]
+        known: dict[str, Any] = {**conninfo_to_dict(url), **given}
+        # Of several servers, the next one must be found before the request gives up.
+        patience = {"connect_timeout": "2"} if "," in str(known.get("host", "")) else {}
+        return make_conninfo(**{**DEFAULTS, **patience, **known})
     except psycopg.ProgrammingError as error:
         # libpq quotes the string in its message, and a password may be in it.
         reason = str(error).partition('"')[0].strip()
@@ -91,8 +94,13 @@ def _completed(url: str, given: Mapping[str, str]) -> str:
 def describe(conninfo: str) -> str:
     """The connection string as it may be shown: host, port and name, no user and no password."""
     known = conninfo_to_dict(conninfo)
-    host, port = known.get("host") or "localhost", known.get("port") or "5432"
-    where = f"socket {host}" if str(host).startswith("/") else f"{host}:{port}"
+    hosts, ports = (str(known.get(key) or "").split(",") for key in ("host", "port"))
+    # One port may be that of all.
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    where = ", ".join(
+        f"socket {host}" if host.startswith("/") else f"{host or 'localhost'}:{port or 5432}"
+        for host, port in zip(hosts, ports, strict=False)
+    )
     return f"{known.get('dbname') or known.get('user') or 'default'} at {where}"
 
 

@@ -152,6 +152,9 @@ def test_without_the_embedded_extra_one_sentence_says_what_to_do(tmp_path: Path)
 
 def test_what_is_shown_of_a_connection_string_has_no_user_and_no_password() -> None:
     assert db.describe("postgresql://me:secret@db.example:6000/fleet") == "fleet at db.example:6000"
+    several = db.describe("postgresql://me:secret@one:6000,two:6001/fleet")
+    assert several == "fleet at one:6000, two:6001"
+    assert db.describe("host=one,two dbname=fleet") == "fleet at one:5432, two:5432"
 
 
 @contextmanager

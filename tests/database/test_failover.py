@@ -1,6 +1,8 @@
 """A primary with a hot standby, and the service on both: writes go on with whoever takes them."""
 
+import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -8,8 +10,11 @@ import pytest
 from conftest import Api
 from own_server import kill, own_server, standby
 from process import Serving
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from writers import WRITERS, assert_nothing_is_lost, writers
+
+from hyperfleet.database import connection
+from hyperfleet.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +43,20 @@ def test_every_acknowledged_write_survives_the_primary_and_writes_go_on_with_its
                 for one in asked:
                     one.result()
             assert_nothing_is_lost(api, writing)
+
+
+def test_a_server_that_says_nothing_makes_requests_wait_for_the_next_one_and_fails_none(
+    database: str, service: Callable[..., Api]
+) -> None:
+    parts = conninfo_to_dict(database)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        both = make_conninfo(
+            database,
+            host=f"127.0.0.1,{parts['host']}",
+            port=f"{silent.getsockname()[1]},{parts['port']}",
+            target_session_attrs="read-write",
+        )
+        api = service(connection.conninfo(Settings(database_url=both)))
+        began = time.monotonic()
+        api.cluster()
+        assert time.monotonic() - began < 3

@@ -114,6 +114,8 @@ def test_no_acknowledged_write_is_lost_whatever_becomes_of_the_primary() -> None
             cut.plug()
             running.whole()
 
-            assert through(running, writing, "cut from etcd and the others only", running.part) < FAILOVER
+            assert (
+                through(running, writing, "cut from etcd and the others only", running.part) < FAILOVER
+            )
             for one in first, second:
                 assert requests.get(f"{one.health}/readyz", timeout=10).status_code == 200
