@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import requests
 import yaml
 from process import MEMORY
@@ -24,6 +23,7 @@ from hyperfleet.database import embedded
 
 # Where Debian puts what is for root.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 NEEDED = ("patroni", "etcd", "ip", "setpriv")
 
 # The least that Patroni takes, and what becomes of a cluster is known as soon as it may be. With
@@ -38,13 +38,18 @@ DYNAMIC: dict[str, Any] = {
     "postgresql": {"use_pg_rewind": True, "parameters": {"wal_log_hints": "on", "max_connections": 60}},
 }
 
-# Reads until the test has closed its end of the pipe, which the kernel does for one that was killed.
+# From its fourth version on Patroni speaks of primaries.
+LEADING = (("master", "running"), ("primary", "running"))
+
+# Reads until the test has closed its end of the pipe, which the kernel does for one that was killed. The
+# links are named, since a namespace outlives its name while one of its sockets still says goodbye.
 TAKE_DOWN = """
 trap '' INT TERM
 read -r _
 for name in $1; do
     ip netns pids "$name" | xargs -r kill -KILL
     ip netns delete "$name"
+    ip link delete "$name"
 done
 ip link delete "$2"
 rm -rf "$3"
@@ -59,18 +64,14 @@ def missing() -> str:
     if absent:
         return f"not installed: {', '.join(absent)}"
     name = f"hf{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], env=_environment(), check=False).returncode:
+    if subprocess.run(["ip", "netns", "add", name], env=ENVIRONMENT, check=False).returncode:
         return "network namespaces are not permitted"
     _ip("netns", "delete", name)
     return ""
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": PATH}
-
-
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], env=_environment(), check=True, timeout=10)
+    subprocess.run(["ip", *arguments], env=ENVIRONMENT, check=True, timeout=10)
 
 
 class Machine:
@@ -92,24 +93,18 @@ class Machine:
 
     def run(self, *command: str) -> None:
         """Starts a program there, as the user of PostgreSQL."""
-        group = ["--regid", self.user, "--init-groups"]
-        inside = ["ip", "netns", "exec", self.name, "setpriv", "--reuid", self.user, *group]
+        user = ["setpriv", "--reuid", self.user, "--regid", self.user, "--init-groups"]
+        inside = ["ip", "netns", "exec", self.name, *user, *command]
         with (self.folder / "log").open("a") as log:
             subprocess.Popen(
-                [*inside, *command],
-                cwd=self.folder,
-                env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+                inside, cwd=self.folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def kill(self) -> None:
         """All its processes end at once, as when the machine dies."""
-        listed = ["ip", "netns", "pids", self.name]
-        done = subprocess.run(listed, env=_environment(), check=True, capture_output=True, text=True)
-        subprocess.run(["kill", "-KILL", *done.stdout.split()], check=False)
+        script = 'ip netns pids "$0" | xargs -r kill -KILL'
+        subprocess.run(["sh", "-c", script, self.name], env=ENVIRONMENT, check=False)
 
     def unplug(self) -> None:
         """Nothing comes from it or goes to it any more."""
@@ -137,12 +132,8 @@ class Node(Machine):
             "etcd3": {"host": etcd},
             "bootstrap": {
                 "dcs": DYNAMIC,
-                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "trust"}],
-                "pg_hba": [
-                    "local all all trust",
-                    "host all all all trust",
-                    "host replication all all trust",
-                ],
+                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}],
+                "pg_hba": ["local all all trust", "host all,replication all all trust"],
             },
             "postgresql": {
                 "listen": f"{self.address}:5432",
@@ -180,17 +171,15 @@ class Cluster:
         self.url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
 
     def primary(self) -> Node:
-        """Who leads, by the word of any node that is heard; waits for it."""
+        """Waits for one that leads."""
         return until(self.leader, 60)
 
     def leader(self) -> Node | None:
-        """The node that leads now, if there is one that is heard."""
+        """The node that leads now by its own word, if there is one that is heard."""
         for node in self.nodes:
-            for member in node.ask("/cluster").get("members", []):
-                if member["role"] == "leader" and member["state"] == "running":
-                    found = next(one for one in self.nodes if one.name == member["name"])
-                    if found.ask("/patroni").get("role") in ("master", "primary"):
-                        return found
+            told = node.ask("/patroni")
+            if (told.get("role"), told.get("state")) in LEADING:
+                return node
         return None
 
     def whole(self) -> None:
@@ -199,7 +188,7 @@ class Cluster:
 
     def _whole(self) -> bool:
         leader = self.leader()
-        if leader is None:
+        if not leader:
             return False
         # What PostgreSQL does, and what etcd has been told of it: a failover goes by the latter.
         streams = leader.ask("/patroni").get("replication", [])
@@ -209,8 +198,8 @@ class Cluster:
     def switch_over(self) -> None:
         """Asks Patroni to make another node the primary."""
         leader = self.primary()
-        url = f"http://{leader.address}:8008/switchover"
-        answer = requests.post(url, json={"leader": leader.name}, timeout=60)
+        asked = {"leader": leader.name}
+        answer = requests.post(f"http://{leader.address}:8008/switchover", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
 
     def part(self, node: Node) -> None:
@@ -244,7 +233,7 @@ def cluster() -> Iterator[Cluster]:
     names = [f"{bridge}-{number}" for number in range(4)]
     take_down = subprocess.Popen(
         ["sh", "-c", TAKE_DOWN, "sh", " ".join(names), bridge, str(folder)],
-        env=_environment(),
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
