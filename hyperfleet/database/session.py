@@ -121,6 +121,10 @@ class Line:
     def __init__(self, fd: int) -> None:
         self.fd = os.dup(fd)
         self.closed = False
+        # Whether the server has hung up. There may be something left to read all the same.
+        self.ended = False
+        self.faults = select.poll()
+        self.faults.register(self.fd, 0)
         self.loop = asyncio.get_running_loop()
         self.readable: asyncio.Future[None] | None = None
         self.loop.add_reader(self.fd, self._wake)
@@ -145,7 +149,10 @@ class Line:
             # The server says something that nobody asked for: mostly goodbye. It would be said again and
             # again, so nobody listens until the next statement.
             self.close()
-        elif not self.readable.done():
+            return
+        # uvloop tells of a connection that was reset once, and looks at it no more.
+        self.ended = self.ended or bool(self.faults.poll(0))
+        if not self.readable.done():
             self.readable.set_result(None)
 
     async def wait(self, gen: PQGen[T]) -> T:
@@ -155,6 +162,8 @@ class Line:
             while True:
                 if state & Wait.W:
                     ready = await self._either(state)
+                elif self.ended:
+                    ready = Ready.R
                 else:
                     self.readable = self.loop.create_future()
                     try:

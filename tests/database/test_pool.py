@@ -1,14 +1,19 @@
 """The pool of connections, as those see it who wait for one."""
 
 import asyncio
+import socket
+import struct
 import time
+from collections.abc import Generator
 
 import psycopg
 import pytest
 import uvloop
+from psycopg.waiting import Ready, Wait
 from psycopg_pool import PoolTimeout
 
 from hyperfleet.database.pool import ASK_AGAIN, Pool, new_pool
+from hyperfleet.database.session import Line
 from hyperfleet.database.statements import fetch
 
 
@@ -68,3 +73,35 @@ def test_who_gives_up_waiting_for_an_answer_leaves_the_connection_to_others(data
                     await pool.getconn(0.1)
 
     uvloop.run(main())
+
+
+def test_who_waits_for_a_server_that_resets_the_connection_after_its_last_words_hears_both() -> None:
+    """As PostgreSQL does over TCP when it is stopped while a statement is on its way."""
+
+    async def main() -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ours = socket.create_connection(listening.getsockname())
+            theirs, _ = listening.accept()
+        ours.setblocking(False)
+
+        def hearing() -> Generator[Wait, Ready, bytes]:
+            heard = b""
+            while True:
+                yield Wait.R
+                try:
+                    heard += ours.recv(100)
+                except ConnectionResetError:
+                    return heard
+
+        with ours:
+            line = Line(ours.fileno())
+            waiting = asyncio.create_task(line.wait(hearing()))
+            await asyncio.sleep(0)
+            theirs.send(b"goodbye")
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            heard = await asyncio.wait_for(waiting, 3)
+            line.close()
+        return heard
+
+    assert uvloop.run(main()) == b"goodbye"
