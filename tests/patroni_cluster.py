@@ -30,12 +30,15 @@ NEEDED = ("patroni", "etcd", "ip", "setpriv")
 # `synchronous_mode_strict` a primary without a standby acknowledges nothing.
 DYNAMIC: dict[str, Any] = {
     "ttl": 20,
-    "loop_wait": 2,
+    "loop_wait": 1,
     "retry_timeout": 3,
     "primary_start_timeout": 0,
     "synchronous_mode": True,
     "synchronous_mode_strict": True,
-    "postgresql": {"use_pg_rewind": True, "parameters": {"wal_log_hints": "on", "max_connections": 60}},
+    "postgresql": {
+        "use_pg_rewind": True,
+        "parameters": {"wal_log_hints": "on", "wal_retrieve_retry_interval": "1s"},
+    },
 }
 
 # From its fourth version on Patroni speaks of primaries.
