@@ -26,6 +26,10 @@ PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 NEEDED = ("patroni", "etcd", "ip", "setpriv")
 
+# Of a range that is kept free for measurements between networks.
+NET = f"198.18.{os.getpid() % 250}"
+
+PARAMETERS = {"wal_log_hints": "on", "wal_retrieve_retry_interval": "1s"}
 # The least that Patroni takes, and what becomes of a cluster is known as soon as it may be. With
 # `synchronous_mode_strict` a primary without a standby acknowledges nothing.
 DYNAMIC: dict[str, Any] = {
@@ -35,14 +39,11 @@ DYNAMIC: dict[str, Any] = {
     "primary_start_timeout": 0,
     "synchronous_mode": True,
     "synchronous_mode_strict": True,
-    "postgresql": {
-        "use_pg_rewind": True,
-        "parameters": {"wal_log_hints": "on", "wal_retrieve_retry_interval": "1s"},
-    },
+    "postgresql": {"use_pg_rewind": True, "parameters": PARAMETERS},
 }
 
-# From its fourth version on Patroni speaks of primaries.
-LEADING = (("master", "running"), ("primary", "running"))
+REPLICATOR = {"username": "replicator"}
+LEADING = (("master", "running"), ("primary", "running"))  # as Patroni 3 and as Patroni 4 has it
 
 # Reads until the test has closed its end of the pipe, which the kernel does for one that was killed. The
 # links are named, since a namespace outlives its name while one of its sockets still says goodbye.
@@ -83,10 +84,9 @@ class Machine:
     def __init__(self, bridge: str, number: int, folder: Path, user: str) -> None:
         self.name, self.number = f"{bridge}-{number}", number
         self.folder, self.user = folder / str(number), user
-        self.address = f"{_net()}.{10 + number}"
-        self.folder.mkdir()
+        self.address = f"{NET}.{10 + number}"
+        self.folder.mkdir(mode=0o700)
         shutil.chown(self.folder, user)
-        self.folder.chmod(0o700)
         _ip("netns", "add", self.name)
         _ip("link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip("link", "set", self.name, "master", bridge, "up")
@@ -146,10 +146,7 @@ class Node(Machine):
                 "use_unix_socket": True,
                 "pgpass": str(self.folder / "pgpass"),
                 "parameters": {"unix_socket_directories": str(self.folder)},
-                "authentication": {
-                    "superuser": {"username": "postgres"},
-                    "replication": {"username": "replicator"},
-                },
+                "authentication": {"superuser": {"username": "postgres"}, "replication": REPLICATOR},
             },
         }
         (self.folder / "patroni.yml").write_text(yaml.safe_dump(config))
@@ -187,23 +184,21 @@ class Cluster:
 
     def whole(self) -> None:
         """Waits until all nodes follow the primary, one of them synchronously."""
-        until(self._whole, 60)
 
-    def _whole(self) -> bool:
-        leader = self.leader()
-        if not leader:
-            return False
-        # What PostgreSQL does, and what etcd has been told of it: a failover goes by the latter.
-        streams = leader.ask("/patroni").get("replication", [])
-        roles = [one["role"] for one in leader.ask("/cluster").get("members", [])]
-        return len(streams) == len(self.nodes) - 1 and "sync_standby" in roles
+        def is_whole() -> bool:
+            leader = self.primary()
+            # What PostgreSQL does, and what etcd has been told of it: a failover goes by the latter.
+            streams = leader.ask("/patroni").get("replication", [])
+            roles = [one["role"] for one in leader.ask("/cluster").get("members", [])]
+            return len(streams) == len(self.nodes) - 1 and "sync_standby" in roles
+
+        until(is_whole, 60)
 
     def switch_over(self) -> None:
         """Asks Patroni to make another node the primary."""
         leader = self.primary()
-        asked = {"leader": leader.name}
-        answer = requests.post(f"http://{leader.address}:8008/switchover", json=asked, timeout=60)
-        assert answer.status_code == 200, answer.text
+        url = f"http://{leader.address}:8008/switchover"
+        requests.post(url, json={"leader": leader.name}, timeout=60).raise_for_status()
 
     def part(self, node: Node) -> None:
         """Leaves a node without etcd and the other nodes, but not without clients: the harder case, in
@@ -219,11 +214,6 @@ def until(found: Any, seconds: float) -> Any:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     return value
-
-
-def _net() -> str:
-    # Of a range that is kept free for measurements between networks.
-    return f"198.18.{os.getpid() % 250}"
 
 
 @contextmanager
@@ -243,11 +233,10 @@ def cluster() -> Iterator[Cluster]:
     )
     try:
         _ip("link", "add", bridge, "type", "bridge")
-        _ip("address", "add", f"{_net()}.1/24", "dev", bridge)
+        _ip("address", "add", f"{NET}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         keeper = Machine(bridge, 0, folder, made.system_user)
-        here = f"http://{keeper.address}:2379"
-        urls = ["--listen-client-urls", here, "--advertise-client-urls", here]
+        urls = [f"--{name}-client-urls=http://{keeper.address}:2379" for name in ("listen", "advertise")]
         keeper.run("etcd", "--data-dir", str(keeper.folder / "data"), *urls)
         nodes = [Node(bridge, number, folder, made.system_user) for number in (1, 2, 3)]
         for node in nodes:
