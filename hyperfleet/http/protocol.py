@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import http
 import termios
-from typing import Any
+from typing import Any, cast
 
 import uuid_utils
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +26,43 @@ GOODBYE = 0.5
 LINGER = 2.0
 
 
+class _Joined:
+    """A transport that sends the head of an answer together with the beginning of its body: to send
+    each on its own takes a tenth of all that a small answer takes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport, self.loop = transport, loop
+        self.held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Sends what was held back, and this; or holds it back until the loop comes round."""
+        if self.held:
+            held, self.held = self.held, b""
+            self.transport.write(held + data)
+        else:
+            self.held = data
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Sends what was held back."""
+        if self.held:
+            held, self.held = self.held, b""
+            self.transport.write(held)
+
+    def close(self) -> None:
+        """Closes the connection when all is sent."""
+        self.flush()
+        self.transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that are not sent yet."""
+        return self.transport.get_write_buffer_size() + len(self.held)
+
+
 class Protocol(HttpToolsProtocol):
     """The server's protocol, with limits."""
 
@@ -40,7 +77,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock of the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joined(transport, self.loop)))
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
