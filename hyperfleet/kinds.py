@@ -4,6 +4,7 @@ Whatever differs between kinds is in these tables, so that a new kind is one ent
 """
 
 import re
+import uuid
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -11,6 +12,10 @@ from typing import LiteralString
 BASE = "/api/hyperfleet/v1"
 # An id, as it is written in addresses and texts.
 ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+# An id that the original of December 2025 has made, a KSUID in base 32; and the namespace of what it
+# becomes here (RFC 9562, version 5).
+OLD_ID = re.compile(r"[0-9a-v]{32}")
+OLD_IDS = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,11 @@ def both(statement: LiteralString) -> dict[str, LiteralString]:
         )
         for kind in RESOURCES.values()
     }
+
+
+def id_here(old: str) -> str:
+    """The id that a resource of the original has here, if it can be here."""
+    return old.lower() if ID.fullmatch(old) else str(uuid.uuid5(OLD_IDS, old))
 
 
 # The provider's schema of each.

@@ -12,7 +12,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import ID, RESOURCES, both
+from hyperfleet.kinds import ID, OLD_ID, RESOURCES, both, id_here
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status, fold
@@ -170,10 +170,13 @@ def not_found(kind: str, id_: str) -> Problem:
 
 
 def key(kind: str, id_: str) -> str:
-    """An id from a path. Raises Problem, not found, for what no resource can have as its id."""
-    if not ID.fullmatch(id_):
+    """An id from a path; who still has the one that a resource had in the original finds it by that.
+
+    Raises Problem, not found, for what no resource can have as its id.
+    """
+    if not (ID.fullmatch(id_) or OLD_ID.fullmatch(id_)):
         raise not_found(kind, id_)
-    return id_.lower()
+    return id_here(id_)
 
 
 def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Problem:

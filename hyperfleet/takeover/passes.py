@@ -10,10 +10,10 @@ import psycopg
 
 from hyperfleet import status
 from hyperfleet.database import connection
-from hyperfleet.kinds import RESOURCES
+from hyperfleet.kinds import RESOURCES, id_here
 from hyperfleet.report import Report
 from hyperfleet.takeover import target
-from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, id_here
+from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows
 from hyperfleet.takeover.source import BATCH, Pass, Source
 from hyperfleet.takeover.target import Here, Written
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +15,12 @@ from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import Validator, compile_schema
-from hyperfleet.kinds import ID, RESOURCES
+from hyperfleet.kinds import ID, RESOURCES, id_here
 from hyperfleet.report import Condition, Report, words
 from hyperfleet.status import AVAILABLE, READY, Status
 from hyperfleet.storable import storable
 
-# What an id that is no UUID is made one with (RFC 9562, version 5), and where the old one is kept.
-DERIVED = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
+# Where an id is kept that is no UUID.
 ORIGINAL_ID = "hyperfleet.io/original-id"
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -99,11 +97,6 @@ class Item:
 def raw_text(text: str | None) -> Any:
     """JSON text that goes into a larger one as it is; numbers keep all their digits."""
     return None if text is None else orjson.Fragment(text)
-
-
-def id_here(old: str) -> str:
-    """The id that a resource has here, if it can be here."""
-    return old.lower() if ID.fullmatch(old) else str(uuid.uuid5(DERIVED, old))
 
 
 class Rows:

@@ -342,6 +342,15 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     pool = api.get(f"/clusters/{found[0]['id']}/nodepools").json()["items"][0]
     assert pool["labels"] == {"team": "a", "hyperfleet.io/original-id": ksuid(2)}
     assert "0 new, 0 changed, 1 same, 0 removed" in take(database, first, "--derive-ids")
+    # Who still has the old ids goes on with them.
+    path = f"/clusters/{ksuid(1)}/nodepools/{ksuid(2)}"
+    assert api.get(path).json() == pool
+    available = [{"type": "Available", "status": "True"}]
+    report = {"adapter": "dns", "observed_generation": 1, "conditions": available}
+    assert api.put(f"{path}/statuses", json=report).status_code == 201
+    assert api.get(f"/clusters/{ksuid(1)}/statuses").json()["total"] == 1
+    assert api.patch(f"/clusters/{ksuid(1)}", json={"labels": {"a": "b"}}).status_code == 200
+    assert api.get(f"/clusters/{ksuid(3)}").status_code == 404
     # Without the option nothing is taken, and nothing that was taken goes.
     first.cluster(A, "with-a-uuid")
     output = take(database, first, code=3)
