@@ -187,7 +187,7 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             synonym = BY_FIELD[name]
             if synonym.setting:
                 if found.setdefault(synonym.setting, value) != value:
-                    kept = f"{synonym.setting} is {found[synonym.setting]} already"
+                    kept = f"{synonym.setting} is set under another name already"
                     told.append(f"{synonym.path} has no effect here: {kept}")
             else:
                 told.append(f"{synonym.path} has no effect here: {synonym.why}")

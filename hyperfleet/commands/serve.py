@@ -115,7 +115,7 @@ def _serve(
     if chosen.db_max_connections:
         size = min(size, max(1, chosen.db_max_connections // count))
     pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared)
-    reads = _reads(chosen, pool, size, shared=shared)
+    reads = _reads(chosen, conninfo, pool, size, shared=shared)
     if reads.standbys:
         told["Standbys"] = ", ".join(one.name for one in reads.standbys)
     registry = CollectorRegistry()
@@ -163,18 +163,21 @@ def _serve(
     workers.run()
 
 
-def _reads(chosen: Settings, pool: Any, size: int, *, shared: bool) -> Any:
+def _reads(chosen: Settings, conninfo: str, pool: Any, size: int, *, shared: bool) -> Any:
     """Where rows are read: by the standbys that the settings name, or by the primary.
 
     :param size: how many connections there may be to each
-    :param shared: whether a pooler is between; what is between the standbys is taken to be the same
+    :param shared: whether a pooler is between
     """
     from hyperfleet.database.reads import Reads, standbys  # noqa: PLC0415
 
-    conninfo = connection.read_conninfo(chosen)
-    timeout = chosen.statement_timeout
-    found = standbys(conninfo, size, timeout, shared=shared) if conninfo else []
-    return Reads(pool, found, chosen.max_staleness, max(1, size // 2))
+    read = connection.read_conninfo(chosen)
+    if not read:
+        return Reads(pool)
+    timeout, staleness = chosen.statement_timeout, chosen.max_staleness
+    found = standbys(read, size, timeout, staleness, shared=shared)
+    probe = new_pool(conninfo, 1, timeout, shared=shared)
+    return Reads(pool, found, probe, staleness, max(1, size // 2))
 
 
 def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[Any, Any, Any]:

@@ -143,6 +143,14 @@ def wait(conninfo: str, timeout: float) -> bool:
             pause = min(pause * 2, 5)
 
 
+def pooled(conninfo: str, otherwise: bool) -> bool:
+    """Whether a pooler is in between; ``otherwise`` where the server does not answer now."""
+    try:
+        return wait(conninfo, 0)
+    except StartError:
+        return otherwise
+
+
 REFUSED = (
     psycopg.errors.InvalidPassword,
     psycopg.errors.InvalidAuthorizationSpecification,

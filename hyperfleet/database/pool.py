@@ -94,11 +94,11 @@ class Pool(AsyncConnectionPool[Session]):
             conn = await super()._connect(timeout)
         except Exception as error:
             if self.trouble is None:
-                logger.warning("the database cannot be reached: %s", connection.reason(error))
+                logger.warning("%s cannot be reached: %s", self.name, connection.reason(error))
             self.trouble = error
             raise
         if self.trouble is not None:
-            logger.warning("the database is reached again")
+            logger.warning("%s is reached again", self.name)
             self.trouble = None
         return conn
 
@@ -185,7 +185,14 @@ def _takes_no_writes(conn: Session) -> bool:
     return conn.info.parameter_status("default_transaction_read_only") == "on"
 
 
-def new_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: bool = False) -> Pool:
+def new_pool(
+    conninfo: str,
+    size: int,
+    statement_timeout: float = 5,
+    *,
+    shared: bool = False,
+    name: str = "the database",
+) -> Pool:
     """A pool of at most ``size`` connections in autocommit mode; whoever enters it has them.
 
     Autocommit makes a single statement cost one round trip; what takes several says so itself. The
@@ -193,6 +200,7 @@ def new_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: 
 
     :param shared: sessions are shared with other clients, transaction by transaction, as ``wait``
         found out: nothing may be left in one
+    :param name: what the log calls the server
     """
     milliseconds = round(statement_timeout * 1000)
     wanted = {
@@ -227,6 +235,6 @@ def new_pool(conninfo: str, size: int, statement_timeout: float = 5, *, shared: 
         configure=configure,
         # How long a connection that can't be made is tried to be made; then by who needs it.
         reconnect_timeout=ASK_AGAIN,
-        name="hyperfleet",
+        name=name,
         statement_timeout=statement_timeout,
     )

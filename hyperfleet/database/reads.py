@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
 from hyperfleet.database import connection
-from hyperfleet.database.pool import Pool, new_pool
+from hyperfleet.database.pool import POOL_TIMEOUT, Pool, new_pool
 from hyperfleet.database.session import Session
 from hyperfleet.database.statements import fetch, fetch_on
 from hyperfleet.database.together import Rounds
@@ -32,16 +32,18 @@ WRITTEN = "/* position */ SELECT pg_current_wal_lsn()"
 # Null: it is a standby no more, and no other server may be behind it.
 REPLAYED = "/* replayed */ SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END"
 
-# How many times within the staleness that is allowed the primary is asked how far it is.
+PROMOTED = "the server is no standby"
+
+# How many times within the staleness that is allowed each server is asked how far it is.
 SAMPLES = 4
 # Seconds that a request waits for a standby to have what it must see, and between two looks.
-PATIENCE = 0.25
+PATIENCE = 0.1
 PAUSE = 0.01
 # Seconds for which a standby that failed, or is too far behind, is left alone.
 IDLE = 1.0
 # A standby that gives no connection within so many seconds is passed by.
 CONNECTION = 0.5
-# Seconds in which the answer to a write must learn how far the primary is.
+# Seconds in which a server must say how far it is.
 ASKED = 1.0
 # What no server has.
 NEVER = "FFFFFFFF/FFFFFFFF"
@@ -58,16 +60,20 @@ class Standby:
     """A hot standby.
 
     :param name: its host and port
+    :param probe: a connection that requests do not use
+    :param staleness: seconds after which a session is asked again whether it is of a standby
     :param idle_until: it is not asked before
     :param trouble: why, if it failed; ``behind`` where it is too far behind
     """
 
     name: str
     pool: Pool
+    probe: Pool
+    staleness: float
     idle_until: float = float("-inf")
     trouble: str = ""
-    # How far the server behind a connection was.
-    replayed: dict[Session, int] = field(default_factory=dict)
+    # How far the server behind a connection was, and when it said so.
+    replayed: dict[Session, tuple[int, float]] = field(default_factory=dict)
 
     async def fetch(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None, least: int, wanted: int
@@ -76,7 +82,11 @@ class Standby:
         written before the position ``wanted``, or even before ``least``.
         """
         try:
-            async with self.pool.connection(CONNECTION) as conn:
+            async with (
+                self.pool.connection(CONNECTION) as conn,
+                # Behind a pooler the next transaction may be with another server.
+                nullcontext() if conn.travelling is None else conn.transaction(),
+            ):
                 replayed = await self._replayed(conn, max(least, wanted))
                 if replayed < least:
                     self._behind()
@@ -97,31 +107,55 @@ class Standby:
         return rows
 
     async def _replayed(self, conn: Session, needed: int) -> int:
-        """How far the server behind a connection is at least; asked only where that is not enough."""
-        # Behind a pooler the next transaction may be with another server.
-        if conn.travelling is None and (known := self.replayed.get(conn, -1)) >= needed:
+        """How far the server behind a connection is at least; asked only where that is not enough, and
+        now and then, since it may have been promoted.
+        """
+        now = time.monotonic()
+        known, at = self.replayed.get(conn, (-1, 0.0))
+        if conn.travelling is None and known >= needed and now - at < self.staleness:
             return known
         [(text,)] = await fetch_on(self.pool, conn, REPLAYED, {}, None)
         if text is None:
             await self.pool.discard(conn)
-            raise psycopg.OperationalError("the server is no standby")
+            raise psycopg.OperationalError(PROMOTED)
         if len(self.replayed) > 2 * self.pool.max_size:
             # Of connections that are gone.
             self.replayed.clear()
-        self.replayed[conn] = position(text)
-        return self.replayed[conn]
+        self.replayed[conn] = position(text), now
+        return self.replayed[conn][0]
 
-    def _failed(self, error: psycopg.Error) -> None:
-        self.idle_until = time.monotonic() + IDLE
-        if isinstance(error, PoolTimeout) and error.__cause__ is None:
+    async def watch(self) -> None:
+        """Sees at once where the server says nothing any more, and sends elsewhere those who wait."""
+        while True:
+            try:
+                async with asyncio.timeout(ASKED):
+                    [(text,)] = await fetch(self.probe, REPLAYED, {})
+                if text is None:
+                    raise psycopg.OperationalError(PROMOTED)
+            except (psycopg.Error, TimeoutError) as error:
+                self._failed(error)
+                # Until it answers.
+                self.idle_until = float("inf")
+                for conn in self.pool.used:
+                    if conn.line is not None:
+                        conn.line.cut()
+            else:
+                if self.idle_until == float("inf"):
+                    self.idle_until = float("-inf")
+            await asyncio.sleep(self.staleness / SAMPLES)
+
+    def _failed(self, error: Exception) -> None:
+        self.idle_until = max(self.idle_until, time.monotonic() + IDLE)
+        if connection.busy(error) and self.pool.used:
             # It has too much to do.
             return
+        reason = connection.reason(error) or "no answer"
         if self.trouble in ("", "behind"):
-            logger.warning("standby %s does not serve: %s", self.name, connection.reason(error))
-        self.trouble = connection.reason(error)
+            logger.warning("standby %s does not serve: %s", self.name, reason)
+        self.trouble = reason
 
     def _behind(self) -> None:
-        self.idle_until = time.monotonic() + IDLE
+        self.idle_until = max(self.idle_until, time.monotonic() + IDLE)
         if not self.trouble:
             logger.warning("standby %s is too far behind", self.name)
             self.trouble = "behind"
@@ -132,14 +166,21 @@ class Reads:
 
     :param primary: takes what no standby can
     :param standbys: none: the primary serves all
+    :param probe: a connection to the primary that requests do not use
     :param staleness: seconds that a read may be behind the writes that others were acknowledged
-    :param at_once: how many reads the primary is given at the same time in the place of standbys
+    :param at_once: how many lists the primary is given at the same time in the place of standbys
     """
 
     def __init__(
-        self, primary: Pool, standbys: Sequence[Standby] = (), staleness: float = 0, at_once: int = 1
+        self,
+        primary: Pool,
+        standbys: Sequence[Standby] = (),
+        probe: Pool | None = None,
+        staleness: float = 0,
+        at_once: int = 1,
     ) -> None:
         self.primary, self.standbys, self.staleness = primary, standbys, staleness
+        self.probe = probe or primary
         self.slots = asyncio.Semaphore(at_once)
         # When the primary was asked, and how far it was.
         self.samples: deque[tuple[float, int]] = deque()
@@ -151,19 +192,21 @@ class Reads:
     async def __aenter__(self) -> Self:
         """Opens the connections; they are closed at the end of the block."""
         self.stack = AsyncExitStack()
-        for pool in self.pools():
+        probes = [self.probe, *(one.probe for one in self.standbys)] if self.standbys else []
+        for pool in (*self.pools(), *probes):
             await self.stack.enter_async_context(pool)
-        self.watch = asyncio.create_task(self._watch()) if self.standbys else None
+        works = [self._watch(), *(one.watch() for one in self.standbys)] if self.standbys else []
+        self.watching = [asyncio.create_task(work) for work in works]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Closes the connections."""
-        if self.watch is not None:
-            self.watch.cancel()
+        for task in self.watching:
+            task.cancel()
         await self.stack.aclose()
 
     def pools(self) -> list[Pool]:
-        """The connections to all servers."""
+        """The connections to all servers that requests use."""
         return [self.primary, *(one.pool for one in self.standbys)]
 
     def states(self) -> dict[str, tuple[str, float | None]]:
@@ -182,15 +225,15 @@ class Reads:
         return NEVER
 
     async def _position(self, asked: Mapping[None, Any]) -> dict[None, str | None]:
-        [(text,)] = await fetch(self.primary, WRITTEN, {})
+        [(text,)] = await fetch(self.probe, WRITTEN, {})
         return dict.fromkeys(asked, text)
 
     async def _watch(self) -> None:
         while True:
             asked = time.monotonic()
-            with suppress(psycopg.Error):
-                text = await self.positions.get(None)
-                self.samples.append((asked, position(text or NEVER)))
+            text = await self.written()
+            if text != NEVER:
+                self.samples.append((asked, position(text)))
             await asyncio.sleep(self.staleness / SAMPLES)
 
     def _least(self) -> int | None:
@@ -200,27 +243,25 @@ class Reads:
             self.samples.popleft()
         return self.samples[0][1] if self.samples else None
 
-    def _in_turn(self) -> Iterator[Standby]:
+    def _in_turn(self) -> list[Standby]:
+        """The standbys that are not left alone; who comes first takes turns."""
         self.turn += 1
-        now, count = time.monotonic(), len(self.standbys)
-        for index in range(count):
-            one = self.standbys[(self.turn + index) % count]
-            if one.idle_until < now:
-                yield one
+        now, first = time.monotonic(), self.turn % len(self.standbys)
+        return [one for one in (*self.standbys[first:], *self.standbys[:first]) if one.idle_until < now]
 
     async def fetch(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None = None, after: str = ""
     ) -> list[TupleRow]:
         """The rows of one statement that only reads.
 
+        :param prepare: ``False`` for one that may take long, of which the primary is given few at once
         :param after: a position that what is read must not be before; standbys are waited for that have
             not come so far, but not for long
+        Raises PoolTimeout where the primary has too many already.
         """
-        if not self.standbys:
-            return await fetch(self.primary, statement, values, prepare)
         wanted, deadline = position(after) if after else 0, time.monotonic() + PATIENCE
-        while (least := self._least()) is not None:
-            for one in self._in_turn():
+        while self.standbys and (least := self._least()) is not None and (some := self._in_turn()):
+            for one in some:
                 rows = await one.fetch(statement, values, prepare, least, wanted)
                 if rows is not None:
                     self.told(one.name)
@@ -228,9 +269,26 @@ class Reads:
             if wanted <= least or time.monotonic() > deadline:
                 break
             await asyncio.sleep(PAUSE)
-        async with self.slots:
-            self.told("primary")
+        return await self.newest(statement, values, prepare)
+
+    async def newest(
+        self, statement: str, values: Mapping[str, Any], prepare: bool | None = None
+    ) -> list[TupleRow]:
+        """The rows of a statement as the primary has them; ``prepare`` as :meth:`fetch` has it."""
+        if not self.standbys:
             return await fetch(self.primary, statement, values, prepare)
+        self.told("primary")
+        if prepare is not False:
+            return await fetch(self.primary, statement, values, prepare)
+        try:
+            async with asyncio.timeout(POOL_TIMEOUT):
+                await self.slots.acquire()
+        except TimeoutError:
+            raise PoolTimeout("too many lists are being read") from None
+        try:
+            return await fetch(self.primary, statement, values, prepare)
+        finally:
+            self.slots.release()
 
 
 @dataclass(frozen=True)
@@ -251,11 +309,24 @@ class Reader:
         """
         return wait_for(self.reads.fetch(statement, values, prepare=False, after=self.after))
 
+    def one(self, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
+        """The first row of a statement that takes no time."""
+        rows = wait_for(self.reads.fetch(statement, values, after=self.after))
+        return rows[0] if rows else None
 
-def standbys(conninfo: str, size: int, statement_timeout: float, *, shared: bool) -> list[Standby]:
+    def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
+        """As :meth:`rows`, by the primary: it has all that any standby has shown."""
+        return wait_for(self.reads.newest(statement, values, prepare=False))
+
+
+def standbys(
+    conninfo: str, size: int, statement_timeout: float, staleness: float, *, shared: bool
+) -> list[Standby]:
     """The standbys that a connection string names, one for each of its hosts.
 
     A server that is no standby, as after its promotion, is not connected to unless the string says so.
+
+    :param shared: whether a pooler is taken to be in between where that can't be found out now
     """
     known = {"target_session_attrs": "standby", **conninfo_to_dict(conninfo)}
     hosts = str(known.get("host") or "").split(",")
@@ -266,6 +337,14 @@ def standbys(conninfo: str, size: int, statement_timeout: float, *, shared: bool
         own = {**known, "port": ports[index if len(ports) > 1 else 0]}
         own |= {"host": hosts[index]} if hosts != [""] else {}
         own |= {"hostaddr": addresses[index]} if addresses != [""] else {}
-        pool = new_pool(make_conninfo(**own), size, statement_timeout, shared=shared)  # type: ignore[arg-type]
-        made.append(Standby(f"{host or 'localhost'}:{own['port']}", pool))
+        text = make_conninfo(**own)  # type: ignore[arg-type]
+        name = f"{host or 'localhost'}:{own['port']}"
+        pooled = connection.pooled(text, shared)
+        pool, probe = (
+            new_pool(text, most, statement_timeout, shared=pooled, name=f"standby {name}")
+            for most in (size, 1)
+        )
+        # Whoever is not ended by a server that is there is not heard by it.
+        pool.patience = statement_timeout + ASKED if statement_timeout else pool.patience
+        made.append(Standby(name, pool, probe, staleness))
     return made

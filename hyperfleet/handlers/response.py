@@ -58,8 +58,8 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     """
     shape, reader = request.shape(kind), request.reader()
     if reader.after:
-        rows = reader.rows(READ[kind], {"ids": [key["id"]]})
-        found = rows[0][1:] if rows else None
+        row = reader.one(READ[kind], {"ids": [key["id"]]})
+        found = row and row[1:]
     else:
         found = wait_for(request.service().read(READ[kind]).get(key["id"]))
     if found is None or key.get("owner_id") not in (None, found[2]):

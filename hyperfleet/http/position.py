@@ -6,6 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Methods that change nothing.
 READING = ("GET", "HEAD", "OPTIONS")
+# Whoever is told of what others have written may want to see it.
+CONFLICTS = (409, 412)
 
 
 class Positioned:
@@ -25,7 +27,9 @@ class Positioned:
             return
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 300:
+            if message["type"] == "http.response.start" and (
+                message["status"] < 300 or message["status"] in CONFLICTS
+            ):
                 position = (await self.written()).encode()
                 message["headers"] = [*message["headers"], (b"hyperfleet-position", position)]
             await send(message)

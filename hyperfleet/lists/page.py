@@ -349,10 +349,12 @@ def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
 
 
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
-    """Documents of a list, by their identities."""
+    """Documents of a list, by their identities; of a page that a standby has shown too, so that none is
+    taken for gone which another one does not have yet.
+    """
     of = KINDS[kind]
     statement = LATER.format(table=of.table, row=of.row, type=COLUMNS[kind][of.identity])
-    return dict(reader.rows(statement, {**within.values, "identities": identities}))
+    return dict(reader.newest(statement, {**within.values, "identities": identities}))
 
 
 def render(kind: str, number: int, total: int | None, documents: list[bytes], link: str = "") -> bytes:

@@ -1,12 +1,7 @@
 """Through PgBouncer in transaction mode, where each transaction may get another session of a few."""
 
-import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,29 +12,16 @@ import psycopg
 import pytest
 from conftest import Api
 from original import Original, uid
+from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from round_trips import RoundTrips
 
 from hyperfleet.database import migration
 
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")]
 
 SESSIONS = 4
-CONFIG = """
-[databases]
-* = {target}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-server_login_retry = 1
-default_pool_size = {sessions}
-max_client_conn = 500
-"""
 
 
 @pytest.fixture
@@ -55,33 +37,10 @@ def pooler(database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     target = " ".join(
         f"{key}={parts[key]}" for key in ("host", "port", "user", "password") if parts.get(key)
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    user = None
-    if os.geteuid() == 0:
-        # It does not run as root, and who owns the folder of a socket can reach it.
-        host = Path(str(parts["host"]))
-        user = host.owner() if host.is_absolute() else pwd.getpwnam("nobody").pw_name
-    with tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder:
-        Path(folder).chmod(0o755)
-        config = Path(folder) / "pgbouncer.ini"
-        config.write_text(CONFIG.format(target=target, port=port, sessions=SESSIONS))
-        process = subprocess.Popen([str(PROGRAM), "-q", str(config)], user=user, group=None)
-        try:
-            conninfo = make_conninfo(database, host="127.0.0.1", port=port, sslmode="disable")
-            end = time.monotonic() + 10
-            while True:
-                try:
-                    psycopg.connect(conninfo).close()
-                    break
-                except psycopg.OperationalError:
-                    assert process.poll() is None and time.monotonic() < end
-                    time.sleep(0.05)
-            yield conninfo, process
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            process.wait(10)
+    sslless = make_conninfo(database, host="127.0.0.1", port="{port}", sslmode="disable")
+    settings = f"default_pool_size = {SESSIONS}"
+    with pgbouncer(f"* = {target}", settings, sslless, str(parts["host"])) as (port, process):
+        yield sslless.format(port=port), process
 
 
 def seen_by_others(conninfo: str) -> set[tuple[str, ...]]:

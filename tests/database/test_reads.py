@@ -2,6 +2,8 @@
 far behind.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 import requests
 from conftest import Api
 from own_server import Server, kill, own_server, standby
+from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from resources import problem
@@ -199,13 +202,161 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
         promote = psycopg.connect(host=second, port=5432, user="postgres", autocommit=True)
         with promote as conn:
             assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
-        for step in range(20):
-            api.patch(path, json={"spec": {"step": step}}).raise_for_status()
-            time.sleep(1.2 if step == 0 else 0.05)
-            after = served(serving)
-        # The writes of the primary are not there.
-        assert api.get(path).json()["spec"] == {"step": 19}
-        assert served(serving)[second] == after[second]
+            # Nothing is written to the primary meanwhile.
+            conn.execute("UPDATE clusters SET spec = '{}', name = 'other'")
+        time.sleep(1.2)
+        after = served(serving)[second]
+        for _ in range(20):
+            assert api.get(path).json()["name"] == "one"
+            api.patch(path, json={"spec": {"step": 1}}).raise_for_status()
+        assert served(serving)[second] == after
+        states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+        assert states[f"standby {second}:5432"]["state"] == "the server is no standby"
+
+
+def frozen(files: Path, number: int) -> None:
+    """Stops all processes of a server, which then says nothing and closes nothing; or lets them go on."""
+    first = int((files / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text()
+    for pid in [first, *map(int, children.split())]:
+        os.kill(pid, number)
+
+
+def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
+    with own_server() as primary, standby(primary, synchronous=False) as second:
+        files = Path(second) / "postgresql"
+        with Serving(
+            *("--no-auth", "--database-url", primary.conninfo),
+            *("--read-database-url", of(primary, [second])),
+        ) as serving:
+            Api(serving.url).cluster("one")
+            time.sleep(2.2)
+            over = threading.Event()
+
+            def reading(number: int) -> tuple[set[int], float]:
+                api, statuses, slowest, page = Api(serving.url), set(), 0.0, 0
+                while not over.is_set():
+                    page += 1
+                    began = time.monotonic()
+                    # Each its own page, which it shares with nobody.
+                    path = f"/clusters?size={number + 1}&search=name!='{page}'"
+                    statuses.add(api.get(path).status_code)
+                    slowest = max(slowest, time.monotonic() - began)
+                return statuses, slowest
+
+            with ThreadPoolExecutor(16) as threads:
+                asked = [threads.submit(reading, number) for number in range(16)]
+                time.sleep(0.5)
+                frozen(files, signal.SIGSTOP)
+                try:
+                    time.sleep(5)
+                    over.set()
+                    ends = [one.result() for one in asked]
+                finally:
+                    frozen(files, signal.SIGCONT)
+            assert set().union(*(statuses for statuses, _ in ends)) == {200}
+            assert max(slowest for _, slowest in ends) < 4
+            before = served(serving)[second]
+            deadline = time.monotonic() + 10
+            while served(serving)[second] == before:
+                assert time.monotonic() < deadline
+                Api(serving.url).get("/clusters").raise_for_status()
+
+
+def test_slow_lists_of_something_else_keep_nobody_waiting_where_no_standby_serves(
+    database: str, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    with Serving(
+        *("--no-auth", "--database-url", database),
+        *("--read-database-url", f"host={tmp_path} port=1 dbname=x user=x"),
+    ) as serving:
+        api = Api(serving.url)
+        path = f"/clusters/{api.cluster('one')['id']}"
+        with ThreadPoolExecutor(8) as threads, sql.transaction():
+            sql.execute("LOCK TABLE node_pools")
+            lists = [
+                threads.submit(Api(serving.url).get, f"/nodepools?size={size}") for size in range(1, 9)
+            ]
+            time.sleep(0.3)
+            for _ in range(10):
+                began = time.monotonic()
+                assert api.get(path).status_code == 200
+                assert time.monotonic() - began < 1
+        assert {one.result().status_code for one in lists} <= {200, 503}
+
+
+def test_writers_that_use_up_the_primary_do_not_take_the_standbys_readers_from_it(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    (primary, folders), api = nodes, Api(serving.url)
+    cluster = api.cluster("one")
+    time.sleep(1.2)
+    with psycopg.connect(primary.conninfo) as conn, ThreadPoolExecutor(20) as threads:
+        conn.execute("LOCK TABLE clusters IN EXCLUSIVE MODE")
+        writes = [
+            threads.submit(Api(serving.url).post, "/clusters", json={"name": f"w{number}", "spec": {}})
+            for number in range(20)
+        ]
+        before = served(serving)
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            assert api.get(f"/clusters/{cluster['id']}").status_code == 200
+            assert api.get("/clusters").json()["total"] == 1
+        conn.rollback()
+        assert {one.result().status_code for one in writes} <= {201, 503}
+        after = served(serving)
+    assert sum(after[folder] - before.get(folder, 0) for folder in folders) > 20
+
+
+def test_a_large_page_of_one_standby_has_no_holes_where_another_is_behind(
+    nodes: tuple[Server, list[str]],
+) -> None:
+    primary, folders = nodes
+    primary.ask("TRUNCATE clusters, node_pools, adapter_statuses, labels CASCADE")
+    with Serving(
+        *("--no-auth", "--database-url", primary.conninfo),
+        *("--read-database-url", of(primary, folders), "--max-staleness=5"),
+    ) as serving:
+        api = Api(serving.url)
+        time.sleep(0.5)
+        paused(folders[1])
+        try:
+            for number in range(6):
+                api.cluster(f"c{number}", spec={"much": "x" * 700_000})
+            for _ in range(8):
+                page = api.get("/clusters").json()
+                assert page["size"] == len(page["items"]) == page["total"]
+        finally:
+            resume(folders[1])
+
+
+@pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
+def test_behind_a_pooler_that_shares_standbys_who_has_written_reads_it(
+    nodes: tuple[Server, list[str]],
+) -> None:
+    primary, folders = nodes
+    primary.ask("TRUNCATE clusters, node_pools, adapter_statuses, labels CASCADE")
+    reads = f"reads = host={','.join(folders)} port=5432 dbname=postgres user=postgres"
+    read = "host=127.0.0.1 port={port} dbname=reads user=postgres target_session_attrs=any"
+    with (
+        pgbouncer(reads, "server_round_robin = 1", read, folders[0]) as (port, _),
+        Serving(
+            *("--no-auth", "--database-url", primary.conninfo),
+            *("--read-database-url", read.format(port=port)),
+        ) as serving,
+    ):
+        api = Api(serving.url)
+        path = f"/clusters/{api.cluster('one')['id']}"
+        time.sleep(0.5)
+        paused(folders[1])
+        try:
+            for step in range(60):
+                changed = api.patch(path, json={"spec": {"step": step}})
+                after = {POSITION: changed.headers[POSITION]}
+                assert api.get(path, headers=after).json()["spec"] == {"step": step}
+        finally:
+            resume(folders[1])
+        assert served(serving).get(f"127.0.0.1:{port}", 0) > 0
 
 
 def test_a_standby_that_ends_takes_no_request_with_it() -> None:
