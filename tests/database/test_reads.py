@@ -215,7 +215,7 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
 
 
 def frozen(files: Path, number: int) -> None:
-    """Stops all processes of a server, which then says nothing and closes nothing; or lets them go on."""
+    """Stops all processes of a server, which then says and closes nothing; or lets them go on."""
     first = int((files / "postmaster.pid").read_text().split()[0])
     children = Path(f"/proc/{first}/task/{first}/children").read_text()
     for pid in [first, *map(int, children.split())]:
