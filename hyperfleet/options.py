@@ -20,7 +20,16 @@ from hyperfleet import synonyms
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.nearest import nearest
 from hyperfleet.observe import log
-from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
+from hyperfleet.settings import (
+    DECLARED,
+    FIELDS,
+    FILE,
+    FILED,
+    OTHER_VARIABLES,
+    Issuers,
+    Names,
+    Settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +81,12 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     return settings, [f"{path}: {line}" for line in told]
 
 
-def _texts(path: Path, name: str, value: Any) -> str | list[str]:
+def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
     """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
-    lists = isinstance(DECLARED[name].metadata["option"].get("type"), Names)
+    kind = DECLARED[name].metadata["option"].get("type")
+    if isinstance(value, list) and isinstance(kind, Issuers):
+        return value
+    lists = isinstance(kind, Names)
     if isinstance(value, list) and lists and not any(isinstance(one, list | dict) for one in value):
         return list(value)
     if isinstance(value, list | dict):
@@ -275,6 +287,10 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     if chosen.get("read_database_url"):
         chosen["read_database_url"] = database_url(
             given["read_database_url"], chosen["read_database_url"]
+        )
+    if chosen.get("jwt_configs") and chosen.get("jwt_issuers"):
+        raise ConfigurationError(
+            f"{given['jwt_configs']} and {given['jwt_issuers']} both name issuers: give one."
         )
     # libpq takes one port for each of several hosts.
     for port in filter(None, chosen.get("db_port", "").split(",")):

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from hyperfleet import issuers
+
 # Beside its own variable, a setting may answer to the name that the original's users have set.
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
 
@@ -53,6 +55,21 @@ class AdapterNames(Names):
                     ctx,
                 )
         return names
+
+
+class Issuers(click.ParamType[Any]):
+    """Issuers of tokens: JSON, or the list itself in a YAML file."""
+
+    name = "json"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[issuers.Issuer, ...]:
+        """The issuers; fails with what is wrong with one."""
+        try:
+            return issuers.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Whole(click.IntRange):
@@ -269,6 +286,12 @@ class Settings:
         "Issuers whose tokens are accepted, by comma: ISSUER for the keys above, or ISSUER=URL or "
         "ISSUER=FILE with keys of its own. Default: whoever signs with the keys above.",
         type=Names(),
+    )
+    jwt_configs: tuple[issuers.Issuer, ...] = setting(
+        (),
+        "Issuers with particulars of their own, instead: a list in the file, JSON elsewhere. What one "
+        "leaves out is as the settings for all issuers say.",
+        type=Issuers(),
     )
     jwt_audiences: tuple[str, ...] = setting(
         (), "Audiences, by comma, one of which a token must name. Default: any.", type=Names()

@@ -53,6 +53,7 @@ SYNONYMS = (
     Synonym("server.tls.cert_file", "--server-https-cert-file", "https_cert_file"),
     Synonym("server.tls.key_file", "--server-https-key-file", "https_key_file"),
     Synonym("server.jwt.enabled", "--server-jwt-enabled", "enable_jwt", bare=True),
+    Synonym("server.jwt.configs", "", "jwt_configs"),
     Synonym("server.authz.enabled", "--server-authz-enabled", "enable_authz", bare=True),
     Synonym("server.jwk.cert_file", "--server-jwk-cert-file", "jwk_cert_file"),
     Synonym("server.jwk.cert_url", "--server-jwk-cert-url", "jwk_cert_url"),
@@ -179,10 +180,6 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name in TENANTS:
             if name == TENANTS[0] and str(value).strip().lower() not in OFF:
                 raise ConfigurationError("server.tenant: tenants are not kept apart by this version.")
-        elif name == "server_jwt_configs":
-            if "jwt_issuers" in values:
-                raise ConfigurationError("server.jwt.configs and jwt_issuers say the same: give one.")
-            found |= _issuers(value)
         elif name in BY_FIELD:
             synonym = BY_FIELD[name]
             if synonym.setting:
@@ -202,24 +199,3 @@ def refuse_tenants(environment: Mapping[str, str]) -> None:
         raise ConfigurationError(
             "HYPERFLEET_SERVER_TENANT_ENABLED: tenants are not kept apart by this version."
         )
-
-
-def _issuers(configs: Any) -> dict[str, Any]:
-    """The issuers of tokens, as the original lists them."""
-    if not isinstance(configs, list) or not all(
-        isinstance(one, Mapping) and isinstance(one.get("issuer_url"), str) for one in configs
-    ):
-        raise ConfigurationError("server.jwt.configs must be a list of issuers with issuer_url.")
-    issuers = []
-    for one in configs:
-        keys = one.get("jwk_cert_url") or one.get("jwk_cert_file")
-        issuers.append(f"{one['issuer_url']}={keys}" if keys else one["issuer_url"])
-    found: dict[str, Any] = {"jwt_issuers": issuers}
-    for member, setting in (("audience", "jwt_audiences"), ("identity_claim", "identity_claims")):
-        given = {one.get(member) or "" for one in configs}
-        if len(given) > 1:
-            # Who one of them is meant to keep out must not come in by another.
-            raise ConfigurationError(f"server.jwt.configs: {member} must be the same for all issuers.")
-        if given != {""} and given:
-            found[setting] = [*given]
-    return found

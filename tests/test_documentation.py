@@ -69,7 +69,6 @@ def settings_page() -> str:
         here = f"`--{host.replace('_', '-')}` and `--{port.replace('_', '-')}`"
         lines.append(f"|  |  | `{flag}` | {here} |")
     lines += [
-        "| `server.jwt.configs` |  |  | `--jwt-issuers`, `--jwt-audiences`, `--identity-claims` |",
         "| `server.tenant` | `HYPERFLEET_SERVER_TENANT_ENABLED` | `--server-tenant-enabled` "
         "| the start is refused: tenants are not kept apart |",
     ]

@@ -4,18 +4,19 @@ One decision for all of them: the token is good, the caller is on the access lis
 allows the action, and a change can be recorded under a name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connexion.lifecycle import ConnexionRequest
 from connexion.middleware.abstract import ROUTING_CONTEXT
-from connexion.security import BearerSecurityHandler
+from connexion.security import NO_VALUE, BearerSecurityHandler
 
 from hyperfleet import errors
 from hyperfleet.auth import identity
 from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.auth.review import Review
 from hyperfleet.auth.tokens import Verifier
+from hyperfleet.auth.trusted import Headers, Trusted
 from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings import PUBLIC_KEYS, Settings
@@ -37,34 +38,44 @@ class Bearer(BearerSecurityHandler):
 
     def get_fn(self, security_scheme: Any, required_scopes: Any) -> Any:
         """What Connexion calls with a request."""
-        return self._get_verify_func(self.claims)
+        return self.claims
 
-    def check_bearer_token(self, token_info_func: Any) -> Any:
-        """What is called with a request and its token; Connexion would look each time what it takes."""
+    async def claims(self, request: ConnexionRequest) -> Any:
+        """The claims of a caller who may; Connexion's mark for none when there is no token.
 
-        def check(request: ConnexionRequest, token: str) -> Any:
-            return token_info_func(token, request)
-
-        return check
-
-    async def claims(self, token: str, request: ConnexionRequest) -> Mapping[str, Any]:
-        """The claims of a caller who may. Raises Problem: 401, 403 or 503."""
-        given = request.headers.getlist("authorization")
+        Raises Problem: 401, 403 or 503.
+        """
+        tokens = [
+            (header, token)
+            for header in self.guard.verifier.headers
+            if (token := self._token(request, header))
+        ]
+        if not tokens:
+            return NO_VALUE
         # With the name of its module before it.
         operation = request.scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
-        return await self.guard.admit(token, len(given), request.method, self.reviews.get(operation))
+        return await self.guard.admit(
+            tokens, request.headers, request.method, self.reviews.get(operation)
+        )
+
+    def _token(self, request: ConnexionRequest, header: str) -> str:
+        if header.lower() == "authorization":
+            kind, token = self.get_auth_header_value(request)
+            return token if kind == "bearer" else ""
+        # Some gateways write the scheme, and some the token alone.
+        kind, _, token = request.headers.get(header, "").strip(" ").partition(" ")
+        return token if kind.lower() == "bearer" else f"{kind} {token}".strip(" ")
 
 
 class Guard:
     """Admits callers, by the settings. Raises ConfigurationError for settings that cannot work."""
 
     def __init__(self, settings: Settings) -> None:
-        self.names = settings.identity_claims
         self.verifier = Verifier(settings)
         self.rules = Watched(settings.acl_file, parse_rules) if settings.acl_file else None
         self.review = Review(settings) if settings.enable_authz else None
-        chosen = settings.jwt_audiences or self.rules or self.review or settings.any_caller
-        if self.verifier.trusts(PUBLIC_KEYS) and not chosen:
+        chosen = self.rules or self.review or settings.any_caller
+        if self.verifier.lets_in(PUBLIC_KEYS) and not chosen:
             raise ConfigurationError(
                 "Whoever has any account with the public issuer could write: say who may with "
                 "--jwt-audiences, --acl-file or --enable-authz, or with --any-caller that everybody "
@@ -72,20 +83,23 @@ class Guard:
             )
 
     async def admit(
-        self, token: str, given: int, method: str, what: tuple[str, str] | None
+        self,
+        tokens: Sequence[tuple[str, str]],
+        headers: Headers,
+        method: str,
+        what: tuple[str, str] | None,
     ) -> Mapping[str, Any]:
         """The claims of a caller who may do this.
 
-        :param given: how many Authorization headers the request has
+        :param tokens: of the request, one or several, each with the header that it came in
+        :param headers: of the request
         :param method: of the request
         :param what: what a review is asked: the action and the type of resource; None: nothing
 
         Raises Problem: 401, 403, or 503 when it cannot be told.
         """
-        if given > 1:
-            raise refusal(errors.INVALID_TOKEN, "There must be one Authorization header.")
-        claims = await self.verifier.claims(token.strip(" "))
-        name = identity.from_claims(claims, self.names)
+        claims, issuer = await self._verified(tokens, headers)
+        name = issuer.identity(claims, headers)
         identity.current.set(name)
         if self.rules is not None and not matches(self.rules.get(), claims):
             raise _forbidden("The access list does not name the caller.")
@@ -96,6 +110,21 @@ class Guard:
             if not account or not await self.review.allows(account, *what):
                 raise _forbidden("The access review does not allow the caller to do this.")
         return claims
+
+    async def _verified(
+        self, tokens: Sequence[tuple[str, str]], headers: Headers
+    ) -> tuple[Mapping[str, Any], Trusted]:
+        """The first token that is good. Raises the Problem of the first when none is."""
+        problem: Problem | None = None
+        for header, token in tokens:
+            try:
+                if len(headers.getlist(header)) > 1:
+                    raise refusal(errors.INVALID_TOKEN, f"There must be one {header} header.")
+                return await self.verifier.claims(token.strip(" "), header)
+            except Problem as found:
+                problem = problem or found
+        assert problem is not None
+        raise problem
 
 
 def _forbidden(detail: str) -> Problem:

@@ -30,8 +30,12 @@ def from_claims(claims: Mapping[str, Any], names: Iterable[str]) -> str:
     """
     for name in names:
         value = claims.get(name)
-        if isinstance(value, str):
-            value = value.strip()
-            if 0 < len(value) <= MAX_LENGTH and value.isprintable():
-                return value
+        if isinstance(value, str) and (found := usable(value)):
+            return found
     return ""
+
+
+def usable(text: str) -> str:
+    """A text as an identity, without blanks around it; empty when it can be none."""
+    text = text.strip()
+    return text if len(text) <= MAX_LENGTH and text.isprintable() else ""

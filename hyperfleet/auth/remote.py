@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
 from hyperfleet.errors import ConfigurationError
 
@@ -49,6 +51,21 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class _Beside(HTTPAdapter):
+    """Takes the certificates of a file beside those of the system."""
+
+    def __init__(self, ca_file: Path) -> None:
+        self.context = ssl.create_default_context()
+        try:
+            self.context.load_verify_locations(ca_file)
+        except OSError as error:
+            raise ConfigurationError(f"{ca_file}: {error.strerror or 'no certificates'}") from None
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self.context, **options)
+
+
 class Client:
     """Fetches JSON.
 
@@ -56,13 +73,18 @@ class Client:
     settings decides whom the service believes; redirects are not followed.
 
     :param ca_file: the certificates that sign the servers'; those of the system if not given
+    :param alone: whether those of the system do not count beside them
+
+    Raises ConfigurationError for a file that cannot be used.
     """
 
-    def __init__(self, ca_file: Path | None = None) -> None:
+    def __init__(self, ca_file: Path | None = None, *, alone: bool = True) -> None:
         self.session = requests.Session()
         self.session.trust_env = False
-        if ca_file is not None:
+        if ca_file is not None and alone:
             self.session.verify = str(ca_file)
+        elif ca_file is not None:
+            self.session.mount("https://", _Beside(ca_file))
 
     def json(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
         """The status of an answer, and its JSON; None unless the status is 200.

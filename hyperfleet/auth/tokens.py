@@ -5,8 +5,7 @@ import json
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,7 +18,9 @@ from jose.utils import base64url_decode, base64url_encode
 from hyperfleet import errors
 from hyperfleet.auth.keys import ALGORITHMS, KeyFile, KeyServer, Source, knows
 from hyperfleet.auth.remote import Client, Unreachable, check_url
+from hyperfleet.auth.trusted import Trusted
 from hyperfleet.errors import ConfigurationError, Problem, refusal
+from hyperfleet.issuers import AUTHORIZATION, Issuer
 from hyperfleet.settings import Settings
 
 MAX_SIZE = 16 * 1024
@@ -36,8 +37,9 @@ class Verifier:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.servers: dict[tuple[str, str], Source] = {}
         client = Client(settings.jwk_cert_ca_file)
-        self.audiences = frozenset(settings.jwt_audiences)
         self.common: list[Source] = []
         if settings.jwk_cert_file is not None:
             self.common.append(KeyFile(settings.jwk_cert_file))
@@ -45,71 +47,98 @@ class Verifier:
             self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
         # By the hash of a token: its header, its claims, and the key that it was verified with.
         self.verified: dict[bytes, tuple[dict[str, Any], dict[str, Any], Key]] = {}
-        self.issuers: dict[str, list[Source]] = {}
-        for item in settings.jwt_issuers:
-            issuer, _, own = item.partition("=")
-            self.issuers[issuer.strip()] = [_source(own.strip(), client)] if own else self.common
-        if not all(self.issuers.values() if self.issuers else [self.common]):
+        # Without issuers: whoever signs with the keys for all.
+        self.anybody = Trusted(Issuer(""), settings, self.common)
+        # By the header that carries their tokens, in the order given, and by their names.
+        self.issuers: dict[str, dict[str, Trusted]] = {}
+        for issuer in settings.jwt_configs or map(_listed, settings.jwt_issuers):
+            header = next(
+                (one for one in self.issuers if one.lower() == issuer.header.lower()), issuer.header
+            )
+            mine = Trusted(issuer, settings, self._own(issuer, client) or self.common)
+            self.issuers.setdefault(header, {})[issuer.issuer_url] = mine
+        self.headers = tuple(self.issuers) or (AUTHORIZATION,)
+        if not all(one.sources for one in self._all()):
             raise ConfigurationError(
                 "Tokens are required, but there are no keys to verify them with: give --jwk-cert-url, "
-                "--jwk-cert-file, or a source of keys with each of --jwt-issuers; or --no-auth."
+                "--jwk-cert-file, or a source of keys with each of --jwt-issuers or --jwt-configs; or "
+                "--no-auth."
             )
+
+    def _own(self, issuer: Issuer, client: Client) -> list[Source]:
+        """The keys of an issuer alone, those of a file first: they are at hand."""
+        found: list[Source] = []
+        if issuer.jwk_cert_file:
+            found.append(KeyFile(Path(issuer.jwk_cert_file)))
+        if url := issuer.jwk_cert_url:
+            flag = "--jwt-configs" if self.settings.jwt_configs else "--jwt-issuers"
+            place = (url, issuer.jwk_cert_ca_file)
+            if place not in self.servers:
+                if issuer.jwk_cert_ca_file:
+                    client = Client(Path(issuer.jwk_cert_ca_file), alone=False)
+                self.servers[place] = _server(flag, url, client)
+            found.append(self.servers[place])
+        return found
 
     def keys(self) -> dict[str, tuple[str, float | None]]:
         """How each source of keys is doing, by a name of it: ``ok`` or what is wrong, and since when its
         keys are at hand, in seconds of the monotonic clock.
         """
-        return {f"keys {one.name}": one.state() for one in self._all()}
+        return {f"keys {one.name}": one.state() for each in self._all() for one in each.sources}
 
-    def trusts(self, url: str) -> bool:
-        """Whether the keys at a URL are among those that let in."""
+    def lets_in(self, url: str) -> bool:
+        """Whether the keys at a URL let in whatever audience a token is for."""
         wanted = _spelled(url)
-        return any(isinstance(one, KeyServer) and _spelled(one.url) == wanted for one in self._all())
+        return any(
+            isinstance(one, KeyServer) and _spelled(one.url) == wanted
+            for each in self._all()
+            if not each.audiences
+            for one in each.sources
+        )
 
-    def _all(self) -> Iterator[Source]:
-        """The sources whose keys let in."""
-        return chain(*(self.issuers.values() if self.issuers else [self.common]))
+    def _all(self) -> list[Trusted]:
+        """Those who may issue tokens."""
+        return [one for named in self.issuers.values() for one in named.values()] or [self.anybody]
 
-    async def claims(self, token: str) -> dict[str, Any]:
-        """The claims of a token that is good.
+    async def claims(self, token: str, header: str = AUTHORIZATION) -> tuple[Mapping[str, Any], Trusted]:
+        """The claims of a token that is good, and who has issued it.
+
+        :param header: that it came in; one of ``headers``
 
         Raises Problem: 401 which says what is wrong with the token, or 503 when there are no keys to
         tell. No text of the token is in it.
         """
         digest = hashlib.sha256(token.encode()).digest()
         known = self.verified.get(digest)
-        header, claims = known[:2] if known else _parse(token)
-        sources = self._sources(claims)
-        key = await self._key(header, sources)
+        head, claims = known[:2] if known else _parse(token)
+        issuer = self._issuer(claims, header)
+        key = await self._key(head, issuer.sources)
         # Keys that were read anew are other ones, whatever their ids.
         if known is None or known[2] is not key:
             try:
-                jws.verify(token, key, [header["alg"]])
+                jws.verify(token, key, [head["alg"]])
             except JOSEError:
                 self.verified.pop(digest, None)
                 raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
-            self.verified[digest] = header, claims, key
+            self.verified[digest] = head, claims, key
             if len(self.verified) > MAX_VERIFIED:
                 del self.verified[next(iter(self.verified))]
         _check_times(claims, time.time())
-        _check_type(header, claims)
-        if self.audiences:
-            given = claims.get("aud")
-            named = given if isinstance(given, list) else [given]
-            if not any(isinstance(name, str) and name in self.audiences for name in named):
-                raise refusal(errors.INVALID_TOKEN, errors.BAD_AUDIENCE)
-        return claims
+        _check_type(head, claims)
+        issuer.check_audience(claims)
+        return claims, issuer
 
-    def _sources(self, claims: Mapping[str, Any]) -> list[Source]:
-        """The keys of the issuer that the token names; one issuer's keys do not speak for another."""
+    def _issuer(self, claims: Mapping[str, Any], header: str) -> Trusted:
+        """Whom the token names; one issuer's keys do not speak for another, nor does its header."""
         if not self.issuers:
-            return self.common
-        issuer = claims.get("iss")
-        if not isinstance(issuer, str) or issuer not in self.issuers:
+            return self.anybody
+        name = claims.get("iss")
+        issuer = self.issuers[header].get(name) if isinstance(name, str) else None
+        if issuer is None:
             raise refusal(errors.INVALID_TOKEN, errors.BAD_ISSUER)
-        return self.issuers[issuer]
+        return issuer
 
-    async def _key(self, header: Mapping[str, Any], sources: list[Source]) -> Key:
+    async def _key(self, header: Mapping[str, Any], sources: Sequence[Source]) -> Key:
         # By its id alone. A key, a URL or a certificate in the header (jwk, jku, x5u, x5c) is what the
         # sender wants the service to believe.
         kid, algorithm = header.get("kid"), header.get("alg")
@@ -145,10 +174,10 @@ def _server(name: str, url: str, client: Client) -> KeyServer:
     return KeyServer(url, client)
 
 
-def _source(text: str, client: Client) -> Source:
-    if "://" in text:
-        return _server("--jwt-issuers", text, client)
-    return KeyFile(Path(text))
+def _listed(item: str) -> Issuer:
+    """An issuer as the setting for names alone has it: ISSUER, ISSUER=URL or ISSUER=FILE."""
+    name, _, own = (part.strip() for part in item.partition("="))
+    return Issuer(name, own, "") if "://" in own else Issuer(name, "", own)
 
 
 def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ from hyperfleet import options
 from hyperfleet.commands.serve import parts
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.issuers import Issuer
 from hyperfleet.observe.log import HIDDEN
 from hyperfleet.settings import FIELDS, Settings
 
@@ -53,7 +54,9 @@ def config(output: str, check: bool, **values: Any) -> None:
         width = max(map(len, FIELDS))
         for name, one in found.items():
             value = one["value"]
-            text = ",".join(value) if isinstance(value, list) else str(value)
+            if isinstance(value, list):
+                value = ",".join(part if isinstance(part, str) else json.dumps(part) for part in value)
+            text = str(value)
             click.echo(f"{name:{width}}  {one['from']:24}  {text}".rstrip())
 
 
@@ -66,6 +69,8 @@ def _shown(name: str, value: Any) -> Any:
         return make_conninfo(**{name: HIDDEN if name in WORDS else one for name, one in parts.items()})
     if isinstance(value, tuple):
         return [_shown("", one) for one in value]
+    if isinstance(value, Issuer):
+        return {member: _shown("", one) for member, one in value.given().items()}
     value = str(value) if isinstance(value, Path) else value
     return IN_URL.sub(rf"\1{HIDDEN}", value) if isinstance(value, str) else value
 

@@ -101,6 +101,9 @@ REASONS = {
 def refused(response: requests.Response, code: str, token: str = "") -> dict[str, Any]:
     """A 401 as RFC 6750 has it, that says which, and does not repeat the token."""
     problem = response.json()
+    if code == errors.BAD_AUDIENCE:
+        # It says which one would do.
+        assert problem["detail"] == f"{code} Expected: fleet, fleets."
     if code not in errors.CATALOGUE:
         # What is wrong with the token is in the detail, which may say it more closely.
         assert problem["detail"] == code or problem["detail"] not in REASONS, response.text
@@ -792,7 +795,8 @@ def test_keys_come_over_tls_that_is_verified(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
 
     def verify(**settings: Any) -> Any:
-        return asyncio.run(Verifier(Settings(jwk_cert_url=url, **settings)).claims(key_pair().token()))
+        verifier = Verifier(Settings(jwk_cert_url=url, **settings))
+        return asyncio.run(verifier.claims(key_pair().token()))[0]
 
     with pytest.raises(errors.Problem) as stranger:
         verify()

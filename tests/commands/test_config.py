@@ -66,7 +66,14 @@ server:
     enabled: true
     configs:
       - {issuer_url: "https://one", jwk_cert_url: "https://one/keys", audience: a, identity_claim: email}
-      - {issuer_url: "https://two", jwk_cert_file: keys.json, audience: a, identity_claim: email}
+      - issuer_url: https://two
+        jwk_cert_url: ""
+        jwk_cert_file: keys.json
+        header: X-Token
+        audience: b
+        identity_claim: sub
+        identity_claim_pattern: "^system:"
+        identity_header: X-HyperFleet-Identity
   tenant: {enabled: false}
 database:
   dialect: postgres
@@ -102,9 +109,24 @@ def test_a_file_of_the_newest_original_is_understood(
         "read_timeout": 5,
         "write_timeout": 90,
         "enable_jwt": True,
-        "jwt_issuers": ["https://one=https://one/keys", "https://two=keys.json"],
-        "jwt_audiences": ["a"],
-        "identity_claims": ["email"],
+        "jwt_configs": [
+            {
+                "issuer_url": "https://one",
+                "jwk_cert_url": "https://one/keys",
+                "header": "Authorization",
+                "audience": "a",
+                "identity_claim": "email",
+            },
+            {
+                "issuer_url": "https://two",
+                "jwk_cert_file": "keys.json",
+                "header": "X-Token",
+                "audience": "b",
+                "identity_claim": "sub",
+                "identity_claim_pattern": "^system:",
+                "identity_header": "X-HyperFleet-Identity",
+            },
+        ],
         "db_host": "db",
         "db_port": "5433",
         "db_name": "n",
@@ -128,15 +150,82 @@ def test_a_file_of_the_newest_original_is_understood(
     refused = run_here("config")
     assert refused.returncode == 2
     assert "server_prot" in refused.stdout
-    file.write_text("server: {jwt: {configs: [https://one]}}")
-    assert "must be a list of issuers" in run_here("config").stdout
-    # A token of the one for the other's audience would come in.
-    for member in ("audience: b", "identity_claim: sub"):
-        configs = f"[{{issuer_url: 'https://one'}}, {{issuer_url: 'https://two', {member}}}]"
-        file.write_text(f"server: {{jwt: {{configs: {configs}}}}}")
-        assert "must be the same for all issuers" in run_here("config").stdout
+
+
+ONE = {"issuer_url": "https://one"}
+
+
+@pytest.mark.parametrize(
+    ("configs", "says"),
+    [
+        (["https://one"], "issuer 1 is not a mapping"),
+        ([ONE, {"audience": "a"}], "issuer 2 has no issuer_url"),
+        ([ONE, ONE], "issuer 2: this issuer_url is named already"),
+        # A name that is mistyped would let in whom it is meant to keep out.
+        ([{**ONE, "audiance": "a"}], "audiance is no member of an issuer; is audience meant?"),
+        ([{**ONE, "audience": ["a"]}], "audience must be a text"),
+        ([{**ONE, "header": "Cookie"}], "header cannot be 'Cookie'"),
+        ([{**ONE, "header": "X Token"}], "header cannot be 'X Token'"),
+        ([{**ONE, "identity_header": "Authorization"}], "identity_header cannot be"),
+        ([{**ONE, "header": "X-A", "identity_header": "x-a"}], "a header that carries tokens"),
+        ([{**ONE, "jwk_cert_ca_file": "ca.crt"}], "jwk_cert_ca_file needs a jwk_cert_url"),
+        ("{", "this is not JSON"),
+        ("1", "this is not a list of issuers"),
+    ],
+)
+def test_an_issuer_that_cannot_be_meant_is_refused_with_a_sentence(
+    tmp_path: Path, configs: Any, says: str
+) -> None:
+    text = configs if isinstance(configs, str) else json.dumps(configs)
+    refused = [run_here("config", f"--jwt-configs={text}")]
+    refused.append(run_here("config", env={"HYPERFLEET_SERVER_JWT_CONFIGS": text}))
+    if not isinstance(configs, str):
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump({"server": {"jwt": {"configs": configs}}}))
+        refused.append(run_here("config", f"--config={file}"))
+    for one in refused:
+        assert one.returncode == 2
+        assert says in " ".join(one.stdout.split())
+
+
+def test_issuers_are_given_in_one_way_only(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
     file.write_text("jwt_issuers: [a=b]\nserver: {jwt: {configs: [{issuer_url: c}]}}")
-    assert "jwt_issuers say the same" in run_here("config").stdout
+    assert "both name issuers" in run_here("config", f"--config={file}").stdout
+    given = json.dumps([ONE])
+    refused = run_here("config", "--jwt-issuers=a", env={"HYPERFLEET_JWT_CONFIGS": given})
+    said = " ".join(refused.stdout.split())
+    assert "--jwt-configs (HYPERFLEET_JWT_CONFIGS) and --jwt-issuers both name issuers" in said
+    # None of the one kind is no contradiction.
+    file.write_text("server: {jwt: {configs: []}}")
+    assert shown(f"--config={file}", "--jwt-issuers=a")["jwt_issuers"]["value"] == ["a"]
+
+
+def test_issuers_are_shown_without_their_passwords() -> None:
+    given = json.dumps([{**ONE, "jwk_cert_url": "https://user:sesame@keys/certs", "audience": None}])
+    one = {**ONE, "jwk_cert_url": "https://user:***@keys/certs", "header": "Authorization"}
+    assert shown(f"--jwt-configs={given}")["jwt_configs"] == {"value": [one], "from": "--jwt-configs"}
+    table = run_here("config", f"--jwt-configs={given}").stdout
+    assert "sesame" not in table
+    assert json.dumps(one) in table
+
+
+def test_a_wrong_pattern_or_file_of_an_issuer_ends_the_start(tmp_path: Path) -> None:
+    for more, says in (
+        ({"identity_claim_pattern": "["}, "identity_claim_pattern of https://one: '[' is not a regular"),
+        ({"identity_claim_pattern": "^[[:alpha:]]+$"}, "no [:classes:]"),
+        ({"jwk_cert_ca_file": "/no/such.crt"}, "/no/such.crt: No such file"),
+        ({"jwk_cert_ca_file": __file__}, "test_config.py: "),
+        ({"jwk_cert_file": "/no/such.json"}, "/no/such.json"),
+        (
+            {"jwk_cert_url": "http://keys.example"},
+            "--jwt-configs: the URL of keys.example must be https",
+        ),
+    ):
+        given = json.dumps([{**ONE, "jwk_cert_url": "https://one/keys", **more}])
+        refused = run_here("config", "--check", f"--jwt-configs={given}", f"--data-dir={tmp_path}")
+        assert refused.returncode == 2
+        assert says in " ".join(refused.stdout.split()), refused.stdout
 
 
 def test_a_text_of_the_file_is_taken_as_it_is_written(tmp_path: Path) -> None:

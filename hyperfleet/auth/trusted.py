@@ -1,0 +1,101 @@
+"""One issuer whose tokens are accepted: its keys, its audience, and how they name the caller."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jsonschema_rs
+
+from hyperfleet import errors
+from hyperfleet.auth import identity
+from hyperfleet.auth.keys import Source
+from hyperfleet.errors import ConfigurationError, refusal
+from hyperfleet.issuers import Issuer
+from hyperfleet.settings import Settings
+
+
+class Headers(Protocol):
+    """The headers of a request."""
+
+    def getlist(self, key: str) -> list[str]:
+        """The values of one, whatever its case."""
+        ...
+
+
+class Trusted:
+    """An issuer, by the settings; what it does not say itself, those for all issuers do.
+
+    Raises ConfigurationError for a pattern that is none.
+    """
+
+    def __init__(self, issuer: Issuer, settings: Settings, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.audiences = frozenset([issuer.audience] if issuer.audience else settings.jwt_audiences)
+        self.claims = (issuer.identity_claim,) if issuer.identity_claim else settings.identity_claims
+        self.identity_header = issuer.identity_header
+        self.pattern = _pattern(issuer) if issuer.identity_claim_pattern else None
+        self.other_audience = errors.BAD_AUDIENCE
+        expected = ", ".join(sorted(self.audiences))
+        # It is told in a header too, between quotes.
+        if expected.isascii() and expected.isprintable() and not set(expected) & {'"', "\\"}:
+            self.other_audience += f" Expected: {expected}."
+
+    def check_audience(self, claims: Mapping[str, Any]) -> None:
+        """Raises Problem, 401, for a token that this service is no audience of."""
+        if self.audiences:
+            given = claims.get("aud")
+            named = given if isinstance(given, list) else [given]
+            if not any(isinstance(name, str) and name in self.audiences for name in named):
+                raise refusal(errors.INVALID_TOKEN, self.other_audience)
+
+    def identity(self, claims: Mapping[str, Any], headers: Headers) -> str:
+        """Who the caller of a request is: whom the gateway names, else whom the token does.
+
+        :param claims: of a token of this issuer that was verified
+        :return: empty when neither does
+
+        Raises Problem, 401, for a name that the issuer's pattern does not let in, and for one of the
+        gateway that cannot be one: the token's would then be that of somebody else.
+        """
+        name = self._of_gateway(headers) if self.identity_header else ""
+        name = name or identity.from_claims(claims, self.claims)
+        # A name is bounded in length, and the time that this takes by that.
+        if self.pattern is not None and not (name and self.pattern.is_valid(name)):
+            raise refusal(errors.NO_IDENTITY, "The caller's identity is none that its issuer may name.")
+        return name
+
+    def _of_gateway(self, headers: Headers) -> str:
+        given = headers.getlist(self.identity_header)
+        if len(given) > 1:
+            raise refusal(errors.NO_IDENTITY, f"There must be one {self.identity_header} header.")
+        if not given or not given[0].strip():
+            return ""
+        try:
+            # ASGI servers hand on the bytes as Latin-1.
+            name = identity.usable(given[0].encode("latin-1").decode())
+        except UnicodeError:
+            name = ""
+        if not name:
+            raise refusal(errors.NO_IDENTITY, f"The {self.identity_header} header has no usable name.")
+        return name
+
+
+def _pattern(issuer: Issuer) -> jsonschema_rs.Validator:
+    """What finds an issuer's pattern in a text.
+
+    Its engine takes a time that is linear in the text's length, whatever the pattern: a caller who may
+    choose a name could else keep the service busy with it. Python's own does not.
+    """
+    pattern = issuer.identity_claim_pattern
+    try:
+        # A class such as [[:alpha:]] would be taken for another one.
+        if "[:" in pattern:
+            raise ValueError
+        return jsonschema_rs.validator_for(
+            {"pattern": pattern}, pattern_options=jsonschema_rs.RegexOptions()
+        )
+    except ValueError:
+        raise ConfigurationError(
+            f"identity_claim_pattern of {issuer.issuer_url}: {pattern[:200]!r} is not a regular "
+            "expression that can be used here: there are no back-references, no look-around and no "
+            "[:classes:]."
+        ) from None

@@ -1,0 +1,108 @@
+"""Who may issue tokens, each with particulars of its own: what the setting ``jwt_configs`` holds."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hyperfleet.nearest import nearest
+
+AUTHORIZATION = "Authorization"
+# What says nothing, as YAML or JSON writes it.
+EMPTY = (None, "", "~", "null")
+# RFC 9110, 5.6.2.
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# These are sent by themselves, or hold a secret that must not become somebody's name.
+NO_TOKENS = ("cookie", "set-cookie")
+NO_NAMES = (
+    *NO_TOKENS,
+    *("authorization", "proxy-authorization", "x-forwarded-authorization", "x-api-key", "x-auth-token"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Issuer:
+    """An issuer of tokens, by the names that the original has for it. What is empty is as the settings
+    for all issuers say.
+
+    :param issuer_url: the claim ``iss`` of its tokens
+    :param jwk_cert_url: where its keys are
+    :param jwk_cert_file: a file of its keys, beside the URL
+    :param jwk_cert_ca_file: certificates that may sign that of the URL, beside the system's
+    :param header: the one that carries its tokens
+    :param audience: that its tokens must name
+    :param identity_claim: the claim that names the caller
+    :param identity_claim_pattern: what must be found in the caller's identity
+    :param identity_header: in which a gateway names the caller
+    """
+
+    issuer_url: str
+    jwk_cert_url: str = ""
+    jwk_cert_file: str = ""
+    jwk_cert_ca_file: str = ""
+    header: str = AUTHORIZATION
+    audience: str = ""
+    identity_claim: str = ""
+    identity_claim_pattern: str = ""
+    identity_header: str = ""
+
+    def given(self) -> dict[str, str]:
+        """The members that say something."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+
+MEMBERS = tuple(field.name for field in dataclasses.fields(Issuer))
+
+
+def parse(value: Any) -> tuple[Issuer, ...]:
+    """The issuers of a list of mappings, or of its JSON.
+
+    Raises ValueError, with a sentence, for what is none. No URL is in it: there may be a password.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("this is not JSON.") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("this is not a list of issuers.")
+    found = tuple(_issuer(number, one) for number, one in enumerate(value, 1))
+    carriers = {one.header.lower() for one in found}
+    seen = set()
+    for number, one in enumerate(found, 1):
+        if one.identity_header.lower() in carriers:
+            raise ValueError(f"issuer {number}: identity_header is a header that carries tokens.")
+        if (one.issuer_url, one.header.lower()) in seen:
+            raise ValueError(f"issuer {number}: this issuer_url is named already, for the same header.")
+        seen.add((one.issuer_url, one.header.lower()))
+    return found
+
+
+def _issuer(number: int, members: Any) -> Issuer:
+    if isinstance(members, Issuer):
+        return members
+    if not isinstance(members, Mapping):
+        raise ValueError(f"issuer {number} is not a mapping with issuer_url.")
+    given: dict[str, str] = {}
+    for key, value in members.items():
+        name = str(key).replace("-", "_")
+        if name not in MEMBERS:
+            near = nearest(name, MEMBERS)
+            meant = f"; is {near} meant?" if near else "."
+            raise ValueError(f"issuer {number}: {name[:100]} is no member of an issuer{meant}")
+        if value in EMPTY:
+            continue
+        if not isinstance(value, str):
+            raise ValueError(f"issuer {number}: {name} must be a text.")
+        given[name] = value if name == "identity_claim_pattern" else value.strip()
+    if not given.get("issuer_url"):
+        raise ValueError(f"issuer {number} has no issuer_url.")
+    issuer = Issuer(**given)
+    for name, refused in (("header", NO_TOKENS), ("identity_header", NO_NAMES)):
+        value = getattr(issuer, name)
+        if value and (not HEADER.fullmatch(value) or value.lower() in refused):
+            raise ValueError(f"issuer {number}: {name} cannot be {value[:100]!r}.")
+    if issuer.jwk_cert_ca_file and not issuer.jwk_cert_url:
+        raise ValueError(f"issuer {number}: jwk_cert_ca_file needs a jwk_cert_url.")
+    return issuer
