@@ -1,0 +1,341 @@
+"""Issuers with particulars of their own: whose token is good where, and whom it names."""
+
+import asyncio
+import http.client
+import json
+import ssl
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from conftest import Api
+from issuer import KeyServer, key_pair, self_signed
+from process import Serving
+
+from hyperfleet import errors
+from hyperfleet.auth.guard import Guard
+from hyperfleet.auth.identity import MAX_LENGTH
+from hyperfleet.auth.tokens import Verifier
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.issuers import parse
+from hyperfleet.settings import PUBLIC_KEYS, Settings
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Api]
+
+A, B = "https://a.example", "https://b.example"
+
+
+@pytest.fixture
+def keys() -> Iterator[dict[str, KeyServer]]:
+    """A server of keys for each of two issuers."""
+    with KeyServer(key_pair("one")) as one, KeyServer(key_pair("two")) as two:
+        yield {A: one, B: two}
+
+
+@pytest.fixture
+def start(service: Start, keys: dict[str, KeyServer]) -> Start:
+    """Starts services for two issuers: what is said of the first, of the second, and settings."""
+
+    def start(a: dict[str, str], b: dict[str, str] | None = None, **settings: Any) -> Api:
+        given = [(A, a)] if b is None else [(A, a), (B, b)]
+        configs = [{"issuer_url": url, "jwk_cert_url": keys[url].url, **more} for url, more in given]
+        return service(no_auth=False, jwk_cert_url="", jwt_configs=parse(configs), **settings)
+
+    return start
+
+
+def of(issuer: str, key: str = "", **claims: Any) -> str:
+    """A token of an issuer."""
+    return key_pair(key or ("one" if issuer == A else "two")).token(iss=issuer, **claims)
+
+
+def ask(api: Api, token: str, header: str = "Authorization", **more: str) -> requests.Response:
+    return api.get("/clusters", headers={header: f"Bearer {token}", **more})
+
+
+def create(api: Api, headers: Any) -> requests.Response:
+    return api.post("/clusters", json={"name": f"c{uuid.uuid4().hex}", "spec": {}}, headers=headers)
+
+
+def creator(api: Api, token: str, header: str = "Authorization", **more: Any) -> str:
+    """Whom a creation is recorded under."""
+    created = create(api, {header: f"Bearer {token}", **more})
+    assert created.status_code == 201, created.text
+    assert created.json()["created_by"] == created.json()["updated_by"]
+    return created.json()["created_by"]
+
+
+def refused(response: requests.Response, code: str, detail: str = "") -> None:
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (401, code), response.text
+    assert detail in problem["detail"]
+    assert detail in response.headers["WWW-Authenticate"]
+
+
+def test_a_token_is_for_the_audience_of_its_own_issuer(start: Start) -> None:
+    api = start({"audience": "for-a"}, {"audience": "for-b"}, jwt_audiences=("for-all",))
+    for issuer, audience, other in ((A, "for-a", "for-b"), (B, "for-b", "for-a")):
+        assert ask(api, of(issuer, aud=audience)).status_code == 200
+        assert ask(api, of(issuer, aud=["x", audience])).status_code == 200
+        for wrong in (other, "for-all", None, [other]):
+            response = ask(api, of(issuer, aud=wrong))
+            refused(response, errors.INVALID_TOKEN, f"another audience. Expected: {audience}.")
+
+
+def test_a_token_is_verified_with_the_keys_of_its_own_issuer(
+    start: Start, keys: dict[str, KeyServer]
+) -> None:
+    api = start({"audience": "fleet"}, {"audience": "fleet"})
+    assert ask(api, of(A)).status_code == ask(api, of(B)).status_code == 200
+    refused(ask(api, of(A, key="two")), errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
+    refused(ask(api, of(B, key="one")), errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
+    refused(ask(api, of("https://c.example", key="one")), errors.INVALID_TOKEN, errors.BAD_ISSUER)
+    assert all(server.asked for server in keys.values())
+
+
+def test_two_issuers_with_the_same_key_id_do_not_sign_for_each_other(
+    start: Start, keys: dict[str, KeyServer]
+) -> None:
+    twin = type(key_pair())("one")
+    keys[B].pairs = [twin]
+    api = start({}, {})
+    for _ in range(2):
+        assert ask(api, of(A)).status_code == ask(api, twin.token(iss=B)).status_code == 200
+        refused(ask(api, twin.token(iss=A)), errors.INVALID_TOKEN, errors.BAD_SIGNATURE)
+        refused(ask(api, of(B, key="one")), errors.INVALID_TOKEN, errors.BAD_SIGNATURE)
+
+
+def test_what_an_issuer_does_not_say_is_as_the_settings_for_all_say(start: Start) -> None:
+    api = start({"audience": "for-a", "identity_claim": "sub"}, {}, jwt_audiences=("for-all",))
+    assert creator(api, of(A, aud="for-a")) == "f:1234:alice"
+    assert creator(api, of(B, aud="for-all")) == "alice@example.com"
+    assert creator(api, of(B, aud="for-all", email=None)) == "alice"
+    refused(ask(api, of(B, aud="for-a")), errors.INVALID_TOKEN, "Expected: for-all.")
+    # The one claim that is named counts, and no other in its place.
+    nameless = of(A, aud="for-a", sub=None)
+    assert ask(api, nameless).status_code == 200
+    refused(create(api, {"Authorization": f"Bearer {nameless}"}), errors.NO_IDENTITY)
+
+
+def test_the_keys_of_a_file_and_those_of_a_url_add_up_for_an_issuer(
+    start: Start, keys: dict[str, KeyServer], tmp_path: Path
+) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [key_pair("three").jwk()]}))
+    api = start({"jwk_cert_file": str(file)}, {})
+    assert ask(api, of(A, key="three")).status_code == 200
+    assert keys[A].asked == []
+    assert ask(api, of(A)).status_code == 200
+    refused(ask(api, of(B, key="three")), errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
+
+
+def test_each_issuers_tokens_come_in_its_own_header(start: Start) -> None:
+    api = start({}, {"header": "X-Token"})
+    assert ask(api, of(A)).status_code == 200
+    assert ask(api, of(B), "X-Token").status_code == 200
+    assert ask(api, of(B), "x-token").status_code == 200
+    assert api.get("/clusters", headers={"X-Token": of(B)}).status_code == 200
+    assert api.get("/clusters", headers={"X-Token": f"bearer  {of(B)} "}).status_code == 200
+    # And in no other's.
+    refused(ask(api, of(A), "X-Token"), errors.INVALID_TOKEN, errors.BAD_ISSUER)
+    refused(ask(api, of(B)), errors.INVALID_TOKEN, errors.BAD_ISSUER)
+    for header in ({"X-Token": "Basic dTpw"}, {"X-Token": "nonsense"}):
+        refused(api.get("/clusters", headers=header), errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
+    for header in ({}, {"X-Token": ""}, {"X-Token": "Bearer"}, {"X-Token": "Bearer "}):
+        refused(api.get("/clusters", headers=header), errors.NO_TOKEN)
+
+
+def test_of_two_headers_the_first_token_that_is_good_counts(start: Start) -> None:
+    api = start({}, {"header": "X-Token"})
+    mine, theirs = of(A, email="ann@a.example"), of(B, email="ben@b.example")
+    assert creator(api, mine, **{"X-Token": theirs}) == "ann@a.example"
+    # A gateway may leave the caller's own token where it was.
+    assert creator(api, of("https://c.example", key="one"), **{"X-Token": theirs}) == "ben@b.example"
+    assert creator(api, mine, **{"X-Token": "nonsense"}) == "ann@a.example"
+    expired = of(A, exp=int(time.time()) - 60)
+    refused(ask(api, expired, **{"X-Token": "nonsense"}), errors.EXPIRED_TOKEN)
+
+
+def test_a_header_that_comes_twice_is_refused(start: Start) -> None:
+    api = start({"header": "X-Token", "identity_header": "X-Caller"})
+    for name, code in (("X-Token", errors.INVALID_TOKEN), ("X-Caller", errors.NO_IDENTITY)):
+        connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=10)
+        connection.putrequest("GET", urlsplit(api.base).path + "/clusters")
+        for header, value in (("X-Token", of(A)), ("X-Caller", "ann"), (name, "ben")):
+            connection.putheader(header, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        problem = json.loads(answer.read())
+        connection.close()
+        assert (answer.status, problem["code"]) == (401, code)
+        assert problem["detail"] == f"There must be one {name} header."
+
+
+def test_where_no_issuer_uses_authorization_it_is_not_looked_at(start: Start) -> None:
+    api = start({"header": "X-Token"})
+    refused(ask(api, of(A)), errors.NO_TOKEN)
+    assert ask(api, of(A), "X-Token", Authorization="half").status_code == 200
+
+
+def test_an_identity_has_to_match_the_pattern_of_its_issuer(start: Start) -> None:
+    accounts = "^system:serviceaccount:fleet:.*$"
+    api = start({"identity_claim": "sub", "identity_claim_pattern": accounts}, {})
+    mine = "system:serviceaccount:fleet:sentinel"
+    assert creator(api, of(A, sub=mine)) == mine
+    # Blanks at its ends are no part of a name.
+    assert creator(api, of(A, sub=f"{mine}\n")) == mine
+    # The other issuer's need not.
+    assert creator(api, of(B)) == "alice@example.com"
+    for sub in ("system:serviceaccount:other:x", f"x{mine}", None, "", mine + "y" * 256):
+        token = of(A, sub=sub)
+        refused(ask(api, token), errors.NO_IDENTITY)
+        refused(create(api, {"Authorization": f"Bearer {token}"}), errors.NO_IDENTITY)
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "^(.*a){20}$", "(x+x+)+y"])
+def test_no_pattern_and_no_name_take_long_together(pattern: str) -> None:
+    verifier = Verifier(
+        Settings(
+            jwt_configs=parse([{"issuer_url": A, "jwk_cert_url": A, "identity_claim_pattern": pattern}])
+        )
+    )
+    issuer = verifier.issuers["Authorization"][A]
+    start = time.monotonic()
+    for letter in "ax":
+        for length in (MAX_LENGTH - 1, 10 * MAX_LENGTH):
+            with pytest.raises(errors.Problem):
+                issuer.identity({"email": letter * length + "!"}, {})  # type: ignore[arg-type]
+    assert time.monotonic() - start < 0.5
+
+
+def test_a_gateway_names_the_caller_where_the_issuer_says_so(start: Start) -> None:
+    api = start({"identity_header": "X-Caller"}, {})
+    token = of(A)
+    # The same token each time: what is remembered of it is not who the caller is.
+    for name in ("ann@a.example", "ben@a.example", "ann@a.example"):
+        assert creator(api, token, **{"X-Caller": name}) == name
+        assert creator(api, token, **{"x-caller": f"{name} \t"}) == name
+    assert creator(api, token) == "alice@example.com"
+    assert creator(api, token, **{"X-Caller": ""}) == "alice@example.com"
+    assert creator(api, token, **{"X-Caller": "Zoë@a.example".encode()}) == "Zoë@a.example"
+    # For no other's tokens, and without a token nobody is anybody.
+    assert creator(api, of(B), **{"X-Caller": "ann@a.example"}) == "alice@example.com"
+    refused(create(api, {"X-Caller": "ann@a.example"}), errors.NO_TOKEN)
+    refused(create(api, {"Authorization": "Bearer x", "X-Caller": "ann"}), errors.INVALID_TOKEN)
+
+
+def test_all_that_is_recorded_names_whom_the_gateway_does(start: Start) -> None:
+    api = start({"identity_header": "X-Caller"})
+
+    def by(name: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {of(A)}", "X-Caller": name}
+
+    cluster = create(api, by("ann")).json()
+    path = f"/clusters/{cluster['id']}"
+    changed = api.patch(path, json={"spec": {"a": 1}}, headers=by("ben")).json()
+    assert (changed["created_by"], changed["updated_by"]) == ("ann", "ben")
+    assert api.delete(path, headers=by("dan")).json()["deleted_by"] == "dan"
+
+
+@pytest.mark.parametrize("name", ["b" * (MAX_LENGTH + 1), "bob\u202e".encode(), b"bob\xff", "b\u0085b"])
+def test_a_name_of_the_gateway_that_cannot_be_one_is_not_replaced_by_the_tokens(
+    start: Start, name: str | bytes
+) -> None:
+    api = start({"identity_header": "X-Caller"})
+    headers = {"Authorization": f"Bearer {of(A)}", "X-Caller": name}
+    refused(create(api, headers), errors.NO_IDENTITY, "The X-Caller header has no usable name.")
+    assert creator(api, of(A), **{"X-Caller": "b" * MAX_LENGTH}) == "b" * MAX_LENGTH
+
+
+def test_the_pattern_holds_for_the_gateways_word_too(start: Start) -> None:
+    api = start({"identity_header": "X-Caller", "identity_claim_pattern": "@a[.]example$"})
+    token = of(A, email="gateway@a.example")
+    assert creator(api, token, **{"X-Caller": "ann@a.example"}) == "ann@a.example"
+    refused(ask(api, token, **{"X-Caller": "ann@b.example"}), errors.NO_IDENTITY)
+
+
+def test_without_particulars_no_header_names_anybody(service: Start, keys: dict[str, KeyServer]) -> None:
+    for settings in (
+        {"jwt_issuers": (f"{A}={keys[A].url}",)},
+        {"jwt_configs": parse([{"issuer_url": A, "jwk_cert_url": keys[A].url}])},
+        {"jwk_cert_url": keys[A].url},
+    ):
+        api = service(**{"no_auth": False, "jwk_cert_url": "", **settings})
+        headers = {"X-HyperFleet-Identity": "eve", "X-Forwarded-User": "eve", "X-Caller": "eve"}
+        assert creator(api, of(A), **headers) == "alice@example.com"
+
+
+def test_an_issuers_own_certificates_count_beside_the_systems(
+    keys: dict[str, KeyServer], tmp_path: Path
+) -> None:
+    cert, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    keys[A].server.socket = context.wrap_socket(keys[A].server.socket, server_side=True)
+    url = keys[A].url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+
+    def verify(**more: str) -> str:
+        configs = parse([{"issuer_url": A, "jwk_cert_url": url, **more}])
+        claims, _ = asyncio.run(Verifier(Settings(jwt_configs=configs)).claims(of(A)))
+        return claims["email"]
+
+    with pytest.raises(errors.Problem) as stranger:
+        verify()
+    assert stranger.value.entry.code == errors.NO_KEYS
+    assert verify(jwk_cert_ca_file=str(cert)) == "alice@example.com"
+
+
+def test_each_issuer_with_the_public_keys_has_to_say_who_may() -> None:
+    public = {"issuer_url": A, "jwk_cert_url": PUBLIC_KEYS}
+    mine = {"issuer_url": B, "jwk_cert_url": B, "audience": "fleet"}
+    for configs in ([public], [mine, public], [{"issuer_url": A}, mine]):
+        with pytest.raises(ConfigurationError, match="any account with the public issuer"):
+            Guard(Settings(jwt_configs=parse(configs)))
+        Guard(Settings(jwt_configs=parse(configs), jwt_audiences=("fleet",)))
+        Guard(Settings(jwt_configs=parse(configs), any_caller=True))
+    Guard(Settings(jwt_configs=parse([{**public, "audience": "fleet"}, mine])))
+    with pytest.raises(ConfigurationError, match="no keys to verify them with"):
+        Guard(Settings(jwk_cert_url="", jwt_configs=parse([{"issuer_url": A}])))
+
+
+def test_a_file_of_the_original_decides_who_gets_in(
+    keys: dict[str, KeyServer], tmp_path: Path, database: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"""
+server:
+  jwt:
+    enabled: true
+    configs:
+      - issuer_url: {A}
+        jwk_cert_url: {keys[A].url}
+        jwk_cert_file: ""
+        header: Authorization
+        audience: for-a
+        identity_claim: email
+        identity_claim_pattern: ""
+        identity_header: ""
+      - issuer_url: {B}
+        jwk_cert_url: {keys[B].url}
+        header: X-Token
+        identity_claim: sub
+        identity_claim_pattern: "^f:"
+        identity_header: X-HyperFleet-Identity
+"""
+    )
+    with Serving(f"--config={file}", "--host=127.0.0.1", "--database-url", database) as server:
+        api = Api(server.url)
+        named = {"X-HyperFleet-Identity": "f:gateway"}
+        assert creator(api, of(A, aud="for-a"), **named) == "alice@example.com"
+        refused(ask(api, of(A)), errors.INVALID_TOKEN, "Expected: for-a.")
+        assert creator(api, of(B), "X-Token") == "f:1234:alice"
+        assert creator(api, of(B), "X-Token", **named) == "f:gateway"
+        refused(ask(api, of(B)), errors.INVALID_TOKEN, errors.BAD_ISSUER)
