@@ -10,7 +10,8 @@ from typing import Any
 import click
 import yaml
 
-from hyperfleet.settings import DECLARED, Names, Seconds, Whole
+from hyperfleet.issuers import MEMBERS
+from hyperfleet.settings import DECLARED, Issuers, Names, Seconds, Whole
 from hyperfleet.synonyms import BY_FIELD, SYNONYMS
 
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
@@ -62,6 +63,9 @@ def setting_type(name: str) -> dict[str, Any]:
     kind = DECLARED[name].metadata["option"].get("type")
     if isinstance(kind, Names):
         return {"type": ["array", "string", "null"], "items": {"type": "string"}}
+    if isinstance(kind, Issuers):
+        members = {member: {"type": ["string", "null"]} for member in MEMBERS}
+        return {"type": ["array", "null"], "items": closed(members, required=["issuer_url"])}
     if kind is bool:
         return {"type": ["boolean", "null"]}
     if isinstance(kind, Whole):
@@ -84,7 +88,7 @@ def settings_schema() -> dict[str, Any]:
 def config_schema() -> dict[str, Any]:
     """The names of the original's file, and what else stands beside them."""
     tree: dict[str, Any] = {
-        "server": {"jwt": {"configs": {"type": "array", "items": {"type": "object"}}}},
+        "server": {"jwt": {}},
         **{
             part: {"host": setting_type("host"), "port": setting_type("port")}
             for part in ("health", "metrics")

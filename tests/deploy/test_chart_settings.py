@@ -22,6 +22,8 @@ from process import CLEAN, Serving, run, run_here
 from psycopg.conninfo import conninfo_to_dict
 from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
 
+from hyperfleet.settings import PUBLIC_KEYS
+
 pytestmark = [pytest.mark.tools, needs_helm]
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -155,8 +157,14 @@ def test_the_originals_values_mean_the_same(mount: Mount) -> None:
     found = in_force(mount(manifests))
     assert (found["port"], found["health_port"], found["metrics_port"]) == (8000, 8080, 9090)
     assert (found["read_timeout"], found["write_timeout"], found["stuck_after"]) == (5, 90, 600)
-    assert found["jwt_issuers"] == ["https://idp.example=https://idp.example/certs"]
-    assert (found["jwt_audiences"], found["identity_claims"]) == (["fleet"], ["sub"])
+    (issuer,) = found["jwt_configs"]
+    assert (issuer["issuer_url"], issuer["jwk_cert_url"]) == (
+        "https://idp.example",
+        "https://idp.example/certs",
+    )
+    assert (issuer["audience"], issuer["identity_claim"]) == ("fleet", "sub")
+    # It says itself who may.
+    assert found["jwt_audiences"] == []
     assert (found["db_sslmode"], found["db_max_connections"]) == ("require", 50)
     # The secret says where the database is.
     assert found["db_name"] != "ignored"
@@ -323,9 +331,52 @@ def test_a_mounted_file_of_keys_and_the_default_audience_decide_who_gets_in(moun
         assert Api(serving.url).get("/clusters").status_code == 401
 
 
-def test_an_issuer_alone_does_not_say_who_may() -> None:
-    given = "config.server.jwt.configs[0].issuer_url=https://a.example"
+@pytest.mark.parametrize("place", ["config.server.jwt.configs", "settings.jwt-configs"])
+def test_an_issuer_alone_does_not_say_who_may(place: str) -> None:
+    given = f"{place}[0].issuer_url=https://a.example"
     assert settings(template("--set", given))["jwt_audiences"] == ["hyperfleet-api"]
+    # Its audience does, and not for another one.
+    given += f",{place}[0].audience=fleet"
+    assert "jwt_audiences" not in settings(template("--set", given))
+    given += f",{place}[1].issuer_url=https://b.example"
+    assert settings(template("--set", given))["jwt_audiences"] == ["hyperfleet-api"]
+
+
+OWN = {"issuer_url": "https://a.example", "jwk_cert_url": "https://a.example/certs"}
+PUBLIC = {"issuer_url": "https://b.example"}
+
+
+@pytest.mark.parametrize(
+    ("configs", "starts"),
+    [
+        ([OWN], True),
+        ([PUBLIC], False),
+        ([OWN, PUBLIC], False),
+        ([{**OWN, "audience": "fleet"}, PUBLIC], False),
+        ([OWN, {**PUBLIC, "audience": "fleet"}], True),
+        ([{**OWN, "jwk_cert_url": PUBLIC_KEYS}], False),
+        ([{**OWN, "jwk_cert_url": PUBLIC_KEYS, "audience": "fleet"}], True),
+    ],
+)
+def test_helm_says_of_issuers_what_the_service_would(
+    tmp_path: Path, database: str, configs: list[dict[str, str]], starts: bool
+) -> None:
+    file = tmp_path / "values.json"
+    values = {"auth": {"audiences": None}, "config": {"server": {"jwt": {"configs": configs}}}}
+    file.write_text(json.dumps(values))
+    made = helm("template", "x", "./chart", "--values", str(file))
+    assert (made.returncode == 0) == starts, made.stderr
+    assert starts or "Nothing says who may get in" in made.stderr
+    flags = [f"--jwt-configs={json.dumps(configs)}", f"--database-url={database}"]
+    checked = run_here("config", "--check", *flags)
+    assert (checked.returncode == 0) == starts, checked.stdout
+
+
+def test_a_member_that_no_issuer_has_is_refused_by_the_schema() -> None:
+    given = "config.server.jwt.configs[0].issuer_url=x,config.server.jwt.configs[0].audiance=fleet"
+    refused = helm("template", "x", "./chart", "--set", given)
+    assert refused.returncode != 0
+    assert "audiance" in refused.stderr
 
 
 @pytest.mark.parametrize(

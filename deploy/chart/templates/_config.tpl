@@ -53,13 +53,21 @@
 {{- range concat .Values.env .Values.extraEnv }} {{ .name }} {{ end }}
 {{- end }}
 
+{{/* The issuers with particulars of their own, as a JSON list: takes the mapping. */}}
+{{- define "hyperfleet.issuers" -}}
+{{- concat (get . "server_jwt_configs" | default list) (get . "jwt_configs" | default list) | toJson }}
+{{- end }}
+
 {{/* What says who may get in, besides keys: takes a list of the context and the mapping. */}}
 {{- define "hyperfleet.whoMay" -}}
 {{- $found := index . 1 }}
 {{- range list "jwt_audiences" "acl_file" "server_acl_file" }}{{ with get $found . }}{{ toString . }}{{ end }}{{ end }}
 {{- include "hyperfleet.on" (list $found false "server_authz_enabled" "enable_authz") }}
 {{- include "hyperfleet.on" (list $found false "any_caller") }}
-{{- range get $found "server_jwt_configs" | default list }}{{ .audience | default "" }}{{ end }}
+{{- /* One issuer's audience says nothing of another's tokens. */}}
+{{- $issuers := fromJsonArray (include "hyperfleet.issuers" $found) }}{{ $open := empty $issuers }}
+{{- range $issuers }}{{ if not .audience }}{{ $open = true }}{{ end }}{{ end }}
+{{- if not $open }}audiences{{ end }}
 {{- regexFind " HYPERFLEET_(JWT_AUDIENCES|(SERVER_)?ACL_FILE|ENABLE_AUTHZ|SERVER_AUTHZ_ENABLED|ANY_CALLER) " (include "hyperfleet.variables" (index . 0)) }}
 {{- end }}
 
@@ -165,19 +173,22 @@
 {{- $file := or (get $found "jwk_cert_file") (get $found "server_jwk_cert_file") }}
 {{- $issuers := get $found "jwt_issuers" | default list }}
 {{- if kindIs "string" $issuers }}{{ $issuers = splitList "," $issuers }}{{ end }}
-{{- range get $found "server_jwt_configs" | default list }}
-{{- $own := .jwk_cert_url | default .jwk_cert_file }}
-{{- $issuers = append $issuers (ternary (printf "%s=%s" .issuer_url $own) .issuer_url (not (empty $own))) }}
-{{- end }}
-{{- $common := empty $issuers }}{{ $trusted := false }}
+{{- $configs := fromJsonArray (include "hyperfleet.issuers" $found) }}
+{{- $common := and (empty $issuers) (empty $configs) }}{{ $trusted := and $common (eq $keys $public) }}
 {{- range $issuers }}
-{{- if not (contains "=" .) }}{{ $common = true }}{{ end }}
-{{- if hasSuffix (printf "=%s" $public) . }}{{ $trusted = true }}{{ end }}
+{{- $own := contains "=" . }}
+{{- if not $own }}{{ $common = true }}{{ end }}
+{{- if or (hasSuffix (printf "=%s" $public) .) (and (not $own) (eq $keys $public)) }}{{ $trusted = true }}{{ end }}
+{{- end }}
+{{- range $configs }}
+{{- $own := or .jwk_cert_url .jwk_cert_file }}
+{{- if not $own }}{{ $common = true }}{{ end }}
+{{- if and (not .audience) (eq $public (ternary (.jwk_cert_url | default "") $keys (not (empty $own)))) }}{{ $trusted = true }}{{ end }}
 {{- end }}
 {{- if and $common (not $keys) (not $file) }}
 {{- fail "Nobody could get in: tokens are required, but there are no keys to verify them with. Set auth.jwksUrl, jwk-cert-file, or a source of keys with each of jwt-issuers." }}
 {{- end }}
-{{- if and (or $trusted (and $common (eq $keys $public))) (not (include "hyperfleet.whoMay" (list (index . 0) $found))) }}
+{{- if and $trusted (not (include "hyperfleet.whoMay" (list (index . 0) $found))) }}
 {{- fail "Nothing says who may get in, and the service would not start: set auth.audiences, acl-file, auth.enableAuthz, or auth.jwksUrl to the keys of your own issuer; settings.any-caller=true lets in everybody who has an account with the public issuer." }}
 {{- end }}
 {{- end }}
