@@ -20,16 +20,7 @@ from hyperfleet import synonyms
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.nearest import nearest
 from hyperfleet.observe import log
-from hyperfleet.settings import (
-    DECLARED,
-    FIELDS,
-    FILE,
-    FILED,
-    OTHER_VARIABLES,
-    Issuers,
-    Names,
-    Settings,
-)
+from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +75,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
 def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
     """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
     kind = DECLARED[name].metadata["option"].get("type")
-    if isinstance(value, list) and isinstance(kind, Issuers):
-        return value
     lists = isinstance(kind, Names)
-    if isinstance(value, list) and lists and not any(isinstance(one, list | dict) for one in value):
+    if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
         return list(value)
     if isinstance(value, list | dict):
         takes = "a list of texts, or one text" if lists else "one value"
@@ -278,20 +267,16 @@ def from_options(values: Mapping[str, Any]) -> Settings:
             chosen[name], given[name] = content(given[path_name], path), given[path_name]
         elif rank == other:
             raise ConfigurationError(f"{given[name]} and {given[path_name]} say the same: give one.")
-    if chosen.get("database_url"):
-        chosen["database_url"] = database_url(given["database_url"], chosen["database_url"])
-        if chosen.get("db_host"):
-            raise ConfigurationError(
-                f"{given['database_url']} and {given['db_host']} both name a database: give one."
-            )
-    if chosen.get("read_database_url"):
-        chosen["read_database_url"] = database_url(
-            given["read_database_url"], chosen["read_database_url"]
+    for name in ("database_url", "read_database_url"):
+        if chosen.get(name):
+            chosen[name] = database_url(given[name], chosen[name])
+    if chosen.get("database_url") and chosen.get("db_host"):
+        raise ConfigurationError(
+            f"{given['database_url']} and {given['db_host']} both name a database: give one."
         )
     if chosen.get("jwt_configs") and chosen.get("jwt_issuers"):
-        raise ConfigurationError(
-            f"{given['jwt_configs']} and {given['jwt_issuers']} both name issuers: give one."
-        )
+        both = f"{given['jwt_configs']} and {given['jwt_issuers']}"
+        raise ConfigurationError(f"{both} both name issuers: give one.")
     # libpq takes one port for each of several hosts.
     for port in filter(None, chosen.get("db_port", "").split(",")):
         if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):

@@ -23,6 +23,8 @@ class Names(click.ParamType[Any]):
     """A list of names, separated by commas or as given; a YAML file may hold a list instead."""
 
     name = "names"
+    # What the items of a list in a file cannot be.
+    no_items: tuple[type, ...] = (list, dict)
 
     def __init__(self, separator: str = ",") -> None:
         self.separator = separator
@@ -57,14 +59,15 @@ class AdapterNames(Names):
         return names
 
 
-class Issuers(click.ParamType[Any]):
+class Issuers(Names):
     """Issuers of tokens: JSON, or the list itself in a YAML file."""
 
     name = "json"
+    no_items = ()
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[issuers.Issuer, ...]:
+    ) -> tuple[Any, ...]:
         """The issuers; fails with what is wrong with one."""
         try:
             return issuers.parse(value)

@@ -214,6 +214,9 @@ def test_a_wrong_pattern_or_file_of_an_issuer_ends_the_start(tmp_path: Path) -> 
     for more, says in (
         ({"identity_claim_pattern": "["}, "identity_claim_pattern of https://one: '[' is not a regular"),
         ({"identity_claim_pattern": "^[[:alpha:]]+$"}, "no [:classes:]"),
+        # These would take longer for some names than for others.
+        ({"identity_claim_pattern": r"^(a+)\1$"}, "no back-references"),
+        ({"identity_claim_pattern": "^(?=a+)a"}, "no look-around"),
         ({"jwk_cert_ca_file": "/no/such.crt"}, "/no/such.crt: No such file"),
         ({"jwk_cert_ca_file": __file__}, "test_config.py: "),
         ({"jwk_cert_file": "/no/such.json"}, "/no/such.json"),

@@ -61,11 +61,11 @@ def values() -> dict[str, Any]:
 def setting_type(name: str) -> dict[str, Any]:
     """What a setting may be in YAML."""
     kind = DECLARED[name].metadata["option"].get("type")
-    if isinstance(kind, Names):
-        return {"type": ["array", "string", "null"], "items": {"type": "string"}}
     if isinstance(kind, Issuers):
         members = {member: {"type": ["string", "null"]} for member in MEMBERS}
         return {"type": ["array", "null"], "items": closed(members, required=["issuer_url"])}
+    if isinstance(kind, Names):
+        return {"type": ["array", "string", "null"], "items": {"type": "string"}}
     if kind is bool:
         return {"type": ["boolean", "null"]}
     if isinstance(kind, Whole):
