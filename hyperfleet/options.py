@@ -12,15 +12,14 @@ from typing import Any
 
 import click
 import psycopg
-import yaml
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperfleet import synonyms
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.nearest import nearest
 from hyperfleet.observe import log
 from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
+from hyperfleet.settings_file import meant, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -28,65 +27,8 @@ logger = logging.getLogger(__name__)
 PLACE = Path("/etc/hyperfleet/config.yaml")
 # Where a command's context has the file that is used, and lines for the log.
 FROM, TOLD = "hyperfleet.file", "hyperfleet.told"
-
-
-# What says nothing in YAML, as it is written.
-EMPTY = ("", "~", "null")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping):
-            flat |= _flat(value, name + "_")
-        elif value not in EMPTY:
-            flat[name] = value
-    return flat
-
-
-def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings in a YAML file, by field name, and lines for the log.
-
-    Raises ConfigurationError, with the reason, for a file that is no YAML mapping or that names a
-    setting which does not exist. No line of the file is in it, since that may hold a password.
-    """
-    try:
-        # All as it is written: "yes" may be a name, and 0123 a password.
-        tree = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{path} is not YAML{where}.") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not YAML in UTF-8"
-        raise ConfigurationError(f"{path} cannot be read: {reason}.") from None
-    if not isinstance(tree, Mapping):
-        raise ConfigurationError(f"{path} must hold a mapping of settings.")
-    values, told = synonyms.of_file(_flat(tree))
-    unknown = [name + _meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
-    if unknown:
-        raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
-    settings = {name: _texts(path, name, value) for name, value in values.items()}
-    return settings, [f"{path}: {line}" for line in told]
-
-
-def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
-    """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
-    kind = DECLARED[name].metadata["option"].get("type")
-    lists = isinstance(kind, Names)
-    if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
-        return list(value)
-    if isinstance(value, list | dict):
-        takes = "a list of texts, or one text" if lists else "one value"
-        raise ConfigurationError(f"{path}: {name} takes {takes}.")
-    return str(value)
-
-
-def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
-    near = nearest(name, known)
-    return f"; is {prefix}{near} meant?" if near else ""
+# Where it has what the file says of kinds.
+ENTITIES = "hyperfleet.entities"
 
 
 def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
@@ -94,11 +36,11 @@ def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) ->
         path = PLACE
     if path is not None:
         try:
-            found, told = read_file(path)
+            read = read_file(path)
         except ConfigurationError as error:
             raise click.UsageError(str(error), ctx) from None
-        ctx.meta.setdefault(TOLD, []).extend(told)
-        ctx.default_map, ctx.meta[FROM] = found, path
+        ctx.meta.setdefault(TOLD, []).extend(read.told)
+        ctx.default_map, ctx.meta[FROM], ctx.meta[ENTITIES] = read.values, path, read.entities
 
 
 # What Kubernetes sets in every container for a service called hyperfleet, or hyperfleet- and more:
@@ -135,7 +77,7 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
             if not synonym.setting:
                 lines.append((logging.INFO, f"{variable} has no effect here: {synonym.why}"))
         elif name not in known or variable != variable.upper():
-            hint = _meant(name, known, "HYPERFLEET_")
+            hint = meant(name, known, "HYPERFLEET_")
             lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
     return lines
 
@@ -281,9 +223,26 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     for port in filter(None, chosen.get("db_port", "").split(",")):
         if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
             raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
-    settings = Settings(**chosen)
+    settings = Settings(**_of_entities(ctx, chosen, given), entities=ctx.meta.get(ENTITIES, ()))
     _set_up_log(ctx, settings)
     return settings
+
+
+def _of_entities(
+    ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]
+) -> dict[str, Any]:
+    """The settings, with what the file says of kinds. Raises ConfigurationError for what is said twice."""
+    for entity in ctx.meta.get(ENTITIES, ()):
+        name = f"required_adapters_{entity.kind.lower()}"
+        if entity.required_adapters is None or name not in chosen:
+            continue
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ConfigurationError(
+                f"{given[name]} and required_adapters of {entity.kind}, under entities in "
+                f"{ctx.meta[FROM]}, say the same: give one."
+            )
+        chosen[name] = entity.required_adapters
+    return chosen
 
 
 def check(chosen: Settings) -> None:
@@ -306,7 +265,11 @@ def sources() -> dict[str, str]:
         held = f"{name}_file"
         better = held in FILED and _rank(ctx, held) < _rank(ctx, name)
         found[name] = _source(ctx, held if better else name)
-    return found
+    for entity in ctx.meta.get(ENTITIES, ()):
+        found["entities"] = str(ctx.meta[FROM])
+        if entity.required_adapters is not None:
+            found[f"required_adapters_{entity.kind.lower()}"] = str(ctx.meta[FROM])
+    return {"entities": "default", **found}
 
 
 def _source(ctx: click.Context, name: str) -> str:

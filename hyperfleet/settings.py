@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from hyperfleet import issuers
+from hyperfleet.entities import Entity
+from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
 
 # Beside its own variable, a setting may answer to the name that the original's users have set.
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
@@ -49,7 +51,7 @@ class AdapterNames(Names):
         """The names; fails for one that no report could have, for which everybody would wait forever."""
         names = super().convert(value, param, ctx)
         for name in names:
-            if len(name) > 128 or not ADAPTER.fullmatch(name):
+            if len(name) > ADAPTER_LONGEST or not ADAPTER.fullmatch(name):
                 self.fail(
                     f"{name[:200]!r} is not a name that an adapter can have: at most 128 letters, "
                     "digits, '.', '_' and '-', with a letter or a digit at both ends.",
@@ -206,7 +208,6 @@ STRICT_CLIENT = (
 # The keys of Red Hat SSO, where anybody can have an account.
 PUBLIC_KEYS = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
 
-ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 PORT = Whole(0, 65535)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -434,6 +435,9 @@ class Settings:
         type=Share(0, 1),
     )
 
+    # Too much for a flag: the settings file alone holds it.
+    entities: tuple[Entity, ...] = ()
+
     @property
     def authenticated(self) -> bool:
         """Whether callers have to show a token."""
@@ -451,7 +455,7 @@ class Settings:
         return names
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.metadata}
 
 # The settings that name the file which holds another one.
 FILED = {

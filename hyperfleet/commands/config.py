@@ -10,7 +10,7 @@ import click
 import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hyperfleet import options
+from hyperfleet import entities, options
 from hyperfleet.commands.serve import parts
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
@@ -46,6 +46,7 @@ def config(output: str, check: bool, **values: Any) -> None:
     found = {
         name: {"value": _shown(name, getattr(chosen, name)), "from": sources[name]} for name in FIELDS
     }
+    found["entities"] = {"value": entities.shown(chosen.entities), "from": sources["entities"]}
     if output == "json":
         click.echo(json.dumps(found, indent=2))
     elif output == "yaml":
@@ -54,7 +55,9 @@ def config(output: str, check: bool, **values: Any) -> None:
         width = max(map(len, FIELDS))
         for name, one in found.items():
             value = one["value"]
-            if isinstance(value, list):
+            if name == "entities":
+                value = json.dumps(value, ensure_ascii=False) if value else ""
+            elif isinstance(value, list):
                 value = ",".join(part if isinstance(part, str) else json.dumps(part) for part in value)
             text = str(value)
             click.echo(f"{name:{width}}  {one['from']:24}  {text}".rstrip())

@@ -1,0 +1,194 @@
+"""Mapped conditions: those that an operator's rules make of what adapters report.
+
+They stand behind the conditions that :mod:`hyperfleet.status` makes, and change none of them.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hyperfleet.entities import Entity, Rule
+from hyperfleet.expressions import Expression, Failed, Value, Values
+from hyperfleet.masking import Masked, TooLarge
+from hyperfleet.report import Report
+from hyperfleet.status import ResourceCondition, State, Status, fold
+from hyperfleet.storable import FORBIDDEN
+
+logger = logging.getLogger(__name__)
+
+# Bytes of a reason, beyond which there is no condition, and of a message, beyond which it is cut.
+REASON, MESSAGE = 256, 2048
+# How large what rules see may be, as hyperfleet.masking counts it.
+LARGEST = 256 * 1024
+# Seconds in which a rule that comes to nothing is told of once.
+QUIET = 300.0
+
+MEMBERS = ("id", "name", "generation", "labels", "spec", "created_time", "updated_time", "deleted_time")
+
+
+class _Compiled:
+    """A rule, ready to be asked."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.type = rule.type
+        self.when = Expression(rule.when, boolean=True)
+        self.output = {name: Expression(text) for name, text in rule.output.items()}
+        self.told: dict[int, float] = {}
+
+
+class Rules:
+    """The rules of a kind.
+
+    :param kind: the name of the kind
+    :param rules: whose expressions were found to be usable
+
+    ``resource`` is whether any of them may look at the resource itself.
+    """
+
+    def __init__(self, kind: str, rules: Iterable[Rule]) -> None:
+        self.kind = kind
+        in_order = sorted(rules, key=lambda rule: rule.type)
+        texts = [text for rule in in_order for text in (rule.when, *rule.output.values())]
+        self.resource = any("resource" in text for text in texts)
+        self._compiled = [_Compiled(rule) for rule in in_order]
+
+    def conditions(
+        self, resource: State, reports: Sequence[Report], previous: Status | None, at: str
+    ) -> list[ResourceCondition]:
+        """The conditions that the rules come to; a rule that fails comes to none, and is told of.
+
+        :param resource: with its name, labels and spec, where rules look at it
+        :param reports: the stored report of each adapter, with its data
+        :param previous: the status as it was before
+        :param at: the time of the report or the write that is the reason to ask
+        """
+        try:
+            values = self._values(resource, reports)
+        except (Failed, TooLarge) as error:
+            size = f"what rules see is larger than {LARGEST} characters"
+            self._tell_of_all(size if isinstance(error, TooLarge) else str(error))
+            return []
+        before = {c["type"]: c for c in previous["conditions"]} if previous else {}
+        heard = max([resource["updated_time"], *(str(one["last_report_time"]) for one in reports)])
+        made = []
+        for rule in self._compiled:
+            try:
+                says = self._says(rule, values)
+            except Failed as error:
+                self._tell(rule, logging.WARNING, f"comes to no condition: {error}")
+                continue
+            if says is None:
+                continue
+            old = before.get(rule.type)
+            moved = at
+            if old:
+                same = old["status"] == says["status"]
+                moved = old["last_transition_time"] if same else max(old["last_transition_time"], at)
+            condition: ResourceCondition = {
+                "type": rule.type,
+                **says,  # type: ignore[typeddict-item]
+                "observed_generation": resource["generation"],
+                "created_time": old["created_time"] if old else at,
+                # Not the time of asking: who folds once more without news has nothing new to store.
+                "last_updated_time": heard,
+                "last_transition_time": moved,
+            }
+            made.append(condition)
+        return made
+
+    def _values(self, resource: State, reports: Iterable[Report]) -> Values:
+        masked = Masked(LARGEST)
+        statuses = [
+            {
+                "adapter": report["adapter"],
+                "observed_generation": report["observed_generation"],
+                "conditions": [
+                    {name: condition.get(name) or "" for name in ("type", "status", "reason", "message")}
+                    for condition in report["conditions"]
+                    if condition["status"] != "Unknown"
+                ],
+                "data": masked.copy(report.get("data") or {}),
+            }
+            for report in sorted(reports, key=lambda one: one["adapter"])
+        ]
+        for status in statuses:
+            masked.count(status["conditions"])
+        shown: dict[str, Any] = {}
+        if self.resource:
+            given: Mapping[str, Any] = resource  # type: ignore[assignment]
+            members = {name: given[name] for name in MEMBERS if given.get(name) is not None}
+            members["metadata"] = {"labels": members.get("labels", {})}
+            shown = {"kind": self.kind, **masked.copy(members)}
+        return Values({"statuses": statuses, "resource": shown})
+
+    def _says(self, rule: _Compiled, values: Values) -> dict[str, str] | None:
+        """Status, reason and message by a rule; None where it does not apply. Raises Failed."""
+        applies = rule.when.value(values)
+        if not isinstance(applies, bool):
+            raise Failed("'when' is neither true nor false")
+        if not applies:
+            return None
+        says = {name: _text(one.value(values)) for name, one in rule.output.items()}
+        status = says["status"].lower()
+        if status not in ("true", "false"):
+            raise Failed(f"its status is {says['status'][:100]!r}, neither True nor False")
+        says["status"] = status.capitalize()
+        if len(says["reason"].encode()) > REASON:
+            raise Failed(f"its reason is longer than {REASON} bytes")
+        cut = says["message"].encode()[:MESSAGE].decode(errors="ignore")
+        if cut != says["message"]:
+            self._tell(rule, logging.INFO, f"has a message longer than {MESSAGE} bytes, which is cut")
+        says["message"] = cut
+        return says
+
+    def _tell_of_all(self, reason: str) -> None:
+        for rule in self._compiled:
+            self._tell(rule, logging.WARNING, f"comes to no condition: {reason}")
+
+    def _tell(self, rule: _Compiled, level: int, what: str) -> None:
+        """Logs, unless it has done so of this rule a moment ago."""
+        now = time.monotonic()
+        if now - rule.told.get(level, -QUIET) < QUIET:
+            return
+        rule.told[level] = now
+        more = {"kind": self.kind, "condition": rule.type}
+        logger.log(level, "the rule %s.%s %s", self.kind, rule.type, what, extra=more)
+
+
+class Folding(NamedTuple):
+    """What the statuses of a kind are folded by.
+
+    :param required: the adapters that count; empty: all that have reported
+    :param rules: of its mapped conditions; None where there are none
+    """
+
+    required: Sequence[str] = ()
+    rules: Rules | None = None
+
+    def fold(
+        self, resource: State, reports: Sequence[Report], previous: Status | None, at: str, left: int = 0
+    ) -> Status:
+        """The status of a resource, as :func:`hyperfleet.status.fold` has it, with mapped conditions.
+
+        :param left: how many node pools are left
+        """
+        status = fold(resource, reports, previous, self.required, at, left)
+        if self.rules:
+            status["conditions"] += self.rules.conditions(resource, reports, previous, at)
+        return status
+
+
+def foldings(entities: Iterable[Entity], required: Mapping[str, Sequence[str]]) -> dict[str, Folding]:
+    """What each kind is folded by.
+
+    :param entities: as the settings have them
+    :param required: the adapters that count, for each kind
+    """
+    rules = {one.kind: Rules(one.kind, one.conditions) for one in entities if one.conditions}
+    return {kind: Folding(names, rules.get(kind)) for kind, names in required.items()}
+
+
+def _text(value: Value) -> str:
+    text = "" if value is None else str(value)
+    return FORBIDDEN.sub("", text)

@@ -1,0 +1,184 @@
+"""Expressions in CEL, the Common Expression Language: made of texts at the start, asked with values.
+
+The engine ends an expression after 10,000 rounds of its loops, knows no others, and matches patterns in
+linear time. What it does not bound, the size of what an expression makes, is bounded here.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeAlias
+
+Value: TypeAlias = str | bool | int | float | None
+
+LONGEST = 4096
+# Loops in an expression, loops in each other, and loops that make new values: chained ones multiply.
+LOOPS, DEEPEST, MAKERS = 12, 3, 2
+# Of what a loop makes: each sign may double it, in each of its rounds.
+SIGNS = 4
+# Characters that toJson may make.
+JSON = 1024 * 1024
+
+# What a text and a comment look like, and a name between backticks: none of them holds a loop.
+QUOTED = re.compile(
+    r"""//[^\n]*|[rR]?[bB]?[rR]?('''|\"\"\")(?:\\.|(?!\1).)*\1"""
+    r"""|[rR][bB]?(?:"[^"\n]*"|'[^'\n]*')|[bB][rR](?:"[^"\n]*"|'[^'\n]*')"""
+    r"""|[bB]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|`[^`\n]*`""",
+    re.DOTALL,
+)
+TOKEN = re.compile(r"\.?\s*\b([A-Za-z_]\w*)\s*\(|[()\[\]{}+,]")
+MAKING = frozenset({"map", "optMap", "optFlatMap"})
+LOOPING = MAKING | {"all", "exists", "exists_one", "existsOne", "filter"}
+# They copy what they are given.
+COPYING = frozenset({"toJson", "dig"})
+
+
+class Refused(Exception):
+    """An expression that cannot be used; the message says why."""
+
+
+class Failed(Exception):
+    """An expression that came to nothing; the message says why."""
+
+
+class Values:
+    """What expressions are asked about: prepared once for several of them."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        try:
+            self.prepared = _environment().Activation(dict(values))
+        except Exception as error:
+            raise Failed(_reason(error)) from None
+
+
+class Expression:
+    """A compiled expression.
+
+    :param text: in CEL, with the variables ``statuses`` and ``resource``
+    :param boolean: whether it has to come to true or false
+
+    Raises Refused for a text that is not understood, or that could take too much time or space.
+    """
+
+    def __init__(self, text: str, *, boolean: bool = False) -> None:
+        _bound(text)
+        try:
+            self._program = _environment().compile(text)
+        except Exception as error:
+            raise Refused(f"invalid CEL expression: {_reason(error)}") from None
+        kind = self._program.return_type().name()
+        allowed = ("BOOL", "DYN") if boolean else ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL", "DYN")
+        if kind not in allowed:
+            wanted = "true or false" if boolean else "a text"
+            raise Refused(f"comes to a value of the type {kind.lower()}, and must come to {wanted}")
+
+    def value(self, values: Values) -> Value:
+        """What it comes to. Raises Failed where that is an error, or a list, a map or the like."""
+        try:
+            found = self._program.eval(values.prepared)
+            kind = found.type().name()
+            if kind in ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL"):
+                value: Value = found.plain_value()
+                return value
+            # Nothing else is made a value of Python: it may be large.
+            reason = _reason(found.plain_value()) if kind == "ERROR" else f"it came to a {kind.lower()}"
+        except Exception as error:
+            reason = _reason(error)
+        raise Failed(reason)
+
+
+@cache
+def _environment() -> Any:
+    # Who has no rules does not pay for the engine.
+    from cel_expr_python import cel  # noqa: PLC0415
+    from cel_expr_python.ext import ext_optional  # noqa: PLC0415
+
+    types = cel.Type
+    every = ("MAP", "LIST", "STRING", "INT", "UINT", "DOUBLE", "BOOL", "NULL")
+
+    def function(name: str, does: Callable[..., Any], result: Any, *more: Any) -> Any:
+        # The engine chooses by the types that it meets, of which "any" is none.
+        overloads = [
+            cel.Overload(
+                f"{name}_{one.lower()}",
+                return_type=result,
+                parameters=[getattr(types, one), *more],
+                impl=does,
+            )
+            for one in every
+        ]
+        return cel.FunctionDecl(name, overloads)
+
+    return cel.NewEnv(
+        variables={"statuses": types.List(types.DYN), "resource": types.DYN},
+        functions=[
+            function("toJson", to_json, types.STRING),
+            function("dig", dig, types.DYN, types.STRING),
+        ],
+        extensions=[ext_optional.ExtOptional()],
+    )
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON, its members by their names. Raises ValueError for what is too long for it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    if len(text) > JSON:
+        raise ValueError(f"toJson makes at most {JSON} characters")
+    return text
+
+
+def dig(target: Any, path: str) -> Any:
+    """What lies at a path of names and positions, ``items.0.name``; None where there is nothing."""
+    for part in filter(None, map(str.strip, path.split("."))):
+        if isinstance(target, dict) and part in target:
+            target = target[part]
+        elif isinstance(target, list) and part.isdecimal() and int(part[:9]) < len(target):
+            target = target[int(part[:9])]
+        else:
+            return None
+    return target
+
+
+def _bound(text: str) -> None:
+    """Raises Refused for an expression that could take too much time or space."""
+    if not text.strip():
+        raise Refused("is empty")
+    if len(text) > LONGEST:
+        raise Refused(f"has {len(text)} characters; at most {LONGEST} are allowed")
+    # What each open bracket belongs to.
+    within: list[str] = []
+    loops = makers = signs = 0
+    for match in TOKEN.finditer(QUOTED.sub('""', text)):
+        token, name = match[0], match[1]
+        if token[-1] in ")]}":
+            if within:
+                within.pop()
+        elif token in "+,":
+            made = any(one in MAKING for one in within)
+            # The comma after the variable of the loop itself is none of what it makes.
+            own = token == "," and within[-1:] and within[-1] in LOOPING  # noqa: S105
+            signs += made and not own
+        else:
+            within.append(name or "")
+            depth = sum(one in LOOPING for one in within)
+            loops += name in LOOPING
+            makers += name in MAKING
+            if depth > DEEPEST:
+                raise Refused(f"has loops within loops; at most {DEEPEST} deep are allowed")
+            if name in COPYING and depth > 1:
+                raise Refused(f"calls {name} in a loop within a loop, where it would take long")
+    for found, most, what in (
+        (loops, LOOPS, "loops (all, exists, exists_one, filter, map, optMap, optFlatMap)"),
+        (makers, MAKERS, "loops that make values (map, optMap, optFlatMap)"),
+        (signs, SIGNS, "'+' and ',' within map, optMap and optFlatMap"),
+    ):
+        if found > most:
+            raise Refused(f"has {found} {what}; at most {most} are allowed")
+
+
+def _reason(error: object) -> str:
+    """What the engine says, in one line: without its picture of the place, and its codes."""
+    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    first = re.sub(r"^[A-Z_]+: (ERROR: )?|\s*\[[A-Z_]+\]$| \(in container ''\)", "", first)
+    return re.sub(r"^<input>:(\d+):(\d+): ", r"line \1, column \2: ", first)[:300]

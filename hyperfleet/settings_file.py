@@ -1,0 +1,90 @@
+"""Settings in a YAML file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from hyperfleet import entities, synonyms
+from hyperfleet.entities import Entity
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.nearest import nearest
+from hyperfleet.settings import DECLARED, Names
+
+# What says nothing in YAML, as it is written.
+EMPTY = ("", "~", "null")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            flat |= _flat(value, name + "_")
+        elif value not in EMPTY:
+            flat[name] = value
+    return flat
+
+
+class Read(NamedTuple):
+    """What a settings file holds.
+
+    :param values: the settings that flags know, by field name
+    :param entities: what it says of kinds
+    :param told: lines for the log
+    """
+
+    values: dict[str, Any]
+    entities: tuple[Entity, ...]
+    told: list[str]
+
+
+def read_file(path: Path) -> Read:
+    """The settings in a YAML file.
+
+    Raises ConfigurationError, with the reason, for a file that is no YAML mapping or that names a
+    setting which does not exist. No line of the file is in it, since that may hold a password.
+    """
+    try:
+        # All as it is written: "yes" may be a name, and 0123 a password.
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{path} is not YAML{where}.") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not YAML in UTF-8"
+        raise ConfigurationError(f"{path} cannot be read: {reason}.") from None
+    if not isinstance(tree, Mapping):
+        raise ConfigurationError(f"{path} must hold a mapping of settings.")
+    try:
+        found = entities.parse(tree.get("entities", ""))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    rest = {name: value for name, value in tree.items() if name != "entities"}
+    values, told = synonyms.of_file(_flat(rest))
+    unknown = [name + meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
+    if unknown:
+        raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
+    settings = {name: _texts(path, name, value) for name, value in values.items()}
+    return Read(settings, found, [f"{path}: {line}" for line in told])
+
+
+def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
+    """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
+    kind = DECLARED[name].metadata["option"].get("type")
+    lists = isinstance(kind, Names)
+    if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
+        return list(value)
+    if isinstance(value, list | dict):
+        takes = "a list of texts, or one text" if lists else "one value"
+        raise ConfigurationError(f"{path}: {name} takes {takes}.")
+    return str(value)
+
+
+def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A hint at the known name that a wrong one is near to; empty: there is none."""
+    near = nearest(name, known)
+    return f"; is {prefix}{near} meant?" if near else ""
