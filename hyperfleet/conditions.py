@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hyperfleet.entities import Entity, Rule
+from hyperfleet.entities import Rule
 from hyperfleet.expressions import Expression, Failed, Value, Values
+from hyperfleet.kinds import RESOURCES
 from hyperfleet.masking import Masked, TooLarge
 from hyperfleet.report import Report
+from hyperfleet.settings import Settings
 from hyperfleet.status import ResourceCondition, State, Status, fold
 from hyperfleet.storable import FORBIDDEN
 
@@ -116,7 +118,7 @@ class Rules:
             masked.count(status["conditions"])
         shown: dict[str, Any] = {}
         if self.resource:
-            given: Mapping[str, Any] = resource  # type: ignore[assignment]
+            given: Mapping[str, Any] = resource
             members = {name: given[name] for name in MEMBERS if given.get(name) is not None}
             members["metadata"] = {"labels": members.get("labels", {})}
             shown = {"kind": self.kind, **masked.copy(members)}
@@ -179,16 +181,14 @@ class Folding(NamedTuple):
         return status
 
 
-def foldings(entities: Iterable[Entity], required: Mapping[str, Sequence[str]]) -> dict[str, Folding]:
-    """What each kind is folded by.
-
-    :param entities: as the settings have them
-    :param required: the adapters that count, for each kind
-    """
-    rules = {one.kind: Rules(one.kind, one.conditions) for one in entities if one.conditions}
-    return {kind: Folding(names, rules.get(kind)) for kind, names in required.items()}
+def foldings(chosen: Settings) -> dict[str, Folding]:
+    """What each kind of resource is folded by."""
+    rules = {one.kind: Rules(one.kind, one.conditions) for one in chosen.entities if one.conditions}
+    return {kind: Folding(chosen.required_adapters(kind), rules.get(kind)) for kind in RESOURCES}
 
 
 def _text(value: Value) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = "" if value is None else str(value)
     return FORBIDDEN.sub("", text)

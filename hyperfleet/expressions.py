@@ -68,7 +68,9 @@ class Expression:
         except Exception as error:
             raise Refused(f"invalid CEL expression: {_reason(error)}") from None
         kind = self._program.return_type().name()
-        allowed = ("BOOL", "DYN") if boolean else ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL", "DYN")
+        allowed = (
+            ("BOOL", "DYN") if boolean else ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL", "DYN")
+        )
         if kind not in allowed:
             wanted = "true or false" if boolean else "a text"
             raise Refused(f"comes to a value of the type {kind.lower()}, and must come to {wanted}")
@@ -150,15 +152,14 @@ def _bound(text: str) -> None:
     within: list[str] = []
     loops = makers = signs = 0
     for match in TOKEN.finditer(QUOTED.sub('""', text)):
-        token, name = match[0], match[1]
-        if token[-1] in ")]}":
+        sign, name = match[0], match[1]
+        if sign[-1] in ")]}":
             if within:
                 within.pop()
-        elif token in "+,":
-            made = any(one in MAKING for one in within)
-            # The comma after the variable of the loop itself is none of what it makes.
-            own = token == "," and within[-1:] and within[-1] in LOOPING  # noqa: S105
-            signs += made and not own
+        elif sign in "+,":
+            # The comma after the variable of a loop is none of what it makes.
+            own = sign == "," and within[-1:] and within[-1] in LOOPING
+            signs += not own and any(one in MAKING for one in within)
         else:
             within.append(name or "")
             depth = sum(one in LOOPING for one in within)

@@ -82,7 +82,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     Raises Problem for a result that could not have been created.
     """
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
-        held = Hold(conn, kind, key, whole=True, children=False).found()
+        held = Hold(conn, kind, key, service.foldings[kind], whole=True, children=False).found()
         old = held.state
         change.precondition.check(old["version"])
         _refuse_other_names(kind, old, change.body)
@@ -102,7 +102,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         whole = {"name": old["name"], **after, "labels": labels}
         resource.check(service, kind, whole, replaced="spec" in given and not change.merge)
         at = max(times.now(), old["updated_time"])
-        status = held.fold(service.required(kind), at, generation=old["generation"] + 1, updated_time=at)
+        status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
         values = {"id": old["id"], "created_time": old["created_time"], "at": at, "by": change.by}
         changed = conn.execute(CHANGE[kind], {**values, **new})
@@ -119,8 +119,9 @@ def mark(
     """
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
         removal.lock_owner(conn, kind, key)
-        hold = Hold(conn, kind, key, whole=True)
-        pools = Hold(conn, "NodePool", {"below": key["id"]}) if kind == "Cluster" else None
+        hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
+        of_pools, under = service.foldings["NodePool"], {"below": key["id"]}
+        pools = Hold(conn, "NodePool", under, of_pools) if kind == "Cluster" else None
         held = hold.found()
         old = held.state
         precondition.check(old["version"])
@@ -129,13 +130,13 @@ def mark(
         at, below = max(times.now(), old["updated_time"]), 0
         gone: list[str] = []
         if pools:
-            below, gone = _mark_pools(service, conn, pools.all(), at, by)
+            below, gone = _mark_pools(conn, pools.all(), at, by)
             held = held._replace(children=held.children - len(gone))
-        required, generation = service.required(kind), old["generation"] + 1
-        status = held.fold(required, at, generation=generation, deleted_time=at, updated_time=at)
+        generation = old["generation"] + 1
+        status = held.fold(at, generation=generation, deleted_time=at, updated_time=at)
         values = {"id": old["id"], "status": Jsonb(status), "at": at, "by": by}
         marked = conn.execute(MARK[kind], values)
-        if removed := held.ended(required, generation):
+        if removed := held.ended(generation):
             removal.remove(conn, old["id"])
     service.events.started(kind, deleting=True)
     for _ in range(below):
@@ -147,23 +148,20 @@ def mark(
     return Stored(_document(marked), old["version"] + 1)
 
 
-def _mark_pools(
-    service: Service, conn: Connection, pools: list[Held], at: str, by: str
-) -> tuple[int, list[str]]:
+def _mark_pools(conn: Connection, pools: list[Held], at: str, by: str) -> tuple[int, list[str]]:
     """Marks node pools along with their cluster; returns how many, and which were removed at once
     instead.
     """
-    required = service.required("NodePool")
     marked: list[dict[str, Any]] = []
     gone: list[str] = []
     for held in pools:
         # A node pool of a moment ago may be newer than the clock of this replica says.
         moment = max(at, held.state["updated_time"])
         generation = held.state["generation"] + 1
-        if held.ended(required, generation):
+        if held.ended(generation):
             gone.append(held.state["id"])
             continue
-        status = held.fold(required, at, generation=generation, updated_time=moment, deleted_time=moment)
+        status = held.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
         marked.append({"id": held.state["id"], "status": status})
     if marked:
         conn.execute(MARK_POOLS, {"pools": Jsonb(marked), "at": at, "by": by})

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +228,8 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _of_entities(
-    ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]
-) -> dict[str, Any]:
-    """The settings, with what the file says of kinds. Raises ConfigurationError for what is said twice."""
+def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The settings, with what the file says of kinds. Raises ConfigurationError for what is there twice."""
     for entity in ctx.meta.get(ENTITIES, ()):
         name = f"required_adapters_{entity.kind.lower()}"
         if entity.required_adapters is None or name not in chosen:

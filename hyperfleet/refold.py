@@ -1,12 +1,13 @@
-"""Folds the status of every resource anew, after the setting of required adapters has changed, and
+"""Folds the status of every resource anew, after required adapters or rules have changed, and
 ends the marked ones for which nobody has to do anything any more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from psycopg.types.json import Jsonb
 
 from hyperfleet import removal, times
+from hyperfleet.conditions import Folding
 from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import RESOURCES, both
@@ -32,15 +33,13 @@ def count(conninfo: str) -> int:
         return int(row[0])
 
 
-def refold(
-    conninfo: str, required: Callable[[str], Sequence[str]], progress: Callable[[int], object]
-) -> int:
+def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[int], object]) -> int:
     """Folds all statuses anew, in batches of one transaction each; returns how many were changed.
 
     May be stopped at any time and run again: what is folded stays folded, and folding it once more
     changes nothing.
 
-    :param required: gives the required adapters of a kind
+    :param foldings: what the statuses of each kind are folded by
     :param progress: told after each batch how many resources it had
     """
     changed = 0
@@ -51,11 +50,11 @@ def refold(
                 after = {"after": ids[-1], "size": BATCH}
                 ids = [row[0] for row in conn.execute(NEXT[kind], after)]
                 with conn.transaction():
-                    folded, finished = fold_all(conn, kind, ids, required(kind))
+                    folded, finished = fold_all(conn, kind, ids, foldings[kind])
                 # Each on its own, since who removes a node pool has to lock its cluster first.
                 for id_ in finished:
                     with conn.transaction():
-                        gone = removal.finish(conn, kind, id_, required)
+                        gone = removal.finish(conn, kind, id_, foldings)
                     for removed in gone:
                         removal.tell(*removed)
                 changed += folded
@@ -63,17 +62,15 @@ def refold(
     return changed
 
 
-def fold_all(
-    conn: Connection, kind: str, ids: list[str], required: Sequence[str]
-) -> tuple[int, list[str]]:
+def fold_all(conn: Connection, kind: str, ids: list[str], folding: Folding) -> tuple[int, list[str]]:
     """Folds some statuses anew in the caller's transaction; returns how many were changed, and which
     resources have ended.
     """
     folded, finished = [], []
-    for held in Hold(conn, kind, {"ids": ids}).all():
-        if held.state["deleted_time"] and held.ended(required):
+    for held in Hold(conn, kind, {"ids": ids}, folding).all():
+        if held.state["deleted_time"] and held.ended():
             finished.append(held.state["id"])
-        status = held.fold(required, times.now())
+        status = held.fold(times.now())
         if status != held.state["status"]:
             folded.append({"id": held.state["id"], "status": status})
     if folded:

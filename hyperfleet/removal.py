@@ -4,12 +4,13 @@ The order of locks is that of :mod:`hyperfleet.lifecycle`.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
+from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
@@ -85,42 +86,42 @@ def tell(kind: str, id_: str) -> None:
     logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
 
-def settle(conn: Connection, cluster_id: str, at: str, required: Sequence[str]) -> bool:
+def settle(conn: Connection, cluster_id: str, at: str, folding: Folding) -> bool:
     """Folds a marked cluster once more after one of its node pools is gone, or removes it when that
     was the last thing to wait for; whether it did, for the caller to :func:`tell` after its COMMIT.
     The caller holds the cluster's lock.
     """
-    held = Hold(conn, "Cluster", {"id": cluster_id}).one()
+    held = Hold(conn, "Cluster", {"id": cluster_id}, folding).one()
     if held is None or not held.state["deleted_time"]:
         return False
-    if held.ended(required):
+    if held.ended():
         remove(conn, cluster_id)
         return True
-    status = held.fold(required, at)
+    status = held.fold(at)
     if status != held.state["status"]:
         conn.execute(SET_STATUS["Cluster"], {"id": cluster_id, "status": Jsonb(status)})
     return False
 
 
 def finish(
-    conn: Connection, kind: str, id_: str, required: Callable[[str], Sequence[str]]
+    conn: Connection, kind: str, id_: str, foldings: Mapping[str, Folding]
 ) -> list[tuple[str, str]]:
     """Removes a marked resource for which nobody has to do anything any more, and then maybe the
     cluster that waits for it. Runs in the caller's transaction.
 
-    :param required: gives the required adapters of a kind
+    :param foldings: what the statuses of each kind are folded by
     :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
     """
     gone = []
     above = lock_owner(conn, kind, {"id": id_})
     if above:
-        owner, held = above.fetchone(), Hold(conn, kind, {"id": id_}).one()
-        if not owner or not held or not held.state["deleted_time"] or not held.ended(required(kind)):
+        owner, held = above.fetchone(), Hold(conn, kind, {"id": id_}, foldings[kind]).one()
+        if not owner or not held or not held.state["deleted_time"] or not held.ended():
             return []
         remove(conn, id_)
         gone.append((kind, id_))
         id_ = owner[0]
-    if settle(conn, id_, times.now(), required("Cluster")):
+    if settle(conn, id_, times.now(), foldings["Cluster"]):
         gone.append(("Cluster", id_))
     return gone
 
@@ -132,7 +133,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
     at = times.now()
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
         above = lock_owner(conn, kind, key)
-        held = Hold(conn, kind, key).found()
+        held = Hold(conn, kind, key, service.foldings[kind]).found()
         if not held.state["deleted_time"]:
             raise Problem(
                 WRONG_STATE,
@@ -143,7 +144,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
         gone = conn.execute(AUDIT, values)
         remove(conn, key["id"])
         cluster = above.fetchone() if above else None
-        settled = cluster and settle(conn, cluster[0], at, service.required("Cluster"))
+        settled = cluster and settle(conn, cluster[0], at, service.foldings["Cluster"])
     for gone_kind, gone_id in gone:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)

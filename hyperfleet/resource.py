@@ -8,6 +8,7 @@ from typing import Any, LiteralString, NamedTuple
 import uuid_utils
 
 from hyperfleet import times
+from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
@@ -15,7 +16,7 @@ from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, wi
 from hyperfleet.kinds import ID, OLD_ID, RESOURCES, both, id_here
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
-from hyperfleet.status import State, Status, fold
+from hyperfleet.status import State, Status
 
 # What new resources are made of, as :func:`first_row` has it, for statements that go on from there.
 GIVEN: LiteralString = """
@@ -39,14 +40,17 @@ FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
 STATE = ("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time")
 WHOLE = ("name", "labels", "spec", "document")
 WHOLE_COLUMNS: LiteralString = ", name, labels, spec, document::bpchar"
+# What rules of mapped conditions look at beside.
+SEEN, SEEN_COLUMNS = ("name", "labels", "spec"), ", name, labels, spec"
 
 # Statements of their own: one that waited for a lock would see what was there before the wait.
 REPORTS = """/* adapter_statuses_of_locked */
 SELECT owner_id::text, adapter, observed_generation, conditions,
-       hyperfleet_time(created_time), hyperfleet_time(last_report_time)
+       hyperfleet_time(created_time), hyperfleet_time(last_report_time) {data}
 FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = ANY({ids})
 """
 REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
+REPORT_SEEN = (*REPORT, "data")
 CHILDREN = """/* {child}_count_of_locked */
 SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id
 """
@@ -66,41 +70,42 @@ class Held(NamedTuple):
     :param state: its row; with name, labels, spec and document where those were asked for
     :param reports: the stored ones
     :param children: how many resources belong to it
+    :param folding: what its status is folded by
     """
 
     state: State
     reports: Sequence[Report]
     children: int
+    folding: Folding
 
-    def fold(self, required: Sequence[str], at: str, **changes: Any) -> Status:
-        """The status that it comes to, with changes of its state.
-
-        :param required: the adapters that count
-        :param at: when the change is
-        """
+    def fold(self, at: str, **changes: Any) -> Status:
+        """The status that it comes to, with changes of its state, which are made at a time."""
         state: Any = {**self.state, **changes}
-        return fold(state, self.reports, self.state["status"], required, at, self.children)
+        return self.folding.fold(state, self.reports, self.state["status"], at, self.children)
 
-    def ended(self, required: Sequence[str], generation: int | None = None) -> bool:
+    def ended(self, generation: int | None = None) -> bool:
         """Whether nobody has to do anything for it any more, as it is or at another generation, when it
         is marked as deleted.
         """
         generation = generation or self.state["generation"]
-        return not self.children and all_finalized(generation, self.reports, required)
+        return not self.children and all_finalized(generation, self.reports, self.folding.required)
 
 
 @functools.cache
-def _statements(kind: str, *, whole: bool, children: bool, below: bool) -> list[LiteralString]:
+def _statements(
+    kind: str, *, whole: bool, seen: bool, children: bool, below: bool
+) -> list[LiteralString]:
     of = RESOURCES[kind]
     ids = BELOW.format(table=of.table) if below else NAMED
-    columns: LiteralString = WHOLE_COLUMNS if whole else ""
+    columns: LiteralString = WHOLE_COLUMNS if whole else SEEN_COLUMNS if seen else ""
+    data: LiteralString = ", data" if seen else ""
     lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
     counts = [
         CHILDREN.format(child=child.table, ids=ids)
         for child in RESOURCES.values()
         if children and child.parent == kind
     ]
-    return [lock, REPORTS.format(kind=of.name, ids=ids), *counts]
+    return [lock, REPORTS.format(kind=of.name, ids=ids, data=data), *counts]
 
 
 class Hold:
@@ -111,6 +116,7 @@ class Hold:
 
     :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner; or ``below``, the
         owner of those which are meant as far as they are not marked as deleted
+    :param folding: what their statuses are folded by
     :param whole: whether a state is to have name, labels, spec and document, which can be large
     :param children: whether what belongs to them is counted, which counts for marked ones alone
     """
@@ -120,14 +126,17 @@ class Hold:
         conn: Connection,
         kind: str,
         key: Mapping[str, Any],
+        folding: Folding,
         *,
         whole: bool = False,
         children: bool = True,
     ) -> None:
         values = {"owner_id": None, "ids": [key.get("id")], **key}
-        statements = _statements(kind, whole=whole, children=children, below="below" in key)
-        self.kind, self.key = kind, key
-        self.columns = (*STATE, *WHOLE) if whole else STATE
+        seen, below = folding.rules is not None, "below" in key
+        statements = _statements(kind, whole=whole, seen=seen, children=children, below=below)
+        self.kind, self.key, self.folding = kind, key, folding
+        self.columns = (*STATE, *WHOLE) if whole else (*STATE, *SEEN) if seen else STATE
+        self.report = REPORT_SEEN if seen else REPORT
         self._rows, self._reports, *self._children = [conn.execute(one, values) for one in statements]
 
     def all(self) -> list[Held]:
@@ -135,11 +144,12 @@ class Hold:
         reports: dict[str, list[Report]] = {}
         states: list[Any] = [dict(zip(self.columns, row, strict=True)) for row in self._rows]
         for owner, *row in self._reports:
-            report: Any = dict(zip(REPORT, row, strict=True))
+            report: Any = dict(zip(self.report, row, strict=True))
             reports.setdefault(owner, []).append(report)
         children: dict[str, int] = dict(row for found in self._children for row in found)
         return [
-            Held(state, reports.get(state["id"], []), children.get(state["id"], 0)) for state in states
+            Held(state, reports.get(id_, []), children.get(id_, 0), self.folding)
+            for id_, state in ((state["id"], state) for state in states)
         ]
 
     def one(self) -> Held | None:
@@ -210,21 +220,24 @@ def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: boo
         raise Problem(INVALID, faults=found)
 
 
-def first_row(kind: str, body: Mapping[str, Any], required: Sequence[str], by: str) -> dict[str, Any]:
+def first_row(kind: str, body: Mapping[str, Any], folding: Folding, by: str) -> dict[str, Any]:
     """The values of a new row.
 
     :param body: of a request that was validated
-    :param required: the adapters that count in its status
+    :param folding: what its status is folded by
     :param by: who creates it
     """
     at = times.now()
-    born: Any = {"generation": 1, "created_time": at, "updated_time": at}
-    return {
+    own = {
         "id": str(uuid_utils.uuid7()),
         "name": body["name"],
         "labels": body.get("labels", {}),
         "spec": body["spec"],
-        "status": fold(born, (), None, required, at),
+    }
+    born: Any = {**own, "generation": 1, "created_time": at, "updated_time": at}
+    return {
+        **own,
+        "status": folding.fold(born, (), None, at),
         "at": at,
         "by": by,
     }

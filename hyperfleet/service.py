@@ -8,6 +8,7 @@ from typing import Any, LiteralString, Protocol
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
+from hyperfleet.conditions import Folding, foldings
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool
@@ -48,6 +49,7 @@ class Service:
     :param rounds: runs statements, by their texts, for several who ask
     :param readings: the same, of those that only read
     :param tags: the entity tags of pages, by their addresses
+    :param foldings: what the statuses of each kind are folded by
     """
 
     settings: Settings
@@ -62,12 +64,14 @@ class Service:
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     tags: Tags = field(init=False)
+    foldings: Mapping[str, Folding] = field(init=False)
 
     def __post_init__(self) -> None:
         """Makes what reads for several who ask."""
         # Slow searches must not use up all connections.
         self.lists = Once(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.tags = Tags(self.pool)
+        self.foldings = foldings(self.settings)
 
     def together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
         """What runs a statement once for all who want it at the same moment.
@@ -102,7 +106,3 @@ class Service:
         patience = PATIENCE if len(asked) > 1 else None
         values = {"ids": [*asked], "rows": Jsonb([*asked.values()]), "patience": patience}
         return {row[0]: row[1:] for row in await fetch(self.pool, statement, values)}
-
-    def required(self, kind: str) -> tuple[str, ...]:
-        """The adapters that count in the status of a kind; empty: all that have reported."""
-        return self.settings.required_adapters(kind)

@@ -15,6 +15,7 @@ import click
 import psycopg
 
 from hyperfleet import options
+from hyperfleet.conditions import foldings
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import RESOURCES
@@ -73,7 +74,7 @@ def import_(**values: Any) -> None:
         else:
             conninfo = stack.enter_context(embedded.running(folder))
         rows = Rows(derive=values["derive_ids"])
-        takeover = Takeover(conninfo, source, chosen.required_adapters, rows, dry=values["dry_run"])
+        takeover = Takeover(conninfo, source, foldings(chosen), rows, dry=values["dry_run"])
         try:
             _open(source, conninfo)
             counts = _follow(takeover) if values["follow"] else _once(takeover, None)

@@ -17,7 +17,9 @@ from hyperfleet.settings import Settings
 @click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
 @click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
 @click.option("--yes", is_flag=True, help="Take back without asking.")
-@click.option("--refold", is_flag=True, help="Fold every status anew, after required adapters changed.")
+@click.option(
+    "--refold", is_flag=True, help="Fold every status anew, after required adapters or rules changed."
+)
 def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values: Any) -> None:
     """Bring the database's schema up to date."""
     import psycopg  # noqa: PLC0415
@@ -78,7 +80,8 @@ def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
 
 def _refold(conninfo: str, chosen: Settings) -> None:
     from hyperfleet import refold  # noqa: PLC0415
+    from hyperfleet.conditions import foldings  # noqa: PLC0415
 
     with click.progressbar(length=refold.count(conninfo), label="Folding") as bar:
-        changed = refold.refold(conninfo, chosen.required_adapters, bar.update)
+        changed = refold.refold(conninfo, foldings(chosen), bar.update)
     click.echo(f"{changed} statuses changed.")

@@ -43,7 +43,7 @@ def get_clusters(**query: Any) -> flask.Response:
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
     service, shape = request.service(), request.shape("Cluster")
-    values = resource.first_row("Cluster", body, service.required("Cluster"), caller())
+    values = resource.first_row("Cluster", body, service.foldings["Cluster"], caller())
     location = f"{BASE}/clusters/{values['id']}"
     once = request.once(body)
     created: Sequence[Any] | None

@@ -58,7 +58,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     that is being deleted.
     """
     service, shape = request.service(), request.shape("NodePool")
-    values = resource.first_row("NodePool", body, service.required("NodePool"), caller())
+    values = resource.first_row("NodePool", body, service.foldings["NodePool"], caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
     once = request.once(body)

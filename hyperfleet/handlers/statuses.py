@@ -17,7 +17,15 @@ from hyperfleet.handlers.response import answer, empty, listed
 from hyperfleet.kinds import both
 from hyperfleet.lists.page import Within
 from hyperfleet.report import Report, discard_reason, merge
-from hyperfleet.resource import REPORT, SET_STATUS, Held, Hold
+from hyperfleet.resource import (
+    REPORT,
+    REPORT_SEEN,
+    SEEN,
+    SEEN_COLUMNS,
+    SET_STATUS,
+    Held,
+    Hold,
+)
 from hyperfleet.service import Service
 from hyperfleet.status import Status, is_reconciled
 
@@ -30,15 +38,18 @@ Taken: TypeAlias = tuple[bytes, str]
 TOLERANCE = timedelta(minutes=5)
 
 # What a report is held against, as it is at one moment.
-STATE = both("""/* {table}_state */
+_STATE = """/* {table}_state */
 SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, status,
        hyperfleet_time(created_time), hyperfleet_time(updated_time),
        (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
                                          hyperfleet_time(adapter_statuses.created_time),
-                                         hyperfleet_time(last_report_time)))
-        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id)
+                                         hyperfleet_time(last_report_time){data}))
+        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id){whole}
 FROM {table} WHERE id = ANY(%(ids)s::uuid[])
-""")
+"""
+STATE = both(_STATE.replace("{data}", "").replace("{whole}", ""))
+# The same with what rules of mapped conditions look at.
+STATE_SEEN = both(_STATE.replace("{data}", ", data").replace("{whole}", SEEN_COLUMNS))
 
 GIVEN = """/* {table}_report */
 WITH given AS (
@@ -138,7 +149,8 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
     Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
     """
     with service.turns.of(owner["id"]):
-        found = wait_for(service.together(STATE[kind]).get(owner["id"]))
+        state = STATE_SEEN if service.foldings[kind].rules else STATE
+        found = wait_for(service.together(state[kind]).get(owner["id"]))
         if found is None or owner.get("owner_id") not in (None, found[0]):
             raise resource.not_found(kind, owner["id"])
         taken = _take_at_once(service, kind, owner, report, found)
@@ -153,18 +165,21 @@ def _take_at_once(
 
     :param found: as :data:`STATE` has it, after the id
     """
-    _, marked, version, generation, status, created, updated, rows = found
+    _, marked, version, generation, status, created, updated, rows, *seen = found
     if marked:
         return None
     state: Any = {
         **{"id": owner["id"], "version": version, "generation": generation, "status": status},
         **{"created_time": created, "updated_time": updated, "deleted_time": None},
+        **(dict(zip(SEEN, seen, strict=True)) if seen else {}),
     }
-    reports: list[Any] = [dict(zip(REPORT, row, strict=True)) for row in rows or ()]
-    held, merged, discarded = _judged(kind, Held(state, reports, 0), report)
+    members = REPORT_SEEN if seen else REPORT
+    reports: list[Any] = [dict(zip(members, row, strict=True)) for row in rows or ()]
+    found_held = Held(state, reports, 0, service.foldings[kind])
+    held, merged, discarded = _judged(kind, found_held, report)
     if merged is None:
         return b"", discarded
-    status = held.fold(service.required(kind), merged["last_report_time"])
+    status = held.fold(merged["last_report_time"])
     values = {"id": owner["id"], "version": version, "status": status, **merged}
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
     if row is None:
@@ -175,11 +190,10 @@ def _take_at_once(
 
 def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
     """Takes a report while its resource is locked, and with a marked node pool its cluster."""
-    required = service.required(kind)
     with transaction(service.pool) as conn:
         above = removal.lock_owner(conn, kind, owner, marked=True)
         # Those of other processes queue here, for the lock on the row.
-        held = Hold(conn, kind, owner).found()
+        held = Hold(conn, kind, owner, service.foldings[kind]).found()
         marked = held.state["deleted_time"]
         cluster = above.fetchone() if above and marked else None
         if above and marked and cluster is None:
@@ -189,13 +203,13 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
             return b"", discarded
         at = merged["last_report_time"]
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
-        if marked and held.ended(required):
+        if marked and held.ended():
             status, gone = None, [(kind, owner["id"])]
             removal.remove(conn, owner["id"])
-            if cluster and removal.settle(conn, cluster[0], at, service.required("Cluster")):
+            if cluster and removal.settle(conn, cluster[0], at, service.foldings["Cluster"]):
                 gone.append(("Cluster", cluster[0]))
         else:
-            status = held.fold(required, at)
+            status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
     if status is None:
         for removed in gone:

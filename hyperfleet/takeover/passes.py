@@ -1,14 +1,14 @@
 """Goes through a source: once, or again and again; what is the same already stays as it is."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import psycopg
 
-from hyperfleet import status
+from hyperfleet.conditions import Folding
 from hyperfleet.database import connection
 from hyperfleet.kinds import RESOURCES, id_here
 from hyperfleet.report import Report
@@ -65,7 +65,7 @@ class Takeover:
     """Takes over what a source holds.
 
     :param conninfo: of this service's database
-    :param required: gives the required adapters of a kind
+    :param foldings: what the statuses of each kind are folded by
     :param rows: says what can be stored
     :param dry: whether nothing is written
     """
@@ -74,13 +74,13 @@ class Takeover:
         self,
         conninfo: str,
         source: Source,
-        required: Callable[[str], Sequence[str]],
+        foldings: Mapping[str, Folding],
         rows: Rows,
         *,
         dry: bool,
     ) -> None:
         self._conninfo, self._source = conninfo, source
-        self._required, self._rows, self._dry = required, rows, dry
+        self._foldings, self._rows, self._dry = foldings, rows, dry
         # What a dry run would have stored and removed: nobody finds it in the database.
         self._stored: dict[str, set[str]] = {}
         self._gone: set[str] = set()
@@ -123,7 +123,7 @@ class Takeover:
                     progress(total, len(raws))
             changed = sum(counts.number(outcome) for outcome in ("new", "changed", "removed"))
             if not self._dry and (since is None or changed):
-                target.settle(conn, self._required("Cluster"))
+                target.settle(conn, self._foldings["Cluster"])
         for key in left:
             # It is gone there.
             self._open.pop(key, None)
@@ -216,7 +216,8 @@ class Takeover:
         for item in items:
             counts.refusals += item.refusals
             self._names.setdefault((kind, item.owner_id, item.row["name"]), item.id)
-        here = target.here(conn, kind, [item.id for item in items], lock=not self._dry)
+        seen = self._foldings[kind].rules is not None
+        here = target.here(conn, kind, [item.id for item in items], lock=not self._dry, seen=seen)
         holders = target.named(conn, kind, items)
         owners = self._owners(conn, items) if RESOURCES[kind].parent else set()
         for item in items:
@@ -268,10 +269,11 @@ class Takeover:
         whole = found is None or item.age > found.age
         if whole or newer:
             at = max([item.row["updated_time"], *(one["last_report_time"] for one in reports.values())])
+            folding, previous = self._foldings[item.kind], found.status if found else item.before
             state: Any = item.row
-            previous = found.status if found else item.before
-            required = self._required(item.kind)
-            folded = status.fold(state, reports.values(), previous, required, at, item.children)
+            if folding.rules:
+                state, reports = item.seen(reports, newer)
+            folded = folding.fold(state, [*reports.values()], previous, at, item.children)
             (written.whole if whole else written.folded).append((item, folded))
         written.reports += [(item, one) for one in newer.values()]
         written.records.append(item)

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -81,6 +81,19 @@ class Item:
     fingerprint: str
     before: Status | None
     refusals: list[Refusal]
+
+    def seen(
+        self, reports: Mapping[str, Report], own: Collection[str]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What rules of mapped conditions look at: the row with its spec, and reports with their data.
+
+        :param own: the adapters whose reports are those of this item
+        """
+        data = {name: orjson.loads(self.texts[name][0] or "{}") for name in own}
+        with_data = {
+            name: {**one, "data": data[name]} if name in data else one for name, one in reports.items()
+        }
+        return {**self.row, "spec": orjson.loads(self.row["spec"])}, with_data
 
     @property
     def owner_id(self) -> str | None:

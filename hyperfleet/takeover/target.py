@@ -7,12 +7,13 @@ from typing import Any, LiteralString, NamedTuple
 import orjson
 import psycopg
 
+from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import RESOURCES, both
 from hyperfleet.refold import fold_all
 from hyperfleet.removal import remove
 from hyperfleet.report import Report
-from hyperfleet.resource import REPORT
+from hyperfleet.resource import REPORT, REPORT_SEEN
 from hyperfleet.takeover.rows import Item, raw_text
 from hyperfleet.takeover.source import BATCH
 
@@ -21,16 +22,21 @@ KNOWN = both(
     "WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])"
 )
 IMPORTED = both("SELECT owner_id::text FROM imports WHERE owner_type = '{kind}' AND source = %(source)s")
-STATE = """
+LOCKS: dict[bool, LiteralString] = {False: "", True: "FOR NO KEY UPDATE"}
+STATE: LiteralString = """
 SELECT id::text, generation, hyperfleet_time(updated_time), status,
        (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
                                          hyperfleet_time(adapter_statuses.created_time),
-                                         hyperfleet_time(last_report_time)))
+                                         hyperfleet_time(last_report_time){data}))
         FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id)
 FROM {table} WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id
 """
-# A dry run locks nothing, since that is written too.
-HERE = {False: both(STATE), True: both(STATE + "FOR NO KEY UPDATE")}
+# A dry run locks nothing, since that is written too. Rules of mapped conditions look at data.
+HERE = {
+    (lock, seen): both(STATE.replace("{data}", ", data" if seen else "") + suffix)
+    for lock, suffix in LOCKS.items()
+    for seen in (False, True)
+}
 
 NAMES = {
     "Cluster": "SELECT name, NULL, id::text FROM clusters WHERE name = ANY(%(names)s)",
@@ -168,11 +174,17 @@ def imported(conn: Connection, kind: str, source: str) -> set[str]:
     return {row[0] for row in conn.execute(IMPORTED[kind], {"source": source})}
 
 
-def here(conn: Connection, kind: str, ids: Sequence[str], *, lock: bool) -> dict[str, Here]:
-    """The resources that are here, by their ids."""
-    found = {}
-    for id_, generation, updated, status, rows in conn.execute(HERE[lock][kind], {"ids": ids}):
-        reports: list[Any] = [dict(zip(REPORT, row, strict=True)) for row in rows or ()]
+def here(
+    conn: Connection, kind: str, ids: Sequence[str], *, lock: bool, seen: bool = False
+) -> dict[str, Here]:
+    """The resources that are here, by their ids.
+
+    :param lock: whether they are locked
+    :param seen: whether reports are to have their data
+    """
+    found, members = {}, REPORT_SEEN if seen else REPORT
+    for id_, generation, updated, status, rows in conn.execute(HERE[lock, seen][kind], {"ids": ids}):
+        reports: list[Any] = [dict(zip(members, row, strict=True)) for row in rows or ()]
         by_adapter = {report["adapter"]: report for report in reports}
         found[id_] = Here(generation, updated, status, by_adapter)
     return found
@@ -251,12 +263,12 @@ def take_away(
     return gone, kept
 
 
-def settle(conn: psycopg.Connection[Any], required: Sequence[str]) -> None:
+def settle(conn: psycopg.Connection[Any], folding: Folding) -> None:
     """Folds the clusters once more that were taken over and are being deleted: node pools count."""
     ids = [row[0] for row in conn.execute(MARKED)]
     for start in range(0, len(ids), BATCH):
         with conn.transaction():
-            fold_all(conn, "Cluster", ids[start : start + BATCH], required)
+            fold_all(conn, "Cluster", ids[start : start + BATCH], folding)
 
 
 def _json(rows: Iterable[Any]) -> str:
