@@ -114,15 +114,14 @@ class Rules:
             }
             for report in sorted(reports, key=lambda one: one["adapter"])
         ]
-        for status in statuses:
-            masked.count(status["conditions"])
+        masked.count([status["conditions"] for status in statuses])
         shown: dict[str, Any] = {}
         if self.resource:
             given: Mapping[str, Any] = resource
             members = {name: given[name] for name in MEMBERS if given.get(name) is not None}
             members["metadata"] = {"labels": members.get("labels", {})}
             shown = {"kind": self.kind, **masked.copy(members)}
-        return Values({"statuses": statuses, "resource": shown})
+        return Values({"statuses": statuses, "resource": shown}, masked.size, masked.longest)
 
     def _says(self, rule: _Compiled, values: Values) -> dict[str, str] | None:
         """Status, reason and message by a rule; None where it does not apply. Raises Failed."""

@@ -1,14 +1,14 @@
 """Expressions in CEL, the Common Expression Language: made of texts at the start, asked with values.
 
 The engine ends an expression after 10,000 rounds of its loops, knows no others, and matches patterns in
-linear time. What it does not bound, the size of what an expression makes, is bounded here.
+linear time. How much a round may have to do it does not bound; that is done here.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Value: TypeAlias = str | bool | int | float | None
 
@@ -19,6 +19,9 @@ LOOPS, DEEPEST, MAKERS = 12, 3, 2
 SIGNS = 4
 # Characters that toJson may make.
 JSON = 1024 * 1024
+# Rounds that the engine allows, and what all of them may come to: rounds times the size of what is
+# asked about. The copy that toJson and dig are given costs more than looking at it.
+ROUNDS, WORK, COPY = 10_000, 128 * 1024 * 1024, 8
 
 # What a text and a comment look like, and a name between backticks: none of them holds a loop.
 QUOTED = re.compile(
@@ -43,9 +46,14 @@ class Failed(Exception):
 
 
 class Values:
-    """What expressions are asked about: prepared once for several of them."""
+    """What expressions are asked about: prepared once for several of them.
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    :param size: how large it is, about in characters
+    :param longest: how long the longest of its lists and maps is
+    """
+
+    def __init__(self, values: Mapping[str, Any], size: int, longest: int) -> None:
+        self.size, self.longest = size, longest
         try:
             self.prepared = _environment().Activation(dict(values))
         except Exception as error:
@@ -62,7 +70,7 @@ class Expression:
     """
 
     def __init__(self, text: str, *, boolean: bool = False) -> None:
-        _bound(text)
+        self._shape = _shape(text)
         try:
             self._program = _environment().compile(text)
         except Exception as error:
@@ -76,7 +84,11 @@ class Expression:
             raise Refused(f"comes to a value of the type {kind.lower()}, and must come to {wanted}")
 
     def value(self, values: Values) -> Value:
-        """What it comes to. Raises Failed where that is an error, or a list, a map or the like."""
+        """What it comes to. Raises Failed where that is an error, or a list, a map or the like;
+        and where it could take too long to find out.
+        """
+        if self._shape.work(values) > WORK:
+            raise Failed("it could take too long, with its loops and as much as there is to look at")
         try:
             found = self._program.eval(values.prepared)
             kind = found.type().name()
@@ -142,16 +154,47 @@ def dig(target: Any, path: str) -> Any:
     return target
 
 
-def _bound(text: str) -> None:
-    """Raises Refused for an expression that could take too much time or space."""
+class _Shape(NamedTuple):
+    """What there is in an expression that takes time.
+
+    :param depth: how deep its loops are within each other
+    :param loops: how many there are
+    :param signs: what may enlarge the values that they make
+    :param items: of the lists in its text, at most
+    :param sums: how many lists are put together, at most
+    :param copies: whether a loop calls what is given copies
+    :param length: of its text
+    """
+
+    depth: int
+    loops: int
+    signs: int
+    items: int
+    sums: int
+    copies: bool
+    length: int
+
+    def work(self, values: Values) -> int:
+        """What evaluating it may come to at worst."""
+        if not self.depth:
+            return 0
+        longest = max(values.longest, self.items, 1) * (1 + self.sums)
+        rounds = min(ROUNDS, self.loops * longest**self.depth)
+        return rounds * (values.size + self.length) * (1 + self.signs) * (COPY if self.copies else 1)
+
+
+def _shape(text: str) -> _Shape:
+    """Raises Refused for an expression that could take too much time or space with whatever values."""
     if not text.strip():
         raise Refused("is empty")
     if len(text) > LONGEST:
         raise Refused(f"has {len(text)} characters; at most {LONGEST} are allowed")
     # What each open bracket belongs to.
     within: list[str] = []
-    loops = makers = signs = 0
-    for match in TOKEN.finditer(QUOTED.sub('""', text)):
+    loops = makers = signs = deepest = 0
+    copies = False
+    bare = QUOTED.sub('""', text)
+    for match in TOKEN.finditer(bare):
         sign, name = match[0], match[1]
         if sign[-1] in ")]}":
             if within:
@@ -167,8 +210,8 @@ def _bound(text: str) -> None:
             makers += name in MAKING
             if depth > DEEPEST:
                 raise Refused(f"has loops within loops; at most {DEEPEST} deep are allowed")
-            if name in COPYING and depth > 1:
-                raise Refused(f"calls {name} in a loop within a loop, where it would take long")
+            deepest = max(deepest, depth)
+            copies |= name in COPYING and depth > 0
     for found, most, what in (
         (loops, LOOPS, "loops (all, exists, exists_one, filter, map, optMap, optFlatMap)"),
         (makers, MAKERS, "loops that make values (map, optMap, optFlatMap)"),
@@ -176,6 +219,7 @@ def _bound(text: str) -> None:
     ):
         if found > most:
             raise Refused(f"has {found} {what}; at most {most} are allowed")
+    return _Shape(deepest, loops, signs, bare.count(","), bare.count("+"), copies, len(text))
 
 
 def _reason(error: object) -> str:

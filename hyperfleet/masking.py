@@ -23,14 +23,24 @@ class Masked:
 
     :param most: how large all of them may be together: the characters of their texts and names, and
         eight for each value
+
+    ``longest`` is how long the longest of their lists and maps is.
     """
 
     def __init__(self, most: int) -> None:
-        self.left = most
+        self.left = self.most = most
+        self.longest = 0
+
+    @property
+    def size(self) -> int:
+        """How large what was copied or counted is."""
+        return self.most - self.left
 
     def copy(self, value: Any, depth: int = 0) -> Any:
         """The copy. Raises TooLarge."""
         self._take(8 + (len(value) if isinstance(value, str) else 0))
+        if isinstance(value, Mapping | list | tuple):
+            self.longest = max(self.longest, len(value))
         if isinstance(value, Mapping):
             return {} if depth >= DEEPEST else {k: self._member(k, v, depth) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -44,6 +54,7 @@ class Masked:
             for one in value.values():
                 self.count(one)
         elif isinstance(value, list):
+            self.longest = max(self.longest, len(value))
             for one in value:
                 self.count(one)
         else:

@@ -229,7 +229,9 @@ def from_options(values: Mapping[str, Any]) -> Settings:
 
 
 def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The settings, with what the file says of kinds. Raises ConfigurationError for what is there twice."""
+    """The settings, with what the file says of kinds. Raises ConfigurationError for what is said at two
+    places.
+    """
     for entity in ctx.meta.get(ENTITIES, ()):
         name = f"required_adapters_{entity.kind.lower()}"
         if entity.required_adapters is None or name not in chosen:
