@@ -22,6 +22,8 @@ JSON = 1024 * 1024
 # Rounds that the engine allows, and what all of them may come to: rounds times the size of what is
 # asked about. The copy that toJson and dig are given costs more than looking at it.
 ROUNDS, WORK, COPY = 10_000, 128 * 1024 * 1024, 8
+# To look for one long text in another takes as long as their lengths multiplied, if many times faster.
+SEARCH = 400
 
 # What a text and a comment look like, and a name between backticks: none of them holds a loop.
 QUOTED = re.compile(
@@ -31,6 +33,8 @@ QUOTED = re.compile(
     re.DOTALL,
 )
 TOKEN = re.compile(r"\.?\s*\b([A-Za-z_]\w*)\s*\(|[()\[\]{}+,]")
+# A search for what is not written out in the expression.
+SEARCHING = re.compile(r"""\b(?:contains|matches)\s*\((?!\s*""\s*\))""")
 MAKING = frozenset({"map", "optMap", "optFlatMap"})
 LOOPING = MAKING | {"all", "exists", "exists_one", "existsOne", "filter"}
 # They copy what they are given.
@@ -71,8 +75,9 @@ class Expression:
 
     def __init__(self, text: str, *, boolean: bool = False) -> None:
         self._shape = _shape(text)
+        environment = _environment()
         try:
-            self._program = _environment().compile(text)
+            self._program = environment.compile(text)
         except Exception as error:
             raise Refused(f"invalid CEL expression: {_reason(error)}") from None
         kind = self._program.return_type().name()
@@ -163,6 +168,7 @@ class _Shape(NamedTuple):
     :param items: of the lists in its text, at most
     :param sums: how many lists are put together, at most
     :param copies: whether a loop calls what is given copies
+    :param searches: how often one text is looked for in another, and is not written out
     :param length: of its text
     """
 
@@ -172,15 +178,15 @@ class _Shape(NamedTuple):
     items: int
     sums: int
     copies: bool
+    searches: int
     length: int
 
     def work(self, values: Values) -> int:
         """What evaluating it may come to at worst."""
-        if not self.depth:
-            return 0
-        longest = max(values.longest, self.items, 1) * (1 + self.sums)
-        rounds = min(ROUNDS, self.loops * longest**self.depth)
-        return rounds * (values.size + self.length) * (1 + self.signs) * (COPY if self.copies else 1)
+        longest, size = max(values.longest, self.items, 1) * (1 + self.sums), values.size + self.length
+        rounds = min(ROUNDS, self.loops * longest**self.depth) if self.depth else 1
+        each = size * (1 + self.signs) * (COPY if self.copies else 1)
+        return rounds * (each + self.searches * size**2 // SEARCH)
 
 
 def _shape(text: str) -> _Shape:
@@ -219,7 +225,8 @@ def _shape(text: str) -> _Shape:
     ):
         if found > most:
             raise Refused(f"has {found} {what}; at most {most} are allowed")
-    return _Shape(deepest, loops, signs, bare.count(","), bare.count("+"), copies, len(text))
+    searches = len(SEARCHING.findall(bare))
+    return _Shape(deepest, loops, signs, bare.count(","), bare.count("+"), copies, searches, len(text))
 
 
 def _reason(error: object) -> str:

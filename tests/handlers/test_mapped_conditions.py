@@ -1,0 +1,225 @@
+"""Mapped conditions over HTTP: a file with rules, and what callers see of them."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+from conftest import Api
+from process import Serving, run, run_here
+
+pytestmark = pytest.mark.slow
+
+Json = dict[str, Any]
+
+RULES = """
+entities:
+  - kind: Cluster
+    plural: clusters
+    required_adapters: [validation]
+    conditions:
+      - type: QuotaValid
+        when:
+          expression: |
+            statuses.exists(s, s.adapter == "validation"
+              && s.conditions.exists(c, c.type == "QuotaSufficient"))
+        output:
+          status:
+            expression: |
+              statuses.filter(s, s.adapter == "validation")[0]
+                .conditions.filter(c, c.type == "QuotaSufficient")[0].status
+          reason:
+            expression: |
+              statuses.filter(s, s.adapter == "validation")[0]
+                .conditions.filter(c, c.type == "QuotaSufficient")[0].reason
+          message:
+            expression: |
+              "Left: " + string(statuses.filter(s, s.adapter == "validation")[0].?data.?left.orValue(0))
+              + " in " + resource.spec.?region.orValue("no region")
+      - type: Broken
+        when: {expression: 'statuses.size() > 0'}
+        output:
+          status: {expression: 'statuses[0].data.nothing'}
+          reason: {expression: '"R"'}
+          message: {expression: '"m"'}
+  - kind: NodePool
+    parent_kind: Cluster
+    conditions:
+      - type: Sized
+        when: {expression: 'true'}
+        output:
+          status: {expression: 'resource.spec.?replicas.hasValue()'}
+          reason: {expression: 'resource.kind + "Size"'}
+          message: {expression: '"replicas: " + toJson(resource.spec.?replicas.orValue(null))'}
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULES)
+    return path
+
+
+@pytest.fixture(params=["1", "2"])
+def server(database: str, rules: Path, request: pytest.FixtureRequest) -> Iterator[Serving]:
+    flags = ("--no-auth", "--database-url", database, "--config", str(rules))
+    env = {"HYPERFLEET_WORKERS": request.param, "HYPERFLEET_VALIDATE_RESPONSES": "all"}
+    with Serving(*flags, env=env) as serving:
+        yield serving
+
+
+def shown(api: Api, resource: Json) -> dict[str, Json]:
+    return {c["type"]: c for c in api.read(resource)["status"]["conditions"]}
+
+
+def quota(status: str, **members: Any) -> Json:
+    says = {"type": "QuotaSufficient", "status": status, "reason": "Quota", "message": "m"}
+    return {"conditions": [{"type": "Available", "status": "True"}, says], **members}
+
+
+def test_rules_show_what_adapters_report(server: Serving) -> None:
+    api = Api(server.url)
+    cluster = api.cluster(spec={"region": "east"})
+    assert "QuotaValid" not in shown(api, cluster)
+    assert api.report(cluster, "validation", **quota("True", data={"left": 25})).status_code == 201
+    first = shown(api, cluster)
+    assert first["Ready"]["status"] == "True", "the required adapters are those of the file"
+    found = first["QuotaValid"]
+    assert (found["status"], found["reason"], found["message"]) == ("True", "Quota", "Left: 25 in east")
+    assert found["observed_generation"] == 1
+
+    # Another adapter's report says nothing new of it.
+    assert api.report(cluster, "other").status_code == 201
+    second = shown(api, cluster)["QuotaValid"]
+    assert second["last_updated_time"] > found["last_updated_time"]
+    assert {**second, "last_updated_time": ""} == {**found, "last_updated_time": ""}
+
+    # A change of the spec is seen at once.
+    api.patch(f"/clusters/{cluster['id']}", json={"spec": {"region": "west"}})
+    third = shown(api, cluster)["QuotaValid"]
+    assert (third["message"], third["observed_generation"]) == ("Left: 25 in west", 2)
+    assert third["last_transition_time"] == found["last_transition_time"]
+
+    # A clear no, and then no news: what is Unknown is not seen.
+    api.report(cluster, "validation", **quota("False", observed_generation=2))
+    fourth = shown(api, cluster)["QuotaValid"]
+    assert (fourth["status"], fourth["message"]) == ("False", "Left: 0 in west")
+    assert fourth["created_time"] == found["created_time"]
+    assert fourth["last_transition_time"] > found["last_transition_time"]
+    api.report(cluster, "validation", **quota("Unknown", observed_generation=2))
+    assert "QuotaValid" not in shown(api, cluster)
+
+    # It is found as any other condition is, and goes on while the cluster is being deleted.
+    api.report(cluster, "validation", **quota("True", observed_generation=2, data={"left": 3}))
+    search = {"search": "status.conditions.QuotaValid='True'"}
+    assert api.get("/clusters", params=search).json()["total"] == 1
+    marked = api.delete(f"/clusters/{cluster['id']}").json()
+    assert marked["status"]["conditions"][-1]["observed_generation"] == 3
+    api.report(cluster, "other", observed_generation=3)
+    assert shown(api, cluster)["QuotaValid"]["message"] == "Left: 3 in west"
+
+
+def test_each_kind_has_its_rules_and_the_first_status_follows_them(server: Serving) -> None:
+    api = Api(server.url)
+    cluster = api.cluster()
+    pool = api.node_pool(cluster, spec={"replicas": 3})
+    found = pool["status"]["conditions"][-1]
+    assert (found["type"], found["status"]) == ("Sized", "True")
+    assert (found["reason"], found["message"]) == ("NodePoolSize", "replicas: 3")
+    assert found["created_time"] == pool["created_time"]
+    api.report(pool, "np")
+    assert shown(api, pool)["Sized"]["created_time"] == pool["created_time"]
+    assert "Sized" not in shown(api, cluster)
+
+
+def test_a_rule_that_fails_costs_no_report_and_is_told_of_once(server: Serving) -> None:
+    api = Api(server.url)
+    cluster = api.cluster()
+    for _ in range(20):
+        assert api.report(cluster, "validation", **quota("True")).status_code == 201
+    assert {"QuotaValid"} == shown(api, cluster).keys() & {"QuotaValid", "Broken"}
+    lines = re.findall(r".*the rule Cluster\.Broken.*", server.output)
+    # Each process tells of it.
+    assert 1 <= len(lines) <= 2
+    assert 'Key not found in map : "nothing"' in lines[0]
+
+
+def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
+    service: Callable[..., Api], database: str, rules: Path
+) -> None:
+    api = service()
+    cluster = api.cluster(spec={"region": "east"})
+    api.report(cluster, "validation", **quota("True", data={"left": 7}))
+    pool = api.node_pool(cluster)
+    assert "QuotaValid" not in shown(api, cluster)
+    command = ("migrate", "--refold", "--database-url", database, "--config", str(rules))
+    assert run(*command).stdout.splitlines()[-1] == "2 statuses changed."
+    assert shown(api, cluster)["QuotaValid"]["message"] == "Left: 7 in east"
+    assert shown(api, pool)["Sized"]["message"] == "replicas: null"
+    assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
+    # Without rules they go again.
+    assert run(*command[:-2]).stdout.splitlines()[-1] == "2 statuses changed."
+    assert "QuotaValid" not in shown(api, cluster)
+
+
+def test_without_rules_neither_spec_nor_data_is_read(
+    service: Callable[..., Api], sql: psycopg.Connection[Any]
+) -> None:
+    from hyperfleet.handlers.statuses import STATE, STATE_SEEN
+    from hyperfleet.resource import _statements
+
+    assert "spec" not in STATE["Cluster"]
+    assert "spec" in STATE_SEEN["Cluster"]
+    plain = _statements("Cluster", whole=False, seen=False, children=True, below=False)
+    assert not any(re.search(r"\bspec\b|\bdata\b", one) for one in plain)
+
+
+def test_a_wrong_rule_ends_the_start_and_the_check_with_the_same_sentence(
+    database: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(RULES.replace("resource.spec.?replicas.hasValue()", "resourse.spec"))
+    flags = ("--database-url", database, "--config", str(path))
+    sentence = (
+        f"{path}: entities: NodePool.Sized.output.status: invalid CEL expression: line 1, column 1: "
+        "undeclared reference to 'resourse'"
+    )
+    for command in (("serve", "--no-auth"), ("config", "--check"), ("config",), ("migrate",)):
+        done = run(*command, *flags)
+        assert done.returncode == 2
+        assert done.stdout.splitlines()[-1] == f"Error: {sentence}"
+
+
+def test_the_settings_show_the_list_and_where_it_comes_from(rules: Path) -> None:
+    flags = ("config", "--config", str(rules))
+    for output, load in (("json", json.loads), ("yaml", yaml.safe_load)):
+        found = load(run_here(*flags, f"--output={output}").stdout)
+        assert found["entities"]["from"] == str(rules)
+        assert [one["kind"] for one in found["entities"]["value"]] == ["Cluster", "NodePool"]
+        assert found["entities"]["value"][1]["conditions"][0]["when"] == {"expression": "true"}
+        assert found["required_adapters_cluster"] == {"value": ["validation"], "from": str(rules)}
+    table = run_here(*flags).stdout
+    (line,) = [line for line in table.splitlines() if line.startswith("entities ")]
+    assert '"QuotaValid"' in line
+    nothing = json.loads(run_here("config", "--output=json").stdout)["entities"]
+    assert nothing == {"value": [], "from": "default"}
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_required_adapters_are_said_at_one_place(rules: Path, how: str) -> None:
+    flags, env = [], {}
+    if how == "flag":
+        flags = ["--required-adapters-cluster=dns"]
+    elif how == "environment":
+        env = {"HYPERFLEET_REQUIRED_ADAPTERS_CLUSTER": "dns"}
+    else:
+        rules.write_text(RULES + "required_adapters_cluster: [dns]\n")
+    done = run_here("config", "--config", str(rules), *flags, env=env)
+    assert done.returncode == 2
+    assert "--required-adapters-cluster" in done.stdout
+    assert f"and required_adapters of Cluster, under entities in {rules}, say the same" in done.stdout

@@ -1,0 +1,511 @@
+"""Mapped conditions: what rules see, what they come to, and what they can do no harm with."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_contract import faults
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperfleet import conditions, entities, expressions
+from hyperfleet.conditions import Folding, Rules
+from hyperfleet.entities import Entity, Rule
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.expressions import Expression, Refused
+from hyperfleet.settings_file import read_file
+from hyperfleet.status import fold
+
+Json = dict[str, Any]
+
+STATUS = {"$ref": "#/components/schemas/ClusterStatus"}
+
+
+def at(second: int) -> str:
+    return f"2026-01-01T00:00:{second:02}.000000Z"
+
+
+def report(adapter: str, data: Any = None, second: int = 1, **says: str) -> Any:
+    return {
+        "adapter": adapter,
+        "observed_generation": 1,
+        "conditions": [
+            {
+                **{"adapter": adapter, "type": type_, "status": status},
+                **{"reason": f"{type_}Reason", "message": f"{type_} message"},
+                **{"observed_generation": 1, "created_at": at(0), "updated_at": at(second)},
+                "last_transition_time": at(0),
+            }
+            for type_, status in says.items()
+        ],
+        "created_time": at(0),
+        "last_report_time": at(second),
+        **({} if data is None else {"data": data}),
+    }
+
+
+def resource(**members: Any) -> Any:
+    return {
+        **{"id": "0190", "name": "one", "labels": {"env": "dev"}, "spec": {"region": "east"}},
+        **{"generation": 1, "created_time": at(0), "updated_time": at(0), "deleted_time": None},
+        **members,
+    }
+
+
+def rule(when: str = "true", status: str = '"True"', **members: str) -> Rule:
+    return Rule(
+        **{
+            "type": "Mapped",
+            "when": when,
+            "status": status,
+            "reason": '"R"',
+            "message": '"m"',
+            **members,
+        }
+    )
+
+
+def mapped(
+    *rules: Rule, reports: Any = (), previous: Any = None, second: int = 1, **state: Any
+) -> list[Json]:
+    """What rules add to a status; the rest of it is as without them."""
+    state = resource(**state)
+    whole = Folding((), Rules("Cluster", rules)).fold(state, reports, previous, at(second))
+    plain = fold(state, reports, previous, (), at(second))
+    number = len(plain["conditions"])
+    assert whole["conditions"][:number] == plain["conditions"]
+    assert {**whole, "conditions": []} == {**plain, "conditions": []}
+    assert faults(whole, STATUS) == []
+    return whole["conditions"][number:]
+
+
+def one(adapter: str, type_: str, member: str = "status") -> str:
+    return (
+        f'statuses.filter(s, s.adapter == "{adapter}")[0]'
+        f'.conditions.filter(c, c.type == "{type_}")[0].{member}'
+    )
+
+
+def there(adapter: str, type_: str) -> str:
+    return f'statuses.exists(s, s.adapter == "{adapter}" && s.conditions.exists(c, c.type == "{type_}"))'
+
+
+# What the original's page shows
+
+
+def test_one_condition_of_an_adapter_is_shown_with_a_longer_message() -> None:
+    copied = rule(
+        there("rosa", "ControlPlaneReady"),
+        one("rosa", "ControlPlaneReady"),
+        reason=one("rosa", "ControlPlaneReady", "reason"),
+        message='"ROSA: " + ' + one("rosa", "ControlPlaneReady", "message"),
+    )
+    reports = [report("rosa", Available="True", ControlPlaneReady="False")]
+    assert mapped(copied, reports=reports) == [
+        {
+            "type": "Mapped",
+            "status": "False",
+            "reason": "ControlPlaneReadyReason",
+            "message": "ROSA: ControlPlaneReady message",
+            "observed_generation": 1,
+            "created_time": at(1),
+            "last_updated_time": at(1),
+            "last_transition_time": at(1),
+        }
+    ]
+    assert mapped(copied, reports=[report("rosa", Available="True")]) == []
+    assert mapped(copied) == []
+
+
+@pytest.mark.parametrize(("dns", "reason"), [("True", "AllHealthy"), ("False", "Degraded")])
+def test_several_adapters_are_put_together(dns: str, reason: str) -> None:
+    both = f'{one("rosa", "Up")} == "True" && {one("dns", "Available")} == "True"'
+    healthy = rule(
+        f"{there('rosa', 'Up')} && {there('dns', 'Available')}",
+        f'{both} ? "True" : "False"',
+        reason=f'{both} ? "AllHealthy" : "Degraded"',
+    )
+    reports = [report("rosa", Up="True"), report("dns", Available=dns)]
+    (found,) = mapped(healthy, reports=reports)
+    assert (found["status"], found["reason"]) == (dns, reason)
+    assert mapped(healthy, reports=reports[:1]) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        ({"quotaRemaining": 25, "internalProjectId": "p-1"}, "True", "left: 25"),
+        ({"quotaRemaining": 10}, "False", "left: 10"),
+        ({"other": 1}, None, None),
+        (None, None, None),
+    ],
+)
+def test_data_is_looked_into_without_fear_of_what_is_missing(
+    data: Any, status: str | None, message: str | None
+) -> None:
+    quota = 'statuses.filter(s, s.adapter == "gcp")[0].?data.?quotaRemaining.orValue(0)'
+    quota_rule = rule(
+        'statuses.exists(s, s.adapter == "gcp" && s.conditions.exists(c, c.type == "Quota") '
+        "&& s.?data.?quotaRemaining.hasValue())",
+        f'{quota} > 10 ? "True" : "False"',
+        message=f'"left: " + string({quota})',
+    )
+    found = mapped(quota_rule, reports=[report("gcp", data, Quota="True")])
+    assert [(c["status"], c["message"]) for c in found] == ([(status, message)] if status else [])
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ('dig(statuses[0].data, "quota.remaining")', "7"),
+        ('dig(statuses[0].data, "items.1.name")', "b"),
+        ('dig(statuses[0].data, "items.9.name") == null', "True"),
+        ('dig(statuses[0].data, "quota.remaining.more") == null', "True"),
+        ('dig(statuses[0].data, "nothing.at.all")', ""),
+        ('string(dig(statuses[0].data, "quota")["remaining"])', "7"),
+        ("toJson(statuses[0].data.quota)", '{"remaining":7}'),
+        ('toJson([1, 2.5, null, true, "ä"])', '[1,2.5,null,true,"ä"]'),
+        ("toJson(statuses[0].adapter)", '"gcp"'),
+        ('statuses[?0].?data[?"quota"].?remaining.orValue(0)', "7"),
+        ("statuses[?5].hasValue()", "False"),
+        ("resource.kind + resource.name + resource.id", "Clusterone0190"),
+        ("resource.generation", "1"),
+        ("resource.labels.env + resource.metadata.labels.env", "devdev"),
+        ("resource.spec.region", "east"),
+        ("statuses[0].observed_generation", "1"),
+        ("1.5", "1.5"),
+        ("2.0", "2"),
+        ("null", ""),
+    ],
+)
+def test_values_are_found_and_shown_as_texts(expression: str, value: str) -> None:
+    data = {"quota": {"remaining": 7}, "items": [{"name": "a"}, {"name": "b"}]}
+    (found,) = mapped(rule(message=expression), reports=[report("gcp", data, Available="True")])
+    assert found["message"] == value
+
+
+def test_what_is_unknown_and_what_looks_like_a_secret_is_not_seen() -> None:
+    data = {
+        "adminPassword": "sesame",
+        "nested": [{"pullSecret": "sesame", "name": "n"}],
+        "kubeconfigData": {"a": "sesame"},
+    }
+    everything = rule(message="toJson(statuses) + toJson(resource)")
+    reports = [report("a", data, Available="Unknown", Other="True")]
+    (found,) = mapped(everything, reports=reports, spec={"ssh": {"sshKeyData": "sesame"}, "size": 3})
+    assert "sesame" not in found["message"]
+    assert found["message"].count("***REDACTED***") == 4
+    assert '"size":3' in found["message"]
+    assert "Unknown" not in found["message"]
+    assert '"type":"Other"' in found["message"]
+
+
+# What comes of it
+
+
+def test_times_and_generations_go_on_as_those_of_other_conditions_do() -> None:
+    follows = rule(there("a", "Up"), one("a", "Up"))
+
+    def step(second: int, status: str, previous: Any, **state: Any) -> Any:
+        reports = [report("a", second=second, Up=status)]
+        folding = Folding((), Rules("Cluster", [follows]))
+        return folding.fold(resource(**state), reports, previous, at(second))
+
+    def times(status: Any) -> tuple[Any, ...]:
+        found = status["conditions"][-1]
+        names = ("created_time", "last_updated_time", "last_transition_time", "observed_generation")
+        return tuple(found[name] for name in names)
+
+    first = step(1, "True", None)
+    assert times(first) == (at(1), at(1), at(1), 1)
+    second = step(5, "True", first)
+    assert times(second) == (at(1), at(5), at(1), 1)
+    third = step(7, "False", second, generation=2)
+    assert times(third) == (at(1), at(7), at(7), 2)
+    late = step(6, "True", third, generation=2)
+    assert times(late) == (at(1), at(6), at(7), 2), "time never goes back"
+    again = Folding((), Rules("Cluster", [follows])).fold(
+        resource(generation=2), [report("a", second=6, Up="True")], late, at(50)
+    )
+    assert again == late, "folding once more changes nothing"
+
+
+def test_conditions_are_in_the_order_of_their_types_behind_all_others() -> None:
+    rules = [rule(type=name) for name in ("b", "c", "A")]
+    assert [c["type"] for c in mapped(*rules)] == ["A", "b", "c"]
+
+
+@pytest.mark.parametrize("status", ['"true"', '"TRUE"', "true", "1 == 1"])
+def test_a_status_may_be_written_in_any_case_and_be_a_truth_value(status: str) -> None:
+    assert mapped(rule(status=status))[0]["status"] == "True"
+
+
+def test_a_long_message_is_cut_between_characters_and_a_long_reason_makes_no_condition(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = {"text": "ä" * 2000}
+    reports = [report("a", data, Up="True")]
+    (found,) = mapped(rule(message='"x" + statuses[0].data.text'), reports=reports)
+    assert found["message"] == "x" + "ä" * 1023
+    assert "which is cut" in caplog.text
+    assert mapped(rule(reason="statuses[0].data.text"), reports=reports) == []
+    assert "its reason is longer than 256 bytes" in caplog.text
+
+
+def test_what_the_database_cannot_hold_is_left_out() -> None:
+    (found,) = mapped(rule(message='"a\\u0000b"', reason='"\\x00"'))
+    assert (found["message"], found["reason"]) == ("ab", "")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (rule("statuses[0].adapter == 'a'"), "Index error"),
+        (rule("resource.spec.nope == 1"), 'Key not found in map : "nope"'),
+        (rule("resource.name"), "'when' is neither true nor false"),
+        (rule(status='"Unknown"'), "its status is 'Unknown'"),
+        (rule(status="1 / 0 == 1"), "divide by zero"),
+        (rule(reason="resource.spec"), "it came to a map"),
+        (rule(message="[resource.?name][0 + resource.generation - 1]"), "it came to a optional_type"),
+    ],
+)
+def test_a_rule_that_fails_makes_no_condition_and_one_line(
+    broken: Rule, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = Rules("Cluster", [broken, rule(type="Other")])
+    for second in range(1, 20):
+        found = rules.conditions(resource(), (), None, at(second))
+        assert [c["type"] for c in found] == ["Other"]
+    (line,) = caplog.records
+    assert line.getMessage().startswith("the rule Cluster.Mapped comes to no condition: ")
+    assert reason in line.getMessage()
+
+
+def test_it_is_told_again_after_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Rules("Cluster", [rule("resource.spec.nope == 1")])
+    rules.conditions(resource(), (), None, at(1))
+    monkeypatch.setattr(conditions, "QUIET", 0.0)
+    rules.conditions(resource(), (), None, at(2))
+    assert len(caplog.records) == 2
+
+
+# Whatever a rule yields
+
+PIECES = st.sampled_from(
+    [
+        *("true", "false", "null", "1", "2.5", "0.0 / 0.0", "-1", '""', '"True"', '"a\\u0000"', "b'x'"),
+        *("statuses", "resource", "resource.spec", "resource.name", "statuses[0]", "resource.?nope"),
+        *("statuses[0].data", "statuses[0].data.x", "statuses.map(s, s.adapter)", "type(1)", "1 / 0"),
+        *("toJson(statuses)", 'dig(resource, "spec.x")', 'dig(statuses, "0.data.x")', "[1, 2][5]"),
+        *('duration("1s")', 'timestamp("2026-01-01T00:00:00Z")', "9223372036854775807 + 1", "1u"),
+        *("optional.none()", "string(statuses[0].data.x)", '"😀".matches("(")', "{1: 2}", '"e" + "x"'),
+    ]
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+    | st.text("ä", min_size=200, max_size=3000),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(when=PIECES, status=PIECES, reason=PIECES, message=PIECES, value=VALUES)
+@settings(max_examples=400, deadline=None, database=None)
+def test_whatever_a_rule_yields_the_status_stays_valid_and_nothing_is_raised(
+    when: str, status: str, reason: str, message: str, value: Any
+) -> None:
+    try:
+        rules = Rules("Cluster", [Rule("Mapped", when, status, reason, message)])
+    except Refused:
+        return
+    reports = [report("a", {"x": value}, Available="True")]
+    state = resource(spec={"x": value})
+    folded = Folding((), rules).fold(state, reports, None, at(1))
+    assert faults(folded, STATUS) == []
+    text = json.dumps(folded)
+    assert "\\u0000" not in text
+    assert (
+        Folding((), rules).fold(state, reports, folded, at(30))["conditions"][-1]
+        == (folded["conditions"][-1])
+    )
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        ("1 +", "line 1, column 4: Syntax error"),
+        ("nope", "undeclared reference to 'nope'"),
+        ("toJson()", "undeclared reference to 'toJson'"),
+        ("dig(resource, 1)", "found no matching overload for 'dig'"),
+        ('"a" + 1', "found no matching overload"),
+        ("[1]", "and must come to a text"),
+        ("resource.?name", "optional_type<dyn>, and must come to a text"),
+        ("'" + "a" * 5000 + "'", "at most 4096 are allowed"),
+        ("(" * 100 + "1" + ")" * 100, "recursion limit exceeded"),
+        ("statuses.all(a, statuses.all(b, statuses.all(c, statuses.all(d, true))))", "at most 3 deep"),
+        (" || ".join(["statuses.exists(s, true)"] * 13), "13 loops"),
+        ("['x']" + ".map(x, x + x)" * 3 + "[0]", "3 loops that make values"),
+        ("['x'].map(x, x + x + x + x + x + x)[0]", "5 '+' and ','"),
+        ("optional.of('x').optMap(x, x+x).optMap(x, x+x).optMap(x, x+x).value()", "3 loops"),
+    ],
+)
+def test_an_expression_that_cannot_be_used_is_refused_at_the_start(text: str, reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        Expression(text)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"map(map(map(map("', "'''a\n.map(('''", 'r"\\("', "1 // .map(.map(\n + 2", '"\\".map(" + "x"'],
+)
+def test_what_stands_in_texts_and_comments_is_no_loop(text: str) -> None:
+    assert expressions._shape(text).loops == 0
+    Expression(text)
+
+
+def test_whether_there_is_a_condition_must_be_a_truth_value() -> None:
+    with pytest.raises(Refused, match="must come to true or false"):
+        Expression('"true"', boolean=True)
+
+
+HEAVY = {
+    "many rounds": (
+        "statuses.exists(a, statuses.exists(b, statuses.exists(c, a.adapter + b.adapter == c.adapter)))",
+        [{"n": n} for n in range(90)],
+    ),
+    "long texts": ('statuses[0].data.l.exists(i, statuses[0].data.b.matches("(x+x+)+y"))',),
+    "texts in texts": ("statuses[0].data.l.exists(i, statuses[0].data.b.contains(statuses[0].data.b))",),
+    "copies": ('statuses[0].data.l.exists(i, dig(statuses[0].data, "b") == "q")',),
+    "what is made": ("statuses[0].data.l.map(i, statuses[0].data.b + statuses[0].data.b).size() > 0",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [100, 500, 4000])
+@pytest.mark.parametrize("case", HEAVY)
+def test_no_rule_takes_long_whatever_there_is_to_look_at(case: str, length: int) -> None:
+    text, *given = HEAVY[case]
+    data: Any = given[0] if given else [{"l": [1] * length, "b": "x" * (200_000 - 8 * length)}]
+    reports = [report(f"a{index}", one, Up="True") for index, one in enumerate(data)]
+    rules = Rules("Cluster", [rule(text)])
+    began = time.thread_time()
+    rules.conditions(resource(), reports, None, at(1))
+    assert time.thread_time() - began < 5
+
+
+def test_more_than_rules_are_made_for_is_not_shown_to_them(caplog: pytest.LogCaptureFixture) -> None:
+    reports = [report("a", {"text": "x" * conditions.LARGEST}, Up="True")]
+    assert mapped(rule(), reports=reports) == []
+    assert "what rules see is larger than 262144 characters" in caplog.text
+    assert mapped(rule(), spec={"text": "x" * conditions.LARGEST}), "no rule looks at the resource"
+
+
+# The list of entities
+
+
+def entity(**members: Any) -> Json:
+    return {"kind": "Cluster", **members}
+
+
+def written(**members: Any) -> Json:
+    texts = {"status": '"True"', "reason": '"R"', "message": '"m"'}
+    output = {name: {"expression": text} for name, text in texts.items()}
+    return {"type": "Mapped", "when": {"expression": "true"}, "output": output, **members}
+
+
+def test_entities_are_understood_and_shown_as_they_may_be_written() -> None:
+    given = [
+        entity(plural="clusters", required_adapters=["dns", "dns"], conditions=[written()]),
+        {"kind": "NodePool", "parent_kind": "Cluster"},
+    ]
+    found = entities.parse(given)
+    assert found == (Entity("Cluster", ("dns",), (rule(),)), Entity("NodePool"))
+    assert entities.parse(entities.shown(found)) == found
+    assert entities.parse("") == entities.parse([]) == ()
+
+
+OUTPUT = written()["output"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"kind": "Cluster"}, "entities must be a list of mappings, each with a kind."),
+        (["Cluster"], "entities[0] must be a mapping with a kind."),
+        ([{"plural": "clusters"}], "entities[0] must be a mapping with a kind."),
+        ([{"kind": "Channel"}], "the kind 'Channel' is not supported yet; Cluster and NodePool are."),
+        ([{"kind": "cluster"}], "Is Cluster meant?"),
+        ([entity(), entity()], "entities names the kind Cluster twice."),
+        ([entity(name_min_len="3")], "entities: Cluster.name_min_len is not supported yet."),
+        ([entity(name_max_len="3")], "entities: Cluster.name_max_len is not supported yet."),
+        ([entity(on_parent_delete="cascade")], "Cluster.on_parent_delete is not supported yet."),
+        ([entity(condition=[])], "Cluster.condition is not supported: unknown. Is conditions meant?"),
+        ([entity(plural="klusters")], "Cluster.plural is 'clusters' and cannot be changed"),
+        ([entity(parent_kind="Fleet")], "Cluster.parent_kind is none and cannot be changed"),
+        ([entity(required_adapters="dns")], "Cluster.required_adapters must be a list of names."),
+        ([entity(required_adapters=["a b"])], "'a b', which is not a name that an adapter can have"),
+        ([entity(conditions={"a": "b"})], "Cluster.conditions must be a list of rules."),
+        ([entity(conditions=[written()] * 51)], "has 51 rules; at most 50 are allowed."),
+        ([entity(conditions=[written(), written()])], "has the type 'Mapped' twice."),
+        ([entity(conditions=["x"])], "Cluster.conditions[0] must be a mapping with type, when, output."),
+        ([entity(conditions=[{"type": "a"}])], "Cluster.conditions[0] lacks when."),
+        ([entity(conditions=[written(type="")])], "conditions[0].type must be the name of a condition."),
+        ([entity(conditions=[written(type="a\nb")])], "type must be the name of a condition."),
+        ([entity(conditions=[written(type="x" * 101)])], "has 101 characters; at most 100"),
+        ([entity(conditions=[written(also="x")])], "conditions[0].also is not supported: unknown."),
+        ([entity(conditions=[written(when="true")])], "Cluster.Mapped.when must be a mapping with expr"),
+        ([entity(conditions=[written(when={"expression": []})])], "when.expression must be a text."),
+        (
+            [entity(conditions=[written(when={"expression": "1 +"})])],
+            "entities: Cluster.Mapped.when: invalid CEL expression: line 1, column 4: Syntax error",
+        ),
+        (
+            [entity(conditions=[written(output={**OUTPUT, "reason": {"expression": "nope"}})])],
+            "entities: Cluster.Mapped.output.reason: invalid CEL expression: line 1, column 1: undecl",
+        ),
+        *(
+            (
+                [entity(conditions=[written(type=type_)])],
+                f"cannot have the type '{type_}': it is reserved",
+            )
+            for type_ in (
+                *("Ready", "Reconciled", "Available", "LastKnownReconciled"),
+                *("DnsSuccessful", "Successful"),
+            )
+        ),
+    ],
+)
+def test_each_mistake_has_a_sentence(given: Any, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        entities.parse(given)
+    assert sentence in str(error.value)
+
+
+def test_the_file_is_named_with_its_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("entities:\n  - kind: Channel\n")
+    with pytest.raises(ConfigurationError, match=r"c\.yaml: entities: the kind 'Channel' is not"):
+        read_file(path)
+
+
+def test_the_reserved_types_are_those_of_the_fold() -> None:
+    status = fold(resource(), [report("dns-adapter", Available="True")], None, (), at(1))
+    kinds = [c["type"] for c in status["conditions"]]
+    assert {*kinds[:4]} == {*entities.AGGREGATED}
+    assert all(kind.endswith(entities.SUCCESSFUL) for kind in kinds[4:])
