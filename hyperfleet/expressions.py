@@ -102,6 +102,8 @@ class Expression:
                 return value
             # Nothing else is made a value of Python: it may be large.
             reason = _reason(found.plain_value()) if kind == "ERROR" else f"it came to a {kind.lower()}"
+        except TypeError:
+            reason = "it came to what has no text, such as an optional value"
         except Exception as error:
             reason = _reason(error)
         raise Failed(reason)

@@ -270,7 +270,7 @@ def test_what_the_database_cannot_hold_is_left_out() -> None:
         (rule(status='"Unknown"'), "its status is 'Unknown'"),
         (rule(status="1 / 0 == 1"), "divide by zero"),
         (rule(reason="resource.spec"), "it came to a map"),
-        (rule(message="[resource.?name][0 + resource.generation - 1]"), "it came to a optional_type"),
+        (rule(message='{"a": dyn(resource.?name)}["a"]'), "it came to what has no text"),
     ],
 )
 def test_a_rule_that_fails_makes_no_condition_and_one_line(

@@ -215,6 +215,48 @@ def test_a_second_run_changes_nothing(first: Original, database: str, sql: psyco
     assert state() == before
 
 
+def test_rules_of_mapped_conditions_see_what_is_taken(
+    first: Original, api: Api, database: str, tmp_path: Path
+) -> None:
+    fill(first)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("""
+entities:
+  - kind: Cluster
+    conditions:
+      - type: Seen
+        when: {expression: 'statuses.exists(s, s.adapter == "dns")'}
+        output:
+          status: {expression: '"True"'}
+          reason: {expression: '"Seen"'}
+          message: {expression: 'toJson(resource.spec) + toJson(statuses[0].data)'}
+""")
+    take(database, first, "--config", str(rules))
+
+    def messages(id_: str) -> list[str]:
+        conditions = api.get(f"/clusters/{id_}").json()["status"]["conditions"]
+        return [c["message"] for c in conditions if c["type"] == "Seen"]
+
+    def expected(id_: str) -> list[str]:
+        spec = api.get(f"/clusters/{id_}").json()["spec"]
+        data = {
+            r["adapter"]: r.get("data", {}) for r in api.get(f"/clusters/{id_}/statuses").json()["items"]
+        }
+        return [
+            "".join(
+                json.dumps(one, separators=(",", ":"), sort_keys=True) for one in (spec, data["dns"])
+            )
+        ]
+
+    assert messages(A) == expected(A)
+    # Of a report that comes later, the others are those that are here.
+    first.report(A, "late", observed_generation=3)
+    take(database, first, "--config", str(rules))
+    assert messages(A) == expected(A)
+    command = ("migrate", "--refold", "--database-url", database, "--config", str(rules))
+    assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
+
+
 def test_a_dry_run_reports_the_same_and_writes_nothing(
     first: Original, database: str, sql: psycopg.Connection
 ) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import yaml
 from conftest import Api
 from process import Serving, run, run_here
+
+from hyperfleet.handlers.statuses import STATE, STATE_SEEN
+from hyperfleet.resource import _statements
 
 pytestmark = pytest.mark.slow
 
@@ -167,12 +169,7 @@ def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
     assert "QuotaValid" not in shown(api, cluster)
 
 
-def test_without_rules_neither_spec_nor_data_is_read(
-    service: Callable[..., Api], sql: psycopg.Connection[Any]
-) -> None:
-    from hyperfleet.handlers.statuses import STATE, STATE_SEEN
-    from hyperfleet.resource import _statements
-
+def test_without_rules_neither_spec_nor_data_is_read() -> None:
     assert "spec" not in STATE["Cluster"]
     assert "spec" in STATE_SEEN["Cluster"]
     plain = _statements("Cluster", whole=False, seen=False, children=True, below=False)
@@ -183,7 +180,7 @@ def test_a_wrong_rule_ends_the_start_and_the_check_with_the_same_sentence(
     database: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(RULES.replace("resource.spec.?replicas.hasValue()", "resourse.spec"))
+    path.write_text(RULES.replace("resource.spec.?replicas.hasValue()", "resourse"))
     flags = ("--database-url", database, "--config", str(path))
     sentence = (
         f"{path}: entities: NodePool.Sized.output.status: invalid CEL expression: line 1, column 1: "
