@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers_contract import faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -495,6 +497,16 @@ def test_each_mistake_has_a_sentence(given: Any, sentence: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         entities.parse(given)
     assert sentence in str(error.value)
+
+
+def test_what_the_page_shows_is_understood() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (found,) = entities.parse(yaml.load(shown, yaml.BaseLoader)["entities"])
+    assert [one.type for one in found.conditions] == ["QuotaValid"]
+    (examples,) = re.findall(r"each a `message` or a part of one:\n\n```\n(.*?)```", page, re.DOTALL)
+    for text in examples.splitlines():
+        Expression(text)
 
 
 def test_the_file_is_named_with_its_mistake(tmp_path: Path) -> None:

@@ -79,9 +79,14 @@ def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties, **more}
 
 
+# What is in it the service checks, with a sentence for each mistake.
+ENTITIES = {"type": "array", "items": {"type": "object", "required": ["kind"]}}
+
+
 def settings_schema() -> dict[str, Any]:
     """The settings by their names, with hyphens or underscores."""
     patterns = {f"^{name.replace('_', '[-_]')}$": setting_type(name) for name in DECLARED}
+    patterns["^entities$"] = ENTITIES
     return closed({}, patternProperties=patterns)
 
 
@@ -89,6 +94,7 @@ def config_schema() -> dict[str, Any]:
     """The names of the original's file, and what else stands beside them."""
     tree: dict[str, Any] = {
         "server": {"jwt": {}},
+        "entities": ENTITIES,
         **{
             part: {"host": setting_type("host"), "port": setting_type("port")}
             for part in ("health", "metrics")
