@@ -20,7 +20,7 @@ def commit(root: Path) -> str | None:
         return told
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607: whichever git is there
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
             cwd=root,
             capture_output=True,
             text=True,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def section(changelog: str, title: str) -> str:
-    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``; nothing without one."""
+    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``, if it has it."""
     found = re.search(
         rf"^## \[?{re.escape(title)}\]?(?: .*)?\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
     )
@@ -20,7 +20,7 @@ def section(changelog: str, title: str) -> str:
 def faults(version: str, changelog: str, chart: str) -> list[str]:
     """What keeps a version from being released.
 
-    :param version: that of the wheel; one with a tag is ``0.2.0``, one between two is ``0.2.0.post1.dev3``
+    :param version: that of the wheel: ``0.2.0`` with a tag, ``0.2.0.post1.dev3`` after it
     :param changelog: the text of CHANGELOG.md
     :param chart: the text of Chart.yaml
     """

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "THIRD_PARTY.md"
 HEAD = """# What the image contains besides
 
-The packages of [requirements.lock](requirements.lock), which the container image installs beside HyperFleet
-API. Each is under the license that it names itself. `make licenses` writes this list.
+The packages of [requirements.lock](requirements.lock), which the container image installs beside
+HyperFleet API. Each is under the license that it names itself. `make licenses` writes this list.
 
 | package | version | license | where it comes from |
 | --- | --- | --- | --- |
@@ -73,7 +73,9 @@ def page() -> str:
 def main() -> None:
     """Writes the list, or with ``--check`` compares it."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--check", action="store_true", help="write nothing, fail where it is outdated")
+    arguments.add_argument(
+        "--check", action="store_true", help="write nothing, fail where it is outdated"
+    )
     if not arguments.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page():
