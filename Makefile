@@ -15,6 +15,7 @@ CONTAINER_TOOL ?= $(shell command -v podman || command -v buildah || command -v 
 # Programs that build a release, in an environment of their own, and the packages of requirements.lock.
 RELEASE := $(TOOLS)/release/bin
 LOCKED := $(TOOLS)/locked/bin
+LOCKED_PIP = $(RELEASE)/python -m pip --disable-pip-version-check --python $(LOCKED)/python
 
 .DEFAULT_GOAL := help
 
@@ -145,10 +146,11 @@ release-check: $(TOOLS)/release.stamp $(TOOLS)/locked.stamp ## Build what a rele
 	$(RELEASE)/python -m build --no-isolation
 	$(RELEASE)/twine check --strict dist/*
 	$(RELEASE)/python release/check.py
-	$(LOCKED)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
-	$(LOCKED)/python -m pip check
+	$(LOCKED_PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+	$(LOCKED_PIP) check
 	$(LOCKED)/python release/licenses.py --check
-	$(RELEASE)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+	@sed "s/^dynamic = .*/version = \"$$($(LOCKED)/hyperfleet --version)\"/" pyproject.toml >$(TOOLS)/pyproject.toml
+	$(RELEASE)/cyclonedx-py environment --output-reproducible --pyproject $(TOOLS)/pyproject.toml \
 		--output-file dist/sbom.cdx.json $(LOCKED)/python
 
 $(TOOLS)/release.stamp: Makefile
@@ -157,10 +159,10 @@ $(TOOLS)/release.stamp: Makefile
 		setuptools-scm==10.3.4 build==1.6.1 twine==7.0.0 cyclonedx-bom==7.5.0 uv==0.13.9
 	@touch $@
 
-$(TOOLS)/locked.stamp: requirements.lock
-	$(PYTHON) -m venv --clear $(TOOLS)/locked
-	$(LOCKED)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		--only-binary=:all: --requirement requirements.lock
+# It holds what the image does, and so no pip of its own.
+$(TOOLS)/locked.stamp: requirements.lock | $(TOOLS)/release.stamp
+	$(PYTHON) -m venv --clear --without-pip $(TOOLS)/locked
+	$(LOCKED_PIP) install --quiet --no-deps --require-hashes --only-binary=:all: --requirement requirements.lock
 	@touch $@
 
 clean: ## Remove what was built and installed

@@ -10,11 +10,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def section(changelog: str, title: str) -> str:
-    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``, if it has it."""
-    found = re.search(
-        rf"^## \[?{re.escape(title)}\]?(?: .*)?\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
-    )
-    return found[1].strip() if found else ""
+    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``, without headings; nothing
+    where it lacks that title.
+    """
+    title = rf"^## \[?{re.escape(title)}\]?(?: [^\n]*)?\n"
+    found = re.search(rf"{title}(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    lines = found[1].splitlines() if found else []
+    return "\n".join(line for line in lines if not line.startswith("#")).strip()
 
 
 def faults(version: str, changelog: str, chart: str) -> list[str]:

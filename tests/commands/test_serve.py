@@ -13,7 +13,7 @@ import pytest
 import requests
 from process import Serving, run, run_here
 
-from hyperfleet import __version__
+from hyperfleet import __commit__, __version__
 from hyperfleet.database import connection as db
 from hyperfleet.database import migration
 
@@ -272,9 +272,10 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
 
 
 def test_the_version_is_told_in_both_spellings() -> None:
-    for spelling in ("version", "--version"):
+    told = {"--version": __version__, "version": f"{__version__} (commit {__commit__})"}
+    for spelling, line in told.items():
         done = run_here(spelling)
-        assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+        assert (done.returncode, done.stdout) == (0, f"{line}\n")
 
 
 def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:

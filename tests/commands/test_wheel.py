@@ -8,6 +8,8 @@ import pytest
 import requests
 from process import Serving, run
 
+from hyperfleet import __commit__
+
 pytestmark = pytest.mark.slow
 
 
@@ -28,7 +30,14 @@ def test_an_installed_wheel_migrates_serves_and_shows_the_contract(
     empty.mkdir()
     command = str(python.parent / "hyperfleet")
 
-    assert run("version", command=command, cwd=empty).stdout.strip() == "0.1.0"
+    version = wheel.name.split("-")[1]
+    assert run("--version", command=command, cwd=empty).stdout == f"{version}\n"
+    told = run("version", command=command, cwd=empty).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    # A source distribution has no history, and brings the commit along.
+    assert told == f"{version} (commit {commit.stdout.strip() or __commit__})\n"
     with Serving(
         "--no-auth", "--data-dir", str(tmp_path / "data"), command=command, cwd=empty
     ) as server:
