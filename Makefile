@@ -160,7 +160,7 @@ $(TOOLS)/release.stamp: Makefile
 	@touch $@
 
 # It holds what the image does, and so no pip of its own.
-$(TOOLS)/locked.stamp: requirements.lock | $(TOOLS)/release.stamp
+$(TOOLS)/locked.stamp: requirements.lock Makefile | $(TOOLS)/release.stamp
 	$(PYTHON) -m venv --clear --without-pip $(TOOLS)/locked
 	$(LOCKED_PIP) install --quiet --no-deps --require-hashes --only-binary=:all: --requirement requirements.lock
 	@touch $@

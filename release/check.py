@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def section(changelog: str, title: str) -> str:
-    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``, without headings; nothing
-    where it lacks that title.
+    """What the changelog says under a title, such as ``0.2.0`` or ``Unreleased``, without headings;
+    nothing where it lacks that title.
     """
     title = rf"^## \[?{re.escape(title)}\]?(?: [^\n]*)?\n"
     found = re.search(rf"{title}(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)

@@ -66,7 +66,7 @@ def test_the_list_of_licenses_names_each_package_of_the_lock_and_no_other() -> N
 
 def test_a_version_needs_its_section_in_the_changelog_and_its_chart() -> None:
     faults = script("check").faults
-    changelog = "# Changelog\n\n## Unreleased\n\n### Added\n\n## [0.2.0] - 2026-12-01\n\n### Added\n- It.\n\n## 0.1.0\n"
+    changelog = "## Unreleased\n\n### Added\n\n## [0.2.0] - 2026-12-01\n\n### Added\n- It.\n\n## 0.1.0\n"
     chart = 'version: 1.0.0\nappVersion: "0.2.0"\n'
     assert faults("0.2.0", changelog, chart) == []
     assert faults("0.1.0", changelog, chart) == [
