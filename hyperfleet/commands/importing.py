@@ -20,11 +20,11 @@ from hyperfleet.database import connection, embedded, migration
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import RESOURCES
 from hyperfleet.settings import FILE
-from hyperfleet.takeover.api import Api, Unreadable
+from hyperfleet.takeover.api import Api
 from hyperfleet.takeover.database import Database
-from hyperfleet.takeover.passes import Counts, Takeover
+from hyperfleet.takeover.passes import Counts, Takeover, Wishes
 from hyperfleet.takeover.rows import Rows
-from hyperfleet.takeover.source import Source
+from hyperfleet.takeover.source import Source, Unreadable
 
 # What the command comes to where it has done its work, but something was not taken.
 INCOMPLETE = 3
@@ -56,6 +56,11 @@ WHOLE, SHARE = 60.0, 20
 @click.option("--token-file", type=FILE, help="File that holds --token.")
 @click.option("--derive-ids", is_flag=True, help="Make a UUID of each id that is none.")
 @click.option("--dry-run", is_flag=True, help="Read everything, write nothing, report the same.")
+@click.option(
+    "--remove-most",
+    is_flag=True,
+    help="Remove here what is gone there, even if it is most of what was imported, or all.",
+)
 @click.option("--follow", is_flag=True, help="Go on with what changes, until SIGINT or SIGTERM.")
 def import_(**values: Any) -> None:
     """Take over what a running original holds, from its database or over its API.
@@ -74,7 +79,9 @@ def import_(**values: Any) -> None:
         else:
             conninfo = stack.enter_context(embedded.running(folder))
         rows = Rows(derive=values["derive_ids"])
-        takeover = Takeover(conninfo, source, foldings(chosen), rows, dry=values["dry_run"])
+        wishes = Wishes(dry=values["dry_run"], remove_most=values["remove_most"])
+        takeover = Takeover(conninfo, source, foldings(chosen), rows, wishes)
+        stack.callback(takeover.close)
         try:
             _open(source, conninfo)
             counts = _follow(takeover) if values["follow"] else _once(takeover, None)
@@ -171,7 +178,7 @@ def _follow(takeover: Takeover) -> Counts:
         since = takeover.at
         if whole:
             whole_at, last = started, took
-        total.take(Counts(counts.of, []))
+        total.take(Counts(counts.of, [], counts.elsewhere))
         _tell(counts, whole=whole, took=took)
         if ending:
             total.refusals = counts.refusals
@@ -202,6 +209,8 @@ def _report(counts: Counts, *, dry: bool) -> None:
         )
         click.echo(f"  {of.noun + 's':11} {', '.join(numbers)}")
     click.echo(f"  {'reports':11} {counts.number('stored', 'AdapterStatus')} stored")
+    if counts.elsewhere:
+        click.echo(f"From another original, and left alone: {counts.elsewhere} resources")
     if not counts.refusals:
         click.echo("All was taken.")
         return

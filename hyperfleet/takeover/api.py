@@ -3,22 +3,24 @@
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.pool import ThreadPool
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import psycopg
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.response import BaseHTTPResponse
 from urllib3.util import Retry
 
 from hyperfleet import times
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import BASE, RESOURCES
-from hyperfleet.takeover.rows import Raw, Refusal
-from hyperfleet.takeover.source import BATCH, Pass
+from hyperfleet.storable import storable
+from hyperfleet.takeover.rows import LABEL_VALUE, Raw, Refusal
+from hyperfleet.takeover.source import BATCH, Pass, Unreadable
 
 PAGE = 100
 # Requests at a time: reports are asked for one resource after the other.
@@ -26,14 +28,21 @@ TOGETHER = 8
 TIMEOUT = 60
 # Times that a list is read again which has shifted while it was read.
 TRIES = 3
-
-
-class Unreadable(Exception):
-    """Why a service cannot be read, for now or at all."""
+# Times that a request is sent again, and the most seconds that the service may ask to wait before each.
+RETRIES, PATIENCE = 3, 10.0
 
 
 class NotJson(Unreadable):
-    """What it answers is no JSON."""
+    """What it answers is no JSON, or not what the API answers."""
+
+
+class Patience(Retry):
+    """Waits as long as the service asks for, but not for ever."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Seconds to wait, at most PATIENCE; None where it doesn't say."""
+        asked = super().get_retry_after(response)
+        return None if asked is None else min(asked, PATIENCE)
 
 
 class Api:
@@ -43,19 +52,26 @@ class Api:
     :param token: empty where none is needed
     """
 
+    # Whatever answers at the address may be another service than the one before.
+    certain = False
+
     def __init__(self, url: str, token: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"--from-api is no URL: {error}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError("--from-api must be a URL such as https://HOST:PORT.")
         if parts.username or parts.password:
             raise ConfigurationError("--from-api must not hold a user or a password; see --token.")
-        self.name = url.rstrip("/").removesuffix(BASE)
+        self.name = self.identity = url.rstrip("/").removesuffix(BASE)
         self._session = requests.Session()
         # Else a .netrc could replace the token.
         self._session.trust_env = False
         self._session.verify = _certificates()
-        retry = Retry(
-            3, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), raise_on_status=False
+        retry = Patience(
+            RETRIES, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), raise_on_status=False
         )
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=TOGETHER, max_retries=retry))
@@ -92,6 +108,8 @@ class Api:
             if isinstance(error, requests.RequestException):
                 raise Unreadable(f"{self.name}{path} cannot be asked for.") from None
             raise NotJson(f"{self.name}{path} does not answer JSON.") from None
+        except RecursionError:
+            raise NotJson(f"{self.name}{path} answers JSON of too many levels.") from None
         except requests.RequestException as error:
             reason = type(error).__name__
             raise Unreadable(f"{self.name}{path} cannot be read: {reason}.") from None
@@ -99,30 +117,58 @@ class Api:
             raise NotJson(f"{self.name}{path} answers no JSON object.")
         return answer
 
-    def items(self, path: str) -> list[dict[str, Any]] | None:
-        """All items of a list, whatever size its pages have; None where there is no such list."""
-        found: dict[str, dict[str, Any]] = {}
+    def items(self, path: str, *names: str) -> list[dict[str, Any]] | None:
+        """All items of a list, whatever size its pages have; None where there is no such list.
+
+        Raises Unreadable for a list that does not come to the total that it tells.
+
+        :param names: what tells items apart: the first of these members that one has
+        """
         for _ in range(TRIES):
-            total, page, seen = 1, 1, 0
+            found: dict[str, dict[str, Any]] = {}
+            total, page = 1, 0
             link: str | None = None
-            while seen < total:
+            while len(found) < total:
+                page += 1
                 answer = self.get(link) if link else self.get(path, {"page": page, "pageSize": PAGE})
                 if answer is None:
                     return None
-                items = answer.get("items")
-                if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
-                    raise NotJson(f"{self.name}{path} answers no list of objects.")
-                found |= {str(one.get("id") or one.get("adapter")): one for one in items}
+                before = len(found)
+                found |= self._page(path, answer, names)
                 # A link neither skips nor repeats; a page by its number may.
-                link = answer.get("next")
-                if link is not None and not str(link).startswith("/"):
-                    raise NotJson(f"{self.name}{path} links to somewhere else.")
-                total, page, seen = int(answer.get("total") or 0), page + 1, seen + len(items)
-                if not items:
+                link, total = answer.get("next"), answer["total"]
+                if len(found) == before:
                     break
             if len(found) >= total:
-                break
-        return list(found.values())
+                return list(found.values())
+        raise Unreadable(f"{self.name}{path} shows {len(found)} items, but tells of {total}.")
+
+    def resources(self, kind: str) -> list[dict[str, Any]]:
+        """All resources of a kind. Raises Unreadable where there is no such list."""
+        path = f"{BASE}/{RESOURCES[kind].segment}"
+        items = self.items(path, "id")
+        if items is None:
+            raise Unreadable(f"{self.name}{path} answers 404.")
+        return items
+
+    def _page(
+        self, path: str, answer: dict[str, Any], names: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """The items of a page, by what tells them apart. Raises NotJson for what is no page."""
+        items, total, link = answer.get("items"), answer.get("total"), answer.get("next")
+        if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+            raise NotJson(f"{self.name}{path} answers no list of objects.")
+        if not isinstance(total, int):
+            raise NotJson(f"{self.name}{path} tells no total.")
+        if link is not None and not (isinstance(link, str) and link.startswith("/")):
+            raise NotJson(f"{self.name}{path} links to somewhere else.")
+        found = {}
+        for one in items:
+            key = next((one[name] for name in names if one.get(name)), None)
+            if not isinstance(key, str) or not storable(key):
+                raise NotJson(f"{self.name}{path} shows an item without {' or '.join(names)}.")
+            found[key] = one
+        return found
 
 
 class _Look:
@@ -131,7 +177,7 @@ class _Look:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.at = times.now()
-        self._items = {kind: api.items(f"{BASE}/{of.segment}") or [] for kind, of in RESOURCES.items()}
+        self._items = {kind: api.resources(kind) for kind in RESOURCES}
 
     def count(self, kind: str) -> int:
         """How many resources of a kind there are."""
@@ -141,15 +187,16 @@ class _Look:
         """The ids of all resources of a kind that were seen, or are now: one may have slipped from page
         to page while the list was read.
         """
-        items = self._api.items(f"{BASE}/{RESOURCES[kind].segment}") if anew else self._items[kind]
-        return {one["id"] for one in items or () if _has_id(one)}
+        items = self._api.resources(kind) if anew else self._items[kind]
+        return {one["id"] for one in items}
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
         """The resources of a kind, with their reports."""
         rest = iter(sorted(self._items[kind], key=lambda one: bool(one.get("deleted_time"))))
-        with ThreadPoolExecutor(TOGETHER) as threads:
+        # Unlike those of concurrent.futures, these threads keep no process that is told to end.
+        with ThreadPool(TOGETHER) as threads:
             while batch := list(islice(rest, BATCH)):
-                raws = threads.map(lambda item: self._whole(kind, item), batch)
+                raws = threads.imap(lambda item: self._whole(kind, item), batch)
                 yield [raw for raw in raws if raw is not None]
 
     def others(self) -> Iterator[Refusal]:
@@ -157,17 +204,24 @@ class _Look:
         return iter(())
 
     def _whole(self, kind: str, item: dict[str, Any]) -> Raw | None:
-        path, children = self._path(kind, item), 0
+        children = 0
+        reports: list[dict[str, Any]] = []
         refusals: tuple[Refusal, ...] = ()
-        try:
-            reports = self._api.items(f"{path}/statuses")
-        except NotJson:
-            reports, refusals = [], (Refusal("report", item["id"], "", "its reports are no JSON"),)
-        if reports is None:
-            # It is gone since the list was read.
-            return None
-        if kind == "Cluster" and item.get("deleted_time"):
-            children = len(self._api.items(f"{path}/nodepools") or [])
+        path = self._path(kind, item)
+        if path:
+            try:
+                shown = self._api.items(f"{path}/statuses", "id", "adapter")
+                if shown is None and self._api.get(path) is None:
+                    # It is gone since the list was read.
+                    return None
+                reports, missing = shown or [], shown is None
+                reason = "its reports are not found, though it is" if missing else ""
+            except NotJson:
+                reason = "its reports are no JSON"
+            if reason:
+                refusals = (Refusal("report", item["id"], "", reason),)
+            if kind == "Cluster" and item.get("deleted_time"):
+                children = len(self._api.items(f"{path}/nodepools", "id") or [])
         members = {name: value for name, value in item.items() if name not in ("spec", "status")}
         status = item.get("status")
         members["conditions"] = status.get("conditions") if isinstance(status, dict) else None
@@ -179,16 +233,14 @@ class _Look:
 
     @staticmethod
     def _path(kind: str, item: dict[str, Any]) -> str:
-        own = f"{RESOURCES[kind].segment}/{item['id']}"
-        if kind == "Cluster":
-            return f"{BASE}/{own}"
+        """Where it is; empty for what has an id, or an owner's, that it cannot have."""
         references = item.get("owner_references")
         owner = references.get("id") if isinstance(references, dict) else None
-        return f"{BASE}/{RESOURCES['Cluster'].segment}/{owner}/{own}"
-
-
-def _has_id(item: dict[str, Any]) -> bool:
-    return isinstance(item.get("id"), str)
+        ids = [item["id"]] if kind == "Cluster" else [owner, item["id"]]
+        if not all(isinstance(id_, str) and LABEL_VALUE.fullmatch(id_) for id_ in ids):
+            return ""
+        above = [] if kind == "Cluster" else [RESOURCES["Cluster"].segment, ids[0]]
+        return "/".join([BASE, *above, RESOURCES[kind].segment, ids[-1]])
 
 
 def _text(value: Any) -> str | None:

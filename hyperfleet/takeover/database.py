@@ -28,6 +28,9 @@ NEWEST = {
     "resources": {"id", "kind", "name", "spec", "generation", "owner_id", "deleted_time"},
     "adapter_statuses": FIRST["adapter_statuses"],
 }
+# Who may not ask for the first still sees the second, which tells databases of one server apart.
+SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+OID = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
 USED = "SELECT EXISTS (SELECT FROM resources WHERE kind IN ('Cluster', 'NodePool'))"
 
 TABLES: dict[str, dict[str, LiteralString]] = {
@@ -126,6 +129,7 @@ class Database:
         self._read_only = make_conninfo(self._conninfo, options=options)
         self.name = connection.describe(conninfo)
         self.shape = Shape("", {})
+        self.identity, self.certain = self.name, False
 
     def open(self, target: psycopg.Connection[Any]) -> str:
         """Looks which original made it; returns it in words.
@@ -158,6 +162,7 @@ class Database:
         :param again: the ids, there, of what is looked at in any case
         """
         with self._snapshot() as conn:
+            self._identify(conn)
             yield _Look(conn, self.shape, since, again)
 
     @contextmanager
@@ -177,6 +182,18 @@ class Database:
             conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield conn
             conn.rollback()
+
+    def _identify(self, conn: psycopg.Connection[Any]) -> None:
+        """Finds out which database it is, whatever its address: another may be there some day."""
+        try:
+            with conn.transaction():
+                server = conn.execute(SYSTEM).fetchone()
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
+            server = None
+        oid = conn.execute(OID).fetchone()
+        assert oid is not None
+        self.certain = server is not None
+        self.identity = f"{server[0] if server else self.name}/{oid[0]}"
 
     @staticmethod
     def _same(conn: psycopg.Connection[Any], target: psycopg.Connection[Any]) -> bool:

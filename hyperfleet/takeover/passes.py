@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import psycopg
 
 from hyperfleet.conditions import Folding
@@ -13,9 +12,9 @@ from hyperfleet.database import connection
 from hyperfleet.kinds import RESOURCES, id_here
 from hyperfleet.report import Report
 from hyperfleet.takeover import target
-from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows
-from hyperfleet.takeover.source import BATCH, Pass, Source
-from hyperfleet.takeover.target import Here, Written
+from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, name_of
+from hyperfleet.takeover.source import BATCH, Pass, Source, Unreadable
+from hyperfleet.takeover.target import Here, Known, Written
 
 # Times that a batch is tried again which met somebody else's change.
 TRIES = 5
@@ -33,17 +32,21 @@ UNSTORABLE = (
 )
 REMOVED = "it was removed here after the import"
 OWN = "it is here already, and did not come by an import"
-NEWER = "it was changed here after the import, and there not since"
+NEWER = "it was changed here after the import, and is no newer there"
+NOTHING = "nothing is there any more; kept here, unless you say --remove-most"
+MOST = "it is gone there, as most of them are; kept here, unless you say --remove-most"
+BUSY = "Another import into this database is running."
 
 
 @dataclass
 class Counts:
     """What became of what was looked at, by kind and outcome: ``new``, ``changed``, ``same``,
-    ``removed``; of reports ``stored``.
+    ``removed``; of reports ``stored``. And how many were taken ``elsewhere``, before.
     """
 
     of: dict[str, Counter[str]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    elsewhere: int = 0
 
     def add(self, kind: str, outcome: str, number: int = 1) -> None:
         """Counts."""
@@ -59,6 +62,19 @@ class Counts:
         for kind, numbers in other.of.items():
             self.of.setdefault(kind, Counter()).update(numbers)
         self.refusals += other.refusals
+        self.elsewhere = other.elsewhere or self.elsewhere
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of an import.
+
+    :param dry: that nothing is written
+    :param remove_most: that what is gone there goes here, too, even if it is most of all
+    """
+
+    dry: bool = False
+    remove_most: bool = False
 
 
 class Takeover:
@@ -67,7 +83,7 @@ class Takeover:
     :param conninfo: of this service's database
     :param foldings: what the statuses of each kind are folded by
     :param rows: says what can be stored
-    :param dry: whether nothing is written
+    :param wishes: how it is to be done
     """
 
     def __init__(
@@ -76,16 +92,21 @@ class Takeover:
         source: Source,
         foldings: Mapping[str, Folding],
         rows: Rows,
-        *,
-        dry: bool,
+        wishes: Wishes,
     ) -> None:
         self._conninfo, self._source = conninfo, source
-        self._foldings, self._rows, self._dry = foldings, rows, dry
+        self._foldings, self._rows = foldings, rows
+        self._dry, self._remove_most = wishes.dry, wishes.remove_most
+        # Holds the lock that keeps other imports away.
+        self._alone: psycopg.Connection[Any] | None = None
         # What a dry run would have stored and removed: nobody finds it in the database.
         self._stored: dict[str, set[str]] = {}
         self._gone: set[str] = set()
         # Who has a name among those of this pass.
         self._names: dict[tuple[str, str | None, str], str] = {}
+        # Who has an id here, since the last pass that looked at everything: those there tell upper case
+        # from lower case.
+        self._ids: dict[tuple[str, str], str] = {}
         # What was not taken, by its id there, is looked at again in the next pass.
         self._open: dict[tuple[str, str], list[Refusal]] = {}
         # What is neither cluster nor node pool, as the last pass found it that looked at everything.
@@ -98,6 +119,8 @@ class Takeover:
         :param since: only what was changed since; None: all there is
         :param progress: told how many resources there are and how many more are done
         """
+        if not self._dry:
+            self._keep_others_away()
         counts = Counts()
         self._stored, self._names, self._gone = {kind: set() for kind in RESOURCES}, {}, set()
         left = set(self._open)
@@ -108,7 +131,7 @@ class Takeover:
         ):
             self.at = look.at
             if since is None:
-                self._open = {}
+                self._open, self._ids = {}, {}
                 self._others = list(look.others())
             counts.refusals += self._others
             total = sum(look.count(kind) for kind in RESOURCES)
@@ -124,6 +147,7 @@ class Takeover:
             changed = sum(counts.number(outcome) for outcome in ("new", "changed", "removed"))
             if not self._dry and (since is None or changed):
                 target.settle(conn, self._foldings["Cluster"])
+            counts.elsewhere = target.elsewhere(conn, self._source.identity)
         for key in left:
             # It is gone there.
             self._open.pop(key, None)
@@ -131,30 +155,51 @@ class Takeover:
             counts.refusals += refusals
         return counts
 
+    def close(self) -> None:
+        """Lets other imports write."""
+        if self._alone:
+            self._alone.close()
+            self._alone = None
+
+    def _keep_others_away(self) -> None:
+        """From now on, between passes too. Raises Unreadable while another import writes."""
+        if self._alone:
+            try:
+                self._alone.execute("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                self.close()
+        self._alone = connection.connect(self._conninfo)
+        if not target.alone(self._alone):
+            self.close()
+            raise Unreadable(BUSY)
+
+    def _missing(
+        self, conn: psycopg.Connection[Any], look: Pass, kind: str, counts: Counts
+    ) -> list[str]:
+        """What is gone there; nothing where something is more likely to be wrong with the source."""
+        before = target.imported(conn, kind, self._source.identity)
+        ids = set(map(id_here, look.ids(kind)))
+        lost = before - ids
+        if lost:
+            ids = set(map(id_here, look.ids(kind, anew=True)))
+            lost -= ids
+        # A database that is known for sure may well have lost most of it, but hardly everything.
+        unlikely = not ids or (not self._source.certain and 2 * len(lost) > len(before))
+        if lost and unlikely and not self._remove_most:
+            noun, reason = RESOURCES[kind].noun, MOST if ids else NOTHING
+            counts.refusals += [Refusal(noun, id_, "", reason) for id_ in sorted(lost)]
+            return []
+        return sorted(lost)
+
     def _remove(self, conn: psycopg.Connection[Any], look: Pass, counts: Counts) -> None:
         """Removes what is gone there: node pools before their clusters."""
-        missing: dict[str, list[str]] = {}
-        seen = 0
-        for kind in RESOURCES:
-            ids = set(map(id_here, look.ids(kind)))
-            seen += len(ids)
-            lost = target.imported(conn, kind, self._source.name) - ids
-            if lost:
-                lost -= set(map(id_here, look.ids(kind, anew=True)))
-            missing[kind] = sorted(lost)
-        if not seen:
-            # More likely the wrong database than a fleet that is gone as a whole.
-            for kind, ids_ in missing.items():
-                counts.refusals += [
-                    Refusal(RESOURCES[kind].noun, id_, "", "nothing is there any more; kept here")
-                    for id_ in ids_
-                ]
-            return
+        missing = {kind: self._missing(conn, look, kind, counts) for kind in RESOURCES}
         for kind in reversed(RESOURCES):
             for start in range(0, len(missing[kind]), BATCH):
                 ids_ = missing[kind][start : start + BATCH]
                 with conn.transaction():
-                    gone, kept = target.take_away(conn, kind, ids_, dry=self._dry)
+                    gone, kept = target.take_away(conn, kind, ids_, self._gone, dry=self._dry)
                 self._gone |= set(gone)
                 counts.add(kind, "removed", len(gone))
                 counts.refusals += [Refusal(RESOURCES[kind].noun, *one) for one in kept]
@@ -171,7 +216,7 @@ class Takeover:
                 return counts
             counts, stored = Counts(), set()
             reason = f"the database refuses it: {error.diag.message_primary}"
-            counts.refusals.append(_refused(kind, raws[0].id, orjson.loads(raws[0].members), reason))
+            counts.refusals.append(_refused(kind, raws[0].id, name_of(raws[0]), reason))
         self._stored[kind] |= stored
         for refusal in counts.refusals:
             self._open.setdefault((kind, refusal.id), []).append(refusal)
@@ -188,28 +233,34 @@ class Takeover:
                 with conn.transaction():
                     written = self._plan(conn, kind, raws, counts)
                     if not self._dry:
-                        target.write(conn, kind, self._source.name, written)
+                        target.write(conn, kind, self._source.identity, written)
                 break
             except MET:
                 # Somebody took a name or removed a cluster meanwhile: the next look sees it.
                 if tries + 1 == TRIES:
                     raise
-        return counts, {item.id for item, _ in written.whole}
+        return counts, {item.id for item, *_ in written.whole}
 
     def _plan(
         self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw], counts: Counts
     ) -> Written:
         """What is to be written of a batch; what is not taken is told to ``counts``."""
-        known = target.fingerprints(conn, kind, [id_here(raw.id) for raw in raws])
+        ids = [id_here(raw.id) for raw in raws]
+        known = target.known(conn, kind, self._source.identity, ids)
         items: list[Item] = []
-        for raw in raws:
-            if known.get(id_here(raw.id)) == self._rows.fingerprint(raw):
+        for raw, id_ in zip(raws, ids, strict=True):
+            first = self._ids.setdefault((kind, id_), raw.id)
+            if first != raw.id:
+                reason = f"its id is that of {first}, but for the case"
+                counts.refusals.append(_refused(kind, raw.id, name_of(raw), reason))
+                continue
+            if id_ in known and known[id_].fingerprint == self._rows.fingerprint(raw):
                 counts.add(kind, "same")
                 continue
             try:
                 items.append(self._rows.item(raw))
             except Refused as error:
-                counts.refusals.append(_refused(kind, raw.id, orjson.loads(raw.members), str(error)))
+                counts.refusals.append(_refused(kind, raw.id, name_of(raw), str(error)))
         written = Written([], [], [], [])
         if not items:
             return written
@@ -221,12 +272,15 @@ class Takeover:
         holders = target.named(conn, kind, items)
         owners = self._owners(conn, items) if RESOURCES[kind].parent else set()
         for item in items:
-            found = here.get(item.id)
-            reason = self._obstacle(item, found, item.id in known, holders, owners)
+            found, before = here.get(item.id), known.get(item.id)
+            newer = _newer(item, found, before)
+            reason = self._obstacle(item, found, before, holders, owners)
+            if not reason and newer is None:
+                reason = NEWER
             if reason:
-                counts.refusals.append(_refused(kind, item.old_id, item.row, reason))
+                counts.refusals.append(_refused(kind, item.old_id, item.row["name"], reason))
             else:
-                self._decide(item, found, written, counts)
+                self._decide(item, found, written, counts, whole=bool(newer))
         return written
 
     def _owners(self, conn: psycopg.Connection[Any], items: Collection[Item]) -> set[str]:
@@ -237,15 +291,13 @@ class Takeover:
         self,
         item: Item,
         found: Here | None,
-        known: bool,
+        known: Known | None,
         holders: dict[tuple[str | None, str], str],
         owners: set[str],
     ) -> str:
         """Why an item cannot be stored; empty: it can."""
         if found is not None:
-            if not known:
-                return OWN
-            return NEWER if found.age > item.age else ""
+            return "" if known else OWN
         if known:
             return REMOVED
         if item.owner_id and item.owner_id not in owners:
@@ -257,8 +309,13 @@ class Takeover:
             holder = first
         return f"its name is that of {holder}" if holder != item.id else ""
 
-    def _decide(self, item: Item, found: Here | None, written: Written, counts: Counts) -> None:
-        """What an item comes to: whatever is newer counts, the resource and each report on its own."""
+    def _decide(
+        self, item: Item, found: Here | None, written: Written, counts: Counts, *, whole: bool
+    ) -> None:
+        """What an item comes to: whatever is newer counts, the resource and each report on its own.
+
+        :param whole: whether the resource is newer
+        """
         before = found.reports if found else {}
         newer = {
             name: one
@@ -266,7 +323,6 @@ class Takeover:
             if name not in before or _age(one) > _age(before[name])
         }
         reports = {**before, **newer}
-        whole = found is None or item.age > found.age
         if whole or newer:
             at = max([item.row["updated_time"], *(one["last_report_time"] for one in reports.values())])
             folding, previous = self._foldings[item.kind], found.status if found else item.before
@@ -274,7 +330,10 @@ class Takeover:
             if folding.rules:
                 state, reports = item.seen(reports, newer)
             folded = folding.fold(state, [*reports.values()], previous, at, item.children)
-            (written.whole if whole else written.folded).append((item, folded))
+            if whole:
+                written.whole.append((item, folded, found is not None))
+            else:
+                written.folded.append((item, folded))
         written.reports += [(item, one) for one in newer.values()]
         written.records.append(item)
         outcome = "new" if found is None else "changed" if whole or newer else "same"
@@ -282,8 +341,20 @@ class Takeover:
         counts.add("AdapterStatus", "stored", len(newer))
 
 
-def _refused(kind: str, id_: str, members: Any, reason: str) -> Refusal:
-    return Refusal(RESOURCES[kind].noun, id_, str(members.get("name") or ""), reason)
+def _newer(item: Item, found: Here | None, known: Known | None) -> bool | None:
+    """Whether a resource is to be written as it is there; None: both sides have changed it, and the one
+    here counts.
+    """
+    if found is None or known is None or item.age > found.age:
+        return True
+    if item.content == known.content:
+        return False
+    # Not every change there has a new time, and the original may have been set back.
+    return True if found.age == known.age else None
+
+
+def _refused(kind: str, id_: str, name: str, reason: str) -> Refusal:
+    return Refusal(RESOURCES[kind].noun, id_, name, reason)
 
 
 def _age(report: Report) -> tuple[int, str]:

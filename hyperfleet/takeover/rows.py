@@ -15,6 +15,7 @@ from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import Validator, compile_schema
+from hyperfleet.contract.validation import MAX_DEPTH
 from hyperfleet.kinds import ID, RESOURCES, id_here
 from hyperfleet.report import Condition, Report, words
 from hyperfleet.status import AVAILABLE, READY, Status
@@ -23,6 +24,11 @@ from hyperfleet.storable import storable
 # Where an id is kept that is no UUID.
 ORIGINAL_ID = "hyperfleet.io/original-id"
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+# How deep JSON text is, is found without parsing it, which no parser does to any depth.
+STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+EMPTY = re.compile(r"\[\]|\{\}")
+INNERMOST = re.compile(r"[\[{][^\[\]{}]*+[\]}]")
 
 
 class Refusal(NamedTuple):
@@ -106,6 +112,11 @@ class Item:
         """What grows with each change."""
         return self.row["generation"], self.row["updated_time"]
 
+    @property
+    def content(self) -> str:
+        """What differs when anything of the resource itself does, its reports aside."""
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(self.row, option=orjson.OPT_SORT_KEYS))
+
 
 def raw_text(text: str | None) -> Any:
     """JSON text that goes into a larger one as it is; numbers keep all their digits."""
@@ -132,7 +143,7 @@ class Rows:
 
         Raises Refused for a resource that cannot.
         """
-        given = orjson.loads(raw.members)
+        given = _parsed(raw.members)
         id_ = self.id(raw.id)
         row: dict[str, Any] = {
             "id": id_,
@@ -159,9 +170,10 @@ class Rows:
         mark, before = self.fingerprint(raw), _before(given.get("conditions"))
         item = Item(raw.kind, id_, raw.id, row, {}, {}, raw.children, mark, before, [*raw.refusals])
         for text, *texts in raw.reports:
-            members = orjson.loads(text)
-            adapter = str(members.get("adapter"))
+            adapter = ""
             try:
+                members = _parsed(text)
+                adapter = str(members.get("adapter"))
                 _check_storable("report", text)
                 item.reports[adapter] = self._report(members, row["updated_time"])
                 item.texts[adapter] = (_object("data", texts[0]), _object("metadata", texts[1]))
@@ -214,6 +226,37 @@ class Rows:
             "created_time": created,
             "last_report_time": last,
         }
+
+
+def name_of(raw: Raw) -> str:
+    """The name that a resource has there; empty where it cannot be read."""
+    try:
+        return str(_parsed(raw.members).get("name") or "")
+    except Refused:
+        return ""
+
+
+def _parsed(text: str) -> Any:
+    """What JSON text says. Raises Refused for what no client could have sent."""
+    if _too_deep(text, MAX_DEPTH):
+        raise Refused(f"it has more than {MAX_DEPTH} levels")
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # Sources have parsed it as JSON, but for half a surrogate pair.
+        raise Refused("it holds a character that PostgreSQL cannot") from None
+
+
+def _too_deep(text: str, most: int) -> bool:
+    """Whether JSON text has more levels than that, of which a scalar is one, too."""
+    if text.count("[") + text.count("{") < most:
+        return False
+    text = EMPTY.sub("0", STRING.sub("0", text))
+    for _ in range(most - 1):
+        text, found = INNERMOST.subn("0", text)
+        if not found:
+            return False
+    return "[" in text or "{" in text
 
 
 def _condition(body: Mapping[str, Any], given: Mapping[str, Any], created: str, last: str) -> Condition:
@@ -315,6 +358,9 @@ def _object(name: str, text: str | None) -> Any:
         return None
     if not text.startswith("{"):
         raise Refused(f"its {name} is no JSON object")
+    # Whoever sends it has it in a body.
+    if _too_deep(text, MAX_DEPTH - 1):
+        raise Refused(f"its {name} has more than {MAX_DEPTH - 1} levels")
     _check_storable(name, text)
     return text
 

@@ -12,6 +12,10 @@ from hyperfleet.takeover.rows import Raw, Refusal
 BATCH = 500
 
 
+class Unreadable(Exception):
+    """Why a source cannot be taken over, for now or at all."""
+
+
 class Pass(Protocol):
     """What a source holds at one moment, or as near to that as it can be had."""
 
@@ -38,10 +42,13 @@ class Pass(Protocol):
 class Source(Protocol):
     """An original.
 
-    :param name: where it is, without any secret
+    :param identity: what it is known by from one run to the next, without any secret; of a pass once it
+        is looked at
+    :param certain: whether no other has that identity
     """
 
-    name: str
+    identity: str
+    certain: bool
 
     def open(self, target: psycopg.Connection[Any]) -> str:
         """Looks what it is; returns it in words. Raises StartError for what cannot be meant."""

@@ -17,11 +17,17 @@ from hyperfleet.resource import REPORT, REPORT_SEEN
 from hyperfleet.takeover.rows import Item, raw_text
 from hyperfleet.takeover.source import BATCH
 
-KNOWN = both(
-    "SELECT owner_id::text, fingerprint FROM imports "
-    "WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])"
-)
-IMPORTED = both("SELECT owner_id::text FROM imports WHERE owner_type = '{kind}' AND source = %(source)s")
+# What was taken from elsewhere is looked at as if it had changed, and is from here then.
+KNOWN = both("""
+SELECT owner_id::text, CASE WHEN source = %(source)s THEN fingerprint ELSE '' END, content, generation,
+       hyperfleet_time(updated_time)
+FROM imports WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[]) AND last_version IS NULL
+""")
+IMPORTED = both("""
+SELECT owner_id::text FROM imports
+WHERE owner_type = '{kind}' AND source = %(source)s AND last_version IS NULL
+""")
+ELSEWHERE = "SELECT count(*) FROM imports WHERE source <> %(source)s AND last_version IS NULL"
 LOCKS: dict[bool, LiteralString] = {False: "", True: "FOR NO KEY UPDATE"}
 STATE: LiteralString = """
 SELECT id::text, generation, hyperfleet_time(updated_time), status,
@@ -45,25 +51,33 @@ NAMES = {
 }
 OWNERS = "SELECT id::text FROM clusters WHERE id = ANY(%(owners)s::uuid[])"
 
-# Ids, names and owners never change.
+# Ids, names and owners never change. What is new must not be there, and what is not is locked: nobody's
+# change is overwritten that was not looked at. What comes back has no version that it had before.
 _WRITE = both("""
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
         (id uuid, owner_id uuid, name text, generation bigint, labels jsonb, spec jsonb, status jsonb,
          created_time timestamptz, updated_time timestamptz, created_by text, updated_by text,
-         deleted_time timestamptz, deleted_by text)
-), written AS (
-    INSERT INTO {table} AS resource
+         deleted_time timestamptz, deleted_by text, is_here boolean)
+), new AS (
+    INSERT INTO {table}
         (id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
-         created_by, updated_by, deleted_time, deleted_by)
+         created_by, updated_by, deleted_time, deleted_by, version)
     SELECT id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
-           created_by, updated_by, deleted_time, deleted_by
-    FROM given ORDER BY id
-    ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, labels = excluded.labels,
-        spec = excluded.spec, status = excluded.status, version = resource.version + 1,
-        updated_time = excluded.updated_time, updated_by = excluded.updated_by,
-        deleted_time = excluded.deleted_time, deleted_by = excluded.deleted_by
+           created_by, updated_by, deleted_time, deleted_by,
+           1 + coalesce((SELECT last_version FROM imports
+                         WHERE owner_type = '{kind}' AND imports.owner_id = given.id), 0)
+    FROM given WHERE NOT is_here ORDER BY id
     RETURNING id, created_time, labels
+), changed AS (
+    UPDATE {table} AS resource SET generation = given.generation, labels = given.labels,
+        spec = given.spec, status = given.status, version = resource.version + 1,
+        updated_time = given.updated_time, updated_by = given.updated_by,
+        deleted_time = given.deleted_time, deleted_by = given.deleted_by
+    FROM given WHERE is_here AND resource.id = given.id
+    RETURNING resource.id, resource.created_time, resource.labels
+), written AS (
+    SELECT * FROM new UNION ALL SELECT * FROM changed
 ), dropped AS (
     DELETE FROM labels USING given
     WHERE labels.owner_type = '{kind}' AND labels.owner_id = given.id AND NOT given.labels ? key
@@ -97,13 +111,13 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     last_report_time = excluded.last_report_time
 """)
 RECORD = both("""
-INSERT INTO imports (owner_type, owner_id, source, fingerprint, generation, updated_time)
-SELECT '{kind}', id, %(source)s, fingerprint, generation, updated_time
+INSERT INTO imports (owner_type, owner_id, source, fingerprint, content, generation, updated_time)
+SELECT '{kind}', id, %(source)s, fingerprint, content, generation, updated_time
 FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
-    (id uuid, fingerprint text, generation bigint, updated_time timestamptz)
+    (id uuid, fingerprint text, content text, generation bigint, updated_time timestamptz)
 ON CONFLICT (owner_type, owner_id) DO UPDATE SET source = excluded.source,
-    fingerprint = excluded.fingerprint, generation = excluded.generation,
-    updated_time = excluded.updated_time
+    fingerprint = excluded.fingerprint, content = excluded.content, generation = excluded.generation,
+    updated_time = excluded.updated_time, last_version = NULL
 """)
 
 # Whoever removes node pools has locked their clusters first, in the order of their ids.
@@ -116,22 +130,49 @@ GONE = {
     "Cluster": """
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
-       EXISTS (SELECT FROM node_pools WHERE node_pools.owner_id = resource.id)
+       ARRAY(SELECT id::text FROM node_pools WHERE node_pools.owner_id = resource.id)
 FROM imports LEFT JOIN clusters AS resource ON resource.id = imports.owner_id
 WHERE owner_type = 'Cluster' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """,
     "NodePool": """
 SELECT imports.owner_id::text, resource.name,
-       (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time), false
+       (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
+       '{}'::text[]
 FROM imports LEFT JOIN node_pools AS resource ON resource.id = imports.owner_id
 WHERE owner_type = 'NodePool' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """,
 }
-FORGET = both("DELETE FROM imports WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])")
+# All but the version that it had; where that is not known, the time is more than any.
+FORGET = both("""
+UPDATE imports SET fingerprint = '', content = '',
+    last_version = coalesce((SELECT version FROM {table} WHERE id = imports.owner_id),
+                            extract(epoch FROM now())::bigint)
+WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[])
+""")
+LOCK = 4857301965
+ALONE: LiteralString = "SELECT pg_try_advisory_xact_lock(%s)"
 MARKED = (
     "SELECT id::text FROM clusters JOIN imports ON owner_type = 'Cluster' AND owner_id = id "
     "WHERE deleted_time IS NOT NULL ORDER BY id"
 )
+
+
+class Known(NamedTuple):
+    """What is remembered of the last time that a resource was taken.
+
+    :param fingerprint: of all that was read; empty where it is to be looked at anew
+    :param content: of the resource itself
+    """
+
+    fingerprint: str
+    content: str
+    generation: int
+    updated_time: str
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """What it was here, too, unless it was changed here."""
+        return self.generation, self.updated_time
 
 
 class Here(NamedTuple):
@@ -152,21 +193,38 @@ class Here(NamedTuple):
 class Written:
     """What a batch comes to.
 
-    :param whole: resources that are written, and the status of each
+    :param whole: resources that are written, the status of each, and whether it is here already
     :param folded: those of which the status alone is
     :param reports: those that are stored, each with the item that it is of
     :param records: what is remembered as taken
     """
 
-    whole: list[tuple[Item, Any]]
+    whole: list[tuple[Item, Any, bool]]
     folded: list[tuple[Item, Any]]
     reports: list[tuple[Item, Report]]
     records: list[Item]
 
 
-def fingerprints(conn: Connection, kind: str, ids: Sequence[str]) -> dict[str, str]:
-    """Those of what was taken before."""
-    return dict(row for row in conn.execute(KNOWN[kind], {"ids": ids}))
+def alone(conn: psycopg.Connection[Any]) -> bool:
+    """Whether no other import writes here, which none does then as long as a transaction lasts that this
+    begins.
+    """
+    conn.autocommit = False
+    # It waits for the import; it has no snapshot, so that no old row is kept for it.
+    conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    return conn.execute(ALONE, [LOCK]).fetchone() == (True,)
+
+
+def known(conn: Connection, kind: str, source: str, ids: Sequence[str]) -> dict[str, Known]:
+    """What is remembered of what was taken before."""
+    rows = conn.execute(KNOWN[kind], {"ids": ids, "source": source})
+    return {id_: Known(*remembered) for id_, *remembered in rows}
+
+
+def elsewhere(conn: psycopg.Connection[Any], source: str) -> int:
+    """How many resources were taken from another source, and not from this one since."""
+    row = conn.execute(ELSEWHERE, {"source": source}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def imported(conn: Connection, kind: str, source: str) -> set[str]:
@@ -208,8 +266,8 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
     """Stores what a batch comes to, in the caller's transaction."""
     if written.whole:
         rows = [
-            {**item.row, "spec": raw_text(item.row["spec"]), "status": status}
-            for item, status in written.whole
+            {**item.row, "spec": raw_text(item.row["spec"]), "status": status, "is_here": is_here}
+            for item, status, is_here in written.whole
         ]
         conn.execute(WRITE[kind], {"rows": _json(rows)})
     if written.folded:
@@ -228,6 +286,7 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
             {
                 # What is not whole is looked at each time, so that it is told each time.
                 **{"id": item.id, "fingerprint": "" if item.refusals else item.fingerprint},
+                "content": item.content,
                 **{"generation": item.row["generation"], "updated_time": item.row["updated_time"]},
             }
             for item in written.records
@@ -236,10 +295,11 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
 
 
 def take_away(
-    conn: Connection, kind: str, ids: Sequence[str], *, dry: bool
+    conn: Connection, kind: str, ids: Sequence[str], before: Collection[str], *, dry: bool
 ) -> tuple[list[str], list[tuple[str, str, str]]]:
     """Removes what is gone at its source, in the caller's transaction, and with it the memory of it.
 
+    :param before: what was removed before, or would have been in a dry run
     :return: the ids of what is gone here, too, and id, name and reason of what stays
     """
     if not dry and kind == "NodePool":
@@ -252,14 +312,14 @@ def take_away(
             missing.append(id_)
         elif changed:
             kept.append((id_, name, "it is gone there, and was changed here after the import"))
-        elif children and not dry:
+        elif any(child not in before for child in children):
             kept.append((id_, name, "it is gone there, and has node pools here"))
         else:
             gone.append(id_)
     if not dry:
+        conn.execute(FORGET[kind], {"ids": [*gone, *missing]})
         if gone:
             remove(conn, *gone)
-        conn.execute(FORGET[kind], {"ids": [*gone, *missing]})
     return gone, kept
 
 

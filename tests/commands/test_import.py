@@ -415,7 +415,7 @@ def test_what_was_created_or_changed_here_is_not_touched(
     # A change there that is no newer than the one here does not win; one that is does.
     first.conn.execute("UPDATE clusters SET updated_time = now() WHERE name = 'prod'")
     output = take(database, first, code=3)
-    assert f"cluster {A} 'prod': it was changed here after the import, and there not since" in output
+    assert f"cluster {A} 'prod': it was changed here after the import, and is no newer there" in output
     assert api.get(f"/clusters/{A}").json() == mine
     first.conn.execute(
         "UPDATE clusters SET generation = 5, spec = '{\"theirs\": 1}' WHERE name = 'prod'"
