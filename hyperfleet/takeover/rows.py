@@ -248,8 +248,8 @@ def _parsed(text: str) -> Any:
 
 
 def _too_deep(text: str, most: int) -> bool:
-    """Whether JSON text has more levels than that, of which a scalar is one, too."""
-    if text.count("[") + text.count("{") < most:
+    """Whether JSON text has more levels than that, of which a scalar is one, too, as the API counts."""
+    if text.count("[") + text.count("{") <= most:
         return False
     text = EMPTY.sub("0", STRING.sub("0", text))
     for _ in range(most - 1):

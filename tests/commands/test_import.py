@@ -1,5 +1,6 @@
 """``hyperfleet import``: from databases as originals make them, and over the API."""
 
+import contextlib
 import itertools
 import json
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.sql
 import pytest
 from conftest import Api, migrated, url
 from issuer import JsonServer
@@ -20,6 +22,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
+from urllib3 import HTTPResponse
+
+from hyperfleet.takeover.api import PATIENCE, RETRIES, Patience
 
 numbers = itertools.count(1)
 A, B, C, D = (uid(number) for number in range(1, 5))
@@ -755,6 +760,502 @@ def test_a_service_of_the_first_generation_is_a_source(
     assert report["last_report_time"] == "2025-11-17T15:14:05.000000Z"
     assert report["conditions"][0]["reason"] == "Done"
     assert api.get(f"/nodepools/{P}").json()["generation"] == 1
+
+
+BASE = "/api/hyperfleet/v1"
+Over = Callable[[str, dict[str, str]], Any]
+
+
+def there(number: int, kind: int = 0, **more: Any) -> dict[str, Any]:
+    """A cluster, or with 1 a node pool, as a service shows it."""
+    own: dict[str, Any] = {"kind": "Cluster", "name": f"c{number}"}
+    if kind:
+        own = {"kind": "NodePool", "name": f"p{number}", "owner_references": {"id": uid(number)}}
+    return {
+        **{"id": uid(number, kind), "spec": {}, "labels": {}, "generation": 1, **own},
+        **{"created_time": shown(0), "updated_time": shown(0), "created_by": "a", "updated_by": "a"},
+        **more,
+    }
+
+
+def listed(items: list[Any], total: Any = None, **more: Any) -> dict[str, Any]:
+    total = len(items) if total is None else total
+    return {"kind": "List", "page": 1, "size": len(items), "total": total, "items": items, **more}
+
+
+class Service:
+    """A service with clusters and node pools; ``over`` may answer otherwise.
+
+    It gives a value, a status alone, bytes, or a whole answer.
+    """
+
+    def __init__(self, clusters: list[Any], pools: list[Any]) -> None:
+        self.clusters, self.pools = clusters, pools
+        self.over: Over = lambda _path, _query: None
+
+    def __call__(self, _method: str, path: str, _body: bytes, _headers: Any) -> Any:
+        path, _, rest = path.removeprefix(BASE).partition("?")
+        query = dict(part.split("=") for part in rest.split("&") if part)
+        answer = self.over(path, query)
+        if answer is None:
+            answer = self.usual(path, query)
+        if isinstance(answer, tuple):
+            return answer
+        if isinstance(answer, int):
+            return answer, {}, b"{}"
+        return 200, {}, answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+    def usual(self, path: str, query: dict[str, str]) -> Any:
+        if path.endswith("/statuses"):
+            return listed([])
+        items = {"/clusters": self.clusters, "/nodepools": self.pools}.get(path)
+        if items is None:
+            return 404
+        page, size = int(query["page"]), int(query["pageSize"])
+        return listed(items[(page - 1) * size : page * size], len(items))
+
+
+@pytest.fixture
+def fleet() -> Iterator[tuple[Service, str]]:
+    """A service with 120 clusters and 50 node pools, and its address."""
+    service = Service(
+        [there(number) for number in range(1, 121)], [there(number, 1) for number in range(1, 51)]
+    )
+    with JsonServer(service) as server:
+        yield service, server.url
+
+
+def ask(database: str, url: str, *more: str, code: int = 0) -> str:
+    ended = run_here("import", "--from-api", url, "--database-url", database, *more)
+    assert "Traceback" not in ended.stdout
+    assert ended.returncode == code, ended.stdout
+    return ended.stdout
+
+
+def numbers_of(sql: psycopg.Connection) -> tuple[int, int]:
+    row = sql.execute("SELECT (SELECT count(*) FROM clusters), (SELECT count(*) FROM node_pools)")
+    clusters, pools = row.fetchone() or (0, 0)
+    return clusters, pools
+
+
+WRONG: dict[str, tuple[Over, int, str]] = {
+    "no list": (
+        lambda path, _: 404 if path == "/nodepools" else None,
+        *(1, "/nodepools answers 404."),
+    ),
+    "the same page again and again": (
+        lambda path, _: listed([there(n) for n in range(1, 101)], 120) if path == "/clusters" else None,
+        *(1, "/clusters shows 100 items, but tells of 120."),
+    ),
+    "an empty second page": (
+        lambda path, query: listed([], 120) if path == "/clusters" and query["page"] != "1" else None,
+        *(1, "/clusters shows 100 items, but tells of 120."),
+    ),
+    "a link to itself": (
+        lambda path, _: (
+            listed([there(1)], 10**9, next=f"{BASE}/clusters?a=b") if path == "/clusters" else None
+        ),
+        *(1, "/clusters shows 1 items, but tells of 1000000000."),
+    ),
+    "no node pools": (
+        lambda path, _: listed([]) if path == "/nodepools" else None,
+        *(3, f"node pool {uid(7, 1)}: nothing is there any more; kept here"),
+    ),
+    "few clusters": (
+        lambda path, _: listed([there(n) for n in range(1, 21)]) if path == "/clusters" else None,
+        *(3, f"cluster {uid(77)}: it is gone there, as most of them are; kept here"),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_list_that_cannot_be_true_removes_nothing(
+    wrong: str, fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    over, code, says = WRONG[wrong]
+    if code == 1:
+        service.over = over
+        assert says in ask(database, url, "--dry-run", code=1), "the first time, too"
+        service.over = lambda _path, _query: None
+    ask(database, url)
+    assert numbers_of(sql) == (120, 50)
+    service.over = over
+    assert says in ask(database, url, code=code)
+    assert numbers_of(sql) == (120, 50)
+    service.over = lambda _path, _query: None
+    assert "0 new, 0 changed, 120 same, 0 removed" in ask(database, url)
+
+
+def test_most_is_removed_where_that_is_meant(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    ask(database, url)
+    service.clusters, service.pools = service.clusters[:30], []
+    dry = ask(database, url, "--remove-most", "--dry-run")
+    real = ask(database, url, "--remove-most")
+    assert dry.splitlines()[2:] == real.splitlines()[2:]
+    assert "node pools  0 new, 0 changed, 0 same, 50 removed" in real
+    assert numbers_of(sql) == (30, 0)
+
+
+def test_reports_that_are_not_found_though_their_resource_is_are_told(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    gone, odd = f"/clusters/{uid(1)}", f"/clusters/{uid(2)}"
+    service.pools = [there(3, 1), there(4, 1, owner_references=[{"id": uid(4)}])]
+
+    def over(path: str, _query: dict[str, str]) -> Any:
+        if path.removesuffix("/statuses") in (gone, odd):
+            return there(2) if path == odd else 404
+        return None
+
+    service.over = over
+    output = ask(database, url, code=3)
+    assert f"report {uid(2)}: its reports are not found, though it is" in output
+    assert f"node pool {uid(4, 1)} 'p4': it names no cluster" in output
+    assert "Not taken: 2\n" in output
+    assert numbers_of(sql) == (119, 1)
+
+
+DEEP = b"[" * 5000 + b"]" * 5000
+
+
+@pytest.mark.parametrize(
+    ("clusters", "code", "says"),
+    [
+        ([{"name": "c1"}], 1, "/clusters shows an item without id."),
+        ([there(1, id=5)], 1, "/clusters shows an item without id."),
+        ([there(1, id=None)], 1, "/clusters shows an item without id."),
+        ([there(1, id="a\ud800")], 1, "/clusters shows an item without id."),
+        ([there(1, id="../secret?x=")], 3, "cluster ../secret?x= 'c1': its id is no UUID"),
+        (
+            [there(1, name="a\ud800")],
+            3,
+            f"cluster {uid(1)}: it holds a character that PostgreSQL cannot",
+        ),
+        ([there(1, spec={"a": "\ud800"})], 3, "its spec holds a character that PostgreSQL cannot"),
+        ([there(1, spec={"a": {"b": "\ud800"}})], 3, "'c1': its spec holds a character"),
+        ("many", 1, "/clusters tells no total."),
+        ([1], 1, "/clusters tells no total."),
+        (b'{"items": [{"id": "x", "spec": ' + DEEP + b'}], "total": 1}', 1, "JSON of too many levels."),
+    ],
+)
+def test_an_answer_that_is_broken_is_told_in_a_line(
+    clusters: Any, code: int, says: str, fleet: tuple[Service, str], database: str
+) -> None:
+    service, url = fleet
+    service.pools = []
+    answer = clusters
+    if isinstance(clusters, str) or clusters == [1]:
+        answer = {**listed([there(1)]), "total": clusters}
+    elif isinstance(clusters, list):
+        answer = listed([*clusters, there(2)])
+    asked = iter([listed([there(2)])])
+    # The first question is only whether anything answers.
+    service.over = lambda path, query: (
+        None if path != "/clusters" else next(asked) if query["pageSize"] == "1" else answer
+    )
+    output = ask(database, url, code=code)
+    assert says in output
+    assert code == 1 or "clusters    1 new" in output
+
+
+def test_an_address_that_is_none_is_told(database: str) -> None:
+    for address in ("http://[::1", "http://h:99999"):
+        assert "--from-api is no URL: " in ask(database, address, code=2)
+
+
+def nested(levels: int, innermost: str = "") -> str:
+    """An object that is so deep."""
+    return '{"a":' + "[" * (levels - 1) + innermost + "]" * (levels - 1) + "}"
+
+
+def test_no_more_levels_are_taken_than_the_api_takes(
+    newest: Original, api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    bodies = [nested(63), nested(62, '"[[\\"["'), nested(64), nested(64, "1"), nested(1015)]
+    codes = []
+    for number, spec in enumerate(bodies):
+        newest.cluster(uid(number + 1), f"there-{number}")
+        newest.conn.execute(
+            "UPDATE resources SET spec = %s::jsonb WHERE name = %s", [spec, f"there-{number}"]
+        )
+        body = f'{{"name": "here-{number}", "spec": {spec}}}'
+        headers = {"Content-Type": "application/json"}
+        codes.append(api.post("/clusters", data=body, headers=headers).status_code)
+    assert codes == [201, 201, 400, 400, 400]
+    output = take(database, newest, code=3)
+    for number, code in enumerate(codes):
+        told = f"cluster {uid(number + 1)} 'there-{number}': its spec has more than 63 levels" in output
+        assert told == (code == 400), number
+    assert api.get("/clusters").json()["total"] == 4
+
+
+def test_a_row_that_is_strange_is_told_and_the_others_are_taken(
+    newest: Original, api: Api, database: str
+) -> None:
+    fill(newest)
+    escaped = nested(6000)[:-1] + ',"b":"\\u0001"}'
+
+    def change(column: str, value: str, number: int) -> None:
+        newest.cluster(uid(number), f"c{number}")
+        newest.conn.execute(
+            psycopg.sql.SQL("UPDATE resources SET {} = %s::jsonb WHERE id = %s").format(
+                psycopg.sql.Identifier(column)
+            ),
+            [value, uid(number)],
+        )
+
+    change("spec", escaped, 20)
+    change("tenancy", nested(100), 21)
+    for column, value in (
+        ("conditions", "[" * 3000 + "]" * 3000),
+        ("data", escaped),
+        ("metadata", nested(300)),
+    ):
+        newest.report(B, f"deep-{column}")
+        newest.conn.execute(
+            psycopg.sql.SQL("UPDATE adapter_statuses SET {} = %s::jsonb WHERE adapter = %s").format(
+                psycopg.sql.Identifier(column)
+            ),
+            [value, f"deep-{column}"],
+        )
+    upper, lower = "019B0000-0000-7000-8000-ABCDEF000001", "019b0000-0000-7000-8000-abcdef000001"
+    newest.cluster(upper, "upper")
+    newest.cluster(lower, "lower")
+    output = take(database, newest, code=3)
+    lines = output.partition("Not taken: ")[2].splitlines()
+    assert lines[0] == "6", output
+    for line in (
+        f"cluster {uid(20)} 'c20': its spec has more than 63 levels",
+        f"cluster {uid(21)}: it has more than 64 levels",
+        f"report {B}: it has more than 64 levels",
+        f"report {B} 'deep-data': its data has more than 63 levels",
+        f"report {B} 'deep-metadata': its metadata has more than 63 levels",
+    ):
+        assert "  " + line in lines, (line, output)
+    assert f"its id is that of {upper}, but for the case" in output or (
+        f"its id is that of {lower}, but for the case" in output
+    )
+    assert api.get("/clusters").json()["total"] == 3
+    assert api.get(f"/clusters/{B}/statuses").json()["total"] == 1
+    assert take(database, newest, code=3).partition("Not taken: ")[2].splitlines() == lines
+
+
+@contextlib.contextmanager
+def another(original: Original, *, newest: bool) -> Iterator[Original]:
+    """Another original, at the address of one that goes elsewhere."""
+    name = original.conn.info.dbname
+    original.conn.close()
+    server = make_conninfo(original.conninfo, dbname="postgres")
+    with psycopg.connect(server, autocommit=True) as conn:
+        rename = psycopg.sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        old, moved = psycopg.sql.Identifier(name), psycopg.sql.Identifier(f"{name}_moved")
+        conn.execute(rename.format(old, moved))
+        conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(old))
+        try:
+            other = Original(original.conninfo, newest=newest)
+            with other.conn:
+                yield other
+        finally:
+            conn.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(moved))
+
+
+def test_another_original_behind_the_same_address_removes_nothing(
+    newest: Original, database: str, sql: psycopg.Connection
+) -> None:
+    for number in range(1, 6):
+        newest.cluster(uid(number), f"eu-{number}")
+    take(database, newest)
+    with another(newest, newest=True) as other:
+        other.cluster(uid(77), "us-1")
+        # What both have is of the one that was looked at last.
+        other.cluster(uid(5), "eu-5")
+        output = take(database, other)
+        assert "clusters    1 new, 0 changed, 1 same, 0 removed" in output
+        assert "From another original, and left alone: 4 resources\n" in output
+        assert numbers_of(sql) == (6, 0)
+        other.conn.execute("DELETE FROM resources WHERE name = 'eu-5'")
+        assert "1 removed" in take(database, other)
+
+
+def test_a_database_is_the_same_under_another_address(
+    newest: Original, database: str, sql: psycopg.Connection
+) -> None:
+    for number in range(1, 6):
+        newest.cluster(uid(number), f"eu-{number}")
+    take(database, newest)
+    # Most of it is gone, which is no wonder in a database that is known for sure.
+    newest.conn.execute("DELETE FROM resources WHERE name <> 'eu-3'")
+    host = newest.conn.info.host
+    other = make_conninfo(newest.conninfo, host=f"{host},{host}", port=f"{newest.conn.info.port}")
+    assert "clusters    0 new, 0 changed, 1 same, 4 removed" in take(database, other)
+    assert numbers_of(sql) == (1, 0)
+
+
+def test_a_database_that_is_not_known_for_sure_does_not_remove_most(
+    newest: Original, database: str, sql: psycopg.Connection
+) -> None:
+    for number in range(1, 6):
+        newest.cluster(uid(number), f"eu-{number}")
+    role = f"{newest.conn.info.dbname}_reader"
+    newest.conn.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    newest.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        newest.conn.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        theirs = make_conninfo(newest.conninfo, user=role, password="secret")
+        take(database, theirs)
+        newest.conn.execute("DELETE FROM resources WHERE name IN ('eu-1', 'eu-2')")
+        assert "2 removed" in take(database, theirs)
+        newest.conn.execute("DELETE FROM resources WHERE name IN ('eu-3', 'eu-4')")
+        output = take(database, theirs, code=3)
+        assert f"cluster {C}: it is gone there, as most of them are; kept here, unless" in output
+        assert numbers_of(sql) == (3, 0)
+        assert "2 removed" in take(database, theirs, "--remove-most")
+        assert numbers_of(sql) == (1, 0)
+    finally:
+        newest.conn.execute(f"DROP OWNED BY {role} CASCADE")
+        newest.conn.execute(f"DROP ROLE {role}")
+
+
+def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
+    newest: Original, api: Api, database: str
+) -> None:
+    for id_, name in ((A, "one"), (B, "two"), (C, "three"), (D, "four")):
+        newest.cluster(id_, name)
+    take(database, newest)
+    tags = {id_: api.get(f"/clusters/{id_}").headers["ETag"] for id_ in (A, B, C, D)}
+    newest.conn.execute("UPDATE resources SET spec = '{\"fixed\": true}' WHERE id IN (%s, %s)", [A, C])
+    newest.insert("resource_labels", resource_id=B, key="new", value="label")
+    # Reports alone make no new version of what has come.
+    newest.report(D, "dns")
+    api.patch(f"/clusters/{C}", json={"spec": {"mine": True}})
+    for _ in range(2):
+        output = take(database, newest, code=3)
+        assert f"cluster {C} 'three': it was changed here after the import, and is no newer" in output
+        assert "Not taken: 1\n" in output
+    assert api.get(f"/clusters/{A}").json()["spec"] == {"fixed": True}
+    assert api.get(f"/clusters/{B}").json()["labels"] == {"team": "a", "new": "label"}
+    assert api.get("/clusters?search=labels.new='label'").json()["total"] == 1
+    assert api.get(f"/clusters/{C}").json()["spec"] == {"mine": True}
+    assert api.get(f"/clusters/{D}/statuses").json()["total"] == 1
+    assert api.get(f"/clusters/{A}").headers["ETag"] != tags[A]
+    # Where it was set back, too.
+    newest.conn.execute(
+        "UPDATE resources SET spec = '{}', updated_time = %s WHERE id = %s", [at(0.5), A]
+    )
+    assert "1 changed" in take(database, newest, code=3)
+    assert api.get(f"/clusters/{A}").json()["spec"] == {}
+    assert "0 changed, 3 same" in take(database, newest, code=3)
+
+
+def test_what_comes_back_has_no_version_that_it_had(newest: Original, api: Api, database: str) -> None:
+    for id_, name in ((A, "stays"), (B, "back"), (C, "removed-here")):
+        newest.cluster(id_, name)
+    take(database, newest)
+    tags = set()
+    for generation in range(2, 5):
+        newest.conn.execute("UPDATE resources SET generation = %s WHERE name = 'back'", [generation])
+        take(database, newest)
+        tags.add(api.get(f"/clusters/{B}").headers["ETag"])
+    tags.add(api.get(f"/clusters/{C}").headers["ETag"])
+    assert api.delete(f"/clusters/{C}").status_code == 202
+    api.post(f"/clusters/{C}/force-delete", json={"reason": "test"})
+    newest.conn.execute("DELETE FROM resources WHERE id IN (%s, %s)", [B, C])
+    assert "clusters    0 new, 0 changed, 1 same, 1 removed" in take(database, newest)
+    assert "0 removed" in take(database, newest)
+    newest.cluster(B, "back", spec={"other": 1})
+    newest.cluster(C, "removed-here", spec={"other": 1})
+    assert "clusters    2 new" in take(database, newest)
+    for id_ in (B, C):
+        back = api.get(f"/clusters/{id_}")
+        assert back.headers["ETag"] not in tags
+        again = api.get(f"/clusters/{id_}", headers={"If-None-Match": ", ".join(tags)})
+        assert (again.status_code, again.json()["spec"]) == (200, {"other": 1})
+    newest.conn.execute("DELETE FROM resources WHERE id = %s", [B])
+    assert "1 removed" in take(database, newest), "it is as any other that was imported"
+
+
+def test_two_imports_do_not_meet(newest: Original, database: str, sql: psycopg.Connection) -> None:
+    newest.cluster(A, "prod")
+    arguments = ("import", "--from-database", newest.conninfo, "--database-url", database)
+    outputs: list[str] = []
+    first = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE clusters IN EXCLUSIVE MODE")
+        first.start()
+        end = time.monotonic() + 30
+        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert "Another import into this database is running." in take(database, newest, code=1)
+        take(database, newest, "--dry-run")
+    first.join(20)
+    assert "All was taken." in outputs[0]
+    take(database, newest)
+
+
+def test_what_somebody_makes_meanwhile_is_not_overwritten(
+    newest: Original, database: str, sql: psycopg.Connection
+) -> None:
+    newest.cluster(A, "prod")
+    outputs: list[str] = []
+    arguments = ("import", "--from-database", newest.conninfo, "--database-url", database)
+    import_ = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    with psycopg.connect(database) as other:
+        other.execute(
+            """INSERT INTO clusters
+                   (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
+               VALUES (%s, 'mine', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
+            [A],
+        )
+        import_.start()
+        end = time.monotonic() + 30
+        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    import_.join(20)
+    assert f"cluster {A} 'prod': it is here already, and did not come by an import" in outputs[0]
+    assert sql.execute("SELECT name FROM clusters").fetchall() == [("mine",)]
+
+
+def test_nobody_is_waited_for_beyond_reason() -> None:
+    for asked, waits in (("3600", 10), ("2", 2), ("Thu, 01 Jan 2099 00:00:00 GMT", 10)):
+        answer = HTTPResponse(headers={"Retry-After": asked}, status=429)
+        assert Patience(3).get_retry_after(answer) == waits
+    assert Patience(3).get_retry_after(HTTPResponse(status=429)) is None
+    assert RETRIES * PATIENCE <= 30
+
+
+def test_an_import_that_waits_ends_at_once_when_it_is_told_to(
+    fleet: tuple[Service, str], database: str
+) -> None:
+    service, url = fleet
+    asked = threading.Event()
+
+    def over(path: str, _query: dict[str, str]) -> Any:
+        if path.endswith("/statuses"):
+            asked.set()
+            return 429, {"Retry-After": "3600"}, b"{}"
+        return None
+
+    service.over = over
+    arguments = [HYPERFLEET, "import", "--from-api", url, "--database-url", database]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
+        try:
+            assert asked.wait(30)
+            time.sleep(0.5)
+            process.terminate()
+            assert process.wait(5) == 128 + signal.SIGTERM
+            assert process.stderr
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_the_command_is_there_and_says_what_it_does() -> None:
