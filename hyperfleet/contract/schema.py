@@ -47,6 +47,9 @@ RANGES = jsonschema_rs.Registry(
     [(RANGE + name, {"minimum": low, "maximum": high}) for name, (low, high) in INTEGERS.items()]
 )
 
+# Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
+MAX_DEPTH = 64
+
 
 class Validator(NamedTuple):
     """A schema that is compiled, and its text, in which the paths of errors lead to their rules."""

@@ -28,8 +28,6 @@ UNSURE = "hyperfleet.unsure"
 # Where the layer of an operation puts its function, and what that is to be called with.
 CALL = "hyperfleet.call"
 
-# Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
-MAX_DEPTH = 64
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
 # Doubles hold each whole number below this.
@@ -147,11 +145,11 @@ def parse(body: bytes) -> Any:
             f"The body is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
         ) from None
     except RecursionError:
-        raise Problem(MALFORMED, f"The body has more than {MAX_DEPTH} levels.") from None
+        raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.") from None
     except ValueError as error:
         raise Problem(MALFORMED, f"The body has a number out of range: {error}.") from None
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise Problem(MALFORMED, f"The body has more than {MAX_DEPTH} levels.")
+    if body.count(b"{") + body.count(b"[") > schema.MAX_DEPTH and _depth(value) > schema.MAX_DEPTH:
+        raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.")
     # Such characters can only have come as an escape, so most bodies need no look.
     if b"\\u0000" in body or re.search(rb"\\ud[89a-f]", body, re.IGNORECASE):
         found = list(_unstorable(value, ()))

@@ -14,8 +14,7 @@ import xxhash
 from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
-from hyperfleet.contract.schema import Validator, compile_schema
-from hyperfleet.contract.validation import MAX_DEPTH
+from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema
 from hyperfleet.kinds import ID, RESOURCES, id_here
 from hyperfleet.report import Condition, Report, words
 from hyperfleet.status import AVAILABLE, READY, Status
