@@ -67,21 +67,33 @@ RESOURCES: dict[str, Kind] = {
 }
 
 
-def both(statement: LiteralString) -> dict[str, LiteralString]:
+UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
+
+
+class Statements(dict[str, LiteralString]):
+    """A statement for each kind of resource, made when it is first asked for."""
+
+    def __init__(self, statement: LiteralString) -> None:
+        self.statement = statement
+
+    def __missing__(self, kind: str) -> LiteralString:
+        """Makes the statement. Raises KeyError for what is no kind of resource."""
+        of = RESOURCES[kind]
+        made = self[kind] = self.statement.format(
+            table=of.table,
+            kind=of.name,
+            owner="owner_id" if of.parent else "NULL",
+            under=UNDER if of.parent else "",
+        )
+        return made
+
+
+def both(statement: LiteralString) -> Statements:
     """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
     the id of what it belongs to, and ``{under}`` the condition that this is the owner that the path
     names, if it has and names one.
     """
-    under = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
-    return {
-        kind.name: statement.format(
-            table=kind.table,
-            kind=kind.name,
-            owner="owner_id" if kind.parent else "NULL",
-            under=under if kind.parent else "",
-        )
-        for kind in RESOURCES.values()
-    }
+    return Statements(statement)
 
 
 def id_here(old: str) -> str:

@@ -13,7 +13,6 @@ from hyperfleet.times import timestamp
 
 # An image has its files from when it was built; so has an installed wheel, and a checkout.
 BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))
-COLLECTIONS = {kind.segment: f"{kind.name}List" for kind in RESOURCES.values()} | {"errors": "ErrorList"}
 
 
 def get_metadata() -> flask.Response:
@@ -31,13 +30,14 @@ def get_metadata() -> flask.Response:
 
 def get_version_metadata() -> flask.Response:
     """The collections of this version."""
+    lists = {kind.segment: f"{kind.name}List" for kind in RESOURCES.values()} | {"errors": "ErrorList"}
     metadata = {
         "kind": "APIVersion",
         "id": "v1",
         "href": BASE,
         "server_version": __version__,
         "collections": [
-            {"kind": kind, "id": name, "href": f"{BASE}/{name}"} for name, kind in COLLECTIONS.items()
+            {"kind": kind, "id": name, "href": f"{BASE}/{name}"} for name, kind in lists.items()
         ],
     }
     return answer(json.dumps(metadata))

@@ -4,6 +4,7 @@ Names come from callers, SQL from the fixed tables here; whatever is open-ended,
 label, is bound as a value.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -39,19 +40,25 @@ def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
     return {name: types[key] for name, key in keys.items() if key in types}
 
 
-# The columns of each kind's table that may be named. An id is kept as a UUID; a kind and an address are
-# not kept.
-COLUMNS: dict[str, dict[str, Type]] = {
-    kind.name: {
+@functools.cache
+def columns(kind: str) -> dict[str, Type]:
+    """The columns of a kind's table that may be named. An id is kept as a UUID; a kind and an address
+    are not kept.
+    """
+    own: dict[str, Type] = {
         name: "uuid" if name == "id" else type_
-        for name, type_ in _scalars(kind.name).items()
+        for name, type_ in _scalars(kind).items()
         if name not in ("kind", "href")
     }
-    | ({"owner_id": "uuid"} if kind.parent else {})
-    for kind in KINDS.values()
-}
-# Those that a row may lack: what is no member, as an owner's id, is always there.
-NULLABLE = {kind: document.members(kind).keys() - document.required(kind) for kind in KINDS}
+    return {**own, "owner_id": "uuid"} if KINDS[kind].parent else own
+
+
+@functools.cache
+def nullable(kind: str) -> set[str]:
+    """The columns that a row may lack: what is no member, as an owner's id, is always there."""
+    return document.members(kind).keys() - document.required(kind)
+
+
 STATUS = _scalars("ClusterStatus", "moment")
 CONDITION = {n: t for n, t in _scalars("ResourceCondition", "moment").items() if n != "type"}
 # Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
@@ -115,7 +122,7 @@ def segments(name: str) -> list[str]:
 
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
-    listed = list(COLUMNS[kind])
+    listed = list(columns(kind))
     if kind in RESOURCES:
         listed.insert(2, "kind")
         if KINDS[kind].parent:
@@ -136,9 +143,9 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     parts = segments(name)
     if KINDS[kind].parent and parts == ["owner_references", "id"]:
         parts = ["owner_id"]
-    if len(parts) == 1 and parts[0] in COLUMNS[kind]:
+    if len(parts) == 1 and parts[0] in columns(kind):
         column = parts[0]
-        return Field(name, COLUMNS[kind][column], f"{table}.{column}", column in NULLABLE[kind])
+        return Field(name, columns(kind)[column], f"{table}.{column}", column in nullable(kind))
     if kind in RESOURCES:
         match parts:
             case ["kind"]:

@@ -13,7 +13,7 @@ from hyperfleet.database.reads import Reader
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import order, search
-from hyperfleet.lists.columns import COLUMNS
+from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
 from hyperfleet.lists.projection import Shape
@@ -353,7 +353,7 @@ def documents(reader: Reader, kind: str, identities: list[str], within: Within) 
     taken for gone which another one does not have yet.
     """
     of = KINDS[kind]
-    statement = LATER.format(table=of.table, row=of.row, type=COLUMNS[kind][of.identity])
+    statement = LATER.format(table=of.table, row=of.row, type=columns(kind)[of.identity])
     return dict(reader.newest(statement, {**within.values, "identities": identities}))
 
 

@@ -1,5 +1,6 @@
 """Which members of a resource an answer shows: those that ``fields`` names, or a client's default."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ MAX_DEPTH = 16
 MEMBER = re.compile(rf"\s*({columns.NAME})\s*")
 
 
-# What an answer may show of each kind, as the contract has it.
-MEMBERS = {name: document.members(name) for name in KINDS}
+@functools.cache
+def members(kind: str) -> dict[str, dict[str, Any]]:
+    """What an answer may show of a kind, as the contract has it."""
+    return document.members(kind)
 
 
 class ProjectionError(ValueError):
@@ -64,7 +67,7 @@ def _check(kind: str, path: list[str]) -> None:
     """Raises ProjectionError for a member that the contract does not know; it goes on through lists into
     their items, and as far as members have names there.
     """
-    known = MEMBERS[kind]
+    known = members(kind)
     for depth, name in enumerate(path):
         if name not in known:
             near = nearest(name, known)
@@ -137,7 +140,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
     A member counts for the kinds that have it. Raises ConfigurationError for an entry that is none.
     """
     found: Defaults = []
-    known = {member for members in MEMBERS.values() for member in members}
+    known = {member for kind in KINDS for member in members(kind)}
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
@@ -153,7 +156,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
         by_kind: dict[str, Projection] = {}
         try:
             for kind in KINDS.values():
-                own = [name for name in given if name.partition(".")[0] in MEMBERS[kind.name]]
+                own = [name for name in given if name.partition(".")[0] in members(kind.name)]
                 by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
             raise ConfigurationError(f"--default-fields: {agent.strip()}: {error.message}") from None

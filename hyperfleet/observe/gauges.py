@@ -41,7 +41,11 @@ UNION ALL
        FROM {table} WHERE reconciled = 'False') AS pending
  GROUP BY deleted)
 """)
-FLEET = "/* fleet */" + "UNION ALL".join(OF_KIND.values())
+
+
+def _fleet() -> str:
+    """The statement that looks at the resources of all kinds."""
+    return "/* fleet */" + "UNION ALL".join(OF_KIND[kind] for kind in RESOURCES)
 
 
 class Gauges:
@@ -156,7 +160,7 @@ class Fleet(Collector):
     async def _ask(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                self.rows = await fetch(self.pool, FLEET, {"stuck": self.stuck})
+                self.rows = await fetch(self.pool, _fleet(), {"stuck": self.stuck})
         except (psycopg.Error, TimeoutError) as error:
             self.rows = []
             told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"

@@ -89,7 +89,7 @@ ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
 """)
 WRITE: dict[str, LiteralString] = {
     kind: statement if RESOURCES[kind].parent else statement.replace("id, owner_id, name", "id, name")
-    for kind, statement in _WRITE.items()
+    for kind, statement in ((kind, _WRITE[kind]) for kind in RESOURCES)
 }
 SET_STATUS = both("""
 UPDATE {table} AS resource SET status = given.status, version = version + 1
