@@ -67,6 +67,33 @@ RESOURCES: dict[str, Kind] = {
 }
 
 
+def above(kind: str) -> list[Kind]:
+    """What resources of a kind belong to, and what that belongs to: the root first."""
+    parent = RESOURCES[kind].parent
+    return [*above(parent), RESOURCES[parent]] if parent else []
+
+
+def below(kind: str) -> list[Kind]:
+    """The kinds that belong to a kind, directly or not: each after its parent."""
+    found = [RESOURCES[kind]]
+    for one in found:
+        found += [child for child in RESOURCES.values() if child.parent == one.name]
+    return found[1:]
+
+
+def owned(kind: str, root: str, owners: LiteralString) -> LiteralString:
+    """The condition for the rows of a kind below some of another kind, directly or not.
+
+    :param owners: SQL, an array of the ids of those
+    """
+    parent = RESOURCES[kind].parent
+    if parent is None or parent == root:
+        return OWNED.format(owners=owners)
+    return BETWEEN.format(table=RESOURCES[parent].table, owned=owned(parent, root, owners))
+
+
+OWNED: LiteralString = "owner_id = ANY({owners})"
+BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned})"
 UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
 
 

@@ -1,11 +1,13 @@
 """Changing a resource, and marking it as deleted; what follows is in :mod:`hyperfleet.removal`.
 
 The order of locks, which keeps two transactions from waiting for each other: whoever marks or
-removes a node pool, or takes a report on one that is marked, holds the lock on its cluster first;
-whoever locks several of a kind locks them in the order of their ids.
+removes what belongs to others, or takes a report on what is marked and does, holds the locks on those
+first, from the root on; whoever locks several of a kind locks them in the order of their ids, and
+several kinds in the order of :func:`hyperfleet.kinds.below`.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -18,8 +20,8 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
-from hyperfleet.kinds import RESOURCES, both
-from hyperfleet.resource import Held, Hold
+from hyperfleet.kinds import RESOURCES, below, both
+from hyperfleet.resource import Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State, is_reconciled
 
@@ -45,12 +47,12 @@ UPDATE {table} SET status = %(status)s, generation = generation + 1, version = v
 WHERE id = %(id)s RETURNING document::bpchar
 """)
 
-MARK_POOLS = """/* node_pools_mark_all */
-UPDATE node_pools AS pool SET status = marked.status, generation = generation + 1,
+MARK_ALL = both("""/* {table}_mark_all */
+UPDATE {table} AS resource SET status = marked.status, generation = generation + 1,
     version = version + 1, deleted_by = %(by)s, updated_by = %(by)s,
     deleted_time = greatest(updated_time, %(at)s), updated_time = greatest(updated_time, %(at)s)
-FROM jsonb_to_recordset(%(pools)s) AS marked (id uuid, status jsonb) WHERE pool.id = marked.id
-"""
+FROM jsonb_to_recordset(%(marked)s) AS marked (id uuid, status jsonb) WHERE resource.id = marked.id
+""")
 
 
 class Stored(NamedTuple):
@@ -114,60 +116,72 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
 def mark(
     service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, by: str
 ) -> Stored:
-    """Marks a resource as deleted, and with a cluster its node pools; removes at once what nobody has
-    to finalize. Marking it again changes nothing.
+    """Marks a resource as deleted, and all that is below it; removes at once what nobody has to
+    finalize. Marking it again changes nothing.
     """
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
-        removal.lock_owner(conn, kind, key)
+        removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
-        of_pools, under = service.foldings["NodePool"], {"below": key["id"]}
-        pools = Hold(conn, "NodePool", under, of_pools) if kind == "Cluster" else None
+        under = {"id": key["id"], "root": kind}
+        holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
         held = hold.found()
         old = held.state
         precondition.check(old["version"])
         if old["deleted_time"]:
             return Stored(old["document"], old["version"])
-        at, below = max(times.now(), old["updated_time"]), 0
-        gone: list[str] = []
-        if pools:
-            below, gone = _mark_pools(conn, pools.all(), at, by)
-            held = held._replace(children=held.children - len(gone))
+        at = max(times.now(), old["updated_time"])
+        marked, gone, fewer = _mark_below(conn, holds, at, by)
+        held = held._replace(children=held.children - fewer[old["id"]])
         generation = old["generation"] + 1
         status = held.fold(at, generation=generation, deleted_time=at, updated_time=at)
         values = {"id": old["id"], "status": Jsonb(status), "at": at, "by": by}
-        marked = conn.execute(MARK[kind], values)
+        document = conn.execute(MARK[kind], values)
         if removed := held.ended(generation):
-            removal.remove(conn, old["id"])
+            removal.remove(conn, kind, old["id"])
     service.events.started(kind, deleting=True)
-    for _ in range(below):
-        service.events.started("NodePool", deleting=True)
-    for id_ in gone:
-        removal.tell("NodePool", id_)
+    for below_kind in marked:
+        service.events.started(below_kind, deleting=True)
+    for one in gone:
+        removal.tell(*one)
     if removed:
         removal.tell(kind, old["id"])
-    return Stored(_document(marked), old["version"] + 1)
+    return Stored(_document(document), old["version"] + 1)
 
 
-def _mark_pools(conn: Connection, pools: list[Held], at: str, by: str) -> tuple[int, list[str]]:
-    """Marks node pools along with their cluster; returns how many, and which were removed at once
-    instead.
+def _mark_below(
+    conn: Connection, holds: list[Hold], at: str, by: str
+) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
+    """Marks what is below a resource along with it, from the lowest on.
+
+    :param holds: of each kind, after that of its parent
+    :returns: the kind of each that was marked; kind and id of each that was removed at once instead;
+        and by the ids of owners how many of theirs were
     """
-    marked: list[dict[str, Any]] = []
-    gone: list[str] = []
-    for held in pools:
-        # A node pool of a moment ago may be newer than the clock of this replica says.
-        moment = max(at, held.state["updated_time"])
-        generation = held.state["generation"] + 1
-        if held.ended(generation):
-            gone.append(held.state["id"])
-            continue
-        status = held.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
-        marked.append({"id": held.state["id"], "status": status})
-    if marked:
-        conn.execute(MARK_POOLS, {"pools": Jsonb(marked), "at": at, "by": by})
-    if gone:
-        removal.remove(conn, *gone)
-    return len(marked), gone
+    marked: list[str] = []
+    gone: list[tuple[str, str]] = []
+    fewer = Counter[str]()
+    for hold in reversed(holds):
+        statuses: list[dict[str, Any]] = []
+        ended: list[str] = []
+        for held in hold.all():
+            state: Any = held.state
+            left = held._replace(children=held.children - fewer[state["id"]])
+            # A resource of a moment ago may be newer than the clock of this replica says.
+            moment = max(at, state["updated_time"])
+            generation = state["generation"] + 1
+            if left.ended(generation):
+                ended.append(state["id"])
+                fewer[state["owner_id"]] += 1
+                continue
+            status = left.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
+            statuses.append({"id": state["id"], "status": status})
+        if statuses:
+            conn.execute(MARK_ALL[hold.kind], {"marked": Jsonb(statuses), "at": at, "by": by})
+        if ended:
+            removal.remove(conn, hold.kind, *ended)
+        marked += [hold.kind] * len(statuses)
+        gone += [(hold.kind, id_) for id_ in ended]
+    return marked, gone, fewer
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -51,7 +51,7 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                 ids = [row[0] for row in conn.execute(NEXT[kind], after)]
                 with conn.transaction():
                     folded, finished = fold_all(conn, kind, ids, foldings[kind])
-                # Each on its own, since who removes a node pool has to lock its cluster first.
+                # Each on its own, since who removes one has to lock what it belongs to first.
                 for id_ in finished:
                     with conn.transaction():
                         gone = removal.finish(conn, kind, id_, foldings)

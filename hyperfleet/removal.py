@@ -3,8 +3,9 @@
 The order of locks is that of :mod:`hyperfleet.lifecycle`.
 """
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -14,70 +15,105 @@ from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned
 from hyperfleet.resource import SET_STATUS, Hold
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
 
-# The cluster of a node pool, which never changes. For a report it is locked only where that may remove
-# the node pool.
-OWNER = both("""/* clusters_lock_owner */
-SELECT id::text FROM clusters WHERE id = (
-    SELECT owner_id FROM {table} WHERE id = %(id)s {under}
+# What one belongs to, and what that belongs to: neither ever changes. For a report they are locked only
+# where that may remove the one.
+OWNER = """
+SELECT owner_id FROM {table} WHERE id = %(id)s {under}
     AND (NOT %(marked)s OR deleted_time IS NOT NULL)
-) FOR NO KEY UPDATE
-""")["NodePool"]
-
-# Whoever locks several node pools locks them in this order.
-LOCK_POOLS = """/* node_pools_lock_all */
-SELECT 1 FROM node_pools WHERE owner_id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE
+"""
+OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
+LOCK_OWNER: LiteralString = """/* {table}_lock_owner */
+SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
 """
 
-# The rows of an owner and all that belongs to it; labels and reports have no foreign key to follow.
-REMOVE: LiteralString = """/* node_pools_remove */
-WITH pools AS (
-    DELETE FROM node_pools WHERE id = ANY(%(ids)s) OR owner_id = ANY(%(ids)s) RETURNING id
-), gone AS (
-    SELECT id FROM pools UNION SELECT unnest(%(ids)s::uuid[])
+# Whoever locks several locks them in this order.
+LOCK_BELOW: LiteralString = """/* {table}_lock_all */
+SELECT 1 FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
+"""
+
+# Labels and reports have no foreign key to follow.
+REMOVE: LiteralString = """/* {table}_remove */
+WITH gone AS (
+    DELETE FROM {table} WHERE {which} RETURNING id
 ), reports AS (
     DELETE FROM adapter_statuses USING gone
-    WHERE owner_type IN ('Cluster', 'NodePool') AND owner_id = gone.id
+    WHERE owner_type = '{kind}' AND owner_id = gone.id
 )
-DELETE FROM labels USING gone WHERE owner_type IN ('Cluster', 'NodePool') AND owner_id = gone.id
+DELETE FROM labels USING gone WHERE owner_type = '{kind}' AND owner_id = gone.id
 """
-# After its node pools, in a statement of its own: the foreign key is checked at each one's end.
-REMOVE_CLUSTERS = "/* clusters_remove */ DELETE FROM clusters WHERE id = ANY(%(ids)s)"
 
-AUDIT = """/* audit_add */
+AUDIT: LiteralString = """/* audit_add */
 INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document)
 SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, gone.kind, gone.id, gone.document
-FROM (
-    SELECT 'Cluster' AS kind, id, document FROM clusters WHERE id = %(id)s
-    UNION ALL
-    SELECT 'NodePool', id, document FROM node_pools WHERE id = %(id)s OR owner_id = %(id)s
-) AS gone
+FROM ({all}) AS gone
 RETURNING resource_type, resource_id::text
 """
+AUDITED: LiteralString = "SELECT '{kind}' AS kind, id, document FROM {table} WHERE {which}"
+
+IDS: LiteralString = "%(ids)s::uuid[]"
+THESE: LiteralString = "id = ANY(%(ids)s)"
 
 
-def lock_owner(
-    conn: Connection, kind: str, key: Mapping[str, Any], *, marked: bool = False
-) -> Cursor | None:
-    """Locks the resource that one belongs to; the cursor yields its id. None: its kind belongs to none.
+@functools.cache
+def _owners(kind: str) -> list[tuple[str, LiteralString]]:
+    """The kinds that a kind belongs to, the root first, and the statement that locks each one's."""
+    found: list[tuple[str, LiteralString]] = []
+    inner = both(OWNER)[kind]
+    for of in reversed(above(kind)):
+        found.append((of.name, LOCK_OWNER.format(table=of.table, inner=inner)))
+        inner = OWNERS_OWNER.format(table=of.table, inner=inner)
+    return found[::-1]
 
-    :param marked: only where the one that belongs to it is marked as deleted
+
+@functools.cache
+def _removal(kind: str) -> tuple[list[LiteralString], LiteralString, list[LiteralString]]:
+    """What removes resources with all that is below them: the statements that lock it, the one that
+    records it, and those that remove it, from the lowest on. The foreign key of node pools is checked at
+    the end of each.
     """
-    if not RESOURCES[kind].parent:
-        return None
-    return conn.execute(OWNER, {"owner_id": None, **key, "marked": marked})
+    which = {of: owned(of.name, kind, IDS) for of in below(kind)}
+    locks = [LOCK_BELOW.format(table=of.table, owned=these) for of, these in which.items()]
+    which = {RESOURCES[kind]: THESE, **which}
+    parts = [AUDITED.format(kind=of.name, table=of.table, which=one) for of, one in which.items()]
+    removals = [_remove(of, one) for of, one in which.items()]
+    return locks, AUDIT.format(all=" UNION ALL ".join(parts)), removals[::-1]
 
 
-def remove(conn: Connection, *ids: str) -> None:
-    """Removes resources for good, with all that belongs to them. The caller holds their locks."""
-    conn.execute(LOCK_POOLS, {"ids": list(ids)})
-    conn.execute(REMOVE, {"ids": list(ids)})
-    conn.execute(REMOVE_CLUSTERS, {"ids": list(ids)})
+def _remove(of: Kind, which: LiteralString) -> LiteralString:
+    return REMOVE.format(table=of.table, kind=of.name, which=which)
+
+
+class Owners:
+    """The locks on what a resource belongs to, from the root on."""
+
+    def __init__(self, found: list[tuple[str, Cursor]]) -> None:
+        self._found = found
+
+    def all(self) -> list[tuple[str, str]] | None:
+        """Kind and id of each; None where any was not there to be locked."""
+        rows = [(kind, cursor.fetchone()) for kind, cursor in self._found]
+        owners = [(kind, row[0]) for kind, row in rows if row]
+        return owners if len(owners) == len(rows) else None
+
+
+def lock_above(conn: Connection, kind: str, key: Mapping[str, Any], *, marked: bool = False) -> Owners:
+    """Locks what a resource belongs to, and what that belongs to, from the root on.
+
+    :param marked: only where the resource itself is marked as deleted
+    """
+    values = {"owner_id": None, **key, "marked": marked}
+    return Owners([(of, conn.execute(statement, values)) for of, statement in _owners(kind)])
+
+
+def remove(conn: Connection, kind: str, *ids: str) -> None:
+    """Removes resources that nothing belongs to for good. The caller holds their locks."""
+    conn.execute(_remove(RESOURCES[kind], THESE), {"ids": list(ids)})
 
 
 def tell(kind: str, id_: str) -> None:
@@ -86,53 +122,49 @@ def tell(kind: str, id_: str) -> None:
     logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
 
-def settle(conn: Connection, cluster_id: str, at: str, folding: Folding) -> bool:
-    """Folds a marked cluster once more after one of its node pools is gone, or removes it when that
-    was the last thing to wait for; whether it did, for the caller to :func:`tell` after its COMMIT.
-    The caller holds the cluster's lock.
+def settle(
+    conn: Connection, owners: Sequence[tuple[str, str]], at: str, foldings: Mapping[str, Folding]
+) -> list[tuple[str, str]]:
+    """Folds a marked resource once more after one of those that belong to it is gone, or removes it when
+    that was the last thing to wait for; and then so what it belongs to. The caller holds the locks.
+
+    :param owners: kind and id of each, the root first
+    :param foldings: what the statuses of each kind are folded by
+    :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
     """
-    held = Hold(conn, "Cluster", {"id": cluster_id}, folding).one()
-    if held is None or not held.state["deleted_time"]:
-        return False
-    if held.ended():
-        remove(conn, cluster_id)
-        return True
-    status = held.fold(at)
-    if status != held.state["status"]:
-        conn.execute(SET_STATUS["Cluster"], {"id": cluster_id, "status": Jsonb(status)})
-    return False
+    gone: list[tuple[str, str]] = []
+    for kind, id_ in reversed(owners):
+        held = Hold(conn, kind, {"id": id_}, foldings[kind]).one()
+        if held is None or not held.state["deleted_time"]:
+            break
+        if not held.ended():
+            status = held.fold(at)
+            if status != held.state["status"]:
+                conn.execute(SET_STATUS[kind], {"id": id_, "status": Jsonb(status)})
+            break
+        remove(conn, kind, id_)
+        gone.append((kind, id_))
+    return gone
 
 
 def finish(
     conn: Connection, kind: str, id_: str, foldings: Mapping[str, Folding]
 ) -> list[tuple[str, str]]:
-    """Removes a marked resource for which nobody has to do anything any more, and then maybe the
-    cluster that waits for it. Runs in the caller's transaction.
-
-    :param foldings: what the statuses of each kind are folded by
-    :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
+    """Removes a marked resource for which nobody has to do anything any more, and then maybe what waits
+    for it. Runs in the caller's transaction; parameters and result are those of :func:`settle`.
     """
-    gone = []
-    above = lock_owner(conn, kind, {"id": id_})
-    if above:
-        owner, held = above.fetchone(), Hold(conn, kind, {"id": id_}, foldings[kind]).one()
-        if not owner or not held or not held.state["deleted_time"] or not held.ended():
-            return []
-        remove(conn, id_)
-        gone.append((kind, id_))
-        id_ = owner[0]
-    if settle(conn, id_, times.now(), foldings["Cluster"]):
-        gone.append(("Cluster", id_))
-    return gone
+    owners = lock_above(conn, kind, {"id": id_}).all()
+    return [] if owners is None else settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
 def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: str) -> None:
-    """Removes a marked resource, what belongs to it and their reports now, and records who did it and
+    """Removes a marked resource, what is below it and their reports now, and records who did it and
     why. Raises Problem for a resource that is not marked.
     """
     at = times.now()
+    locks, audit, removals = _removal(kind)
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
-        above = lock_owner(conn, kind, key)
+        owners = lock_above(conn, kind, key)
         held = Hold(conn, kind, key, service.foldings[kind]).found()
         if not held.state["deleted_time"]:
             raise Problem(
@@ -140,14 +172,16 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
                 f"The {RESOURCES[kind].noun} is not being deleted. DELETE it first; only what is being "
                 "deleted can be force-deleted.",
             )
-        values = {"id": key["id"], "at": at, "by": by, "reason": reason}
-        gone = conn.execute(AUDIT, values)
-        remove(conn, key["id"])
-        cluster = above.fetchone() if above else None
-        settled = cluster and settle(conn, cluster[0], at, service.foldings["Cluster"])
+        values = {"ids": [key["id"]], "at": at, "by": by, "reason": reason}
+        for statement in locks:
+            conn.execute(statement, values)
+        gone = conn.execute(audit, values)
+        for statement in removals:
+            conn.execute(statement, values)
+        settled = settle(conn, owners.all() or [], at, service.foldings)
     for gone_kind, gone_id in gone:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)
         logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
-    if cluster and settled:
-        tell("Cluster", cluster[0])
+    for one in settled:
+        tell(*one)

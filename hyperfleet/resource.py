@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 
@@ -13,7 +14,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import ID, OLD_ID, RESOURCES, both, id_here
+from hyperfleet.kinds import ID, OLD_ID, RESOURCES, both, id_here, owned
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status
@@ -34,10 +35,13 @@ SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {un
 # Whoever locks several locks them in this order, so that no two wait for each other.
 LOCK = """/* {table}_lock */
 SELECT id::text, version, generation, status, hyperfleet_time(created_time),
-       hyperfleet_time(updated_time), hyperfleet_time(deleted_time) {whole}
+       hyperfleet_time(updated_time), hyperfleet_time(deleted_time), {owner}::text {whole}
 FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
 """
-STATE = ("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time")
+STATE = (
+    *("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time"),
+    "owner_id",
+)
 WHOLE = ("name", "labels", "spec", "document")
 WHOLE_COLUMNS: LiteralString = ", name, labels, spec, document::bpchar"
 # What rules of mapped conditions look at beside.
@@ -55,9 +59,9 @@ CHILDREN = """/* {child}_count_of_locked */
 SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id
 """
 
-# Which resources: those that are named, or those below an owner that are not marked as deleted.
+# Which resources: those that are named, or those below another that are not marked as deleted.
 NAMED = "%(ids)s::uuid[]"
-BELOW = "ARRAY(SELECT id FROM {table} WHERE owner_id = %(below)s AND deleted_time IS NULL)"
+BELOW = "ARRAY(SELECT id FROM {table} WHERE {owned} AND deleted_time IS NULL)"
 
 SET_STATUS = both("""/* {table}_set_status */
 UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
@@ -92,11 +96,11 @@ class Held(NamedTuple):
 
 
 @functools.cache
-def _statements(
-    kind: str, *, whole: bool, seen: bool, children: bool, below: bool
-) -> list[LiteralString]:
+def _statements(kind: str, *, whole: bool, seen: bool, children: bool, root: str) -> list[LiteralString]:
     of = RESOURCES[kind]
-    ids = BELOW.format(table=of.table) if below else NAMED
+    ids = NAMED
+    if root:
+        ids = BELOW.format(table=of.table, owned=owned(kind, root, NAMED))
     columns: LiteralString = WHOLE_COLUMNS if whole else SEEN_COLUMNS if seen else ""
     data: LiteralString = ", data" if seen else ""
     lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
@@ -114,8 +118,8 @@ class Hold:
     The statements are sent at once; what they found is fetched when it is asked for, so that others
     may travel with them.
 
-    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner; or ``below``, the
-        owner of those which are meant as far as they are not marked as deleted
+    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner; with ``root``, a
+        kind, those are meant that are below these, directly or not, and not marked as deleted
     :param folding: what their statuses are folded by
     :param whole: whether a state is to have name, labels, spec and document, which can be large
     :param children: whether what belongs to them is counted, which counts for marked ones alone
@@ -132,8 +136,8 @@ class Hold:
         children: bool = True,
     ) -> None:
         values = {"owner_id": None, "ids": [key.get("id")], **key}
-        seen, below = folding.rules is not None, "below" in key
-        statements = _statements(kind, whole=whole, seen=seen, children=children, below=below)
+        seen, root = folding.rules is not None, key.get("root", "")
+        statements = _statements(kind, whole=whole, seen=seen, children=children, root=root)
         self.kind, self.key, self.folding = kind, key, folding
         self.columns = (*STATE, *WHOLE) if whole else (*STATE, *SEEN) if seen else STATE
         self.report = REPORT_SEEN if seen else REPORT
@@ -146,9 +150,11 @@ class Hold:
         for owner, *row in self._reports:
             report: Any = dict(zip(self.report, row, strict=True))
             reports.setdefault(owner, []).append(report)
-        children: dict[str, int] = dict(row for found in self._children for row in found)
+        children = Counter[str]()
+        for found in self._children:
+            children.update(dict(found))
         return [
-            Held(state, reports.get(id_, []), children.get(id_, 0), self.folding)
+            Held(state, reports.get(id_, []), children[id_], self.folding)
             for id_, state in ((state["id"], state) for state in states)
         ]
 

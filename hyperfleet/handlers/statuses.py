@@ -146,7 +146,7 @@ def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Res
 def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
     """Stores a report and the status that it yields; or says why it discards it.
 
-    Returns None when a node pool was marked meanwhile: its cluster has to be locked before it.
+    Returns None when the resource was marked meanwhile: what it belongs to has to be locked before it.
     """
     with service.turns.of(owner["id"]):
         state = STATE_SEEN if service.foldings[kind].rules else STATE
@@ -189,14 +189,14 @@ def _take_at_once(
 
 
 def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
-    """Takes a report while its resource is locked, and with a marked node pool its cluster."""
+    """Takes a report while its resource is locked, and with a marked one what it belongs to."""
     with transaction(service.pool) as conn:
-        above = removal.lock_owner(conn, kind, owner, marked=True)
+        above = removal.lock_above(conn, kind, owner, marked=True)
         # Those of other processes queue here, for the lock on the row.
         held = Hold(conn, kind, owner, service.foldings[kind]).found()
         marked = held.state["deleted_time"]
-        cluster = above.fetchone() if above and marked else None
-        if above and marked and cluster is None:
+        owners = above.all() if marked else []
+        if owners is None:
             return None
         held, merged, discarded = _judged(kind, held, report)
         if merged is None:
@@ -205,9 +205,8 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended():
             status, gone = None, [(kind, owner["id"])]
-            removal.remove(conn, owner["id"])
-            if cluster and removal.settle(conn, cluster[0], at, service.foldings["Cluster"]):
-                gone.append(("Cluster", cluster[0]))
+            removal.remove(conn, kind, owner["id"])
+            gone += removal.settle(conn, owners, at, service.foldings)
         else:
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})

@@ -319,7 +319,7 @@ def take_away(
     if not dry:
         conn.execute(FORGET[kind], {"ids": [*gone, *missing]})
         if gone:
-            remove(conn, *gone)
+            remove(conn, kind, *gone)
     return gone, kept
 
 
