@@ -14,6 +14,13 @@ from hyperfleet.database import embedded, migration
 
 pytestmark = pytest.mark.slow
 
+RESOURCE = """
+INSERT INTO resources (id, kind, href, name, labels, spec, status, created_time, updated_time,
+                       created_by, updated_by)
+SELECT gen_random_uuid(), kind, '/x', 'n' || number, '{}', '{}', '{"conditions": []}',
+       now(), now(), 'x', 'x'
+FROM (VALUES ('Channel'), ('Region')) AS kinds (kind), generate_series(1, 40) AS number
+"""
 LISTS = ("/clusters", "/nodepools", "/clusters?search=labels.number='7'", "/clusters?size=0")
 
 
@@ -39,6 +46,13 @@ def totals(sql: psycopg.Connection) -> None:
             "SELECT coalesce(sum(difference), 0) FROM row_counts WHERE table_name = %s", [table]
         ).fetchone()
         assert counted == sql.execute(f"SELECT count(*) FROM {table}").fetchone()
+    if sql.execute("SELECT to_regclass('resources')").fetchone() == (None,):
+        return
+    kinds = sql.execute("SELECT 'resources/' || kind, count(*) FROM resources GROUP BY 1").fetchall()
+    counts = sql.execute(
+        "SELECT table_name, sum(difference)::bigint FROM row_counts WHERE table_name ~ '/' GROUP BY 1"
+    ).fetchall()
+    assert sorted(counts) == sorted(kinds)
 
 
 def test_a_publication_of_all_tables_hinders_no_write(api: Api, sql: psycopg.Connection) -> None:
@@ -50,6 +64,12 @@ def test_a_publication_of_all_tables_hinders_no_write(api: Api, sql: psycopg.Con
     # They were summed up now and then, or there would be 440.
     [(rows,)] = sql.execute("SELECT count(*) FROM row_counts").fetchall()
     assert rows < 400
+    for number in range(100):
+        sql.execute(RESOURCE.replace("'n' ||", f"'n{number}-' ||"))
+        sql.execute("DELETE FROM resources WHERE name ~ '3$'")
+    totals(sql)
+    sql.execute("TRUNCATE resources")
+    totals(sql)
 
 
 def test_a_database_that_is_published_already_can_be_migrated_and_back(
@@ -89,6 +109,8 @@ def test_what_was_dumped_and_restored_is_the_same_and_goes_on(
     options: list[str],
 ) -> None:
     fleet(api, 30)
+    with psycopg.connect(database, autocommit=True) as own:
+        own.execute(RESOURCE)
     programs = embedded._server(tmp_path).bin_path
     # The table of migrations is that of the schema, which is there already.
     left_out = ["--exclude-table=*yoyo*"] if options else []
