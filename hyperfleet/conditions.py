@@ -172,7 +172,7 @@ class Folding(NamedTuple):
     ) -> Status:
         """The status of a resource, as :func:`hyperfleet.status.fold` has it, with mapped conditions.
 
-        :param left: how many node pools are left
+        :param left: how many resources that belong to it are left
         """
         status = fold(resource, reports, previous, self.required, at, left)
         if self.rules:

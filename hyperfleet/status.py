@@ -73,7 +73,7 @@ def fold(
     :param previous: the status as it was before; None for a new resource
     :param required: the adapters that count; empty: all that have reported
     :param at: the time of the report or the write that is the reason to fold
-    :param children: how many node pools are left; asked only of a marked cluster
+    :param children: how many resources that belong to it are left; asked only of a marked one
     """
     stored = {r["adapter"]: r for r in sorted(reports, key=lambda r: str(r["adapter"]))}
     verdicts = {name: verdict(report) for name, report in stored.items()}
@@ -189,10 +189,10 @@ def _ready(
     if resource.get("deleted_time"):
         late = [n for n in names if n not in current or not finalized(current[n], generation)]
         if not late and not children:
-            message = "All required adapters report Finalized=True and no node pool is left."
+            message = "All required adapters report Finalized=True and nothing is left below."
             return says | {"status": "True", "reason": "ReconciledAll", "message": message}
         if not late:
-            message = f"Node pools are left: {children}."
+            message = f"Resources that belong to it are left: {children}."
             reason = "ReconciledWaitingForChildren"
             return says | {"status": "False", "reason": reason, "message": message}
         message = (
