@@ -1,16 +1,17 @@
 """What an operator says of kinds: the list ``entities`` of the settings file.
 
-All that is checked of it is checked here. Who adds a member adds it to :class:`Entity` and to
-``MEMBERS``; who adds a kind, to :data:`hyperfleet.kinds.RESOURCES`.
+What is said of each kind is checked here, what all say together in :mod:`hyperfleet.declared`. Who adds
+a member adds it to :class:`Entity` and to ``MEMBERS``.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.expressions import Expression, Refused
-from hyperfleet.kinds import RESOURCES
+from hyperfleet.kinds import NAME, NATIVE, SEGMENT
 from hyperfleet.nearest import nearest
 from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
 
@@ -21,11 +22,19 @@ AGGREGATED = ("Ready", "Reconciled", "Available", "LastKnownReconciled")
 SUCCESSFUL = "Successful"
 # The texts of a rule's output.
 OUTPUT = ("status", "reason", "message")
-# What the original knows of a kind beyond what is understood here.
-LATER = (
-    *("name_min_len", "name_max_len", "spec_schema_name", "on_parent_delete", "references"),
-    *("search_disallowed_fields", "require_spec_schema"),
+# What says nothing in YAML, as it is written, and the longest name that the table holds.
+EMPTY = ("", "~", "null")
+LONGEST = 63
+# The members that are one value each.
+PLAIN = (
+    *("plural", "parent_kind", "on_parent_delete", "spec_schema_name", "require_spec_schema"),
+    *("name_min_len", "name_max_len"),
 )
+# What the original knows of a kind beyond what is understood here.
+LATER = ("references", "search_disallowed_fields")
+SAID = {"true": True, "false": False}
+# What OpenAPI lets a schema be called.
+SCHEMA = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,26 @@ class Rule:
 
 @dataclass(frozen=True)
 class Entity:
-    """What is said of a kind.
+    """What is said of a kind; None: nothing is.
 
+    :param plural: what its collections are called in paths
+    :param parent_kind: what it belongs to
+    :param on_parent_delete: ``cascade``, or ``restrict``: its owner stays as long as there is one
+    :param spec_schema_name: the provider's schema of its spec
+    :param require_spec_schema: whether nothing is served without that
+    :param name_min_len: characters of a name, and ``name_max_len``
     :param required_adapters: the adapters that must report; None: nothing is said of them
     :param conditions: the rules of its mapped conditions
     """
 
     kind: str
+    plural: str | None = None
+    parent_kind: str | None = None
+    on_parent_delete: str | None = None
+    spec_schema_name: str | None = None
+    require_spec_schema: bool | None = None
+    name_min_len: int | None = None
+    name_max_len: int | None = None
     required_adapters: tuple[str, ...] | None = None
     conditions: tuple[Rule, ...] = ()
 
@@ -67,7 +89,7 @@ def parse(given: Any) -> tuple[Entity, ...]:
 
     Raises ConfigurationError, with a sentence for the operator, for the first thing that is wrong.
     """
-    if given in ("", "~", "null"):
+    if given in EMPTY:
         return ()
     if not isinstance(given, list):
         raise ConfigurationError("entities must be a list of mappings, each with a kind.")
@@ -87,6 +109,7 @@ def shown(entities: Iterable[Entity]) -> list[dict[str, Any]]:
     return [
         {
             "kind": one.kind,
+            **{name: value for name in PLAIN if (value := getattr(one, name)) is not None},
             **({} if one.required_adapters is None else {"required_adapters": [*one.required_adapters]}),
             "conditions": [
                 {
@@ -103,18 +126,17 @@ def shown(entities: Iterable[Entity]) -> list[dict[str, Any]]:
 
 def _entity(given: Mapping[str, Any]) -> Entity:
     kind = given["kind"]
-    if kind not in RESOURCES:
-        near = nearest(kind, RESOURCES)
+    if not NAME.fullmatch(kind):
         raise ConfigurationError(
-            f"entities: the kind {kind!r} is not supported yet; {' and '.join(RESOURCES)} are."
-            + (f" Is {near} meant?" if near else "")
+            f"entities: {kind[:200]!r} is not a name that a kind can have: at most 63 letters and "
+            f"digits, a capital first.{_meant(kind, NATIVE)}"
         )
     for member in given:
         if member in LATER:
-            raise ConfigurationError(f"entities: {kind}.{member} is not supported yet.")
+            are = "are" if member.endswith("s") else "is"
+            raise ConfigurationError(f"entities: {kind}.{member} {are} not supported yet.")
         if member != "kind" and member not in MEMBERS:
-            near = nearest(str(member), MEMBERS)
-            hint = f" Is {near} meant?" if near else ""
+            hint = _meant(str(member), MEMBERS)
             raise ConfigurationError(f"entities: {kind}.{member} is not supported: unknown.{hint}")
     values: dict[str, Any] = {}
     for member, check in MEMBERS.items():
@@ -123,22 +145,63 @@ def _entity(given: Mapping[str, Any]) -> Entity:
     return Entity(kind, **values)
 
 
-def _same(member: str, of: Callable[[str], str]) -> Callable[[str, Any], dict[str, Any]]:
-    """The check of a member that may say only what is so anyway."""
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f" Is {near} meant?" if near else ""
+
+
+def _text(
+    member: str, looks: re.Pattern[str], is_: Mapping[str, str]
+) -> Callable[[str, Any], dict[str, Any]]:
+    """The check of a member that is a text.
+
+    :param looks: what it looks like
+    :param is_: by their names what it is of the kinds that are there anyway, and cannot be changed
+    """
 
     def check(kind: str, value: Any) -> dict[str, Any]:
-        if value != of(kind):
-            is_ = repr(of(kind)) if of(kind) else "none"
+        if kind in is_ and value != is_[kind]:
+            shown = repr(is_[kind]) if is_[kind] else "none"
             raise ConfigurationError(
-                f"entities: {kind}.{member} is {is_} and cannot be changed, not even to {value!r}."
+                f"entities: {kind}.{member} is {shown} and cannot be changed, not even to {value!r}."
             )
-        return {}
+        if value in EMPTY:
+            return {}
+        if not isinstance(value, str) or not looks.fullmatch(value):
+            raise ConfigurationError(
+                f"entities: {kind}.{member} must look like {looks.pattern}, unlike {str(value)[:200]!r}."
+            )
+        return {member: value}
+
+    return check
+
+
+def _flag(member: str) -> Callable[[str, Any], dict[str, Any]]:
+    def check(kind: str, value: Any) -> dict[str, Any]:
+        if value in EMPTY:
+            return {}
+        said = SAID.get(str(value).lower())
+        if said is None:
+            raise ConfigurationError(f"entities: {kind}.{member} must be true or false.")
+        return {member: said}
+
+    return check
+
+
+def _length(member: str) -> Callable[[str, Any], dict[str, Any]]:
+    def check(kind: str, value: Any) -> dict[str, Any]:
+        if value in EMPTY:
+            return {}
+        if not re.fullmatch(r"[0-9]{1,3}", str(value)) or int(value) > LONGEST:
+            raise ConfigurationError(f"entities: {kind}.{member} must be a number from 0 to {LONGEST}.")
+        # As in the original, 0 says nothing.
+        return {member: int(value)} if int(value) else {}
 
     return check
 
 
 def _adapters(kind: str, value: Any) -> dict[str, Any]:
-    names = [] if value in ("", "~", "null") else value
+    names = [] if value in EMPTY else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"entities: {kind}.required_adapters must be a list of names.")
     for name in names:
@@ -152,7 +215,7 @@ def _adapters(kind: str, value: Any) -> dict[str, Any]:
 
 
 def _conditions(kind: str, value: Any) -> dict[str, Any]:
-    rules = [] if value in ("", "~", "null") else value
+    rules = [] if value in EMPTY else value
     if not isinstance(rules, list):
         raise ConfigurationError(f"entities: {kind}.conditions must be a list of rules.")
     if len(rules) > MOST_RULES:
@@ -214,8 +277,15 @@ def _members(where: str, given: Any, names: tuple[str, ...]) -> Mapping[str, Any
 
 # What may be said of a kind, and who checks it: given the kind and the value, the fields of Entity.
 MEMBERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
-    "plural": _same("plural", lambda kind: RESOURCES[kind].segment),
-    "parent_kind": _same("parent_kind", lambda kind: RESOURCES[kind].parent or ""),
+    "plural": _text("plural", SEGMENT, {name: of.segment for name, of in NATIVE.items()}),
+    "parent_kind": _text("parent_kind", NAME, {name: of.parent or "" for name, of in NATIVE.items()}),
+    "on_parent_delete": _text("on_parent_delete", re.compile("cascade|restrict"), {}),
+    "spec_schema_name": _text(
+        "spec_schema_name", SCHEMA, {name: of.spec for name, of in NATIVE.items()}
+    ),
+    "require_spec_schema": _flag("require_spec_schema"),
+    "name_min_len": _length("name_min_len"),
+    "name_max_len": _length("name_max_len"),
     "required_adapters": _adapters,
     "conditions": _conditions,
 }

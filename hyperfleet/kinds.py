@@ -5,6 +5,7 @@ Whatever differs between kinds is in these tables, so that a new kind is one ent
 
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -31,6 +32,13 @@ class Kind:
     :param order: what a list is ordered by that nobody orders otherwise, in descending order
     :param parent: the kind that it belongs to, whose id is its ``owner_id``
     :param spec: the provider's schema of its spec
+    :param shared: whether its table holds other kinds too
+    :param restrict: whether what it belongs to cannot be deleted as long as there is one
+    :param address: SQL, the address of a row
+    :param among: the kinds of its rows, where these are several
+    :param needs_schema: whether nothing is served without the provider's schema of its spec
+    :param names_schema: whether the provider's document, where there is one, must have that schema
+    :param shortest: characters of a name, and ``longest``
     """
 
     name: str
@@ -42,10 +50,49 @@ class Kind:
     order: str = "created_time"
     parent: str | None = None
     spec: str = ""
+    shared: bool = False
+    restrict: bool = False
+    address: LiteralString = "href"
+    among: tuple[str, ...] = ()
+    needs_schema: bool = False
+    names_schema: bool = False
+    shortest: int = 1
+    longest: int = 63
+
+    @property
+    def key(self) -> str:
+        """What paths and the contract call the id of one: ``cluster_id``."""
+        return f"{self.name.lower()}_id"
+
+    @property
+    def types(self) -> LiteralString:
+        """SQL, the kinds of its rows, with commas between."""
+        return ", ".join(QUOTED.format(text=name) for name in self.among or (self.name,))
+
+    @property
+    def only(self) -> LiteralString:
+        """The condition, after others, that a row of its table is of this kind."""
+        return ONLY.format(types=self.types) if self.shared or self.among else ""
+
+    @property
+    def counted(self) -> LiteralString:
+        """SQL, what its rows are counted as, with commas between."""
+        if self.among:
+            return ", ".join(RESOURCES[name].counted for name in self.among)
+        return QUOTED.format(text=f"{self.table}/{self.name}" if self.shared else self.table)
 
 
-# What people want, and adapters report on: each with labels, a spec and a status.
-RESOURCES: dict[str, Kind] = {
+# What a kind may be called, and its collection: both become part of statements and paths.
+NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+SEGMENT = re.compile(r"[a-z][a-z0-9-]{0,62}")
+QUOTED: LiteralString = "'{text}'"
+ONLY: LiteralString = "AND kind IN ({types})"
+# What lists of resources of all kinds are of.
+ALL = "Resource"
+
+
+# Those that are there without being declared.
+NATIVE: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
@@ -53,6 +100,7 @@ RESOURCES: dict[str, Kind] = {
             noun="cluster",
             segment="clusters",
             table="clusters",
+            address="'/api/hyperfleet/v1/clusters/' || id::text",
             spec="ClusterSpec",
         ),
         Kind(
@@ -60,11 +108,16 @@ RESOURCES: dict[str, Kind] = {
             noun="node pool",
             segment="nodepools",
             table="node_pools",
+            address="'/api/hyperfleet/v1/clusters/' || owner_id::text || '/nodepools/' || id::text",
             parent="Cluster",
             spec="NodePoolSpec",
         ),
     )
 }
+
+
+# What people want, and adapters report on: each with labels, a spec and a status.
+RESOURCES: dict[str, Kind] = dict(NATIVE)
 
 
 def above(kind: str) -> list[Kind]:
@@ -86,14 +139,15 @@ def owned(kind: str, root: str, owners: LiteralString) -> LiteralString:
 
     :param owners: SQL, an array of the ids of those
     """
-    parent = RESOURCES[kind].parent
+    parent, only = RESOURCES[kind].parent, RESOURCES[kind].only
     if parent is None or parent == root:
-        return OWNED.format(owners=owners)
-    return BETWEEN.format(table=RESOURCES[parent].table, owned=owned(parent, root, owners))
+        return OWNED.format(owners=owners, only=only)
+    inner = owned(parent, root, owners)
+    return BETWEEN.format(table=RESOURCES[parent].table, owned=inner, only=only)
 
 
-OWNED: LiteralString = "owner_id = ANY({owners})"
-BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned})"
+OWNED: LiteralString = "owner_id = ANY({owners}) {only}"
+BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned}) {only}"
 UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
 
 
@@ -111,14 +165,15 @@ class Statements(dict[str, LiteralString]):
             kind=of.name,
             owner="owner_id" if of.parent else "NULL",
             under=UNDER if of.parent else "",
+            only=of.only,
         )
         return made
 
 
 def both(statement: LiteralString) -> Statements:
     """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
-    the id of what it belongs to, and ``{under}`` the condition that this is the owner that the path
-    names, if it has and names one.
+    the id of what it belongs to, ``{under}`` the condition that this is the owner that the path names,
+    if it has and names one, and ``{only}`` the one that a row of the table is of this kind.
     """
     return Statements(statement)
 
@@ -131,14 +186,39 @@ def id_here(old: str) -> str:
 # The provider's schema of each.
 SPECS = {kind.name: kind.spec for kind in RESOURCES.values()}
 
-KINDS: dict[str, Kind] = {
-    **RESOURCES,
-    "AdapterStatus": Kind(
-        name="AdapterStatus",
-        noun="report",
-        segment="statuses",
-        table="adapter_statuses",
-        identity="adapter",
-        row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
-    ),
+# Of what there are lists beside.
+LISTED: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="AdapterStatus",
+            noun="report",
+            segment="statuses",
+            table="adapter_statuses",
+            identity="adapter",
+            row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
+        ),
+    )
 }
+
+KINDS: dict[str, Kind] = {}
+
+
+def declare(kinds: Iterable[Kind]) -> None:
+    """Makes these kinds known, beside or in place of the native ones, and no others.
+
+    Called once, before anything is served or read; each must have been checked.
+    """
+    RESOURCES.clear()
+    RESOURCES.update(NATIVE)
+    RESOURCES.update((kind.name, kind) for kind in kinds)
+    SPECS.clear()
+    SPECS.update((kind.name, kind.spec) for kind in RESOURCES.values() if kind.spec)
+    KINDS.clear()
+    KINDS.update({**RESOURCES, **LISTED})
+    KINDS[ALL] = Kind(
+        name=ALL, noun="resource", segment="resources", table="all_resources", among=tuple(RESOURCES)
+    )
+
+
+declare(())

@@ -7,10 +7,11 @@ several kinds in the order of :func:`hyperfleet.kinds.below`.
 """
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import json_merge_patch
 from psycopg.types.json import Jsonb
@@ -20,7 +21,7 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
-from hyperfleet.kinds import RESOURCES, below, both
+from hyperfleet.kinds import RESOURCES, Kind, below, both, owned
 from hyperfleet.resource import Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State, is_reconciled
@@ -55,6 +56,12 @@ FROM jsonb_to_recordset(%(marked)s) AS marked (id uuid, status jsonb) WHERE reso
 """)
 
 
+KEPT: LiteralString = """/* {table}_keeping */
+SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
+"""
+IDS: LiteralString = "%(ids)s::uuid[]"
+
+
 class Stored(NamedTuple):
     """A resource as it is stored: its finished JSON text, and the version that its entity tag names."""
 
@@ -69,12 +76,14 @@ class Change(NamedTuple):
     :param merge: whether they are merged into them instead (RFC 7396)
     :param precondition: which version it is meant for
     :param by: who asks
+    :param checked: whether the provider's schema was asked already, where the body has a whole spec
     """
 
     body: Mapping[str, Any]
     merge: bool
     precondition: Precondition
     by: str
+    checked: bool = True
 
 
 def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
@@ -99,10 +108,14 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
         if _same(before, after):
             return Stored(old["document"], old["version"])
+        checked = change.checked and "spec" in given and not change.merge
         # Labels of before their syntax was checked may stay as they are.
         labels = after["labels"] if after["labels"] != old["labels"] else {}
-        whole = {"name": old["name"], **after, "labels": labels}
-        resource.check(service, kind, whole, replaced="spec" in given and not change.merge)
+        # So may a name of before it had to be longer or shorter.
+        of = RESOURCES[kind]
+        fits = of.shortest <= len(old["name"]) <= of.longest
+        whole = {"name": old["name"] if fits else "x" * of.shortest, **after, "labels": labels}
+        resource.check(service, kind, whole, replaced=checked)
         at = max(times.now(), old["updated_time"])
         status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
@@ -117,18 +130,21 @@ def mark(
     service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, by: str
 ) -> Stored:
     """Marks a resource as deleted, and all that is below it; removes at once what nobody has to
-    finalize. Marking it again changes nothing.
+    finalize. Marking it again changes nothing. Raises Problem where something below restricts it.
     """
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
         removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
         under = {"id": key["id"], "root": kind}
         holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
+        kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
         held = hold.found()
         old = held.state
         precondition.check(old["version"])
         if old["deleted_time"]:
             return Stored(old["document"], old["version"])
+        for restricting, found in kept.items():
+            _refuse_while_left(kind, restricting, found.fetchone())
         at = max(times.now(), old["updated_time"])
         marked, gone, fewer = _mark_below(conn, holds, at, by)
         held = held._replace(children=held.children - fewer[old["id"]])
@@ -146,6 +162,30 @@ def mark(
     if removed:
         removal.tell(kind, old["id"])
     return Stored(_document(document), old["version"] + 1)
+
+
+@functools.cache
+def _restricting(kind: str) -> dict[Kind, LiteralString]:
+    """The kinds below a kind that keep what they belong to, and the statements that count them."""
+    return {
+        of: KEPT.format(table=of.table, owned=owned(of.name, kind, IDS))
+        for of in below(kind)
+        if of.restrict
+    }
+
+
+def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
+    """Raises Problem where there is what keeps a resource from being deleted."""
+    count, marked = row
+    if not count:
+        return
+    are = "is 1" if count == 1 else f"are {count}"
+    which = f", {marked} of them being deleted already" if marked else ""
+    raise Problem(
+        WRONG_STATE,
+        f"The {RESOURCES[kind].noun} cannot be deleted: there {are} of its {restricting.segment} "
+        f"left{which}, which must be gone first.",
+    )
 
 
 def _mark_below(

@@ -15,8 +15,9 @@ import psycopg
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperfleet import synonyms
+from hyperfleet import declared, kinds, synonyms
 from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.kinds import NATIVE
 from hyperfleet.observe import log
 from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
 from hyperfleet.settings_file import meant, read_file
@@ -191,7 +192,8 @@ SOURCES = (
 
 def from_options(values: Mapping[str, Any]) -> Settings:
     """The settings that the present command was called with; what a ``*_file`` holds is read here. The
-    log is set up with them, and told of variables that are no settings.
+    log is set up with them, and told of variables that are no settings; the kinds that they declare are
+    known from then on.
 
     Raises ConfigurationError for a file that is empty or cannot be read, and for settings that
     contradict each other.
@@ -225,6 +227,7 @@ def from_options(values: Mapping[str, Any]) -> Settings:
             raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
     settings = Settings(**_of_entities(ctx, chosen, given), entities=ctx.meta.get(ENTITIES, ()))
     _set_up_log(ctx, settings)
+    kinds.declare(declared.kinds_of(settings.entities))
     return settings
 
 
@@ -267,7 +270,7 @@ def sources() -> dict[str, str]:
         found[name] = _source(ctx, held if better else name)
     for entity in ctx.meta.get(ENTITIES, ()):
         found["entities"] = str(ctx.meta[FROM])
-        if entity.required_adapters is not None:
+        if entity.required_adapters is not None and entity.kind in NATIVE:
             found[f"required_adapters_{entity.kind.lower()}"] = str(ctx.meta[FROM])
     return {"entities": "default", **found}
 

@@ -15,9 +15,9 @@ from hyperfleet.resource import Hold
 
 BATCH = 100
 
-COUNT = "SELECT (SELECT count(*) FROM clusters) + (SELECT count(*) FROM node_pools)"
+COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
 
-NEXT = both("SELECT id::text FROM {table} WHERE id > %(after)s ORDER BY id LIMIT %(size)s")
+NEXT = both("SELECT id::text FROM {table} WHERE id > %(after)s {only} ORDER BY id LIMIT %(size)s")
 
 UPDATE = both("""
 UPDATE {table} AS resource SET status = folded.status, version = version + 1
@@ -28,9 +28,8 @@ FROM jsonb_to_recordset(%(folded)s) AS folded (id uuid, status jsonb) WHERE reso
 def count(conninfo: str) -> int:
     """How many resources there are."""
     with connection.connect(conninfo) as conn:
-        row = conn.execute(COUNT).fetchone()
-        assert row is not None
-        return int(row[0])
+        rows = [conn.execute(COUNT[kind]).fetchone() for kind in RESOURCES]
+        return sum(int(row[0]) for row in rows if row)
 
 
 def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[int], object]) -> int:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # What one belongs to, and what that belongs to: neither ever changes. For a report they are locked only
 # where that may remove the one.
 OWNER = """
-SELECT owner_id FROM {table} WHERE id = %(id)s {under}
+SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only}
     AND (NOT %(marked)s OR deleted_time IS NOT NULL)
 """
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"

@@ -14,7 +14,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import ID, OLD_ID, RESOURCES, both, id_here, owned
+from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, both, id_here, owned
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status
@@ -29,14 +29,14 @@ WITH given AS (
 
 # Who has a name.
 HOLDER = both("""/* {table}_named */
-SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under}
+SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under} {only}
 """)
 
 # Whoever locks several locks them in this order, so that no two wait for each other.
 LOCK = """/* {table}_lock */
 SELECT id::text, version, generation, status, hyperfleet_time(created_time),
        hyperfleet_time(updated_time), hyperfleet_time(deleted_time), {owner}::text {whole}
-FROM {table} WHERE id = ANY({ids}) {under} ORDER BY id FOR NO KEY UPDATE
+FROM {table} WHERE id = ANY({ids}) {under} {only} ORDER BY id FOR NO KEY UPDATE
 """
 STATE = (
     *("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time"),
@@ -56,7 +56,7 @@ FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = ANY({ids})
 REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_report_time")
 REPORT_SEEN = (*REPORT, "data")
 CHILDREN = """/* {child}_count_of_locked */
-SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) GROUP BY owner_id
+SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) {only} GROUP BY owner_id
 """
 
 # Which resources: those that are named, or those below another that are not marked as deleted.
@@ -105,7 +105,7 @@ def _statements(kind: str, *, whole: bool, seen: bool, children: bool, root: str
     data: LiteralString = ", data" if seen else ""
     lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
     counts = [
-        CHILDREN.format(child=child.table, ids=ids)
+        CHILDREN.format(child=child.table, ids=ids, only=child.only)
         for child in RESOURCES.values()
         if children and child.parent == kind
     ]
@@ -182,7 +182,7 @@ def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, 
 
 def not_found(kind: str, id_: str) -> Problem:
     """The error of a resource that is not there, or not where it was looked for."""
-    return Problem(NOT_FOUND, f"There is no {RESOURCES[kind].noun} with the id '{id_[:100]}' here.")
+    return Problem(NOT_FOUND, f"There is no {KINDS[kind].noun} with the id '{id_[:100]}' here.")
 
 
 def key(kind: str, id_: str) -> str:

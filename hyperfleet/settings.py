@@ -15,6 +15,7 @@ import click
 
 from hyperfleet import issuers
 from hyperfleet.entities import Entity
+from hyperfleet.kinds import NATIVE
 from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
 
 # Beside its own variable, a setting may answer to the name that the original's users have set.
@@ -450,9 +451,12 @@ class Settings:
         return self.validate_responses or ("sample" if named else "all")
 
     def required_adapters(self, kind: str) -> tuple[str, ...]:
-        """The adapters that must report on a ``Cluster`` or a ``NodePool``; empty: all that do."""
-        names: tuple[str, ...] = getattr(self, f"required_adapters_{kind.lower()}")
-        return names
+        """The adapters that must report on a resource of this kind; empty: all that do."""
+        if kind in NATIVE:
+            names: tuple[str, ...] = getattr(self, f"required_adapters_{kind.lower()}")
+            return names
+        said = (one.required_adapters for one in self.entities if one.kind == kind)
+        return next(said, None) or ()
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.metadata}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from hyperfleet import entities, synonyms
+from hyperfleet import declared, entities, synonyms
 from hyperfleet.entities import Entity
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.nearest import nearest
@@ -61,6 +61,7 @@ def read_file(path: Path) -> Read:
         raise ConfigurationError(f"{path} must hold a mapping of settings.")
     try:
         found = entities.parse(tree.get("entities", ""))
+        declared.kinds_of(found)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     rest = {name: value for name, value in tree.items() if name != "entities"}

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import declared_kinds
 import hypothesis
 import psycopg
 import pytest
@@ -212,7 +213,14 @@ class Service:
     """The service's API on a real socket, in a thread of this process, on one database."""
 
     def __init__(self, conninfo: str, pool: Any = None, **settings: Any) -> None:
-        self.settings = Settings(**{"no_auth": True, "validate_responses": "all", **settings})
+        given = {"no_auth": True, "validate_responses": "all", **settings}
+        if declared_kinds.ALIKE:
+            adapters = {
+                "Channel": [*settings.get("required_adapters_cluster", ())],
+                "Version": [*settings.get("required_adapters_nodepool", ())],
+            }
+            given = {"entities": declared_kinds.of(adapters), **given}
+        self.settings = Settings(**given)
         self.pool = pool or new_pool(conninfo, 8, self.settings.statement_timeout)
         self.listener = listen("127.0.0.1", 0)
         try:
@@ -293,4 +301,7 @@ def api(default_service: Service, database: str) -> Iterator[Api]:
 @pytest.fixture
 def waiting(service: Callable[..., Api]) -> Api:
     """A service where each deletion waits: for dns on clusters, for np on node pools."""
-    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+    return service(
+        required_adapters_cluster=("dns",),
+        required_adapters_nodepool=("np",),
+    )

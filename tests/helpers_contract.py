@@ -18,9 +18,12 @@ from uuid import UUID
 import requests
 import yaml
 from conftest import Api
+from declared_kinds import ALIKE
 from jsonschema import Draft4Validator, FormatChecker
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
+
+from hyperfleet.contract import document
 
 BASE = "/api/hyperfleet/v1"
 PROBLEM = "application/problem+json"
@@ -31,8 +34,12 @@ NO_ID = "019a9f4e-6b8c-7c1e-9d5c-3d1f0a6b2c11"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 """Every time that the service sends: RFC 3339 in UTC, with Z."""
 
-DOCUMENT: dict[str, Any] = yaml.safe_load(
-    (Path(__file__).parent.parent / "openapi" / "openapi.yaml").read_text(encoding="utf-8")
+DOCUMENT: dict[str, Any] = (
+    document.load()
+    if ALIKE
+    else yaml.safe_load(
+        (Path(__file__).parent.parent / "openapi" / "openapi.yaml").read_text(encoding="utf-8")
+    )
 )
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")
 

@@ -9,21 +9,39 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
+from declared_kinds import ALIKE
 from helpers_contract import JSON, check, condition, faults, problem
+
+from hyperfleet.kinds import RESOURCES
 
 Json = dict[str, Any]
 
 MERGE = "application/merge-patch+json"
-BOTH_KINDS = pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
+BOTH_KINDS = pytest.mark.parametrize("kind", ALIKE or ["Cluster", "NodePool"])
 BOTH_TYPES = (JSON, MERGE)
 
 
+def place(api: Api, kind: str, owner: str = "owner") -> str:
+    """The path that resources of this kind are created at; what it belongs to is made for it."""
+    of = RESOURCES[kind]
+    if of.parent is None:
+        return f"/{of.segment}"
+    members: Json = {"labels": {}, "spec": {}}
+    return at(create(api, of.parent, owner, **members), f"/{of.segment}")
+
+
 def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
-    """A new resource of this kind; a node pool comes with a cluster of its own."""
+    """A new resource of this kind; one that belongs to another comes with that."""
     members = {"labels": {"env": "dev", "team": "a"}, "spec": {"version": "4.16", "nodes": 5}} | members
-    if kind == "Cluster":
-        return api.cluster(name, **members)
-    return api.node_pool(api.cluster(f"owner-of-{name}"), name, **members)
+    made = api.post(place(api, kind, f"owner-of-{name}"), json={"name": name, **members})
+    created: Json = check(made, 201)
+    return created
+
+
+def owner_left(kind: str) -> dict[str, int]:
+    """The rows of what a resource that :func:`create` made belongs to."""
+    parent = RESOURCES[kind].parent
+    return {RESOURCES[parent].table: 1} if parent else {}
 
 
 def at(resource: Json, action: str = "") -> str:
@@ -65,8 +83,8 @@ def refused(response: requests.Response, status: int) -> Json:
 
 
 FINALIZED = [{"type": "Available", "status": "False"}, {"type": "Finalized", "status": "True"}]
-ADAPTER = {"Cluster": "dns", "NodePool": "np"}
-TABLES = ("clusters", "node_pools", "adapter_statuses", "labels")
+ADAPTER = {"Cluster": "dns", "NodePool": "np", "Channel": "dns", "Version": "np"}
+TABLES = ("clusters", "node_pools", "resources", "adapter_statuses", "labels")
 
 
 def delete(api: Api, resource: Json, **headers: str) -> Json:
@@ -93,7 +111,7 @@ def gone(api: Api, *resources: Json) -> None:
         problem(patch(api, resource, {"spec": {}}), 404)
         problem(api.post(at(resource, "/force-delete"), json={"reason": "x"}), 404)
         problem(finalize(api, resource), 404)
-        listed = check(api.get("/clusters" if resource["kind"] == "Cluster" else "/nodepools"))
+        listed = check(api.get(f"/{RESOURCES[resource['kind']].segment}"))
         assert resource["id"] not in [item["id"] for item in listed["items"]]
 
 

@@ -437,7 +437,8 @@ def test_entities_are_understood_and_shown_as_they_may_be_written() -> None:
         {"kind": "NodePool", "parent_kind": "Cluster"},
     ]
     found = entities.parse(given)
-    assert found == (Entity("Cluster", ("dns",), (rule(),)), Entity("NodePool"))
+    cluster = Entity("Cluster", "clusters", required_adapters=("dns",), conditions=(rule(),))
+    assert found == (cluster, Entity("NodePool", parent_kind="Cluster"))
     assert entities.parse(entities.shown(found)) == found
     assert entities.parse("") == entities.parse([]) == ()
 
@@ -451,12 +452,11 @@ OUTPUT = written()["output"]
         ({"kind": "Cluster"}, "entities must be a list of mappings, each with a kind."),
         (["Cluster"], "entities[0] must be a mapping with a kind."),
         ([{"plural": "clusters"}], "entities[0] must be a mapping with a kind."),
-        ([{"kind": "Channel"}], "the kind 'Channel' is not supported yet; Cluster and NodePool are."),
         ([{"kind": "cluster"}], "Is Cluster meant?"),
         ([entity(), entity()], "entities names the kind Cluster twice."),
-        ([entity(name_min_len="3")], "entities: Cluster.name_min_len is not supported yet."),
-        ([entity(name_max_len="3")], "entities: Cluster.name_max_len is not supported yet."),
-        ([entity(on_parent_delete="cascade")], "Cluster.on_parent_delete is not supported yet."),
+        ([entity(name_min_len="x")], "Cluster.name_min_len must be a number from 0 to 63."),
+        ([entity(require_spec_schema="x")], "Cluster.require_spec_schema must be true or false."),
+        ([entity(references=[])], "Cluster.references are not supported yet."),
         ([entity(condition=[])], "Cluster.condition is not supported: unknown. Is conditions meant?"),
         ([entity(plural="klusters")], "Cluster.plural is 'clusters' and cannot be changed"),
         ([entity(parent_kind="Fleet")], "Cluster.parent_kind is none and cannot be changed"),
@@ -512,7 +512,7 @@ def test_what_the_page_shows_is_understood() -> None:
 def test_the_file_is_named_with_its_mistake(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("entities:\n  - kind: Channel\n")
-    with pytest.raises(ConfigurationError, match=r"c\.yaml: entities: the kind 'Channel' is not"):
+    with pytest.raises(ConfigurationError, match=r"c\.yaml: entities: Channel lacks a plural"):
         read_file(path)
 
 

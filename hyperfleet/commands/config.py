@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet import entities, options
 from hyperfleet.commands.serve import parts
+from hyperfleet.contract import document
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.issuers import Issuer
@@ -84,6 +85,8 @@ def _check(chosen: Settings) -> None:
     from hyperfleet.http.server import listen  # noqa: PLC0415
 
     options.check(chosen)
+    # Names of kinds may be taken in the contract.
+    document.load()
     parts(chosen)
     # The ports themselves may be in use, by the service that is to be started anew.
     places = [chosen.host, chosen.health_host or chosen.host, chosen.metrics_host or chosen.host]

@@ -18,7 +18,7 @@ from hyperfleet import options
 from hyperfleet.conditions import foldings
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.kinds import RESOURCES
+from hyperfleet.kinds import NATIVE
 from hyperfleet.settings import FILE
 from hyperfleet.takeover.api import Api
 from hyperfleet.takeover.database import Database
@@ -182,7 +182,7 @@ def _follow(takeover: Takeover) -> Counts:
         _tell(counts, whole=whole, took=took)
         if ending:
             total.refusals = counts.refusals
-            for kind in RESOURCES:
+            for kind in NATIVE:
                 # Each pass finds them again.
                 total.of.setdefault(kind, Counter())["same"] = counts.number("same", kind)
             return total
@@ -203,7 +203,7 @@ def _tell(counts: Counts, *, whole: bool, took: float) -> None:
 
 def _report(counts: Counts, *, dry: bool) -> None:
     click.echo("Nothing was written; this is what would be:" if dry else "Done:")
-    for kind, of in RESOURCES.items():
+    for kind, of in NATIVE.items():
         numbers = (
             f"{counts.number(name, kind)} {name}" for name in ("new", "changed", "same", "removed")
         )

@@ -9,17 +9,16 @@ from typing import Any, NamedTuple, TypeAlias
 import click
 import psycopg
 import requests
-from psycopg.sql import SQL, Identifier
 
 from hyperfleet import options
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
-from hyperfleet.kinds import BASE, RESOURCES, SPECS
+from hyperfleet.kinds import BASE, RESOURCES, SPECS, both
 from hyperfleet.settings import Settings
 
-COUNT = SQL("SELECT count(*) FROM {}")
-STORED = SQL("SELECT id::text, name, spec FROM {} ORDER BY id")
+COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
+STORED = both("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")
 
 BATCH = 500
 # Seconds that a page of a service may take.
@@ -144,11 +143,11 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     def stored(kind: str) -> Iterator[Stored]:
         with conn.cursor(name="stored") as cursor:
             cursor.itersize = BATCH
-            cursor.execute(STORED.format(Identifier(RESOURCES[kind].table)))
+            cursor.execute(STORED[kind])
             yield from map(Stored._make, cursor)
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        row = conn.execute(COUNT.format(Identifier(RESOURCES[kind].table))).fetchone()
+        row = conn.execute(COUNT[kind]).fetchone()
         assert row is not None
         return row[0], stored(kind)
 

@@ -1,4 +1,6 @@
-"""The contract, read once: what Connexion routes by, and what /openapi shows."""
+"""The contract, read once, with the kinds that there are by then: what Connexion routes by, and what
+/openapi shows.
+"""
 
 import copy
 import functools
@@ -8,11 +10,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from hyperfleet.contract.declared import with_kinds
 from hyperfleet.files import shipped
+from hyperfleet.kinds import RESOURCES, Kind
 
 NOTES = (
     *("x-openapi-router-controller", "x-access-review"),
-    *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-key-words", "x-null-removes"),
+    *("x-spec-of", "x-key-pattern", "x-key-max-length", "x-key-words", "x-null-removes", "x-kind"),
 )
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
@@ -22,10 +26,15 @@ def load() -> dict[str, Any]:
     return copy.deepcopy(_read())
 
 
-@functools.cache
 def _read() -> dict[str, Any]:
+    return _made(tuple(RESOURCES.values()))
+
+
+@functools.cache
+def _made(_kinds: tuple[Kind, ...]) -> dict[str, Any]:
     text = shipped("openapi").joinpath("openapi.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
+    with_kinds(document)
     for path, _, operation in operations(document):
         # Connexion looks for the module at the operation; the contract names it once a path.
         operation["x-openapi-router-controller"] = document["paths"][path]["x-openapi-router-controller"]

@@ -8,6 +8,7 @@ import pickle
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, compiled, read
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.errors import Fault, StartError
-from hyperfleet.kinds import SPECS
+from hyperfleet.kinds import RESOURCES, SPECS, Kind, declare
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-m", "hyperfleet.contract.provider", path),
-        *(["public"] if public else []),
+        *("public" if public else "", json.dumps([asdict(kind) for kind in RESOURCES.values()])),
         stdout=asyncio.subprocess.PIPE,
         # A Ctrl-C in the terminal is for the service.
         start_new_session=True,
@@ -128,6 +129,12 @@ def load(settings: Settings) -> Provider:
     Raises StartError for a broken one, unless the settings say to start without.
     """
     path = settings.openapi_schema_path
+    needing = [kind for kind in RESOURCES.values() if kind.needs_schema]
+    if needing and not (path and settings.schema_required):
+        raise StartError(
+            f"entities: {needing[0].name}.require_spec_schema is true, but "
+            + ("--schema-required is false." if path else "--openapi-schema-path names no document.")
+        )
     if not path:
         return Provider()
     try:
@@ -244,4 +251,5 @@ def _older(one: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(_answer(sys.argv[1], public="public" in sys.argv[2:]))
+    declare(Kind(**{**one, "among": tuple(one["among"])}) for one in json.loads(sys.argv[3]))
+    sys.stdout.buffer.write(_answer(sys.argv[1], public=sys.argv[2] == "public"))

@@ -15,7 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import explain
 from hyperfleet.contract.schema import PREFIX
-from hyperfleet.kinds import SPECS
+from hyperfleet.kinds import RESOURCES, SPECS
 
 META = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True, offline=True
@@ -164,7 +164,11 @@ def _checked(document: Any) -> Document:
     if not isinstance(named, Mapping):
         raise _Findings([(("components", "schemas"), "must hold schemas by their names")])
     old = version.startswith("3.0")
-    found: list[tuple[schema.Path, str]] = []
+    found: list[tuple[schema.Path, str]] = [
+        (("components", "schemas", kind.spec), f"is missing; the kind {kind.name} is declared with it")
+        for kind in RESOURCES.values()
+        if (kind.needs_schema or kind.names_schema) and kind.spec not in named
+    ]
     schemas = _needed(_spread(named), old, found)
     warnings: list[str] = []
     for name, one in schemas.items():
@@ -206,7 +210,7 @@ def _needed(named: Mapping[str, Any], old: bool, found: list[tuple[schema.Path, 
     is added to ``found``.
     """
     needed: dict[str, Any] = {}
-    waiting = [name for name in SPECS.values() if name in named]
+    waiting = [name for name in dict.fromkeys(SPECS.values()) if name in named]
     while waiting:
         name = waiting.pop()
         needed[name] = named[name]

@@ -11,10 +11,16 @@ from hyperfleet.handlers.response import empty, shown
 from hyperfleet.lifecycle import Change
 
 
-def patched(kind: str, key: dict[str, Any], body: dict[str, Any]) -> flask.Response:
-    """The resource after its change. ``key`` is as :func:`hyperfleet.resource.key_of` makes it."""
+def patched(
+    kind: str, key: dict[str, Any], body: dict[str, Any], *, checked: bool = True
+) -> flask.Response:
+    """The resource after its change.
+
+    :param key: as :func:`hyperfleet.resource.key_of` makes it
+    :param checked: whether the body was held against the provider's schema already
+    """
     shape = request.shape(kind)
-    change = Change(body, request.merges(), request.precondition(), caller())
+    change = Change(body, request.merges(), request.precondition(), caller(), checked)
     return shown(shape, lifecycle.patch(request.service(), kind, key, change))
 
 

@@ -19,7 +19,8 @@ from hyperfleet.resource import not_found
 ALL = Within()
 
 READ = both("""/* {table}_read */
-SELECT id::text, document::bpchar, version, {owner}::text FROM {table} WHERE id = ANY(%(ids)s::uuid[])
+SELECT id::text, document::bpchar, version, {owner}::text FROM {table}
+WHERE id = ANY(%(ids)s::uuid[]) {only}
 """)
 
 

@@ -45,7 +45,7 @@ SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, s
                                          hyperfleet_time(adapter_statuses.created_time),
                                          hyperfleet_time(last_report_time){data}))
         FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id){whole}
-FROM {table} WHERE id = ANY(%(ids)s::uuid[])
+FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only}
 """
 STATE = both(_STATE.replace("{data}", "").replace("{whole}", ""))
 # The same with what rules of mapped conditions look at.
@@ -85,31 +85,31 @@ UNCHANGED = """, free AS (
 """
 STORE_AT_ONCE = both(GIVEN + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under}")
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only}")
 
 
 def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
     """One page of the reports on a cluster."""
-    return _list("Cluster", resource.key_of(cluster_id), query)
+    return reports("Cluster", resource.key_of(cluster_id), query)
 
 
 def post_cluster_statuses(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Takes a report on a cluster."""
-    return _report("Cluster", resource.key_of(cluster_id), body)
+    return report("Cluster", resource.key_of(cluster_id), body)
 
 
 def get_node_pools_statuses(
     nodepool_id: str, cluster_id: str | None = None, **query: Any
 ) -> flask.Response:
     """One page of the reports on a node pool."""
-    return _list("NodePool", resource.key_of(cluster_id, nodepool_id), query)
+    return reports("NodePool", resource.key_of(cluster_id, nodepool_id), query)
 
 
 def post_node_pool_statuses(
     nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
 ) -> flask.Response:
     """Takes a report on a node pool."""
-    return _report("NodePool", resource.key_of(cluster_id, nodepool_id), body)
+    return report("NodePool", resource.key_of(cluster_id, nodepool_id), body)
 
 
 # Older clients POST what newer ones PUT.
@@ -122,20 +122,22 @@ get_cluster_adapter_statuses = get_cluster_statuses
 get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_pools_statuses
 
 
-def _list(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
+def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
+    """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
     missing = resource.not_found(kind, owner["id"])
     within = Within(where, {"kind": kind, **owner}, EXISTS[kind], missing)
     return listed("AdapterStatus", query, within)
 
 
-def _report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
+def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
+    """Takes a report on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     _refuse_repetitions(body["conditions"])
-    report = {**body, "observed_time": _observed_time(body)}
+    given = {**body, "observed_time": _observed_time(body)}
     shape = request.shape("AdapterStatus")
     service, taken = request.service(), None
     while taken is None:
-        taken = _take(service, kind, owner, report)
+        taken = _take(service, kind, owner, given)
     document, discarded = taken
     service.events.reported(kind, discarded or "accepted")
     if discarded:

@@ -1,5 +1,6 @@
 """How Connexion finds the operation of a request, and the function of an operation."""
 
+import functools
 import re
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ from connexion import utils
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from connexion.middleware.routing import RoutingMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
-from connexion.resolver import Resolver
+from connexion.operations import AbstractOperation
+from connexion.resolver import Resolution, Resolver
 from connexion.spec import Specification
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,8 +24,20 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# Where the operations of declared kinds are: each is given the kind first.
+DECLARED = "hyperfleet.handlers.declared"
+
+
 class HandlerResolver(Resolver):
     """Finds the function of an operation: its id in snake case, in the module that its path names."""
+
+    def resolve(self, operation: AbstractOperation) -> Resolution:
+        """What Connexion binds; of a declared kind's operation the one that it was made from."""
+        of = operation._operation.get("x-kind", {})
+        if "kind" not in of:
+            return super().resolve(operation)
+        function = self.resolve_function_from_operation_id(f"{DECLARED}.{of['operation']}")
+        return Resolution(functools.partial(function, of["kind"]), self.resolve_operation_id(operation))
 
     def resolve_function_from_operation_id(self, operation_id: str) -> Any:
         """The function; raises ResolverError for an operation that nobody wrote."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hyperfleet.contract import document
-from hyperfleet.kinds import KINDS, RESOURCES
+from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.nearest import nearest
 
 # moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
@@ -50,13 +50,15 @@ def columns(kind: str) -> dict[str, Type]:
         for name, type_ in _scalars(kind).items()
         if name not in ("kind", "href")
     }
-    return {**own, "owner_id": "uuid"} if KINDS[kind].parent else own
+    more: dict[str, Type] = {"kind": "text"} if kind == ALL else {}
+    return {**own, **more, "owner_id": "uuid"} if KINDS[kind].parent or kind == ALL else own
 
 
 @functools.cache
 def nullable(kind: str) -> set[str]:
     """The columns that a row may lack: what is no member, as an owner's id, is always there."""
-    return document.members(kind).keys() - document.required(kind)
+    found = document.members(kind).keys() - document.required(kind)
+    return found | {"owner_id"} if kind == ALL else found
 
 
 STATUS = _scalars("ClusterStatus", "moment")
@@ -123,9 +125,10 @@ def segments(name: str) -> list[str]:
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
     listed = list(columns(kind))
-    if kind in RESOURCES:
-        listed.insert(2, "kind")
-        if KINDS[kind].parent:
+    if kind in RESOURCES or kind == ALL:
+        if kind != ALL:
+            listed.insert(2, "kind")
+        if "owner_id" in listed:
             listed.append("owner_references.id")
         listed += ["labels.KEY", "spec.PATH"]
         listed += [f"status.{member}" for member in STATUS]
@@ -141,12 +144,12 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     """
     table = KINDS[kind].table
     parts = segments(name)
-    if KINDS[kind].parent and parts == ["owner_references", "id"]:
+    if parts == ["owner_references", "id"] and "owner_id" in columns(kind):
         parts = ["owner_id"]
     if len(parts) == 1 and parts[0] in columns(kind):
         column = parts[0]
         return Field(name, columns(kind)[column], f"{table}.{column}", column in nullable(kind))
-    if kind in RESOURCES:
+    if kind in RESOURCES or kind == ALL:
         match parts:
             case ["kind"]:
                 return Field(name, "text", f"'{kind}'::text", nullable=False)
@@ -167,7 +170,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
                     'status.conditions."example.com/Synced".reason'
                 )
     near = nearest(name, names(kind))
-    other = f"did you mean {near}?" if near else EXAMPLES[kind not in RESOURCES]
+    other = f"did you mean {near}?" if near else EXAMPLES[kind not in RESOURCES and kind != ALL]
     raise UnknownField(f"unknown field {name}; {other}")
 
 

@@ -69,7 +69,7 @@ CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
 # A page this deep in a whole table is looked for from the nearer end.
 DEEP = 10_000
 # Kept by the database as rows come and go.
-COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name = '{table}'"
+COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name IN ({counted})"
 
 
 class Within(NamedTuple):
@@ -178,7 +178,8 @@ def _size(reader: Reader, kind: str, wanted: Wanted, within: Within) -> int | No
     whole = not within.where and not wanted.search.sql
     if not whole or wanted.offset <= DEEP or any(key.nullable for key in wanted.order.keys):
         return None
-    statement = f"/* {{table}}_count */ {COUNT}".format(table=KINDS[kind].table)
+    of = KINDS[kind]
+    statement = f"/* {{table}}_count */ {COUNT}".format(table=of.table, counted=of.counted)
     [(count,)] = reader.rows(statement, {})
     return int(count)
 
@@ -191,7 +192,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
     """
     of, ordered, size, offset = KINDS[kind], wanted.order, wanted.size, wanted.offset
     parts = [part for part in (within.where, wanted.search.sql) if part]
-    condition = " AND ".join(f"({part})" for part in parts) or "true"
+    condition = f"{' AND '.join(f'({part})' for part in parts) or 'true'} {of.only}"
     skip, limit, backward = offset, size + 1, count is not None and offset > count // 2
     if backward:
         assert count is not None
@@ -210,7 +211,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        total=_total(wanted, parts).format(table=of.table, where=condition),
+        total=_total(wanted, parts).format(table=of.table, where=condition, counted=of.counted),
     )
     values = {
         **within.values,

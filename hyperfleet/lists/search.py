@@ -167,7 +167,7 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         part = parts[0].removeprefix(field.sql)
         owners = (
             f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of KINDS)
-            f" WHERE labels.owner_type = '{search.kind}'"
+            f" WHERE labels.owner_type IN ({KINDS[search.kind].types})"
             f" AND labels.key = {field.label} AND labels.value{part}"
         )
         return f"(({table}.created_time, {table}.id) IN ({owners}))"

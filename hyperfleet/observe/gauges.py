@@ -31,14 +31,15 @@ TIMEOUT = 0.8
 # Of each kind how many resources there are by phase, from the index of phases alone; and those that are
 # not as they are wanted: how many, how many for too long, and for how many seconds at most.
 OF_KIND = both("""
-(SELECT '{kind}', phase, NULL::boolean, count(*), NULL::bigint, NULL::float8 FROM {table} GROUP BY phase)
+(SELECT '{kind}', phase, NULL::boolean, count(*), NULL::bigint, NULL::float8 FROM {table}
+ WHERE true {only} GROUP BY phase)
 UNION ALL
 (SELECT '{kind}', NULL, deleted, count(*), count(*) FILTER (WHERE seconds > %(stuck)s),
         max(seconds) FILTER (WHERE seconds > %(stuck)s)
  FROM (SELECT deleted_time IS NOT NULL AS deleted, extract(epoch FROM now() - (
            jsonb_path_query_first(status, '$.conditions[*] ? (@.type == "Reconciled")')
            ->> 'last_transition_time')::timestamptz)::float8 AS seconds
-       FROM {table} WHERE reconciled = 'False') AS pending
+       FROM {table} WHERE reconciled = 'False' {only}) AS pending
  GROUP BY deleted)
 """)
 

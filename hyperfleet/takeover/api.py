@@ -17,7 +17,7 @@ from urllib3.util import Retry
 
 from hyperfleet import times
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.kinds import BASE, RESOURCES
+from hyperfleet.kinds import BASE, NATIVE
 from hyperfleet.storable import storable
 from hyperfleet.takeover.rows import LABEL_VALUE, Raw, Refusal
 from hyperfleet.takeover.source import BATCH, Pass, Unreadable
@@ -145,7 +145,7 @@ class Api:
 
     def resources(self, kind: str) -> list[dict[str, Any]]:
         """All resources of a kind. Raises Unreadable where there is no such list."""
-        path = f"{BASE}/{RESOURCES[kind].segment}"
+        path = f"{BASE}/{NATIVE[kind].segment}"
         items = self.items(path, "id")
         if items is None:
             raise Unreadable(f"{self.name}{path} answers 404.")
@@ -177,7 +177,7 @@ class _Look:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.at = times.now()
-        self._items = {kind: api.resources(kind) for kind in RESOURCES}
+        self._items = {kind: api.resources(kind) for kind in NATIVE}
 
     def count(self, kind: str) -> int:
         """How many resources of a kind there are."""
@@ -239,8 +239,8 @@ class _Look:
         ids = [item["id"]] if kind == "Cluster" else [owner, item["id"]]
         if not all(isinstance(id_, str) and LABEL_VALUE.fullmatch(id_) for id_ in ids):
             return ""
-        above = [] if kind == "Cluster" else [RESOURCES["Cluster"].segment, ids[0]]
-        return "/".join([BASE, *above, RESOURCES[kind].segment, ids[-1]])
+        above = [] if kind == "Cluster" else [NATIVE["Cluster"].segment, ids[0]]
+        return "/".join([BASE, *above, NATIVE[kind].segment, ids[-1]])
 
 
 def _text(value: Any) -> str | None:

@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet.database import connection
 from hyperfleet.errors import StartError
-from hyperfleet.kinds import RESOURCES
+from hyperfleet.kinds import NATIVE
 from hyperfleet.takeover.rows import Raw, Refusal
 from hyperfleet.takeover.source import BATCH, Pass
 
@@ -110,7 +110,7 @@ class Shape(NamedTuple):
 
     def has(self, kind: str, column: str) -> bool:
         """Whether the table of a kind has a column."""
-        table = "resources" if self.name == "newest" else RESOURCES[kind].table
+        table = "resources" if self.name == "newest" else NATIVE[kind].table
         return column in self.columns[table]
 
 
@@ -221,7 +221,7 @@ class _Look:
         assert row is not None
         self.at: str = row[0]
         changed: LiteralString = CHANGED if since else ""
-        self._from: dict[str, LiteralString] = {kind: self._shown(kind) + changed for kind in RESOURCES}
+        self._from: dict[str, LiteralString] = {kind: self._shown(kind) + changed for kind in NATIVE}
 
     def count(self, kind: str) -> int:
         """How many resources of a kind there are to look at."""

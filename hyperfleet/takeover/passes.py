@@ -9,7 +9,7 @@ import psycopg
 
 from hyperfleet.conditions import Folding
 from hyperfleet.database import connection
-from hyperfleet.kinds import RESOURCES, id_here
+from hyperfleet.kinds import NATIVE, id_here
 from hyperfleet.report import Report
 from hyperfleet.takeover import target
 from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, name_of
@@ -54,7 +54,7 @@ class Counts:
 
     def number(self, outcome: str, kind: str | None = None) -> int:
         """How many had an outcome, of a kind or of all resources."""
-        kinds = [kind] if kind else RESOURCES
+        kinds = [kind] if kind else NATIVE
         return sum(self.of[kind][outcome] for kind in kinds if kind in self.of)
 
     def take(self, other: "Counts") -> None:
@@ -122,7 +122,7 @@ class Takeover:
         if not self._dry:
             self._keep_others_away()
         counts = Counts()
-        self._stored, self._names, self._gone = {kind: set() for kind in RESOURCES}, {}, set()
+        self._stored, self._names, self._gone = {kind: set() for kind in NATIVE}, {}, set()
         left = set(self._open)
         again = {id_ for _, id_ in left}
         with (
@@ -134,10 +134,10 @@ class Takeover:
                 self._open, self._ids = {}, {}
                 self._others = list(look.others())
             counts.refusals += self._others
-            total = sum(look.count(kind) for kind in RESOURCES)
+            total = sum(look.count(kind) for kind in NATIVE)
             progress(total, 0)
             self._remove(conn, look, counts)
-            for kind in RESOURCES:
+            for kind in NATIVE:
                 for raws in look.batches(kind):
                     for key in ((kind, raw.id) for raw in raws):
                         self._open.pop(key, None)
@@ -187,22 +187,22 @@ class Takeover:
         # A database that is known for sure may well have lost most of it, but hardly everything.
         unlikely = not ids or (not self._source.certain and 2 * len(lost) > len(before))
         if lost and unlikely and not self._remove_most:
-            noun, reason = RESOURCES[kind].noun, MOST if ids else NOTHING
+            noun, reason = NATIVE[kind].noun, MOST if ids else NOTHING
             counts.refusals += [Refusal(noun, id_, "", reason) for id_ in sorted(lost)]
             return []
         return sorted(lost)
 
     def _remove(self, conn: psycopg.Connection[Any], look: Pass, counts: Counts) -> None:
         """Removes what is gone there: node pools before their clusters."""
-        missing = {kind: self._missing(conn, look, kind, counts) for kind in RESOURCES}
-        for kind in reversed(RESOURCES):
+        missing = {kind: self._missing(conn, look, kind, counts) for kind in NATIVE}
+        for kind in reversed(NATIVE):
             for start in range(0, len(missing[kind]), BATCH):
                 ids_ = missing[kind][start : start + BATCH]
                 with conn.transaction():
                     gone, kept = target.take_away(conn, kind, ids_, self._gone, dry=self._dry)
                 self._gone |= set(gone)
                 counts.add(kind, "removed", len(gone))
-                counts.refusals += [Refusal(RESOURCES[kind].noun, *one) for one in kept]
+                counts.refusals += [Refusal(NATIVE[kind].noun, *one) for one in kept]
 
     def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]) -> Counts:
         try:
@@ -270,7 +270,7 @@ class Takeover:
         seen = self._foldings[kind].rules is not None
         here = target.here(conn, kind, [item.id for item in items], lock=not self._dry, seen=seen)
         holders = target.named(conn, kind, items)
-        owners = self._owners(conn, items) if RESOURCES[kind].parent else set()
+        owners = self._owners(conn, items) if NATIVE[kind].parent else set()
         for item in items:
             found, before = here.get(item.id), known.get(item.id)
             newer = _newer(item, found, before)
@@ -354,7 +354,7 @@ def _newer(item: Item, found: Here | None, known: Known | None) -> bool | None:
 
 
 def _refused(kind: str, id_: str, name: str, reason: str) -> Refusal:
-    return Refusal(RESOURCES[kind].noun, id_, name, reason)
+    return Refusal(NATIVE[kind].noun, id_, name, reason)
 
 
 def _age(report: Report) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema
-from hyperfleet.kinds import ID, RESOURCES, id_here
+from hyperfleet.kinds import ID, NATIVE, id_here
 from hyperfleet.report import Condition, Report, words
 from hyperfleet.status import AVAILABLE, READY, Status
 from hyperfleet.storable import storable
@@ -146,7 +146,7 @@ class Rows:
         id_ = self.id(raw.id)
         row: dict[str, Any] = {
             "id": id_,
-            "owner_id": self._owner(given) if RESOURCES[raw.kind].parent else None,
+            "owner_id": self._owner(given) if NATIVE[raw.kind].parent else None,
             "name": self._name(given.get("name")),
             "generation": _generation(given.get("generation")),
             "labels": _labels(given.get("labels")),

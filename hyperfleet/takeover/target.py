@@ -9,7 +9,7 @@ import psycopg
 
 from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import NATIVE, both
 from hyperfleet.refold import fold_all
 from hyperfleet.removal import remove
 from hyperfleet.report import Report
@@ -88,8 +88,8 @@ FROM written, jsonb_each_text(written.labels) AS label
 ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
 """)
 WRITE: dict[str, LiteralString] = {
-    kind: statement if RESOURCES[kind].parent else statement.replace("id, owner_id, name", "id, name")
-    for kind, statement in ((kind, _WRITE[kind]) for kind in RESOURCES)
+    kind: statement if NATIVE[kind].parent else statement.replace("id, owner_id, name", "id, name")
+    for kind, statement in ((kind, _WRITE[kind]) for kind in NATIVE)
 }
 SET_STATUS = both("""
 UPDATE {table} AS resource SET status = given.status, version = version + 1

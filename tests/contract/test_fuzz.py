@@ -72,6 +72,7 @@ class World:
             self.cluster = self.api.cluster(f"fuzzed-{next(self.numbers)}")
             self.node_pool = self.api.node_pool(self.cluster)
         known = {"cluster_id": self.cluster["id"], "nodepool_id": self.node_pool["id"]}
+        known["resource_id"] = self.cluster["id"]
         return {**known, "error_id": "HYPERFLEET-NTF-001"}
 
     def send(self, case: Case, hit: bool) -> requests.Response:

@@ -20,6 +20,7 @@ from resources import (
     gone,
     left,
     merge,
+    owner_left,
     patch,
     read,
     refused,
@@ -226,7 +227,7 @@ def test_a_resource_that_nobody_has_to_finalize_goes_at_once(
     assert marked["deleted_time"] >= resource["created_time"]
     gone(api, resource)
     # The owner of a node pool stays.
-    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+    assert left(sql) == owner_left(kind)
 
 
 def test_a_cluster_goes_at_once_with_node_pools_that_nobody_has_to_finalize(
@@ -256,7 +257,7 @@ def test_without_configuration_those_who_reported_have_to_finalize(
     assert condition(api.read(resource), "Reconciled")["status"] == "False"
     assert finalize(api, resource, adapter="late").status_code == 201
     gone(api, resource)
-    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+    assert left(sql) == owner_left(kind)
 
 
 @BOTH_KINDS
@@ -275,7 +276,7 @@ def test_with_configuration_only_required_adapters_have_to_finalize_and_all_of_t
     assert condition(api.read(resource), "Reconciled")["reason"] == "ReconciledMissingAdapters"
     assert finalize(api, resource, adapter="two").status_code == 201
     gone(api, resource)
-    assert left(sql) == ({} if kind == "Cluster" else {"clusters": 1})
+    assert left(sql) == owner_left(kind)
 
 
 @BOTH_KINDS

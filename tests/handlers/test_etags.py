@@ -19,6 +19,7 @@ from resources import (
     finalize,
     gone,
     patch,
+    place,
     read,
     refused,
 )
@@ -55,9 +56,7 @@ def test_every_answer_with_a_resource_carries_its_strong_tag(
     service: Callable[..., Api], kind: str
 ) -> None:
     api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
-    owner = api.cluster("owner")
-    path = "/clusters" if kind == "Cluster" else at(owner, "/nodepools")
-    created = api.post(path, json={"name": "one", "spec": {}})
+    created = api.post(place(api, kind), json={"name": "one", "spec": {}})
     resource = check(created, 201)
     tags = [created.headers["ETag"]]
     for response in (api.get(at(resource)), api.head(at(resource))):

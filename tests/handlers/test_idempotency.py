@@ -9,7 +9,7 @@ import requests
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
 from process import Serving
-from resources import BOTH_KINDS, at, delete, gone, patch, read, refused
+from resources import BOTH_KINDS, at, delete, gone, patch, place, read, refused
 
 from hyperfleet.auth import identity
 
@@ -19,11 +19,6 @@ Json = dict[str, Any]
 
 KEY = "7a9c2f0e-create"
 BODY: Json = {"name": "one", "spec": {"nodes": 3}, "labels": {"a": "b"}}
-
-
-def path_of(api: Api, kind: str, name: str = "owner") -> str:
-    """Where resources of this kind are created; a node pool wants a cluster first."""
-    return "/clusters" if kind == "Cluster" else at(api.cluster(name), "/nodepools")
 
 
 def post(api: Api, path: str, body: Json, key: str | bytes = KEY) -> requests.Response:
@@ -50,7 +45,7 @@ def grow_old(sql: psycopg.Connection, age: str) -> None:
 def test_the_same_request_gets_the_first_answer_and_creates_nothing(
     api: Api, sql: psycopg.Connection, kind: str
 ) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     resource = check(first, 201)
     assert {member: resource[member] for member in BODY} == BODY
@@ -64,7 +59,7 @@ def test_the_same_request_gets_the_first_answer_and_creates_nothing(
 
 @BOTH_KINDS
 def test_without_a_key_a_repetition_is_a_conflict(api: Api, kind: str) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     check(api.post(path, json=BODY), 201)
     refused(api.post(path, json=BODY), 409)
     # Nor does a key of today know what was created without it.
@@ -74,7 +69,7 @@ def test_without_a_key_a_repetition_is_a_conflict(api: Api, kind: str) -> None:
 @BOTH_KINDS
 def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind: str) -> None:
     one, two = service(), service()
-    path = path_of(one, kind)
+    path = place(one, kind)
     first = post(one, path, BODY)
     check(first, 201)
     same_location = first.headers["Location"].removeprefix(one.url)
@@ -87,7 +82,7 @@ def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind
 def test_a_restart_does_not_forget(database: str) -> None:
     settings = {"HYPERFLEET_DATABASE_URL": database}
     with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
-        path = path_of(api, "NodePool")
+        path = place(api, "NodePool")
         cluster, pool = post(api, "/clusters", BODY, "for-cluster"), post(api, path, BODY, "for-pool")
         assert (cluster.status_code, pool.status_code) == (201, 201)
     with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
@@ -99,7 +94,7 @@ def test_a_restart_does_not_forget(database: str) -> None:
 
 @BOTH_KINDS
 def test_the_first_answer_stays_the_answer_whatever_becomes_of_the_resource(api: Api, kind: str) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     resource = check(first, 201)
     check(patch(api, resource, {"spec": {"nodes": 4}}))
@@ -127,7 +122,7 @@ def test_the_first_answer_stays_the_answer_when_the_cluster_is_marked(
 
 @BOTH_KINDS
 def test_the_same_key_with_another_request_is_refused(api: Api, kind: str) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     for other in (
@@ -148,7 +143,7 @@ def test_a_truth_is_another_request_than_a_number(api: Api) -> None:
 
 
 def test_the_same_key_for_another_collection_is_another_request(api: Api) -> None:
-    one, two = path_of(api, "NodePool", "c1"), path_of(api, "NodePool", "c2")
+    one, two = place(api, "NodePool", "c1"), place(api, "NodePool", "c2")
     first = post(api, one, BODY)
     check(first, 201)
     refused(post(api, two, BODY), 422)
@@ -159,7 +154,7 @@ def test_the_same_key_for_another_collection_is_another_request(api: Api) -> Non
 
 @BOTH_KINDS
 def test_another_key_is_another_creation(api: Api, kind: str) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     refused(post(api, path, BODY, "another-key"), 409)
@@ -175,7 +170,7 @@ def test_another_key_is_another_creation(api: Api, kind: str) -> None:
 def test_a_key_is_remembered_for_24_hours_and_not_longer(
     api: Api, sql: psycopg.Connection, kind: str
 ) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     grow_old(sql, "23 hours 59 minutes")
@@ -205,7 +200,7 @@ def test_a_creation_that_failed_leaves_the_key_free(
     service: Callable[..., Api], sql: psycopg.Connection, kind: str
 ) -> None:
     api = service(required_adapters_cluster=("dns",))
-    path = path_of(api, kind)
+    path = place(api, kind)
     check(api.post(path, json={"name": "taken", "spec": {}}), 201)
     problem(post(api, path, {**BODY, "name": "No Name"}), 400)
     problem(post(api, path, {**BODY, "labels": {"a": 1}}), 400)
@@ -222,7 +217,7 @@ def test_a_creation_that_failed_leaves_the_key_free(
 
 @BOTH_KINDS
 def test_keys_belong_to_their_caller(api: Api, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     monkeypatch.setattr(identity, "SYSTEM", "another@example.com")
@@ -238,7 +233,7 @@ def test_keys_belong_to_their_caller(api: Api, kind: str, monkeypatch: pytest.Mo
 
 @BOTH_KINDS
 def test_keys_have_bounds(api: Api, kind: str) -> None:
-    path = path_of(api, kind)
+    path = place(api, kind)
     for key in ("", "k" * 256, "two words", "a\tb", "ключ".encode(), b"\xff", b"caf\xe9"):
         problem(post(api, path, BODY, key), 400)
     assert total(api, path) == 0

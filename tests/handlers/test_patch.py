@@ -23,6 +23,7 @@ from resources import (
 )
 
 from hyperfleet.auth import identity
+from hyperfleet.kinds import RESOURCES
 
 Json = dict[str, Any]
 
@@ -191,8 +192,8 @@ def test_members_that_a_patch_cannot_set_are_ignored(api: Api, kind: str) -> Non
         "updated_by": "mallory",
         "deleted_time": "1999-01-01T00:00:00Z",
     }
-    if kind == "NodePool":
-        others["owner_references"] = {"kind": "Cluster", "id": NO_ID, "href": "/x"}
+    if parent := RESOURCES[kind].parent:
+        others["owner_references"] = {"kind": parent, "id": NO_ID, "href": "/x"}
     for media_type in BOTH_TYPES:
         assert check(patch(api, resource, others, media_type)) == before[1]
         # Nor does null remove them.
@@ -211,7 +212,7 @@ def test_a_patch_that_changes_nothing_changes_nothing(
     spec = {"a": 1, "b": {"c": [1, None], "d": "x"}}
     resource = create(api, kind, spec=spec)
     before = read(api, resource)
-    table = "clusters" if kind == "Cluster" else "node_pools"
+    table = RESOURCES[kind].table
     row = sql.execute(f"SELECT xmin, version, document FROM {table}").fetchall()
     for body in (
         {},
@@ -335,7 +336,7 @@ def test_name_kind_and_id_cannot_change(api: Api, kind: str) -> None:
     before = read(api, resource)
     other = {
         "name": "another",
-        "kind": {"Cluster": "NodePool", "NodePool": "Cluster"}[kind],
+        "kind": "NodePool" if kind == "Cluster" else "Cluster",
         "id": NO_ID,
     }
     for media_type in BOTH_TYPES:

@@ -1,0 +1,158 @@
+"""The contract of declared kinds, made from what it says of resources of all kinds."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.kinds import BASE, NATIVE, RESOURCES, Kind
+
+TEMPLATE = f"{BASE}/resources"
+SCHEMAS, RESPONSES = "#/components/schemas/", "#/components/responses/"
+# What each kind has of its own, beside the schema of its spec.
+OWN = ("Resource", "ResourceList")
+REQUESTS = ("ResourceCreateRequest", "ResourcePatchRequest", "ResourceMergePatchRequest")
+ANSWERS = ("ResourceResponse", "ResourceListResponse")
+
+
+def with_kinds(document: dict[str, Any]) -> None:
+    """Adds what the kinds that there are bring along to the document: names as long as they say, and
+    the paths and schemas of declared ones.
+
+    Raises ConfigurationError for a kind whose name would stand for two things.
+    """
+    request = document["components"]["schemas"]["ResourceCreateRequest"]
+    request["properties"]["kind"]["enum"] = [*RESOURCES]
+    for kind in RESOURCES.values():
+        if kind.name not in NATIVE:
+            _add(document, kind)
+        elif (kind.shortest, kind.longest) != (1, 63):
+            request = document["components"]["schemas"][f"{kind.name}CreateRequest"]
+            request["properties"]["name"] = _name(document, kind)
+
+
+def _add(document: dict[str, Any], kind: Kind) -> None:
+    components = document["components"]
+    named, answers = components["schemas"], components["responses"]
+    for name in (*OWN, *REQUESTS):
+        _put(named, _called(name, kind), _schema(document, name, kind), kind)
+    if kind.spec not in (one.spec for one in RESOURCES.values() if one is not kind):
+        _put(named, kind.spec, copy.deepcopy(named["ResourceSpec"]), kind)
+    for name in ANSWERS:
+        _put(answers, _called(name, kind), _of_kind(answers[name], kind), kind)
+    components["parameters"][kind.key] = {
+        **components["parameters"]["resource_id"],
+        "name": kind.key,
+        "description": f"The id of a {kind.noun}. One that is no UUID is not found.",
+    }
+    of = f" Each belongs to a {RESOURCES[kind.parent].noun}." if kind.parent else ""
+    document["tags"].append({"name": kind.segment, "description": f"Resources of a declared kind.{of}"})
+    known = {one["operationId"] for item in document["paths"].values() for one in _operations(item)}
+    for path, item in [*document["paths"].items()]:
+        if not path.startswith(TEMPLATE):
+            continue
+        rest = path.removeprefix(TEMPLATE).replace("resource_id", kind.key)
+        places: list[tuple[str, Kind | None]] = [(f"{BASE}/{kind.segment}{rest}", None)]
+        if kind.parent:
+            parent = RESOURCES[kind.parent]
+            places.append((f"{BASE}/{parent.segment}/{{{parent.key}}}/{kind.segment}{rest}", parent))
+        for place, owner in places:
+            made = _item(item, kind, owner)
+            document["paths"][place] = made
+            for operation in _operations(made):
+                if operation["operationId"] in known:
+                    raise ConfigurationError(
+                        f"entities: {kind.name} and its plural come to the operation "
+                        f"{operation['operationId']}, which there is already."
+                    )
+                known.add(operation["operationId"])
+
+
+def _put(where: dict[str, Any], name: str, what: Any, kind: Kind) -> None:
+    if name in where:
+        raise ConfigurationError(
+            f"entities: a kind cannot be called {kind.name}: {name} stands for something else already."
+        )
+    where[name] = what
+
+
+def _operations(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    return (one for one in item.values() if isinstance(one, dict) and "operationId" in one)
+
+
+def _called(name: str, kind: Kind) -> str:
+    return name.replace("Resource", kind.name, 1)
+
+
+def _name(document: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    rule: dict[str, Any] = document["components"]["schemas"]["Name"]
+    return {**rule, "minLength": kind.shortest, "maxLength": kind.longest}
+
+
+def _schema(document: dict[str, Any], name: str, kind: Kind) -> dict[str, Any]:
+    """The schema of a kind, from that of all kinds."""
+    made: dict[str, Any] = _of_kind(document["components"]["schemas"][name], kind)
+    members = made["properties"]
+    if name == "ResourceList":
+        members["kind"] = {"type": "string", "enum": [f"{kind.name}List"]}
+        return made
+    if not kind.parent:
+        del members["owner_references"]
+    if name in REQUESTS[:2]:
+        made["x-spec-of"] = kind.name
+    if name == "ResourceCreateRequest":
+        members["kind"] = {"type": "string", "nullable": True, "enum": [kind.name]}
+        members["name"] = _name(document, kind)
+        made["required"] = ["name", "spec"]
+    if name == "Resource":
+        members["kind"] = {"type": "string", "enum": [kind.name]}
+        if kind.parent:
+            made["required"] = ["owner_references", *made["required"]]
+    return made
+
+
+def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any]:
+    """The operations of a path of a kind, from those of a path of all kinds.
+
+    :param owner: the kind of what the path names before; None: nothing
+    """
+    made: dict[str, Any] = _of_kind(item, kind)
+    plural = "".join(part.capitalize() for part in kind.segment.split("-"))
+    words = {"Kind": kind.name, "Plural": plural, "noun": kind.noun, "plural": kind.segment}
+    suffix = f"Of{owner.name}" if owner else ""
+    for method, operation in made.items():
+        if not isinstance(operation, dict):
+            continue
+        template = operation["x-kind"]
+        operation["x-kind"] = {"kind": kind.name, "operation": item[method]["operationId"]}
+        operation["operationId"] = template["operationId"].format(**words) + suffix
+        operation["summary"] = template["summary"].format(**words)
+        operation["tags"] = [kind.segment]
+        asked = operation["x-access-review"]
+        if asked["resource_type"] == "Resource":
+            asked["resource_type"] = kind.name
+        if owner:
+            key = {"$ref": f"#/components/parameters/{owner.key}"}
+            operation["parameters"] = [key, *operation["parameters"]]
+    return made
+
+
+def _of_kind(part: Any, kind: Kind) -> Any:
+    """A copy of a part of the document that speaks of one kind, without examples."""
+    renamed: dict[str, str] = {
+        **{SCHEMAS + name: SCHEMAS + _called(name, kind) for name in (*OWN, *REQUESTS)},
+        **{RESPONSES + name: RESPONSES + _called(name, kind) for name in ANSWERS},
+        SCHEMAS + "ResourceSpec": SCHEMAS + kind.spec,
+        "#/components/parameters/resource_id": f"#/components/parameters/{kind.key}",
+    }
+    return _changed(part, lambda ref: renamed.get(ref, ref))
+
+
+def _changed(part: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(part, dict):
+        return {
+            key: rename(value) if key == "$ref" else _changed(value, rename)
+            for key, value in part.items()
+            if key not in ("example", "examples")
+        }
+    return [_changed(one, rename) for one in part] if isinstance(part, list) else part

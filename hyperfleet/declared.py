@@ -1,0 +1,108 @@
+"""From what an operator says of kinds to the kinds that there are."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hyperfleet.entities import Entity
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.kinds import NATIVE, Kind
+from hyperfleet.nearest import nearest
+
+# What is at the place of a collection in paths already.
+TAKEN = (
+    "resources",
+    "errors",
+    "compatibility",
+    "openapi",
+    "statuses",
+    "adapter-statuses",
+    "force-delete",
+)
+
+
+def kinds_of(entities: Iterable[Entity]) -> list[Kind]:
+    """The kinds that there are with these, each after what it belongs to.
+
+    Raises ConfigurationError, with a sentence for the operator, for the first mistake.
+    """
+    found = dict(NATIVE)
+    for entity in entities:
+        found[entity.kind] = _kind(entity)
+    _check_names([*found.values()])
+    ordered: list[Kind] = []
+    waiting = [*found.values()]
+    while waiting:
+        ready = [kind for kind in waiting if kind.parent in (None, *(one.name for one in ordered))]
+        if not ready:
+            circle = " and ".join(kind.name for kind in waiting)
+            raise ConfigurationError(f"entities: {circle} belong to each other in a circle.")
+        ordered += ready
+        waiting = [kind for kind in waiting if kind not in ready]
+    return ordered
+
+
+def _kind(entity: Entity) -> Kind:
+    own: dict[str, Any] = {
+        "shortest": entity.name_min_len,
+        "longest": entity.name_max_len,
+        "needs_schema": entity.require_spec_schema,
+        "names_schema": entity.spec_schema_name is not None or None,
+    }
+    if entity.on_parent_delete:
+        own["restrict"] = entity.on_parent_delete == "restrict"
+    given = {name: value for name, value in own.items() if value is not None}
+    kind = NATIVE.get(entity.kind) or _new(entity)
+    if entity.on_parent_delete and not kind.parent:
+        raise ConfigurationError(
+            f"entities: {kind.name}.on_parent_delete says something of a kind that belongs to none."
+        )
+    kind = replace(kind, **given)
+    if kind.shortest > kind.longest:
+        raise ConfigurationError(
+            f"entities: names of a {kind.name} have at least {kind.shortest} characters and at most "
+            f"{kind.longest}, so that there is none."
+        )
+    return kind
+
+
+def _new(entity: Entity) -> Kind:
+    if entity.plural is None:
+        near = nearest(entity.kind, NATIVE)
+        hint = f" Is {near} meant?" if near else ""
+        raise ConfigurationError(f"entities: {entity.kind} lacks a plural.{hint}")
+    return Kind(
+        name=entity.kind,
+        noun=re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", entity.kind).lower(),
+        segment=entity.plural,
+        table="resources",
+        parent=entity.parent_kind,
+        spec=entity.spec_schema_name or f"{entity.kind}Spec",
+        shared=True,
+        # As in the original, when nothing is said.
+        restrict=entity.parent_kind is not None,
+    )
+
+
+def _check_names(kinds: Sequence[Kind]) -> None:
+    plurals: dict[str, str] = {}
+    lower: dict[str, str] = {}
+    names = {kind.name for kind in kinds}
+    for kind in kinds:
+        if kind.segment in TAKEN:
+            raise ConfigurationError(
+                f"entities: {kind.name}.plural cannot be {kind.segment!r}, which the API has already."
+            )
+        other = plurals.setdefault(kind.segment, kind.name)
+        if other != kind.name:
+            raise ConfigurationError(
+                f"entities: {other} and {kind.name} have the same plural, {kind.segment!r}."
+            )
+        other = lower.setdefault(kind.name.lower(), kind.name)
+        if other != kind.name:
+            raise ConfigurationError(f"entities: {other} and {kind.name} differ in capitals alone.")
+        if kind.parent is not None and kind.parent not in names:
+            raise ConfigurationError(
+                f"entities: {kind.name}.parent_kind is {kind.parent}, a kind that there is not."
+            )

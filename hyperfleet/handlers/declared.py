@@ -1,0 +1,166 @@
+"""Resources of declared kinds: the operations of each, which are those of :mod:`.resources`."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+import flask
+from psycopg.types.json import Jsonb
+
+from hyperfleet import idempotency, resource
+from hyperfleet.auth.identity import caller
+from hyperfleet.database.statements import fetch_one
+from hyperfleet.errors import INVALID, WRONG_STATE, Problem
+from hyperfleet.handlers import request, statuses
+from hyperfleet.handlers.changes import deleted, forced_out, patched
+from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.kinds import BASE, RESOURCES, Kind, both
+from hyperfleet.lifecycle import Stored
+from hyperfleet.lists.page import Within
+
+# As resource.GIVEN, with the address.
+GIVEN: LiteralString = """/* {table}_create */
+WITH given AS (
+    SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
+        (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
+         at timestamptz, by text, href text)
+), """
+# The lock keeps the owner from being marked or removed until the resource is there to be seen.
+OWNER: LiteralString = """owner AS (
+    SELECT id, deleted_time, '{kind}' AS kind, {address} AS href
+    FROM {table} WHERE id = (SELECT owner_id FROM given) {only} FOR SHARE
+)"""
+NO_OWNER: LiteralString = """owner AS (
+    SELECT NULL::uuid AS id, NULL::timestamptz AS deleted_time, NULL AS kind, NULL AS href
+)"""
+CREATED: LiteralString = """
+, created AS (
+    INSERT INTO {table}
+        (id, kind, href, owner_kind, owner_id, owner_href, name, labels, spec, status,
+         created_time, updated_time, created_by, updated_by)
+    SELECT given.id, '{kind}', given.href, owner.kind, owner.id, owner.href, name, labels, spec, status,
+           at, at, by, by
+    FROM given, owner WHERE owner.deleted_time IS NULL
+    ON CONFLICT DO NOTHING
+    RETURNING id, created_time, labels, document
+), labelled AS (
+    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+    SELECT '{kind}', created.id, label.key, label.value, created.created_time
+    FROM created, jsonb_each_text(created.labels) AS label
+)
+SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
+FROM owner LEFT JOIN created ON true
+"""
+
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only}")
+
+
+@functools.cache
+def _create(kind: str) -> LiteralString:
+    of, owner = RESOURCES[kind], NO_OWNER
+    if of.parent:
+        parent = RESOURCES[of.parent]
+        owner = OWNER.format(
+            kind=parent.name, address=parent.address, table=parent.table, only=parent.only
+        )
+    return GIVEN.format(table=of.table) + owner + CREATED.format(table=of.table, kind=of.name)
+
+
+def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
+    """What finds the resource that a path names, which takes the ids away from what the path has."""
+    of = RESOURCES[kind]
+    id_, owner_id = resource.key(kind, path.pop(of.key)), _owner(of, path)
+    return {"id": id_, "owner_id": owner_id} if of.parent else {"id": id_}
+
+
+def _owner(of: Kind, path: dict[str, Any]) -> str | None:
+    """The id of the owner that a path names. Raises Problem where none can have it."""
+    given = path.pop(RESOURCES[of.parent].key, None) if of.parent else None
+    return resource.key(of.parent, given) if of.parent and given is not None else None
+
+
+def get_resources(kind: str, **given: Any) -> flask.Response:
+    """One page of the resources of a kind, or of those that belong to the one which the path names."""
+    of = RESOURCES[kind]
+    owner_id = _owner(of, given)
+    if owner_id is None or of.parent is None:
+        return listed(kind, given)
+    missing = resource.not_found(of.parent, owner_id)
+    owner = {"owner_id": owner_id}
+    return listed(kind, given, Within("owner_id = %(owner_id)s", owner, EXISTS[of.parent], missing))
+
+
+def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+    """Creates a resource. A name that another of its kind has, where it belongs, is a conflict, and so
+    is an owner that is being deleted.
+    """
+    of = RESOURCES[kind]
+    owner_id = _owner(of, path)
+    if of.parent and owner_id is None:
+        raise elsewhere(of)
+    service, shape = request.service(), request.shape(kind)
+    values = resource.first_row(kind, body, service.foldings[kind], caller())
+    within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
+    location = f"{BASE}/{within}{of.segment}/{values['id']}"
+    values |= {"owner_id": owner_id, "href": location}
+    once = request.once(body)
+    created: Sequence[Any] | None
+    with service.turns.of(owner_id or f"name {kind} {values['name']}"):
+        if once.key is None:
+            row = fetch_one(service.pool, _create(kind), {"rows": Jsonb([values])})
+            created = row and row[1:]
+        else:
+            created, location = idempotency.create(service.pool, once, _create(kind), values, location)
+    if created is None:
+        assert of.parent
+        assert owner_id
+        raise resource.not_found(of.parent, owner_id)
+    document, *marked = created
+    if document is None and marked == [True] and of.parent:
+        above = RESOURCES[of.parent].noun
+        raise Problem(WRONG_STATE, f"The {above} is being deleted; no {of.noun} can be added to it.")
+    if document is None:
+        raise resource.name_taken(service, kind, values)
+    if location.endswith(values["id"]):
+        # Not the answer to a repetition.
+        service.events.started(kind, deleting=False)
+    return shown(shape, Stored(document, 1), 201, location)
+
+
+def elsewhere(of: Kind) -> Problem:
+    """The error of a creation that does not say what the new resource is to belong to."""
+    assert of.parent
+    parent = RESOURCES[of.parent]
+    path = f"{BASE}/{parent.segment}/{{{parent.key}}}/{of.segment}"
+    message = f"must be in the path, since a {of.noun} belongs to a {parent.noun}: POST {path}"
+    return Problem(INVALID, faults=[{"field": parent.key, "message": message, "constraint": "required"}])
+
+
+def get_resource_by_id(kind: str, **path: Any) -> flask.Response:
+    """A resource."""
+    return read(kind, key(kind, path))
+
+
+def patch_resource_by_id(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+    """Changes a resource's labels or spec."""
+    return patched(kind, key(kind, path), body)
+
+
+def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
+    """Marks a resource, and what belongs to it, as deleted."""
+    return deleted(kind, key(kind, path))
+
+
+def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+    """Removes a marked resource, and what belongs to it, now."""
+    return forced_out(kind, key(kind, path), body["reason"])
+
+
+def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
+    """One page of the reports on a resource."""
+    return statuses.reports(kind, key(kind, given), given)
+
+
+def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+    """Takes a report on a resource."""
+    return statuses.report(kind, key(kind, path), body)

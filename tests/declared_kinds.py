@@ -1,0 +1,45 @@
+"""Kinds that tests declare."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from hyperfleet import declared, entities, kinds
+from hyperfleet.entities import Entity
+
+# TEST_KINDS=Channel,Version runs what clusters and node pools are tested with over these two, which are
+# declared to behave like them.
+ALIKE = [name for name in os.environ.get("TEST_KINDS", "").split(",") if name]
+LIKE = (
+    {"kind": "Channel", "plural": "channels"},
+    {
+        "kind": "Version",
+        "plural": "versions",
+        "parent_kind": "Channel",
+        "on_parent_delete": "cascade",
+    },
+)
+
+
+def parsed(given: object) -> tuple[Entity, ...]:
+    """Entities as a settings file has them, whose scalars are texts."""
+    text = yaml.safe_dump(given)
+    return entities.parse(yaml.load(text, yaml.BaseLoader))
+
+
+def of(adapters: dict[str, list[str]]) -> tuple[Entity, ...]:
+    """The two kinds that behave like clusters and node pools, with required adapters."""
+    given = [{**one, "required_adapters": adapters.get(one["kind"], [])} for one in LIKE]
+    return parsed(given) if ALIKE else ()
+
+
+if ALIKE:
+    kinds.declare(declared.kinds_of(of({})))
+
+
+def file(folder: Path, given: object) -> str:
+    """The path of a settings file that declares these kinds."""
+    path = folder / "kinds.yaml"
+    path.write_text(yaml.safe_dump({"entities": given}))
+    return str(path)

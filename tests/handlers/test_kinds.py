@@ -1,0 +1,606 @@
+"""Kinds that an operator declares: served, kept and ended as clusters and node pools are."""
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import declared_kinds
+import psycopg
+import pytest
+import requests
+from conftest import Api, migrated
+from process import Serving, run
+from pytest_postgresql.executors import NoopExecutor
+from resources import FINALIZED, at
+
+pytestmark = pytest.mark.slow
+
+Json = dict[str, Any]
+
+KINDS: list[Json] = [
+    {"kind": "Cluster", "plural": "clusters", "name_min_len": 3, "name_max_len": 53},
+    # Before what they belong to: the order of the list says nothing.
+    {"kind": "Rack", "plural": "racks", "parent_kind": "Zone", "on_parent_delete": "cascade"},
+    {
+        "kind": "Zone",
+        "plural": "zones",
+        "parent_kind": "Region",
+        "on_parent_delete": "cascade",
+        "required_adapters": ["zone"],
+    },
+    {"kind": "Region", "plural": "regions"},
+    {"kind": "Channel", "plural": "channels", "spec_schema_name": "ChannelShape"},
+    {"kind": "Version", "plural": "versions", "parent_kind": "Channel"},
+    {
+        "kind": "WifConfig",
+        "plural": "wif-configs",
+        "name_min_len": 3,
+        "name_max_len": 10,
+        "required_adapters": ["wif"],
+        "conditions": [
+            {
+                "type": "Heard",
+                "when": {"expression": "statuses.exists(s, s.adapter == 'wif')"},
+                "output": {
+                    "status": {"expression": "'True'"},
+                    "reason": {"expression": "resource.name"},
+                    "message": {"expression": "'m'"},
+                },
+            }
+        ],
+    },
+    {"kind": "Addon", "plural": "addons", "parent_kind": "Cluster", "on_parent_delete": "cascade"},
+    {"kind": "Disk", "plural": "disks", "parent_kind": "NodePool", "on_parent_delete": "cascade"},
+    {"kind": "Lease", "plural": "leases", "parent_kind": "Disk"},
+]
+PROVIDER = """
+openapi: 3.0.0
+info: {title: Specs, version: '1'}
+paths: {}
+components:
+  schemas:
+    ChannelShape:
+      type: object
+      properties: {stable: {type: boolean}}
+"""
+
+
+@dataclass
+class World:
+    """A running service, its database, and what is made in it, each by a name of its own."""
+
+    server: Serving
+    database: str
+    api: Api
+
+    def make(self, kind: str, above: Json | None = None, name: str = "", **members: Any) -> Json:
+        """A new resource of a kind, below another or not."""
+        path = below(above, PLURALS[kind]) if above else f"/{PLURALS[kind]}"
+        given = {"name": name or unique(), "spec": {}, **members}
+        return answered(self.api.post(path, json=given), 201)
+
+    def finalized(self, resource: Json, adapter: str, generation: int = 2) -> requests.Response:
+        return self.api.report(resource, adapter, observed_generation=generation, conditions=FINALIZED)
+
+    def deleted(self, resource: Json) -> Json:
+        return answered(self.api.delete(at(resource)), 202)
+
+    def status(self, resource: Json) -> int:
+        return self.api.get(at(resource)).status_code
+
+
+PLURALS = {one["kind"]: one["plural"] for one in KINDS} | {"NodePool": "nodepools"}
+
+
+def below(above: Json, plural: str) -> str:
+    """The path of what belongs to a resource, which names that alone."""
+    return f"/{PLURALS[above['kind']]}/{above['id']}/{plural}"
+
+
+def unique() -> str:
+    return f"n{uuid4().hex[:8]}"
+
+
+def answered(response: requests.Response, status: int = 200) -> Json:
+    assert response.status_code == status, response.text
+    found: Json = response.json()
+    return found
+
+
+def refused(response: requests.Response, status: int) -> str:
+    """What a refusal says."""
+    return str(answered(response, status)["detail"])
+
+
+@pytest.fixture(scope="module")
+def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("kinds")
+    (folder / "specs.yaml").write_text(PROVIDER)
+    with (
+        migrated(postgres, "kinds") as database,
+        Serving(
+            "--no-auth",
+            "--validate-responses=all",
+            f"--config={declared_kinds.file(folder, KINDS)}",
+            f"--openapi-schema-path={folder / 'specs.yaml'}",
+            f"--database-url={database}",
+        ) as server,
+    ):
+        yield World(server, database, Api(server.url))
+
+
+def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
+    api, region = world.api, world.make("Region", name="europe", labels={"env": "test"})
+    assert region["kind"] == "Region"
+    assert region["href"].endswith(f"/v1/regions/{region['id']}")
+    assert "owner_references" not in region
+    zone = world.make("Zone", region, "a")
+    assert zone["href"] == f"{region['href']}/zones/{zone['id']}"
+    assert zone["owner_references"] == {"kind": "Region", "id": region["id"], "href": region["href"]}
+    rack = world.make("Rack", zone, "r1")
+    # A path names the direct owner alone.
+    assert rack["href"].endswith(f"/v1/zones/{zone['id']}/racks/{rack['id']}")
+    assert rack["owner_references"] == {"kind": "Zone", "id": zone["id"], "href": zone["href"]}
+    for path in (at(rack), f"/racks/{rack['id']}"):
+        assert answered(api.get(path)) == rack
+        assert answered(api.get(path + "/statuses"))["total"] == 0
+    assert answered(api.get(f"/zones/{zone['id']}/racks"))["items"] == [rack]
+    assert rack in answered(api.get("/racks"))["items"]
+    # What is elsewhere, or of another kind, is not found.
+    other = world.make("Zone", region)
+    for path in (f"/zones/{other['id']}/racks/{rack['id']}", f"/zones/{rack['id']}", "/zones/x"):
+        refused(api.get(path), 404)
+    assert answered(api.get(f"/zones/{other['id']}/racks"))["total"] == 0
+    refused(api.get(f"/zones/{region['id']}/racks"), 404)
+
+
+def test_kinds_may_belong_to_clusters_and_node_pools(world: World) -> None:
+    cluster = world.make("Cluster")
+    addon = world.make("Addon", cluster)
+    assert addon["owner_references"]["href"] == cluster["href"]
+    disk = world.make("Disk", world.make("NodePool", cluster))
+    assert world.api.get("/" + disk["owner_references"]["href"]).status_code == 200
+    assert "/v1/nodepools/" in disk["href"]
+    world.deleted(cluster)
+    assert [world.status(one) for one in (cluster, addon, disk)] == [404, 404, 404]
+
+
+def test_a_name_is_unique_among_those_of_a_kind_that_belong_to_the_same(world: World) -> None:
+    api, one, other = world.api, world.make("Region"), world.make("Region")
+    zone = world.make("Zone", one, "same")
+    world.make("Zone", other, "same")
+    world.make("Channel", name="same")
+    for path, name in (("/regions", one["name"]), (at(one, "/zones"), "same")):
+        said = refused(api.post(path, json={"name": name, "spec": {}}), 409)
+        assert "is the name of another" in said
+    assert zone["id"] in said
+
+
+def test_names_are_as_long_as_the_kind_says(world: World) -> None:
+    for name, status in (("ab", 400), ("abc", 201), ("abcdefghij", 201), ("abcdefghijk", 400)):
+        given = {"name": name, "spec": {}}
+        assert world.api.post("/wif-configs", json=given).status_code == status, name
+    assert "3 characters" in refused(world.api.post("/clusters", json={"name": "ab", "spec": {}}), 400)
+
+
+def test_a_child_is_created_below_what_it_belongs_to_and_the_refusal_names_the_path(
+    world: World,
+) -> None:
+    for path, body in (("/versions", {}), ("/resources", {"kind": "Version"})):
+        said = refused(world.api.post(path, json={"name": "v", "spec": {}, **body}), 400)
+        assert "POST /api/hyperfleet/v1/channels/{channel_id}/versions" in said
+    refused(world.api.post(f"/channels/{uuid4()}/versions", json={"name": "v", "spec": {}}), 404)
+
+
+def test_an_owner_that_restricts_is_not_deleted_while_it_has_children(world: World) -> None:
+    api, channel = world.api, world.make("Channel")
+    versions = [world.make("Version", channel) for _ in range(2)]
+    said = refused(api.delete(at(channel)), 409)
+    assert "there are 2 of its versions left" in said
+    assert "deleted_time" not in answered(api.get(at(channel)))
+    # As long as it waits for an adapter, a deleted one is there.
+    assert api.report(versions[0], "dns").status_code == 201
+    for version in versions:
+        world.deleted(version)
+    said = refused(api.delete(at(channel)), 409)
+    assert "there is 1 of its versions left, 1 of them being deleted already" in said
+    assert world.finalized(versions[0], "dns").status_code == 201
+    world.deleted(channel)
+    assert world.status(channel) == 404
+
+
+def test_what_restricts_far_below_keeps_the_root_and_all_between(world: World) -> None:
+    cluster = world.make("Cluster")
+    pool = world.make("NodePool", cluster)
+    disk = world.make("Disk", pool)
+    lease = world.make("Lease", disk)
+    for one in (cluster, pool, disk):
+        assert "1 of its leases" in refused(world.api.delete(at(one)), 409)
+        assert "deleted_time" not in answered(world.api.get(at(one)))
+    world.deleted(lease)
+    world.deleted(cluster)
+    assert [world.status(one) for one in (cluster, pool, disk)] == [404, 404, 404]
+
+
+def test_a_deletion_goes_down_and_the_end_comes_up_over_three_levels(world: World) -> None:
+    api, region = world.api, world.make("Region")
+    zones = [world.make("Zone", region) for _ in range(2)]
+    racks = [world.make("Rack", zone) for zone in zones]
+    assert api.report(racks[0], "smart").status_code == 201
+    marked = world.deleted(region)
+    assert marked["generation"] == 2
+    # Nobody has to finalize the second rack; both zones wait for their adapter.
+    assert [world.status(one) for one in (*racks, *zones, region)] == [200, 404, 200, 200, 200]
+    for one in (racks[0], *zones):
+        found = answered(api.get(at(one)))
+        assert found["generation"] == 2
+        assert found["deleted_by"] == marked["deleted_by"]
+        refused(api.patch(at(one), json={"spec": {"a": 1}}), 409)
+    said = refused(api.post(below(zones[0], "racks"), json={"name": "late", "spec": {}}), 409)
+    assert said == "The zone is being deleted; no rack can be added to it."
+    for zone in zones:
+        assert world.finalized(zone, "zone").status_code == 201
+    # The first zone waits for its rack, and the region for the zone.
+    assert [world.status(one) for one in (zones[0], zones[1], region)] == [200, 404, 200]
+    assert world.finalized(racks[0], "smart").status_code == 201
+    assert [world.status(one) for one in (racks[0], zones[0], region)] == [404, 404, 404]
+
+
+def test_force_delete_removes_all_below_and_records_each(world: World) -> None:
+    api, region = world.api, world.make("Region", labels={"a": "b"})
+    zone = world.make("Zone", region, labels={"a": "b"})
+    rack = world.make("Rack", zone, labels={"a": "b"})
+    assert api.report(rack, "smart").status_code == 201
+    refused(api.post(at(region, "/force-delete"), json={"reason": "x"}), 409)
+    world.deleted(region)
+    assert api.post(at(region, "/force-delete"), json={"reason": "stuck"}).status_code == 204
+    ids = [one["id"] for one in (region, zone, rack)]
+    with psycopg.connect(world.database) as sql:
+        kinds = sql.execute(
+            "SELECT resource_type FROM audit WHERE resource_id = ANY(%s::uuid[]) ORDER BY 1", [ids]
+        ).fetchall()
+        assert kinds == [("Rack",), ("Region",), ("Zone",)]
+        for table in ("adapter_statuses", "labels"):
+            statement = f"SELECT count(*) FROM {table} WHERE owner_id = ANY(%s::uuid[])"
+            assert sql.execute(statement, [ids]).fetchone() == (0,)
+    assert [world.status(one) for one in (region, zone, rack)] == [404, 404, 404]
+
+
+def test_forcing_a_child_out_ends_an_owner_that_waited_for_it_alone(world: World) -> None:
+    region = world.make("Region")
+    zone = world.make("Zone", region)
+    world.deleted(region)
+    assert world.status(region) == 200
+    waits = [
+        one["reason"]
+        for one in answered(world.api.get(at(region)))["status"]["conditions"]
+        if one["type"] == "Reconciled"
+    ]
+    assert waits == ["ReconciledWaitingForChildren"]
+    answer = world.api.post(at(zone, "/force-delete"), json={"reason": "stuck"})
+    assert answer.status_code == 204
+    assert world.status(region) == 404
+
+
+def test_required_adapters_of_a_kind_decide_on_its_status(world: World) -> None:
+    config = world.make("WifConfig")
+    assert world.api.report(config, "dns").status_code == 201
+    assert world.api.read(config)["status"]["phase"] == "NotReady"
+    assert world.api.report(config, "wif").status_code == 201
+    assert world.api.read(config)["status"]["phase"] == "Ready"
+    # So do its rules of mapped conditions.
+    (heard,) = [one for one in world.api.read(config)["status"]["conditions"] if one["type"] == "Heard"]
+    assert heard["reason"] == config["name"]
+    discarded = world.api.report(config, "wif", observed_generation=9)
+    assert discarded.status_code == 204
+    assert discarded.headers["X-Discard-Reason"] == "generation-ahead-of-resource"
+
+
+def test_lists_of_a_kind_are_searched_ordered_cut_and_continued(world: World) -> None:
+    api, region = world.api, world.make("Region")
+    team = unique()
+    made = [world.make("Zone", region, f"z{n}", labels={"team": team}, spec={"n": n}) for n in range(5)]
+
+    def names(query: str, path: str = "/zones") -> list[str]:
+        return [one["name"] for one in answered(api.get(path + "?" + query))["items"]]
+
+    mine = f"search=labels.team='{team}'"
+    assert names(f"{mine}&orderBy=name") == ["z0", "z1", "z2", "z3", "z4"]
+    assert names(mine) == ["z4", "z3", "z2", "z1", "z0"]
+    assert names(f"{mine} and spec.n > 2&order=name desc") == ["z4", "z3"]
+    assert names(f"search=owner_id='{region['id']}' and kind='Zone'&orderBy=name")[:1] == ["z0"]
+    assert names("search=status.phase='NotReady'&orderBy=name", at(region, "/zones")) == [
+        one["name"] for one in made
+    ]
+    first = answered(api.get(f"/zones?{mine}&size=2&fields=name"))
+    assert first["items"][0].keys() == {"id", "name"}
+    assert first["total"] == 5
+    second = answered(api.get("//" + first["next"].lstrip("/")))
+    assert [one["name"] for one in second["items"]] == ["z2", "z1"]
+    assert answered(api.get(at(region, "/zones?size=0")))["total"] == 5
+    problem = refused(api.get("/zones?search=nam='x'"), 400)
+    assert "did you mean name?" in problem
+
+
+def test_entity_tags_hold_for_resources_and_lists_of_a_kind(world: World) -> None:
+    api, region = world.api, world.make("Region")
+    tag = api.get(at(region)).headers["ETag"]
+    assert api.get(at(region), headers={"If-None-Match": tag}).status_code == 304
+    changed = api.patch(at(region), json={"spec": {"a": 1}}, headers={"If-Match": tag})
+    assert answered(changed)["generation"] == 2
+    assert api.patch(at(region), json={"spec": {}}, headers={"If-Match": tag}).status_code == 412
+    assert api.delete(at(region), headers={"If-Match": tag}).status_code == 412
+    page = "/regions?search=name='" + region["name"] + "'"
+    known = {"If-None-Match": api.get(page).headers["ETag"]}
+    assert api.get(page, headers=known).status_code == 304
+    answered(api.patch(at(region), json={"labels": {"x": "y"}}))
+    assert api.get(page, headers=known).status_code == 200
+
+
+def test_a_creation_with_a_key_is_repeated_safely(world: World) -> None:
+    for path in ("/regions", at(world.make("Region"), "/zones")):
+        key = {"Idempotency-Key": unique()}
+        body = {"name": unique(), "spec": {}}
+        first = world.api.post(path, json=body, headers=key)
+        again = world.api.post(path, json=body, headers=key)
+        assert answered(again, 201) == answered(first, 201)
+        assert again.headers["Location"] == first.headers["Location"]
+        assert world.api.post(path, json={**body, "name": unique()}, headers=key).status_code == 422
+
+
+def test_specs_are_held_against_the_schema_that_the_kind_names(world: World) -> None:
+    api, wrong = world.api, {"stable": "yes"}
+    for path, more in (("/channels", {}), ("/resources", {"kind": "Channel"})):
+        said = refused(api.post(path, json={"name": unique(), "spec": wrong, **more}), 400)
+        assert "spec.stable" in said
+    channel = world.make("Channel", spec={"stable": True})
+    for path in (at(channel), f"/resources/{channel['id']}"):
+        assert "spec.stable" in refused(api.patch(path, json={"spec": wrong}), 400)
+    # Only its own.
+    world.make("Region", spec=wrong)
+
+
+def test_all_kinds_are_listed_and_found_together(world: World) -> None:
+    api, team = world.api, unique()
+    cluster = world.make("Cluster", labels={"team": team})
+    pool = world.make("NodePool", cluster, labels={"team": team})
+    region = world.make("Region", labels={"team": team})
+    zone = world.make("Zone", region, labels={"team": team})
+    everything = f"/resources?search=labels.team='{team}'"
+    listed = answered(api.get(everything))
+    assert listed["kind"] == "ResourceList"
+    assert listed["items"] == [zone, region, pool, cluster]
+    for more, expected in (
+        (" and kind='NodePool'", [pool]),
+        (" and kind in ('Zone','Cluster')&orderBy=kind", [cluster, zone]),
+        (f" and owner_id='{region['id']}'", [zone]),
+        (" and owner_id is null&order=asc", [cluster, region]),
+        ("&orderBy=created_time asc&size=3", [cluster, pool, region]),
+    ):
+        assert answered(api.get(everything + more))["items"] == expected, more
+    for one in (cluster, pool, region, zone):
+        assert answered(api.get(f"/resources/{one['id']}")) == one
+    for unknown in ("x", str(uuid4())):
+        refused(api.get(f"/resources/{unknown}"), 404)
+
+
+def test_the_total_of_all_kinds_is_their_sum(world: World) -> None:
+    plurals = [*(one["plural"] for one in KINDS), "nodepools"]
+    totals = [answered(world.api.get(f"/{plural}?size=0"))["total"] for plural in plurals]
+    assert answered(world.api.get("/resources?size=0"))["total"] == sum(totals)
+
+
+def test_a_resource_of_any_kind_is_changed_reported_on_and_deleted_by_its_id(world: World) -> None:
+    api = world.api
+    for kind in ("Cluster", "Region"):
+        given = {"kind": kind, "name": unique(), "spec": {}}
+        created = api.post("/resources", json=given)
+        made = answered(created, 201)
+        assert created.headers["Location"] == made["href"]
+        path = f"/resources/{made['id']}"
+        assert answered(api.patch(path, json={"spec": {"a": 1}}))["generation"] == 2
+        report = {
+            "adapter": "dns",
+            "observed_generation": 2,
+            "conditions": [{"type": "Available", "status": "True"}],
+        }
+        answered(api.put(path + "/statuses", json=report), 201)
+        assert answered(api.get(path + "/statuses"))["total"] == 1
+        assert answered(api.delete(path), 202)["generation"] == 3
+        assert api.post(path + "/force-delete", json={"reason": "stuck"}).status_code == 204
+        refused(api.get(path), 404)
+    said = refused(api.post("/resources", json={"kind": "Regoin", "name": "x", "spec": {}}), 400)
+    assert "Region" in said
+
+
+def test_the_contract_that_is_served_has_every_kind(world: World) -> None:
+    served = answered(world.api.get("//openapi"))
+    schemas, paths = served["components"]["schemas"], served["paths"]
+    base = "/api/hyperfleet/v1"
+    for one in KINDS:
+        assert f"{base}/{one['plural']}" in paths
+        assert schemas[one["kind"]]["properties"]["kind"]["enum"] == [one["kind"]]
+    assert schemas["Channel"]["properties"]["spec"] == {"$ref": "#/components/schemas/ChannelShape"}
+    assert schemas["ChannelShape"]["properties"] == {"stable": {"type": "boolean"}}
+    assert schemas["WifConfigCreateRequest"]["properties"]["name"]["maxLength"] == 10
+    below = paths[f"{base}/channels/{{channel_id}}/versions"]
+    assert below["post"]["operationId"] == "postVersionOfChannel"
+    assert "x-kind" not in below["post"]
+    operations = [
+        one["operationId"] for item in paths.values() for one in item.values() if "operationId" in one
+    ]
+    assert len(operations) == len(set(operations))
+    collections = answered(world.api.get(f"/{base}"))["collections"]
+    assert {"kind": "ZoneList", "id": "zones", "href": f"{base}/zones"} in collections
+
+
+def test_metrics_and_readiness_know_the_kinds(world: World) -> None:
+    world.make("WifConfig")
+    metrics = requests.get(world.server.metrics, timeout=10).text
+    assert 'resource_type="wifconfig"' in metrics
+    ready = requests.get(world.server.health + "/readyz", timeout=10).json()
+    assert ready["provider_schema"]["validated"] == ["Channel"]
+
+
+def test_a_new_document_is_read_with_the_kinds(world: World) -> None:
+    world.server.process.send_signal(1)
+    for _ in range(100):
+        if world.server.output.count("is in force") > 1:
+            break
+        time.sleep(0.1)
+    assert world.server.output.count("is in force") > 1
+    served = answered(world.api.get("//openapi"))
+    assert "ChannelShape" in served["components"]["schemas"]
+    assert "/api/hyperfleet/v1/zones" in served["paths"]
+    refused(world.api.post("/channels", json={"name": unique(), "spec": {"stable": 1}}), 400)
+
+
+def test_changes_at_three_levels_at_once_neither_block_each_other_nor_leave_anything(
+    world: World,
+) -> None:
+    """Owners and children are created, changed, reported on, deleted and forced out by many at once."""
+    regions = [world.make("Region") for _ in range(3)]
+    zones = [world.make("Zone", one) for one in regions for _ in range(2)]
+    racks = [world.make("Rack", one) for one in zones for _ in range(2)]
+    all_ = [*regions, *zones, *racks]
+
+    def work(seed: int) -> set[int]:
+        # The seed makes what is asked for the same each time; the moments differ.
+        chance, api, seen = random.Random(seed), Api(world.server.url), set()
+        for _ in range(40):
+            one = chance.choice(all_)
+            generation = chance.choice((1, 2, 3))
+            act = chance.randrange(12)
+            if act < 3:
+                response = api.patch(at(one), json={"spec": {"n": chance.randrange(99)}})
+            elif act < 6:
+                response = api.report(
+                    one, chance.choice(("zone", "smart")), observed_generation=generation
+                )
+            elif act < 8:
+                response = api.report(one, "zone", observed_generation=generation, conditions=FINALIZED)
+            elif act < 10:
+                plural = {"Region": "zones", "Zone": "racks"}.get(one["kind"])
+                if plural is None:
+                    continue
+                response = api.post(below(one, plural), json={"name": unique(), "spec": {}})
+            elif act < 11:
+                response = api.delete(at(one))
+            else:
+                response = api.post(at(one, "/force-delete"), json={"reason": "test"})
+            seen.add(response.status_code)
+        return seen
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = set[int]().union(*threads.map(work, range(8)))
+    assert seen <= {200, 201, 202, 204, 404, 409}
+    assert "deadlock" not in world.server.output
+    with psycopg.connect(world.database) as sql:
+        orphans = sql.execute(
+            "SELECT count(*) FROM resources WHERE owner_id NOT IN (SELECT id FROM all_resources)"
+        ).fetchone()
+        assert orphans == (0,)
+        # Nothing is below what is marked without being marked itself.
+        unmarked = sql.execute(
+            "SELECT count(*) FROM resources AS child JOIN resources AS parent"
+            " ON parent.id = child.owner_id"
+            " WHERE child.deleted_time IS NULL AND parent.deleted_time IS NOT NULL"
+        ).fetchone()
+        assert unmarked == (0,)
+        for table in ("labels", "adapter_statuses"):
+            left = sql.execute(
+                f"SELECT count(*) FROM {table} WHERE owner_id NOT IN (SELECT id FROM all_resources)"
+            ).fetchone()
+            assert left == (0,)
+        counts = sql.execute(
+            "SELECT substr(table_name, 11), sum(difference)::int FROM row_counts"
+            " WHERE table_name ~ '^resources/' GROUP BY 1 HAVING sum(difference) <> 0 ORDER BY 1"
+        ).fetchall()
+        real = sql.execute("SELECT kind, count(*) FROM resources GROUP BY 1 ORDER BY 1").fetchall()
+        assert counts == real
+
+
+def test_statuses_are_folded_anew_and_what_has_ended_ends_over_all_levels(
+    world: World, tmp_path: Path
+) -> None:
+    region = world.make("Region")
+    zone = world.make("Zone", region)
+    world.deleted(region)
+    assert [world.status(one) for one in (zone, region)] == [200, 200]
+    without = [{**one, "required_adapters": []} for one in KINDS]
+    config = declared_kinds.file(tmp_path, without)
+    done = run("migrate", "--refold", f"--config={config}", f"--database-url={world.database}")
+    assert done.returncode == 0, done.stdout
+    assert [world.status(one) for one in (zone, region)] == [404, 404]
+
+
+def test_stored_specs_of_a_kind_are_checked_against_a_new_document(world: World, tmp_path: Path) -> None:
+    world.make("Channel", name="bold", spec={"stable": True})
+    stricter = tmp_path / "stricter.yaml"
+    stricter.write_text(PROVIDER.replace("boolean", "string"))
+    config = declared_kinds.file(tmp_path, KINDS)
+    arguments = [f"--config={config}", f"--against={world.database}", str(stricter)]
+    done = run("schema", "check", *arguments)
+    assert done.returncode == 1, done.stdout
+    assert "bold" in done.stdout
+    assert "spec.stable" in done.stdout
+
+
+CHANNEL: Json = {"kind": "Channel", "plural": "channels"}
+WRONG: list[tuple[list[Json], str]] = [
+    ([{"kind": "channel", "plural": "channels"}], "not a name that a kind can have"),
+    ([{"kind": "Channel"}], "Channel lacks a plural"),
+    ([{"kind": "Channel", "plural": "Channels"}], "Channel.plural must look like"),
+    ([{"kind": "Channel", "plural": "resources"}], "cannot be 'resources'"),
+    ([{"kind": "Channel", "plural": "clusters"}], "Cluster and Channel have the same plural"),
+    ([CHANNEL, {"kind": "Canal", "plural": "channels"}], "Channel and Canal have the same plural"),
+    ([CHANNEL, {"kind": "CHANNEL", "plural": "canals"}], "differ in capitals alone"),
+    ([CHANNEL, CHANNEL], "names the kind Channel twice"),
+    ([{**CHANNEL, "parent_kind": "Sea"}], "Channel.parent_kind is Sea, a kind that there is not"),
+    ([{**CHANNEL, "parent_kind": "Channel"}], "in a circle"),
+    (
+        [
+            {**CHANNEL, "parent_kind": "Version"},
+            {"kind": "Version", "plural": "versions", "parent_kind": "Channel"},
+        ],
+        "Channel and Version belong to each other in a circle",
+    ),
+    ([{**CHANNEL, "on_parent_delete": "cascade"}], "belongs to none"),
+    ([{**CHANNEL, "parent_kind": "Cluster", "on_parent_delete": "keep"}], "must look like"),
+    ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that there is none"),
+    ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
+    ([{**CHANNEL, "references": [{"kind": "Cluster"}]}], "references are not supported yet"),
+    ([{**CHANNEL, "colour": "red"}], "colour is not supported"),
+    ([{**CHANNEL, "require_spec_schema": True}], "--openapi-schema-path names no document"),
+    ([{"kind": "Cluster", "plural": "groups"}], "Cluster.plural is 'clusters' and cannot be changed"),
+    ([{"kind": "NodePool", "parent_kind": "Channel"}, CHANNEL], "cannot be changed"),
+    ([{"kind": "Error", "plural": "slips"}], "cannot be called Error"),
+    ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels stands for something else already"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), WRONG, ids=[says for _, says in WRONG])
+def test_a_mistake_ends_the_start_with_a_sentence(tmp_path: Path, given: list[Json], says: str) -> None:
+    config = declared_kinds.file(tmp_path, given)
+    data = f"--data-dir={tmp_path / 'data'}"
+    done = run("config", "--check", "--no-auth", f"--config={config}", data)
+    assert done.returncode != 0
+    assert says in " ".join(done.stdout.split()), done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_schema_that_a_kind_names_must_be_in_the_document(tmp_path: Path) -> None:
+    (tmp_path / "specs.yaml").write_text(PROVIDER)
+    config = declared_kinds.file(tmp_path, [{**CHANNEL, "spec_schema_name": "Shape"}])
+    done = run(
+        *("config", "--check", "--no-auth", f"--config={config}"),
+        f"--openapi-schema-path={tmp_path / 'specs.yaml'}",
+    )
+    assert done.returncode != 0
+    assert "Shape" in done.stdout
+    assert "the kind Channel is declared with it" in " ".join(done.stdout.split())

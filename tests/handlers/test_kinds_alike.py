@@ -1,0 +1,30 @@
+"""What clusters and node pools are tested with holds for declared kinds that are like them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("suite", ["patch", "delete", "force_delete", "etags", "idempotency"])
+def test_the_suites_of_clusters_pass_over_declared_kinds(suite: str) -> None:
+    # In a process of its own, since kinds are declared once, before anything else.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(str(HERE / f"test_{suite}.py"), "-k", "Channel or Version"),
+        ],
+        env={**os.environ, "TEST_KINDS": "Channel,Version"},
+        cwd=HERE.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
