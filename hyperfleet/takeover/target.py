@@ -130,14 +130,15 @@ GONE = {
     "Cluster": """
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
-       ARRAY(SELECT id::text FROM node_pools WHERE node_pools.owner_id = resource.id)
+       ARRAY(SELECT id::text FROM node_pools WHERE node_pools.owner_id = resource.id
+             UNION ALL SELECT id::text FROM resources WHERE resources.owner_id = resource.id)
 FROM imports LEFT JOIN clusters AS resource ON resource.id = imports.owner_id
 WHERE owner_type = 'Cluster' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """,
     "NodePool": """
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
-       '{}'::text[]
+       ARRAY(SELECT id::text FROM resources WHERE resources.owner_id = resource.id)
 FROM imports LEFT JOIN node_pools AS resource ON resource.id = imports.owner_id
 WHERE owner_type = 'NodePool' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """,
@@ -313,7 +314,7 @@ def take_away(
         elif changed:
             kept.append((id_, name, "it is gone there, and was changed here after the import"))
         elif any(child not in before for child in children):
-            kept.append((id_, name, "it is gone there, and has node pools here"))
+            kept.append((id_, name, "it is gone there, and something belongs to it here"))
         else:
             gone.append(id_)
     if not dry:

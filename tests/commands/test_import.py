@@ -442,7 +442,7 @@ def test_what_was_created_or_changed_here_is_not_touched(
     api.node_pool(theirs.json(), "here-only")
     first.conn.execute("UPDATE clusters SET deleted_at = now() WHERE name = 'prod'")
     output = take(database, first, code=3)
-    assert f"cluster {A} 'prod': it is gone there, and has node pools here" in output
+    assert f"cluster {A} 'prod': it is gone there, and something belongs to it here" in output
     assert api.read(own) == own
 
 
