@@ -207,11 +207,15 @@ KINDS: dict[str, Kind] = {}
 def declare(kinds: Iterable[Kind]) -> None:
     """Makes these kinds known, beside or in place of the native ones, and no others.
 
-    Called once, before anything is served or read; each must have been checked.
+    Called once, before anything is served or read. Raises ValueError for a name that statements must not
+    have.
     """
     RESOURCES.clear()
     RESOURCES.update(NATIVE)
-    RESOURCES.update((kind.name, kind) for kind in kinds)
+    for kind in kinds:
+        if not NAME.fullmatch(kind.name):
+            raise ValueError(kind.name)
+        RESOURCES[kind.name] = kind
     SPECS.clear()
     SPECS.update((kind.name, kind.spec) for kind in RESOURCES.values() if kind.spec)
     KINDS.clear()

@@ -551,6 +551,21 @@ def test_stored_specs_of_a_kind_are_checked_against_a_new_document(world: World,
     assert "spec.stable" in done.stdout
 
 
+def test_node_pools_may_keep_their_cluster(database: str, tmp_path: Path) -> None:
+    given = {"kind": "NodePool", "plural": "nodepools", "on_parent_delete": "restrict"}
+    config = declared_kinds.file(tmp_path, [given])
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+        api = Api(server.url)
+        cluster = api.cluster()
+        pool = api.node_pool(cluster)
+        said = refused(api.delete(at(cluster)), 409)
+        assert said == (
+            "The cluster cannot be deleted: there is 1 of its nodepools left, which must be gone first."
+        )
+        answered(api.delete(at(pool)), 202)
+        answered(api.delete(at(cluster)), 202)
+
+
 CHANNEL: Json = {"kind": "Channel", "plural": "channels"}
 WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "channel", "plural": "channels"}], "not a name that a kind can have"),
