@@ -120,8 +120,8 @@ def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name
         verify(response)
 
     follow()
-    # A patch is mostly one of what cannot be changed, nothing here is stuck in its deletion, and a kind that
-    # is made up is none.
+    # A patch is mostly one of what cannot be changed, nothing here is stuck in its deletion, and no kind
+    # is called what is made up.
     assert min(seen) < 400 or name.startswith(("patch", "forceDelete", "postResource")), seen
 
 
