@@ -7,13 +7,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from hyperfleet import declared, entities, synonyms
-from hyperfleet.entities import Entity
+from hyperfleet.entities import EMPTY, Entity
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.nearest import nearest
 from hyperfleet.settings import DECLARED, Names
-
-# What says nothing in YAML, as it is written.
-EMPTY = ("", "~", "null")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet import entities, options
-from hyperfleet.commands.serve import parts
+from hyperfleet.commands.serve import parts, places
 from hyperfleet.contract import document
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
@@ -89,11 +89,9 @@ def _check(chosen: Settings) -> None:
     document.load()
     parts(chosen)
     # The ports themselves may be in use, by the service that is to be started anew.
-    places = [chosen.host, chosen.health_host or chosen.host, chosen.metrics_host or chosen.host]
-    ports = [chosen.port, chosen.health_port, chosen.metrics_port]
-    for host in places:
-        listen(host or "127.0.0.1", 0).close()
-    taken = [place for place in zip(places, ports, strict=True) if place[1]]
+    for host, _ in places(chosen):
+        listen(host, 0).close()
+    taken = [place for place in places(chosen) if place[1]]
     if len(set(taken)) < len(taken):
         raise ConfigurationError("--port, --health-port and --metrics-port must differ.")
     conninfo, folder = embedded.place(chosen)

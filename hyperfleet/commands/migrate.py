@@ -1,6 +1,5 @@
 """``hyperfleet migrate``."""
 
-import contextlib
 import signal
 import sys
 from typing import Any
@@ -26,12 +25,7 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
 
     chosen = options.from_options(values)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with contextlib.ExitStack() as stack:
-        conninfo, folder = embedded.place(chosen)
-        if conninfo:
-            connection.wait(conninfo, chosen.db_connect_timeout)
-        else:
-            conninfo = stack.enter_context(embedded.running(folder))
+    with embedded.reached(chosen) as conninfo:
         try:
             if show:
                 _show(conninfo)

@@ -85,6 +85,16 @@ def parts(chosen: Settings) -> Parts:
     return Parts(secure, [tls if wanted else {} for wanted in secure], guard, provider.load(chosen))
 
 
+def places(chosen: Settings) -> list[tuple[str, int]]:
+    """Host and port of the API, the health checks and the metrics."""
+    host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
+    return [
+        (host, chosen.port),
+        (chosen.health_host or host, chosen.health_port),
+        (chosen.metrics_host or host, chosen.metrics_port),
+    ]
+
+
 def _serve(
     chosen: Settings, conninfo: str, folder: Path, count: int, stack: contextlib.ExitStack
 ) -> None:
@@ -99,15 +109,7 @@ def _serve(
 
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
     secure, certificates, guard, holder = parts(chosen)
-    host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
-    listeners = [
-        stack.enter_context(listen(own or host, port))
-        for own, port in (
-            (host, chosen.port),
-            (chosen.health_host, chosen.health_port),
-            (chosen.metrics_host, chosen.metrics_port),
-        )
-    ]
+    listeners = [stack.enter_context(listen(*place)) for place in places(chosen)]
     conninfo, shared, told = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
     )

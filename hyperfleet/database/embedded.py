@@ -42,6 +42,22 @@ def place(chosen: Settings) -> tuple[str, Path]:
     return conninfo, Path() if conninfo else chosen.data_dir or default_data_dir()
 
 
+@contextmanager
+def reached(chosen: Settings) -> Iterator[str]:
+    """The connection string of the database that the settings name, once it answers; or of the embedded
+    PostgreSQL, which runs for the block.
+
+    Raises ConfigurationError, and StartError where it does not answer or start.
+    """
+    conninfo, folder = place(chosen)
+    if conninfo:
+        connection.wait(conninfo, chosen.db_connect_timeout)
+        yield conninfo
+    else:
+        with running(folder) as conninfo:
+            yield conninfo
+
+
 def default_data_dir() -> Path:
     """The folder ``hyperfleet`` in the user's data home.
 

@@ -17,13 +17,12 @@ from typing import Any, Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
-from psycopg_pool import PoolTimeout
 
 from hyperfleet.database import connection
-from hyperfleet.database.pool import POOL_TIMEOUT, Pool, new_pool
+from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.database.session import Session
 from hyperfleet.database.statements import fetch, fetch_on
-from hyperfleet.database.together import Rounds
+from hyperfleet.database.together import Rounds, slot
 from hyperfleet.greenlets import wait_for
 
 logger = logging.getLogger(__name__)
@@ -280,15 +279,8 @@ class Reads:
         self.told("primary")
         if prepare is not False:
             return await fetch(self.primary, statement, values, prepare)
-        try:
-            async with asyncio.timeout(POOL_TIMEOUT):
-                await self.slots.acquire()
-        except TimeoutError:
-            raise PoolTimeout("too many lists are being read") from None
-        try:
+        async with slot(self.slots):
             return await fetch(self.primary, statement, values, prepare)
-        finally:
-            self.slots.release()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ waits for the next one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -176,15 +177,22 @@ class Once:
                 del self.running[key]
 
     async def _in_a_slot(self, read: Callable[[], Awaitable[Any]]) -> Any:
-        try:
-            async with asyncio.timeout(POOL_TIMEOUT):
-                await self.slots.acquire()
-        except TimeoutError:
-            raise PoolTimeout("too many lists are being read") from None
-        try:
+        async with slot(self.slots):
             return await read()
-        finally:
-            self.slots.release()
+
+
+@asynccontextmanager
+async def slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of the slots for lists, for the block. Raises PoolTimeout where none comes free in time."""
+    try:
+        async with asyncio.timeout(POOL_TIMEOUT):
+            await slots.acquire()
+    except TimeoutError:
+        raise PoolTimeout("too many lists are being read") from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def _answer() -> asyncio.Future[Any]:

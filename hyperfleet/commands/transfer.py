@@ -1,0 +1,196 @@
+"""An import as ``hyperfleet import`` runs it: its passes, what is told meanwhile, and the report."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import psycopg
+
+from hyperfleet import options
+from hyperfleet.conditions import foldings
+from hyperfleet.database import connection, embedded, migration
+from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.kinds import NATIVE
+from hyperfleet.takeover.api import Api
+from hyperfleet.takeover.database import Database
+from hyperfleet.takeover.passes import Counts, Takeover, Wishes
+from hyperfleet.takeover.rows import Rows
+from hyperfleet.takeover.source import Source, Unreadable
+
+# What the command comes to where it has done its work, but something was not taken.
+INCOMPLETE = 3
+# Seconds between passes of --follow; at least as long as the pass took, to spare the source.
+PAUSE = 2.0
+# Seconds between passes that look at everything, and how much longer than such a pass that is at least.
+WHOLE, SHARE = 60.0, 20
+
+
+def run(values: dict[str, Any]) -> None:
+    """Takes over what the options of the command name.
+
+    Raises StartError or ConfigurationError for what cannot be meant, and click's Exit or ClickException
+    for how it ended.
+    """
+    chosen = options.from_options(values)
+    source = _source(values)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with contextlib.ExitStack() as stack:
+        conninfo = stack.enter_context(embedded.reached(chosen))
+        rows = Rows(derive=values["derive_ids"])
+        wishes = Wishes(dry=values["dry_run"], remove_most=values["remove_most"])
+        takeover = Takeover(conninfo, source, foldings(chosen), rows, wishes)
+        stack.callback(takeover.close)
+        try:
+            _open(source, conninfo)
+            counts = _follow(takeover) if values["follow"] else _once(takeover, None)
+        except psycopg.Error as error:
+            raise click.ClickException(f"The import failed: {_reason(error)}") from None
+        except Unreadable as error:
+            raise click.ClickException(str(error)) from None
+    _report(counts, dry=values["dry_run"])
+    if counts.refusals:
+        raise click.exceptions.Exit(INCOMPLETE)
+
+
+def _source(values: dict[str, Any]) -> Source:
+    given = {name: _secret(values, name) for name in ("from_database", "token")}
+    database, api, token = given["from_database"], values["from_api"].strip(), given["token"]
+    if bool(database) == bool(api):
+        raise ConfigurationError("Name the original: either --from-database or --from-api.")
+    if values["follow"] and values["dry_run"]:
+        raise ConfigurationError("--follow and --dry-run contradict each other.")
+    return Database(options.database_url("--from-database", database)) if database else Api(api, token)
+
+
+def _secret(values: dict[str, Any], name: str) -> str:
+    flag, path = "--" + name.replace("_", "-"), values[f"{name}_file"]
+    if path is None:
+        return str(values[name])
+    source = click.get_current_context().get_parameter_source(name)
+    if values[name] and source is click.core.ParameterSource.COMMANDLINE:
+        raise ConfigurationError(f"{flag} and {flag}-file say the same: give one.")
+    return options.content(f"{flag}-file", Path(path))
+
+
+def _open(source: Source, conninfo: str) -> None:
+    """Says what is read and where it goes. Raises StartError where that cannot be meant."""
+    where = connection.describe(conninfo)
+    with connection.connect(conninfo) as conn:
+        pending = migration.pending(conn)
+        if pending:
+            raise StartError(
+                f"The database {where} lacks migrations ({', '.join(pending)}): run hyperfleet migrate."
+            )
+        name = source.open(conn)
+    click.echo(f"From {name} to {where}.")
+
+
+def _once(takeover: Takeover, since: str | None) -> Counts:
+    with _bar() as progress:
+        return takeover.once(since, progress)
+
+
+def _no_bar(_total: int, _done: int) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Any]:
+    """A bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield _no_bar
+        return
+    with click.progressbar(length=0, label="Importing", file=sys.stderr) as bar:
+
+        def progress(total: int, done: int) -> None:
+            bar.length = total
+            bar.update(done)
+
+        yield progress
+
+
+def _follow(takeover: Takeover) -> Counts:
+    """Passes until a signal comes, and then a last one that looks at everything."""
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            sys.exit(130)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    total, since, whole_at, last = Counts(), "", 0.0, 0.0
+    while True:
+        ending, started = stop.is_set(), time.monotonic()
+        whole = ending or not since or started > whole_at + max(WHOLE, SHARE * last)
+        try:
+            counts = takeover.once(since, _no_bar) if since and not whole else _once(takeover, None)
+        except (psycopg.OperationalError, Unreadable) as error:
+            if ending or not since:
+                raise
+            click.echo(f"{_clock()}  not possible at present: {_reason(error)}", err=True)
+            stop.wait(PAUSE)
+            continue
+        took = time.monotonic() - started
+        since = takeover.at
+        if whole:
+            whole_at, last = started, took
+        total.take(Counts(counts.of, [], counts.elsewhere))
+        _tell(counts, whole=whole, took=took)
+        if ending:
+            total.refusals = counts.refusals
+            for kind in NATIVE:
+                # Each pass finds them again.
+                total.of.setdefault(kind, Counter())["same"] = counts.number("same", kind)
+            return total
+        stop.wait(max(PAUSE, took))
+
+
+def _tell(counts: Counts, *, whole: bool, took: float) -> None:
+    """A line for a pass."""
+    number = {name: counts.number(name) for name in ("new", "changed", "removed")}
+    looked = sum(number.values()) - number["removed"] + counts.number("same")
+    line = ", ".join(f"{value} {name}" for name, value in number.items())
+    stored = counts.number("stored", "AdapterStatus")
+    click.echo(
+        f"{_clock()}  {'all' if whole else 'changes'}: {looked} looked at, {line}, {stored} reports, "
+        f"{len(counts.refusals)} not taken ({took:.1f} s)"
+    )
+
+
+def _report(counts: Counts, *, dry: bool) -> None:
+    click.echo("Nothing was written; this is what would be:" if dry else "Done:")
+    for kind, of in NATIVE.items():
+        numbers = (
+            f"{counts.number(name, kind)} {name}" for name in ("new", "changed", "same", "removed")
+        )
+        click.echo(f"  {of.noun + 's':11} {', '.join(numbers)}")
+    click.echo(f"  {'reports':11} {counts.number('stored', 'AdapterStatus')} stored")
+    if counts.elsewhere:
+        click.echo(f"From another original, and left alone: {counts.elsewhere} resources")
+    if not counts.refusals:
+        click.echo("All was taken.")
+        return
+    click.echo(f"Not taken: {len(counts.refusals)}")
+    for refusal in counts.refusals:
+        name = f" {refusal.name!r}" if refusal.name else ""
+        click.echo(f"  {refusal.kind} {refusal.id}{name}: {refusal.reason}")
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def _reason(error: Exception) -> str:
+    # libpq quotes a string that it does not understand, and a password may be in it.
+    quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+    return connection.reason(error).partition('"' if quoting else "\0")[0]
