@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api, migrated
+from exchange import play
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 from resources import FINALIZED, at
@@ -157,6 +158,10 @@ def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
         refused(api.get(path), 404)
     assert answered(api.get(f"/zones/{other['id']}/racks"))["total"] == 0
     refused(api.get(f"/zones/{region['id']}/racks"), 404)
+
+
+def test_the_newest_clients_find_every_field_that_they_read_of_declared_kinds(world: World) -> None:
+    play(world.api, Path(__file__).parents[1] / "exchanges" / "declared" / "newest.yaml")
 
 
 def test_kinds_may_belong_to_clusters_and_node_pools(world: World) -> None:
