@@ -1,7 +1,8 @@
 """Whether it stays as fast as it is: with more rows, and over a working day's worth of requests."""
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from benchmarks.load import Target, family, memory_of, served
 
 # What must not depend on how many rows there are.
 FLAT = ("get one", "list 20", "list 100", "search by name", "report", "create")
+CLUSTERS = "SELECT id FROM clusters LIMIT 1000"
+CHANNELS = "SELECT id FROM resources LIMIT 1000"
+# The kind that is measured beside clusters, one of many that share a table.
+DECLARED = "entities: [{kind: Channel, plural: channels}]\n"
 # What clients send all day, in about these shares: Sentinel's lists, adapters' reads and reports.
 DAY = (
     "list 100 by condition",
@@ -27,23 +32,35 @@ DAY = (
 
 
 def grow(conninfo: str, sizes: Sequence[int], clients: int, seconds: float) -> list[dict[str, Any]]:
-    """Measures the same at several sizes of the tables, and prints it."""
+    """Measures the same at several sizes of the tables, and prints it: with clusters, and with resources
+    of a declared kind.
+    """
     figures: list[dict[str, Any]] = []
-    with psycopg.connect(conninfo, autocommit=True) as conn:
+    with psycopg.connect(conninfo, autocommit=True) as conn, tempfile.NamedTemporaryFile("w") as kinds:
+        kinds.write(DECLARED)
+        kinds.flush()
         for before, size in zip([0, *sizes], sizes, strict=False):
             began = time.monotonic()
             search.load(conn, before + 1, size)
-            click.echo(f"{size:,} clusters, loaded in {time.monotonic() - began:.0f} s", err=True)
-            with served(conninfo, 1) as target:
-                target.ids = [str(row[0]) for row in conn.execute("SELECT id FROM clusters LIMIT 1000")]
-                for name in FLAT:
-                    found = target.measure(name, clients, seconds)
-                    figures.append({"rows": size, "operation": name, **found._asdict()})
-                    click.echo(f"  {name:22}{found.rate:7.0f}/s  p99 {found.p99:6.1f} ms")
-    for name in FLAT:
+            search.load_channels(conn, before + 1, size)
+            click.echo(f"{size:,} of each, loaded in {time.monotonic() - began:.0f} s", err=True)
+            with served(conninfo, 1, more=["--config", kinds.name]) as target:
+                for segment, found in (("clusters", CLUSTERS), ("channels", CHANNELS)):
+                    target.segment = segment
+                    target.ids = [str(row[0]) for row in conn.execute(found)]
+                    figures += _measured(target, size, clients, seconds)
+    for name in {one["operation"]: None for one in figures}:
         rates = [one["rate"] for one in figures if one["operation"] == name]
-        click.echo(f"{name:24}" + " ".join(f"{rates[0] / rate:6.2f}" for rate in rates))
+        click.echo(f"{name:32}" + " ".join(f"{rates[0] / rate:6.2f}" for rate in rates))
     return figures
+
+
+def _measured(target: Target, size: int, clients: int, seconds: float) -> Iterator[dict[str, Any]]:
+    for name in FLAT:
+        found = target.measure(name, clients, seconds)
+        operation = f"{target.segment}: {name}"
+        yield {"rows": size, "operation": operation, **found._asdict()}
+        click.echo(f"  {operation:30}{found.rate:7.0f}/s  p99 {found.p99:6.1f} ms")
 
 
 def descriptors_of(target: Target) -> int:

@@ -98,6 +98,7 @@ class Target:
     :param ids: of clusters that it has
     :param size: how it calls the size of a page
     :param report: the method by which it takes reports
+    :param segment: what the paths of what is measured have: clusters, or what a declared kind is called
     """
 
     url: str
@@ -107,6 +108,7 @@ class Target:
     ids: list[str] = field(default_factory=list)
     size: str = "size"
     report: str = "PUT"
+    segment: str = "clusters"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -115,7 +117,8 @@ class Target:
 
     def operations(self) -> dict[str, Operation]:
         """All that is measured, by name."""
-        clusters, some = f"{BASE}/clusters", f"{BASE}/clusters?{self.size}="
+        clusters = f"{BASE}/{self.segment}"
+        some, kind = f"{clusters}?{self.size}=", self.segment.removesuffix("s").capitalize()
         name = quote("name='cluster-77'")
         label, condition = quote("labels.team='t3'"), quote("status.conditions.Ready='True'")
         return {
@@ -131,7 +134,7 @@ class Target:
             "list 100 by condition": Operation(f"{some}100&search={condition}"),
             "node pools": Operation(f"{clusters}/ID/nodepools"),
             "report": Operation(f"{clusters}/ID/statuses", self.report, REPORT),
-            "create": Operation(clusters, "POST", {"name": "b-COUNT", "kind": "Cluster", "spec": SPEC}),
+            "create": Operation(clusters, "POST", {"name": "b-COUNT", "kind": kind, "spec": SPEC}),
             "patch": Operation(f"{clusters}/ID", "PATCH", {"labels": {"team": "t3", "n": "COUNT"}}),
         }
 

@@ -70,6 +70,11 @@ LOAD = [
     {ROWS}, clusters AS owner WHERE i %% 2 = 0 AND owner.name = 'cluster-' || (i - 1) / 6 * 6 + 1
     """,
 ]
+# As many resources of a declared kind as there are clusters.
+CHANNELS = f"""
+INSERT INTO resources ({COLUMNS}, kind, href)
+SELECT {ID}, 'cluster-' || i, {VALUES}, 'Channel', '/api/hyperfleet/v1/channels/' || {ID} {ROWS}
+"""
 LABELS = """
 INSERT INTO labels (owner_type, owner_id, key, value, created_time)
 SELECT '{kind}', id, key, value, created_time FROM {table}, jsonb_each_text(labels)
@@ -101,27 +106,38 @@ SEARCHES = {
 
 def load(conn: psycopg.Connection, first: int, last: int) -> None:
     """Adds the rows from first to last, and tells the planner."""
-    step = 50_000
-    for start in range(first, last + 1, step):
-        end = min(last, start + step - 1)
-        for salt, statement in zip("cn", LOAD, strict=True):
-            conn.execute(statement, {"first": start, "last": end, "salt": salt})
+    _load(conn, first, last, {"c": LOAD[0], "n": LOAD[1]})
     for kind in ("Cluster", "NodePool"):
         conn.execute(LABELS.format(kind=kind, table=KINDS[kind].table))
     conn.execute("VACUUM ANALYZE")
 
 
+def load_channels(conn: psycopg.Connection, first: int, last: int) -> None:
+    """Adds as many resources of the kind Channel, and tells the planner."""
+    _load(conn, first, last, {"r": CHANNELS})
+    conn.execute(LABELS.format(kind="Channel", table="resources"))
+    conn.execute("VACUUM ANALYZE")
+
+
+def _load(conn: psycopg.Connection, first: int, last: int, statements: dict[str, str]) -> None:
+    step = 50_000
+    for start in range(first, last + 1, step):
+        end = min(last, start + step - 1)
+        for salt, statement in statements.items():
+            conn.execute(statement, {"first": start, "last": end, "salt": salt})
+
+
 def statement(conn: psycopg.Connection, kind: str, search: str) -> tuple[str, dict[str, object]]:
     """The first page of a search, as a list reads it, and the values to bind."""
     row = conn.execute("SELECT owner_id FROM node_pools ORDER BY created_time LIMIT 1").fetchone()
-    assert row
+    owner = row[0] if row else ""
     order = order_by(None, None, kind)
     where, values = "true", dict(order.values)
     if search:
-        condition = translate(search.format(owner=row[0]), kind)
+        condition = translate(search.format(owner=owner), kind)
         where, values = condition.sql, {**values, **condition.values}
-    table = KINDS[kind].table
-    return f"SELECT document FROM {table} WHERE {where} ORDER BY {order.sql} LIMIT 100", values
+    table, only = KINDS[kind].table, KINDS[kind].only
+    return f"SELECT document FROM {table} WHERE {where} {only} ORDER BY {order.sql} LIMIT 100", values
 
 
 def measure(conn: psycopg.Connection, kind: str, search: str, repeat: int) -> tuple[float, int]:

@@ -1,0 +1,2 @@
+DROP INDEX resources_available;
+DROP INDEX resources_named;
