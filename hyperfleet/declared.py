@@ -1,7 +1,7 @@
 """From what an operator says of kinds to the kinds that there are."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ def kinds_of(entities: Iterable[Entity]) -> list[Kind]:
     for entity in entities:
         found[entity.kind] = _kind(entity)
     _check_names([*found.values()])
+    _check_references(found)
     ordered: list[Kind] = []
     waiting = [*found.values()]
     while waiting:
@@ -49,6 +50,7 @@ def _kind(entity: Entity) -> Kind:
         "longest": entity.name_max_len,
         "needs_schema": entity.require_spec_schema,
         "names_schema": entity.spec_schema_name is not None or None,
+        "references": entity.references or None,
     }
     if entity.on_parent_delete:
         own["restrict"] = entity.on_parent_delete == "restrict"
@@ -106,3 +108,26 @@ def _check_names(kinds: Sequence[Kind]) -> None:
             raise ConfigurationError(
                 f"entities: {kind.name}.parent_kind is {kind.parent}, a kind that there is not."
             )
+
+
+def _check_references(kinds: Mapping[str, Kind]) -> None:
+    # What one must have before it can be: what it belongs to, and what it has to refer to.
+    needs: dict[str, set[str]] = {}
+    for kind in kinds.values():
+        for ref in kind.references:
+            if ref.target not in kinds:
+                raise ConfigurationError(
+                    f"entities: {kind.name}.references: {ref.type} leads to {ref.target}, a kind that "
+                    "there is not."
+                )
+        needs[kind.name] = {ref.target for ref in kind.references if ref.least}
+        needs[kind.name] |= {kind.parent} if kind.parent else set()
+    while ready := [name for name, needed in needs.items() if not needed & needs.keys()]:
+        for name in ready:
+            del needs[name]
+    circle = [name for name in needs if any(ref.least for ref in kinds[name].references)]
+    if circle:
+        raise ConfigurationError(
+            f"entities: {' and '.join(circle)} must refer to what there cannot be before, so that there "
+            "can never be one."
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.expressions import Expression, Refused
-from hyperfleet.kinds import NAME, NATIVE, SEGMENT
+from hyperfleet.kinds import NAME, NATIVE, SEGMENT, Reference
 from hyperfleet.nearest import nearest
 from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
 
@@ -31,7 +31,10 @@ PLAIN = (
     *("name_min_len", "name_max_len"),
 )
 # What the original knows of a kind beyond what is understood here.
-LATER = ("references", "search_disallowed_fields")
+LATER = ("search_disallowed_fields",)
+# Of the references of one type that a resource may have; and what types may be called.
+MOST_REFERENCES = Reference.most
+TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 SAID = {"true": True, "false": False}
 # What OpenAPI lets a schema be called.
 SCHEMA = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -70,6 +73,7 @@ class Entity:
     :param name_min_len: characters of a name, and ``name_max_len``
     :param required_adapters: the adapters that must report; None: nothing is said of them
     :param conditions: the rules of its mapped conditions
+    :param references: what its resources may refer to
     """
 
     kind: str
@@ -82,6 +86,7 @@ class Entity:
     name_max_len: int | None = None
     required_adapters: tuple[str, ...] | None = None
     conditions: tuple[Rule, ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 def parse(given: Any) -> tuple[Entity, ...]:
@@ -118,6 +123,15 @@ def shown(entities: Iterable[Entity]) -> list[dict[str, Any]]:
                     "output": {name: {"expression": text} for name, text in rule.output.items()},
                 }
                 for rule in one.conditions
+            ],
+            "references": [
+                {
+                    "ref_type": ref.type,
+                    "target_kind": ref.target,
+                    "min": ref.least,
+                    "max": ref.most,
+                }
+                for ref in one.references
             ],
         }
         for one in entities
@@ -262,15 +276,56 @@ def _rule(kind: str, where: str, given: Any) -> Rule:
     return Rule(type_, **found)
 
 
-def _members(where: str, given: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
-    """A mapping with exactly these members. Raises ConfigurationError for anything else."""
+def _references(kind: str, value: Any) -> dict[str, Any]:
+    given = [] if value in EMPTY else value
+    if not isinstance(given, list):
+        raise ConfigurationError(f"entities: {kind}.references must be a list of mappings.")
+    found: dict[str, Reference] = {}
+    for index, one in enumerate(given):
+        ref = _reference(f"{kind}.references[{index}]", one)
+        if ref.type in found:
+            raise ConfigurationError(f"entities: {kind}.references has the type {ref.type} twice.")
+        found[ref.type] = ref
+    return {"references": tuple(found.values())}
+
+
+def _reference(where: str, given: Any) -> Reference:
+    whole = _members(where, given, ("ref_type", "target_kind"), ("min", "max"))
+    for name, looks in (("ref_type", TYPE), ("target_kind", NAME)):
+        if not isinstance(whole[name], str) or not looks.fullmatch(whole[name]):
+            raise ConfigurationError(
+                f"entities: {where}.{name} must look like {looks.pattern}, "
+                f"unlike {str(whole[name])[:200]!r}."
+            )
+    bounds = []
+    for name in ("min", "max"):
+        text = whole.get(name, "")
+        number = 0 if text in EMPTY else int(text) if re.fullmatch(r"[0-9]{1,6}", str(text)) else -1
+        if not 0 <= number <= MOST_REFERENCES:
+            raise ConfigurationError(
+                f"entities: {where}.{name} must be a number from 0 to {MOST_REFERENCES}."
+            )
+        bounds.append(number)
+    # As in the original, a maximum of 0 says nothing.
+    least, most = bounds[0], bounds[1] or MOST_REFERENCES
+    if least > most:
+        raise ConfigurationError(
+            f"entities: {where}.min is {least}, which is more than its max, {most}."
+        )
+    return Reference(whole["ref_type"], whole["target_kind"], least, most)
+
+
+def _members(
+    where: str, given: Any, names: tuple[str, ...], more: tuple[str, ...] = ()
+) -> Mapping[str, Any]:
+    """A mapping with these members, maybe more, and no others. Raises ConfigurationError for any other."""
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"entities: {where} must be a mapping with {', '.join(names)}.")
     for name in names:
         if name not in given:
             raise ConfigurationError(f"entities: {where} lacks {name}.")
     for name in given:
-        if name not in names:
+        if name not in (*names, *more):
             raise ConfigurationError(f"entities: {where}.{name} is not supported: unknown.")
     return given
 
@@ -288,4 +343,5 @@ MEMBERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "name_max_len": _length("name_max_len"),
     "required_adapters": _adapters,
     "conditions": _conditions,
+    "references": _references,
 }

@@ -5,12 +5,11 @@ After the draft standard "The Idempotency-Key HTTP Header Field" of the IETF.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any, LiteralString, NamedTuple
-
-from psycopg.types.json import Jsonb
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hyperfleet import times
+from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import KEY_REUSED, Problem
@@ -66,20 +65,30 @@ class Once(NamedTuple):
 
 
 def create(
-    pool: Pool, once: Once, statement: LiteralString, values: dict[str, Any], location: str
+    pool: Pool,
+    once: Once,
+    by: str,
+    insert: Callable[[Connection], Sequence[Any] | None],
+    location: str,
 ) -> tuple[Sequence[Any] | None, str]:
-    """Runs the statement that creates a resource, once for each Idempotency-Key.
+    """Creates a resource in a transaction, once for each Idempotency-Key.
 
-    :param values: the new row, with ``by``
+    :param by: who creates it
+    :param insert: creates it; returns a row with the id and the document, which is None where nothing
+        was created, or None where there is no place for it
     :param location: where the resource will be
-    :return: what the statement returned after the id, its first column the document, and the location:
-        both the first time's, when this is a repetition; None when the statement found no place
+    :return: what was returned after the id, and the location: both the first time's, when this is a
+        repetition
     Raises Problem for a key that came with another request.
     """
+    if once.key is None:
+        with transaction(pool) as conn:
+            row = insert(conn)
+        return row and row[1:], location
     request = hashlib.sha256(
         json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
     ).digest()
-    claim = {"by": values["by"], "key": once.key, "request": request, "at": times.now()}
+    claim = {"by": by, "key": once.key, "request": request, "at": times.now()}
     with transaction(pool) as conn:
         claimed = conn.execute(CLAIM, claim)
         first = conn.execute(FIRST, claim)
@@ -89,8 +98,7 @@ def create(
             if bytes(known[0]) != request:
                 raise Problem(KEY_REUSED)
             return (known[1],), known[2]
-        given = {"rows": Jsonb([values]), "patience": None}
-        row = conn.execute(statement, given).fetchone()
+        row = insert(conn)
         if row is None or row[1] is None:
             # Nothing was created, so the key stays free.
             conn.execute(FREE, claim)

@@ -20,6 +20,21 @@ OLD_IDS = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What resources of a kind may refer to.
+
+    :param type: what the references are called
+    :param target: the kind of what they lead to
+    :param least: how many there are of a resource, and ``most``
+    """
+
+    type: str
+    target: str
+    least: int = 0
+    most: int = 1000
+
+
+@dataclass(frozen=True)
 class Kind:
     """A kind.
 
@@ -39,6 +54,7 @@ class Kind:
     :param needs_schema: whether nothing is served without the provider's schema of its spec
     :param names_schema: whether the provider's document, where there is one, must have that schema
     :param shortest: characters of a name, and ``longest``
+    :param references: what its resources may refer to
     """
 
     name: str
@@ -58,6 +74,7 @@ class Kind:
     names_schema: bool = False
     shortest: int = 1
     longest: int = 63
+    references: tuple[Reference, ...] = ()
 
     @property
     def key(self) -> str:
@@ -67,12 +84,18 @@ class Kind:
     @property
     def types(self) -> LiteralString:
         """SQL, the kinds of its rows, with commas between."""
-        return ", ".join(QUOTED.format(text=name) for name in self.among or (self.name,))
+        return quoted(self.among or (self.name,))
 
     @property
     def only(self) -> LiteralString:
         """The condition, after others, that a row of its table is of this kind."""
         return ONLY.format(types=self.types) if self.shared or self.among else ""
+
+    @property
+    def document(self) -> LiteralString:
+        """SQL, what is shown of a row."""
+        refer = self.references or any(RESOURCES[name].references for name in self.among)
+        return REFERRING if refer else "document"
 
     @property
     def counted(self) -> LiteralString:
@@ -87,8 +110,15 @@ NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 SEGMENT = re.compile(r"[a-z][a-z0-9-]{0,62}")
 QUOTED: LiteralString = "'{text}'"
 ONLY: LiteralString = "AND kind IN ({types})"
+REFERRING: LiteralString = """(CASE WHEN refs IS NULL THEN document
+    ELSE left(document, -1) || ',"references":' || refs::text || '}' END)"""
 # What lists of resources of all kinds are of.
 ALL = "Resource"
+
+
+def quoted(names: Iterable[str]) -> LiteralString:
+    """SQL, the names of kinds, with commas between."""
+    return ", ".join(QUOTED.format(text=name) for name in names)
 
 
 # Those that are there without being declared.
@@ -127,11 +157,13 @@ def above(kind: str) -> list[Kind]:
 
 
 def below(kind: str) -> list[Kind]:
-    """The kinds that belong to a kind, directly or not: each after its parent."""
-    found = [RESOURCES[kind]]
-    for one in found:
-        found += [child for child in RESOURCES.values() if child.parent == one.name]
-    return found[1:]
+    """The kinds that belong to a kind, directly or not: each after its parent, in the order of all."""
+    return [one for one in RESOURCES.values() if RESOURCES[kind] in above(one.name)]
+
+
+def referrers(*kinds: str) -> list[Kind]:
+    """The kinds of which resources may refer to one of these."""
+    return [one for one in RESOURCES.values() if any(ref.target in kinds for ref in one.references)]
 
 
 def owned(kind: str, root: str, owners: LiteralString) -> LiteralString:
@@ -166,6 +198,8 @@ class Statements(dict[str, LiteralString]):
             owner="owner_id" if of.parent else "NULL",
             under=UNDER if of.parent else "",
             only=of.only,
+            address=of.address,
+            document=of.document,
         )
         return made
 
@@ -173,7 +207,8 @@ class Statements(dict[str, LiteralString]):
 def both(statement: LiteralString) -> Statements:
     """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
     the id of what it belongs to, ``{under}`` the condition that this is the owner that the path names,
-    if it has and names one, and ``{only}`` the one that a row of the table is of this kind.
+    if it has and names one, ``{only}`` the one that a row of the table is of this kind, ``{address}`` a
+    row's, and ``{document}`` what is shown of it.
     """
     return Statements(statement)
 

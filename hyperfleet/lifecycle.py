@@ -8,6 +8,7 @@ several kinds in the order of :func:`hyperfleet.kinds.below`.
 
 import copy
 import functools
+import json
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
@@ -16,12 +17,12 @@ from typing import Any, LiteralString, NamedTuple
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from hyperfleet import removal, resource, times
+from hyperfleet import references, removal, resource, times
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
-from hyperfleet.kinds import RESOURCES, Kind, below, both, owned
+from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
 from hyperfleet.resource import Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State, is_reconciled
@@ -39,13 +40,13 @@ WITH dropped AS (
 UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
     generation = generation + 1, version = version + 1,
     updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING document::bpchar
+WHERE id = %(id)s RETURNING {document}::bpchar
 """)
 
 MARK = both("""/* {table}_mark */
 UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
     deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING document::bpchar
+WHERE id = %(id)s RETURNING {document}::bpchar
 """)
 
 MARK_ALL = both("""/* {table}_mark_all */
@@ -60,6 +61,21 @@ KEPT: LiteralString = """/* {table}_keeping */
 SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
 """
 IDS: LiteralString = "%(ids)s::uuid[]"
+
+# Who keeps a resource, or what is below it, from being deleted by referring to it. One more than told.
+REFERRING: LiteralString = """/* resource_references_keeping */
+SELECT source.kind, source.name, source.id::text, reference.ref_type,
+       reference.target_kind, reference.target_id::text
+FROM resource_references AS reference JOIN all_resources AS source
+    ON source.id = reference.source_id AND source.kind = reference.source_kind
+WHERE reference.target_id IN ({tree}) AND source.kind IN ({kinds}) AND source.deleted_time IS NULL
+    AND source.id NOT IN ({tree})
+LIMIT 4
+"""
+# Who is marked along with what it refers to does not keep it.
+LET_GO: LiteralString = """/* resource_references_let_go */
+UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND target_id IN ({tree})
+"""
 
 
 class Stored(NamedTuple):
@@ -92,7 +108,9 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     :param key: ``id``, and ``owner_id`` of a node pool
     Raises Problem for a result that could not have been created.
     """
+    referring = change.body.get("references")
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
+        targets = references.Targets(conn, kind, referring, own=key["id"]) if referring else None
         held = Hold(conn, kind, key, service.foldings[kind], whole=True, children=False).found()
         old = held.state
         change.precondition.check(old["version"])
@@ -106,7 +124,9 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         after = {**before, **given}
         if change.merge:
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
-        if _same(before, after):
+        known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
+        refers = not references.same(known, wanted)
+        if _same(before, after) and not refers:
             return Stored(old["document"], old["version"])
         checked = change.checked and "spec" in given and not change.merge
         # Labels of before their syntax was checked may stay as they are.
@@ -115,7 +135,13 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         of = RESOURCES[kind]
         fits = of.shortest <= len(old["name"]) <= of.longest
         whole = {"name": old["name"] if fits else "x" * of.shortest, **after, "labels": labels}
+        # And references of before there had to be more or fewer.
+        if refs := wanted if refers else references.something(kind):
+            whole["references"] = refs
         resource.check(service, kind, whole, replaced=checked)
+        if refers:
+            stored = targets.resolved(wanted, known) if targets else {}
+            references.keep(conn, kind, old["id"], stored)
         at = max(times.now(), old["updated_time"])
         status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
@@ -133,18 +159,27 @@ def mark(
     finalize. Marking it again changes nothing. Raises Problem where something below restricts it.
     """
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
-        removal.lock_above(conn, kind, key)
+        owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
         under = {"id": key["id"], "root": kind}
         holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
         kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
+        referring = [conn.execute(one, {"ids": [key["id"]]}) for one in _referring(kind)]
         held = hold.found()
         old = held.state
         precondition.check(old["version"])
         if old["deleted_time"]:
+            if referrers(kind) and held.ended():
+                # Who was to look again when the last that referred to it was gone did not come to it.
+                lines = [*(owners.all() or ()), (kind, old["id"])]
+                removal.settle(conn, lines, times.now(), service.foldings)
             return Stored(old["document"], old["version"])
         for restricting, found in kept.items():
             _refuse_while_left(kind, restricting, found.fetchone())
+        for found in referring:
+            _refuse_while_referred(kind, old, found.fetchall())
+        for statement in _letting_go(kind):
+            conn.execute(statement, {"ids": [key["id"]]})
         at = max(times.now(), old["updated_time"])
         marked, gone, fewer = _mark_below(conn, holds, at, by)
         held = held._replace(children=held.children - fewer[old["id"]])
@@ -157,11 +192,19 @@ def mark(
     service.events.started(kind, deleting=True)
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
+    gone += [(kind, old["id"])] * removed
     for one in gone:
         removal.tell(*one)
-    if removed:
-        removal.tell(kind, old["id"])
+    removal.after(service, gone)
     return Stored(_document(document), old["version"] + 1)
+
+
+def _referred(old: State, change: Change) -> tuple[Any, Any]:
+    """What a resource refers to, and what it is to refer to."""
+    known, given = json.loads(old["document"]).get("references", {}), change.body["references"]
+    if change.merge and given is not None:
+        return known, json_merge_patch.merge(copy.deepcopy(known), given)
+    return known, given or {}
 
 
 @functools.cache
@@ -185,6 +228,37 @@ def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
         WRONG_STATE,
         f"The {RESOURCES[kind].noun} cannot be deleted: there {are} of its {restricting.segment} "
         f"left{which}, which must be gone first.",
+    )
+
+
+@functools.cache
+def _referring(kind: str) -> list[LiteralString]:
+    """The statements that find who refers to a resource or to what is below it; none where nobody can."""
+    sources = referrers(kind, *(of.name for of in below(kind)))
+    kinds = quoted(of.name for of in sources)
+    return [REFERRING.format(tree=removal.tree(kind), kinds=kinds)] if sources else []
+
+
+@functools.cache
+def _letting_go(kind: str) -> list[LiteralString]:
+    """The statements after which those that are deleted together do not keep each other."""
+    names = [kind, *(of.name for of in below(kind))]
+    together = any(of.name in names for of in referrers(*names))
+    return [LET_GO.format(tree=removal.tree(kind, marked=False))] if together else []
+
+
+def _refuse_while_referred(kind: str, old: State, rows: list[Any]) -> None:
+    """Raises Problem where others refer to a resource, or to what is below it."""
+    if not rows:
+        return
+    told = []
+    for source, name, id_, type_, target, target_id in rows[:3]:
+        below_it = f" to its {RESOURCES[target].noun} {target_id}" if target_id != old["id"] else ""
+        told.append(f"the {RESOURCES[source].noun} {name} ({id_}) refers{below_it} as {type_}")
+    more = ", and there are others" if len(rows) > len(told) else ""
+    raise Problem(
+        WRONG_STATE,
+        f"The {RESOURCES[kind].noun} cannot be deleted, since it is referred to: {', '.join(told)}{more}.",
     )
 
 

@@ -51,11 +51,13 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                 with conn.transaction():
                     folded, finished = fold_all(conn, kind, ids, foldings[kind])
                 # Each on its own, since who removes one has to lock what it belongs to first.
-                for id_ in finished:
+                waiting = [(kind, id_) for id_ in finished]
+                while waiting:
                     with conn.transaction():
-                        gone = removal.finish(conn, kind, id_, foldings)
+                        gone = removal.finish(conn, *waiting.pop(), foldings)
                     for removed in gone:
                         removal.tell(*removed)
+                    waiting += removal.left(conn, gone)
                 changed += folded
                 progress(len(ids))
     return changed

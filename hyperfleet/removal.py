@@ -15,7 +15,7 @@ from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned
+from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, referrers
 from hyperfleet.resource import SET_STATUS, Hold
 from hyperfleet.service import Service
 
@@ -54,7 +54,45 @@ SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, gone.kind, gone.id, gone.docu
 FROM ({all}) AS gone
 RETURNING resource_type, resource_id::text
 """
-AUDITED: LiteralString = "SELECT '{kind}' AS kind, id, document FROM {table} WHERE {which}"
+AUDITED: LiteralString = "SELECT '{kind}' AS kind, id, {document} AS document FROM {table} WHERE {which}"
+
+# The same of what others may refer to: they no longer do.
+REMOVE_REFERRED: LiteralString = REMOVE.replace(
+    "), reports AS (",
+    """), referring AS (
+    DELETE FROM resource_references USING gone WHERE target_id = gone.id
+), reports AS (""",
+)
+# A resource, what is below it, what it belongs to and who refers to any of them.
+LOCK_AROUND: LiteralString = """/* {table}_lock_around */
+SELECT 1 FROM {table} WHERE id IN ({ids}) ORDER BY id FOR UPDATE
+"""
+GIVEN: LiteralString = "SELECT unnest(%(ids)s::uuid[])"
+OF_KIND: LiteralString = "SELECT id FROM {table} WHERE {which}"
+SOURCES: LiteralString = "SELECT source_id FROM resource_references WHERE target_id IN ({tree})"
+# What refers to what is removed by force is being deleted too; its end does not wait for adapters to see
+# that it has changed, so its generation stays.
+LET_GO: LiteralString = """/* {table}_let_go */
+UPDATE {table} AS source SET version = version + 1, refs = (
+    SELECT jsonb_object_agg(kept.type, kept.references) FROM (
+        SELECT of.key AS type, jsonb_agg(one.value ORDER BY one.position) AS references
+        FROM jsonb_each(source.refs) AS of,
+             jsonb_array_elements(of.value) WITH ORDINALITY AS one (value, position)
+        WHERE (one.value ->> 'id')::uuid NOT IN ({tree})
+        GROUP BY of.key
+    ) AS kept
+) WHERE id IN ({sources}) {only}
+"""
+# What resources that are gone referred to, and what of it may have waited for that.
+LEFT = """/* resource_references_left */
+WITH gone AS (
+    DELETE FROM resource_references WHERE source_id = ANY(%(ids)s::uuid[])
+    RETURNING target_kind, target_id
+)
+SELECT DISTINCT target.kind, target.id::text FROM gone JOIN all_resources AS target
+    ON target.id = gone.target_id AND target.kind = gone.target_kind
+WHERE target.deleted_time IS NOT NULL AND target.kind = ANY(%(kinds)s)
+"""
 
 IDS: LiteralString = "%(ids)s::uuid[]"
 THESE: LiteralString = "id = ANY(%(ids)s)"
@@ -63,12 +101,57 @@ THESE: LiteralString = "id = ANY(%(ids)s)"
 @functools.cache
 def _owners(kind: str) -> list[tuple[str, LiteralString]]:
     """The kinds that a kind belongs to, the root first, and the statement that locks each one's."""
+    return [
+        (of, LOCK_OWNER.format(table=RESOURCES[of].table, inner=inner)) for of, inner in _above(kind)
+    ]
+
+
+def _above(kind: str) -> list[tuple[str, LiteralString]]:
+    """The kinds that a kind belongs to, the root first, and the query that finds the id of each one's."""
     found: list[tuple[str, LiteralString]] = []
     inner = both(OWNER)[kind]
     for of in reversed(above(kind)):
-        found.append((of.name, LOCK_OWNER.format(table=of.table, inner=inner)))
+        found.append((of.name, inner))
         inner = OWNERS_OWNER.format(table=of.table, inner=inner)
     return found[::-1]
+
+
+def tree(kind: str, *, marked: bool = True) -> LiteralString:
+    """The query that finds the ids of a resource and of all that is below it.
+
+    :param marked: also of what is being deleted; it is below alone
+    """
+    more: LiteralString = "" if marked else " AND deleted_time IS NULL"
+    parts = [
+        OF_KIND.format(table=of.table, which=owned(of.name, kind, IDS)) + more for of in below(kind)
+    ]
+    return " UNION ALL ".join([GIVEN, *parts])
+
+
+@functools.cache
+def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
+    """Where resources of a kind, or what is below them, may be referred to: the statements that lock all
+    that their end changes, in the order of locks, and those that let go who refers to them.
+    """
+    sources = referrers(kind, *(of.name for of in below(kind)))
+    if not sources:
+        return [], []
+    whole = tree(kind)
+    referring: LiteralString = SOURCES.format(tree=whole)
+    ids: dict[str, list[LiteralString]] = {of: [inner] for of, inner in _above(kind)}
+    ids[kind] = [GIVEN]
+    for of in below(kind):
+        ids[of.name] = [OF_KIND.format(table=of.table, which=owned(of.name, kind, IDS))]
+    for of in sources:
+        ids.setdefault(of.name, []).append(referring)
+    locks: list[LiteralString] = [
+        LOCK_AROUND.format(table=of.table, ids=" UNION ALL ".join(ids[of.name]))
+        for of in RESOURCES.values()
+        if of.name in ids
+    ]
+    return locks, [
+        LET_GO.format(table=of.table, tree=whole, sources=referring, only=of.only) for of in sources
+    ]
 
 
 @functools.cache
@@ -80,13 +163,17 @@ def _removal(kind: str) -> tuple[list[LiteralString], LiteralString, list[Litera
     which = {of: owned(of.name, kind, IDS) for of in below(kind)}
     locks = [LOCK_BELOW.format(table=of.table, owned=these) for of, these in which.items()]
     which = {RESOURCES[kind]: THESE, **which}
-    parts = [AUDITED.format(kind=of.name, table=of.table, which=one) for of, one in which.items()]
+    parts = [
+        AUDITED.format(kind=of.name, table=of.table, document=of.document, which=one)
+        for of, one in which.items()
+    ]
     removals = [_remove(of, one) for of, one in which.items()]
     return locks, AUDIT.format(all=" UNION ALL ".join(parts)), removals[::-1]
 
 
 def _remove(of: Kind, which: LiteralString) -> LiteralString:
-    return REMOVE.format(table=of.table, kind=of.name, which=which)
+    statement = REMOVE_REFERRED if referrers(of.name) else REMOVE
+    return statement.format(table=of.table, kind=of.name, which=which)
 
 
 class Owners:
@@ -120,6 +207,41 @@ def tell(kind: str, id_: str) -> None:
     """Logs the removal of a resource that nobody has to do anything for any more."""
     more = {"kind": kind, "id": id_, "reason": "finalized"}
     logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
+
+
+def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
+    """Looks again at what resources that are gone referred to, after their COMMIT: it may have waited for
+    that. It has locks of its own to take, so that each is a transaction of its own.
+
+    :param gone: kind and id of each
+    """
+    waiting: list[tuple[str, str]] = []
+    while True:
+        if any(RESOURCES[kind].references for kind, _ in gone):
+            with transaction(service.pool) as conn:
+                waiting += left(conn, gone)
+        if not waiting:
+            break
+        gone = again(service, *waiting.pop())
+
+
+def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Kind and id of what is being deleted, and was referred to by resources that are gone."""
+    ids = [id_ for kind, id_ in gone if RESOURCES[kind].references]
+    if not ids:
+        return []
+    return [(row[0], row[1]) for row in conn.execute(LEFT, {"ids": ids, "kinds": [*RESOURCES]})]
+
+
+def again(service: Service, kind: str, id_: str) -> list[tuple[str, str]]:
+    """Looks again at a marked resource, which may have nothing left to wait for; the result is that of
+    :func:`settle`.
+    """
+    with service.turns.of(id_), transaction(service.pool) as conn:
+        gone = finish(conn, kind, id_, service.foldings)
+    for one in gone:
+        tell(*one)
+    return gone
 
 
 def settle(
@@ -163,7 +285,11 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
     """
     at = times.now()
     locks, audit, removals = _removal(kind)
+    around, let_go = _around(kind)
+    values = {"ids": [key["id"]], "at": at, "by": by, "reason": reason}
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
+        for statement in around:
+            conn.execute(statement, {"owner_id": None, **key, **values, "marked": False})
         owners = lock_above(conn, kind, key)
         held = Hold(conn, kind, key, service.foldings[kind]).found()
         if not held.state["deleted_time"]:
@@ -172,16 +298,17 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
                 f"The {RESOURCES[kind].noun} is not being deleted. DELETE it first; only what is being "
                 "deleted can be force-deleted.",
             )
-        values = {"ids": [key["id"]], "at": at, "by": by, "reason": reason}
         for statement in locks:
             conn.execute(statement, values)
         gone = conn.execute(audit, values)
-        for statement in removals:
+        for statement in (*let_go, *removals):
             conn.execute(statement, values)
         settled = settle(conn, owners.all() or [], at, service.foldings)
-    for gone_kind, gone_id in gone:
+    removed = gone.fetchall()
+    for gone_kind, gone_id in removed:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)
         logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
     for one in settled:
         tell(*one)
+    after(service, [(kind, id_) for kind, id_ in (*removed, *settled)])

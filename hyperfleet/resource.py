@@ -14,7 +14,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, both, id_here, owned
+from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, both, id_here, owned, quoted, referrers
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status
@@ -43,7 +43,7 @@ STATE = (
     "owner_id",
 )
 WHOLE = ("name", "labels", "spec", "document")
-WHOLE_COLUMNS: LiteralString = ", name, labels, spec, document::bpchar"
+WHOLE_COLUMNS: LiteralString = ", name, labels, spec, {document}::bpchar"
 # What rules of mapped conditions look at beside.
 SEEN, SEEN_COLUMNS = ("name", "labels", "spec"), ", name, labels, spec"
 
@@ -57,6 +57,14 @@ REPORT = ("adapter", "observed_generation", "conditions", "created_time", "last_
 REPORT_SEEN = (*REPORT, "data")
 CHILDREN = """/* {child}_count_of_locked */
 SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) {only} GROUP BY owner_id
+"""
+# Those who refer to what is being deleted are being deleted too, and keep it until they are gone.
+REFERRING: LiteralString = """/* resource_references_to_locked */
+SELECT target_id::text, count(*) FROM resource_references AS reference
+WHERE target_id = ANY({ids}) AND source_kind IN ({kinds}) AND keeps AND EXISTS (
+    SELECT FROM all_resources AS source
+    WHERE source.id = reference.source_id AND source.deleted_time IS NOT NULL)
+GROUP BY target_id
 """
 
 # Which resources: those that are named, or those below another that are not marked as deleted.
@@ -73,7 +81,7 @@ class Held(NamedTuple):
 
     :param state: its row; with name, labels, spec and document where those were asked for
     :param reports: the stored ones
-    :param children: how many resources belong to it
+    :param children: how many resources belong to it, or refer to it and keep it from being removed
     :param folding: what its status is folded by
     """
 
@@ -109,6 +117,9 @@ def _statements(kind: str, *, whole: bool, seen: bool, children: bool, root: str
         for child in RESOURCES.values()
         if children and child.parent == kind
     ]
+    if children and (sources := referrers(kind)):
+        kinds = quoted(one.name for one in sources)
+        counts.append(REFERRING.format(ids=ids, kinds=kinds))
     return [lock, REPORTS.format(kind=of.name, ids=ids, data=data), *counts]
 
 

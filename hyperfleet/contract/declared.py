@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.kinds import BASE, NATIVE, RESOURCES, Kind
+from hyperfleet.kinds import BASE, NATIVE, RESOURCES, Kind, Reference
 
 TEMPLATE = f"{BASE}/resources"
 SCHEMAS, RESPONSES = "#/components/schemas/", "#/components/responses/"
@@ -26,9 +26,12 @@ def with_kinds(document: dict[str, Any]) -> None:
     for kind in RESOURCES.values():
         if kind.name not in NATIVE:
             _add(document, kind)
-        elif (kind.shortest, kind.longest) != (1, 63):
-            request = document["components"]["schemas"][f"{kind.name}CreateRequest"]
-            request["properties"]["name"] = _name(document, kind)
+            continue
+        named = document["components"]["schemas"]
+        if (kind.shortest, kind.longest) != (1, 63):
+            named[f"{kind.name}CreateRequest"]["properties"]["name"] = _name(document, kind)
+        for name in ("Resource", *REQUESTS):
+            _refer(named[_called(name, kind)], name, kind)
 
 
 def _add(document: dict[str, Any], kind: Kind) -> None:
@@ -98,6 +101,7 @@ def _schema(document: dict[str, Any], name: str, kind: Kind) -> dict[str, Any]:
         return made
     if not kind.parent:
         del members["owner_references"]
+    members.pop("references", None)
     if name in REQUESTS[:2]:
         made["x-spec-of"] = kind.name
     if name == "ResourceCreateRequest":
@@ -108,7 +112,53 @@ def _schema(document: dict[str, Any], name: str, kind: Kind) -> dict[str, Any]:
         members["kind"] = {"type": "string", "enum": [kind.name]}
         if kind.parent:
             made["required"] = ["owner_references", *made["required"]]
+    _refer(made, name, kind)
     return made
+
+
+def _refer(schema: dict[str, Any], name: str, kind: Kind) -> None:
+    """Adds the references of a kind to a schema of it, where it has any.
+
+    :param name: that of the schema of all kinds
+    """
+    if not kind.references:
+        return
+    members = schema["properties"]
+    if name == "Resource":
+        members["references"] = {"$ref": SCHEMAS + "References"}
+    elif name == "ResourceMergePatchRequest":
+        members["references"] = {"type": "object", "nullable": True, "additionalProperties": True}
+    else:
+        needed = [ref.type for ref in kind.references if ref.least]
+        members["references"] = {
+            "type": "object",
+            **({"required": needed} if needed else {"nullable": True}),
+            "additionalProperties": False,
+            "properties": {ref.type: _references(ref) for ref in kind.references},
+        }
+        if needed and name == "ResourceCreateRequest":
+            schema["required"] = [*schema["required"], "references"]
+
+
+def _references(ref: Reference) -> dict[str, Any]:
+    noun = RESOURCES[ref.target].noun
+    bounds = {"minItems": ref.least} if ref.least else {"nullable": True}
+    return {
+        "type": "array",
+        "description": f"The {noun} that is referred to." if ref.most == 1 else f"Each a {noun}.",
+        **bounds,
+        "maxItems": ref.most,
+        "items": {
+            "type": "object",
+            "required": ["id"],
+            "additionalProperties": False,
+            "properties": {
+                "id": {"type": "string"},
+                "kind": {"type": "string", "nullable": True, "enum": [ref.target]},
+                "href": {"readOnly": True, "description": "Set by the service; ignored here."},
+            },
+        },
+    }
 
 
 def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any]:

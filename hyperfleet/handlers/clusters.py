@@ -1,11 +1,12 @@
 """Clusters."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import idempotency, resource
+from hyperfleet import idempotency, references, resource
 from hyperfleet.auth.identity import caller
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
@@ -45,14 +46,15 @@ def post_cluster(body: dict[str, Any]) -> flask.Response:
     service, shape = request.service(), request.shape("Cluster")
     values = resource.first_row("Cluster", body, service.foldings["Cluster"], caller())
     location = f"{BASE}/clusters/{values['id']}"
-    once = request.once(body)
+    once, wanted = request.once(body), body.get("references")
+    insert = partial(references.insert, kind="Cluster", statement=CREATE, values=values, wanted=wanted)
     created: Sequence[Any] | None
     # Of those who want the same name, one at a time has a connection.
     with service.turns.of(f"name {values['name']}"):
-        if once.key is None:
+        if once.key is None and not wanted:
             created = wait_for(service.together(CREATE).get(values["id"], values))
         else:
-            created, location = idempotency.create(service.pool, once, CREATE, values, location)
+            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
     if created is None:
         raise resource.name_taken(service, "Cluster", values)
     document = created[0]

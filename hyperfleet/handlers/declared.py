@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import idempotency, resource
+from hyperfleet import idempotency, references, resource
 from hyperfleet.auth.identity import caller
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, WRONG_STATE, Problem
@@ -103,14 +103,17 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
     location = f"{BASE}/{within}{of.segment}/{values['id']}"
     values |= {"owner_id": owner_id, "href": location}
-    once = request.once(body)
+    once, wanted = request.once(body), body.get("references")
+    insert = functools.partial(
+        references.insert, kind=kind, statement=_create(kind), values=values, wanted=wanted
+    )
     created: Sequence[Any] | None
     with service.turns.of(owner_id or f"name {kind} {values['name']}"):
-        if once.key is None:
+        if once.key is None and not wanted:
             row = fetch_one(service.pool, _create(kind), {"rows": Jsonb([values])})
             created = row and row[1:]
         else:
-            created, location = idempotency.create(service.pool, once, _create(kind), values, location)
+            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
     if created is None:
         assert of.parent
         assert owner_id

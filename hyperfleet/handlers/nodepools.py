@@ -1,12 +1,13 @@
 """Node pools."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, LiteralString
 
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import idempotency, resource
+from hyperfleet import idempotency, references, resource
 from hyperfleet.auth.identity import caller
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
@@ -61,14 +62,15 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     values = resource.first_row("NodePool", body, service.foldings["NodePool"], caller())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    once = request.once(body)
+    once, wanted = request.once(body), body.get("references")
+    insert = partial(references.insert, kind="NodePool", statement=CREATE, values=values, wanted=wanted)
     created: Sequence[Any] | None
     with service.turns.of(values["owner_id"]):
-        if once.key is None:
+        if once.key is None and not wanted:
             row = fetch_one(service.pool, CREATE, {"rows": Jsonb([values])})
             created = row and row[1:]
         else:
-            created, location = idempotency.create(service.pool, once, CREATE, values, location)
+            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
     if created is None:
         raise resource.not_found("Cluster", cluster_id)
     document, *marked = created

@@ -19,7 +19,7 @@ from hyperfleet.resource import not_found
 ALL = Within()
 
 READ = both("""/* {table}_read */
-SELECT id::text, document::bpchar, version, {owner}::text FROM {table}
+SELECT id::text, {document}::bpchar, version, {owner}::text FROM {table}
 WHERE id = ANY(%(ids)s::uuid[]) {only}
 """)
 

@@ -215,6 +215,7 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
     if status is None:
         for removed in gone:
             removal.tell(*removed)
+        removal.after(service, gone)
     else:
         _tell(service, kind, held.state["status"], status)
     done = document.fetchone()

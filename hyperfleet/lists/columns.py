@@ -15,8 +15,9 @@ from hyperfleet.contract import document
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.nearest import nearest
 
-# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type.
-Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any"]
+# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type; reference
+# is what a resource refers to, by its id.
+Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any", "reference"]
 
 # Keeps a value for the statement and returns the placeholder that stands for it.
 Bind: TypeAlias = Callable[[Any], str]
@@ -61,6 +62,13 @@ def nullable(kind: str) -> set[str]:
     return found | {"owner_id"} if kind == ALL else found
 
 
+def references(kind: str) -> list[str]:
+    """The types of the references that items of a kind may have."""
+    of = KINDS[kind]
+    some = [one for name in of.among for one in RESOURCES[name].references] or of.references
+    return list(dict.fromkeys(one.type for one in some))
+
+
 STATUS = _scalars("ClusterStatus", "moment")
 CONDITION = {n: t for n, t in _scalars("ResourceCondition", "moment").items() if n != "type"}
 # Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
@@ -89,7 +97,8 @@ class Field:
     """Where a field lies.
 
     ``sql`` is an expression over the columns of the kind's table, complete with its parentheses; of
-    type ``any`` it yields jsonb. ``label`` is the placeholder of a label's key.
+    type ``any`` it yields jsonb. ``label`` is the placeholder of a label's key, or the type of a
+    reference.
     """
 
     name: str
@@ -131,6 +140,7 @@ def names(kind: str) -> list[str]:
         if "owner_id" in listed:
             listed.append("owner_references.id")
         listed += ["labels.KEY", "spec.PATH"]
+        listed += [f"references.{type_}" for type_ in references(kind)]
         listed += [f"status.{member}" for member in STATUS]
         listed += ["status.conditions.TYPE", "status.conditions.TYPE.FIELD"]
     return listed
@@ -160,6 +170,9 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
             case ["spec", _, *_]:
                 path = bind(parts[1:])
                 return Field(name, "any", f"({table}.spec #> {path}::text[])", nullable=True)
+            case ["references", type_] if type_ in references(kind):
+                sql = f"({table}.refs -> {bind(type_)}::text)"
+                return Field(name, "reference", sql, nullable=True, label=type_)
             case ["status", member] if member in STATUS:
                 return _status(name, table, member)
             case ["status", "conditions", type_, *rest] if len(rest) <= 1:

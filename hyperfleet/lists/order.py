@@ -118,8 +118,12 @@ def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
         field = columns.resolve(name, kind, bind)
     except columns.UnknownField:
         field = None
-    if field is None or field.type == "any":
-        good = [good for good in columns.names(kind) if good != "spec.PATH"]
+    if field is None or field.type in ("any", "reference"):
+        good = [
+            good
+            for good in columns.names(kind)
+            if good != "spec.PATH" and not good.startswith("references.")
+        ]
         near = nearest(name, good)
         other = f"did you mean {near}?" if near else f"expected one of {', '.join(good)}"
         raise OrderError(f"cannot order by {name}; {other}")

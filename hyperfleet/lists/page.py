@@ -12,7 +12,7 @@ import psycopg
 from hyperfleet.database.reads import Reader
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import KINDS
-from hyperfleet.lists import order, search
+from hyperfleet.lists import order, referring, search
 from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
@@ -42,7 +42,9 @@ FROM (SELECT EXISTS ({exists}) AS found, {total} AS total, {moment} AS moment)
     SELECT ARRAY[{texts}] AS keys, page.identity::text AS identity, document,
            octet_length(document) AS size,
            sum(octet_length(document)) OVER (ROWS UNBOUNDED PRECEDING) AS until
-    FROM page CROSS JOIN LATERAL (SELECT item.document FROM {table} AS item WHERE {row} OFFSET 0) AS one
+    FROM page CROSS JOIN LATERAL (
+        SELECT {document} AS document FROM {table} AS item WHERE {row} OFFSET 0
+    ) AS one
 ) AS item ON true
 """
 
@@ -55,7 +57,7 @@ CASE WHEN NOT pg_is_in_recovery()
 
 # Documents that are left for later.
 LATER = """/* {table}_list_documents */
-SELECT page.identity::text, item.document::bpchar
+SELECT page.identity::text, {document}::bpchar
 FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON {row}
 """
 
@@ -157,6 +159,10 @@ def understand(kind: str, query: Mapping[str, Any]) -> Wanted:
         condition = search.translate(query["search"], kind) if expression else Condition("", {})
     except search.SearchError as error:
         raise _bad_search(error.message) from None
+    sql, values = referring.asked(kind, query)
+    if sql:
+        both = f"{condition.sql} AND {sql}" if condition.sql else sql
+        condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)
@@ -203,6 +209,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         table=of.table,
         identity=of.identity,
         row=of.row,
+        document=of.document,
         where=condition,
         keys=", ".join(f"{key.sql} AS {k}" for key, k in zip(ordered.keys, keys, strict=True)),
         texts=", ".join(f"page.{k}::text" for k in keys),
@@ -354,7 +361,9 @@ def documents(reader: Reader, kind: str, identities: list[str], within: Within) 
     taken for gone which another one does not have yet.
     """
     of = KINDS[kind]
-    statement = LATER.format(table=of.table, row=of.row, type=columns(kind)[of.identity])
+    statement = LATER.format(
+        table=of.table, row=of.row, document=of.document, type=columns(kind)[of.identity]
+    )
     return dict(reader.newest(statement, {**within.values, "identities": identities}))
 
 

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from lark import Token, Tree
 
-from hyperfleet.kinds import ID, KINDS
-from hyperfleet.lists import columns, grammar
+from hyperfleet.kinds import ID, KINDS, OLD_ID, id_here
+from hyperfleet.lists import columns, grammar, referring
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
 
@@ -114,6 +114,8 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
     negated = any(token.type == "NOT" for token in rest)
     operator, *operands = [token for token in rest if token.type != "NOT"]
     symbol = operator.lower()
+    if field.type == "reference" and symbol not in ("=", "!=", "<>", "in", "is"):
+        raise Fault(operator, f"{operator} is not for references; {name} goes with =, != and in")
     match symbol:
         case "=" | "!=" | "<>" | "in":
             negated = negated or symbol in ("!=", "<>")
@@ -143,6 +145,8 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
     """The field has one of the values."""
     if len(operands) > MAX_LIST:
         raise Fault(operands[MAX_LIST], f"the list has more than {MAX_LIST} values")
+    if field.type == "reference":
+        return _reference(search, field, operands, lookup=lookup)
     # A field of type any is another expression for each type that it is compared with.
     groups: dict[tuple[str, str], list[Any]] = {}
     for operand in operands:
@@ -172,6 +176,17 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         )
         return f"(({table}.created_time, {table}.id) IN ({owners}))"
     return "(" + " OR ".join(parts) + ")"
+
+
+def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
+    """One of a resource's references leads to one of these ids."""
+    texts = [_operand(field, operand)[2] for operand in operands]
+    ids = [UUID(id_here(text)) for text in texts if ID.fullmatch(text) or OLD_ID.fullmatch(text)]
+    if not ids:
+        return "FALSE"
+    if lookup and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
+        return referring.sources(search.kind, field.label, ids, search.bind)
+    return referring.among(KINDS[search.kind].table, field.label, ids, search.bind)
 
 
 def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
