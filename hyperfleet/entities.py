@@ -318,7 +318,7 @@ def _reference(where: str, given: Any) -> Reference:
 def _members(
     where: str, given: Any, names: tuple[str, ...], more: tuple[str, ...] = ()
 ) -> Mapping[str, Any]:
-    """A mapping with these members, maybe more, and no others. Raises ConfigurationError for any other."""
+    """A mapping with these members, maybe more, and no others. Raises ConfigurationError otherwise."""
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"entities: {where} must be a mapping with {', '.join(names)}.")
     for name in names:

@@ -233,7 +233,7 @@ def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
 
 @functools.cache
 def _referring(kind: str) -> list[LiteralString]:
-    """The statements that find who refers to a resource or to what is below it; none where nobody can."""
+    """The statements that find who refers to a resource or to what is below it; none: nobody can."""
     sources = referrers(kind, *(of.name for of in below(kind)))
     kinds = quoted(of.name for of in sources)
     return [REFERRING.format(tree=removal.tree(kind), kinds=kinds)] if sources else []
@@ -258,7 +258,8 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any]) -> None:
     more = ", and there are others" if len(rows) > len(told) else ""
     raise Problem(
         WRONG_STATE,
-        f"The {RESOURCES[kind].noun} cannot be deleted, since it is referred to: {', '.join(told)}{more}.",
+        f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Such references "
+        "must be changed first, or what has them deleted.",
     )
 
 

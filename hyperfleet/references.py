@@ -188,5 +188,5 @@ def _ids(refs: References) -> dict[str, Any]:
 
 
 def something(kind: str) -> dict[str, list[dict[str, str]]]:
-    """References that a resource of a kind could have been created with, as far as the contract knows."""
+    """References that a resource of a kind could have been created with, as the contract sees it."""
     return {ref.type: [{"id": SOMETHING}] * ref.least for ref in RESOURCES[kind].references if ref.least}

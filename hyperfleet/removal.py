@@ -107,7 +107,7 @@ def _owners(kind: str) -> list[tuple[str, LiteralString]]:
 
 
 def _above(kind: str) -> list[tuple[str, LiteralString]]:
-    """The kinds that a kind belongs to, the root first, and the query that finds the id of each one's."""
+    """The kinds that a kind belongs to, the root first, and the query for the id of each one's."""
     found: list[tuple[str, LiteralString]] = []
     inner = both(OWNER)[kind]
     for of in reversed(above(kind)):
@@ -210,8 +210,8 @@ def tell(kind: str, id_: str) -> None:
 
 
 def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
-    """Looks again at what resources that are gone referred to, after their COMMIT: it may have waited for
-    that. It has locks of its own to take, so that each is a transaction of its own.
+    """Looks again at what resources that are gone referred to, after their COMMIT: it may have waited
+    for that. It has locks of its own to take, so that each is a transaction of its own.
 
     :param gone: kind and id of each
     """

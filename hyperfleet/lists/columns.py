@@ -159,6 +159,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     if len(parts) == 1 and parts[0] in columns(kind):
         column = parts[0]
         return Field(name, columns(kind)[column], f"{table}.{column}", column in nullable(kind))
+    made: Field | None = None
     if kind in RESOURCES or kind == ALL:
         match parts:
             case ["kind"]:
@@ -170,18 +171,19 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
             case ["spec", _, *_]:
                 path = bind(parts[1:])
                 return Field(name, "any", f"({table}.spec #> {path}::text[])", nullable=True)
-            case ["references", type_] if type_ in references(kind):
-                sql = f"({table}.refs -> {bind(type_)}::text)"
-                return Field(name, "reference", sql, nullable=True, label=type_)
             case ["status", member] if member in STATUS:
                 return _status(name, table, member)
+            case ["references", type_] if type_ in references(kind):
+                made = _reference(name, table, type_, bind)
             case ["status", "conditions", type_, *rest] if len(rest) <= 1:
-                return _condition(name, table, type_, rest[0] if rest else "status", bind)
+                made = _condition(name, table, type_, rest[0] if rest else "status", bind)
             case ["status", "conditions", _, _, _, *_]:
                 raise UnknownField(
                     f"unknown field {name}; a condition's type that has dots goes in quotes, as in "
                     'status.conditions."example.com/Synced".reason'
                 )
+    if made:
+        return made
     near = nearest(name, names(kind))
     other = f"did you mean {near}?" if near else EXAMPLES[kind not in RESOURCES and kind != ALL]
     raise UnknownField(f"unknown field {name}; {other}")
@@ -196,6 +198,11 @@ def _status(name: str, table: str, member: str) -> Field:
         return Field(name, type_, f"({value}::numeric)", nullable=True)
     collation = ' COLLATE "C"' if type_ == "moment" else ""
     return Field(name, type_, f"(({table}.status ->> '{member}'){collation})", nullable=True)
+
+
+def _reference(name: str, table: str, type_: str, bind: Bind) -> Field:
+    sql = f"({table}.refs -> {bind(type_)}::text)"
+    return Field(name, "reference", sql, nullable=True, label=type_)
 
 
 def _condition(name: str, table: str, condition: str, member: str, bind: Bind) -> Field:

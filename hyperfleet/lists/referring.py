@@ -18,8 +18,8 @@ SOURCES = """(({table}.created_time, {table}.id) IN (
 
 
 def asked(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The condition that the parameters ``ref_type`` and ``ref_target_id`` ask for, and its values; empty
-    where they are not given. Raises Problem for a type that the kind does not have.
+    """The condition that the parameters ``ref_type`` and ``ref_target_id`` ask for, and its values; it
+    is empty where they are not given. Raises Problem for a type that the kind does not have.
     """
     type_, target = query.get("ref_type"), query.get("ref_target_id")
     values, bind = columns.collector("r")
