@@ -5,9 +5,9 @@ Whatever differs between kinds is in these tables, so that a new kind is one ent
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 # Where the API lies; all addresses that answers hold begin with it.
 BASE = "/api/hyperfleet/v1"
@@ -237,6 +237,12 @@ LISTED: dict[str, Kind] = {
 }
 
 KINDS: dict[str, Kind] = {}
+
+
+def kind_of(members: Mapping[str, Any]) -> Kind:
+    """A kind from its members as JSON has them."""
+    references = tuple(Reference(**one) for one in members["references"])
+    return Kind(**{**members, "among": tuple(members["among"]), "references": references})
 
 
 def declare(kinds: Iterable[Kind]) -> None:

@@ -141,7 +141,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         resource.check(service, kind, whole, replaced=checked)
         if refers:
             stored = targets.resolved(wanted, known) if targets else {}
-            references.keep(conn, kind, old["id"], stored)
+            references.replace(conn, kind, old["id"], stored)
         at = max(times.now(), old["updated_time"])
         status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
@@ -253,13 +253,13 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any]) -> None:
         return
     told = []
     for source, name, id_, type_, target, target_id in rows[:3]:
-        below_it = f" to its {RESOURCES[target].noun} {target_id}" if target_id != old["id"] else ""
-        told.append(f"the {RESOURCES[source].noun} {name} ({id_}) refers{below_it} as {type_}")
+        what = "it" if target_id == old["id"] else f"its {RESOURCES[target].noun} {target_id}"
+        told.append(f"the {RESOURCES[source].noun} {name} ({id_}) refers to {what} as {type_}")
     more = ", and there are others" if len(rows) > len(told) else ""
     raise Problem(
         WRONG_STATE,
-        f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Such references "
-        "must be changed first, or what has them deleted.",
+        f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Who refers "
+        "to it must be changed or deleted first.",
     )
 
 

@@ -157,17 +157,22 @@ def insert(
         return conn.execute(statement, rows).fetchone()
     refs = Targets(conn, kind, wanted, owner=values.get("owner_id")).resolved(wanted, {})
     created = conn.execute(statement, rows)
-    shown = keep(conn, kind, values["id"], refs)
+    shown = _keep(conn, kind, values["id"], refs)
     row, document = created.fetchone(), shown.fetchone()
     return row if row is None or document is None else (row[0], document[0], *row[2:])
 
 
-def keep(conn: Connection, kind: str, id_: str, refs: References) -> Cursor:
-    """Makes these the references of a resource, in place of those that it has; finds what is shown of it
-    then. The caller holds its lock, if it was there before.
+def replace(conn: Connection, kind: str, id_: str, refs: References) -> None:
+    """Makes these the references of a resource, in place of those that it has. The caller holds its
+    lock.
     """
+    conn.execute(FORGET, {"id": id_})
+    _keep(conn, kind, id_, refs)
+
+
+def _keep(conn: Connection, kind: str, id_: str, refs: References) -> Cursor:
+    """Keeps the references of a resource that has none, and finds what is shown of it then."""
     values = {"id": id_, "refs": Jsonb(refs) if refs else None}
-    conn.execute(FORGET, values)
     if refs:
         conn.execute(KEEP[kind], values)
     return conn.execute(SHOW[kind], values)

@@ -73,7 +73,7 @@ def fold(
     :param previous: the status as it was before; None for a new resource
     :param required: the adapters that count; empty: all that have reported
     :param at: the time of the report or the write that is the reason to fold
-    :param children: how many resources that belong to it are left; asked only of a marked one
+    :param children: how many resources that belong or refer to it are left; asked only of a marked one
     """
     stored = {r["adapter"]: r for r in sorted(reports, key=lambda r: str(r["adapter"]))}
     verdicts = {name: verdict(report) for name, report in stored.items()}
@@ -192,7 +192,7 @@ def _ready(
             message = "All required adapters report Finalized=True and nothing is left below."
             return says | {"status": "True", "reason": "ReconciledAll", "message": message}
         if not late:
-            message = f"Resources that belong to it are left: {children}."
+            message = f"Resources that belong or refer to it are left: {children}."
             reason = "ReconciledWaitingForChildren"
             return says | {"status": "False", "reason": reason, "message": message}
         message = (

@@ -18,7 +18,7 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, compiled, read
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.errors import Fault, StartError
-from hyperfleet.kinds import RESOURCES, SPECS, Kind, declare
+from hyperfleet.kinds import RESOURCES, SPECS, declare, kind_of
 from hyperfleet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -251,5 +251,5 @@ def _older(one: Any) -> Any:
 
 
 if __name__ == "__main__":
-    declare(Kind(**{**one, "among": tuple(one["among"])}) for one in json.loads(sys.argv[3]))
+    declare(kind_of(one) for one in json.loads(sys.argv[3]))
     sys.stdout.buffer.write(_answer(sys.argv[1], public=sys.argv[2] == "public"))

@@ -314,7 +314,7 @@ def test_what_is_being_deleted_is_taken_as_that_and_ends_here(
     done = [{"type": "Finalized", "status": "True"}, {"type": "Available", "status": "False"}]
     assert api.report(cluster, "dns", observed_generation=2, conditions=done).status_code == 201
     waiting = api.get(f"/clusters/{A}").json()["status"]["conditions"]
-    assert "Resources that belong to it are left: 1." in [
+    assert "Resources that belong or refer to it are left: 1." in [
         c["message"] for c in waiting if c["type"] == "Reconciled"
     ]
     pool = api.get(f"/nodepools/{P}").json()

@@ -594,7 +594,7 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{**CHANNEL, "parent_kind": "Cluster", "on_parent_delete": "keep"}], "must look like"),
     ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that there is none"),
     ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
-    ([{**CHANNEL, "references": [{"kind": "Cluster"}]}], "references are not supported yet"),
+    ([{**CHANNEL, "search_disallowed_fields": ["spec"]}], "fields are not supported yet"),
     ([{**CHANNEL, "colour": "red"}], "colour is not supported"),
     ([{**CHANNEL, "require_spec_schema": True}], "--openapi-schema-path names no document"),
     ([{"kind": "Cluster", "plural": "groups"}], "Cluster.plural is 'clusters' and cannot be changed"),

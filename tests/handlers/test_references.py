@@ -365,13 +365,15 @@ def test_what_is_referred_to_is_not_deleted_and_the_refusal_names_who_refers(wor
     api, wif = world.api, world.make("WifConfig")
     clusters = [world.make("Cluster", references={"wif_config": ids(wif)}) for _ in range(4)]
     detail = said(api.delete(at(wif)), 409)
-    assert sum(f"the cluster {one['name']} ({one['id']}) refers" in detail for one in clusters) == 3
+    assert (
+        sum(f"the cluster {one['name']} ({one['id']}) refers to it" in detail for one in clusters) == 3
+    )
     assert "as wif_config, and there are others" in detail
     assert "deleted_time" not in world.read(wif)
     for one in clusters[1:]:
         answered(world.patch(one, {"references": {}}))
     detail = said(api.delete(f"/resources/{wif['id']}"), 409)
-    assert f"{clusters[0]['name']} ({clusters[0]['id']}) refers as wif_config." in detail
+    assert f"{clusters[0]['name']} ({clusters[0]['id']}) refers to it as wif_config." in detail
     answered(world.patch(clusters[0], {"references": {}}))
     world.delete(wif)
     assert world.status(wif) == 404
@@ -387,6 +389,8 @@ def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World
     assert world.read(wif)["generation"] == 2
     # Nobody has to finalize it, but who refers to it is still there and may need it.
     assert world.delete(wif) == world.read(wif)
+    messages = [one["message"] for one in world.read(wif)["status"]["conditions"]]
+    assert "Resources that belong or refer to it are left: 1." in messages
     assert world.status(wif) == 200
     [(field, message)] = faults(
         world.api.post(
@@ -401,6 +405,20 @@ def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World
     assert world.found("/clusters", ref_target_id=wif["id"]) == {cluster["id"]}
     world.finalize(cluster, "dns")
     assert [world.status(one) for one in (cluster, wif)] == [404, 404]
+
+
+def test_who_died_before_it_looked_again_is_made_good_by_another_deletion(world: World) -> None:
+    wif = world.make("WifConfig")
+    cluster = world.make("Cluster", references={"wif_config": ids(wif)})
+    assert world.api.report(cluster, "dns").status_code == 201
+    world.delete(cluster)
+    world.delete(wif)
+    with psycopg.connect(world.database) as conn:
+        # What is left after the COMMIT of its removal.
+        conn.execute("DELETE FROM clusters WHERE id = %s", [cluster["id"]])
+    assert world.status(wif) == 200
+    world.delete(wif)
+    assert world.status(wif) == 404
 
 
 def test_a_chain_of_references_ends_from_its_beginning(world: World) -> None:
