@@ -3,7 +3,8 @@
 The order of locks, which keeps two transactions from waiting for each other: whoever marks or
 removes what belongs to others, or takes a report on what is marked and does, holds the locks on those
 first, from the root on; whoever locks several of a kind locks them in the order of their ids, and
-several kinds in the order of :func:`hyperfleet.kinds.below`.
+several kinds in the order of ``hyperfleet.kinds.RESOURCES``, where each comes after what it belongs to.
+So does who makes a resource refer to others, and who removes by force what others refer to.
 """
 
 import copy

@@ -63,9 +63,10 @@ REMOVE_REFERRED: LiteralString = REMOVE.replace(
     DELETE FROM resource_references USING gone WHERE target_id = gone.id
 ), reports AS (""",
 )
-# A resource, what is below it, what it belongs to and who refers to any of them.
+# A resource, what is below it, what it belongs to and who refers to any of them. Who changes a node pool
+# twice in a transaction looks for its cluster, as the foreign key has it; this lock lets it.
 LOCK_AROUND: LiteralString = """/* {table}_lock_around */
-SELECT 1 FROM {table} WHERE id IN ({ids}) ORDER BY id FOR UPDATE
+SELECT 1 FROM {table} WHERE id IN ({ids}) ORDER BY id FOR NO KEY UPDATE
 """
 GIVEN: LiteralString = "SELECT unnest(%(ids)s::uuid[])"
 OF_KIND: LiteralString = "SELECT id FROM {table} WHERE {which}"
