@@ -84,11 +84,17 @@ UPDATE {table} AS source SET version = version + 1, refs = (
     ) AS kept
 ) WHERE id IN ({sources}) {only}
 """
-# What resources that are gone referred to, and what of it may have waited for that.
+# What resources that are gone referred to, and what of it may have waited for that. Who has locked such
+# a reference removes what it leads to.
 LEFT = """/* resource_references_left */
-WITH gone AS (
-    DELETE FROM resource_references WHERE source_id = ANY(%(ids)s::uuid[])
-    RETURNING target_kind, target_id
+WITH free AS (
+    SELECT source_id, ref_type, target_id FROM resource_references
+    WHERE source_id = ANY(%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM resource_references AS reference USING free
+    WHERE reference.source_id = free.source_id AND reference.ref_type = free.ref_type
+        AND reference.target_id = free.target_id
+    RETURNING reference.target_kind, reference.target_id
 )
 SELECT DISTINCT target.kind, target.id::text FROM gone JOIN all_resources AS target
     ON target.id = gone.target_id AND target.kind = gone.target_kind
