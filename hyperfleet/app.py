@@ -3,7 +3,7 @@
 import functools
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flask
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from hyperfleet.auth.guard import Bearer, Guard
+from hyperfleet.auth.tenants import Tenants
 from hyperfleet.contract import document as contract
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider import Provider
@@ -69,7 +70,7 @@ def create_app(
     checked = functools.partial(
         Checked, contract=Contract(document), mode=settings.responses_checked, registry=registry
     )
-    inner = _routed(document, holder, guard, checked)
+    inner = _routed(document, holder, guard, checked, _tenants(settings))
     flask_app: flask.Flask = inner.app
     service = flask_app.extensions[SERVICE] = Service(
         settings,
@@ -84,7 +85,13 @@ def create_app(
     told = Positioned(inner, reads.written) if reads.standbys else inner
     layers: ASGIApp = Plain(Pages(told, pages))
     requests = Requests(registry, first=settings.first_generation_metrics)
-    fair = Fair(Limited(layers, limits(settings)), settings.max_requests, requests.refused.inc)
+    fair = Fair(
+        Limited(layers, limits(settings)),
+        settings.max_requests,
+        requests.refused.inc,
+        # All of them come through one gateway.
+        (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
+    )
     if gauges is not None:
         gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
     layers = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
@@ -92,12 +99,25 @@ def create_app(
     return Logged(layers, requests, settings.access_log)
 
 
+def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:
+    """The layer that asks whose a request is, where tenants are told apart."""
+    if not settings.tenant_enabled:
+        return []
+    operations = contract.closed(contract.load())
+    return [functools.partial(Tenants, settings=settings, operations=operations)]
+
+
 def _routed(
-    document: dict[str, Any], holder: Provider, guard: Guard | None, checked: Callable[..., ASGIApp]
+    document: dict[str, Any],
+    holder: Provider,
+    guard: Guard | None,
+    checked: Callable[..., ASGIApp],
+    tenants: Sequence[Callable[..., ASGIApp]],
 ) -> FlaskApp:
     """Connexion's application: the contract bound to the handlers, the validators and the guard.
 
     :param checked: the layer that checks answers, in place of Connexion's
+    :param tenants: the layer that asks whose a request is, if there is one
     """
     reviews = contract.reviews(document)
     routed = FlaskApp(
@@ -108,6 +128,7 @@ def _routed(
             BrowserPages,
             TableRouting,
             SecurityMiddleware,
+            *tenants,
             Validated,
             checked,
         ],

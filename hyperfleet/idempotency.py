@@ -57,11 +57,17 @@ class Once(NamedTuple):
     :param key: the client's; None: it may be carried out again
     :param path: of the request
     :param body: of the request
+    :param tenant: who the caller is of, as text; keys of one tenant are not those of another
     """
 
     key: str | None
     path: str
     body: Any
+    tenant: str = ""
+
+    def claimant(self, by: str) -> str:
+        """Whose the key is. No name has a line break."""
+        return f"{by}\n{self.tenant}" if self.tenant else by
 
 
 def create(
@@ -88,7 +94,7 @@ def create(
     request = hashlib.sha256(
         json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
     ).digest()
-    claim = {"by": by, "key": once.key, "request": request, "at": times.now()}
+    claim = {"by": once.claimant(by), "key": once.key, "request": request, "at": times.now()}
     with transaction(pool) as conn:
         claimed = conn.execute(CLAIM, claim)
         first = conn.execute(FIRST, claim)

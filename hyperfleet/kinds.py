@@ -3,6 +3,7 @@
 Whatever differs between kinds is in these tables, so that a new kind is one entry.
 """
 
+import functools
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -183,11 +184,28 @@ BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned}) {on
 UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
 
 
-class Statements(dict[str, LiteralString]):
-    """A statement for each kind of resource, made when it is first asked for."""
+# What a caller sees who is of a tenant; where tenants are not told apart, no statement has it.
+SCOPE: LiteralString = "AND tenancy @> %(tenancy)s"
 
-    def __init__(self, statement: LiteralString) -> None:
+
+class Statements(dict[str, LiteralString]):
+    """A statement for each kind of resource, made when it is first asked for.
+
+    :param scoped: for callers who see the resources of their tenant alone
+    """
+
+    def __init__(self, statement: LiteralString, *, scoped: bool = False) -> None:
         self.statement = statement
+        self.is_scoped = scoped
+
+    @functools.cached_property
+    def scoped(self) -> "Statements":
+        """The same statements for callers of a tenant."""
+        return Statements(self.statement, scoped=True)
+
+    def of(self, kind: str, key: Mapping[str, Any]) -> LiteralString:
+        """The statement of a kind, for whoever a key says: it has a ``tenancy`` for one of a tenant."""
+        return (self.scoped if "tenancy" in key else self)[kind]
 
     def __missing__(self, kind: str) -> LiteralString:
         """Makes the statement. Raises KeyError for what is no kind of resource."""
@@ -200,6 +218,8 @@ class Statements(dict[str, LiteralString]):
             only=of.only,
             address=of.address,
             document=of.document,
+            scope=SCOPE if self.is_scoped else "",
+            tenancy=", tenancy" if self.is_scoped else "",
         )
         return made
 
@@ -208,7 +228,8 @@ def both(statement: LiteralString) -> Statements:
     """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
     the id of what it belongs to, ``{under}`` the condition that this is the owner that the path names,
     if it has and names one, ``{only}`` the one that a row of the table is of this kind, ``{address}`` a
-    row's, and ``{document}`` what is shown of it.
+    row's, and ``{document}`` what is shown of it. For callers of a tenant,
+    ``{scope}`` is the condition that they see a row, and ``{tenancy}`` one more column.
     """
     return Statements(statement)
 

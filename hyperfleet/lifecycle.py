@@ -162,7 +162,7 @@ def mark(
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
         owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
-        under = {"id": key["id"], "root": kind}
+        under = {**key, "root": kind, "owner_id": None}
         holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
         kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
         referring = [conn.execute(one, {"ids": [key["id"]]}) for one in _referring(kind)]

@@ -15,7 +15,7 @@ import psycopg
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperfleet import declared, kinds, synonyms
+from hyperfleet import declared, kinds, synonyms, tenancy
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
 from hyperfleet.observe import log
@@ -199,7 +199,6 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     contradict each other.
     """
     ctx = click.get_current_context()
-    synonyms.refuse_tenants(os.environ)
     chosen = {name: value for name, value in values.items() if name in DECLARED}
     given = {name: _given(ctx, name) for name in chosen}
     for path_name in FILED:
@@ -256,6 +255,9 @@ def check(chosen: Settings) -> None:
         )
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
         raise ConfigurationError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
+    if chosen.tenant_enabled:
+        for fault in tenancy.contradictions(chosen.tenant_system_header, chosen.tenant_dimensions):
+            raise ConfigurationError(fault)
 
 
 def sources() -> dict[str, str]:

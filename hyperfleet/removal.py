@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # What one belongs to, and what that belongs to: neither ever changes. For a report they are locked only
 # where that may remove the one.
 OWNER = """
-SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only}
+SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}
     AND (NOT %(marked)s OR deleted_time IS NOT NULL)
 """
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
@@ -105,18 +105,25 @@ IDS: LiteralString = "%(ids)s::uuid[]"
 THESE: LiteralString = "id = ANY(%(ids)s)"
 
 
+OWNER_OF = both(OWNER)
+
+
 @functools.cache
-def _owners(kind: str) -> list[tuple[str, LiteralString]]:
-    """The kinds that a kind belongs to, the root first, and the statement that locks each one's."""
+def _owners(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
+    """The kinds that a kind belongs to, the root first, and the statement that locks each one's.
+
+    :param scoped: for a caller of a tenant
+    """
     return [
-        (of, LOCK_OWNER.format(table=RESOURCES[of].table, inner=inner)) for of, inner in _above(kind)
+        (of, LOCK_OWNER.format(table=RESOURCES[of].table, inner=inner))
+        for of, inner in _above(kind, scoped=scoped)
     ]
 
 
-def _above(kind: str) -> list[tuple[str, LiteralString]]:
+def _above(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
     """The kinds that a kind belongs to, the root first, and the query for the id of each one's."""
     found: list[tuple[str, LiteralString]] = []
-    inner = both(OWNER)[kind]
+    inner = (OWNER_OF.scoped if scoped else OWNER_OF)[kind]
     for of in reversed(above(kind)):
         found.append((of.name, inner))
         inner = OWNERS_OWNER.format(table=of.table, inner=inner)
@@ -202,7 +209,8 @@ def lock_above(conn: Connection, kind: str, key: Mapping[str, Any], *, marked: b
     :param marked: only where the resource itself is marked as deleted
     """
     values = {"owner_id": None, **key, "marked": marked}
-    return Owners([(of, conn.execute(statement, values)) for of, statement in _owners(kind)])
+    statements = _owners(kind, scoped="tenancy" in key)
+    return Owners([(of, conn.execute(statement, values)) for of, statement in statements])
 
 
 def remove(conn: Connection, kind: str, *ids: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 
 import uuid_utils
+from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.conditions import Folding
@@ -14,7 +15,19 @@ from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
-from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, both, id_here, owned, quoted, referrers
+from hyperfleet.kinds import (
+    ID,
+    KINDS,
+    OLD_ID,
+    RESOURCES,
+    SCOPE,
+    Statements,
+    both,
+    id_here,
+    owned,
+    quoted,
+    referrers,
+)
 from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
 from hyperfleet.status import State, Status
@@ -24,19 +37,20 @@ GIVEN: LiteralString = """
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text)
+         at timestamptz, by text, tenancy jsonb)
 )"""
 
-# Who has a name.
+# Who has a name: among what belongs to the same, or else to the same tenant.
 HOLDER = both("""/* {table}_named */
-SELECT id::text, deleted_time IS NOT NULL FROM {table} WHERE name = %(name)s {under} {only}
+SELECT id::text, deleted_time IS NOT NULL FROM {table}
+WHERE name = %(name)s AND ({owner} IS NOT NULL OR tenancy = %(tenancy)s) {under} {only}
 """)
 
 # Whoever locks several locks them in this order, so that no two wait for each other.
 LOCK = """/* {table}_lock */
 SELECT id::text, version, generation, status, hyperfleet_time(created_time),
        hyperfleet_time(updated_time), hyperfleet_time(deleted_time), {owner}::text {whole}
-FROM {table} WHERE id = ANY({ids}) {under} {only} ORDER BY id FOR NO KEY UPDATE
+FROM {table} WHERE id = ANY({ids}) {under} {only} {scope} ORDER BY id FOR NO KEY UPDATE
 """
 STATE = (
     *("id", "version", "generation", "status", "created_time", "updated_time", "deleted_time"),
@@ -70,6 +84,7 @@ GROUP BY target_id
 # Which resources: those that are named, or those below another that are not marked as deleted.
 NAMED = "%(ids)s::uuid[]"
 BELOW = "ARRAY(SELECT id FROM {table} WHERE {owned} AND deleted_time IS NULL)"
+OWN_ROOT = "ARRAY(SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only} {scope})"
 
 SET_STATUS = both("""/* {table}_set_status */
 UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
@@ -104,14 +119,23 @@ class Held(NamedTuple):
 
 
 @functools.cache
-def _statements(kind: str, *, whole: bool, seen: bool, children: bool, root: str) -> list[LiteralString]:
+def _lock(ids: LiteralString, columns: LiteralString) -> Statements:
+    return both(LOCK.replace("{ids}", ids).replace("{whole}", columns))
+
+
+@functools.cache
+def _statements(
+    kind: str, *, whole: bool, seen: bool, children: bool, root: str, scoped: bool
+) -> list[LiteralString]:
     of = RESOURCES[kind]
     ids = NAMED
     if root:
-        ids = BELOW.format(table=of.table, owned=owned(kind, root, NAMED))
+        above = RESOURCES[root]
+        owners = OWN_ROOT.format(table=above.table, only=above.only, scope=SCOPE) if scoped else NAMED
+        ids, scoped = BELOW.format(table=of.table, owned=owned(kind, root, owners)), False
     columns: LiteralString = WHOLE_COLUMNS if whole else SEEN_COLUMNS if seen else ""
     data: LiteralString = ", data" if seen else ""
-    lock = both(LOCK.replace("{ids}", ids).replace("{whole}", columns))[kind]
+    lock = _lock(ids, columns)
     counts = [
         CHILDREN.format(child=child.table, ids=ids, only=child.only)
         for child in RESOURCES.values()
@@ -120,7 +144,11 @@ def _statements(kind: str, *, whole: bool, seen: bool, children: bool, root: str
     if children and (sources := referrers(kind)):
         kinds = quoted(one.name for one in sources)
         counts.append(REFERRING.format(ids=ids, kinds=kinds))
-    return [lock, REPORTS.format(kind=of.name, ids=ids, data=data), *counts]
+    return [
+        (lock.scoped if scoped else lock)[kind],
+        REPORTS.format(kind=of.name, ids=ids, data=data),
+        *counts,
+    ]
 
 
 class Hold:
@@ -129,8 +157,9 @@ class Hold:
     The statements are sent at once; what they found is fetched when it is asked for, so that others
     may travel with them.
 
-    :param key: ``id`` or ``ids``, and ``owner_id`` of what must belong to that owner; with ``root``, a
-        kind, those are meant that are below these, directly or not, and not marked as deleted
+    :param key: ``id`` or ``ids``, ``owner_id`` of what must belong to that owner, and ``tenancy`` of
+        what a tenant must see; with ``root``, a kind, those are meant that are below these, directly
+        or not, and not marked as deleted
     :param folding: what their statuses are folded by
     :param whole: whether a state is to have name, labels, spec and document, which can be large
     :param children: whether what belongs to them is counted, which counts for marked ones alone
@@ -148,7 +177,10 @@ class Hold:
     ) -> None:
         values = {"owner_id": None, "ids": [key.get("id")], **key}
         seen, root = folding.rules is not None, key.get("root", "")
-        statements = _statements(kind, whole=whole, seen=seen, children=children, root=root)
+        scoped = "tenancy" in key
+        statements = _statements(
+            kind, whole=whole, seen=seen, children=children, root=root, scoped=scoped
+        )
         self.kind, self.key, self.folding = kind, key, folding
         self.columns = (*STATE, *WHOLE) if whole else (*STATE, *SEEN) if seen else STATE
         self.report = REPORT_SEEN if seen else REPORT
@@ -181,6 +213,15 @@ class Hold:
         return held
 
 
+def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a caller sees what was read for several at once.
+
+    :param key: what the caller looks for; it has a ``tenancy`` for one of a tenant
+    :param tenancy: that of what was found, which is read for such callers alone
+    """
+    return "tenancy" not in key or key["tenancy"].obj.items() <= tenancy[0].items()
+
+
 def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, Any]:
     """What finds the resource that a path names: ``id``, and ``owner_id`` of a node pool, which is None
     where the path names no cluster.
@@ -211,7 +252,7 @@ def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Proble
 
     :param values: as :func:`first_row` has them, and ``owner_id`` of a node pool
     """
-    holder = fetch_one(service.pool, HOLDER[kind], values)
+    holder = fetch_one(service.pool, HOLDER[kind], {**values, "tenancy": Jsonb(values["tenancy"])})
     message = f"is the name of another {RESOURCES[kind].noun}"
     if holder:
         message += f", {holder[0]}" + (", which is being deleted" if holder[1] else "")
@@ -237,12 +278,15 @@ def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: boo
         raise Problem(INVALID, faults=found)
 
 
-def first_row(kind: str, body: Mapping[str, Any], folding: Folding, by: str) -> dict[str, Any]:
+def first_row(
+    kind: str, body: Mapping[str, Any], folding: Folding, by: str, tenancy: Mapping[str, str]
+) -> dict[str, Any]:
     """The values of a new row.
 
     :param body: of a request that was validated
     :param folding: what its status is folded by
     :param by: who creates it
+    :param tenancy: of who creates it; what belongs to another has that one's
     """
     at = times.now()
     own = {
@@ -257,4 +301,5 @@ def first_row(kind: str, body: Mapping[str, Any], folding: Folding, by: str) -> 
         "status": folding.fold(born, (), None, at),
         "at": at,
         "by": by,
+        "tenancy": tenancy,
     }

@@ -17,6 +17,7 @@ from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Once, Rounds
 from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
+from hyperfleet.lists.tenants import Tenants
 from hyperfleet.settings import Settings
 from hyperfleet.turns import Turns
 
@@ -49,6 +50,7 @@ class Service:
     :param rounds: runs statements, by their texts, for several who ask
     :param readings: the same, of those that only read
     :param tags: the entity tags of pages, by their addresses
+    :param tenants: reads the lists of callers of a tenant
     :param foldings: what the statuses of each kind are folded by
     """
 
@@ -64,6 +66,7 @@ class Service:
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     tags: Tags = field(init=False)
+    tenants: Tenants = field(default_factory=Tenants)
     foldings: Mapping[str, Folding] = field(init=False)
 
     def __post_init__(self) -> None:

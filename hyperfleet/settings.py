@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from hyperfleet import issuers
+from hyperfleet import issuers, tenancy
 from hyperfleet.entities import Entity
 from hyperfleet.kinds import NATIVE
 from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
@@ -74,6 +74,22 @@ class Issuers(Names):
         """The issuers; fails with what is wrong with one."""
         try:
             return issuers.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Dimensions(Names):
+    """What tells tenants apart: JSON, or the list itself in a YAML file."""
+
+    name = "json"
+    no_items = ()
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The dimensions; fails with what is wrong with one."""
+        try:
+            return tenancy.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -307,6 +323,18 @@ class Settings:
         type=Names(),
     )
     acl_file: Path | None = file("YAML list of claims and patterns that let in.")
+    tenant_enabled: bool = switch(
+        False, "Keep tenants apart, by headers that a trusted gateway sets (see docs/tenants.md)."
+    )
+    tenant_system_header: str = setting(
+        "", "Header that is true for system callers, who see all tenants and write statuses alone."
+    )
+    tenant_dimensions: tuple[tenancy.Dimension, ...] = setting(
+        (),
+        "What makes a tenant: header, key and required of each dimension; a list in the file, JSON "
+        "elsewhere.",
+        type=Dimensions(),
+    )
     ocm_base_url: str = setting("https://api.openshift.com", "Where --enable-authz asks.")
     ocm_token_url: str = setting(
         "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/token",

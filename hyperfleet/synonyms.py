@@ -58,6 +58,9 @@ SYNONYMS = (
     Synonym("server.jwk.cert_file", "--server-jwk-cert-file", "jwk_cert_file"),
     Synonym("server.jwk.cert_url", "--server-jwk-cert-url", "jwk_cert_url"),
     Synonym("server.acl.file", "--server-acl-file", "acl_file"),
+    Synonym("server.tenant.enabled", "--server-tenant-enabled", "tenant_enabled", bare=True),
+    Synonym("server.tenant.system_header", "--server-tenant-system-header", "tenant_system_header"),
+    Synonym("server.tenant.dimensions", "", "tenant_dimensions"),
     Synonym("database.dialect", "--db-dialect", why="it is PostgreSQL"),
     Synonym("database.host", "", "db_host"),
     Synonym("database.host_file", "", "db_host_file"),
@@ -120,9 +123,6 @@ ADDRESSES = {
 BY_FIELD = {one.field: one for one in SYNONYMS if one.path}
 BY_VARIABLE = {one.variable: one for one in SYNONYMS if one.path}
 BY_FLAG = {flag: one for one in SYNONYMS for flag in one.flags.split()}
-OFF = ("", "0", "f", "false", "n", "no", "off")
-# What must not be ignored, since more would be seen than was meant to be.
-TENANTS = ("server_tenant_enabled", "server_tenant_system_header", "server_tenant_dimensions")
 
 
 def variables(setting: str) -> list[str]:
@@ -172,15 +172,12 @@ def _address(flag: str, value: str) -> Iterator[str]:
 
 def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The settings of a YAML file by this service's names, and what is to be said of those that are
-    none here. Raises ConfigurationError for tenants, which would see each other.
+    none here.
     """
     found: dict[str, Any] = {}
     told = []
     for name, value in values.items():
-        if name in TENANTS:
-            if name == TENANTS[0] and str(value).strip().lower() not in OFF:
-                raise ConfigurationError("server.tenant: tenants are not kept apart by this version.")
-        elif name in BY_FIELD:
+        if name in BY_FIELD:
             synonym = BY_FIELD[name]
             if synonym.setting:
                 if found.setdefault(synonym.setting, value) != value:
@@ -191,11 +188,3 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             found[name] = value
     return found, told
-
-
-def refuse_tenants(environment: Mapping[str, str]) -> None:
-    """Raises ConfigurationError where tenants are asked for, which would see each other."""
-    if environment.get("HYPERFLEET_SERVER_TENANT_ENABLED", "").strip().lower() not in OFF:
-        raise ConfigurationError(
-            "HYPERFLEET_SERVER_TENANT_ENABLED: tenants are not kept apart by this version."
-        )

@@ -18,6 +18,7 @@ from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.issuers import Issuer
 from hyperfleet.observe.log import HIDDEN
 from hyperfleet.settings import FIELDS, Settings
+from hyperfleet.tenancy import Dimension
 
 SECRET = ("db_password", "ocm_client_secret")
 # What may be secret in a connection string; in options there may be any setting of PostgreSQL.
@@ -75,6 +76,8 @@ def _shown(name: str, value: Any) -> Any:
         return [_shown("", one) for one in value]
     if isinstance(value, Issuer):
         return {member: _shown("", one) for member, one in value.given().items()}
+    if isinstance(value, Dimension):
+        return value.given()
     value = str(value) if isinstance(value, Path) else value
     return IN_URL.sub(rf"\1{HIDDEN}", value) if isinstance(value, str) else value
 

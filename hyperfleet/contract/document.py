@@ -125,6 +125,15 @@ def reviews(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+def closed(document: dict[str, Any]) -> dict[str, bool]:
+    """By operation id, of those that are not public: whether it only reads, or reports a status."""
+    return {
+        operation["operationId"]: method == "get" or path.endswith("/statuses")
+        for path, method, operation in operations(document)
+        if operation.get("security") != []
+    }
+
+
 class Route(NamedTuple):
     """A path of the contract: its pattern, and for each method the media types of its body."""
 

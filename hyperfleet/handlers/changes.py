@@ -21,17 +21,18 @@ def patched(
     """
     shape = request.shape(kind)
     change = Change(body, request.merges(), request.precondition(), caller(), checked)
-    return shown(shape, lifecycle.patch(request.service(), kind, key, change))
+    return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(key), change))
 
 
 def deleted(kind: str, key: dict[str, Any]) -> flask.Response:
     """The resource with its mark."""
     shape = request.shape(kind)
-    marked = lifecycle.mark(request.service(), kind, key, request.precondition(), caller())
+    service, own = request.service(), request.scoped(key)
+    marked = lifecycle.mark(service, kind, own, request.precondition(), caller())
     return shown(shape, marked, 202)
 
 
 def forced_out(kind: str, key: dict[str, Any], reason: str) -> flask.Response:
     """Nothing, after the end of a marked resource."""
-    removal.force(request.service(), kind, key, reason, caller())
+    removal.force(request.service(), kind, request.scoped(key), reason, caller())
     return empty(204)

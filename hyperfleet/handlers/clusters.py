@@ -15,15 +15,16 @@ from hyperfleet.handlers.response import listed, read, shown
 from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
 
-# In the order of their names, so that no two who create several wait for each other; and one whose name
-# somebody else is about to give does not keep the others waiting.
+# In one order, so that no two who create several wait for each other; and one whose name somebody else
+# is about to give does not keep the others waiting.
 CREATED = """
 , patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
 ), created AS (
     INSERT INTO clusters
-        (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
-    SELECT id, name, labels, spec, status, at, at, by, by FROM given, patience ORDER BY name
+        (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by, tenancy)
+    SELECT id, name, labels, spec, status, at, at, by, by, tenancy
+    FROM given, patience ORDER BY name, tenancy
     ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
     RETURNING id, created_time, labels, document
 ), labelled AS (
@@ -44,13 +45,14 @@ def get_clusters(**query: Any) -> flask.Response:
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
     service, shape = request.service(), request.shape("Cluster")
-    values = resource.first_row("Cluster", body, service.foldings["Cluster"], caller())
+    tenant = request.tenant()
+    values = resource.first_row("Cluster", body, service.foldings["Cluster"], caller(), tenant)
     location = f"{BASE}/clusters/{values['id']}"
     once, wanted = request.once(body), body.get("references")
     insert = partial(references.insert, kind="Cluster", statement=CREATE, values=values, wanted=wanted)
     created: Sequence[Any] | None
     # Of those who want the same name, one at a time has a connection.
-    with service.turns.of(f"name {values['name']}"):
+    with service.turns.of(f"name {values['name']} {once.tenant}"):
         if once.key is None and not wanted:
             created = wait_for(service.together(CREATE).get(values["id"], values))
         else:

@@ -13,33 +13,34 @@ from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, WRONG_STATE, Problem
 from hyperfleet.handlers import request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.response import listed, read, shown
-from hyperfleet.kinds import BASE, RESOURCES, Kind, both
+from hyperfleet.handlers.response import below, listed, read, shown
+from hyperfleet.kinds import BASE, RESOURCES, Kind
 from hyperfleet.lifecycle import Stored
-from hyperfleet.lists.page import Within
 
 # As resource.GIVEN, with the address.
 GIVEN: LiteralString = """/* {table}_create */
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text, href text)
+         at timestamptz, by text, tenancy jsonb, href text)
 ), """
 # The lock keeps the owner from being marked or removed until the resource is there to be seen.
 OWNER: LiteralString = """owner AS (
-    SELECT id, deleted_time, '{kind}' AS kind, {address} AS href
-    FROM {table} WHERE id = (SELECT owner_id FROM given) {only} FOR SHARE
+    SELECT id, deleted_time, '{kind}' AS kind, {address} AS href, tenancy
+    FROM {table}
+    WHERE id = (SELECT owner_id FROM given) AND tenancy @> (SELECT tenancy FROM given) {only} FOR SHARE
 )"""
 NO_OWNER: LiteralString = """owner AS (
-    SELECT NULL::uuid AS id, NULL::timestamptz AS deleted_time, NULL AS kind, NULL AS href
+    SELECT NULL::uuid AS id, NULL::timestamptz AS deleted_time, NULL AS kind, NULL AS href, tenancy
+    FROM given
 )"""
 CREATED: LiteralString = """
 , created AS (
     INSERT INTO {table}
         (id, kind, href, owner_kind, owner_id, owner_href, name, labels, spec, status,
-         created_time, updated_time, created_by, updated_by)
+         created_time, updated_time, created_by, updated_by, tenancy)
     SELECT given.id, '{kind}', given.href, owner.kind, owner.id, owner.href, name, labels, spec, status,
-           at, at, by, by
+           at, at, by, by, owner.tenancy
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT DO NOTHING
     RETURNING id, created_time, labels, document
@@ -51,8 +52,6 @@ CREATED: LiteralString = """
 SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
 FROM owner LEFT JOIN created ON true
 """
-
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only}")
 
 
 @functools.cache
@@ -85,9 +84,7 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
     owner_id = _owner(of, given)
     if owner_id is None or of.parent is None:
         return listed(kind, given)
-    missing = resource.not_found(of.parent, owner_id)
-    owner = {"owner_id": owner_id}
-    return listed(kind, given, Within("owner_id = %(owner_id)s", owner, EXISTS[of.parent], missing))
+    return listed(kind, given, below(of.parent, owner_id))
 
 
 def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
@@ -99,7 +96,7 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     if of.parent and owner_id is None:
         raise elsewhere(of)
     service, shape = request.service(), request.shape(kind)
-    values = resource.first_row(kind, body, service.foldings[kind], caller())
+    values = resource.first_row(kind, body, service.foldings[kind], caller(), request.tenant())
     within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
     location = f"{BASE}/{within}{of.segment}/{values['id']}"
     values |= {"owner_id": owner_id, "href": location}
@@ -108,7 +105,7 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
         references.insert, kind=kind, statement=_create(kind), values=values, wanted=wanted
     )
     created: Sequence[Any] | None
-    with service.turns.of(owner_id or f"name {kind} {values['name']}"):
+    with service.turns.of(owner_id or f"name {kind} {values['name']} {once.tenant}"):
         if once.key is None and not wanted:
             row = fetch_one(service.pool, _create(kind), {"rows": Jsonb([values])})
             created = row and row[1:]

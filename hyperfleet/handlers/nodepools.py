@@ -13,19 +13,20 @@ from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.response import listed, read, shown
+from hyperfleet.handlers.response import below, listed, read, shown
 from hyperfleet.kinds import BASE
 from hyperfleet.lifecycle import Stored
-from hyperfleet.lists.page import Within
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATED = """
 , owner AS (
-    SELECT id, deleted_time FROM clusters WHERE id = (SELECT owner_id FROM given) FOR SHARE
+    SELECT clusters.id, clusters.deleted_time, clusters.tenancy FROM clusters, given
+    WHERE clusters.id = given.owner_id AND clusters.tenancy @> given.tenancy FOR SHARE OF clusters
 ), created AS (
     INSERT INTO node_pools
-        (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by)
-    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by
+        (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by,
+         tenancy)
+    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by, owner.tenancy
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT ON CONSTRAINT node_pools_name DO NOTHING
     RETURNING id, created_time, labels, document
@@ -39,8 +40,6 @@ FROM owner LEFT JOIN created ON true
 """
 CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED
 
-OWNER = "SELECT 1 FROM clusters WHERE id = %(owner_id)s"
-
 
 def get_node_pools(**query: Any) -> flask.Response:
     """One page of the node pools of all clusters."""
@@ -49,9 +48,7 @@ def get_node_pools(**query: Any) -> flask.Response:
 
 def get_node_pools_by_cluster_id(cluster_id: str, **query: Any) -> flask.Response:
     """One page of the node pools of a cluster."""
-    owner = {"owner_id": resource.key("Cluster", cluster_id)}
-    missing = resource.not_found("Cluster", cluster_id)
-    return listed("NodePool", query, Within("owner_id = %(owner_id)s", owner, OWNER, missing))
+    return listed("NodePool", query, below("Cluster", resource.key("Cluster", cluster_id)))
 
 
 def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
@@ -59,7 +56,8 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     that is being deleted.
     """
     service, shape = request.service(), request.shape("NodePool")
-    values = resource.first_row("NodePool", body, service.foldings["NodePool"], caller())
+    tenant = request.tenant()
+    values = resource.first_row("NodePool", body, service.foldings["NodePool"], caller(), tenant)
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
     once, wanted = request.once(body), body.get("references")

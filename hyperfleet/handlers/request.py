@@ -1,9 +1,13 @@
 """What a handler asks of the request at hand: the only place below the edge that knows Flask's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flask
+from psycopg.types.json import Jsonb
 
+from hyperfleet import tenancy
+from hyperfleet.auth import tenants
 from hyperfleet.database.reads import Reader
 from hyperfleet.etag import Precondition
 from hyperfleet.idempotency import Once
@@ -21,6 +25,28 @@ def service() -> Service:
     """What handlers work with."""
     found: Service = flask.current_app.extensions[SERVICE]
     return found
+
+
+def tenant() -> Mapping[str, str]:
+    """The tenancy of the caller; empty for who sees everything, as all do where tenants are not kept
+    apart.
+
+    Raises LookupError where nobody has asked whose the request is: it fails, and sees nothing.
+    """
+    if not service().settings.tenant_enabled:
+        return {}
+    found = tenants.current.get()
+    if found is None:
+        raise LookupError("it is not known whose the request is")
+    return found
+
+
+def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
+    """What finds a resource, as :func:`hyperfleet.resource.key_of` makes it, for the caller: none of
+    another tenant.
+    """
+    own = tenant()
+    return {**key, "tenancy": Jsonb(own)} if own else dict(key)
 
 
 def shape(kind: str) -> Shape:
@@ -54,7 +80,9 @@ def reader() -> Reader:
 
 def once(body: Any) -> Once:
     """What makes the request one that is carried out once only."""
-    return Once(flask.request.headers.get("Idempotency-Key"), flask.request.path, body)
+    own = tenant()
+    of = tenancy.text(own) if own else ""
+    return Once(flask.request.headers.get("Idempotency-Key"), flask.request.path, body, of)
 
 
 def address() -> tuple[str, list[tuple[str, str]]]:

@@ -1,6 +1,6 @@
 """Resources of all kinds, found by their ids alone."""
 
-from typing import Any
+from typing import Any, LiteralString
 
 import flask
 
@@ -9,11 +9,12 @@ from hyperfleet.database.statements import fetch_one
 from hyperfleet.handlers import clusters, declared, request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read
-from hyperfleet.kinds import ALL, RESOURCES
+from hyperfleet.kinds import ALL, RESOURCES, SCOPE
 
-KIND = (
+KIND: LiteralString = (
     "/* all_resources_kind */ SELECT kind FROM all_resources WHERE id = %(id)s AND kind = ANY(%(kinds)s)"
 )
+KIND_SCOPED: LiteralString = f"{KIND} {SCOPE}"
 
 
 def _found(resource_id: str, *, reading: bool = False) -> tuple[str, dict[str, Any]]:
@@ -22,11 +23,12 @@ def _found(resource_id: str, *, reading: bool = False) -> tuple[str, dict[str, A
     :param reading: whether nothing is to be changed, so that a standby may be asked
     """
     id_ = resource.key(ALL, resource_id)
-    values = {"id": id_, "kinds": [*RESOURCES]}
+    values = request.scoped({"id": id_, "kinds": [*RESOURCES]})
+    statement = KIND_SCOPED if "tenancy" in values else KIND
     if reading:
-        row = next(iter(request.reader().rows(KIND, values)), None)
+        row = next(iter(request.reader().rows(statement, values)), None)
     else:
-        row = fetch_one(request.service().pool, KIND, values)
+        row = fetch_one(request.service().pool, statement, values)
     if row is None:
         raise resource.not_found(ALL, resource_id)
     return row[0], {"id": id_}

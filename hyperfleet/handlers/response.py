@@ -1,25 +1,31 @@
 """The answers of the handlers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, LiteralString
 
 import flask
 from xxhash import xxh3_128_hexdigest
 
+from hyperfleet import tenancy
 from hyperfleet.etag import etag, weak
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
-from hyperfleet.kinds import both
+from hyperfleet.kinds import SCOPE, both
 from hyperfleet.lifecycle import Stored
 from hyperfleet.lists import page
 from hyperfleet.lists.page import Long, Within
 from hyperfleet.lists.projection import Shape
-from hyperfleet.resource import not_found
+from hyperfleet.resource import not_found, sees
 
 ALL = Within()
 
+# Of what belongs to another.
+OWNED: LiteralString = "owner_id = %(owner_id)s"
+OWNED_SEEN: LiteralString = f"{OWNED} {SCOPE}"
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
+
 READ = both("""/* {table}_read */
-SELECT id::text, {document}::bpchar, version, {owner}::text FROM {table}
+SELECT id::text, {document}::bpchar, version, {owner}::text {tenancy} FROM {table}
 WHERE id = ANY(%(ids)s::uuid[]) {only}
 """)
 
@@ -57,18 +63,29 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     :param key: as :func:`hyperfleet.resource.key_of` makes it
     Raises Problem where it is not.
     """
-    shape, reader = request.shape(kind), request.reader()
+    shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
+    statement = READ.of(kind, key)
     if reader.after:
-        row = reader.one(READ[kind], {"ids": [key["id"]]})
+        row = reader.one(statement, {"ids": [key["id"]]})
         found = row and row[1:]
     else:
-        found = wait_for(request.service().read(READ[kind]).get(key["id"]))
+        found = wait_for(request.service().read(statement).get(key["id"]))
     if found is None or key.get("owner_id") not in (None, found[2]):
+        raise not_found(kind, key["id"])
+    # What several ask for at once is read for all of them.
+    if not sees(key, found[3:]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
     if request.knows(str(stored.version)):
         return empty(304, {"ETag": etag(stored.version), **shape.headers})
     return shown(shape, stored)
+
+
+def below(kind: str, owner_id: str) -> Within:
+    """What belongs to a resource, whose kind this is, if the caller sees that."""
+    values = request.scoped({"owner_id": owner_id})
+    where = OWNED_SEEN if "tenancy" in values else OWNED
+    return Within(where, values, EXISTS.of(kind, values), not_found(kind, owner_id))
 
 
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
@@ -78,16 +95,20 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     nothing is written to the database, the page is not even looked for.
     """
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
-    reader = request.reader()
-    # The address says all of what is wanted, but for what a client is shown that does not say it.
-    key = (path, *given, shape.agent, reader.after)
+    reader, tenant = request.reader(), request.tenant()
+    # The address says all of what is wanted, but for what a client is shown that does not say it, and
+    # whose it is.
+    key = (path, *given, shape.agent, reader.after, tenancy.text(tenant) if tenant else "")
     tag = service.tags.last(key)
     if tag and request.knows(tag) and wait_for(service.tags.still(key)):
         return empty(304, {"ETag": weak(tag), **shape.headers})
 
     def made() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
-        wanted, found = page.page(reader, kind, query, within)
+        if tenant and within is ALL:
+            wanted, found = service.tenants.page(reader, kind, query, tenant)
+        else:
+            wanted, found = page.page(reader, kind, query, within)
         text = page.text(kind, wanted, found, shape, path, given)
         if isinstance(text, Long):
             return text, ""

@@ -44,7 +44,7 @@ SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, s
        (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
                                          hyperfleet_time(adapter_statuses.created_time),
                                          hyperfleet_time(last_report_time){data}))
-        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id){whole}
+        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id){whole} {tenancy}
 FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only}
 """
 STATE = both(_STATE.replace("{data}", "").replace("{whole}", ""))
@@ -85,7 +85,7 @@ UNCHANGED = """, free AS (
 """
 STORE_AT_ONCE = both(GIVEN + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only}")
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 
 
 def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
@@ -125,8 +125,8 @@ get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_po
 def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
     """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
-    missing = resource.not_found(kind, owner["id"])
-    within = Within(where, {"kind": kind, **owner}, EXISTS[kind], missing)
+    owner, missing = request.scoped(owner), resource.not_found(kind, owner["id"])
+    within = Within(where, {"kind": kind, **owner}, EXISTS.of(kind, owner), missing)
     return listed("AdapterStatus", query, within)
 
 
@@ -135,7 +135,7 @@ def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Resp
     _refuse_repetitions(body["conditions"])
     given = {**body, "observed_time": _observed_time(body)}
     shape = request.shape("AdapterStatus")
-    service, taken = request.service(), None
+    service, owner, taken = request.service(), request.scoped(owner), None
     while taken is None:
         taken = _take(service, kind, owner, given)
     document, discarded = taken
@@ -152,8 +152,10 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
     """
     with service.turns.of(owner["id"]):
         state = STATE_SEEN if service.foldings[kind].rules else STATE
-        found = wait_for(service.together(state[kind]).get(owner["id"]))
+        found = wait_for(service.together(state.of(kind, owner)).get(owner["id"]))
         if found is None or owner.get("owner_id") not in (None, found[0]):
+            raise resource.not_found(kind, owner["id"])
+        if not resource.sees(owner, found[-1:]):
             raise resource.not_found(kind, owner["id"])
         taken = _take_at_once(service, kind, owner, report, found)
         return taken or _take_locked(service, kind, owner, report)
@@ -168,6 +170,8 @@ def _take_at_once(
     :param found: as :data:`STATE` has it, after the id
     """
     _, marked, version, generation, status, created, updated, rows, *seen = found
+    if "tenancy" in owner:
+        seen.pop()
     if marked:
         return None
     state: Any = {

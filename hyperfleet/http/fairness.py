@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,7 +20,8 @@ PATIENCE = 0.02
 
 # The address, what the client calls itself, and the token that it shows: some come through one proxy.
 # None of that is verified; whoever makes it up is served in the order of arrival, as all would be.
-Client: TypeAlias = tuple[str, bytes, bytes]
+NAMES = (b"user-agent", b"authorization")
+Client: TypeAlias = tuple[str, tuple[bytes, ...]]
 Turn: TypeAlias = asyncio.Future[None]
 
 
@@ -30,12 +31,16 @@ class Fair:
     :param most: how many may be under way; beyond that the newest of the client that has most of them
         waiting is refused, with Problem
     :param refused: told of each that is
+    :param more: headers beside that tell clients apart
     """
 
-    def __init__(self, app: ASGIApp, most: int, refused: Callable[[], object]) -> None:
+    def __init__(
+        self, app: ASGIApp, most: int, refused: Callable[[], object], more: Iterable[str] = ()
+    ) -> None:
         self.app = app
         self.most = most
         self.refused = refused
+        self.names = frozenset((*NAMES, *(name.lower().encode() for name in more)))
         self.under_way = 0
         # The requests at a place, the oldest first, and when each took it.
         self.working: dict[object, float] = {}
@@ -47,7 +52,7 @@ class Fair:
         """Answers a request."""
         client = None
         if self.under_way >= self.most:
-            client = _client(scope)
+            client = self._client(scope)
             self._make_room(client)
         place: object = object()
         self.under_way += 1
@@ -55,7 +60,7 @@ class Fair:
             if len(self.working) < AT_ONCE:
                 self.working[place] = time.monotonic()
             else:
-                place = await self._turn(client or _client(scope))
+                place = await self._turn(client or self._client(scope))
             await self.app(scope, receive, send)
         finally:
             self.under_way -= 1
@@ -121,13 +126,8 @@ class Fair:
         self.overdue = None
         self._next()
 
-
-def _client(scope: Scope) -> Client:
-    agent = token = b""
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
-            agent = value
-        elif name == b"authorization":
-            token = value
-    address = scope.get("client")
-    return (address[0] if address else "", agent, token)
+    def _client(self, scope: Scope) -> Client:
+        address = scope.get("client")
+        # With the name, so that two headers that are left out are not taken for each other.
+        said = (b"%s:%s" % one for one in scope["headers"] if one[0] in self.names)
+        return (address[0] if address else "", tuple(said))

@@ -98,7 +98,7 @@ class Field:
 
     ``sql`` is an expression over the columns of the kind's table, complete with its parentheses; of
     type ``any`` it yields jsonb. ``label`` is the placeholder of a label's key, or the type of a
-    reference.
+    reference, ``dimension`` the placeholder of a key of the tenancy.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Field:
     sql: str
     nullable: bool
     label: str = ""
+    dimension: str = ""
 
 
 def collector(prefix: str) -> tuple[dict[str, Any], Bind]:
@@ -139,7 +140,7 @@ def names(kind: str) -> list[str]:
             listed.insert(2, "kind")
         if "owner_id" in listed:
             listed.append("owner_references.id")
-        listed += ["labels.KEY", "spec.PATH"]
+        listed += ["labels.KEY", "spec.PATH", "tenancy.KEY"]
         listed += [f"references.{type_}" for type_ in references(kind)]
         listed += [f"status.{member}" for member in STATUS]
         listed += ["status.conditions.TYPE", "status.conditions.TYPE.FIELD"]
@@ -164,10 +165,11 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
         match parts:
             case ["kind"]:
                 return Field(name, "text", f"'{kind}'::text", nullable=False)
-            case ["labels", _, *_]:
-                # The dots of an unquoted key belong to it: labels have no depth.
+            case ["labels" | "tenancy" as column, _, *_]:
+                # The dots of an unquoted key belong to it: neither has any depth.
                 key = bind(".".join(parts[1:])) + "::text"
-                return Field(name, "text", f"({table}.labels ->> {key})", nullable=True, label=key)
+                own = {"label" if column == "labels" else "dimension": key}
+                return Field(name, "text", f"({table}.{column} ->> {key})", nullable=True, **own)
             case ["spec", _, *_]:
                 path = bind(parts[1:])
                 return Field(name, "any", f"({table}.spec #> {path}::text[])", nullable=True)

@@ -81,12 +81,14 @@ class Within(NamedTuple):
     :param values: what the parameters of ``where`` and ``exists`` stand for
     :param exists: a query that finds the list's owner
     :param missing: raised when it finds none
+    :param counted: how many there are, as a query, where that is known without looking at them
     """
 
     where: LiteralString = ""
     values: Mapping[str, Any] = {}
     exists: LiteralString = "SELECT 1"
-    missing: Problem | None = None
+    missing: Exception | None = None
+    counted: LiteralString = ""
 
 
 class Wanted(NamedTuple):
@@ -218,7 +220,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        total=_total(wanted, parts).format(table=of.table, where=condition, counted=of.counted),
+        total=_total(wanted, within).format(table=of.table, where=condition, counted=of.counted),
     )
     values = {
         **within.values,
@@ -235,10 +237,11 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
     return Plan(statement, values, backward)
 
 
-def _total(wanted: Wanted, parts: Sequence[str]) -> str:
+def _total(wanted: Wanted, within: Within) -> str:
     if not wanted.counted:
         return "NULL::bigint"
-    return TOTAL if parts else f"({COUNT})"
+    known = within.counted or ("" if within.where else COUNT)
+    return f"({known})" if known and not wanted.search.sql else TOTAL
 
 
 def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:

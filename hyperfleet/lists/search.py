@@ -165,6 +165,13 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
+    if lookup and field.dimension:
+        # Of rows with one tenancy there is an index; its condition is the last one.
+        table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)
+        found = (
+            f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {field.dimension}){part}"  # noqa: S608 (a placeholder)
+        )
+        return f"({table}.tenancy IN ({found}) AND {table}.tenancy <> '{{}}')"
     if lookup and field.label and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         # The pair with created_time lets the planner read the labels in the order of the list.
         table = KINDS[search.kind].table

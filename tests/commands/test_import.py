@@ -1264,3 +1264,25 @@ def test_the_command_is_there_and_says_what_it_does() -> None:
     said = run("import", "--help").stdout
     for flag in ("--from-database", "--from-api", "--token-file", "--dry-run", "--follow"):
         assert flag in said
+
+
+def test_tenants_are_taken_over_where_they_are_kept_apart(
+    newest: Original, api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    newest.cluster(A, "same", tenancy={"org": "a"})
+    newest.cluster(B, "same", tenancy={"org": "b", "project": "p"})
+    newest.node_pool(P, "workers", A)
+    newest.cluster(uid(20), "odd", tenancy={"org": "a b"})
+    newest.cluster(uid(21), "odd-too", tenancy={"org": 1})
+    refused = take(database, newest, code=3)
+    assert refused.count("it belongs to a tenant") == 4
+    output = take(database, newest, "--tenant-enabled", code=3)
+    assert output.count("its tenancy has a key or a value that no tenant can have here") == 2
+    assert sql.execute("SELECT id::text, tenancy FROM all_resources ORDER BY tenancy, id").fetchall() == [
+        (A, {"org": "a"}),
+        (P, {"org": "a"}),
+        (B, {"org": "b", "project": "p"}),
+    ]
+    counted = "SELECT table_name, sum(difference) FROM tenant_counts GROUP BY table_name ORDER BY 1"
+    assert sql.execute(counted).fetchall() == [("clusters", 2), ("node_pools", 1)]
+    assert "2 same" in take(database, newest, "--tenant-enabled", code=3)

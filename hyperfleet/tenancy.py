@@ -1,0 +1,130 @@
+"""What tells tenants apart: which headers of a gateway name them, and what a name may be."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hyperfleet.issuers import EMPTY, HEADER, NO_NAMES
+from hyperfleet.nearest import nearest
+
+# What a dimension may be called, and who a caller may be in it.
+WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+# Each is in the keys of indexes.
+MOST = 8
+SAID = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One of the things that make a tenant, such as its organization.
+
+    :param header: in which a gateway says it
+    :param key: what it is called in a resource's tenancy
+    :param required: whether who does not have it is refused
+    """
+
+    header: str
+    key: str
+    required: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """The members, as a settings file has them."""
+        return asdict(self)
+
+
+MEMBERS = tuple(Dimension.__dataclass_fields__)
+
+
+def parse(value: Any) -> tuple[Dimension, ...]:
+    """The dimensions of a list of mappings, or of its JSON. Raises ValueError, with a sentence."""
+    if value in EMPTY:
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("this is not JSON.") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("this is not a list of dimensions.")
+    if len(value) > MOST:
+        raise ValueError(f"there are {len(value)} dimensions; at most {MOST} are possible.")
+    found: dict[str, Dimension] = {}
+    keys: set[str] = set()
+    for number, one in enumerate(value, 1):
+        dimension = _dimension(number, one)
+        if dimension.header.lower() in found:
+            raise ValueError(f"dimension {number}: another has the header {dimension.header}.")
+        if dimension.key in keys:
+            raise ValueError(f"dimension {number}: another has the key {dimension.key}.")
+        found[dimension.header.lower()] = dimension
+        keys.add(dimension.key)
+    return tuple(found.values())
+
+
+def _dimension(number: int, members: Any) -> Dimension:
+    if isinstance(members, Dimension):
+        return members
+    if not isinstance(members, Mapping):
+        raise ValueError(f"dimension {number} is not a mapping with header and key.")
+    given: dict[str, Any] = {}
+    for name, value in members.items():
+        if name not in MEMBERS:
+            near = nearest(str(name), MEMBERS)
+            meant = f"; is {near} meant?" if near else "."
+            raise ValueError(f"dimension {number}: {str(name)[:100]} is no member of a dimension{meant}")
+        if value not in EMPTY:
+            given[name] = value
+    for name in ("header", "key"):
+        if not given.get(name):
+            raise ValueError(f"dimension {number} has no {name}.")
+    header = _header(f"dimension {number}: header", given["header"])
+    key, required = given["key"], SAID.get(str(given.get("required", False)).lower())
+    if not isinstance(key, str) or not WORD.fullmatch(key):
+        raise ValueError(
+            f"dimension {number}: key cannot be {str(key)[:100]!r}: at most 63 letters, digits, '.', "
+            "'_' and '-'."
+        )
+    if required is None:
+        raise ValueError(f"dimension {number}: required must be true or false.")
+    return Dimension(header, key, required)
+
+
+def _header(what: str, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not HEADER.fullmatch(text) or text.lower() in NO_NAMES:
+        raise ValueError(f"{what} cannot be {str(value)[:100]!r}.")
+    return text
+
+
+def contradictions(system_header: str, dimensions: Sequence[Dimension]) -> Iterator[str]:
+    """What is wrong with these for telling tenants apart, each as a sentence."""
+    if not system_header:
+        yield "--tenant-enabled needs --tenant-system-header, by which a gateway names system callers."
+    else:
+        try:
+            _header("--tenant-system-header", system_header)
+        except ValueError as error:
+            yield str(error)
+    if not dimensions:
+        yield "--tenant-enabled needs --tenant-dimensions: the headers that say whose a request is."
+    elif not any(one.required for one in dimensions):
+        yield "--tenant-dimensions: one dimension at least must be required: else a caller has none."
+    if system_header.lower() in {one.header.lower() for one in dimensions}:
+        yield "--tenant-dimensions: the header of --tenant-system-header is that of a dimension, too."
+
+
+def faults(tenancy: Any) -> str:
+    """Why something read elsewhere cannot be a tenancy here; empty: it can."""
+    if not isinstance(tenancy, Mapping) or len(tenancy) > MOST:
+        return f"its tenancy is no mapping of at most {MOST} texts"
+    for key, value in tenancy.items():
+        if not (isinstance(value, str) and WORD.fullmatch(key) and WORD.fullmatch(value)):
+            return "its tenancy has a key or a value that no tenant can have here"
+    return ""
+
+
+def text(tenancy: Mapping[str, str]) -> str:
+    """A tenancy as text: the same for the same one."""
+    return json.dumps(tenancy, sort_keys=True)
