@@ -68,10 +68,6 @@ def settings_page() -> str:
     for flag, (host, port) in ADDRESSES.items():
         here = f"`--{host.replace('_', '-')}` and `--{port.replace('_', '-')}`"
         lines.append(f"|  |  | `{flag}` | {here} |")
-    lines += [
-        "| `server.tenant` | `HYPERFLEET_SERVER_TENANT_ENABLED` | `--server-tenant-enabled` "
-        "| the start is refused: tenants are not kept apart |",
-    ]
     return "\n".join(lines) + "\n"
 
 

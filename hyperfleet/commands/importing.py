@@ -8,7 +8,7 @@ from hyperfleet import options
 from hyperfleet.settings import FILE
 
 
-@options.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
+@options.options("database_", "db_", "data_dir", "log_level", "required_adapters_", "tenant_enabled")
 @click.command(name="import")
 @click.option(
     "--from-database",

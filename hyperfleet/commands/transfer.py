@@ -44,7 +44,7 @@ def run(values: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
         conninfo = stack.enter_context(embedded.reached(chosen))
-        rows = Rows(derive=values["derive_ids"])
+        rows = Rows(derive=values["derive_ids"], tenants=chosen.tenant_enabled)
         wishes = Wishes(dry=values["dry_run"], remove_most=values["remove_most"])
         takeover = Takeover(conninfo, source, foldings(chosen), rows, wishes)
         stack.callback(takeover.close)

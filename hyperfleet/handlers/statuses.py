@@ -126,7 +126,8 @@ def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Re
     """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
     owner, missing = request.scoped(owner), resource.not_found(kind, owner["id"])
-    within = Within(where, {"kind": kind, **owner}, EXISTS.of(kind, owner), missing)
+    values = {"kind": kind, "owner_id": None, **owner}
+    within = Within(where, values, EXISTS.of(kind, owner), missing)
     return listed("AdapterStatus", query, within)
 
 

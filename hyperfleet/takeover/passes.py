@@ -266,7 +266,7 @@ class Takeover:
             return written
         for item in items:
             counts.refusals += item.refusals
-            self._names.setdefault((kind, item.owner_id, item.row["name"]), item.id)
+            self._names.setdefault((kind, item.within, item.row["name"]), item.id)
         seen = self._foldings[kind].rules is not None
         here = target.here(conn, kind, [item.id for item in items], lock=not self._dry, seen=seen)
         holders = target.named(conn, kind, items)
@@ -303,8 +303,8 @@ class Takeover:
         if item.owner_id and item.owner_id not in owners:
             return f"its cluster {item.owner_id} is not here"
         name = item.row["name"]
-        first = self._names[item.kind, item.owner_id, name]
-        holder = holders.get((item.owner_id, name), first)
+        first = self._names[item.kind, item.within, name]
+        holder = holders.get((item.within, name), first)
         if holder in self._gone:
             holder = first
         return f"its name is that of {holder}" if holder != item.id else ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from hyperfleet import times
+from hyperfleet import tenancy, times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema
@@ -107,6 +107,12 @@ class Item:
         return owner
 
     @property
+    def within(self) -> str | None:
+        """Within what its name is unique: its cluster, or its tenant."""
+        own = self.row.get("tenancy")
+        return tenancy.text(own) if own else self.owner_id
+
+    @property
     def age(self) -> tuple[int, str]:
         """What grows with each change."""
         return self.row["generation"], self.row["updated_time"]
@@ -126,10 +132,11 @@ class Rows:
     """Makes items of what is read, by the rules of the contract.
 
     :param derive: whether an id that is no UUID becomes one
+    :param tenants: whether tenants are kept apart here
     """
 
-    def __init__(self, *, derive: bool) -> None:
-        self.derive = derive
+    def __init__(self, *, derive: bool, tenants: bool = False) -> None:
+        self.derive, self.tenants = derive, tenants
         schemas = document.load()["components"]["schemas"]
         named = {"Name": schemas["Name"], "Generation": schemas["Generation"]}
         self._names: Validator = compile_schema(
@@ -158,7 +165,12 @@ class Rows:
             "deleted_by": None,
         }
         if given.get("tenancy"):
-            raise Refused("it belongs to a tenant, and tenants are not kept apart here")
+            if not self.tenants:
+                raise Refused("it belongs to a tenant, and without --tenant-enabled all would see it")
+            if fault := tenancy.faults(given["tenancy"]):
+                raise Refused(fault)
+            # What belongs to a cluster has that one's.
+            row |= {} if NATIVE[raw.kind].parent else {"tenancy": given["tenancy"]}
         updated = _time(given, "updated_time", "updated_at")
         row["updated_time"] = max(updated, row["created_time"])
         if given.get("deleted_time"):

@@ -7,6 +7,7 @@ from typing import Any, LiteralString, NamedTuple
 import orjson
 import psycopg
 
+from hyperfleet import tenancy
 from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import NATIVE, both
@@ -45,8 +46,8 @@ HERE = {
 }
 
 NAMES = {
-    "Cluster": "SELECT name, NULL, id::text FROM clusters WHERE name = ANY(%(names)s)",
-    "NodePool": "SELECT name, owner_id::text, id::text FROM node_pools "
+    "Cluster": "SELECT name, NULL, tenancy, id::text FROM clusters WHERE name = ANY(%(names)s)",
+    "NodePool": "SELECT name, owner_id::text, '{}'::jsonb, id::text FROM node_pools "
     "WHERE owner_id = ANY(%(owners)s::uuid[]) AND name = ANY(%(names)s)",
 }
 OWNERS = "SELECT id::text FROM clusters WHERE id = ANY(%(owners)s::uuid[])"
@@ -58,13 +59,15 @@ WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
         (id uuid, owner_id uuid, name text, generation bigint, labels jsonb, spec jsonb, status jsonb,
          created_time timestamptz, updated_time timestamptz, created_by text, updated_by text,
-         deleted_time timestamptz, deleted_by text, is_here boolean)
+         deleted_time timestamptz, deleted_by text, tenancy jsonb, is_here boolean)
 ), new AS (
     INSERT INTO {table}
         (id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
-         created_by, updated_by, deleted_time, deleted_by, version)
+         created_by, updated_by, deleted_time, deleted_by, tenancy, version)
     SELECT id, owner_id, name, generation, labels, spec, status, created_time, updated_time,
            created_by, updated_by, deleted_time, deleted_by,
+           coalesce((SELECT clusters.tenancy FROM clusters WHERE clusters.id = given.owner_id),
+                    tenancy, '{{}}'),
            1 + coalesce((SELECT last_version FROM imports
                          WHERE owner_type = '{kind}' AND imports.owner_id = given.id), 0)
     FROM given WHERE NOT is_here ORDER BY id
@@ -250,12 +253,15 @@ def here(
 
 
 def named(conn: Connection, kind: str, items: Collection[Item]) -> dict[tuple[str | None, str], str]:
-    """Who has the names of items here already, by owner and name."""
+    """Who has the names of items here already, by what these are unique within, and name."""
     values = {
         "names": [item.row["name"] for item in items],
         "owners": [item.owner_id for item in items],
     }
-    return {(owner, name): id_ for name, owner, id_ in conn.execute(NAMES[kind], values)}
+    return {
+        (tenancy.text(tenant) if tenant else owner, name): id_
+        for name, owner, tenant, id_ in conn.execute(NAMES[kind], values)
+    }
 
 
 def clusters(conn: Connection, ids: Collection[str]) -> set[str]:

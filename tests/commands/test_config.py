@@ -74,7 +74,12 @@ server:
         identity_claim: sub
         identity_claim_pattern: "^system:"
         identity_header: X-HyperFleet-Identity
-  tenant: {enabled: false}
+  tenant:
+    enabled: true
+    system_header: X-HyperFleet-System
+    dimensions:
+      - {header: X-HyperFleet-Org, key: org, required: true}
+      - {header: X-HyperFleet-Project, key: project, required: false}
 database:
   dialect: postgres
   host: db
@@ -126,6 +131,12 @@ def test_a_file_of_the_newest_original_is_understood(
                 "identity_claim_pattern": "^system:",
                 "identity_header": "X-HyperFleet-Identity",
             },
+        ],
+        "tenant_enabled": True,
+        "tenant_system_header": "X-HyperFleet-System",
+        "tenant_dimensions": [
+            {"header": "X-HyperFleet-Org", "key": "org", "required": True},
+            {"header": "X-HyperFleet-Project", "key": "project", "required": False},
         ],
         "db_host": "db",
         "db_port": "5433",
@@ -347,16 +358,68 @@ def test_flags_of_both_generations_are_taken() -> None:
     assert "is not an address" in refused.stdout
 
 
-def test_tenants_are_refused_and_not_ignored(tmp_path: Path) -> None:
+ORG = {"header": "X-Org", "key": "org", "required": True}
+
+
+def tenants(*dimensions: object, header: str = "X-System") -> str:
+    """A settings file that keeps tenants apart."""
+    tenant = {"enabled": True, "system_header": header, "dimensions": dimensions}
+    return json.dumps({"server": {"tenant": tenant}})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (tenants(ORG, header=""), "needs --tenant-system-header"),
+        (tenants(ORG, header="X Y"), "--tenant-system-header cannot be 'X Y'"),
+        (tenants(), "needs --tenant-dimensions"),
+        (tenants({**ORG, "required": False}), "one dimension at least must be required"),
+        (tenants({**ORG, "required": "perhaps"}), "dimension 1: required must be true or false"),
+        (tenants(ORG, {**ORG, "key": "b"}), "dimension 2: another has the header X-Org"),
+        (tenants(ORG, {**ORG, "header": "x-org", "key": "b"}), "another has the header x-org"),
+        (tenants(ORG, {**ORG, "header": "X-B"}), "dimension 2: another has the key org"),
+        (tenants(ORG, header="x-ORG"), "is that of a dimension"),
+        (tenants({"header": "X-Org"}), "dimension 1 has no key"),
+        (tenants({"key": "org"}), "dimension 1 has no header"),
+        (tenants({**ORG, "key": "a b"}), "dimension 1: key cannot be 'a b'"),
+        (tenants({**ORG, "header": "Authorization"}), "header cannot be 'Authorization'"),
+        (tenants({**ORG, "requird": True}), "is required meant?"),
+        (tenants("X-Org"), "dimension 1 is not a mapping"),
+        (tenants(*({"header": f"X-{n}", "key": f"k{n}"} for n in range(9))), "at most 8"),
+        ("server: {tenant: {enabled: true, dimensions: x}}", "this is not JSON"),
+        ("server: {tenant: {enabled: perhaps}}", "'perhaps' is not a valid boolean"),
+    ],
+)
+def test_what_would_not_keep_tenants_apart_is_refused(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("server: {tenant: {enabled: true, system_header: X-System}}")
+    file.write_text(text)
+    ended = run_here("config", "--check", "--no-auth", f"--config={file}")
+    assert ended.returncode == 2
+    assert says in " ".join(ended.stdout.split())
+
+
+def test_tenants_may_be_asked_for_by_variables_and_flags() -> None:
+    dimensions = json.dumps([ORG])
     for ended in (
-        run_here("config", f"--config={file}"),
-        run_here("config", env={"HYPERFLEET_SERVER_TENANT_ENABLED": "true"}),
-        run_here("config", "--server-tenant-enabled"),
+        run_here(
+            "config", "--output=json", "--server-tenant-enabled", f"--tenant-dimensions={dimensions}"
+        ),
+        run_here(
+            "config",
+            "--output=json",
+            env={
+                "HYPERFLEET_SERVER_TENANT_ENABLED": "true",
+                "HYPERFLEET_TENANT_DIMENSIONS": dimensions,
+            },
+        ),
     ):
-        assert ended.returncode == 2
-        assert "tenant" in ended.stdout
+        found = json.loads(ended.stdout)
+        assert found["tenant_enabled"]["value"] is True
+        assert found["tenant_dimensions"]["value"] == [ORG]
+    refused = run_here(
+        "config", "--check", "--no-auth", env={"HYPERFLEET_SERVER_TENANT_ENABLED": "true"}
+    )
+    assert "needs --tenant-system-header" in refused.stdout
 
 
 def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:

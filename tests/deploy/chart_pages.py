@@ -11,7 +11,7 @@ import click
 import yaml
 
 from hyperfleet.issuers import MEMBERS
-from hyperfleet.settings import DECLARED, Issuers, Names, Seconds, Whole
+from hyperfleet.settings import DECLARED, Dimensions, Issuers, Names, Seconds, Whole
 from hyperfleet.synonyms import BY_FIELD, SYNONYMS
 
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
@@ -64,6 +64,10 @@ def setting_type(name: str) -> dict[str, Any]:
     if isinstance(kind, Issuers):
         members = {member: {"type": ["string", "null"]} for member in MEMBERS}
         return {"type": ["array", "null"], "items": closed(members, required=["issuer_url"])}
+    if isinstance(kind, Dimensions):
+        text = {"type": ["string", "null"]}
+        members = {"header": text, "key": text, "required": {"type": ["boolean", "string", "null"]}}
+        return {"type": ["array", "null"], "items": closed(members, required=["header", "key"])}
     if isinstance(kind, Names):
         return {"type": ["array", "string", "null"], "items": {"type": "string"}}
     if kind is bool:
@@ -101,7 +105,6 @@ def config_schema() -> dict[str, Any]:
         },
     }
     tree["server"]["jwt"] |= {name: {"type": "string"} for name in JWT}
-    tree["server"]["tenant"] = {"enabled": {"const": False}}
     for one in SYNONYMS:
         *parents, last = one.path.split(".")
         node = tree

@@ -1,0 +1,459 @@
+"""Tenants: nobody sees, changes, counts or hears of what is another's."""
+
+import http.client
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+import requests
+from conftest import Api, migrated
+from process import Serving
+from pytest_postgresql.executors import NoopExecutor
+from resources import FINALIZED, MERGE, at
+
+pytestmark = pytest.mark.slow
+
+Json = dict[str, Any]
+
+FILE = """
+server:
+  tenant:
+    enabled: true
+    system_header: X-System
+    dimensions:
+      - {header: X-Org, key: org, required: true}
+      - {header: X-Project, key: project}
+entities:
+  - {kind: Channel, plural: channels}
+  - {kind: Version, plural: versions, parent_kind: Channel, on_parent_delete: cascade}
+  - {kind: Addon, plural: addons, parent_kind: Cluster, on_parent_delete: restrict}
+"""
+
+
+class Caller(Api):
+    """A client through a gateway that says who it is."""
+
+    def __init__(self, url: str, **said: str) -> None:
+        super().__init__(url)
+        self.headers.update({f"X-{name.capitalize()}": value for name, value in said.items()})
+
+
+@dataclass
+class World:
+    """A running service, with clients of tenants that nobody else has."""
+
+    url: str
+    database: str
+
+    def caller(self, org: str = "", project: str = "") -> Caller:
+        said = {"org": org or f"org-{uuid4().hex[:8]}"} | ({"project": project} if project else {})
+        return Caller(self.url, **said)
+
+    @property
+    def system(self) -> Caller:
+        return Caller(self.url, system="true")
+
+
+@pytest.fixture(scope="module")
+def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    file = tmp_path_factory.mktemp("tenants") / "config.yaml"
+    file.write_text(FILE)
+    with (
+        migrated(postgres, "tenants") as database,
+        Serving(
+            "--no-auth",
+            "--validate-responses=all",
+            f"--config={file}",
+            f"--database-url={database}",
+            env={"HYPERFLEET_REQUIRED_ADAPTERS_CLUSTER": "dns"},
+        ) as server,
+    ):
+        yield World(server.url, database)
+
+
+def problem(response: requests.Response, status: int) -> Json:
+    assert response.status_code == status, response.text
+    found: Json = response.json()
+    return found
+
+
+def answered(response: requests.Response, status: int = 200) -> Json:
+    return problem(response, status)
+
+
+def ids(response: requests.Response) -> list[str]:
+    return [one["id"] for one in answered(response)["items"]]
+
+
+def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
+    """All that may be done with a resource at one of its paths."""
+    yield api.get(path)
+    yield api.get(path, headers={"If-None-Match": '"1"'})
+    yield api.patch(path, json={"spec": {"stolen": True}})
+    yield api.patch(path, data='{"spec": {"stolen": true}}', headers={"Content-Type": MERGE})
+    yield api.get(f"{path}/statuses")
+    body = {
+        "adapter": "dns",
+        "observed_generation": one["generation"],
+        "conditions": [{"type": "Available", "status": "True"}],
+    }
+    yield api.put(f"{path}/statuses", json=body)
+    yield api.post(f"{path}/force-delete", json={"reason": "x"})
+    yield api.delete(path)
+
+
+def everything(api: Api) -> list[tuple[Json, list[str]]]:
+    """A resource of each kind, and the paths at which it is."""
+    cluster = api.cluster()
+    pool = api.node_pool(cluster)
+    channel = answered(api.post("/channels", json={"name": "c", "spec": {}}), 201)
+    version = answered(api.post(at(channel, "/versions"), json={"name": "v", "spec": {}}), 201)
+    addon = answered(api.post(at(cluster, "/addons"), json={"name": "a", "spec": {}}), 201)
+    plurals = {"Cluster": "clusters", "NodePool": "nodepools", "Channel": "channels"}
+    plurals |= {"Version": "versions", "Addon": "addons"}
+    return [
+        (
+            one,
+            list(
+                dict.fromkeys(
+                    (at(one), f"/{plurals[one['kind']]}/{one['id']}", f"/resources/{one['id']}")
+                )
+            ),
+        )
+        for one in (cluster, pool, channel, version, addon)
+    ]
+
+
+def test_what_is_anothers_is_not_there_whatever_is_done_with_it(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    for resource, paths in everything(one):
+        before = one.get(at(resource))
+        for path in paths:
+            assert answered(one.get(path))["id"] == resource["id"]
+            nothing = [
+                (answer.status_code, answer.json()["code"]) for answer in attempts(other, resource, path)
+            ]
+            assert set(nothing) == {(404, "HYPERFLEET-NTF-001")}, (path, nothing)
+        after = one.get(at(resource))
+        assert (after.text, after.headers["ETag"]) == (before.text, before.headers["ETag"])
+        assert answered(one.get(at(resource, "/statuses")))["total"] == 0
+
+
+def test_nothing_is_put_below_what_is_anothers(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    for resource, paths in everything(one):
+        for plural in {"Cluster": ("nodepools", "addons"), "Channel": ("versions",)}.get(
+            resource["kind"], ()
+        ):
+            problem(other.get(f"{paths[0]}/{plural}"), 404)
+            for headers in ({}, {"Idempotency-Key": uuid4().hex}):
+                made = other.post(
+                    f"{paths[0]}/{plural}", json={"name": "x", "spec": {}}, headers=headers
+                )
+                problem(made, 404)
+
+
+def test_lists_and_totals_are_those_of_the_tenant(world: World) -> None:
+    one, other, none = world.caller(), world.caller(), world.caller()
+    made = {api: [resource for resource, _ in everything(api)] for api in (one, other)}
+    more = one.cluster("second", labels={"env": "x"})
+    one.node_pool(more, "second")
+    for api, count in ((one, 2), (other, 1), (none, 0)):
+        assert answered(api.get("/clusters"))["total"] == count
+        assert answered(api.get("/nodepools"))["total"] == count
+        assert answered(api.get("/clusters?search=labels.env='x'"))["total"] == (api is one)
+        assert answered(api.get("/resources"))["total"] == {2: 7, 1: 5, 0: 0}[count]
+        for plural in ("channels", "versions", "addons"):
+            assert answered(api.get(f"/{plural}"))["total"] == min(count, 1), plural
+    assert set(ids(one.get("/clusters"))) == {made[one][0]["id"], more["id"]}
+    assert ids(other.get("/clusters")) == [made[other][0]["id"]]
+    for path in ("/clusters", "/nodepools", "/resources", "/versions"):
+        assert not set(ids(one.get(path))) & set(ids(other.get(path)))
+    assert answered(one.delete(at(made[one][1])), 202)
+    # Nobody has to finalize the node pool.
+    assert answered(one.get("/nodepools"))["total"] == 1
+    # Pages, by number and by link.
+    numbered = [ids(one.get(f"/clusters?pageSize=1&page={page}")) for page in (1, 2, 3)]
+    assert sorted(map(len, numbered)) == [0, 1, 1]
+
+
+def test_a_link_to_the_next_page_leads_to_nothing_of_the_tenant_that_got_it(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    for number in range(3):
+        one.cluster(f"c{number}")
+    theirs = other.cluster()
+    link = answered(one.get("/clusters?pageSize=1"))["next"]
+    followed = answered(other.get(f"{other.url}{link}"))
+    assert [item["id"] for item in followed["items"]] in ([], [theirs["id"]])
+    assert followed["total"] == 1
+    assert len(ids(one.get(f"{one.url}{link}"))) == 1
+
+
+def test_names_are_unique_within_a_tenant(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    for path in ("/clusters", "/channels", "/resources"):
+        body = {"name": "same", "spec": {}} | ({"kind": "Channel"} if path == "/resources" else {})
+        if path != "/resources":
+            theirs = {api: answered(api.post(path, json=body), 201) for api in (one, other)}
+        for api in (one, other):
+            taken = problem(api.post(path, json=body), 409)
+            assert taken["code"] == "HYPERFLEET-CNF-001"
+            # And nobody hears of the other's.
+            assert theirs[api]["id"] in taken["detail"]
+
+
+def test_many_create_at_the_same_moment(world: World) -> None:
+    callers = [world.caller() for _ in range(8)]
+    jobs = [(api, f"n{number % 5}") for number in range(10) for api in callers]
+    with ThreadPoolExecutor(16) as threads:
+        made = list(
+            threads.map(
+                lambda job: Caller(world.url, org=str(job[0].headers["X-Org"])).post(
+                    "/clusters", json={"name": job[1], "spec": {}}
+                ),
+                jobs,
+            )
+        )
+    assert sorted(answer.status_code for answer in made) == [201] * 40 + [409] * 40
+    for api in callers:
+        page = answered(api.get("/clusters"))
+        assert page["total"] == 5
+        assert sorted(item["name"] for item in page["items"]) == [f"n{number}" for number in range(5)]
+
+
+def test_reads_that_are_shared_show_each_tenant_its_own(world: World) -> None:
+    """All ask at the same moment for the same addresses, so that statements are shared."""
+    callers = [world.caller() for _ in range(4)]
+    mine = {str(api.headers["X-Org"]): api.cluster()["id"] for api in callers}
+    everyone = [*mine]
+
+    def ask(job: tuple[int, str]) -> None:
+        number, org = job
+        api = Caller(world.url, org=org)
+        whose = everyone[number % len(everyone)]
+        for _ in range(5):
+            assert ids(api.get("/clusters")) == [mine[org]]
+            assert api.get(f"/clusters/{mine[whose]}").status_code == (200 if org == whose else 404)
+            report = api.report(
+                {"href": f"/api/hyperfleet/v1/clusters/{mine[whose]}"},
+                f"a{number}",
+                observed_generation=1,
+            )
+            assert report.status_code in ((201, 204) if org == whose else (404,))
+            searched = answered(api.get("/clusters?search=name='c1'"))
+            assert (searched["total"], searched["items"][0]["id"]) == (1, mine[org])
+
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(ask, itertools.product(range(6), everyone)))
+
+
+def test_entity_tags_of_one_tenant_say_nothing_to_another(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    cluster, theirs = one.cluster(), other.cluster()
+    tag = one.get("/clusters").headers["ETag"]
+    assert one.get("/clusters", headers={"If-None-Match": tag}).status_code == 304
+    answer = other.get("/clusters", headers={"If-None-Match": tag})
+    assert ids(answer) == [theirs["id"]]
+    assert other.get(at(cluster), headers={"If-None-Match": "*"}).status_code == 404
+    assert other.patch(at(cluster), json={"spec": {}}, headers={"If-Match": "*"}).status_code == 404
+
+
+def test_a_list_that_is_not_modified_has_no_new_resource_of_a_tenant_that_came_just_then(
+    world: World,
+) -> None:
+    org = f"org-{uuid4().hex[:8]}"
+    whole = world.caller(org)
+    first = whole.get("/clusters")
+    assert ids(first) == []
+    for number in range(3):
+        made = world.caller(org, f"project-{number}").cluster()
+        again = whole.get("/clusters", headers={"If-None-Match": first.headers["ETag"]})
+        assert made["id"] in ids(again)
+        assert answered(again)["total"] == number + 1
+        first = again
+
+
+def test_an_idempotency_key_is_that_of_a_tenant(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    key = {"Idempotency-Key": uuid4().hex}
+    body = {"name": "once", "spec": {}}
+    first = answered(one.post("/clusters", json=body, headers=key), 201)
+    theirs = answered(other.post("/clusters", json=body, headers=key), 201)
+    assert first["id"] != theirs["id"]
+    assert answered(one.post("/clusters", json=body, headers=key), 201) == first
+    assert answered(other.post("/clusters", json=body, headers=key), 201) == theirs
+
+
+def test_who_has_fewer_dimensions_sees_more(world: World) -> None:
+    org = f"org-{uuid4().hex[:8]}"
+    a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
+    made = [api.cluster() for api in (a, b, whole)]
+    assert sorted(ids(whole.get("/clusters"))) == sorted(one["id"] for one in made)
+    assert answered(whole.get("/clusters?pageSize=1"))["total"] == 3
+    assert ids(a.get("/clusters")) == [made[0]["id"]]
+    assert a.get(at(made[2])).status_code == 404
+    # What belongs to another is its owner's.
+    pool = whole.node_pool(made[0])
+    assert ids(a.get("/nodepools")) == [pool["id"]]
+    assert ids(a.get(at(made[0], "/nodepools"))) == [pool["id"]]
+    assert b.get(at(pool)).status_code == 404
+    assert answered(b.get("/nodepools"))["total"] == 0
+    assert answered(whole.get("/resources"))["total"] == 4
+
+
+def test_a_search_speaks_of_tenancy(world: World) -> None:
+    org = f"org-{uuid4().hex[:8]}"
+    a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
+    made = [api.cluster() for api in (a, b, whole)]
+    for api in (whole, world.system):
+        for search, expected in (
+            (f"tenancy.org='{org}' and tenancy.project='a'", made[:1]),
+            (f"tenancy.org='{org}' and tenancy.project in ('a','b')", made[:2]),
+            (f"tenancy.org='{org}' and tenancy.project is null", made[2:]),
+            (f"tenancy.org='{org}' and not tenancy.project='a'", made[1:]),
+            (f"tenancy.org='{org}' or tenancy.org='nobody'", made),
+            ("tenancy.org='nobody'", []),
+        ):
+            found = answered(api.get("/clusters", params={"search": search}))
+            assert sorted(one["id"] for one in found["items"]) == sorted(one["id"] for one in expected)
+            assert found["total"] == len(expected), search
+            everywhere = answered(api.get("/resources", params={"search": search}))
+            assert everywhere["total"] == len(expected)
+    assert answered(b.get("/clusters", params={"search": "tenancy.project='a'"}))["total"] == 0
+    assert answered(b.get("/clusters", params={"search": "not tenancy.project='x'"}))["total"] == 1
+    assert "tenancy" not in made[0]
+
+
+def test_a_system_caller_sees_all_and_writes_statuses_alone(world: World) -> None:
+    one, system = world.caller(), world.system
+    for said in ("true", "TRUE", "True "):
+        assert Caller(world.url, system=said).get("/clusters").status_code == 200
+    for said in ("false", "1", "yes", ""):
+        assert Caller(world.url, system=said).get("/clusters").status_code == 403
+    # As another tenant is seen by nobody, which would be a system caller whatever it says beside.
+    both = Caller(world.url, system="true", org="nobody")
+    for resource, paths in everything(one):
+        for path, api in itertools.product(paths, (system, both)):
+            assert answered(api.get(path))["id"] == resource["id"]
+            assert api.head(path).status_code == 200
+            answered(api.get(f"{path}/statuses"))
+            for write in (
+                api.patch(path, json={"spec": {"a": 1}}),
+                api.delete(path),
+                api.post(f"{path}/force-delete", json={"reason": "x"}),
+                api.post("/clusters", json={"name": "x", "spec": {}}),
+                api.post("/resources", json={"kind": "Channel", "name": "x", "spec": {}}),
+            ):
+                assert problem(write, 403)["code"] == "HYPERFLEET-AUZ-001"
+        assert system.report(resource, "dns").status_code == 201
+        assert answered(one.get(at(resource, "/statuses")))["total"] == 1
+    assert answered(system.get("/clusters"))["total"] >= 1
+
+
+def test_reports_of_a_system_caller_end_what_a_tenant_deletes(world: World) -> None:
+    one, other, system = world.caller(), world.caller(), world.system
+    cluster = one.cluster()
+    one.node_pool(cluster)
+    answered(one.delete(at(cluster)), 202)
+    assert other.post(at(cluster, "/force-delete"), json={"reason": "x"}).status_code == 404
+    done = system.report(cluster, "dns", observed_generation=2, conditions=FINALIZED)
+    assert done.status_code in (201, 204)
+    for api in (one, system):
+        assert api.get(at(cluster)).status_code == 404
+    assert answered(one.get("/clusters"))["total"] == answered(one.get("/nodepools"))["total"] == 0
+    # Marked, and removed by force, with what is below it.
+    cluster = one.cluster()
+    pool = one.node_pool(cluster)
+    answered(one.delete(at(cluster)), 202)
+    assert one.post(at(cluster, "/force-delete"), json={"reason": "x"}).status_code == 204
+    assert system.get(at(pool)).status_code == 404
+
+
+def test_who_is_of_no_tenant_is_refused(world: World) -> None:
+    for headers in (
+        {},
+        {"X-Project": "p"},
+        {"X-Org": ""},
+        {"X-Org": "a b"},
+        {"X-Org": "a" * 64},
+        {"X-Org": "ä".encode()},
+        {"X-Org": "a,b"},
+        {"X-Org": "a", "X-Project": "p/q"},
+        {"X-Org": '{"a":1}'},
+    ):
+        for path in ("/clusters", f"/clusters/{uuid4()}", "/resources", "/compatibility"):
+            api = Api(world.url)
+            refused = problem(api.get(path, headers=headers), 403)
+            assert refused["code"] == "HYPERFLEET-AUZ-001"
+    # Which of two is the client's own is not known.
+    with Api(world.url) as api:
+        connection = http.client.HTTPConnection(world.url.removeprefix("http://"), timeout=10)
+        connection.putrequest("GET", "/api/hyperfleet/v1/clusters")
+        for org in ("a", "b"):
+            connection.putheader("X-Org", org)
+        connection.endheaders()
+        assert connection.getresponse().status == 403
+        connection.close()
+        # The contract and the errors are everybody's, as is what is no path at all.
+        for path in ("/openapi", "/errors", "/errors/HYPERFLEET-AUZ-001", "//api/hyperfleet/v1"):
+            assert api.get(path).status_code == 200, path
+        assert api.get("/nothing").status_code == 404
+    for value in ("a", "A.b_c-9", "a" * 63, "padded "):
+        assert Caller(world.url, org=value).get("/clusters").status_code == 200
+
+
+def test_the_headers_of_one_request_say_nothing_of_the_next_one_on_its_connection(world: World) -> None:
+    one = world.caller()
+    cluster = one.cluster()
+    with requests.Session() as session:
+        session.trust_env = False
+        url = f"{world.url}{'/' + cluster['href'].lstrip('/')}"
+        for headers, status in (
+            ({"X-Org": str(one.headers["X-Org"])}, 200),
+            ({}, 403),
+            ({"X-System": "true"}, 200),
+            ({"X-Org": "nobody"}, 404),
+            ({}, 403),
+        ):
+            assert session.get(url, headers=headers, timeout=10).status_code == status
+
+
+def test_large_pages_come_in_pieces_of_the_tenants_own(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    spec = {"text": "x" * 300_000}
+    mine = [one.cluster(f"large-{number}", spec=spec)["id"] for number in range(6)]
+    other.cluster("large-0", spec=spec)
+    assert ids(one.get("/clusters"))[::-1] == mine
+    assert len(ids(other.get("/clusters"))) == 1
+
+
+def test_what_an_operator_gives_to_a_tenant_is_counted_there(world: World) -> None:
+    one, other, system = world.caller(), world.caller(), world.system
+    cluster = one.cluster()
+    whole = answered(system.get("/clusters"))["total"]
+    with psycopg.connect(world.database, autocommit=True) as conn:
+        conn.execute(
+            "UPDATE clusters SET tenancy = jsonb_build_object('org', %s::text) WHERE id = %s",
+            [other.headers["X-Org"], cluster["id"]],
+        )
+    assert answered(one.get("/clusters"))["total"] == 0
+    assert answered(other.get("/clusters"))["total"] == 1
+    assert ids(other.get("/clusters")) == [cluster["id"]]
+    assert answered(system.get("/clusters"))["total"] == whole
+
+
+def test_counts_are_exact_whatever_is_summed_up(world: World) -> None:
+    """Each fiftieth statement sums up what the others have left."""
+    one = world.caller()
+    for number in range(120):
+        cluster = one.cluster(f"n{number}")
+        if number % 3 == 0:
+            answered(one.delete(at(cluster)), 202)
+            one.post(at(cluster, "/force-delete"), json={"reason": "x"})
+    assert answered(one.get("/clusters?pageSize=1"))["total"] == 80
+    assert answered(one.get("/resources?pageSize=1"))["total"] == 80
