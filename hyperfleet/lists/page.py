@@ -32,7 +32,7 @@ BYTES = 1024 * 1024
 LIST = """/* {table}_list */
 WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
-    FROM {table} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
+    FROM {source} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
 SELECT counted.found, counted.total, counted.moment, item.keys,
        CASE WHEN item.until <= {bytes} THEN item.document::bpchar END AS document,
@@ -65,8 +65,10 @@ FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON
 TOTAL = """
 CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
      THEN %(offset)s + (SELECT count(*) FROM page)
-     ELSE (SELECT count(*) FROM {table} WHERE {where}) END
+     ELSE (SELECT count(*) FROM {source} WHERE {where}) END
 """
+
+FEW = "(SELECT * FROM {table} WHERE {where} OFFSET 0) AS {table}"
 
 # A page this deep in a whole table is looked for from the nearer end.
 DEEP = 10_000
@@ -82,6 +84,7 @@ class Within(NamedTuple):
     :param exists: a query that finds the list's owner
     :param missing: raised when it finds none
     :param counted: how many there are, as a query, where that is known without looking at them
+    :param few: whether these are so few that a search looks at each of them, and at no other
     """
 
     where: LiteralString = ""
@@ -89,6 +92,7 @@ class Within(NamedTuple):
     exists: LiteralString = "SELECT 1"
     missing: Exception | None = None
     counted: LiteralString = ""
+    few: bool = False
 
 
 class Wanted(NamedTuple):
@@ -142,14 +146,17 @@ def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) ->
     :param query: the parameters of the request, by the names of their handlers' arguments
     Raises Problem for parameters that cannot be understood, and ``within.missing``.
     """
-    wanted = understand(kind, query)
+    wanted = understand(kind, query, lookup=not within.few)
     return wanted, fetch(
         reader, plan(kind, wanted, within, _size(reader, kind, wanted, within)), wanted, within
     )
 
 
-def understand(kind: str, query: Mapping[str, Any]) -> Wanted:
-    """What the parameters of a request ask for. Raises Problem."""
+def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> Wanted:
+    """What the parameters of a request ask for. Raises Problem.
+
+    :param lookup: whether labels are looked up, as is of use in long lists
+    """
     number, size = number_and_size(query)
     try:
         ordered = order.order_by(query.get("order_by"), query.get("order"), kind)
@@ -158,7 +165,9 @@ def understand(kind: str, query: Mapping[str, Any]) -> Wanted:
         raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
     try:
-        condition = search.translate(query["search"], kind) if expression else Condition("", {})
+        condition = (
+            search.translate(query["search"], kind, lookup=lookup) if expression else Condition("", {})
+        )
     except search.SearchError as error:
         raise _bad_search(error.message) from None
     sql, values = referring.asked(kind, query)
@@ -206,9 +215,13 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         assert count is not None
         # The last page is not full, and what is behind it is empty.
         skip, limit = max(0, count - offset - size - 1), max(0, min(size + 1, count - offset))
+    # What OFFSET 0 keeps whole is found by its own index, whatever is searched for in it.
+    few = within.few and wanted.search.sql
+    source = FEW.format(table=of.table, where=within.where) if few else of.table
     keys = [f"k{index}" for index in range(len(ordered.keys))]
     statement = LIST.format(
         table=of.table,
+        source=source,
         identity=of.identity,
         row=of.row,
         document=of.document,
@@ -220,7 +233,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        total=_total(wanted, within).format(table=of.table, where=condition, counted=of.counted),
+        total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
     values = {
         **within.values,

@@ -62,17 +62,19 @@ class SearchError(ValueError):
         super().__init__(self.message)
 
 
-def translate(expression: str, kind: str) -> Condition:
+def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
     """The SQL condition that a search expression stands for.
 
     ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
     the statement must use the table under its own name. Raises SearchError. PostgreSQL knows its
     regular expressions best: the statement may still raise psycopg's InvalidRegularExpression.
+
+    :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
     """
     values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
-        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS)))
+        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)))
         return Condition(_condition(search, tree, conjunct=True), values)
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
@@ -165,21 +167,18 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
-    if lookup and field.dimension:
-        # Of rows with one tenancy there is an index; its condition is the last one.
+    key = field.label or field.dimension
+    if lookup and key and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)
-        found = (
-            f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {field.dimension}){part}"  # noqa: S608 (a placeholder)
-        )
-        return f"({table}.tenancy IN ({found}) AND {table}.tenancy <> '{{}}')"
-    if lookup and field.label and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
+        if field.dimension:
+            # Of the rows with one tenancy there is an index; the last condition is that of the index.
+            found = f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {key}){part}"  # noqa: S608 (a placeholder)
+            return f"({table}.tenancy IN ({found}) AND {table}.tenancy <> '{{}}')"
         # The pair with created_time lets the planner read the labels in the order of the list.
-        table = KINDS[search.kind].table
-        part = parts[0].removeprefix(field.sql)
         owners = (
             f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of KINDS)
             f" WHERE labels.owner_type IN ({KINDS[search.kind].types})"
-            f" AND labels.key = {field.label} AND labels.value{part}"
+            f" AND labels.key = {key} AND labels.value{part}"
         )
         return f"(({table}.created_time, {table}.id) IN ({owners}))"
     return "(" + " OR ".join(parts) + ")"

@@ -1,0 +1,94 @@
+"""Lists of a tenant read what is the tenant's, whatever others have."""
+
+import json
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from hyperfleet.kinds import ALL
+from hyperfleet.lists import page
+from hyperfleet.lists.page import Within
+from hyperfleet.lists.tenants import within
+
+pytestmark = pytest.mark.slow
+
+CLUSTERS, TENANTS = 20_000, 100
+# Of the tenant that is looked at, and what a step may read beside that: the tenancies, a page.
+OWN = CLUSTERS // TENANTS
+MOST = 5 * OWN
+
+GIVE = """
+UPDATE clusters SET tenancy = jsonb_build_object(
+    'org', 'org-' || substr(name, 9)::int % {tenants}, 'project', 'p')
+"""
+GIVE_BELOW = """
+UPDATE node_pools SET tenancy = clusters.tenancy FROM clusters WHERE clusters.id = owner_id
+"""
+OWN_SEARCHES = (
+    "",
+    "labels.env='prod'",
+    "labels.env='prod' and labels.tier='gold'",
+    "labels.customer='customer-50'",
+    "labels.customer='nobody'",
+    "status.conditions.Ready='False'",
+    "status.conditions.Reconciled='False'"
+    " and status.conditions.Reconciled.last_updated_time < '2026-09-30T23:59:50Z'",
+    "status.phase='Lost'",
+    "name='cluster-500'",
+    "spec.nodes > 1000",
+    "deleted_time is not null",
+    "tenancy.project='q'",
+)
+ONE, WHOLE = {"org": "org-5", "project": "p"}, {"org": "org-5"}
+
+
+def steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from steps(below)
+
+
+def read(sql: psycopg.Connection, kind: str, query: dict[str, Any], of: Within) -> tuple[int, Any]:
+    """The most rows that a step reads, with the plan; no large table is read from its beginning."""
+    wanted = page.understand(kind, query, lookup=not of.few)
+    made = page.plan(kind, wanted, of, None)
+    explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {made.statement}"
+    row = sql.execute(explain, made.values, prepare=False).fetchone()  # type: ignore[arg-type]
+    assert row
+    plan = row[0][0]["Plan"]
+    found = list(steps(plan))
+    scanned = {one["Relation Name"] for one in found if one["Node Type"].endswith("Seq Scan")}
+    assert not scanned & {"clusters", "node_pools", "labels"}, json.dumps(plan, indent=1)
+    return max(
+        (one["Actual Rows"] + one.get("Rows Removed by Filter", 0)) * one["Actual Loops"]
+        for one in found
+    ), plan
+
+
+def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(sql: psycopg.Connection, root: Path) -> None:
+    runpy.run_path(str(root / "benchmarks" / "search.py"))["load"](sql, 1, CLUSTERS)
+    sql.execute(GIVE.format(tenants=TENANTS))  # type: ignore[arg-type]
+    sql.execute(GIVE_BELOW)
+    sql.execute("VACUUM ANALYZE")
+    seen = [Jsonb(ONE)]
+    bad = {}
+    for kind in ("Cluster", "NodePool", ALL):
+        for search in OWN_SEARCHES:
+            for query in ({}, {"order_by": "name"}, {"page": 2}):
+                for tenant in (ONE, WHOLE):
+                    given = {"search": search, **query}
+                    rows, plan = read(sql, kind, given, within(tenant, seen, few=True))
+                    if rows > MOST:
+                        bad[kind, search, str(query)] = (rows, json.dumps(plan, indent=1))
+    # Who sees all finds those of one at once.
+    for kind in ("Cluster", "NodePool", ALL):
+        for search in ("tenancy.org='org-5'", "tenancy.org='org-5' and tenancy.project='p'"):
+            rows, plan = read(sql, kind, {"search": search}, Within())
+            if rows > MOST:
+                bad[kind, search, "all"] = (rows, json.dumps(plan, indent=1))
+    assert [(*one, rows) for one, (rows, _) in bad.items()] == []
