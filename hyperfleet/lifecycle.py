@@ -111,7 +111,9 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     """
     referring = change.body.get("references")
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
-        targets = references.Targets(conn, kind, referring, own=key["id"]) if referring else None
+        targets = (
+            references.Targets(conn, kind, referring, _scope(key), own=key["id"]) if referring else None
+        )
         held = Hold(conn, kind, key, service.foldings[kind], whole=True, children=False).found()
         old = held.state
         change.precondition.check(old["version"])
@@ -151,6 +153,11 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     if is_reconciled(old["status"]):
         service.events.started(kind, deleting=False)
     return Stored(_document(changed), old["version"] + 1)
+
+
+def _scope(key: Mapping[str, Any]) -> dict[str, Any]:
+    """What a key says of whose the resource must be."""
+    return {"tenancy": key["tenancy"]} if "tenancy" in key else {}
 
 
 def mark(

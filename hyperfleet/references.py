@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.kinds import ID, OLD_ID, RESOURCES, Reference, both, id_here
+from hyperfleet.kinds import ID, OLD_ID, RESOURCES, Reference, Statements, both, id_here
 
 # What a resource refers to, by the types of its references: as a client says it, or as it is shown.
 References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -21,7 +21,7 @@ SOMETHING = "00000000-0000-0000-0000-000000000000"
 
 LOCK = both("""/* {table}_lock_referred */
 SELECT id::text, deleted_time IS NOT NULL, {address} FROM {table}
-WHERE id = ANY(%(ids)s::uuid[]) {only} ORDER BY id FOR SHARE
+WHERE id = ANY(%(ids)s::uuid[]) {only} {scope} ORDER BY id FOR SHARE
 """)
 LOCK_OWN = both("""/* {table}_lock_referring */
 SELECT 1 FROM {table} WHERE id = %(id)s {only} FOR NO KEY UPDATE
@@ -47,12 +47,14 @@ class Targets:
 
     :param wanted: what a client says, as far as that can be understood
     :param own: the id of a resource that is there already
-    :param owner: the id of what a new one is to belong to
+    :param key: of a new one ``owner_id``, what it is to belong to; and ``tenancy`` where a tenant must
+        see what is referred to
     """
 
     def __init__(
-        self, conn: Connection, kind: str, wanted: Any, *, own: str = "", owner: str | None = None
+        self, conn: Connection, kind: str, wanted: Any, key: Mapping[str, Any], *, own: str = ""
     ) -> None:
+        owner, scope = key.get("owner_id"), {name: key[name] for name in ("tenancy",) if name in key}
         self.of = {ref.type: ref for ref in RESOURCES[kind].references}
         ids: dict[str, set[str]] = {}
         parent = RESOURCES[kind].parent
@@ -64,7 +66,7 @@ class Targets:
                 if isinstance(one, dict) and (id_ := _id(one)):
                     ids.setdefault(ref.target, set()).add(id_)
         self._found = [
-            (of, conn.execute(statement, values))
+            (of, conn.execute(statement.of(of, scope), {**values, **scope}))
             for of, statement, values in _locks(ids, kind if own else "", own)
         ]
 
@@ -124,22 +126,22 @@ def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:
 
 def _locks(
     ids: Mapping[str, set[str]], own_kind: str, own: str
-) -> Iterator[tuple[str, LiteralString, dict[str, Any]]]:
+) -> Iterator[tuple[str, Statements, dict[str, Any]]]:
     """Kind, statement and values of each lock, in the order of locks."""
     for kind in RESOURCES:
         wanted = sorted(ids.get(kind, ()))
         if kind != own_kind:
             if wanted:
-                yield kind, LOCK[kind], {"ids": wanted}
+                yield kind, LOCK, {"ids": wanted}
             continue
         for some in ([id_ for id_ in wanted if id_ < own], [own], [id_ for id_ in wanted if id_ > own]):
             if some == [own]:
-                yield kind, LOCK_OWN[kind], {"id": own}
+                yield kind, LOCK_OWN, {"id": own}
             elif some:
-                yield kind, LOCK[kind], {"ids": some}
+                yield kind, LOCK, {"ids": some}
     # A resource may refer to itself; its own lock is the stronger one.
     if own in ids.get(own_kind, ()):
-        yield own_kind, LOCK[own_kind], {"ids": [own]}
+        yield own_kind, LOCK, {"ids": [own]}
 
 
 def insert(
@@ -155,7 +157,9 @@ def insert(
     rows = {"rows": Jsonb([values]), "patience": None}
     if not wanted:
         return conn.execute(statement, rows).fetchone()
-    refs = Targets(conn, kind, wanted, owner=values.get("owner_id")).resolved(wanted, {})
+    key = {"owner_id": values.get("owner_id")}
+    key |= {"tenancy": Jsonb(values["tenancy"])} if values["tenancy"] else {}
+    refs = Targets(conn, kind, wanted, key).resolved(wanted, {})
     created = conn.execute(statement, rows)
     shown = _keep(conn, kind, values["id"], refs)
     row, document = created.fetchone(), shown.fetchone()

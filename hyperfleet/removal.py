@@ -152,7 +152,7 @@ def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
         return [], []
     whole = tree(kind)
     referring: LiteralString = SOURCES.format(tree=whole)
-    ids: dict[str, list[LiteralString]] = {of: [inner] for of, inner in _above(kind)}
+    ids: dict[str, list[LiteralString]] = {of: [inner] for of, inner in _above(kind, scoped=False)}
     ids[kind] = [GIVEN]
     for of in below(kind):
         ids[of.name] = [OF_KIND.format(table=of.table, which=owned(of.name, kind, IDS))]

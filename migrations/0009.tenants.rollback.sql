@@ -2,17 +2,17 @@ DROP VIEW all_resources;
 CREATE VIEW all_resources AS
     SELECT id, 'Cluster'::text AS kind, NULL::uuid AS owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available
+           phase, reconciled, reconciled_time, available, refs
     FROM clusters
     UNION ALL
     SELECT id, 'NodePool', owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available
+           phase, reconciled, reconciled_time, available, refs
     FROM node_pools
     UNION ALL
     SELECT id, kind, owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available
+           phase, reconciled, reconciled_time, available, refs
     FROM resources;
 DROP TRIGGER resources_moved ON resources;
 DROP TRIGGER node_pools_moved ON node_pools;

@@ -144,15 +144,15 @@ CREATE TRIGGER resources_moved AFTER UPDATE OF tenancy ON resources
 CREATE OR REPLACE VIEW all_resources AS
     SELECT id, 'Cluster'::text AS kind, NULL::uuid AS owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available, tenancy
+           phase, reconciled, reconciled_time, available, refs, tenancy
     FROM clusters
     UNION ALL
     SELECT id, 'NodePool', owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available, tenancy
+           phase, reconciled, reconciled_time, available, refs, tenancy
     FROM node_pools
     UNION ALL
     SELECT id, kind, owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
-           phase, reconciled, reconciled_time, available, tenancy
+           phase, reconciled, reconciled_time, available, refs, tenancy
     FROM resources;

@@ -1278,7 +1278,9 @@ def test_tenants_are_taken_over_where_they_are_kept_apart(
     assert refused.count("it belongs to a tenant") == 4
     output = take(database, newest, "--tenant-enabled", code=3)
     assert output.count("its tenancy has a key or a value that no tenant can have here") == 2
-    assert sql.execute("SELECT id::text, tenancy FROM all_resources ORDER BY tenancy, id").fetchall() == [
+    assert sql.execute(
+        "SELECT id::text, tenancy FROM all_resources ORDER BY tenancy, id"
+    ).fetchall() == [
         (A, {"org": "a"}),
         (P, {"org": "a"}),
         (B, {"org": "b", "project": "p"}),
