@@ -32,6 +32,7 @@ entities:
   - {kind: Channel, plural: channels}
   - {kind: Version, plural: versions, parent_kind: Channel, on_parent_delete: cascade}
   - {kind: Addon, plural: addons, parent_kind: Cluster, on_parent_delete: restrict}
+  - {kind: User, plural: users, references: [{ref_type: channel, target_kind: Channel}]}
 """
 
 
@@ -457,3 +458,19 @@ def test_counts_are_exact_whatever_is_summed_up(world: World) -> None:
             one.post(at(cluster, "/force-delete"), json={"reason": "x"})
     assert answered(one.get("/clusters?pageSize=1"))["total"] == 80
     assert answered(one.get("/resources?pageSize=1"))["total"] == 80
+
+
+def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    channel = answered(one.post("/channels", json={"name": "c", "spec": {}}), 201)
+    body = {"name": "r", "spec": {}, "references": {"channel": [{"id": channel["id"]}]}}
+    refused = problem(other.post("/users", json=body), 400)
+    assert "must be the id of a channel that there is" in refused["detail"]
+    user = answered(other.post("/users", json={"name": "r", "spec": {}}), 201)
+    problem(other.patch(at(user), json={"references": body["references"]}), 400)
+    own = answered(one.post("/users", json=body), 201)
+    search = {"search": f"references.channel='{channel['id']}'"}
+    assert ids(one.get("/users", params=search)) == [own["id"]]
+    assert ids(other.get("/users", params=search)) == []
+    assert one.delete(at(channel)).status_code == 409
+    assert other.delete(at(channel)).status_code == 404
