@@ -22,6 +22,7 @@ from hyperfleet.contract.responses import Checked, Contract
 from hyperfleet.contract.validation import Validated, creation_validators
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
+from hyperfleet.feed.retention import removing
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.compression import Compressed
@@ -91,12 +92,19 @@ def create_app(
         requests.refused.inc,
         # All of them come through one gateway.
         (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
+        settings.max_waiting,
     )
+    feed = service.feed
+    if settings.changes_retention:
+        reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:
+        gauges.waiting, gauges.delay = lambda: feed.waiting.count, lambda: feed.waiting.delay
         gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
     layers = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
-    return Logged(layers, requests, settings.access_log)
+    logged = Logged(layers, requests, settings.access_log)
+    logged.farewell = feed.waiting.end
+    return logged
 
 
 def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:

@@ -1,4 +1,4 @@
-"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``config``, ``token``."""
+"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``config``, ``token``, ``watch``."""
 
 import sys
 import warnings
@@ -12,6 +12,7 @@ from hyperfleet.commands.migrate import migrate
 from hyperfleet.commands.schema import schema_group
 from hyperfleet.commands.serve import serve
 from hyperfleet.commands.token import token
+from hyperfleet.commands.watch import watch
 
 
 @click.version_option(__version__, message="%(version)s")
@@ -29,7 +30,7 @@ def version() -> None:
     click.echo(f"{__version__} (commit {__commit__})")
 
 
-for command in (serve, migrate, import_, schema_group, config, token):
+for command in (serve, migrate, import_, schema_group, config, token, watch):
     main.add_command(command)
 
 

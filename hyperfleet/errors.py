@@ -69,6 +69,7 @@ CHANGED_SINCE = "HYPERFLEET-CNF-002"
 WRONG_STATE = "HYPERFLEET-CNF-003"
 UNCONDITIONAL = "HYPERFLEET-CNF-100"
 KEY_REUSED = "HYPERFLEET-CNF-101"
+GONE = "HYPERFLEET-NTF-100"
 TOO_LARGE = "HYPERFLEET-LMT-100"
 HEADERS_TOO_LARGE = "HYPERFLEET-LMT-101"
 TOO_SLOW = "HYPERFLEET-LMT-102"
@@ -113,6 +114,11 @@ CATALOGUE: dict[str, Entry] = {
         (403, "authorization-error", FORBIDDEN, "Forbidden", "The caller is not allowed to do this."),
         (404, "not-found", NO_PATH, "No such path", "The API has no such path."),
         (404, "not-found", NOT_FOUND, "Not found", "There is no such resource."),
+        (
+            *(410, "gone", GONE, "Too old"),
+            "The feed does not go on from this token, which is too old or of another database; read the "
+            "list again, and go on with its link changes.",
+        ),
         (409, "conflict", NAME_TAKEN, "Name taken", "Another resource has this name."),
         (
             *(412, "conflict", CHANGED_SINCE, "Changed since"),

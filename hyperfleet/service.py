@@ -15,6 +15,7 @@ from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Once, Rounds
+from hyperfleet.feed.following import Feed
 from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
 from hyperfleet.lists.tenants import Tenants
@@ -49,6 +50,7 @@ class Service:
     :param lists: reads lists, by their addresses
     :param rounds: runs statements, by their texts, for several who ask
     :param readings: the same, of those that only read
+    :param feed: the feed of changes
     :param tags: the entity tags of pages, by their addresses
     :param tenants: reads the lists of callers of a tenant
     :param foldings: what the statuses of each kind are folded by
@@ -65,6 +67,7 @@ class Service:
     lists: Once = field(init=False)
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
+    feed: Feed = field(init=False)
     tags: Tags = field(init=False)
     tenants: Tenants = field(default_factory=Tenants)
     foldings: Mapping[str, Folding] = field(init=False)
@@ -73,6 +76,7 @@ class Service:
         """Makes what reads for several who ask."""
         # Slow searches must not use up all connections.
         self.lists = Once(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
+        self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
         self.tags = Tags(self.pool)
         self.foldings = foldings(self.settings)
 

@@ -269,6 +269,11 @@ class Settings:
         "Requests that a process has under way or waiting; beyond that they get 503.",
         type=Whole(1, 100_000),
     )
+    max_waiting: int = setting(
+        5000,
+        "Clients of a process that wait for changes; beyond that they get 503.",
+        type=Whole(0, 1_000_000),
+    )
     cors_origins: tuple[str, ...] = setting(
         CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
     )
@@ -397,6 +402,12 @@ class Settings:
         (), "Adapters that must report on a node pool, by comma.", type=AdapterNames()
     )
 
+    changes_retention: float = setting(
+        7 * 86400.0,
+        "Seconds for which changes are kept; who has not followed them for so long lists again. 0: for "
+        "ever.",
+        type=Seconds(0, 10 * 366 * 86400),
+    )
     require_if_match: bool = switch(
         False, "Refuse a PATCH or DELETE that does not say which version it is for."
     )

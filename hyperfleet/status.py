@@ -152,6 +152,22 @@ def is_reconciled(status: Status | None) -> bool:
     return any(c["type"] == READY[1] and c["status"] == "True" for c in conditions)
 
 
+# What of a condition is news.
+NEWS = ("type", "status", "reason", "observed_generation")
+
+
+def same_but_for_times(before: Status, after: Status) -> bool:
+    """Whether two statuses differ in times and messages alone, if they do."""
+    old, new = before["conditions"], after["conditions"]
+    return (
+        before["phase"] == after["phase"]
+        and len(old) == len(new)
+        and all(
+            one.get(name) == two.get(name) for one, two in zip(old, new, strict=True) for name in NEWS
+        )
+    )
+
+
 def _adapter(report: Report, status: str, says: Condition | None) -> Json:
     """An entry of ``adapters``: the condition that an adapter is judged by."""
     given: Mapping[str, Any] = says or {}

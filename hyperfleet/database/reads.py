@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -184,6 +184,8 @@ class Reads:
         # When the primary was asked, and how far it was.
         self.samples: deque[tuple[float, int]] = deque()
         self.turn = 0
+        # What goes on as long as the connections are open.
+        self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         # Told who has served a read.
         self.told: Callable[[str], None] = lambda _node: None
         self.positions: Rounds[None, str | None] = Rounds(self._position)
@@ -195,6 +197,7 @@ class Reads:
         for pool in (*self.pools(), *probes):
             await self.stack.enter_async_context(pool)
         works = [self._watch(), *(one.watch() for one in self.standbys)] if self.standbys else []
+        works += [work() for work in self.works]
         self.watching = [asyncio.create_task(work) for work in works]
         return self
 

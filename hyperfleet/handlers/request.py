@@ -85,6 +85,26 @@ def once(body: Any) -> Once:
     return Once(flask.request.headers.get("Idempotency-Key"), flask.request.path, body, of)
 
 
+def preferred(name: str) -> str | None:
+    """The value of a preference (RFC 7240), if the client has that."""
+    for one in flask.request.headers.get("Prefer", "").split(","):
+        said, _, value = one.partition(";")[0].partition("=")
+        if said.strip().lower() == name:
+            return value.strip().strip('"')
+    return None
+
+
+def streams() -> bool:
+    """Whether the client wants events rather than a JSON text."""
+    types = ("application/json", "text/event-stream")
+    return flask.request.accept_mimetypes.best_match(types) == types[1]
+
+
+def last_event() -> str:
+    """The id of the last event that a client of a stream has had; empty for one that begins."""
+    return flask.request.headers.get("Last-Event-ID", "")
+
+
 def address() -> tuple[str, list[tuple[str, str]]]:
     """The path of the request, and its query."""
     return flask.request.path, list(flask.request.args.items(multi=True))

@@ -110,11 +110,12 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
         else:
             wanted, found = page.page(reader, kind, query, within)
         text = page.text(kind, wanted, found, shape, path, given)
+        changes = page.changes(kind, found, shape, given, within)
         if isinstance(text, Long):
-            return text, ""
+            return text._replace(changes=changes), ""
         tag = xxh3_128_hexdigest(text)
         service.tags.keep(key, tag, found.moment, renewed)
-        return text, tag
+        return page.linked(text, changes), tag
 
     def documents(identities: list[str]) -> dict[str, bytes]:
         def read() -> dict[str, bytes]:

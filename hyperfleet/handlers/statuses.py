@@ -27,7 +27,7 @@ from hyperfleet.resource import (
     Hold,
 )
 from hyperfleet.service import Service
-from hyperfleet.status import Status, is_reconciled
+from hyperfleet.status import Status, is_reconciled, same_but_for_times
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ STATE_SEEN = both(_STATE.replace("{data}", ", data").replace("{whole}", SEEN_COL
 GIVEN = """/* {table}_report */
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
-        (id uuid, version bigint, status jsonb, adapter text, observed_generation bigint,
+        (id uuid, version bigint, status jsonb, silent boolean, adapter text, observed_generation bigint,
          conditions jsonb, data jsonb, metadata jsonb,
          created_time timestamptz, last_report_time timestamptz)
 )"""
@@ -78,7 +78,8 @@ UNCHANGED = """, free AS (
     WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
     FOR NO KEY UPDATE OF {table} SKIP LOCKED
 ), held AS (
-    UPDATE {table} SET status = given.status, version = {table}.version + 1
+    UPDATE {table} SET status = given.status, version = {table}.version + 1,
+        silent = CASE WHEN given.silent THEN {table}.version + 1 ELSE {table}.silent END
     FROM given WHERE {table}.id = given.id AND {table}.id = ANY(ARRAY(SELECT id FROM free))
     RETURNING {table}.id
 )
@@ -187,7 +188,8 @@ def _take_at_once(
     if merged is None:
         return b"", discarded
     status = held.fold(merged["last_report_time"])
-    values = {"id": owner["id"], "version": version, "status": status, **merged}
+    silent = same_but_for_times(held.state["status"], status)
+    values = {"id": owner["id"], "version": version, "status": status, "silent": silent, **merged}
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
     if row is None:
         return None

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 import flask
@@ -13,7 +13,9 @@ from starlette.types import Receive, Scope, Send
 from hyperfleet import errors, greenlets
 from hyperfleet.contract.validation import CALL
 from hyperfleet.errors import Problem
+from hyperfleet.http.aside import ASIDE
 from hyperfleet.http.problems import BODILESS, explain, render
+from hyperfleet.patience import Later
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,21 @@ class Bridge:
             raise Problem(errors.NO_PATH)
         environ: Any = build_environ(scope, io.BytesIO())  # type: ignore[arg-type]
         status, headers, content = await greenlets.run(self._answer, environ, *scope[CALL])
+        if isinstance(content, Later):
+            if ASIDE in scope:
+                scope[ASIDE].step()
+            gone = asyncio.create_task(_gone(receive))
+            gone.add_done_callback(lambda done: done.cancelled() or done.exception())
+            try:
+                if content.pieces is not None:
+                    await self._follow(status, headers, content.pieces, gone, send)
+                    return
+                found = await self._awaited(content, environ, gone)
+            finally:
+                gone.cancel()
+            if found is None:
+                return
+            status, headers, content = found
         if not isinstance(content, bytes):
             if scope["http_version"] != "1.0" or scope.get(HEAD):
                 pieces = iter(()) if scope.get(HEAD) else content
@@ -89,28 +106,83 @@ class Bridge:
             gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
+    async def _awaited(
+        self, later: Later, environ: dict[str, Any], gone: asyncio.Task[None]
+    ) -> tuple[int, Headers, bytes] | None:
+        """An answer that has come; None where its client has gone away before."""
+        assert later.body is not None
+        found = asyncio.ensure_future(later.body())
+        try:
+            await asyncio.wait([found, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not found.done():
+                found.cancel()
+        if found.cancelled() or not found.done():
+            return None
+        try:
+            content = found.result()
+        except Exception as error:
+            return _failed(error, environ)
+        headers = {**later.headers, "Content-Length": str(len(content))}
+        return later.status_code, _encoded(headers), content
+
+    async def _follow(
+        self,
+        status: int,
+        headers: Headers,
+        pieces: AsyncIterator[bytes],
+        gone: asyncio.Task[None],
+        send: Send,
+    ) -> None:
+        """Sends the pieces of an answer as they come, for as long as the client is there."""
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        following = asyncio.create_task(_sent(pieces, send))
+        try:
+            await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            following.cancel()
+        if following.done() and not following.cancelled() and (error := following.exception()):
+            # That the end is missing tells the client that it has not got all.
+            logger.warning("an answer was cut off: %s", error)
+
     def _answer(
         self, environ: dict[str, Any], handler: Callable[..., Any], arguments: dict[str, Any]
-    ) -> tuple[int, Headers, bytes | Iterator[bytes]]:
-        content: bytes | Iterator[bytes]
+    ) -> tuple[int, Headers, bytes | Iterator[bytes] | Later]:
+        content: bytes | Iterator[bytes] | Later
         try:
             with self.application.request_context(environ):
                 answer: flask.Response = handler(**arguments)
             status, headers = answer.status_code, dict(answer.headers)
+            if isinstance(answer, Later):
+                headers.pop("Content-Length", None)
+                return status, _encoded(headers), answer
             if status in BODILESS:
                 del headers["Content-Length"]
             # Flask's own way to its pieces would hold each until the next one is asked for.
             content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()
         except Exception as error:
             # Here, so that the answer is checked by the contract like all others.
-            problem = explain(error)
-            status = problem.entry.status
-            # As WSGI has it: each byte is a character (PEP 3333).
-            path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
-            content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
-            headers["content-length"] = str(len(content))
-        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        return status, encoded, content
+            return _failed(error, environ)
+        return status, _encoded(headers), content
+
+
+def _failed(error: Exception, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
+    problem = explain(error)
+    # As WSGI has it: each byte is a character (PEP 3333).
+    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+    content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
+    headers["content-length"] = str(len(content))
+    return problem.entry.status, _encoded(headers), content
+
+
+def _encoded(headers: Mapping[str, str]) -> Headers:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:
+    async for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _gone(receive: Receive) -> None:

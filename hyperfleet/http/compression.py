@@ -13,6 +13,8 @@ LEAST = 1024
 LEVEL = 1
 # From here on it takes a millisecond and more, in which the loop has other things to do.
 LARGE = 1024 * 1024
+# The type of answers that never end.
+EVENTS = b"text/event-stream"
 # What zlib calls the format of gzip.
 GZIP = 31
 
@@ -49,7 +51,11 @@ class Compressed:
             if message["type"] == "http.response.start":
                 # A cache must not give it to who takes it otherwise.
                 message["headers"] = [*message["headers"], (b"vary", b"Accept-Encoding")]
-                if wanted and all(name != b"content-encoding" for name, _ in message["headers"]):
+                # Events are to arrive one by one.
+                if wanted and not any(
+                    name == b"content-encoding" or (name == b"content-type" and value == EVENTS)
+                    for name, value in message["headers"]
+                ):
                     head = message
                     return
             elif head is not None:

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.http.aside import ASIDE
 
 
 class Deadline:
@@ -40,6 +41,13 @@ class Deadline:
                         limit.reschedule(None)
                     await send(message)
 
+                def aside() -> None:
+                    nonlocal begun
+                    begun = True
+                    limit.reschedule(None)
+
+                if ASIDE in scope:
+                    scope[ASIDE].leaving.append(aside)
                 await self.app(scope, heard, answer)
         except TimeoutError:
             if not limit.expired():

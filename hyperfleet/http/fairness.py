@@ -10,7 +10,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.http.aside import ASIDE
+from hyperfleet.kinds import BASE
 
+# Where the feed of changes is.
+FEED = f"{BASE}/changes"
 # Requests that are worked on before others have to wait for their turn: so many that statements which
 # may be shared are, and so few that one who comes anew need not wait for long.
 AT_ONCE = 8
@@ -32,16 +36,23 @@ class Fair:
         waiting is refused, with Problem
     :param refused: told of each that is
     :param more: headers beside that tell clients apart
+    :param followers: how many beside may follow the feed of changes: those who wait for the same come
+        again at the same moment
     """
 
     def __init__(
-        self, app: ASGIApp, most: int, refused: Callable[[], object], more: Iterable[str] = ()
+        self,
+        app: ASGIApp,
+        most: int,
+        refused: Callable[[], object],
+        more: Iterable[str] = (),
+        followers: int = 0,
     ) -> None:
         self.app = app
-        self.most = most
+        self.most, self.followers = most, followers
         self.refused = refused
         self.names = frozenset((*NAMES, *(name.lower().encode() for name in more)))
-        self.under_way = 0
+        self.under_way = self.following = 0
         # The requests at a place, the oldest first, and when each took it.
         self.working: dict[object, float] = {}
         # The next client first.
@@ -51,21 +62,35 @@ class Fair:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         client = None
-        if self.under_way >= self.most:
+        follows = scope["path"] == FEED and self.following < self.followers
+        if not follows and self.under_way >= self.most:
             client = self._client(scope)
             self._make_room(client)
         place: object = object()
-        self.under_way += 1
+        left = False
+        self.under_way += not follows
+        self.following += follows
+
+        def leave() -> None:
+            nonlocal left
+            if left:
+                return
+            left = True
+            self.under_way -= not follows
+            self.following -= follows
+            if self.working.pop(place, None) is not None and self.waiting:
+                self._next()
+
         try:
             if len(self.working) < AT_ONCE:
                 self.working[place] = time.monotonic()
             else:
                 place = await self._turn(client or self._client(scope))
+            if ASIDE in scope:
+                scope[ASIDE].leaving.append(leave)
             await self.app(scope, receive, send)
         finally:
-            self.under_way -= 1
-            if self.working.pop(place, None) is not None and self.waiting:
-                self._next()
+            leave()
 
     def _make_room(self, client: Client) -> None:
         self.refused()

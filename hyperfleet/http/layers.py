@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
 from hyperfleet.http import cors
+from hyperfleet.http.aside import ASIDE, Aside
 from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
@@ -80,6 +81,8 @@ class Logged:
         self.app = app
         self.requests = requests
         self.share = share
+        # Ends at the end of the service what would go on for as long as its clients like.
+        self.farewell: Callable[[], object] = lambda: None
         # Set where traces are made, in each process.
         self.tracing: Tracing | None = None
 
@@ -97,6 +100,7 @@ class Logged:
         # The layer that finds the route puts it in.
         route: list[str] = []
         scope[ROUTE] = route
+        aside = scope[ASIDE] = Aside()
         codes: list[str] = []
         code.set(codes)
 
@@ -114,7 +118,8 @@ class Logged:
         try:
             await self.app(scope, receive, answer)
         finally:
-            taken = time.perf_counter() - start
+            # Who waits on purpose is not slow.
+            taken = (aside.since or time.perf_counter()) - start
             method = scope["method"] if scope["method"] in METHODS else "other"
             path = route[0] if route else UNKNOWN
             self.requests.count(method, path, status, taken)

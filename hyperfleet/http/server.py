@@ -69,6 +69,10 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the listener and lets requests under way end, for as long as they are given."""
         closing = asyncio.create_task(super().shutdown(sockets))
+        farewell = getattr(self.config.app, "farewell", None)
+        if farewell is not None:
+            # Only now, when those who are sent away come to another.
+            asyncio.get_running_loop().call_soon(farewell)
         patience = asyncio.create_task(self.ending.patience(self.ending.timeout))
         await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
         patience.cancel()

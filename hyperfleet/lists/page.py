@@ -1,7 +1,6 @@
 """A page of a list: parameters, plan, statement, rows, text."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
@@ -10,14 +9,16 @@ from urllib.parse import urlencode
 import psycopg
 
 from hyperfleet.database.reads import Reader
-from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
-from hyperfleet.kinds import KINDS
+from hyperfleet.errors import bad_parameter
+from hyperfleet.kinds import ALL, BASE, KINDS
 from hyperfleet.lists import order, referring, search
 from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import Condition
+from hyperfleet.lists.trouble import bad_search, searching
+from hyperfleet.place import NOW, Place
 
 DEFAULT_SIZE = 100
 # Bytes of documents that are in memory at once for one client; the rest of a page comes from the
@@ -34,11 +35,11 @@ WITH page AS (
     SELECT {table}.{identity} AS identity, {keys}
     FROM {source} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
 )
-SELECT counted.found, counted.total, counted.moment, item.keys,
+SELECT counted.found, counted.total, counted.moment, counted.place, item.keys,
        CASE WHEN item.until <= {bytes} THEN item.document::bpchar END AS document,
        CASE WHEN item.until > {bytes} THEN ARRAY[item.identity, item.size::text] END AS later
-FROM (SELECT EXISTS ({exists}) AS found, {total} AS total, {moment} AS moment)
-    AS counted LEFT JOIN (
+FROM (SELECT EXISTS ({exists}) AS found, {total} AS total, {moment} AS moment,
+             {place} AS place) AS counted LEFT JOIN (
     SELECT ARRAY[{texts}] AS keys, page.identity::text AS identity, document,
            octet_length(document) AS size,
            sum(octet_length(document)) OVER (ROWS UNBOUNDED PRECEDING) AS until
@@ -131,12 +132,14 @@ class Found(NamedTuple):
 
     :param total: how many the list has; None: nobody asked
     :param moment: what was to be seen when they were found, if that is known
+    :param place: in the feed of changes, at that moment
     """
 
     total: int | None
     moment: str | None
     documents: list[bytes | Later]
     last: list[str | None] | None
+    place: Place | None
 
 
 def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) -> tuple[Wanted, Found]:
@@ -165,11 +168,9 @@ def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> W
         raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
     try:
-        condition = (
-            search.translate(query["search"], kind, lookup=lookup) if expression else Condition("", {})
-        )
+        condition = search.translate(query["search"], kind, lookup=lookup) if expression else search.ANY
     except search.SearchError as error:
-        raise _bad_search(error.message) from None
+        raise bad_search(error.message) from None
     sql, values = referring.asked(kind, query)
     if sql:
         both = f"{condition.sql} AND {sql}" if condition.sql else sql
@@ -233,6 +234,8 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
+        # Reports have no feed.
+        place="NULL" if kind == "AdapterStatus" else f"({NOW})",
         total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
     values = {
@@ -259,42 +262,37 @@ def _total(wanted: Wanted, within: Within) -> str:
 
 def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
-    began = time.monotonic()
     try:
-        rows = reader.rows(made.statement, made.values)
-    except psycopg.errors.InvalidRegularExpression as error:
-        raise _bad_search(f"the regular expression is not valid: {error.diag.message_primary}") from None
+        with searching(bool(wanted.search.sql), reader.statement_timeout):
+            rows = reader.rows(made.statement, made.values)
     except psycopg.DataError:
         if not wanted.after:
             raise
         raise bad_parameter("continue", STRANGE) from None
-    except psycopg.errors.QueryCanceled:
-        # An operator may cancel a statement too; the server says which it was in its own language only.
-        if not wanted.search.sql or time.monotonic() - began < reader.statement_timeout:
-            raise
-        raise _bad_search("takes too long; ask for less, or by fields that are indexed") from None
     if made.backward:
         rows.reverse()
-    found, total, moment, *_ = rows[0]
+    found, total, moment, place, *_ = rows[0]
     if not found and within.missing:
         raise within.missing
     documents = [
-        row[4] if row[5] is None else Later(row[5][0], int(row[5][1]))
+        row[5] if row[6] is None else Later(row[6][0], int(row[6][1]))
         for row in rows[: wanted.size]
-        if row[3] is not None
+        if row[4] is not None
     ]
-    last = rows[wanted.size - 1][3] if 0 < wanted.size < len(rows) else None
-    return Found(total, moment, documents, last)
+    last = rows[wanted.size - 1][4] if 0 < wanted.size < len(rows) else None
+    return Found(total, moment, documents, last, Place.parse(place) if place else None)
 
 
 class Long(NamedTuple):
     """A page whose documents are not all read yet: what is before its items, the items in the form that
-    is shown, as far as they are read, and the address of the next page.
+    is shown, as far as they are read, and the addresses of the next page and of what changes from then
+    on.
     """
 
     head: str
     items: list[bytes | Later]
     link: str
+    changes: str = ""
 
 
 def text(
@@ -320,6 +318,26 @@ def text(
     return Long(head, items, link)
 
 
+def changes(
+    kind: str, found: Found, shape: Shape, query: Sequence[tuple[str, str]], within: Within
+) -> str:
+    """Where a client hears of what happens after a page was read; empty for who does not know the link.
+
+    :param query: of the request, whose search and fields count there, too
+    """
+    if found.place is None or shape.agent:
+        return ""
+    of = [] if kind == ALL else [("kind", kind)]
+    owner = [("owner_id", within.values["owner_id"])] if "owner_id" in within.values else []
+    kept = [(name, value) for name, value in query if name in ("search", "fields")]
+    return f"{BASE}/changes?{urlencode([*of, *owner, *kept, ('after', found.place.token)])}"
+
+
+def linked(text: bytes, changes: str) -> bytes:
+    """The text of a page with that address, which its entity tag does not stand for."""
+    return text[:-1] + f"{_member('changes', changes)}}}".encode() if changes else text
+
+
 def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iterator[bytes]:
     """The pieces of the JSON text of a long page; each is read when it is asked for.
 
@@ -328,7 +346,8 @@ def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iter
 
     :param read: finds items by their identities, in the form that is shown
     """
-    head, link, size = page.head.encode(), page.link, 0
+    head, size = page.head.encode(), 0
+    links = _member("next", page.link) + _member("changes", page.changes)
     # What the client has taken is not kept for as long as it takes the rest.
     items = deque(page.items)
     del page
@@ -341,7 +360,7 @@ def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iter
         before, size = size, size + len(ready)
         # Nothing here may hold what is handed out: it is kept until the client has taken it.
         yield _joined(ready, comma=bool(before and ready))
-    yield f'],"size":{size}{_next(link)}}}'.encode()
+    yield f'],"size":{size}{links}}}'.encode()
 
 
 def _joined(documents: list[bytes], *, comma: bool) -> bytes:
@@ -387,15 +406,17 @@ def render(kind: str, number: int, total: int | None, documents: list[bytes], li
     """The JSON text of a list; the documents go in as they are."""
     head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},{_counted(total)}'
     # Joined once: a page may have megabytes.
-    return b"".join([head.encode(), b'"items":[', *_commas(documents), f"]{_next(link)}}}".encode()])
+    return b"".join(
+        [head.encode(), b'"items":[', *_commas(documents), f"]{_member('next', link)}}}".encode()]
+    )
 
 
 def _counted(total: int | None) -> str:
     return "" if total is None else f'"total":{total},'
 
 
-def _next(link: str) -> str:
-    return f',"next":{json.dumps(link)}' if link else ""
+def _member(name: str, link: str) -> str:
+    return f',"{name}":{json.dumps(link)}' if link else ""
 
 
 def _commas(documents: list[bytes]) -> Iterator[bytes]:
@@ -403,7 +424,3 @@ def _commas(documents: list[bytes]) -> Iterator[bytes]:
         if index:
             yield b","
         yield one
-
-
-def _bad_search(message: str) -> Problem:
-    return Problem(BAD_SEARCH, faults=[{"field": "search", "message": message, "constraint": "search"}])

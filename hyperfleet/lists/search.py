@@ -43,6 +43,10 @@ class Condition:
     values: dict[str, Any]
 
 
+# What is true for all.
+ANY = Condition("", {})
+
+
 class SearchError(ValueError):
     """An expression that the language does not allow.
 

@@ -59,6 +59,9 @@ class Gauges:
         # How many requests are under way, and how many wait for the resource that most wait for.
         self.under_way: Callable[[], int] = lambda: 0
         self.longest: Callable[[], int] = lambda: 0
+        # How many clients wait for changes, and for how many seconds the oldest one has been held back.
+        self.waiting: Callable[[], int] = lambda: 0
+        self.delay: Callable[[], float] = lambda: 0.0
 
         def gauge(name: str, told: str, mode: Any = "livesum") -> Gauge:
             made = Gauge(name, told, [*OWN], registry=registry, multiprocess_mode=mode)
@@ -88,6 +91,19 @@ class Gauges:
                     "livemax",
                 ),
                 lambda _: self.longest(),
+            ),
+            (
+                gauge("hyperfleet_api_changes_waiting", "Clients that wait for changes."),
+                lambda _: self.waiting(),
+            ),
+            (
+                gauge(
+                    "hyperfleet_api_changes_delay_seconds",
+                    "For how long the oldest change is held back, since an older transaction still "
+                    "runs; looked at while a client waits.",
+                    "livemax",
+                ),
+                lambda _: self.delay(),
             ),
         ]
         self.validated = Gauge(

@@ -74,6 +74,7 @@ NAMES = {
     "forceDeleteResource": f"POST {BASE}/resources/{{resource_id}}/force-delete",
     "getResourceStatuses": f"GET {BASE}/resources/{{resource_id}}/statuses",
     "putResourceStatuses": f"PUT {BASE}/resources/{{resource_id}}/statuses",
+    "getChanges": f"GET {BASE}/changes",
     "getErrors": f"GET {BASE}/errors",
     "getErrorById": f"GET {BASE}/errors/{{error_id}}",
 }
@@ -131,7 +132,8 @@ def test_operation_is_described_whole(operation: Operation) -> None:
                 for content in response["content"].values()
             )
         elif status not in (204, 304):
-            assert set(response["content"]) == {JSON}
+            streams = {"text/event-stream"} if operation.id == "getChanges" else set()
+            assert set(response["content"]) == {JSON} | streams
     if 503 in operation.responses:
         assert "Retry-After" in operation.responses[503]["headers"]
 
@@ -275,6 +277,7 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
             f"/resources/{another(api, marked=True)['id']}/force-delete", json={"reason": "stuck"}
         ),
     ),
+    "getChanges": (200, lambda api, _c, _n: api.get("/changes")),
     "getErrors": (200, lambda api, _c, _n: api.get("/errors")),
     "getErrorById": (200, lambda api, _c, _n: api.get("/errors/HYPERFLEET-NTF-001")),
 }

@@ -20,6 +20,7 @@ from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from resources import problem
+from watchers import Watcher, fleet, news
 
 pytestmark = pytest.mark.slow
 
@@ -425,3 +426,49 @@ def test_standbys_of_no_database_are_refused_at_the_start() -> None:
     refused = run("serve", "--no-auth", "--read-database-url=postgresql://localhost/x")
     assert refused.returncode == 2
     assert "--read-database-url names standbys: say with --database-url of which" in refused.stdout
+
+
+def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
+    nodes: tuple[Server, list[str]], serving: Serving
+) -> None:
+    _, folders = nodes
+    api, over = Api(serving.url), threading.Event()
+    watchers = [Watcher(serving.url, streams=streams) for streams in (False, True)]
+    with ThreadPoolExecutor(6) as threads:
+        watching = [threads.submit(watcher.follow, over) for watcher in watchers]
+        before = served(serving)
+
+        def write(number: int) -> None:
+            own = Api(serving.url)
+            for step in range(10):
+                cluster = own.cluster(f"w{number}-{step}")
+                assert own.report(cluster).status_code == 201
+                if step % 3 == 0:
+                    assert own.delete(f"{serving.url}{cluster['href']}").status_code == 202
+
+        writing = [threads.submit(write, number) for number in range(4)]
+        # One falls behind meanwhile, and what the other has shown is not taken for unknown there.
+        paused(folders[0])
+        time.sleep(0.5)
+        resume(folders[0])
+        for one in writing:
+            one.result()
+        time.sleep(1)
+        after = served(serving)
+        assert sum(after.get(name, 0) - before.get(name, 0) for name in after if name != "primary") > 0
+        over.set()
+        for watched in watching:
+            watched.result()
+    expected = news(fleet(api))
+    for watcher in watchers:
+        assert watcher.wrong == []
+        assert watcher.listed == 1
+        assert news(watcher.copy) == expected
+    # As far behind as may be, a standby knows nothing of this token: it is no token of another feed.
+    for folder in folders:
+        paused(folder)
+    api.cluster("late")
+    link = api.get("/clusters", headers={POSITION: "FFFFFFF/FFFFFFFF"}).json()["changes"]
+    answer = api.get(link.removeprefix("/api/hyperfleet/v1"))
+    assert answer.status_code == 200
+    assert answer.json()["items"] == []

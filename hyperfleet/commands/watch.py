@@ -1,0 +1,93 @@
+"""``hyperfleet watch``: what happens to resources, as it happens."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyperfleet.kinds import BASE
+from hyperfleet.settings import FILE
+
+# Seconds for which a request waits for changes, and beyond which no answer is expected.
+WAIT = 50
+TIMEOUT = WAIT + 20
+# Seconds between two tries where the service is not there, at first and at last.
+FIRST, LAST = 0.5, 10.0
+
+
+@click.command()
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    envvar="HYPERFLEET_URL",
+    show_envvar=True,
+    show_default=True,
+    help="Where the API is.",
+)
+@click.option("--token", default="", envvar="HYPERFLEET_TOKEN", show_envvar=True, help="Bearer token.")
+@click.option("--token-file", type=FILE, help="File that holds --token; read anew for each request.")
+@click.option("--kind", help="Only resources of this kind, such as Cluster.")
+@click.option("--owner-id", help="Only what belongs to this resource.")
+@click.option("--search", help="Only resources that this expression matches, as in lists.")
+@click.option("--fields", help="The members to show of each resource, with --output=json.")
+@click.option("--after", help="Go on from this token; without it, from now on.")
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A line for people, or one of JSON for each change.",
+)
+def watch(url: str, token: str, token_file: Path | None, output: str, **query: str | None) -> None:
+    """Show what happens to resources, until it is interrupted.
+
+    Goes on after interruptions where it was. If the service does not know that place any more, says so
+    on the standard error, and goes on from now.
+    """
+    # Not needed by the other commands, and slow to import.
+    import requests  # noqa: PLC0415
+
+    wanted: dict[str, Any] = {name: value for name, value in query.items() if value is not None}
+    session, pause = requests.Session(), FIRST
+    while True:
+        token = token_file.read_text().strip() if token_file else token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # The first answer comes at once: it says where now is.
+        params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
+        try:
+            answer = session.get(
+                f"{url.rstrip('/')}{BASE}/changes", params=params, headers=headers, timeout=TIMEOUT
+            )
+            page = answer.json()
+        except (requests.ConnectionError, requests.Timeout, ValueError):
+            pause = _wait(pause, "there is no answer")
+            continue
+        if answer.status_code == 410:
+            message = "What happened since is not known any more; list again. Going on from now."
+            click.echo(message, err=True)
+            del wanted["after"]
+        elif answer.status_code >= 500:
+            pause = _wait(pause, page["detail"])
+        elif not answer.ok:
+            raise click.ClickException(page["detail"])
+        else:
+            pause, wanted["after"] = FIRST, page["next"]
+            for item in page["items"]:
+                click.echo(json.dumps(item) if output == "json" else _line(item))
+            sys.stdout.flush()
+
+
+def _wait(pause: float, why: str) -> float:
+    """Waits; returns for how long the next time."""
+    click.echo(f"{why}; trying again", err=True)
+    time.sleep(pause)
+    return min(2 * pause, LAST)
+
+
+def _line(item: dict[str, Any]) -> str:
+    by = f" by {item['by']}" if "by" in item else ""
+    what = f"{item['change']:8} {item['kind']} {item['name']} ({item['id']})"
+    return f"{item['time']} {what} generation {item['generation']}{by}"

@@ -1,0 +1,1 @@
+"""The feed of changes: its pages, those who wait for them, and the end of what is old."""

@@ -1,0 +1,110 @@
+"""Going on from a place: with the next page, with one that comes later, or with each as it comes."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from functools import partial
+
+import psycopg
+
+from hyperfleet.database.reads import Reads
+from hyperfleet.database.together import slot
+from hyperfleet.errors import Problem
+from hyperfleet.feed import pages
+from hyperfleet.feed.pages import Page, Wanted
+from hyperfleet.feed.waiting import FAILED, Waiting
+from hyperfleet.place import Place
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which a stream says that it is still there.
+BEAT = 15.0
+# Seconds before the next look of who was woken for nothing.
+PAUSE = 0.05
+
+
+class Feed:
+    """The feed of changes, for those who follow it.
+
+    :param lists: one place for each page or list that is read at the same time
+    :param most: how many may wait
+    """
+
+    def __init__(self, reads: Reads, lists: asyncio.Semaphore, most: int) -> None:
+        self.reads, self.slots = reads, lists
+        self.waiting = Waiting(reads, most)
+        # Who wants a page that is about to be read.
+        self.asked: dict[Hashable, list[asyncio.Future[Page]]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def page(self, wanted: Wanted, after: Place | None, position: str = "") -> Page:
+        """The page behind a place; None: an empty one, at the end of the feed. As :func:`pages.read`.
+
+        It is read once for all who ask before it is: all that were woken at the same moment do. (A
+        future that a thousand wait for is slow: each has its own.)
+        """
+        key = (after, position, *wanted.key)
+        if key not in self.asked:
+            newest = after is not None and self.waiting.beyond(after)
+            read = partial(pages.read, self.reads, wanted, after, newest=newest, position=position)
+            self.asked[key] = []
+            task = asyncio.create_task(self._read(key, read))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        self.asked[key].append(answer)
+        return await answer
+
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[Page]]) -> None:
+        asked: list[asyncio.Future[Page]] = []
+        try:
+            async with slot(self.slots):
+                asked = self.asked.pop(key)
+                page = await read()
+        except BaseException as error:
+            for answer in asked or self.asked.pop(key):
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for answer in asked:
+                if not answer.done():
+                    answer.set_result(page)
+
+    async def later(self, wanted: Wanted, page: Page, seconds: float) -> bytes:
+        """The text of the first page behind an empty one that is not; of an empty one where none comes
+        within so many seconds.
+        """
+        loop = asyncio.get_running_loop()
+        end, wish = loop.time() + seconds, (wanted.kind, wanted.owner_id)
+        while await self.waiting.wait(page.next, wish, end - loop.time()):
+            page = await self.page(wanted, page.next)
+            if page.items:
+                break
+            await asyncio.sleep(PAUSE)
+        return page.text
+
+    async def stream(self, wanted: Wanted, page: Page) -> AsyncIterator[bytes]:
+        """A page, and all that come behind it, as server-sent events. A database that is away is waited
+        for; a feed that does not go on from here ends it.
+        """
+        wish = (wanted.kind, wanted.owner_id)
+        yield page.events
+        while not self.waiting.ended:
+            if not await self.waiting.wait(page.next, wish, BEAT):
+                yield b":\n\n"
+                continue
+            try:
+                known, page = page, await self.page(wanted, page.next)
+            except Problem as problem:
+                said = json.dumps(problem.document("", "")).encode()
+                yield b"event: gone\ndata: %b\n\n" % said
+                return
+            except (psycopg.Error, TimeoutError):
+                yield b":\n\n"
+                await asyncio.sleep(FAILED)
+                continue
+            if page.items or page.next != known.next:
+                yield page.events
+            if not page.items:
+                await asyncio.sleep(PAUSE)

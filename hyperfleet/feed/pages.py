@@ -1,0 +1,202 @@
+"""A page of the feed: its statement, its rows, its text."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from hyperfleet import tenancy
+from hyperfleet.database.reads import Reads
+from hyperfleet.database.statements import fetch
+from hyperfleet.errors import GONE, Problem
+from hyperfleet.kinds import ALL, KINDS, RESOURCES
+from hyperfleet.lists.page import BYTES
+from hyperfleet.lists.projection import Shape
+from hyperfleet.lists.search import Condition
+from hyperfleet.lists.trouble import searching
+from hyperfleet.place import NOW, Place
+
+# Rows that one page looks at, so that a filter which lets next to nothing through has its bounds, too.
+SCANNED = 1000
+
+# Nothing can come before what is here: see the migration that makes the table. A place is known by its
+# row; that of the last one that was removed is named elsewhere. The row that there always is says where
+# the feed is; large documents are left for the next page.
+PAGE = """/* changes */
+WITH scanned AS MATERIALIZED (
+    SELECT *, hashtext(concat(id, version, change)) AS checked FROM changes
+    WHERE (position, sequence) > (%(position)s::xid8, %(sequence)s::bigint)
+      AND position < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY position, sequence LIMIT %(scanned)s
+), matched AS (
+    SELECT scanned.*, item.document FROM scanned LEFT JOIN LATERAL (
+        SELECT {document} AS document FROM {table}
+        WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only}
+    ) AS item ON true
+    WHERE scanned.kind = ANY(%(kinds)s) {scope}
+      AND (%(owner_id)s::uuid IS NULL OR scanned.owner_id = %(owner_id)s::uuid)
+      AND (NOT %(searched)s OR scanned.change = 'removed' OR item.document IS NOT NULL)
+    ORDER BY position, sequence LIMIT %(limit)s
+), item AS (
+    SELECT *, row_number() OVER rows AS number, sum(octet_length(document)) OVER rows AS until
+    FROM matched WINDOW rows AS (ORDER BY position, sequence)
+)
+SELECT at.now, at.fits, at.epoch, at.known, at.last, at.found,
+       concat_ws(' ', position, sequence, checked), change, kind, id::text, owner_id::text, name,
+       generation, version, hyperfleet_time(time), by,
+       document::bpchar
+FROM (
+    SELECT ({now}) AS now, hyperfleet_feed_fits() AS fits, replace(epoch::text, '-', '') AS epoch,
+           (removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
+               SELECT FROM changes
+               WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
+                   AND hashtext(concat(id, version, change)) = %(check)s
+           ) AS known,
+           (SELECT concat_ws(' ', position, sequence, checked) FROM scanned
+            ORDER BY position DESC, sequence DESC LIMIT 1) AS last,
+           (SELECT count(*) FROM matched) AS found
+    FROM feeds ORDER BY since DESC LIMIT 1
+) AS at LEFT JOIN item ON item.number = 1 OR item.until <= {bytes} OR item.until IS NULL
+ORDER BY item.position, item.sequence
+"""
+# What a caller sees who is of a tenant.
+SCOPE = "AND scanned.tenancy @> %(tenancy)s"
+ANEW = "/* changes_anew */ SELECT hyperfleet_feed_anew(false)"
+
+MEMBERS = ("change", "kind", "id", "owner_id", "name", "generation", "version", "time", "by")
+
+
+class Wanted(NamedTuple):
+    """What somebody wants to hear of.
+
+    :param kind: None: resources of all kinds
+    :param owner_id: what they belong to; None: whatever it is
+    :param search: which resources, and the ``expression`` that says so
+    :param shape: what is shown of them, and the ``fields`` that say so
+    :param tenant: whose they are; empty: anybody's
+    """
+
+    kind: str | None
+    owner_id: str | None
+    search: Condition
+    expression: str
+    shape: Shape
+    fields: str
+    limit: int
+    tenant: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for all who want the same."""
+        shown = (self.shape.agent, self.fields, self.limit)
+        return self.kind, self.owner_id, self.expression, *shown, tenancy.text(self.tenant)
+
+
+class Item(NamedTuple):
+    """A change: the place behind it, what it is called, and its JSON text."""
+
+    place: Place
+    change: str
+    text: bytes
+
+
+@dataclass
+class Page:
+    """Changes, the oldest first, and the place that the next page begins behind."""
+
+    items: list[Item]
+    next: Place
+
+    @functools.cached_property
+    def text(self) -> bytes:
+        """The JSON text of the page; made once, however many get it."""
+        items = b",".join(item.text for item in self.items)
+        return b'{"kind":"ChangeList","items":[%b],"next":"%b"}' % (items, self.next.token.encode())
+
+    @functools.cached_property
+    def events(self) -> bytes:
+        """The same as server-sent events; one without data tells where a page without changes ends."""
+        events = [
+            b"id: %b\nevent: %b\ndata: %b\n\n"
+            % (item.place.token.encode(), item.change.encode(), item.text)
+            for item in self.items
+        ]
+        if not self.items or self.items[-1].place != self.next:
+            events.append(b"id: %b\n\n" % self.next.token.encode())
+        return b"".join(events)
+
+
+def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
+    kind = wanted.kind or ALL
+    of = KINDS[kind]
+    place = after._asdict() if after else {"position": None, "sequence": None, "check": None}
+    condition = wanted.search.sql or "true"
+    statement = PAGE.format(
+        table=of.table,
+        only=of.only,
+        document=of.document,
+        condition=condition,
+        scope=SCOPE if wanted.tenant else "",
+        now=NOW,
+        bytes=BYTES,
+    )
+    values = {
+        **wanted.search.values,
+        **place,
+        "position": str(after.position) if after else None,
+        "kinds": [wanted.kind] if wanted.kind else [*RESOURCES],
+        "owner_id": wanted.owner_id,
+        "tenancy": Jsonb(wanted.tenant),
+        "searched": bool(wanted.search.sql),
+        "limit": wanted.limit,
+        "scanned": max(SCANNED, wanted.limit),
+    }
+    return statement, values
+
+
+async def read(
+    reads: Reads, wanted: Wanted, after: Place | None, *, newest: bool = False, position: str = ""
+) -> Page:
+    """The page behind a place; None: an empty one, at the end of the feed.
+
+    :param newest: whether a standby may be too far behind
+    :param position: as :meth:`Reads.fetch` has it
+    Raises Problem where the feed does not know the place, or not any more.
+    """
+    statement, values = _plan(wanted, after)
+    # As lists: one with a search is planned for its very values, and may take long.
+    prepare = False if wanted.search.sql else None
+    with searching(bool(wanted.search.sql), reads.primary.statement_timeout):
+        if newest:
+            rows = await reads.newest(statement, values, prepare)
+        else:
+            rows = await reads.fetch(statement, values, prepare, position)
+    now, fits, epoch, known, last, found = rows[0][:6] if rows else (None, False, "", False, None, 0)
+    if not fits:
+        # A dump of another server was restored here; its transactions were numbered differently.
+        await fetch(reads.primary, ANEW, {})
+    if after and not (fits and known and epoch == after.epoch):
+        if reads.standbys and not newest and fits:
+            # It may be the standby that does not have it yet.
+            return await read(reads, wanted, after, newest=True)
+        raise Problem(GONE)
+    if not fits:
+        return await read(reads, wanted, after, newest=True)
+    if after is None:
+        return Page([], Place.parse(now))
+    items = [_item(wanted, epoch, row[6:]) for row in rows if row[7] is not None]
+    end = Place.parse(f"{epoch} {last}") if last else after
+    return Page(items, items[-1].place if found == wanted.limit or len(items) < found else end)
+
+
+def _item(wanted: Wanted, epoch: str, row: Any) -> Item:
+    place, *members, document = row
+    known = dict(zip(MEMBERS, members, strict=True))
+    given = {name: value for name, value in known.items() if value is not None}
+    text = json.dumps(given, separators=(",", ":")).encode()
+    if document is not None:
+        text = b'%b,"resource":%b}' % (text[:-1], wanted.shape.text(bytes(document)))
+    return Item(Place.parse(f"{epoch} {place}"), known["change"], text)

@@ -1,0 +1,150 @@
+"""Those who wait for changes: one statement now and then asks for all of them."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import Any, TypeAlias
+
+import psycopg
+
+from hyperfleet.database.reads import Reads
+from hyperfleet.errors import BUSY, Problem
+from hyperfleet.place import Place
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks, and after one that failed.
+POLL = 0.2
+FAILED = 1.0
+# Rows of one look; where there are more, the next one follows at once.
+MOST = 1000
+
+# What has come behind a place, and for how long the oldest change has been held back that may not be
+# shown yet, since an older transaction still runs.
+SEEN = """/* changes_seen */
+WITH found AS MATERIALIZED (
+    SELECT position, sequence, kind, owner_id, hashtext(concat(id, version, change)) AS checked
+    FROM changes WHERE (position, sequence) > (%(position)s::xid8, %(sequence)s::bigint)
+      AND position < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY position, sequence LIMIT %(most)s
+)
+SELECT replace(epoch::text, '-', '') = %(epoch)s
+       AND ((removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
+           SELECT FROM changes WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
+               AND hashtext(concat(id, version, change)) = %(check)s)),
+       (SELECT concat_ws(' ', position, sequence, checked) FROM found
+        ORDER BY position DESC, sequence DESC LIMIT 1),
+       (SELECT count(*) FROM found),
+       (SELECT json_agg(DISTINCT jsonb_build_array(kind, owner_id)) FROM found),
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - time)::float8 FROM changes
+                 WHERE position >= pg_snapshot_xmin(pg_current_snapshot())
+                 ORDER BY position, sequence LIMIT 1), 0)
+FROM feeds ORDER BY since DESC LIMIT 1
+"""
+
+# What somebody waits for: a kind, and an owner; None: any.
+Wish: TypeAlias = tuple[str | None, str | None]
+
+
+class Waiting:
+    """Who waits in this process.
+
+    :param most: how many may wait
+    """
+
+    def __init__(self, reads: Reads, most: int) -> None:
+        self.reads, self.most = reads, most
+        self.count = 0
+        # Seconds, as far as was looked lately.
+        self.delay = 0.0
+        self.ended = False
+        # Up to where all that came was seen; None: nobody looks.
+        self.seen: Place | None = None
+        self.waiting: dict[Wish, set[asyncio.Future[bool]]] = defaultdict(set)
+        self.task: asyncio.Task[None] | None = None
+
+    def admit(self) -> None:
+        """Raises Problem where no more may wait."""
+        if self.count >= self.most:
+            raise Problem(BUSY, f"{self.most} clients wait for changes already; try again.")
+
+    def idle(self, place: Place) -> bool:
+        """Whether nothing has come behind a place, as was seen a moment ago."""
+        return self.seen == place
+
+    def beyond(self, place: Place) -> bool:
+        """Whether something was seen behind a place, which a standby may not have yet."""
+        return self.seen is not None and self.seen.epoch == place.epoch and self.seen.order > place.order
+
+    async def wait(self, place: Place, wish: Wish, seconds: float) -> bool:
+        """Waits for something that comes behind a place; False: nothing has, or the service ends."""
+        if self.beyond(place):
+            return True
+        if self.ended or seconds <= 0:
+            return False
+        if self.seen is None:
+            self.seen = place
+            self.task = asyncio.create_task(self._look())
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(seconds, _tell, woken, False)
+        self.waiting[wish].add(woken)
+        self.count += 1
+        try:
+            return await woken
+        finally:
+            timer.cancel()
+            self.count -= 1
+            self.waiting[wish].discard(woken)
+            if not self.waiting[wish]:
+                del self.waiting[wish]
+
+    def end(self) -> None:
+        """Sends all home, who find another replica."""
+        self.ended = True
+        self._wake(None, found=False)
+
+    def _wake(self, wishes: set[Wish] | None, *, found: bool = True) -> None:
+        for wish in list(self.waiting) if wishes is None else wishes & self.waiting.keys():
+            for woken in self.waiting[wish]:
+                _tell(woken, found)
+
+    async def _look(self) -> None:
+        pause = POLL
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                if not self.count or self.seen is None:
+                    return
+                try:
+                    pause = await self._once(self.seen)
+                except (psycopg.Error, TimeoutError) as error:
+                    # They wait as long as they want to, and are told then.
+                    logger.debug("the feed could not be looked at: %s", type(error).__name__)
+                    pause = FAILED
+        finally:
+            self.seen, self.delay = None, 0.0
+
+    async def _once(self, seen: Place) -> float:
+        """Looks, and wakes whom it concerns. Returns the seconds until the next look."""
+        values: dict[str, Any] = {**seen._asdict(), "position": str(seen.position), "most": MOST}
+        [(known, last, count, found, self.delay)] = await self.reads.fetch(SEEN, values)
+        if not known and self.reads.standbys:
+            # It may be the standby that does not have it yet.
+            [(known, last, count, found, self.delay)] = await self.reads.newest(SEEN, values)
+        if not known:
+            # It is another feed now, which those who ask again are told.
+            self.seen = None
+            self._wake(None)
+        elif count:
+            self.seen = Place.parse(f"{seen.epoch} {last}")
+            wishes: set[Wish] = {(None, None)}
+            for kind, owner in found:
+                wishes |= {(kind, None), (None, owner), (kind, owner)}
+            self._wake(wishes)
+        return 0.0 if count == MOST else POLL
+
+
+def _tell(woken: "asyncio.Future[bool]", found: bool) -> None:
+    if not woken.done():
+        woken.set_result(found)

@@ -1,0 +1,70 @@
+"""The feed of changes."""
+
+from functools import partial
+
+import flask
+
+from hyperfleet.errors import bad_parameter
+from hyperfleet.feed.pages import Page, Wanted
+from hyperfleet.greenlets import wait_for
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import answer
+from hyperfleet.kinds import ALL, ID, OLD_ID, RESOURCES, id_here
+from hyperfleet.lists import search
+from hyperfleet.lists.trouble import bad_search
+from hyperfleet.nearest import nearest
+from hyperfleet.patience import Later
+from hyperfleet.place import Place
+
+# The longest that somebody may wait, in seconds.
+LONGEST = 60
+
+
+def get_changes(
+    *, after: str = "", wait: int | None = None, limit: int, fields: str = "", **filters: str
+) -> flask.Response:
+    """The changes behind a place, at once or when there are some; or all that come from there on."""
+    wanted = _wanted(
+        filters.get("kind"), filters.get("owner_id"), filters.get("search", ""), fields, limit
+    )
+    headers = dict(wanted.shape.headers)
+    seconds = wait or 0
+    if wait is None and (preferred := request.preferred("wait")) is not None and preferred.isdecimal():
+        seconds = min(int(preferred[:9]), LONGEST)
+        headers["Preference-Applied"] = f"wait={seconds}"
+    streams, feed = request.streams(), request.service().feed
+    known = request.last_event() if streams else ""
+    place = Place.of(known, "Last-Event-ID") if known else Place.of(after, "after") if after else None
+    if seconds or streams:
+        feed.waiting.admit()
+    if place and (seconds or streams) and feed.waiting.idle(place):
+        page = Page([], place)
+    else:
+        page = wait_for(feed.page(wanted, place, request.reader().after))
+    if streams:
+        # Proxies are told not to gather what is to arrive at once.
+        headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        stream = feed.stream(wanted, page)
+        return Later(pieces=stream, headers=headers, content_type="text/event-stream")
+    if page.items or not seconds:
+        return answer(page.text, 200, headers)
+    waited = partial(feed.later, wanted, page, seconds)
+    return Later(waited, headers=headers, content_type="application/json")
+
+
+def _wanted(kind: str | None, owner_id: str | None, expression: str, fields: str, limit: int) -> Wanted:
+    if kind is not None and kind not in RESOURCES:
+        near = nearest(kind, RESOURCES)
+        other = f"did you mean {near}?" if near else f"it may be {', '.join(RESOURCES)}"
+        raise bad_parameter("kind", f"is not a kind of resource; {other}", kind)
+    if owner_id is not None:
+        if not (ID.fullmatch(owner_id) or OLD_ID.fullmatch(owner_id)):
+            raise bad_parameter("owner_id", "must be the id of a resource", owner_id)
+        owner_id = id_here(owner_id)
+    try:
+        condition = search.translate(expression, kind or ALL) if expression.strip() else search.ANY
+    except search.SearchError as error:
+        raise bad_search(error.message) from None
+    shape = request.shape(kind or ALL)
+    asked = expression.strip()
+    return Wanted(kind, owner_id, condition, asked, shape, fields, limit, request.tenant())

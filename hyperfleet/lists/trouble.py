@@ -1,0 +1,33 @@
+"""What only the database can tell of a search."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from hyperfleet.errors import BAD_SEARCH, Problem
+
+
+@contextmanager
+def searching(searched: bool, timeout: float) -> Iterator[None]:
+    """Raises Problem for a search that the database refuses within the block.
+
+    :param searched: whether there is one, which may be what takes too long
+    :param timeout: seconds after which a statement is ended
+    """
+    began = time.monotonic()
+    try:
+        yield
+    except psycopg.errors.InvalidRegularExpression as error:
+        raise bad_search(f"the regular expression is not valid: {error.diag.message_primary}") from None
+    except psycopg.errors.QueryCanceled:
+        # An operator may cancel a statement too; the server says which it was in its own language only.
+        if not searched or time.monotonic() - began < timeout:
+            raise
+        raise bad_search("takes too long; ask for less, or by fields that are indexed") from None
+
+
+def bad_search(message: str) -> Problem:
+    """The error of a search that cannot be understood, or carried out."""
+    return Problem(BAD_SEARCH, faults=[{"field": "search", "message": message, "constraint": "search"}])

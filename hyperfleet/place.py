@@ -1,0 +1,69 @@
+"""Where somebody is in the feed of changes: behind a row of it."""
+
+import base64
+import binascii
+import struct
+from typing import LiteralString, NamedTuple, Self
+
+from hyperfleet.errors import bad_parameter
+
+# Epoch, position, sequence, and the check.
+PACKED = struct.Struct(">16sQqi")
+
+# The last row of the feed that is certain to have none to come before it, as ``Place.parse`` takes it;
+# the last that was removed where there is no other. In the same snapshot as the rest of the statement.
+NOW: LiteralString = """
+SELECT concat_ws(' ', feeds.epoch, coalesce(last.position, feeds.removed_position),
+                 coalesce(last.sequence, feeds.removed_sequence), coalesce(last.checked, 0))
+FROM feeds LEFT JOIN LATERAL (
+    SELECT position, sequence, hashtext(concat(id, version, change)) AS checked FROM changes
+    WHERE position < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY position DESC, sequence DESC LIMIT 1
+) AS last ON true
+ORDER BY feeds.since DESC LIMIT 1
+"""
+
+
+class Place(NamedTuple):
+    """Behind a row.
+
+    :param position: and ``sequence``, of the row
+    :param check: of what is in it, since a server that was set back may have another one there
+    :param epoch: of the feed, as hexadecimal digits
+    """
+
+    position: int
+    sequence: int
+    check: int
+    epoch: str
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Compares places of one epoch."""
+        return self.position, self.sequence
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A place from the text that the database makes of it, as :data:`NOW` has it."""
+        epoch, position, sequence, check = text.split()
+        return cls(int(position), int(sequence), int(check), epoch.replace("-", ""))
+
+    @property
+    def token(self) -> str:
+        """What clients are given for it."""
+        packed = PACKED.pack(bytes.fromhex(self.epoch), self.position, self.sequence, self.check)
+        return base64.urlsafe_b64encode(packed).decode()
+
+    @classmethod
+    def of(cls, token: str, name: str) -> Self:
+        """The place that a token stands for. Raises Problem for what is none.
+
+        :param name: of the parameter or header that holds it
+        """
+        try:
+            packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            epoch, position, sequence, check = PACKED.unpack(packed)
+        except (ValueError, binascii.Error, struct.error):
+            message = "must be a token that the feed of changes, or the link changes of a list, has had"
+            raise bad_parameter(name, message) from None
+        return cls(position, sequence, check, epoch.hex())

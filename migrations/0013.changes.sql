@@ -1,0 +1,193 @@
+-- The feed: what happens to resources, a narrow row each, written by the transaction that does it,
+-- whoever runs that: this version or the one before, an import, a cascade.
+--
+-- Order. Transactions do not commit in the order of their numbers, so the position of a row is the
+-- number of its transaction, and readers see only what is before the oldest transaction that still runs
+-- (pg_snapshot_xmin). All transactions with lower numbers have ended by then, and what they have written
+-- can be seen; whoever writes later has a number, and so a position, that is not lower. So nothing ever
+-- appears behind a reader.
+--
+-- That alone would show the changes of one resource in a wrong order: a transaction that got its number
+-- early (a cascade that has locked the parent) may change a child after one with a higher number has
+-- changed it and committed. So a row is never before the last one of its resource: its position is the
+-- greater of the two, and among rows of the same position the sequence decides, which is drawn while the
+-- resource is locked. A position that is greater than the own number takes nothing from what is said
+-- above: it is not lower, and a reader gets there only when the own transaction has ended, too.
+CREATE TABLE changes (
+    position xid8 NOT NULL,
+    sequence bigint GENERATED ALWAYS AS IDENTITY,
+    time timestamptz NOT NULL,
+    kind text NOT NULL,
+    id uuid NOT NULL,
+    owner_id uuid,
+    generation bigint NOT NULL,
+    version bigint NOT NULL,
+    name text NOT NULL,
+    change text NOT NULL CHECK (change IN ('created', 'updated', 'status', 'deleting', 'removed')),
+    by text,
+    tenancy jsonb NOT NULL,
+    PRIMARY KEY (position, sequence)
+);
+
+CREATE INDEX changes_resource ON changes (id, position, sequence);
+
+-- What tells this feed from any other: positions mean nothing in another server. The newest row counts:
+-- a restore of the data alone brings another. Rows up to the one that is named were removed for their age.
+CREATE TABLE feeds (
+    epoch uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    server bigint NOT NULL,
+    removed_position xid8 NOT NULL DEFAULT '0',
+    removed_sequence bigint NOT NULL DEFAULT 0
+);
+
+INSERT INTO feeds (server) SELECT system_identifier FROM pg_control_system();
+
+-- Whether the rows are this server's own: not those of one that was restored here, whose transactions
+-- may have had numbers that are yet to come.
+CREATE FUNCTION hyperfleet_feed_fits() RETURNS boolean
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT feeds.server = (SELECT system_identifier FROM pg_control_system())
+       AND NOT EXISTS (SELECT FROM changes WHERE position > pg_snapshot_xmax(pg_current_snapshot()))
+    FROM feeds ORDER BY since DESC LIMIT 1
+$$;
+
+-- Begins a new feed, by which everybody is told to list again; unless that was done meanwhile.
+CREATE FUNCTION hyperfleet_feed_anew(anyway boolean) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    LOCK TABLE changes IN ACCESS EXCLUSIVE MODE;
+    IF anyway OR hyperfleet_feed_fits() IS NOT TRUE THEN
+        TRUNCATE changes;
+        DELETE FROM feeds;
+        INSERT INTO feeds (server) SELECT system_identifier FROM pg_control_system();
+    END IF;
+END
+$$;
+
+-- The last version of a row by which nothing was new but times: who stores a report knows, and says so,
+-- which spares all others from looking. Who does not know of it, as the version before, is looked after.
+ALTER TABLE clusters ADD COLUMN silent bigint;
+ALTER TABLE node_pools ADD COLUMN silent bigint;
+ALTER TABLE resources ADD COLUMN silent bigint;
+
+CREATE FUNCTION hyperfleet_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    own xid8;
+    of_kind text := 'Cluster';
+    of_id uuid;
+    of_name text;
+    of_generation bigint;
+    of_version bigint;
+    owner uuid;
+    what text := 'status';
+    who text;
+    whose jsonb;
+    before jsonb;
+    after jsonb;
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.generation = NEW.generation THEN
+        -- Nothing is new when a report says the same once more, or when what is shown beside changes
+        -- within a version.
+        before := OLD.status -> 'conditions';
+        after := NEW.status -> 'conditions';
+        IF OLD.phase IS NOT DISTINCT FROM NEW.phase
+            AND OLD.deleted_time IS NOT DISTINCT FROM NEW.deleted_time
+            AND (OLD.refs IS NOT DISTINCT FROM NEW.refs OR OLD.version = NEW.version)
+            AND jsonb_path_query_array(before, '$[*].status') = jsonb_path_query_array(after, '$[*].status')
+            AND jsonb_path_query_array(before, '$[*].reason') = jsonb_path_query_array(after, '$[*].reason')
+            AND jsonb_path_query_array(before, '$[*].observed_generation')
+                = jsonb_path_query_array(after, '$[*].observed_generation')
+            AND jsonb_path_query_array(before, '$[*].type') = jsonb_path_query_array(after, '$[*].type')
+        THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    own := pg_current_xact_id();
+    -- Not as a whole: a copy of a row would have all of its large members unpacked.
+    IF TG_OP = 'DELETE' THEN
+        of_id := OLD.id; of_name := OLD.name; of_generation := OLD.generation; of_version := OLD.version;
+        whose := OLD.tenancy; what := 'removed'; who := OLD.deleted_by;
+    ELSE
+        of_id := NEW.id; of_name := NEW.name; of_generation := NEW.generation; of_version := NEW.version;
+        whose := NEW.tenancy;
+        IF TG_OP = 'INSERT' THEN
+            what := 'created'; who := NEW.created_by;
+        ELSIF OLD.deleted_time IS NULL AND NEW.deleted_time IS NOT NULL THEN
+            what := 'deleting'; who := NEW.deleted_by;
+        ELSIF OLD.generation <> NEW.generation OR OLD.refs IS DISTINCT FROM NEW.refs THEN
+            what := 'updated'; who := NEW.updated_by;
+        END IF;
+    END IF;
+    IF TG_TABLE_NAME = 'node_pools' THEN
+        of_kind := 'NodePool';
+        owner := CASE TG_OP WHEN 'DELETE' THEN OLD.owner_id ELSE NEW.owner_id END;
+    ELSIF TG_TABLE_NAME = 'resources' THEN
+        of_kind := CASE TG_OP WHEN 'DELETE' THEN OLD.kind ELSE NEW.kind END;
+        owner := CASE TG_OP WHEN 'DELETE' THEN OLD.owner_id ELSE NEW.owner_id END;
+    END IF;
+    IF what = 'status' THEN
+        -- Whose report it was, if it came in the same transaction.
+        who := (
+            SELECT adapter FROM adapter_statuses
+            WHERE owner_type = of_kind AND owner_id = of_id AND xmin = own::xid
+            ORDER BY last_report_time DESC LIMIT 1
+        );
+    END IF;
+    -- Rows of another server, as a restore may bring them, are not waited for.
+    INSERT INTO changes (position, time, kind, id, owner_id, generation, version, name, change, by, tenancy)
+    VALUES (
+        greatest(own, (
+            SELECT position FROM changes
+            WHERE id = of_id AND position <= greatest(own, pg_snapshot_xmax(pg_current_snapshot()))
+            ORDER BY position DESC, sequence DESC LIMIT 1
+        )),
+        clock_timestamp(), of_kind, of_id, owner, of_generation, of_version, of_name, what, who, whose
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER clusters_came AFTER INSERT OR DELETE ON clusters
+    FOR EACH ROW EXECUTE FUNCTION hyperfleet_change();
+CREATE TRIGGER clusters_changed AFTER UPDATE ON clusters FOR EACH ROW
+    WHEN (NEW.silent IS DISTINCT FROM NEW.version OR NEW.version = OLD.version)
+    EXECUTE FUNCTION hyperfleet_change();
+CREATE TRIGGER node_pools_came AFTER INSERT OR DELETE ON node_pools
+    FOR EACH ROW EXECUTE FUNCTION hyperfleet_change();
+CREATE TRIGGER node_pools_changed AFTER UPDATE ON node_pools FOR EACH ROW
+    WHEN (NEW.silent IS DISTINCT FROM NEW.version OR NEW.version = OLD.version)
+    EXECUTE FUNCTION hyperfleet_change();
+CREATE TRIGGER resources_came AFTER INSERT OR DELETE ON resources
+    FOR EACH ROW EXECUTE FUNCTION hyperfleet_change();
+CREATE TRIGGER resources_changed AFTER UPDATE ON resources FOR EACH ROW
+    WHEN (NEW.silent IS DISTINCT FROM NEW.version OR NEW.version = OLD.version)
+    EXECUTE FUNCTION hyperfleet_change();
+
+-- Who empties a table says of no resource that it is gone, so that everybody has to list again.
+CREATE FUNCTION hyperfleet_emptied() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM hyperfleet_feed_anew(true);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER clusters_feed_emptied AFTER TRUNCATE ON clusters
+    FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_emptied();
+CREATE TRIGGER node_pools_feed_emptied AFTER TRUNCATE ON node_pools
+    FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_emptied();
+CREATE TRIGGER resources_feed_emptied AFTER TRUNCATE ON resources
+    FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_emptied();
+
+-- A restore that fires triggers writes rows of its own for what comes, and needs none beside.
+CREATE FUNCTION hyperfleet_restored() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER changes_restored BEFORE INSERT ON changes
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION hyperfleet_restored();

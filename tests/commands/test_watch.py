@@ -1,0 +1,99 @@
+"""`hyperfleet watch` prints what happens, and goes on after interruptions."""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+import pytest
+from conftest import Api
+from process import CLEAN, HYPERFLEET, Serving, run
+
+pytestmark = pytest.mark.slow
+
+
+class Watching:
+    """A running `hyperfleet watch`: its lines, and what it says on its standard error."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [HYPERFLEET, "watch", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**CLEAN, "PYTHONUNBUFFERED": "1"},
+        )
+        self.lines: list[str] = []
+        self.said: list[str] = []
+        for source, into in ((self.process.stdout, self.lines), (self.process.stderr, self.said)):
+            threading.Thread(target=into.extend, args=[source], daemon=True).start()
+
+    def until(self, met: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not met():
+            assert time.monotonic() < deadline, (self.lines, self.said)
+            assert self.process.poll() is None, self.said
+            time.sleep(0.05)
+
+
+@contextmanager
+def watching(api: Api, *arguments: str) -> Iterator[Watching]:
+    # From a token on, so that nothing depends on when it starts.
+    token = api.get("/changes").json()["next"]
+    one = Watching(f"--url={api.url}", f"--after={token}", *arguments)
+    try:
+        yield one
+    finally:
+        one.process.kill()
+        one.process.wait(10)
+
+
+def test_what_happens_is_printed_as_lines_or_json(api: Api) -> None:
+    with (
+        watching(api) as text,
+        watching(
+            api, "--output=json", "--kind=Cluster", "--search=name = 'c2'", "--fields=name"
+        ) as lines,
+    ):
+        cluster = api.cluster("c1")
+        api.report(cluster)
+        api.cluster("c2")
+        text.until(lambda: len(text.lines) == 3)
+        lines.until(lambda: len(lines.lines) == 1)
+    [first, second, _] = text.lines
+    assert f" created  Cluster c1 ({cluster['id']}) generation 1 by system@hyperfleet.local" in first
+    assert second.endswith(" generation 1 by dns\n")
+    item = json.loads(lines.lines[0])
+    assert item["resource"] == {"id": item["id"], "name": "c2"}
+
+
+def test_it_goes_on_after_an_interruption_and_says_what_it_cannot_know(
+    database: str, sql: psycopg.Connection
+) -> None:
+    arguments = ["--no-auth", "--database-url", database]
+    with ExitStack() as stack:
+        first = Serving(*arguments)
+        api, port = Api(first.url), first.url.rpartition(":")[2]
+        one = stack.enter_context(watching(api))
+        api.cluster("c1")
+        one.until(lambda: len(one.lines) == 1)
+        first.stop()
+        one.until(lambda: "trying again" in "".join(one.said))
+        sql.execute("UPDATE clusters SET generation = 2, version = 2")
+        with Serving(*arguments, f"--port={port}"):
+            one.until(lambda: len(one.lines) == 2)
+            assert " updated  Cluster c1 " in one.lines[1]
+            sql.execute("TRUNCATE clusters CASCADE")
+            one.until(lambda: "list again" in "".join(one.said))
+            time.sleep(1)
+            api.cluster("c3")
+            one.until(lambda: len(one.lines) == 3)
+
+
+def test_what_is_refused_ends_it_with_the_reason(api: Api) -> None:
+    done = run("watch", f"--url={api.url}", "--kind=Cluser")
+    assert done.returncode == 1
+    assert "did you mean Cluster" in done.stdout

@@ -1,0 +1,545 @@
+"""The feed of changes: every answer and refusal, as a client sees them."""
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from conftest import Api, Service
+
+from hyperfleet.database.pool import new_pool
+from hyperfleet.feed import retention, waiting
+
+FEED = "/changes"
+
+
+def follow(api: Api, link: str) -> tuple[list[dict[str, Any]], str]:
+    """All that there is behind a link or a token, and the token of the end."""
+    items: list[dict[str, Any]] = []
+    token = link.rpartition("after=")[2] or link
+    path = link if "?" in link else f"/changes?after={token}"
+    while True:
+        answer = api.get(
+            f"{path.rpartition('after=')[0]}after={token}".removeprefix("/api/hyperfleet/v1")
+        )
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        items, token = items + page["items"], page["next"]
+        if not page["items"]:
+            return items, token
+
+
+def now(api: Api, query: str = "") -> str:
+    answer = api.get(f"/changes?{query}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["items"] == []
+    return answer.json()["next"]
+
+
+def told(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(one["change"], one["kind"], one["name"]) for one in items]
+
+
+@contextmanager
+def later(do: Callable[[], object], seconds: float = 0.3) -> Iterator[None]:
+    timer = threading.Timer(seconds, do)
+    timer.start()
+    yield
+    timer.join()
+
+
+def events(response: requests.Response, *, places: bool = False) -> Iterator[dict[str, str]]:
+    """Server-sent events, as a browser understands them."""
+    event: dict[str, str] = {}
+    for raw in response.iter_lines(chunk_size=1):
+        line = raw.decode()
+        if not line:
+            # One without data says where the feed is.
+            if event and ("data" in event or places):
+                yield event
+            event = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = value
+
+
+def test_what_happens_to_a_resource_is_told_once_each_with_what_it_is_now(waiting: Api) -> None:
+    api = waiting
+    start = now(api)
+    cluster = api.cluster("c1")
+    path = f"/clusters/{cluster['id']}"
+    pool = api.node_pool(cluster, "np1")
+    assert api.patch(path, json={"labels": {"a": "b"}}).status_code == 200
+    assert api.patch(path, json={"labels": {"a": "b"}}).status_code == 200
+    assert api.report(cluster, "dns", observed_generation=2).status_code == 201
+    assert api.delete(path).status_code == 202
+    items, end = follow(api, start)
+    assert told(items) == [
+        ("created", "Cluster", "c1"),
+        ("created", "NodePool", "np1"),
+        ("updated", "Cluster", "c1"),
+        ("status", "Cluster", "c1"),
+        ("deleting", "NodePool", "np1"),
+        ("deleting", "Cluster", "c1"),
+    ]
+    assert [one["generation"] for one in items] == [1, 1, 2, 2, 2, 3]
+    assert [one.get("owner_id") for one in items] == [
+        None,
+        cluster["id"],
+        None,
+        None,
+        cluster["id"],
+        None,
+    ]
+    assert [one["by"] for one in items[:3]] == ["system@hyperfleet.local"] * 3
+    assert items[3]["by"] == "dns"
+    for one in items:
+        of = {"Cluster": cluster, "NodePool": pool}[one["kind"]]
+        assert one["id"] == of["id"]
+        assert one["resource"] == api.read(of)
+    versions = [one["version"] for one in items if one["kind"] == "Cluster"]
+    assert versions == sorted(versions)
+    assert f'"{versions[-1]}"' == api.get(path).headers["ETag"]
+    assert api.post(f"{path}/force-delete", json={"reason": "test"}).status_code == 204
+    gone, after = follow(api, end)
+    assert told(gone) == [("removed", "NodePool", "np1"), ("removed", "Cluster", "c1")]
+    assert all("resource" not in one for one in gone)
+    assert follow(api, after) == ([], after)
+    # Who reads late hears of all of it, and of nothing that is gone.
+    late, _ = follow(api, start)
+    assert told(late) == told(items) + told(gone)
+    assert all("resource" not in one for one in late)
+
+
+def test_a_report_that_says_the_same_again_is_no_change(api: Api) -> None:
+    cluster = api.cluster()
+    assert api.report(cluster).status_code == 201
+    start, before = now(api), api.read(cluster)
+    assert api.report(cluster, observed_time=None).status_code == 201
+    assert api.read(cluster) != before
+    assert follow(api, start)[0] == []
+    for said in (
+        {"conditions": [{"type": "Available", "status": "True", "reason": "Other"}]},
+        {"conditions": [{"type": "Available", "status": "False", "reason": "Other"}]},
+        {"adapter": "other"},
+    ):
+        assert api.report(cluster, **said).status_code == 201
+        items, start = follow(api, start)
+        assert [(one["change"], one["by"]) for one in items] == [("status", said.get("adapter", "dns"))]
+
+
+def test_a_list_leads_to_what_changes_after_it(api: Api) -> None:
+    first = api.cluster("c1")
+    pool = api.node_pool(first, "np1")
+    own = f"/clusters/{first['id']}/nodepools"
+    links = {}
+    for path in (
+        "/clusters",
+        "/nodepools",
+        own,
+        "/resources",
+        "/clusters?search=name = 'c2'&fields=name",
+    ):
+        link = api.get(path).json()["changes"]
+        assert follow(api, link)[0] == []
+        links[path] = link
+    second = api.cluster("c2")
+    api.node_pool(second, "np2")
+    other = api.node_pool(first, "np3")
+    assert api.patch(api.url + pool["href"], json={"spec": {"a": 1}}).status_code == 200
+    found = {path: told(follow(api, link)[0]) for path, link in links.items()}
+    c2 = [("created", "Cluster", "c2")]
+    np2, np3 = ("created", "NodePool", "np2"), ("created", "NodePool", "np3")
+    changed = ("updated", "NodePool", "np1")
+    assert found == {
+        "/clusters": c2,
+        "/nodepools": [np2, np3, changed],
+        own: [np3, changed],
+        "/resources": [*c2, np2, np3, changed],
+        "/clusters?search=name = 'c2'&fields=name": c2,
+    }
+    [item] = follow(api, links["/clusters?search=name = 'c2'&fields=name"])[0]
+    assert item["resource"] == {"id": second["id"], "name": "c2"}
+    assert "changes" not in api.get(f"{own}/{other['id']}/statuses").json()
+    assert api.get("/nodepools?size=0").json()["changes"]
+
+
+def test_the_link_leaves_the_entity_tag_of_a_list_as_it_is(api: Api) -> None:
+    cluster = api.cluster("c1")
+    before = api.get("/clusters")
+    api.node_pool(cluster)
+    after = api.get("/clusters")
+    assert after.headers["ETag"] == before.headers["ETag"]
+    assert after.json()["changes"] != before.json()["changes"]
+    assert {**after.json(), "changes": ""} == {**before.json(), "changes": ""}
+    known = {"If-None-Match": before.headers["ETag"]}
+    assert api.get("/clusters", headers=known).status_code == 304
+
+
+def test_a_client_of_an_older_generation_is_not_shown_the_link(api: Api) -> None:
+    api.cluster()
+    strict = {"User-Agent": "OpenAPI-Generator/1.0.0/go"}
+    assert set(api.get("/clusters", headers=strict).json()) == {"kind", "page", "size", "total", "items"}
+
+
+def test_a_very_long_list_has_the_link_at_its_end(api: Api) -> None:
+    for number in range(3):
+        api.cluster(f"large{number}", spec={"text": "x" * 600_000})
+    page = api.get("/clusters")
+    assert page.headers.get("ETag") is None
+    api.cluster("c1")
+    items, _ = follow(api, page.json()["changes"])
+    assert told(items) == [("created", "Cluster", "c1")]
+
+
+def test_a_search_is_for_what_resources_are_now_and_lets_removals_through(waiting: Api) -> None:
+    api, query = waiting, "kind=Cluster&search=labels.env = 'prod'"
+    start = now(api, query)
+    one = api.cluster("one", labels={"env": "prod"})
+    two = api.cluster("two", labels={"env": "test"})
+    page = api.get(f"/changes?{query}&after={start}").json()
+    assert told(page["items"]) == [("created", "Cluster", "one")]
+    # What did not match is passed over for good.
+    assert api.get(f"/changes?{query}&after={page['next']}").json()["items"] == []
+    assert api.patch(f"/clusters/{two['id']}", json={"labels": {"env": "prod"}}).status_code == 200
+    assert api.patch(f"/clusters/{one['id']}", json={"labels": {"env": "test"}}).status_code == 200
+    items = api.get(f"/changes?{query}&after={page['next']}").json()["items"]
+    assert told(items) == [("updated", "Cluster", "two")]
+    for cluster in (one, two):
+        path = f"/clusters/{cluster['id']}"
+        assert api.delete(path).status_code == 202
+        assert api.post(f"{path}/force-delete", json={"reason": "x"}).status_code == 204
+    items = api.get(f"/changes?{query}&after={start}").json()["items"]
+    assert told(items) == [("removed", "Cluster", "one"), ("removed", "Cluster", "two")]
+
+
+def test_pages_follow_each_other_however_small(api: Api) -> None:
+    start = now(api)
+    for number in range(7):
+        api.cluster(f"c{number}")
+    token, seen = start, []
+    for size in (3, 3, 1):
+        page = api.get(f"/changes?limit=3&after={token}").json()
+        assert len(page["items"]) == size
+        seen += [one["name"] for one in page["items"]]
+        token = page["next"]
+    assert seen == [f"c{number}" for number in range(7)]
+    assert api.get(f"/changes?limit=3&after={token}").json() == {
+        "kind": "ChangeList",
+        "items": [],
+        "next": token,
+    }
+
+
+def test_a_page_of_large_resources_has_fewer(api: Api) -> None:
+    start = now(api)
+    for number in range(4):
+        api.cluster(f"large{number}", spec={"text": "x" * 600_000})
+    first = api.get(f"/changes?after={start}").json()
+    assert [one["name"] for one in first["items"]] == ["large0"]
+    items, _ = follow(api, start)
+    assert [one["name"] for one in items] == [f"large{number}" for number in range(4)]
+
+
+@pytest.mark.parametrize("how", ["wait", "Prefer"])
+def test_who_waits_is_answered_as_soon_as_there_is_something(api: Api, how: str) -> None:
+    token = now(api)
+    query, headers = ("&wait=20", {}) if how == "wait" else ("", {"Prefer": "respond-async, wait=20"})
+    began = time.monotonic()
+    with later(lambda: Api(api.url).cluster("late"), 0.5):
+        answer = api.get(f"/changes?after={token}{query}", headers=headers)
+        taken = time.monotonic() - began
+    assert told(answer.json()["items"]) == [("created", "Cluster", "late")]
+    assert answer.headers.get("Preference-Applied") == (None if how == "wait" else "wait=20")
+    assert 0.5 <= taken < 2
+
+
+def test_who_waits_in_vain_is_told_so_and_goes_on_from_there(api: Api) -> None:
+    token, began = now(api), time.monotonic()
+    answer = api.get(f"/changes?after={token}&wait=1")
+    assert 0.9 < time.monotonic() - began < 3
+    assert answer.json() == {"kind": "ChangeList", "items": [], "next": token}
+    # From now on is for those who wait, too.
+    with later(lambda: Api(api.url).cluster("late")):
+        assert told(api.get("/changes?wait=20").json()["items"]) == [("created", "Cluster", "late")]
+    # What a client only prefers is no fault of it.
+    for prefer in ("wait=0", "wait=x", "wait", "wait=-1"):
+        assert (
+            api.get(f"/changes?after={token}&kind=NodePool", headers={"Prefer": prefer}).status_code
+            == 200
+        )
+
+
+def test_who_waits_for_one_thing_is_not_answered_by_another(api: Api) -> None:
+    cluster = api.cluster()
+    token = now(api)
+
+    def write() -> None:
+        own = Api(api.url)
+        own.cluster("other")
+        time.sleep(0.5)
+        own.node_pool(cluster)
+
+    with later(write):
+        for_pools = f"/changes?after={token}&wait=20&kind=NodePool&owner_id={cluster['id']}"
+        assert told(api.get(for_pools).json()["items"]) == [("created", "NodePool", "np1")]
+    with later(lambda: Api(api.url).cluster("wanted")):
+        search = f"/changes?after={token}&wait=20&kind=Cluster&search=name = 'wanted'"
+        assert told(api.get(search).json()["items"]) == [("created", "Cluster", "wanted")]
+
+
+def test_a_stream_has_all_that_comes_and_goes_on_where_it_ended(api: Api) -> None:
+    token = now(api)
+    api.cluster("c1")
+    headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
+    with api.get(f"/changes?after={token}", headers=headers, stream=True) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        coming = events(stream)
+        first = next(coming)
+        with later(lambda: Api(api.url).cluster("c2")):
+            second = next(coming)
+    assert [first["event"], second["event"]] == ["created", "created"]
+    assert [json.loads(one["data"])["name"] for one in (first, second)] == ["c1", "c2"]
+    assert json.loads(first["data"])["resource"]["kind"] == "Cluster"
+    # The last event wins over the address, which is that of the first time.
+    resumed = {"Accept": "text/event-stream", "Last-Event-ID": first["id"]}
+    with api.get(f"/changes?after={token}", headers=resumed, stream=True) as stream:
+        assert json.loads(next(events(stream))["data"])["name"] == "c2"
+
+
+def test_a_stream_that_begins_now_can_go_on_before_anything_came(api: Api) -> None:
+    headers = {"Accept": "text/event-stream"}
+    with api.get("/changes", headers=headers, stream=True) as stream:
+        begun = next(events(stream, places=True))
+    assert set(begun) == {"id"}
+    api.cluster("c1")
+    with api.get("/changes", headers={**headers, "Last-Event-ID": begun["id"]}, stream=True) as stream:
+        assert json.loads(next(events(stream))["data"])["name"] == "c1"
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "says"),
+    [
+        ("after=garbage", "after", "token"),
+        ("after=", "after", ""),
+        (f"after={base64.urlsafe_b64encode(bytes(35)).decode()}", "after", "token"),
+        ("kind=cluster", "kind", "did you mean Cluster"),
+        ("kind=AdapterStatus", "kind", "Cluster"),
+        ("owner_id=x", "owner_id", "id"),
+        ("limit=0", "limit", "from 1 to 1000"),
+        ("limit=1001", "limit", "from 1 to 1000"),
+        ("wait=61", "wait", "from 0 to 60"),
+        ("wait=-1", "wait", "from 0 to 60"),
+        ("fields=nonsense", "fields", "nonsense"),
+        ("kind=Cluster&search=nonsense = 1", "search", "nonsense"),
+        ("kind=Cluster&search=name ~= '('", "search", "regular expression"),
+        ("since=1", "since", ""),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_what_cannot_be_understood_is_refused_with_its_name(
+    api: Api, query: str, field: str, says: str, accept: str
+) -> None:
+    token = now(api)
+    api.cluster()
+    place = "" if "after" in query else f"&after={token}"
+    answer = api.get(f"/changes?{query}{place}", headers={"Accept": accept})
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["Content-Type"] in ("application/problem+json", "application/json")
+    assert answer.json()["errors"][0]["field"] == field
+    assert says in answer.json()["detail"]
+
+
+def test_a_token_of_another_feed_is_gone_and_says_what_to_do(api: Api, sql: psycopg.Connection) -> None:
+    api.cluster()
+    token = now(api)
+    raw = bytearray(base64.urlsafe_b64decode(token))
+    other, ahead, different = bytearray(raw), bytearray(raw), bytearray(raw)
+    other[0] ^= 1
+    ahead[16:24] = (2**40).to_bytes(8, "big")
+    different[-1] ^= 1
+    for changed in (other, ahead, different):
+        strange = base64.urlsafe_b64encode(bytes(changed)).decode()
+        for accept, wait in (
+            ("application/json", ""),
+            ("application/json", "&wait=5"),
+            ("text/event-stream", ""),
+        ):
+            answer = api.get(f"/changes?after={strange}{wait}", headers={"Accept": accept})
+            assert answer.status_code == 410
+            assert answer.json()["code"] == "HYPERFLEET-NTF-100"
+            assert "list again" in answer.json()["detail"]
+    refused = api.get("/changes", headers={"Accept": "text/event-stream", "Last-Event-ID": "garbage"})
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["field"] == "Last-Event-ID"
+    assert api.get(f"/changes?after={token}").status_code == 200
+    # As after the restore of another server's dump: nobody has to do anything for it.
+    sql.execute("UPDATE feeds SET server = server + 1")
+    assert api.get(f"/changes?after={token}").status_code == 410
+    link = api.get("/clusters").json()["changes"]
+    api.cluster("c2")
+    assert told(follow(api, link)[0]) == [("created", "Cluster", "c2")]
+
+
+def test_rows_of_another_server_hold_nothing_back(api: Api, sql: psycopg.Connection) -> None:
+    cluster = api.cluster()
+    token = now(api)
+    sql.execute("UPDATE changes SET position = '999999999999'")
+    assert api.patch(f"/clusters/{cluster['id']}", json={"labels": {"a": "b"}}).status_code == 200
+    assert api.get(f"/changes?after={token}").status_code == 410
+    token = now(api)
+    assert api.patch(f"/clusters/{cluster['id']}", json={"labels": {"a": "c"}}).status_code == 200
+    assert told(follow(api, token)[0]) == [("updated", "Cluster", "c1")]
+
+
+def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycopg.Connection) -> None:
+    api.cluster()
+    token = now(api)
+    with later(lambda: sql.execute("TRUNCATE clusters CASCADE")):
+        assert api.get(f"/changes?after={token}&wait=20").status_code == 410
+    token = now(api)
+    with api.get(
+        f"/changes?after={token}", headers={"Accept": "text/event-stream"}, stream=True
+    ) as stream:
+        coming = events(stream, places=True)
+        assert set(next(coming)) == {"id"}
+        with later(lambda: sql.execute("TRUNCATE clusters CASCADE")):
+            gone = next(coming)
+    assert gone["event"] == "gone"
+    assert json.loads(gone["data"])["status"] == 410
+
+
+def test_more_than_may_wait_are_refused_with_when_to_come_again(service: Callable[..., Api]) -> None:
+    api = service(max_waiting=1)
+    token = now(api)
+    stream = api.get("/changes", headers={"Accept": "text/event-stream"}, stream=True)
+    coming = events(stream, places=True)
+    assert next(coming)
+    time.sleep(0.2)
+    for accept, wait in (("application/json", "&wait=5"), ("text/event-stream", "")):
+        refused = api.get(f"/changes?after={token}{wait}", headers={"Accept": accept})
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"]
+    assert api.get(f"/changes?after={token}").status_code == 200
+    stream.close()
+    deadline = time.monotonic() + 5
+    while api.get(f"/changes?after={token}&wait=1").status_code != 200:
+        assert time.monotonic() < deadline
+
+
+def test_those_who_wait_take_nothing_from_others(service: Callable[..., Api]) -> None:
+    api = service(max_requests=4, request_timeout=1)
+    token = now(api)
+
+    def wait(_: int) -> requests.Response:
+        return Api(api.url).get(f"/changes?after={token}&wait=20")
+
+    with ThreadPoolExecutor(12) as threads:
+        # All at once, as those come who were answered at once.
+        waiters = [threads.submit(wait, number) for number in range(12)]
+        # Longer than a request may take.
+        time.sleep(1.5)
+        assert not any(one.done() for one in waiters)
+        for number in range(8):
+            assert api.get(f"/clusters?size={number}").status_code == 200
+        api.cluster("c1")
+        answers = [one.result() for one in waiters]
+    assert [one.status_code for one in answers] == [200] * 12
+    assert all(told(one.json()["items"]) == [("created", "Cluster", "c1")] for one in answers)
+
+
+def test_at_the_end_of_the_service_nobody_is_kept_waiting(
+    service: Callable[..., Api], database: str
+) -> None:
+    running = Service(database)
+    api = Api(running.url)
+    token = now(api)
+    stream = api.get("/changes", headers={"Accept": "text/event-stream"}, stream=True)
+    with ThreadPoolExecutor(1) as threads:
+        waiter = threads.submit(lambda: Api(running.url).get(f"/changes?after={token}&wait=30"))
+        time.sleep(0.5)
+        began = time.monotonic()
+        running.stop()
+        assert waiter.result().json() == {"kind": "ChangeList", "items": [], "next": token}
+    list(events(stream))
+    assert time.monotonic() - began < 3
+
+
+async def remove(conninfo: str, seconds: float) -> int:
+    async with new_pool(conninfo, 1) as pool:
+        return await retention.remove(pool, seconds)
+
+
+def test_old_changes_go_and_who_comes_from_there_is_told(
+    api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    begin = now(api)
+    for number in range(3):
+        api.cluster(f"c{number}")
+    middle = now(api)
+    sql.execute("UPDATE changes SET time = time - interval '8 days'")
+    assert asyncio.run(remove(database, 9 * 86400)) == 0
+    assert asyncio.run(remove(database, 7 * 86400)) == 3
+    assert sql.execute("SELECT count(*) FROM changes").fetchone() == (0,)
+    assert api.get(f"/changes?after={begin}").status_code == 410
+    # Nothing is missing behind the last one that went.
+    assert follow(api, middle) == ([], middle)
+    api.cluster("c3")
+    end = now(api)
+    assert told(follow(api, middle)[0]) == [("created", "Cluster", "c3")]
+    assert asyncio.run(remove(database, 0.0)) == 1
+    assert api.get(f"/changes?after={middle}").status_code == 410
+    assert follow(api, end) == ([], end)
+
+
+def test_what_is_not_old_keeps_what_is_behind_it(
+    api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    for number in range(3):
+        api.cluster(f"c{number}")
+    sql.execute("UPDATE changes SET time = time - interval '8 days' WHERE name <> 'c1'")
+    assert asyncio.run(remove(database, 7 * 86400)) == 1
+    assert sql.execute("SELECT name FROM changes ORDER BY position").fetchall() == [("c1",), ("c2",)]
+
+
+def test_a_change_is_seen_within_half_a_second(api: Api) -> None:
+    assert waiting.POLL <= 0.2
+    token = now(api)
+    worst = 0.0
+    for number in range(5):
+        done: list[float] = []
+
+        def write(number: int = number, done: list[float] = done) -> None:
+            Api(api.url).cluster(f"c{number}")
+            done.append(time.monotonic())
+
+        with later(write):
+            page = api.get(f"/changes?after={token}&wait=20").json()
+            seen = time.monotonic()
+        token, worst = page["next"], max(worst, seen - done[0])
+    # Within 0.5 s on a machine that has nothing else to do.
+    assert worst < 2
+
+
+def test_a_transaction_that_still_runs_holds_back_what_came_after_it_began(
+    api: Api, database: str
+) -> None:
+    token = now(api)
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        api.cluster("c1")
+        link = api.get("/clusters").json()["changes"]
+        assert follow(api, token)[0] == []
+        assert follow(api, link)[0] == []
+        other.rollback()
+    assert told(follow(api, token)[0]) == [("created", "Cluster", "c1")]
+    # What the list had already comes once more, rather than never.
+    assert told(follow(api, link)[0]) == [("created", "Cluster", "c1")]
