@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from hyperfleet.auth.guard import Bearer, Guard
+from hyperfleet.auth.identity import SYSTEM
 from hyperfleet.auth.tenants import Tenants
 from hyperfleet.contract import document as contract
 from hyperfleet.contract import provider
@@ -37,6 +38,7 @@ from hyperfleet.kinds import BASE
 from hyperfleet.lists import projection
 from hyperfleet.observe.gauges import Gauges
 from hyperfleet.observe.metrics import Events, Requests
+from hyperfleet.observe.refusals import Refusals
 from hyperfleet.service import Service
 from hyperfleet.settings import Settings
 
@@ -104,6 +106,9 @@ def create_app(
     layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
     logged = Logged(layers, requests, settings.access_log)
     logged.farewell = feed.waiting.end
+    nobody = "" if guard else SYSTEM
+    days = settings.audit_retention
+    logged.refusals = Refusals(reads.primary, document, registry, nobody, days)
     return logged
 
 

@@ -254,6 +254,33 @@ LISTED: dict[str, Kind] = {
             identity="adapter",
             row="item.owner_type = %(kind)s AND item.owner_id = %(id)s AND item.adapter = page.identity",
         ),
+        Kind(
+            name="ResourceGeneration",
+            noun="generation",
+            segment="history",
+            table="all_generations",
+            identity="generation",
+            row="item.owner_id = %(id)s AND item.generation = page.identity",
+            order="generation",
+        ),
+        Kind(
+            name="Transition",
+            noun="transition",
+            segment="transitions",
+            table="all_transitions",
+            identity="number",
+            row="item.owner_id = %(id)s AND item.number = page.identity",
+            order="number",
+        ),
+        Kind(
+            name="AuditRecord",
+            noun="audit record",
+            segment="audit",
+            table="audit_records",
+            identity="record",
+            row="item.record = page.identity",
+            order="record",
+        ),
     )
 }
 

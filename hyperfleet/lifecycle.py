@@ -19,16 +19,19 @@ import json_merge_patch
 from psycopg.types.json import Jsonb
 
 from hyperfleet import references, removal, resource, times
+from hyperfleet.audit import CHANGED, Origin
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.etag import Precondition
+from hyperfleet.history import PAST, not_kept
 from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
 from hyperfleet.resource import Hold
 from hyperfleet.service import Service
 from hyperfleet.status import State, is_reconciled
 
-CHANGE = both("""/* {table}_change */
+DOCUMENT: LiteralString = "SELECT document::bpchar FROM changed"
+CHANGE: LiteralString = """/* {table}_change */
 WITH dropped AS (
     DELETE FROM labels
     WHERE owner_type = '{kind}' AND owner_id = %(id)s AND NOT %(labels)s::jsonb ? key
@@ -37,25 +40,37 @@ WITH dropped AS (
     SELECT '{kind}', %(id)s, label.key, label.value, %(created_time)s
     FROM jsonb_each_text(%(labels)s::jsonb) AS label
     ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
+), changed AS (
+    UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
+        generation = generation + 1, version = version + 1,
+        updated_time = %(at)s, updated_by = %(by)s, request = %(request)s
+    WHERE id = %(id)s RETURNING id, name, generation, tenancy, {document} AS document
 )
-UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
-    generation = generation + 1, version = version + 1,
-    updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING {document}::bpchar
-""")
+"""
+CHANGES = both(CHANGE + CHANGED + DOCUMENT)
 
-MARK = both("""/* {table}_mark */
-UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
-    deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s
-WHERE id = %(id)s RETURNING {document}::bpchar
-""")
+MARK: LiteralString = """/* {table}_mark */
+WITH changed AS (
+    UPDATE {table} SET status = %(status)s, generation = generation + 1, version = version + 1,
+        deleted_time = %(at)s, deleted_by = %(by)s, updated_time = %(at)s, updated_by = %(by)s,
+        request = %(request)s
+    WHERE id = %(id)s RETURNING id, name, generation, tenancy, {document} AS document
+)
+"""
+MARKS = both(MARK + CHANGED + DOCUMENT)
 
-MARK_ALL = both("""/* {table}_mark_all */
-UPDATE {table} AS resource SET status = marked.status, generation = generation + 1,
-    version = version + 1, deleted_by = %(by)s, updated_by = %(by)s,
-    deleted_time = greatest(updated_time, %(at)s), updated_time = greatest(updated_time, %(at)s)
-FROM jsonb_to_recordset(%(marked)s) AS marked (id uuid, status jsonb) WHERE resource.id = marked.id
-""")
+MARK_ALL: LiteralString = """/* {table}_mark_all */
+WITH changed AS (
+    UPDATE {table} AS resource SET status = marked.status, generation = generation + 1,
+        version = version + 1, deleted_by = %(by)s, updated_by = %(by)s, request = %(request)s,
+        deleted_time = greatest(updated_time, %(at)s), updated_time = greatest(updated_time, %(at)s)
+    FROM jsonb_to_recordset(%(marked)s) AS marked (id uuid, status jsonb)
+    WHERE resource.id = marked.id
+    RETURNING resource.id, resource.name, resource.generation, resource.tenancy
+)
+"""
+DONE: LiteralString = "SELECT"
+MARKS_ALL = both(MARK_ALL + CHANGED + DONE)
 
 
 KEPT: LiteralString = """/* {table}_keeping */
@@ -92,15 +107,17 @@ class Change(NamedTuple):
     :param body: members that replace those of the resource
     :param merge: whether they are merged into them instead (RFC 7396)
     :param precondition: which version it is meant for
-    :param by: who asks
+    :param origin: who asks, and how
     :param checked: whether the provider's schema was asked already, where the body has a whole spec
+    :param generation: the one whose labels and spec are to be back, instead of a body
     """
 
     body: Mapping[str, Any]
     merge: bool
     precondition: Precondition
-    by: str
+    origin: Origin
     checked: bool = True
+    generation: int | None = None
 
 
 def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
@@ -114,7 +131,10 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         targets = (
             references.Targets(conn, kind, referring, _scope(key), own=key["id"]) if referring else None
         )
-        held = Hold(conn, kind, key, service.foldings[kind], whole=True, children=False).found()
+        hold = Hold(conn, kind, key, service.foldings[kind], whole=True, children=False)
+        back = change.generation
+        past = back and conn.execute(PAST, {"id": key["id"], "generation": back})
+        held = hold.found()
         old = held.state
         change.precondition.check(old["version"])
         _refuse_other_names(kind, old, change.body)
@@ -123,7 +143,8 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
                 WRONG_STATE, f"The {RESOURCES[kind].noun} is being deleted; it cannot be changed."
             )
         before: dict[str, Any] = {"labels": old["labels"], "spec": old["spec"]}
-        given = {name: change.body[name] for name in before if name in change.body}
+        body = _wanted(kind, back, past.fetchone()) if back and past else change.body
+        given = {name: body[name] for name in before if name in body}
         after = {**before, **given}
         if change.merge:
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
@@ -148,8 +169,13 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         at = max(times.now(), old["updated_time"])
         status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
         new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
-        values = {"id": old["id"], "created_time": old["created_time"], "at": at, "by": change.by}
-        changed = conn.execute(CHANGE[kind], {**values, **new})
+        values = {
+            "id": old["id"],
+            "created_time": old["created_time"],
+            "at": at,
+            "action": "rollback" if back else "patch",
+        }
+        changed = conn.execute(CHANGES[kind], {**values, **change.origin.values(), **new})
     if is_reconciled(old["status"]):
         service.events.started(kind, deleting=False)
     return Stored(_document(changed), old["version"] + 1)
@@ -161,7 +187,7 @@ def _scope(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mark(
-    service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, by: str
+    service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, origin: Origin
 ) -> Stored:
     """Marks a resource as deleted, and all that is below it; removes at once what nobody has to
     finalize. Marking it again changes nothing. Raises Problem where something below restricts it.
@@ -189,14 +215,14 @@ def mark(
         for statement in _letting_go(kind):
             conn.execute(statement, {"ids": [key["id"]]})
         at = max(times.now(), old["updated_time"])
-        marked, gone, fewer = _mark_below(conn, holds, at, by)
+        marked, gone, fewer = _mark_below(conn, holds, at, origin)
         held = held._replace(children=held.children - fewer[old["id"]])
         generation = old["generation"] + 1
         status = held.fold(at, generation=generation, deleted_time=at, updated_time=at)
-        values = {"id": old["id"], "status": Jsonb(status), "at": at, "by": by}
-        document = conn.execute(MARK[kind], values)
+        values = {"id": old["id"], "status": Jsonb(status), "at": at, "action": "delete"}
+        document = conn.execute(MARKS[kind], {**values, **origin.values()})
         if removed := held.ended(generation):
-            removal.remove(conn, kind, old["id"])
+            removal.remove(conn, kind, old["id"], origin=origin)
     service.events.started(kind, deleting=True)
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
@@ -272,7 +298,7 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any]) -> None:
 
 
 def _mark_below(
-    conn: Connection, holds: list[Hold], at: str, by: str
+    conn: Connection, holds: list[Hold], at: str, origin: Origin
 ) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
     """Marks what is below a resource along with it, from the lowest on.
 
@@ -299,12 +325,21 @@ def _mark_below(
             status = left.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
             statuses.append({"id": state["id"], "status": status})
         if statuses:
-            conn.execute(MARK_ALL[hold.kind], {"marked": Jsonb(statuses), "at": at, "by": by})
+            values = {"marked": Jsonb(statuses), "at": at, "action": "delete", **origin.values()}
+            conn.execute(MARKS_ALL[hold.kind], values)
         if ended:
-            removal.remove(conn, hold.kind, *ended)
+            removal.remove(conn, hold.kind, *ended, origin=origin)
         marked += [hold.kind] * len(statuses)
         gone += [(hold.kind, id_) for id_ in ended]
     return marked, gone, fewer
+
+
+def _wanted(kind: str, generation: int, row: Any) -> dict[str, Any]:
+    """Labels and spec of a generation. Raises Problem where it is not kept."""
+    kept, labels, spec = row
+    if generation not in kept:
+        raise not_kept(kind, generation, kept)
+    return {"labels": labels, "spec": spec}
 
 
 def _same(one: Any, other: Any) -> bool:

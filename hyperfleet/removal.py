@@ -10,7 +10,8 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import times
+from hyperfleet import audit, times
+from hyperfleet.audit import SERVICE, Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
@@ -20,6 +21,9 @@ from hyperfleet.resource import SET_STATUS, Hold
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
+
+# Why a resource goes that nobody has forced out.
+ENDED = "finalized"
 
 # What one belongs to, and what that belongs to: neither ever changes. For a report they are locked only
 # where that may remove the one.
@@ -40,21 +44,18 @@ SELECT 1 FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
 # Labels and reports have no foreign key to follow.
 REMOVE: LiteralString = """/* {table}_remove */
 WITH gone AS (
-    DELETE FROM {table} WHERE {which} RETURNING id
+    DELETE FROM {table} WHERE {which} RETURNING id, name, generation, tenancy, {document} AS document
 ), reports AS (
     DELETE FROM adapter_statuses USING gone
     WHERE owner_type = '{kind}' AND owner_id = gone.id
-)
+){recorded}
 DELETE FROM labels USING gone WHERE owner_type = '{kind}' AND owner_id = gone.id
 """
 
-AUDIT: LiteralString = """/* audit_add */
-INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document)
-SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, gone.kind, gone.id, gone.document
-FROM ({all}) AS gone
-RETURNING resource_type, resource_id::text
-"""
-AUDITED: LiteralString = "SELECT '{kind}' AS kind, id, {document} AS document FROM {table} WHERE {which}"
+AUDITED: LiteralString = (
+    "SELECT '{kind}' AS kind, id, name, generation, tenancy, {document} AS document "
+    "FROM {table} WHERE {which}"
+)
 
 # The same of what others may refer to: they no longer do.
 REMOVE_REFERRED: LiteralString = REMOVE.replace(
@@ -182,12 +183,27 @@ def _removal(kind: str) -> tuple[list[LiteralString], LiteralString, list[Litera
         for of, one in which.items()
     ]
     removals = [_remove(of, one) for of, one in which.items()]
-    return locks, AUDIT.format(all=" UNION ALL ".join(parts)), removals[::-1]
+    return locks, audit.FORCED.format(all=" UNION ALL ".join(parts)), removals[::-1]
 
 
 def _remove(of: Kind, which: LiteralString) -> LiteralString:
-    statement = REMOVE_REFERRED if referrers(of.name) else REMOVE
-    return statement.format(table=of.table, kind=of.name, which=which)
+    # The record of the force is there already.
+    return _removing(of).format(
+        table=of.table, kind=of.name, which=which, document="document", recorded=""
+    )
+
+
+@functools.cache
+def _end(kind: str) -> LiteralString:
+    of = RESOURCES[kind]
+    recorded = audit.GONE.format(kind=of.name)
+    return _removing(of).format(
+        table=of.table, kind=of.name, which=THESE, document=of.document, recorded=recorded
+    )
+
+
+def _removing(of: Kind) -> LiteralString:
+    return REMOVE_REFERRED if referrers(of.name) else REMOVE
 
 
 class Owners:
@@ -213,14 +229,19 @@ def lock_above(conn: Connection, kind: str, key: Mapping[str, Any], *, marked: b
     return Owners([(of, conn.execute(statement, values)) for of, statement in statements])
 
 
-def remove(conn: Connection, kind: str, *ids: str) -> None:
-    """Removes resources that nothing belongs to for good. The caller holds their locks."""
-    conn.execute(_remove(RESOURCES[kind], THESE), {"ids": list(ids)})
+def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> None:
+    """Removes resources that nothing belongs to for good, and records it with what they were last. The
+    caller holds their locks.
+
+    :param origin: who has asked for what ends them
+    """
+    values = {**origin.values(), "ids": list(ids), "at": times.now(), "reason": ENDED}
+    conn.execute(_end(kind), values)
 
 
 def tell(kind: str, id_: str) -> None:
     """Logs the removal of a resource that nobody has to do anything for any more."""
-    more = {"kind": kind, "id": id_, "reason": "finalized"}
+    more = {"kind": kind, "id": id_, "reason": ENDED}
     logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
 
@@ -260,13 +281,18 @@ def again(service: Service, kind: str, id_: str) -> list[tuple[str, str]]:
 
 
 def settle(
-    conn: Connection, owners: Sequence[tuple[str, str]], at: str, foldings: Mapping[str, Folding]
+    conn: Connection,
+    owners: Sequence[tuple[str, str]],
+    at: str,
+    foldings: Mapping[str, Folding],
+    origin: Origin = SERVICE,
 ) -> list[tuple[str, str]]:
     """Folds a marked resource once more after one of those that belong to it is gone, or removes it when
     that was the last thing to wait for; and then so what it belongs to. The caller holds the locks.
 
     :param owners: kind and id of each, the root first
     :param foldings: what the statuses of each kind are folded by
+    :param origin: who has asked for what ended the one
     :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
     """
     gone: list[tuple[str, str]] = []
@@ -279,7 +305,7 @@ def settle(
             if status != held.state["status"]:
                 conn.execute(SET_STATUS[kind], {"id": id_, "status": Jsonb(status)})
             break
-        remove(conn, kind, id_)
+        remove(conn, kind, id_, origin=origin)
         gone.append((kind, id_))
     return gone
 
@@ -294,14 +320,14 @@ def finish(
     return [] if owners is None else settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
-def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: str) -> None:
+def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -> None:
     """Removes a marked resource, what is below it and their reports now, and records who did it and
     why. Raises Problem for a resource that is not marked.
     """
-    at = times.now()
-    locks, audit, removals = _removal(kind)
+    at, by, reason = times.now(), origin.by, origin.reason
+    locks, record, removals = _removal(kind)
     around, let_go = _around(kind)
-    values = {"ids": [key["id"]], "at": at, "by": by, "reason": reason}
+    values = {"ids": [key["id"]], "at": at, **origin.values()}
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
         for statement in around:
             conn.execute(statement, {"owner_id": None, **key, **values, "marked": False})
@@ -315,10 +341,10 @@ def force(service: Service, kind: str, key: Mapping[str, Any], reason: str, by: 
             )
         for statement in locks:
             conn.execute(statement, values)
-        gone = conn.execute(audit, values)
+        gone = conn.execute(record, values)
         for statement in (*let_go, *removals):
             conn.execute(statement, values)
-        settled = settle(conn, owners.all() or [], at, service.foldings)
+        settled = settle(conn, owners.all() or [], at, service.foldings, origin)
     removed = gone.fetchall()
     for gone_kind, gone_id in removed:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}

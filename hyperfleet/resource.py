@@ -10,6 +10,7 @@ import uuid_utils
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
+from hyperfleet.audit import Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
@@ -37,7 +38,7 @@ GIVEN: LiteralString = """
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text, tenancy jsonb)
+         at timestamptz, by text, request text, method text, path text, tenancy jsonb)
 )"""
 
 # Who has a name: among what belongs to the same, or else to the same tenant.
@@ -279,13 +280,13 @@ def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: boo
 
 
 def first_row(
-    kind: str, body: Mapping[str, Any], folding: Folding, by: str, tenancy: Mapping[str, str]
+    kind: str, body: Mapping[str, Any], folding: Folding, origin: Origin, tenancy: Mapping[str, str]
 ) -> dict[str, Any]:
     """The values of a new row.
 
     :param body: of a request that was validated
     :param folding: what its status is folded by
-    :param by: who creates it
+    :param origin: who creates it, and how
     :param tenancy: of who creates it; what belongs to another has that one's
     """
     at = times.now()
@@ -300,6 +301,6 @@ def first_row(
         **own,
         "status": folding.fold(born, (), None, at),
         "at": at,
-        "by": by,
         "tenancy": tenancy,
+        **origin.values(),
     }

@@ -15,6 +15,7 @@ from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch
 from hyperfleet.database.together import Once, Rounds
+from hyperfleet.differences import Differences
 from hyperfleet.feed.following import Feed
 from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
@@ -54,6 +55,7 @@ class Service:
     :param tags: the entity tags of pages, by their addresses
     :param tenants: reads the lists of callers of a tenant
     :param foldings: what the statuses of each kind are folded by
+    :param differences: compares generations
     """
 
     settings: Settings
@@ -71,6 +73,7 @@ class Service:
     tags: Tags = field(init=False)
     tenants: Tenants = field(default_factory=Tenants)
     foldings: Mapping[str, Folding] = field(init=False)
+    differences: Differences = field(default_factory=Differences)
 
     def __post_init__(self) -> None:
         """Makes what reads for several who ask."""

@@ -328,6 +328,9 @@ class Settings:
         type=Names(),
     )
     acl_file: Path | None = file("YAML list of claims and patterns that let in.")
+    audit_acl_file: Path | None = file(
+        "The same of those who may read the audit; otherwise those whom --enable-authz lets."
+    )
     tenant_enabled: bool = switch(
         False, "Keep tenants apart, by headers that a trusted gateway sets (see docs/tenants.md)."
     )
@@ -410,6 +413,14 @@ class Settings:
     )
     require_if_match: bool = switch(
         False, "Refuse a PATCH or DELETE that does not say which version it is for."
+    )
+    history: int = setting(
+        100,
+        "Past generations that are kept of each resource, beside the present one; 0: none.",
+        type=Whole(0, 10_000),
+    )
+    audit_retention: int = setting(
+        365, "Days for which records of the audit are kept; 0: for ever.", type=Whole(0, 36_500)
     )
     openapi_schema_path: str = setting(
         "", "OpenAPI document whose ClusterSpec and NodePoolSpec say what specs may hold."

@@ -221,7 +221,9 @@ class Service:
             }
             given = {"entities": declared_kinds.of(adapters), **given}
         self.settings = Settings(**given)
-        self.pool = pool or new_pool(conninfo, 8, self.settings.statement_timeout)
+        self.pool = pool or new_pool(
+            conninfo, 8, self.settings.statement_timeout, history=self.settings.history
+        )
         self.listener = listen("127.0.0.1", 0)
         try:
             self.app = create_app(self.settings, self.pool, CollectorRegistry())

@@ -17,7 +17,7 @@ from hyperfleet.synonyms import ADDRESSES, SYNONYMS
 # Pages whose commands speak to a service that runs without authentication.
 WALKS = (
     *("README.md", "docs/using.md", "docs/adapters.md", "docs/lifecycle.md"),
-    "docs/compatibility.md",
+    *("docs/compatibility.md", "docs/history.md"),
 )
 
 

@@ -21,6 +21,8 @@ from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings import PUBLIC_KEYS, Settings
 
+# What a review is asked of who wants to read the audit.
+AUDIT = ("get", "Audit")
 # How OCM names an account, the preferred claim first.
 ACCOUNT = ("username", "preferred_username", "sub")
 
@@ -73,6 +75,8 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self.verifier = Verifier(settings)
         self.rules = Watched(settings.acl_file, parse_rules) if settings.acl_file else None
+        audit = settings.audit_acl_file
+        self.auditors = Watched(audit, parse_rules) if audit else None
         self.review = Review(settings) if settings.enable_authz else None
         chosen = self.rules or self.review or settings.any_caller
         if self.verifier.lets_in(PUBLIC_KEYS) and not chosen:
@@ -105,11 +109,23 @@ class Guard:
             raise _forbidden("The access list does not name the caller.")
         if not name and method != "GET":
             raise refusal(errors.NO_IDENTITY)
+        if what == AUDIT and self._audits(claims):
+            return claims
         if self.review and what:
             account = identity.from_claims(claims, ACCOUNT)
             if not account or not await self.review.allows(account, *what):
                 raise _forbidden("The access review does not allow the caller to do this.")
         return claims
+
+    def _audits(self, claims: Mapping[str, Any]) -> bool:
+        """Whether the list of those who may read the audit names the caller. Raises Problem where it
+        does not, and nobody else is to be asked.
+        """
+        if self.auditors is not None and matches(self.auditors.get(), claims):
+            return True
+        if self.review is None:
+            raise _forbidden("The audit is for those whom its access list names.")
+        return False
 
     async def _verified(
         self, tokens: Sequence[tuple[str, str]], headers: Headers

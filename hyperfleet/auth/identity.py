@@ -1,4 +1,4 @@
-"""Who the caller is."""
+"""Who the caller is, and which request it is."""
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
@@ -9,6 +9,8 @@ MAX_LENGTH = 256
 
 # The caller of the request at hand; empty while nobody has shown who they are.
 current: ContextVar[str] = ContextVar("caller", default="")
+# The id of the request at hand.
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 
 def caller() -> str:

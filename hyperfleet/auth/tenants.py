@@ -38,8 +38,6 @@ class Tenants:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on. Raises Problem, 403, for one that is of no tenant."""
-        # A request that was sent ahead on the same connection starts with what the last one left.
-        current.set(None)
         routing: Any = scope.get("extensions", {}).get(ROUTING_CONTEXT, {})
         # With the name of its module before it.
         operation = str(routing.get("operation_id")).rpartition(".")[2]

@@ -116,7 +116,7 @@ def _serve(
     size = chosen.db_pool_size
     if chosen.db_max_connections:
         size = min(size, max(1, chosen.db_max_connections // count))
-    pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared)
+    pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared, history=chosen.history)
     reads = _reads(chosen, conninfo, pool, size, shared=shared)
     if reads.standbys:
         told["Standbys"] = ", ".join(one.name for one in reads.standbys)
@@ -130,6 +130,11 @@ def _serve(
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
     ]
 
+    def beat() -> None:
+        gauges.update()
+        if api.refusals is not None:
+            api.refusals.beat()
+
     def work(listener: socket.socket, watched: int | None = None) -> None:
         made = _trace(api, reads) if traced else None
         servers = Servers(
@@ -142,7 +147,7 @@ def _serve(
             reads,
             holder.reload,
             limits(chosen)._replace(refused=api.refused),
-            gauges.update,
+            beat,
         )
         try:
             servers.run(watched)

@@ -220,7 +220,11 @@ class Parameters:
         if scope["query_string"] or self.queried:
             found += self._of_query(QueryParams(scope["query_string"]), given)
         for one in self.path:
-            found += one.faults(scope["path_params"].get(one.name))
+            text = scope["path_params"].get(one.name)
+            wrong = [*(one.query_faults(text) if one.integer else one.faults(text))]
+            found += wrong
+            if one.integer and not wrong:
+                given[one.name] = one.value(text)
         if self.header:
             headers = Headers(scope=scope)
             for one in self.header:

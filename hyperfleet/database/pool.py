@@ -192,6 +192,7 @@ def new_pool(
     *,
     shared: bool = False,
     name: str = "the database",
+    history: int = 100,
 ) -> Pool:
     """A pool of at most ``size`` connections in autocommit mode; whoever enters it has them.
 
@@ -201,6 +202,7 @@ def new_pool(
     :param shared: sessions are shared with other clients, transaction by transaction, as ``wait``
         found out: nothing may be left in one
     :param name: what the log calls the server
+    :param history: how many past generations of each resource what is written leaves
     """
     milliseconds = round(statement_timeout * 1000)
     wanted = {
@@ -212,6 +214,8 @@ def new_pool(
         # Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
         "jit": "off",
         "max_parallel_workers_per_gather": "0",
+        # What the triggers of migrations/0013.history.sql look at.
+        "hyperfleet.history": str(history),
     }
     kwargs: dict[str, Any] = {"autocommit": True}
     if shared:

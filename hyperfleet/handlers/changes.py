@@ -5,7 +5,6 @@ from typing import Any
 import flask
 
 from hyperfleet import lifecycle, removal
-from hyperfleet.auth.identity import caller
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, shown
 from hyperfleet.lifecycle import Change
@@ -20,7 +19,7 @@ def patched(
     :param checked: whether the body was held against the provider's schema already
     """
     shape = request.shape(kind)
-    change = Change(body, request.merges(), request.precondition(), caller(), checked)
+    change = Change(body, request.merges(), request.precondition(), request.origin(), checked)
     return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(key), change))
 
 
@@ -28,11 +27,11 @@ def deleted(kind: str, key: dict[str, Any]) -> flask.Response:
     """The resource with its mark."""
     shape = request.shape(kind)
     service, own = request.service(), request.scoped(key)
-    marked = lifecycle.mark(service, kind, own, request.precondition(), caller())
+    marked = lifecycle.mark(service, kind, own, request.precondition(), request.origin())
     return shown(shape, marked, 202)
 
 
 def forced_out(kind: str, key: dict[str, Any], reason: str) -> flask.Response:
     """Nothing, after the end of a marked resource."""
-    removal.force(request.service(), kind, request.scoped(key), reason, caller())
+    removal.force(request.service(), kind, request.scoped(key), request.origin(reason))
     return empty(204)

@@ -6,8 +6,7 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import idempotency, references, resource
-from hyperfleet.auth.identity import caller
+from hyperfleet import audit, idempotency, references, resource
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
@@ -22,19 +21,21 @@ CREATED = """
     SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
 ), created AS (
     INSERT INTO clusters
-        (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by, tenancy)
-    SELECT id, name, labels, spec, status, at, at, by, by, tenancy
+        (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by, request,
+         tenancy)
+    SELECT id, name, labels, spec, status, at, at, by, by, request, tenancy
     FROM given, patience ORDER BY name, tenancy
     ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
-    RETURNING id, created_time, labels, document
+    RETURNING id, created_time, labels, document, tenancy
 ), labelled AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT 'Cluster', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
-SELECT id::text, document::bpchar FROM created
 """
-CREATE: LiteralString = "/* clusters_create */" + resource.GIVEN + CREATED
+RECORDED: LiteralString = audit.CREATED.format(kind="Cluster")
+FOUND = "SELECT id::text, document::bpchar FROM created"
+CREATE: LiteralString = "/* clusters_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 
 
 def get_clusters(**query: Any) -> flask.Response:
@@ -45,8 +46,8 @@ def get_clusters(**query: Any) -> flask.Response:
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
     service, shape = request.service(), request.shape("Cluster")
-    tenant = request.tenant()
-    values = resource.first_row("Cluster", body, service.foldings["Cluster"], caller(), tenant)
+    folding = service.foldings["Cluster"]
+    values = resource.first_row("Cluster", body, folding, request.origin(), request.tenant())
     location = f"{BASE}/clusters/{values['id']}"
     once, wanted = request.once(body), body.get("references")
     insert = partial(references.insert, kind="Cluster", statement=CREATE, values=values, wanted=wanted)

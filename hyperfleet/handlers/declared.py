@@ -7,11 +7,10 @@ from typing import Any, LiteralString
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import idempotency, references, resource
-from hyperfleet.auth.identity import caller
+from hyperfleet import audit, idempotency, references, resource
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import INVALID, WRONG_STATE, Problem
-from hyperfleet.handlers import request, statuses
+from hyperfleet.handlers import history, request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import below, listed, read, shown
 from hyperfleet.kinds import BASE, RESOURCES, Kind
@@ -22,7 +21,7 @@ GIVEN: LiteralString = """/* {table}_create */
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text, tenancy jsonb, href text)
+         at timestamptz, by text, request text, method text, path text, tenancy jsonb, href text)
 ), """
 # The lock keeps the owner from being marked or removed until the resource is there to be seen.
 OWNER: LiteralString = """owner AS (
@@ -38,17 +37,19 @@ CREATED: LiteralString = """
 , created AS (
     INSERT INTO {table}
         (id, kind, href, owner_kind, owner_id, owner_href, name, labels, spec, status,
-         created_time, updated_time, created_by, updated_by, tenancy)
+         created_time, updated_time, created_by, updated_by, request, tenancy)
     SELECT given.id, '{kind}', given.href, owner.kind, owner.id, owner.href, name, labels, spec, status,
-           at, at, by, by, owner.tenancy
+           at, at, by, by, request, owner.tenancy
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT DO NOTHING
-    RETURNING id, created_time, labels, document
+    RETURNING id, created_time, labels, document, tenancy
 ), labelled AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT '{kind}', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
+"""
+FOUND: LiteralString = """
 SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
 FROM owner LEFT JOIN created ON true
 """
@@ -62,7 +63,8 @@ def _create(kind: str) -> LiteralString:
         owner = OWNER.format(
             kind=parent.name, address=parent.address, table=parent.table, only=parent.only
         )
-    return GIVEN.format(table=of.table) + owner + CREATED.format(table=of.table, kind=of.name)
+    created: LiteralString = CREATED + audit.CREATED + FOUND
+    return GIVEN.format(table=of.table) + owner + created.format(table=of.table, kind=of.name)
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,8 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     if of.parent and owner_id is None:
         raise elsewhere(of)
     service, shape = request.service(), request.shape(kind)
-    values = resource.first_row(kind, body, service.foldings[kind], caller(), request.tenant())
+    folding, origin = service.foldings[kind], request.origin()
+    values = resource.first_row(kind, body, folding, origin, request.tenant())
     within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
     location = f"{BASE}/{within}{of.segment}/{values['id']}"
     values |= {"owner_id": owner_id, "href": location}
@@ -164,3 +167,30 @@ def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
 def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
     """Takes a report on a resource."""
     return statuses.report(kind, key(kind, path), body)
+
+
+def get_resource_history(kind: str, **given: Any) -> flask.Response:
+    """One page of the generations of a resource."""
+    return history.generations(kind, key(kind, given), given)
+
+
+def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Response:
+    """A generation of a resource."""
+    return history.one_generation(kind, key(kind, path), generation)
+
+
+def get_resource_generation_diff(
+    kind: str, generation: int, to: int | None = None, **path: Any
+) -> flask.Response:
+    """What two generations of a resource differ in."""
+    return history.difference(kind, key(kind, path), generation, to)
+
+
+def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+    """Wants of a resource what was wanted of it before."""
+    return history.rolled_back(kind, key(kind, path), body)
+
+
+def get_resource_transitions(kind: str, **given: Any) -> flask.Response:
+    """One page of the transitions of a resource."""
+    return history.transitions(kind, key(kind, given), given)

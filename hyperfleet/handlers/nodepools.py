@@ -7,8 +7,7 @@ from typing import Any, LiteralString
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import idempotency, references, resource
-from hyperfleet.auth.identity import caller
+from hyperfleet import audit, idempotency, references, resource
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
@@ -25,20 +24,23 @@ CREATED = """
 ), created AS (
     INSERT INTO node_pools
         (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by,
-         tenancy)
-    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by, owner.tenancy
+         request, tenancy)
+    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by, request, owner.tenancy
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT ON CONSTRAINT node_pools_name DO NOTHING
-    RETURNING id, created_time, labels, document
+    RETURNING id, created_time, labels, document, tenancy
 ), labelled AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT 'NodePool', created.id, label.key, label.value, created.created_time
     FROM created, jsonb_each_text(created.labels) AS label
 )
+"""
+FOUND = """
 SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
 FROM owner LEFT JOIN created ON true
 """
-CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED
+RECORDED: LiteralString = audit.CREATED.format(kind="NodePool")
+CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 
 
 def get_node_pools(**query: Any) -> flask.Response:
@@ -56,8 +58,8 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     that is being deleted.
     """
     service, shape = request.service(), request.shape("NodePool")
-    tenant = request.tenant()
-    values = resource.first_row("NodePool", body, service.foldings["NodePool"], caller(), tenant)
+    folding = service.foldings["NodePool"]
+    values = resource.first_row("NodePool", body, folding, request.origin(), request.tenant())
     values["owner_id"] = resource.key("Cluster", cluster_id)
     location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
     once, wanted = request.once(body), body.get("references")

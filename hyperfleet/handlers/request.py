@@ -7,7 +7,9 @@ import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import tenancy
+from hyperfleet.audit import Origin
 from hyperfleet.auth import tenants
+from hyperfleet.auth.identity import caller, request_id
 from hyperfleet.database.reads import Reader
 from hyperfleet.etag import Precondition
 from hyperfleet.idempotency import Once
@@ -60,6 +62,11 @@ def precondition() -> Precondition:
     """Which version a change is meant for."""
     tags = flask.request.if_match if "If-Match" in flask.request.headers else None
     return Precondition(tags, service().settings.require_if_match)
+
+
+def origin(reason: str | None = None) -> Origin:
+    """Who asks for a change, and how; ``reason`` is what the request says of it."""
+    return Origin(caller(), request_id.get(), flask.request.method, flask.request.path, reason)
 
 
 def knows(tag: str) -> bool:

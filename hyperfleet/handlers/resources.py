@@ -6,7 +6,7 @@ import flask
 
 from hyperfleet import resource
 from hyperfleet.database.statements import fetch_one
-from hyperfleet.handlers import clusters, declared, request, statuses
+from hyperfleet.handlers import clusters, declared, history, request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read
 from hyperfleet.kinds import ALL, RESOURCES, SCOPE
@@ -78,3 +78,30 @@ def get_resource_statuses(resource_id: str, **query: Any) -> flask.Response:
 def put_resource_statuses(resource_id: str, body: dict[str, Any]) -> flask.Response:
     """Takes a report on a resource."""
     return statuses.report(*_found(resource_id), body)
+
+
+def get_resource_history(resource_id: str, **query: Any) -> flask.Response:
+    """One page of the generations of a resource."""
+    return history.generations(*_found(resource_id, reading=True), query)
+
+
+def get_resource_generation(resource_id: str, generation: int) -> flask.Response:
+    """A generation of a resource."""
+    return history.one_generation(*_found(resource_id, reading=True), generation)
+
+
+def get_resource_generation_diff(
+    resource_id: str, generation: int, to: int | None = None
+) -> flask.Response:
+    """What two generations of a resource differ in."""
+    return history.difference(*_found(resource_id, reading=True), generation, to)
+
+
+def rollback_resource(resource_id: str, body: dict[str, Any]) -> flask.Response:
+    """Wants of a resource what was wanted of it before."""
+    return history.rolled_back(*_found(resource_id), body)
+
+
+def get_resource_transitions(resource_id: str, **query: Any) -> flask.Response:
+    """One page of the transitions of a resource."""
+    return history.transitions(*_found(resource_id, reading=True), query)

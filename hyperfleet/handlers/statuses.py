@@ -127,7 +127,7 @@ def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Re
     """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
     owner, missing = request.scoped(owner), resource.not_found(kind, owner["id"])
-    values = {"kind": kind, "owner_id": None, **owner}
+    values = {"owner_id": None, "kind": kind, **owner}
     within = Within(where, values, EXISTS.of(kind, owner), missing)
     return listed("AdapterStatus", query, within)
 
@@ -214,8 +214,9 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
         document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
         if marked and held.ended():
             status, gone = None, [(kind, owner["id"])]
-            removal.remove(conn, kind, owner["id"])
-            gone += removal.settle(conn, owners, at, service.foldings)
+            origin = request.origin()
+            removal.remove(conn, kind, owner["id"], origin=origin)
+            gone += removal.settle(conn, owners, at, service.foldings, origin)
         else:
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})

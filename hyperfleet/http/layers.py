@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
 
 from hyperfleet import errors
-from hyperfleet.auth import identity
+from hyperfleet.auth import identity, tenants
 from hyperfleet.contract.document import Route
 from hyperfleet.contract.validation import UNSURE
 from hyperfleet.errors import Problem
@@ -27,6 +27,7 @@ from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
 from hyperfleet.observe.log import code, shown, span, trace_id
 from hyperfleet.observe.metrics import UNKNOWN, Requests
+from hyperfleet.observe.refusals import Refusals, Refused
 from hyperfleet.observe.tracing import Tracing, parent_of
 
 logger = logging.getLogger("hyperfleet.request")
@@ -85,6 +86,7 @@ class Logged:
         self.farewell: Callable[[], object] = lambda: None
         # Set where traces are made, in each process.
         self.tracing: Tracing | None = None
+        self.refusals: Refusals | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -96,6 +98,7 @@ class Logged:
         traced = self._trace(scope["method"], headers)
         # A request that was sent ahead on the same connection starts with what the last one left.
         identity.current.set("")
+        tenants.current.set(None)
         status = size = 0
         # The layer that finds the route puts it in.
         route: list[str] = []
@@ -125,6 +128,9 @@ class Logged:
             self.requests.count(method, path, status, taken)
             if traced is not None and self.tracing is not None:
                 self.tracing.end(traced, method, path, status)
+            if self.refusals is not None and codes:
+                by = (identity.current.get(), request_id, tenants.current.get())
+                self.refusals.saw(Refused(method, path, scope["path"], status, codes[0], *by))
             if logger.isEnabledFor(logging.INFO) and (
                 self.share >= 1 or status >= 400 or random.random() < self.share  # noqa: S311
             ):

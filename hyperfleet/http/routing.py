@@ -77,7 +77,10 @@ class TableRouting(RoutingMiddleware):
 
     def _add(self, base: str, route: Any) -> None:
         segments = (base + route.path).split("/")
-        names = {at: text[1:-1] for at, text in enumerate(segments) if text.startswith("{")}
+        # Starlette's {generation:int}: what it may be, the contract's validation says.
+        names = {
+            at: text[1:-1].partition(":")[0] for at, text in enumerate(segments) if text.startswith("{")
+        }
         shape = tuple(names)
         shapes = self.shapes.setdefault(len(segments), [])
         if shape not in shapes:

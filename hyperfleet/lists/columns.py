@@ -33,6 +33,7 @@ def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
         ("string", ""): "text",
         ("string", "date-time"): time,
         ("integer", "int32"): "number",
+        ("integer", "int64"): "number",
     }
     keys = {
         name: (member.get("type", ""), member.get("format", ""))
@@ -44,12 +45,13 @@ def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
 @functools.cache
 def columns(kind: str) -> dict[str, Type]:
     """The columns of a kind's table that may be named. An id is kept as a UUID; a kind and an address
-    are not kept.
+    of a resource are not kept.
     """
+    made = ("kind", "href") if kind in RESOURCES or kind == ALL else ()
     own: dict[str, Type] = {
         name: "uuid" if name == "id" else type_
         for name, type_ in _scalars(kind).items()
-        if name not in ("kind", "href")
+        if name not in made
     }
     more: dict[str, Type] = {"kind": "text"} if kind == ALL else {}
     return {**own, **more, "owner_id": "uuid"} if KINDS[kind].parent or kind == ALL else own
@@ -82,10 +84,7 @@ KEPT = {
 }
 
 
-EXAMPLES = (
-    "a field is such as name, labels.KEY, spec.PATH or status.conditions.TYPE",
-    "a field is such as adapter or observed_generation",
-)
+EXAMPLE = "a field is such as name, labels.KEY, spec.PATH or status.conditions.TYPE"
 
 
 class UnknownField(ValueError):
@@ -187,7 +186,9 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     if made:
         return made
     near = nearest(name, names(kind))
-    other = f"did you mean {near}?" if near else EXAMPLES[kind not in RESOURCES and kind != ALL]
+    listed = " or ".join([*columns(kind)][:2])
+    example = EXAMPLE if kind in RESOURCES or kind == ALL else f"a field is such as {listed}"
+    other = f"did you mean {near}?" if near else example
     raise UnknownField(f"unknown field {name}; {other}")
 
 

@@ -10,7 +10,7 @@ import psycopg
 
 from hyperfleet.database.reads import Reader
 from hyperfleet.errors import bad_parameter
-from hyperfleet.kinds import ALL, BASE, KINDS
+from hyperfleet.kinds import ALL, BASE, KINDS, RESOURCES
 from hyperfleet.lists import order, referring, search
 from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
@@ -55,6 +55,9 @@ MOMENT = """
 CASE WHEN NOT pg_is_in_recovery()
      THEN concat(pg_postmaster_start_time(), ' ', pg_current_snapshot()) END
 """
+
+# The types of what tells the items of a list apart, where that is no text.
+STORED = {"uuid": "uuid", "number": "bigint"}
 
 # Documents that are left for later.
 LATER = """/* {table}_list_documents */
@@ -150,9 +153,8 @@ def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) ->
     Raises Problem for parameters that cannot be understood, and ``within.missing``.
     """
     wanted = understand(kind, query, lookup=not within.few)
-    return wanted, fetch(
-        reader, plan(kind, wanted, within, _size(reader, kind, wanted, within)), wanted, within
-    )
+    made = plan(kind, wanted, within, _size(reader, kind, wanted, within))
+    return wanted, fetch(reader, made, wanted, within)
 
 
 def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> Wanted:
@@ -234,8 +236,8 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        # Reports have no feed.
-        place="NULL" if kind == "AdapterStatus" else f"({NOW})",
+        # Nothing else has a feed.
+        place=f"({NOW})" if kind in RESOURCES or kind == ALL else "NULL",
         total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
     values = {
@@ -396,9 +398,8 @@ def documents(reader: Reader, kind: str, identities: list[str], within: Within) 
     taken for gone which another one does not have yet.
     """
     of = KINDS[kind]
-    statement = LATER.format(
-        table=of.table, row=of.row, document=of.document, type=columns(kind)[of.identity]
-    )
+    stored = STORED.get(columns(kind)[of.identity], "text")
+    statement = LATER.format(table=of.table, row=of.row, document=of.document, type=stored)
     return dict(reader.newest(statement, {**within.values, "identities": identities}))
 
 

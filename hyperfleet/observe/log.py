@@ -20,7 +20,7 @@ from hyperfleet import __version__
 from hyperfleet.auth import identity
 
 # The id of the request at hand, for log lines and errors.
-trace_id: ContextVar[str] = ContextVar("trace_id", default="-")
+trace_id = identity.request_id
 # The id of the trace, where traces are made: what errors refer to then.
 traced: ContextVar[str] = ContextVar("traced", default="")
 # Where the code of the problem goes that a request is answered with.

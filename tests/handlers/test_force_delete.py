@@ -39,7 +39,8 @@ def force(api: Api, resource: Json, reason: Any = "stuck") -> requests.Response:
 
 def audit(sql: psycopg.Connection) -> list[Json]:
     with sql.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute("SELECT * FROM audit ORDER BY id").fetchall()
+        forced = "SELECT * FROM audit WHERE action = 'force-delete' AND status IS NULL ORDER BY id"
+        return cursor.execute(forced).fetchall()
 
 
 @BOTH_KINDS

@@ -267,7 +267,9 @@ def test_force_delete_removes_all_below_and_records_each(world: World) -> None:
     ids = [one["id"] for one in (region, zone, rack)]
     with psycopg.connect(world.database) as sql:
         kinds = sql.execute(
-            "SELECT resource_type FROM audit WHERE resource_id = ANY(%s::uuid[]) ORDER BY 1", [ids]
+            "SELECT resource_type FROM audit WHERE resource_id = ANY(%s::uuid[]) "
+            "AND action = 'force-delete' AND status IS NULL ORDER BY 1",
+            [ids],
         ).fetchall()
         assert kinds == [("Rack",), ("Region",), ("Zone",)]
         for table in ("adapter_statuses", "labels"):

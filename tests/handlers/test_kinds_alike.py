@@ -12,7 +12,9 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("suite", ["patch", "delete", "force_delete", "etags", "idempotency"])
+@pytest.mark.parametrize(
+    "suite", ["patch", "delete", "force_delete", "etags", "idempotency", "history", "rollback"]
+)
 def test_the_suites_of_clusters_pass_over_declared_kinds(suite: str) -> None:
     # In a process of its own, since kinds are declared once, before anything else.
     done = subprocess.run(

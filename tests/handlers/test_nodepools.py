@@ -131,3 +131,10 @@ def test_bad_requests_name_their_fields(api: Api) -> None:
     problem(api.post(path, json={}), 400, "name", "spec")
     assert check(api.get(path))["total"] == 0
     assert api.node_pool(cluster, "n" * 63)["name"] == "n" * 63
+
+
+def test_the_reports_on_a_node_pool_are_found_among_resources_of_all_kinds(api: Api) -> None:
+    pool = api.node_pool(api.cluster())
+    assert api.report(pool, "np").status_code == 201
+    found = check(api.get(f"/resources/{pool['id']}/statuses"))
+    assert [one["adapter"] for one in found["items"]] == ["np"]

@@ -104,6 +104,13 @@ def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
         "conditions": [{"type": "Available", "status": "True"}],
     }
     yield api.put(f"{path}/statuses", json=body)
+    for past in ("history", "history/1", "history/1/diff", "transitions", "transitions?type=Available"):
+        yield api.get(f"{path}/{past}")
+    yield api.get(f"{path}/history/1/diff?to=1")
+    # Of a generation that is not kept it says which are.
+    yield api.get(f"{path}/history/9")
+    yield api.post(f"{path}/rollback", json={"generation": 1})
+    yield api.post(f"{path}/rollback", json={"generation": 9})
     yield api.post(f"{path}/force-delete", json={"reason": "x"})
     yield api.delete(path)
 
@@ -136,10 +143,10 @@ def test_what_is_anothers_is_not_there_whatever_is_done_with_it(world: World) ->
         before = one.get(at(resource))
         for path in paths:
             assert answered(one.get(path))["id"] == resource["id"]
-            nothing = [
-                (answer.status_code, answer.json()["code"]) for answer in attempts(other, resource, path)
-            ]
+            refused = [answer.json() for answer in attempts(other, resource, path)]
+            nothing = [(answer["status"], answer["code"]) for answer in refused]
             assert set(nothing) == {(404, "HYPERFLEET-NTF-001")}, (path, nothing)
+            assert not any("kept" in answer["detail"] for answer in refused)
         after = one.get(at(resource))
         assert (after.text, after.headers["ETag"]) == (before.text, before.headers["ETag"])
         assert answered(one.get(at(resource, "/statuses")))["total"] == 0
@@ -343,7 +350,10 @@ def test_a_system_caller_sees_all_and_writes_statuses_alone(world: World) -> Non
             assert answered(api.get(path))["id"] == resource["id"]
             assert api.head(path).status_code == 200
             answered(api.get(f"{path}/statuses"))
+            for past in ("history", "history/1", "history/1/diff", "transitions"):
+                answered(api.get(f"{path}/{past}"))
             for write in (
+                api.post(f"{path}/rollback", json={"generation": 1}),
                 api.patch(path, json={"spec": {"a": 1}}),
                 api.delete(path),
                 api.post(f"{path}/force-delete", json={"reason": "x"}),
@@ -474,3 +484,22 @@ def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
     assert ids(other.get("/users", params=search)) == []
     assert one.delete(at(channel)).status_code == 409
     assert other.delete(at(channel)).status_code == 404
+
+
+def test_the_past_of_a_resource_is_its_tenants(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    for resource, paths in everything(one):
+        answered(one.patch(at(resource), json={"spec": {"n": 2}}))
+        assert world.system.report(resource, "dns", observed_generation=2).status_code == 201
+        for path, api in itertools.product(paths, (one, world.system)):
+            history = answered(api.get(f"{path}/history"))
+            assert [past["generation"] for past in history["items"]] == [2, 1]
+            assert answered(api.get(f"{path}/history/1"))["spec"] == {}
+            assert answered(api.get(f"{path}/history/1/diff"))["operations"]
+            assert answered(api.get(f"{path}/transitions"))["total"] >= 1
+        # Whoever has asked for the same address just before.
+        for path, past in itertools.product(paths, ("history", "transitions")):
+            tag = one.get(f"{path}/{past}").headers["ETag"]
+            problem(other.get(f"{path}/{past}", headers={"If-None-Match": tag}), 404)
+        back = answered(one.post(at(resource, "/rollback"), json={"generation": 1}))
+        assert (back["generation"], back["spec"]) == (3, {})

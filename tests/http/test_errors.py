@@ -247,6 +247,7 @@ def test_wrong_method_is_answered_with_those_that_are_right(api: Api) -> None:
         "nodepool_id": node_pool["id"],
         "error_id": "HYPERFLEET-NTF-001",
         "resource_id": cluster["id"],
+        "generation": "1",
     }
     for path, defined in allowed.items():
         methods = defined | ({"HEAD"} if "GET" in defined else set())

@@ -108,7 +108,7 @@ def test_while_nothing_is_written_the_rows_are_not_looked_at(api: Api, sql: psyc
     before = scans()
     for _ in range(50):
         assert known(api, "/clusters", tag).status_code == 304
-    # A list takes five, and the server itself writes now and then; what was done before may be told late.
+    # A list takes five, and the server itself writes now and then; and may tell late.
     assert scans() - before <= 15
 
 

@@ -1,0 +1,144 @@
+"""What was wanted of a resource before, and what became of its conditions."""
+
+from typing import Any, LiteralString
+
+import flask
+
+from hyperfleet import lifecycle, resource
+from hyperfleet.greenlets import wait_for
+from hyperfleet.handlers import request
+from hyperfleet.handlers.response import answer, listed, shown
+from hyperfleet.history import ONE, TWO, not_kept
+from hyperfleet.kinds import both
+from hyperfleet.lifecycle import Change
+from hyperfleet.lists.page import Within
+
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
+OF: LiteralString = "owner_id = %(id)s"
+OF_TYPE: LiteralString = "owner_id = %(id)s AND type = %(type)s"
+
+
+def generations(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.Response:
+    """One page of the generations of a resource, the newest first.
+
+    :param key: finds it, as :func:`resource.key_of` has it
+    """
+    missing, key = resource.not_found(kind, key["id"]), request.scoped(key)
+    within = Within(OF, {"owner_id": None, **key}, EXISTS.of(kind, key), missing)
+    return listed("ResourceGeneration", query, within)
+
+
+def one_generation(kind: str, key: dict[str, Any], number: int) -> flask.Response:
+    """One generation. Raises Problem where it is not kept."""
+    shape, key = request.shape("ResourceGeneration"), request.scoped(key)
+    values = {"owner_id": None, **key, "generation": number}
+    found = request.reader().rows(ONE.of(kind, key), values)
+    if not found:
+        raise resource.not_found(kind, key["id"])
+    [(kept, document)] = found
+    if document is None:
+        raise not_kept(kind, number, kept)
+    return answer(shape.text(document), 200, shape.headers)
+
+
+def difference(kind: str, key: dict[str, Any], number: int, to: int | None) -> flask.Response:
+    """What makes one generation of another. Raises Problem where one of them is not kept."""
+    key = request.scoped(key)
+    values = {"owner_id": None, **key, "generation": number, "to": to}
+    rows = request.reader().rows(TWO.of(kind, key), values)
+    if not rows:
+        raise resource.not_found(kind, key["id"])
+    [(kept, other, before, after)] = rows
+    for one, found in ((number, before), (other, after)):
+        if found is None:
+            raise not_kept(kind, one, kept)
+    members = [dict(zip(("labels", "spec"), one, strict=True)) for one in (before, after)]
+    operations = wait_for(request.service().differences.text(*members))
+    return answer(b'{"from":%d,"to":%d,"operations":%b}' % (number, other, operations))
+
+
+def rolled_back(kind: str, key: dict[str, Any], body: dict[str, Any]) -> flask.Response:
+    """The resource after labels and spec of a past generation are wanted of it again."""
+    shape = request.shape(kind)
+    number, why = body["generation"], body.get("reason")
+    said = f"back to generation {number}" + (f": {why}" if why else "")
+    change = Change({}, False, request.precondition(), request.origin(said), False, number)
+    return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(key), change))
+
+
+def transitions(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.Response:
+    """One page of what became of the conditions of a resource, the newest first."""
+    missing, key = resource.not_found(kind, key["id"]), request.scoped(key)
+    values = {"owner_id": None, **key, "type": query.pop("type_", None)}
+    where = OF_TYPE if values["type"] else OF
+    return listed("Transition", query, Within(where, values, EXISTS.of(kind, key), missing))
+
+
+def get_cluster_history(cluster_id: str, **query: Any) -> flask.Response:
+    """One page of the generations of a cluster."""
+    return generations("Cluster", resource.key_of(cluster_id), query)
+
+
+def get_cluster_generation(cluster_id: str, generation: int) -> flask.Response:
+    """A generation of a cluster."""
+    return one_generation("Cluster", resource.key_of(cluster_id), generation)
+
+
+def get_cluster_generation_diff(
+    cluster_id: str, generation: int, to: int | None = None
+) -> flask.Response:
+    """What two generations of a cluster differ in."""
+    return difference("Cluster", resource.key_of(cluster_id), generation, to)
+
+
+def rollback_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
+    """Wants of a cluster what was wanted of it before."""
+    return rolled_back("Cluster", resource.key_of(cluster_id), body)
+
+
+def get_cluster_transitions(cluster_id: str, **query: Any) -> flask.Response:
+    """One page of the transitions of a cluster."""
+    return transitions("Cluster", resource.key_of(cluster_id), query)
+
+
+def get_node_pool_history(
+    nodepool_id: str, cluster_id: str | None = None, **query: Any
+) -> flask.Response:
+    """One page of the generations of a node pool."""
+    return generations("NodePool", resource.key_of(cluster_id, nodepool_id), query)
+
+
+def get_node_pool_generation(
+    nodepool_id: str, generation: int, cluster_id: str | None = None
+) -> flask.Response:
+    """A generation of a node pool."""
+    return one_generation("NodePool", resource.key_of(cluster_id, nodepool_id), generation)
+
+
+def get_node_pool_generation_diff(
+    nodepool_id: str, generation: int, cluster_id: str | None = None, to: int | None = None
+) -> flask.Response:
+    """What two generations of a node pool differ in."""
+    return difference("NodePool", resource.key_of(cluster_id, nodepool_id), generation, to)
+
+
+def rollback_node_pool(
+    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
+) -> flask.Response:
+    """Wants of a node pool what was wanted of it before."""
+    return rolled_back("NodePool", resource.key_of(cluster_id, nodepool_id), body)
+
+
+def get_node_pool_transitions(
+    nodepool_id: str, cluster_id: str | None = None, **query: Any
+) -> flask.Response:
+    """One page of the transitions of a node pool."""
+    return transitions("NodePool", resource.key_of(cluster_id, nodepool_id), query)
+
+
+# The same where the path names no cluster.
+get_history_of_node_pool = get_node_pool_history
+get_generation_of_node_pool = get_node_pool_generation
+get_generation_diff_of_node_pool = get_node_pool_generation_diff
+rollback_node_pool_by_id = rollback_node_pool
+get_transitions_of_node_pool = get_node_pool_transitions
