@@ -85,9 +85,15 @@ SELECT source.kind, source.name, source.id::text, reference.ref_type,
 FROM resource_references AS reference JOIN all_resources AS source
     ON source.id = reference.source_id AND source.kind = reference.source_kind
 WHERE reference.target_id IN ({tree}) AND source.kind IN ({kinds}) AND source.deleted_time IS NULL
-    AND source.id NOT IN ({tree})
+    AND source.id NOT IN ({tree}) {seen}
 LIMIT 4
 """
+# A caller of a tenant is told of those that he sees, and how many others there are.
+SEEN: LiteralString = "AND source.tenancy @> %(tenancy)s"
+UNSEEN: LiteralString = "AND NOT source.tenancy @> %(tenancy)s"
+HOW_MANY: LiteralString = """/* resource_references_unseen */
+SELECT count(DISTINCT source.id)
+""" + REFERRING[REFERRING.index("FROM") :].replace("LIMIT 4", "")
 # Who is marked along with what it refers to does not keep it.
 LET_GO: LiteralString = """/* resource_references_let_go */
 UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND target_id IN ({tree})
@@ -198,7 +204,10 @@ def mark(
         under = {**key, "root": kind, "owner_id": None}
         holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
         kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
-        referring = [conn.execute(one, {"ids": [key["id"]]}) for one in _referring(kind)]
+        referring = [
+            conn.execute(one, {"ids": [key["id"]], **_scope(key)})
+            for one in _referring(kind, scoped="tenancy" in key)
+        ]
         held = hold.found()
         old = held.state
         precondition.check(old["version"])
@@ -210,8 +219,9 @@ def mark(
             return Stored(old["document"], old["version"])
         for restricting, found in kept.items():
             _refuse_while_left(kind, restricting, found.fetchone())
-        for found in referring:
-            _refuse_while_referred(kind, old, found.fetchall())
+        if referring:
+            rows, *others = [found.fetchall() for found in referring]
+            _refuse_while_referred(kind, old, rows, others[0][0][0] if others else 0)
         for statement in _letting_go(kind):
             conn.execute(statement, {"ids": [key["id"]]})
         at = max(times.now(), old["updated_time"])
@@ -266,11 +276,22 @@ def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
 
 
 @functools.cache
-def _referring(kind: str) -> list[LiteralString]:
-    """The statements that find who refers to a resource or to what is below it; none: nobody can."""
+def _referring(kind: str, *, scoped: bool) -> list[LiteralString]:
+    """The statements that find who refers to a resource or to what is below it; none: nobody can.
+
+    :param scoped: for a caller of a tenant; then the second finds how many refer to it whom he does not
+        see
+    """
     sources = referrers(kind, *(of.name for of in below(kind)))
-    kinds = quoted(of.name for of in sources)
-    return [REFERRING.format(tree=removal.tree(kind), kinds=kinds)] if sources else []
+    if not sources:
+        return []
+    tree, kinds = removal.tree(kind), quoted(of.name for of in sources)
+    if not scoped:
+        return [REFERRING.format(tree=tree, kinds=kinds, seen="")]
+    return [
+        REFERRING.format(tree=tree, kinds=kinds, seen=SEEN),
+        HOW_MANY.format(tree=tree, kinds=kinds, seen=UNSEEN),
+    ]
 
 
 @functools.cache
@@ -281,15 +302,21 @@ def _letting_go(kind: str) -> list[LiteralString]:
     return [LET_GO.format(tree=removal.tree(kind, marked=False))] if together else []
 
 
-def _refuse_while_referred(kind: str, old: State, rows: list[Any]) -> None:
-    """Raises Problem where others refer to a resource, or to what is below it."""
-    if not rows:
+def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) -> None:
+    """Raises Problem where others refer to a resource, or to what is below it.
+
+    :param rows: those that the caller sees, and ``unseen``, how many he does not see
+    """
+    if not rows and not unseen:
         return
     told = []
     for source, name, id_, type_, target, target_id in rows[:3]:
         what = "it" if target_id == old["id"] else f"its {RESOURCES[target].noun} {target_id}"
         told.append(f"the {RESOURCES[source].noun} {name} ({id_}) refers to {what} as {type_}")
     more = ", and there are others" if len(rows) > len(told) else ""
+    if unseen:
+        refer = "1 resource refers" if unseen == 1 else f"{unseen} resources refer"
+        told.append(f"{refer} to it or to what is below it that cannot be seen from here")
     raise Problem(
         WRONG_STATE,
         f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Who refers "

@@ -4,6 +4,7 @@ What is referred to is locked while it is, so that it is neither marked as delet
 The order of locks is that of :mod:`hyperfleet.lifecycle`.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, LiteralString, TypeAlias
 
@@ -19,13 +20,20 @@ References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
 # What a resource of its kind refers to before anybody has said it.
 SOMETHING = "00000000-0000-0000-0000-000000000000"
 
-LOCK = both("""/* {table}_lock_referred */
+LOCK: LiteralString = """/* {table}_lock_referred */
 SELECT id::text, deleted_time IS NOT NULL, {address} FROM {table}
-WHERE id = ANY(%(ids)s::uuid[]) {only} {scope} ORDER BY id FOR SHARE
-""")
+WHERE id = ANY(%(ids)s::uuid[]) {only} {scope} {beside} ORDER BY id FOR SHARE
+"""
 LOCK_OWN = both("""/* {table}_lock_referring */
-SELECT 1 FROM {table} WHERE id = %(id)s {only} FOR NO KEY UPDATE
+SELECT 1 FROM {table} WHERE id = %(id)s {only} {scope} FOR NO KEY UPDATE
 """)
+# Where tenants are kept apart, whoever sees a resource sees what it refers to, too: that has all the
+# dimensions that it has itself, or of a new one what it belongs to. These never change, and so are read
+# without a lock.
+BESIDE: LiteralString = """
+AND tenancy @> coalesce((SELECT of.tenancy FROM {table} AS of
+                         WHERE of.id = %(beside)s AND of.tenancy @> %(tenancy)s), tenancy)
+"""
 
 FORGET = "/* resource_references_forget */ DELETE FROM resource_references WHERE source_id = %(id)s"
 KEEP = both("""/* {table}_refer */
@@ -54,7 +62,7 @@ class Targets:
     def __init__(
         self, conn: Connection, kind: str, wanted: Any, key: Mapping[str, Any], *, own: str = ""
     ) -> None:
-        owner, scope = key.get("owner_id"), {name: key[name] for name in ("tenancy",) if name in key}
+        owner = key.get("owner_id")
         self.of = {ref.type: ref for ref in RESOURCES[kind].references}
         ids: dict[str, set[str]] = {}
         parent = RESOURCES[kind].parent
@@ -65,9 +73,14 @@ class Targets:
             for one in given if isinstance(given, list) else ():
                 if isinstance(one, dict) and (id_ := _id(one)):
                     ids.setdefault(ref.target, set()).add(id_)
+        lock, scope = _lock(""), {}
+        if "tenancy" in key:
+            beside = kind if own else parent if owner else None
+            lock = _lock(RESOURCES[beside].table if beside else "")
+            scope = {"tenancy": key["tenancy"], "beside": own or owner}
         self._found = [
-            (of, conn.execute(statement.of(of, scope), {**values, **scope}))
-            for of, statement, values in _locks(ids, kind if own else "", own)
+            (of, conn.execute((LOCK_OWN if mine else lock).of(of, scope), {**values, **scope}))
+            for of, mine, values in _locks(ids, kind if own else "", own)
         ]
 
     def resolved(self, wanted: References, known: References) -> dict[str, list[dict[str, str]]]:
@@ -124,24 +137,33 @@ def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:
     return f"names a {noun} that is being deleted" if deleted else ""
 
 
+@functools.cache
+def _lock(beside: LiteralString) -> Statements:
+    """What locks those that are referred to.
+
+    :param beside: the table of the resource whose dimensions they must have; empty: there is none
+    """
+    return both(LOCK.replace("{beside}", BESIDE.format(table=beside) if beside else ""))
+
+
 def _locks(
     ids: Mapping[str, set[str]], own_kind: str, own: str
-) -> Iterator[tuple[str, Statements, dict[str, Any]]]:
-    """Kind, statement and values of each lock, in the order of locks."""
+) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """Kind and values of each lock, in the order of locks, and whether it is that of the one itself."""
     for kind in RESOURCES:
         wanted = sorted(ids.get(kind, ()))
         if kind != own_kind:
             if wanted:
-                yield kind, LOCK, {"ids": wanted}
+                yield kind, False, {"ids": wanted}
             continue
         for some in ([id_ for id_ in wanted if id_ < own], [own], [id_ for id_ in wanted if id_ > own]):
             if some == [own]:
-                yield kind, LOCK_OWN, {"id": own}
+                yield kind, True, {"id": own}
             elif some:
-                yield kind, LOCK, {"ids": some}
+                yield kind, False, {"ids": some}
     # A resource may refer to itself; its own lock is the stronger one.
     if own in ids.get(own_kind, ()):
-        yield own_kind, LOCK, {"ids": [own]}
+        yield own_kind, False, {"ids": [own]}
 
 
 def insert(

@@ -17,7 +17,7 @@ from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, referrers
-from hyperfleet.resource import SET_STATUS, Hold
+from hyperfleet.resource import SET_STATUS, Hold, not_found
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ THESE: LiteralString = "id = ANY(%(ids)s)"
 
 
 OWNER_OF = both(OWNER)
+THERE = both("""/* {table}_seen */
+SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}
+""")
 
 
 @functools.cache
@@ -329,6 +332,11 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
     around, let_go = _around(kind)
     values = {"ids": [key["id"]], "at": at, **origin.values()}
     with service.turns.of(key["id"]), transaction(service.pool) as conn:
+        if around and "tenancy" in key:
+            # Nobody holds up others by naming what is theirs.
+            seen = conn.execute(THERE.of(kind, key), {"owner_id": None, **key}).fetchone()
+            if seen is None:
+                raise not_found(kind, key["id"])
         for statement in around:
             conn.execute(statement, {"owner_id": None, **key, **values, "marked": False})
         owners = lock_above(conn, kind, key)

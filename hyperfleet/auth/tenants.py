@@ -77,4 +77,5 @@ def _one(headers: Headers, name: str) -> str:
     if len(values) > 1:
         # One is the client's own, and which is not known.
         raise Problem(errors.FORBIDDEN, f"There must be one {name} header.")
-    return values[0].strip() if values else ""
+    # Of white space HTTP knows these alone; what else looks like it is part of a value.
+    return values[0].strip(" \t") if values else ""

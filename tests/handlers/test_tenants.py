@@ -33,6 +33,11 @@ entities:
   - {kind: Version, plural: versions, parent_kind: Channel, on_parent_delete: cascade}
   - {kind: Addon, plural: addons, parent_kind: Cluster, on_parent_delete: restrict}
   - {kind: User, plural: users, references: [{ref_type: channel, target_kind: Channel}]}
+  - kind: Seat
+    plural: seats
+    parent_kind: Channel
+    on_parent_delete: cascade
+    references: [{ref_type: channel, target_kind: Channel}]
 """
 
 
@@ -503,3 +508,83 @@ def test_the_past_of_a_resource_is_its_tenants(world: World) -> None:
             problem(other.get(f"{path}/{past}", headers={"If-None-Match": tag}), 404)
         back = answered(one.post(at(resource, "/rollback"), json={"generation": 1}))
         assert (back["generation"], back["spec"]) == (3, {})
+
+
+def refers(channel: Json, name: str = "r") -> Json:
+    return {"name": name, "spec": {}, "references": {"channel": [{"id": channel["id"]}]}}
+
+
+def channel(api: Api, name: str = "c") -> Json:
+    return answered(api.post("/channels", json={"name": name, "spec": {}}), 201)
+
+
+def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> None:
+    """Who has fewer dimensions sees what several have, and yet does not join it."""
+    org = f"org-{uuid4().hex[:8]}"
+    a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
+    channels = {api: channel(api) for api in (a, b, whole)}
+    user = answered(a.post("/users", json={"name": "u", "spec": {}}), 201)
+    for other in (b, whole):
+        body = refers(channels[other])
+        refused = problem(whole.patch(at(user), json={"references": body["references"]}), 400)
+        assert "must be the id of a channel that there is" in refused["detail"]
+        # What belongs to another has that one's dimensions.
+        problem(whole.post(at(channels[a], "/seats"), json=body), 400)
+        problem(a.post(at(channels[a], "/seats"), json=body), 400)
+    assert "references" not in answered(a.get(at(user)))
+    for api in (a, whole):
+        own = refers(channels[a], f"by-{'project' if api is a else 'org'}")
+        answered(api.patch(at(user), json={"references": own["references"]}))
+        answered(api.post(at(channels[a], "/seats"), json=own), 201)
+    # Whoever sees all of the organization's sees where this leads.
+    answered(whole.post("/users", json=refers(channels[b])), 201)
+    # Below what is not there.
+    problem(b.post(at(channels[a], "/seats"), json=refers(channels[b])), 404)
+
+
+def test_nobody_hears_by_whose_references_a_resource_is_kept(world: World) -> None:
+    org = f"org-{uuid4().hex[:8]}"
+    one, whole = world.caller(org, "a"), world.caller(org)
+    kept = channel(one)
+    hidden = [
+        answered(whole.post("/users", json=refers(kept, f"hidden-{number}")), 201) for number in (1, 2)
+    ]
+    refused = problem(one.delete(at(kept)), 409)
+    assert "2 resources refer to it" in refused["detail"]
+    for user in hidden:
+        assert user["id"] not in str(refused)
+        assert user["name"] not in str(refused)
+    own = answered(one.post("/users", json=refers(kept, "mine")), 201)
+    answered(whole.delete(at(hidden[0])), 202)
+    refused = problem(one.delete(at(kept)), 409)
+    assert f"mine ({own['id']}) refers to it as channel" in refused["detail"]
+    assert "1 resource refers to it" in refused["detail"]
+    assert "hidden" not in str(refused)
+    told = problem(whole.delete(at(kept)), 409)["detail"]
+    assert "hidden-2" in told
+    assert "mine" in told
+
+
+def test_nobody_holds_up_others_by_naming_what_is_theirs(world: World) -> None:
+    """No lock is taken or waited for on what is another's."""
+    one, other = world.caller(), world.caller()
+    kept, mine = channel(one), channel(other)
+    user = answered(one.post("/users", json=refers(kept)), 201)
+    with psycopg.connect(world.database) as conn:
+        conn.execute("SELECT FROM resources WHERE id = ANY(%s) FOR UPDATE", [[kept["id"], user["id"]]])
+        for answer in (
+            lambda: other.patch(at(user), json={"references": refers(kept)["references"]}, timeout=3),
+            lambda: other.patch(at(user), json={"references": refers(mine)["references"]}, timeout=3),
+            lambda: other.post(at(kept, "/force-delete"), json={"reason": "x"}, timeout=3),
+            lambda: other.post(at(kept, "/seats"), json=refers(mine), timeout=3),
+            lambda: other.post("/users", json=refers(kept), timeout=3),
+            lambda: other.delete(at(kept), timeout=3),
+            lambda: other.report(kept, "dns"),
+        ):
+            assert answer().status_code in (400, 404)
+
+
+def test_white_space_that_http_does_not_know_is_part_of_a_value(world: World) -> None:
+    for name, space in itertools.product(("X-System", "X-Org"), ("\xa0", "\x85")):
+        said = {name: f"{space}true".encode("latin-1")}
+        assert Api(world.url).get("/clusters", headers=said).status_code == 403
