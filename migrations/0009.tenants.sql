@@ -1,5 +1,21 @@
 -- Whose a resource is. Rows without a tenant, as all are where tenants are not told apart, cost nothing
 -- in what follows.
+
+-- Who waits for a table keeps all who come after from it: behind a dump nobody waits for long.
+DO $$
+BEGIN
+    LOOP
+        BEGIN
+            SET LOCAL lock_timeout = '500ms';
+            LOCK TABLE all_resources, clusters, node_pools, resources IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(1);
+        END;
+    END LOOP;
+END
+$$;
+
 ALTER TABLE clusters ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE node_pools ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE resources ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';

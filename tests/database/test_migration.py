@@ -1,6 +1,7 @@
 """The schema goes forward and back."""
 
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -97,3 +98,27 @@ def test_serve_says_at_its_start_which_migrations_are_pending(database: str) -> 
     migration.roll_back(database, 1)
     with Serving("--no-auth", "--database-url", database) as server:
         assert f"{newest} pending: run hyperfleet migrate" in server.output
+
+
+def test_tenants_come_while_somebody_dumps_and_others_write(
+    database: str, sql: psycopg.Connection
+) -> None:
+    """Behind a lock that is waited for, all who come after wait as well."""
+    names = [name for name in migration.names() if name >= "0009"]
+    migration.roll_back(database, len(names))
+    sql.execute("SET lock_timeout = '3s'")
+    with psycopg.connect(database) as dump, ThreadPoolExecutor(1) as threads:
+        dump.execute("SELECT FROM resources, clusters, all_resources")
+        applied = threads.submit(migration.apply, database)
+        try:
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                sql.execute("UPDATE clusters SET version = version")
+                sql.execute("UPDATE resources SET version = version")
+            assert not applied.done()
+        finally:
+            dump.rollback()
+        assert applied.result(30) == names
+    # As after one that was killed between its last statement and the note that it is done.
+    sql.execute("DELETE FROM _yoyo_migration WHERE migration_id ~ '^0010'")
+    assert migration.apply(database) == [name for name in names if name.startswith("0010")]
