@@ -133,7 +133,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     Raises Problem for a result that could not have been created.
     """
     referring = change.body.get("references")
-    with service.turns.of(key["id"]), transaction(service.pool) as conn:
+    with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
         targets = (
             references.Targets(conn, kind, referring, _scope(key), own=key["id"]) if referring else None
         )
@@ -198,7 +198,7 @@ def mark(
     """Marks a resource as deleted, and all that is below it; removes at once what nobody has to
     finalize. Marking it again changes nothing. Raises Problem where something below restricts it.
     """
-    with service.turns.of(key["id"]), transaction(service.pool) as conn:
+    with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
         owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
         under = {**key, "root": kind, "owner_id": None}

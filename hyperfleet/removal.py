@@ -17,7 +17,7 @@ from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, referrers
-from hyperfleet.resource import SET_STATUS, Hold, not_found
+from hyperfleet.resource import SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 
 logger = logging.getLogger(__name__)
@@ -331,7 +331,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
     locks, record, removals = _removal(kind)
     around, let_go = _around(kind)
     values = {"ids": [key["id"]], "at": at, **origin.values()}
-    with service.turns.of(key["id"]), transaction(service.pool) as conn:
+    with service.turns.of(turn(key)), transaction(service.pool) as conn:
         if around and "tenancy" in key:
             # Nobody holds up others by naming what is theirs.
             seen = conn.execute(THERE.of(kind, key), {"owner_id": None, **key}).fetchone()

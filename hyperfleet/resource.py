@@ -9,7 +9,7 @@ from typing import Any, LiteralString, NamedTuple
 import uuid_utils
 from psycopg.types.json import Jsonb
 
-from hyperfleet import times
+from hyperfleet import tenancy, times
 from hyperfleet.audit import Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
@@ -212,6 +212,16 @@ class Hold:
         if held is None:
             raise not_found(self.kind, self.key["id"])
         return held
+
+
+def turn(key: Mapping[str, Any]) -> str:
+    """Where a caller queues to change a resource: not with those who do not see what he sees, or may
+    name what is not theirs.
+
+    :param key: what the caller looks for
+    """
+    id_: str = key["id"]
+    return id_ + tenancy.text(key["tenancy"].obj) if "tenancy" in key else id_
 
 
 def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:

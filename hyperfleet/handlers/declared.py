@@ -108,7 +108,8 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
         references.insert, kind=kind, statement=_create(kind), values=values, wanted=wanted
     )
     created: Sequence[Any] | None
-    with service.turns.of(owner_id or f"name {kind} {values['name']} {once.tenant}"):
+    queue = (owner_id or f"name {kind} {values['name']} ") + once.tenant
+    with service.turns.of(queue):
         if once.key is None and not wanted:
             row = fetch_one(service.pool, _create(kind), {"rows": Jsonb([values])})
             created = row and row[1:]

@@ -65,7 +65,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     once, wanted = request.once(body), body.get("references")
     insert = partial(references.insert, kind="NodePool", statement=CREATE, values=values, wanted=wanted)
     created: Sequence[Any] | None
-    with service.turns.of(values["owner_id"]):
+    with service.turns.of(values["owner_id"] + once.tenant):
         if once.key is None and not wanted:
             row = fetch_one(service.pool, CREATE, {"rows": Jsonb([values])})
             created = row and row[1:]

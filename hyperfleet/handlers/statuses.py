@@ -152,7 +152,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
 
     Returns None when the resource was marked meanwhile: what it belongs to has to be locked before it.
     """
-    with service.turns.of(owner["id"]):
+    with service.turns.of(resource.turn(owner)):
         state = STATE_SEEN if service.foldings[kind].rules else STATE
         found = wait_for(service.together(state.of(kind, owner)).get(owner["id"]))
         if found is None or owner.get("owner_id") not in (None, found[0]):

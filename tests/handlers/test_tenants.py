@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -582,6 +583,32 @@ def test_nobody_holds_up_others_by_naming_what_is_theirs(world: World) -> None:
             lambda: other.report(kept, "dns"),
         ):
             assert answer().status_code in (400, 404)
+
+
+def test_nobody_waits_for_the_turn_of_others(world: World) -> None:
+    """What a tenant changes at length keeps no other one waiting, who would learn that it is there."""
+    one, other = world.caller(), world.caller()
+    cluster, new = one.cluster(), {"name": "new", "spec": {}}
+    with psycopg.connect(world.database) as conn, ThreadPoolExecutor(1) as threads:
+        conn.execute("SELECT FROM clusters WHERE id = %s FOR UPDATE", [cluster["id"]])
+        changing = threads.submit(one.patch, at(cluster), json={"spec": {"n": 1}})
+        try:
+            until = time.monotonic() + 5
+            while not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                assert time.monotonic() < until
+            for answer in (
+                lambda: other.patch(at(cluster), json={"spec": {}}, timeout=3),
+                lambda: other.delete(at(cluster), timeout=3),
+                lambda: other.post(
+                    at(cluster, "/nodepools"), json={"name": "pool", "spec": {}}, timeout=3
+                ),
+                lambda: other.post(at(cluster, "/addons"), json=new, timeout=3),
+                lambda: other.post(at(cluster, "/force-delete"), json={"reason": "x"}, timeout=3),
+            ):
+                problem(answer(), 404)
+        finally:
+            conn.rollback()
+        answered(changing.result())
 
 
 def test_white_space_that_http_does_not_know_is_part_of_a_value(world: World) -> None:
