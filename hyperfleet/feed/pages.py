@@ -34,7 +34,7 @@ WITH scanned AS MATERIALIZED (
 ), matched AS (
     SELECT scanned.*, item.document FROM scanned LEFT JOIN LATERAL (
         SELECT {document} AS document FROM {table}
-        WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only}
+        WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only} {theirs}
     ) AS item ON true
     WHERE scanned.kind = ANY(%(kinds)s) {scope}
       AND (%(owner_id)s::uuid IS NULL OR scanned.owner_id = %(owner_id)s::uuid)
@@ -64,6 +64,8 @@ ORDER BY item.position, item.sequence
 """
 # What a caller sees who is of a tenant.
 SCOPE = "AND scanned.tenancy @> %(tenancy)s"
+# An operator may have given it to another meanwhile; what is shown is as it is now.
+THEIRS = "AND {table}.tenancy @> %(tenancy)s"
 ANEW = "/* changes_anew */ SELECT hyperfleet_feed_anew(false)"
 
 MEMBERS = ("change", "kind", "id", "owner_id", "name", "generation", "version", "time", "by")
@@ -140,6 +142,7 @@ def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
         document=of.document,
         condition=condition,
         scope=SCOPE if wanted.tenant else "",
+        theirs=THEIRS.format(table=of.table) if wanted.tenant else "",
         now=NOW,
         bytes=BYTES,
     )

@@ -615,3 +615,20 @@ def test_white_space_that_http_does_not_know_is_part_of_a_value(world: World) ->
     for name, space in itertools.product(("X-System", "X-Org"), ("\xa0", "\x85")):
         said = {name: f"{space}true".encode("latin-1")}
         assert Api(world.url).get("/clusters", headers=said).status_code == 403
+
+
+def test_the_feed_shows_nothing_of_what_was_given_to_another(world: World) -> None:
+    one, other = world.caller(), world.caller()
+    start = answered(one.get("/changes"))["next"]
+    cluster = one.cluster(spec={"secret": 1})
+    with psycopg.connect(world.database, autocommit=True) as conn:
+        conn.execute(
+            "UPDATE clusters SET tenancy = jsonb_build_object('org', %s::text) WHERE id = %s",
+            [other.headers["X-Org"], cluster["id"]],
+        )
+    answered(other.patch(at(cluster), json={"spec": {"secret": 2}}))
+    told = answered(one.get("/changes", params={"after": start}))["items"]
+    assert [item["change"] for item in told] == ["created"]
+    assert "secret" not in str(told)
+    theirs = answered(other.get("/changes", params={"after": start}))["items"]
+    assert [item["resource"]["spec"] for item in theirs] == [{"secret": 2}]
