@@ -1,6 +1,7 @@
 """The contract of declared kinds, made from what it says of resources of all kinds."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,7 +40,9 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
     named, answers = components["schemas"], components["responses"]
     for name in (*OWN, *REQUESTS):
         _put(named, _called(name, kind), _schema(document, name, kind), kind)
-    if kind.spec not in (one.spec for one in RESOURCES.values() if one is not kind):
+    earlier = itertools.takewhile(lambda one: one is not kind, RESOURCES.values())
+    # Several kinds may share a schema, the native ones' too.
+    if kind.spec not in (one.spec for one in (*NATIVE.values(), *earlier)):
         _put(named, kind.spec, copy.deepcopy(named["ResourceSpec"]), kind)
     for name in ANSWERS:
         _put(answers, _called(name, kind), _of_kind(answers[name], kind), kind)

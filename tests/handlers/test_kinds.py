@@ -36,6 +36,8 @@ KINDS: list[Json] = [
     },
     {"kind": "Region", "plural": "regions"},
     {"kind": "Channel", "plural": "channels", "spec_schema_name": "ChannelShape"},
+    # Has its schema in common with another.
+    {"kind": "Mirror", "plural": "mirrors", "spec_schema_name": "ChannelShape"},
     {"kind": "Version", "plural": "versions", "parent_kind": "Channel"},
     {
         "kind": "WifConfig",
@@ -362,7 +364,7 @@ def test_a_creation_with_a_key_is_repeated_safely(world: World) -> None:
 
 def test_specs_are_held_against_the_schema_that_the_kind_names(world: World) -> None:
     api, wrong = world.api, {"stable": "yes"}
-    for path, more in (("/channels", {}), ("/resources", {"kind": "Channel"})):
+    for path, more in (("/channels", {}), ("/resources", {"kind": "Channel"}), ("/mirrors", {})):
         said = refused(api.post(path, json={"name": unique(), "spec": wrong, **more}), 400)
         assert "spec.stable" in said
     channel = world.make("Channel", spec={"stable": True})
@@ -451,7 +453,7 @@ def test_metrics_and_readiness_know_the_kinds(world: World) -> None:
     metrics = requests.get(world.server.metrics, timeout=10).text
     assert 'resource_type="wifconfig"' in metrics
     ready = requests.get(world.server.health + "/readyz", timeout=10).json()
-    assert ready["provider_schema"]["validated"] == ["Channel"]
+    assert ready["provider_schema"]["validated"] == ["Channel", "Mirror"]
 
 
 def test_a_new_document_is_read_with_the_kinds(world: World) -> None:
@@ -604,6 +606,17 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Error", "plural": "slips"}], "cannot be called Error"),
     ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels stands for something else already"),
 ]
+
+
+def test_kinds_may_share_a_schema_that_no_document_has(database: str, tmp_path: Path) -> None:
+    shared = {"spec_schema_name": "SharedSpec"}
+    config = declared_kinds.file(
+        tmp_path, [{**CHANNEL, **shared}, {"kind": "Mirror", "plural": "mirrors", **shared}]
+    )
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+        for plural in ("channels", "mirrors"):
+            made = Api(server.url).post(f"/{plural}", json={"name": unique(), "spec": {"any": 1}})
+            assert answered(made, 201)["spec"] == {"any": 1}
 
 
 @pytest.mark.parametrize(("given", "says"), WRONG, ids=[says for _, says in WRONG])
