@@ -6,6 +6,7 @@ linear time. How much a round may have to do it does not bound; that is done her
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +25,10 @@ JSON = 1024 * 1024
 ROUNDS, WORK, COPY = 10_000, 128 * 1024 * 1024, 8
 # To look for one long text in another takes as long as their lengths multiplied, if many times faster.
 SEARCH = 400
+
+# Seconds of the processor that all expressions which are asked about the same values may take together.
+# Nobody else is served meanwhile.
+SECONDS = 1.0
 
 # What a text and a comment look like, and a name between backticks: none of them holds a loop.
 QUOTED = re.compile(
@@ -58,6 +63,7 @@ class Values:
 
     def __init__(self, values: Mapping[str, Any], size: int, longest: int) -> None:
         self.size, self.longest = size, longest
+        self.until = time.thread_time() + SECONDS
         try:
             self.prepared = _environment().Activation(dict(values))
         except Exception as error:
@@ -90,8 +96,10 @@ class Expression:
 
     def value(self, values: Values) -> Value:
         """What it comes to. Raises Failed where that is an error, or a list, a map or the like;
-        and where it could take too long to find out.
+        and where it could take too long to find out, or those before it have.
         """
+        if time.thread_time() > values.until:
+            raise Failed(f"the rules before it took longer than {SECONDS:g} s")
         if self._shape.work(values) > WORK:
             raise Failed("it could take too long, with its loops and as much as there is to look at")
         try:

@@ -151,6 +151,27 @@ def test_a_rule_that_fails_costs_no_report_and_is_told_of_once(server: Serving) 
     assert 'Key not found in map : "nothing"' in lines[0]
 
 
+def test_many_rules_that_take_long_do_not_keep_a_report_for_long(database: str, tmp_path: Path) -> None:
+    def rule(type_: str, when: str) -> Json:
+        output = {name: {"expression": "'True'"} for name in ("status", "reason", "message")}
+        return {"type": type_, "when": {"expression": when}, "output": output}
+
+    # Each takes a while with data as below, and none is refused by itself.
+    slow = " || ".join(["dig(statuses, 'a') == ''"] * 28) + " || true"
+    rules = [rule("A", "true"), *(rule(f"Slow{number}", slow) for number in range(49))]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"entities": [{"kind": "Cluster", "conditions": rules}]}))
+    with Serving("--no-auth", "--database-url", database, "--config", str(path)) as serving:
+        api = Api(serving.url)
+        cluster = api.cluster()
+        assert len(shown(api, cluster).keys() & {one["type"] for one in rules}) == 50
+        assert api.report(cluster, "a", data={"l": [[]] * 20_000}).status_code == 201
+        there = shown(api, cluster)
+        assert "A" in there
+        assert "Slow48" not in there
+        assert "the rules before it took longer than 1 s" in serving.output
+
+
 def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
     service: Callable[..., Api], database: str, rules: Path
 ) -> None:
