@@ -25,6 +25,30 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class _Loader(yaml.BaseLoader):
+    """Reads all as it is written, "yes" may be a name and 0123 a password, and no key twice: one of two
+    would count, and nobody be told.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Twice(key)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Twice(Exception):
+    """A mapping has a key twice."""
+
+    def __init__(self, key: yaml.ScalarNode) -> None:
+        mark = key.start_mark
+        place = f"see line {mark.line + 1}, column {mark.column + 1}"
+        super().__init__(f"has the key {key.value[:100]} twice: {place}")
+
+
 class Read(NamedTuple):
     """What a settings file holds.
 
@@ -45,8 +69,9 @@ def read_file(path: Path) -> Read:
     setting which does not exist. No line of the file is in it, since that may hold a password.
     """
     try:
-        # All as it is written: "yes" may be a name, and 0123 a password.
-        tree = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506
+    except _Twice as error:
+        raise ConfigurationError(f"{path} {error}.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""

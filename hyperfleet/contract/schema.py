@@ -69,7 +69,9 @@ def compile_schema(
 
     Nothing is fetched. Raises ValueError for a schema that is none.
     """
-    named = {name: plain(inner, old=old) for name, inner in (named or {}).items()}
+    # Not all of them: there are some for each kind, and a validator of each.
+    reached = _reached(schema, named) if named else {}
+    named = {name: plain(inner, old=old) for name, inner in reached.items()}
     whole = _dialect(plain(schema, old=old), named, old)
     if named:
         components = {name: _dialect(inner, named, old) for name, inner in named.items()}
@@ -83,6 +85,26 @@ def compile_schema(
         offline=True,
     )
     return Validator(compiled, whole if isinstance(whole, Mapping) else {})
+
+
+def _reached(schema: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the named schemas that a schema refers to, directly or not."""
+    found: dict[str, Any] = {}
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        if not isinstance(part, Mapping):
+            continue
+        waiting += part.values()
+        ref = part.get("$ref")
+        if isinstance(ref, str) and ref.startswith(PREFIX):
+            name = pointer(ref)[2]
+            if name in named and name not in found:
+                found[name] = named[name]
+                waiting.append(named[name])
+    return found
 
 
 def _is_base64(text: str) -> bool:

@@ -19,6 +19,8 @@ from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 from resources import FINALIZED, at
 
+from hyperfleet.contract.schema import PREFIX, compile_schema
+
 pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
@@ -599,6 +601,9 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that there is none"),
     ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
     ([{**CHANNEL, "search_disallowed_fields": ["spec"]}], "fields are not supported yet"),
+    # One of two would count, and nobody be told.
+    ("entities: []\nentities: []\n", "the key entities twice: see line 2, column 1"),
+    ("entities:\n- {kind: A, plural: as, plural: bs}\n", "the key plural twice: see line 2, column 25"),
     ([{**CHANNEL, "colour": "red"}], "colour is not supported"),
     ([{**CHANNEL, "require_spec_schema": True}], "--openapi-schema-path names no document"),
     ([{"kind": "Cluster", "plural": "groups"}], "Cluster.plural is 'clusters' and cannot be changed"),
@@ -619,9 +624,27 @@ def test_kinds_may_share_a_schema_that_no_document_has(database: str, tmp_path: 
             assert answered(made, 201)["spec"] == {"any": 1}
 
 
+def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:
+    # Each kind brings schemas and validators along: the start took the square of their number.
+    named = {
+        "Channel": {"properties": {"spec": {"$ref": PREFIX + "Shape"}}},
+        "Shape": {"properties": {"next": {"$ref": PREFIX + "Shape"}, "n": {"$ref": PREFIX + "Number"}}},
+        "Number": {"type": "integer"},
+        "Other": {"properties": {"spec": {"$ref": PREFIX + "Channel"}}},
+    }
+    compiled, text = compile_schema(named["Channel"], named)
+    assert text["components"]["schemas"].keys() == {"Shape", "Number"}
+    assert compiled.is_valid({"spec": {"next": {"n": 1}}})
+    assert not compiled.is_valid({"spec": {"next": {"n": "x"}}})
+
+
 @pytest.mark.parametrize(("given", "says"), WRONG, ids=[says for _, says in WRONG])
-def test_a_mistake_ends_the_start_with_a_sentence(tmp_path: Path, given: list[Json], says: str) -> None:
+def test_a_mistake_ends_the_start_with_a_sentence(
+    tmp_path: Path, given: list[Json] | str, says: str
+) -> None:
     config = declared_kinds.file(tmp_path, given)
+    if isinstance(given, str):
+        Path(config).write_text(given)
     data = f"--data-dir={tmp_path / 'data'}"
     done = run("config", "--check", "--no-auth", f"--config={config}", data)
     assert done.returncode != 0
