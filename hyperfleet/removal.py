@@ -4,8 +4,9 @@ The order of locks is that of :mod:`hyperfleet.lifecycle`.
 """
 
 import functools
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -16,7 +17,7 @@ from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, referrers
+from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, quoted, referrers
 from hyperfleet.resource import SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 
@@ -67,8 +68,11 @@ REMOVE_REFERRED: LiteralString = REMOVE.replace(
 # A resource, what is below it, what it belongs to and who refers to any of them. Who changes a node pool
 # twice in a transaction looks for its cluster, as the foreign key has it; this lock lets it.
 LOCK_AROUND: LiteralString = """/* {table}_lock_around */
-SELECT 1 FROM {table} WHERE id IN ({ids}) ORDER BY id FOR NO KEY UPDATE
+SELECT 1 FROM {table} WHERE id IN ({ids}) {only} ORDER BY {order} id FOR NO KEY UPDATE
 """
+# Of kinds that share a table: theirs is the order of locks, too.
+KIND_BY_KIND: LiteralString = "array_position(ARRAY[{kinds}], kind),"
+AMONG: LiteralString = "AND kind IN ({kinds})"
 GIVEN: LiteralString = "SELECT unnest(%(ids)s::uuid[])"
 OF_KIND: LiteralString = "SELECT id FROM {table} WHERE {which}"
 SOURCES: LiteralString = "SELECT source_id FROM resource_references WHERE target_id IN ({tree})"
@@ -162,14 +166,25 @@ def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
         ids[of.name] = [OF_KIND.format(table=of.table, which=owned(of.name, kind, IDS))]
     for of in sources:
         ids.setdefault(of.name, []).append(referring)
-    locks: list[LiteralString] = [
-        LOCK_AROUND.format(table=of.table, ids=" UNION ALL ".join(ids[of.name]))
-        for of in RESOURCES.values()
-        if of.name in ids
-    ]
+    # A statement for each kind would take seconds where many refer to what has much below it.
+    locks: list[LiteralString] = []
+    for run in _runs(of for of in RESOURCES.values() if of.name in ids):
+        inner = " UNION ALL ".join(dict.fromkeys(one for of in run for one in ids[of.name]))
+        order = KIND_BY_KIND.format(kinds=quoted(of.name for of in run)) if run[0].shared else ""
+        locks.append(LOCK_AROUND.format(table=run[0].table, ids=inner, only=_only(run), order=order))
     return locks, [
-        LET_GO.format(table=of.table, tree=whole, sources=referring, only=of.only) for of in sources
+        LET_GO.format(table=run[0].table, tree=whole, sources=referring, only=_only(run))
+        for run in _runs(sources)
     ]
+
+
+def _runs(kinds: Iterable[Kind]) -> list[list[Kind]]:
+    """The kinds in their order, those together that follow each other in the same table."""
+    return [[*run] for _, run in itertools.groupby(kinds, key=lambda of: of.table)]
+
+
+def _only(kinds: Sequence[Kind]) -> LiteralString:
+    return AMONG.format(kinds=quoted(of.name for of in kinds)) if kinds[0].shared else ""
 
 
 @functools.cache
