@@ -482,7 +482,7 @@ def test_it_refuses_to_run_where_that_cannot_be_meant(
         said = take(database, other, code=1)
         assert "is no database of the original" in said
         assert "Tables found: _yoyo_log, _yoyo_migration" in said
-        assert "clusters, generations, idempotency_keys" in said
+        assert "clusters, feeds, generations, idempotency_keys" in said
     assert "is the one of this service" in take(database, database, code=1)
     assert "lacks migrations (0001.resources, " in take(empty, database, code=1)
     for arguments, says in (

@@ -106,6 +106,8 @@ def test_what_one_version_writes_the_other_reads(both: dict[str, Api], writer: s
         assert answers[0]["total"] >= 1, path
         for answer in answers:
             answer.pop("next", None)
+            # A version that keeps no feed leads to none.
+            answer.pop("changes", None)
         assert answers[0] == answers[1], path
 
     for one in (cluster, pool):
