@@ -7,7 +7,7 @@ import flask
 
 from hyperfleet.errors import CATALOGUE, NOT_FOUND, Problem
 from hyperfleet.handlers.response import answer
-from hyperfleet.lists import page
+from hyperfleet.lists import body, page
 
 DOCUMENTS = {code: json.dumps(entry.document()).encode() for code, entry in sorted(CATALOGUE.items())}
 
@@ -17,7 +17,7 @@ def get_errors(**query: Any) -> flask.Response:
     number, size = page.number_and_size(query)
     documents = list(DOCUMENTS.values())
     shown = documents[(number - 1) * size : number * size]
-    return answer(page.render("Error", number, len(documents), shown))
+    return answer(body.render("Error", number, len(documents), shown))
 
 
 def get_error_by_id(error_id: str) -> flask.Response:

@@ -12,8 +12,9 @@ from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.kinds import SCOPE, both
 from hyperfleet.lifecycle import Stored
-from hyperfleet.lists import page
-from hyperfleet.lists.page import Long, Within
+from hyperfleet.lists import body, page
+from hyperfleet.lists.body import Long
+from hyperfleet.lists.page import Within
 from hyperfleet.lists.projection import Shape
 from hyperfleet.resource import not_found, sees
 
@@ -111,13 +112,13 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
             wanted, found = service.tenants.page(reader, kind, query, tenant)
         else:
             wanted, found = page.page(reader, kind, query, within)
-        text = page.text(kind, wanted, found, shape, path, given)
-        changes = page.changes(kind, found, shape, given, within)
+        text = body.text(kind, wanted, found, shape, path, given)
+        changes = body.changes(kind, found, shape, given, within)
         if isinstance(text, Long):
             return text._replace(changes=changes), ""
         tag = xxh3_128_hexdigest(text)
         service.tags.keep(key, tag, found.moment, renewed)
-        return page.linked(text, changes), tag
+        return body.linked(text, changes), tag
 
     def documents(identities: list[str]) -> dict[str, bytes]:
         def read() -> dict[str, bytes]:
@@ -128,6 +129,6 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
 
     text, tag = wait_for(service.lists.get(key, lambda: run(made)))
     if isinstance(text, Long):
-        return answer(page.stream(text, documents), 200, shape.headers)
+        return answer(body.stream(text, documents), 200, shape.headers)
     headers = {"ETag": weak(tag), **shape.headers}
     return empty(304, headers) if request.knows(tag) else answer(text, 200, headers)
