@@ -456,7 +456,10 @@ OUTPUT = written()["output"]
         ([entity(), entity()], "entities names the kind Cluster twice."),
         ([entity(name_min_len="x")], "Cluster.name_min_len must be a number from 0 to 63."),
         ([entity(require_spec_schema="x")], "Cluster.require_spec_schema must be true or false."),
-        ([entity(references=[])], "Cluster.references are not supported yet."),
+        (
+            [entity(search_disallowed_fields=[])],
+            "Cluster.search_disallowed_fields are not supported yet.",
+        ),
         ([entity(condition=[])], "Cluster.condition is not supported: unknown. Is conditions meant?"),
         ([entity(plural="klusters")], "Cluster.plural is 'clusters' and cannot be changed"),
         ([entity(parent_kind="Fleet")], "Cluster.parent_kind is none and cannot be changed"),

@@ -193,7 +193,7 @@ def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
 def test_without_rules_neither_spec_nor_data_is_read() -> None:
     assert "spec" not in STATE["Cluster"]
     assert "spec" in STATE_SEEN["Cluster"]
-    plain = _statements("Cluster", whole=False, seen=False, children=True, root="")
+    plain = _statements("Cluster", whole=False, seen=False, children=True, root="", scoped=False)
     assert not any(re.search(r"\bspec\b|\bdata\b", one) for one in plain)
 
 
