@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ SMALL = 4096
 # long key comes back in the path of each operation.
 SECONDS = 2
 MEMORY = 512 * 1024 * 1024
+# Seconds that a pair waits for those before it; who compares much takes nothing from others but detail.
+PATIENCE = 3
 # Operations that take more than so many times the documents explain nothing.
 LARGEST = 4
 
@@ -33,8 +36,8 @@ class Differences:
     slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     async def text(self, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bytes:
-        """The JSON text of the operations. Where it costs too much to find out what members differ in,
-        those that differ are replaced as a whole.
+        """The JSON text of the operations. Where it costs too much to find out what members differ in, or
+        too many are compared, those that differ are replaced as a whole.
 
         :param before: the members, each as JSON text that PostgreSQL has written, as is ``after``
         """
@@ -45,8 +48,17 @@ class Differences:
         )
         if len(pair) <= SMALL:
             return json.dumps(between(*json.loads(pair))).encode()
-        async with self.slot:
-            answer = await _apart(pair)
+        answer = b""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.slot.acquire()
+        except TimeoutError:
+            pass
+        else:
+            try:
+                answer = await _apart(pair)
+            finally:
+                self.slot.release()
         replaced = (
             b'{"op":"replace","path":"/%b","value":%b}' % (name.encode(), after[name])
             for name in changed
@@ -83,6 +95,8 @@ def _answer(pair: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    # Whoever is served meanwhile comes first.
+    os.nice(10)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.stdout.buffer.write(_answer(sys.stdin.buffer.read()))

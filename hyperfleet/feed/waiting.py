@@ -78,10 +78,10 @@ class Waiting:
 
     async def wait(self, place: Place, wish: Wish, seconds: float) -> bool:
         """Waits for something that comes behind a place; False: nothing has, or the service ends."""
-        if self.beyond(place):
-            return True
         if self.ended or seconds <= 0:
             return False
+        if self.beyond(place):
+            return True
         if self.seen is None:
             self.seen = place
             self.task = asyncio.create_task(self._look())

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api, Service
+from psycopg.conninfo import make_conninfo
 
 from hyperfleet.database.pool import new_pool
 from hyperfleet.feed import retention, waiting
@@ -134,6 +135,53 @@ def test_a_report_that_says_the_same_again_is_no_change(api: Api) -> None:
         assert api.report(cluster, **said).status_code == 201
         items, start = follow(api, start)
         assert [(one["change"], one["by"]) for one in items] == [("status", said.get("adapter", "dns"))]
+
+
+def test_what_changes_without_a_report_or_a_generation_is_told_too(
+    api: Api, sql: psycopg.Connection
+) -> None:
+    cluster = api.cluster()
+    assert api.report(cluster).status_code == 201
+    start = now(api)
+    # As an import does where somebody has mended the source by hand.
+    for what in ("spec = '{\"b\": 1}'", "labels = '{\"b\": \"1\"}'", "updated_time = now()"):
+        sql.execute(f"UPDATE clusters SET version = version + 1, {what}")  # noqa: S608 (fixed texts)
+        items, start = follow(api, start)
+        assert [(one["change"], one["by"]) for one in items] == [("updated", cluster["created_by"])]
+    # As rules of mapped conditions may: the reason of one condition becomes that of the next.
+    for one, two in ((',"reason":"A"', ""), ("", ',"reason":"A"')):
+        conditions = f'[{{"type":"X","status":"True"{one}}},{{"type":"Y","status":"True"{two}}}]'
+        sql.execute(
+            "UPDATE clusters SET version = version + 1, status = status || jsonb_build_object("
+            "'conditions', %s::jsonb)",
+            [conditions],
+        )
+        # The rest of them is not there.
+        items, start = follow(api, f"/changes?fields=id&after={start}")
+        assert [one["change"] for one in items] == ["status"]
+
+
+def test_who_waits_far_behind_is_answered_when_the_time_is_over(
+    api: Api, sql: psycopg.Connection
+) -> None:
+    token = now(api)
+    for number in range(4):
+        api.cluster(f"c{number}")
+    rows = "SELECT position, time, kind, gen_random_uuid(), 1, 1, name, 'status', tenancy FROM changes"
+    sql.execute("ALTER TABLE changes DISABLE TRIGGER changes_restored")
+    for _ in range(14):
+        sql.execute(
+            "INSERT INTO changes (position, time, kind, id, generation, version, name, change, "
+            f"tenancy) {rows}"
+        )
+    # Somebody who waits at the end has the process look.
+    with later(lambda: Api(api.url).get("/changes?wait=4"), 0):
+        time.sleep(0.5)
+        began = time.monotonic()
+        page = api.get(f"/changes?after={token}&wait=1&kind=NodePool")
+        assert time.monotonic() - began < 2
+    assert page.json()["items"] == []
+    assert page.json()["next"] != token
 
 
 def test_a_list_leads_to_what_changes_after_it(api: Api) -> None:
@@ -387,6 +435,28 @@ def test_a_token_of_another_feed_is_gone_and_says_what_to_do(api: Api, sql: psyc
     link = api.get("/clusters").json()["changes"]
     api.cluster("c2")
     assert told(follow(api, link)[0]) == [("created", "Cluster", "c2")]
+
+
+def test_a_role_that_may_only_write_serves_and_begins_a_new_feed(
+    service: Callable[..., Api], database: str, sql: psycopg.Connection
+) -> None:
+    sql.execute("DROP ROLE IF EXISTS hf_serves")
+    sql.execute("CREATE ROLE hf_serves LOGIN")
+    try:
+        sql.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO hf_serves")
+        api = service(make_conninfo(database, user="hf_serves"))
+        token = now(api)
+        cluster = api.cluster()
+        assert api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).status_code == 200
+        assert [one["change"] for one in follow(api, token)[0]] == ["created", "updated"]
+        sql.execute("UPDATE feeds SET server = server + 1")
+        assert api.get(f"/changes?after={token}").status_code == 410
+        token = now(api)
+        api.cluster("c2")
+        assert told(follow(api, token)[0]) == [("created", "Cluster", "c2")]
+    finally:
+        sql.execute("DROP OWNED BY hf_serves")
+        sql.execute("DROP ROLE hf_serves")
 
 
 def test_rows_of_another_server_hold_nothing_back(api: Api, sql: psycopg.Connection) -> None:
