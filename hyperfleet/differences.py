@@ -36,8 +36,8 @@ class Differences:
     slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     async def text(self, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bytes:
-        """The JSON text of the operations. Where it costs too much to find out what members differ in, or
-        too many are compared, those that differ are replaced as a whole.
+        """The JSON text of the operations. Where it costs too much to find out what members differ in,
+        or too many are compared, those that differ are replaced as a whole.
 
         :param before: the members, each as JSON text that PostgreSQL has written, as is ``after``
         """

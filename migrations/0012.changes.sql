@@ -91,6 +91,7 @@ DECLARE
     whose jsonb;
     before jsonb;
     after jsonb;
+    given boolean := false;
 BEGIN
     IF TG_OP = 'UPDATE' AND OLD.generation = NEW.generation THEN
         -- Nothing is new when a report says the same once more, or when what is shown beside changes
@@ -110,7 +111,9 @@ BEGIN
             AND jsonb_path_query_array(before, '$[*].type') = jsonb_path_query_array(after, '$[*].type')
         THEN
             -- An import may bring something else of the same generation.
-            IF OLD.updated_time = NEW.updated_time AND OLD.labels = NEW.labels AND OLD.spec = NEW.spec THEN
+            IF OLD.updated_time = NEW.updated_time AND OLD.labels = NEW.labels AND OLD.spec = NEW.spec
+                AND OLD.tenancy = NEW.tenancy
+            THEN
                 RETURN NULL;
             END IF;
             what := 'updated'; who := NEW.updated_by;
@@ -139,6 +142,12 @@ BEGIN
         of_kind := CASE TG_OP WHEN 'DELETE' THEN OLD.kind ELSE NEW.kind END;
         owner := CASE TG_OP WHEN 'DELETE' THEN OLD.owner_id ELSE NEW.owner_id END;
     END IF;
+    IF TG_OP = 'UPDATE' THEN
+        given := OLD.tenancy <> NEW.tenancy;
+        IF given THEN
+            whose := OLD.tenancy; what := 'removed'; who := NULL;
+        END IF;
+    END IF;
     IF what = 'status' THEN
         -- Whose report it was, if it came in the same transaction.
         who := (
@@ -157,6 +166,15 @@ BEGIN
         )),
         clock_timestamp(), of_kind, of_id, owner, of_generation, of_version, of_name, what, who, whose
     );
+    IF given THEN
+        -- To another tenant: gone for the one, new for the other.
+        INSERT INTO changes
+            (position, time, kind, id, owner_id, generation, version, name, change, by, tenancy)
+        SELECT position, time, kind, id, owner_id, generation, version, name, 'created', by, NEW.tenancy
+        FROM changes
+        WHERE id = of_id AND position <= greatest(own, pg_snapshot_xmax(pg_current_snapshot()))
+        ORDER BY position DESC, sequence DESC LIMIT 1;
+    END IF;
     RETURN NULL;
 END
 $$;

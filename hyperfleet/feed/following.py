@@ -105,7 +105,7 @@ class Feed:
                 yield b":\n\n"
                 await asyncio.sleep(FAILED)
                 continue
-            # What is not for this client is told no sooner than that the service is there: when something
+            # What is not for this client is told no sooner than that the service is there: when it
             # happens to what a tenant does not see is none of its business.
             if page.items or loop.time() - told >= BEAT:
                 yield page.events
