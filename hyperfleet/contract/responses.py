@@ -131,7 +131,8 @@ class Checked:
                 messages.append(message)
 
         await self.app(scope, receive, kept)
-        if streamed:
+        if streamed or not messages:
+            # Or nobody was there any more.
             return
         answer = _answer(operation, scope, messages)
         if self.mode == "sample":

@@ -26,6 +26,10 @@ HEAD = "hyperfleet.head"
 # nor connections from others.
 PIECES = 2
 
+# Bytes of a stream that are sent at a time: many may get the same, and each has its own copy of what it
+# does not take.
+SLICE = 32768
+
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
@@ -181,7 +185,11 @@ def _encoded(headers: Mapping[str, str]) -> Headers:
 
 async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:
     async for piece in pieces:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for at in range(0, len(piece), SLICE):
+            # Where the client is slow, the server finds out when the loop comes round, and waits then.
+            await asyncio.sleep(0)
+            part = piece[at : at + SLICE]
+            await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,0 +1,65 @@
+"""Those who follow the feed and do not take what they are sent."""
+
+import re
+import socket
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from conftest import Api
+from process import Serving
+
+pytestmark = pytest.mark.slow
+
+MANY, LARGE = 200, 900_000
+BASE = "/api/hyperfleet/v1/changes"
+
+
+def memory(server: Serving) -> int:
+    """Bytes of all processes of a server."""
+    first = server.process.pid
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (first, *children))
+    return sum(pages) * 4096
+
+
+def waiting(server: Serving) -> float:
+    text = requests.get(server.metrics, timeout=10).text
+    found = re.search(r"^hyperfleet_api_changes_waiting{.*} (.+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0
+
+
+@pytest.mark.parametrize("how", ["stream", "wait"])
+def test_a_large_change_is_not_kept_for_each_who_does_not_take_it(database: str, how: str) -> None:
+    with Serving("--no-auth", f"--database-url={database}", "--workers=1") as server:
+        api, address = Api(server.url), urlsplit(server.url)
+        token = api.get("/changes").json()["next"]
+        cluster = api.cluster()
+        token = api.get(f"/changes?after={token}").json()["next"]
+        query, accept = ("", "text/event-stream") if how == "stream" else ("&wait=30", "*/*")
+        request = f"GET {BASE}?after={token}{query} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+        clients = []
+        for _ in range(MANY):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((str(address.hostname), address.port))
+            client.sendall(request.encode())
+            clients.append(client)
+        end = time.monotonic() + 20
+        while waiting(server) < MANY:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        before = memory(server)
+        answer = api.patch(f"/clusters/{cluster['id']}", json={"spec": {"k": "x" * LARGE}})
+        assert answer.status_code == 200
+        # One who does take it has all of it.
+        page = api.get(f"/changes?after={token}&wait=5").json()
+        assert len(page["items"][0]["resource"]["spec"]["k"]) == LARGE
+        for client in clients:
+            client.settimeout(20)
+            assert client.recv(100)
+        assert memory(server) - before < MANY * LARGE / 2
+        for client in clients:
+            client.close()
