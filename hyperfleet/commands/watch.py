@@ -62,7 +62,14 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
                 f"{url.rstrip('/')}{BASE}/changes", params=params, headers=headers, timeout=TIMEOUT
             )
             page = answer.json()
-        except (requests.ConnectionError, requests.Timeout, ValueError):
+            # A proxy in between may have words of its own.
+            detail = page.get("detail", answer.reason)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise click.ClickException(f"--url: {error}") from None
+        except requests.exceptions.MissingSchema:
+            raise click.ClickException("--url must begin with http:// or https://.") from None
+        except (requests.RequestException, ValueError, AttributeError):
+            # Also where the answer ends before its end.
             pause = _wait(pause, "there is no answer")
             continue
         if answer.status_code == 410:
@@ -70,9 +77,9 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             click.echo(message, err=True)
             del wanted["after"]
         elif answer.status_code >= 500:
-            pause = _wait(pause, page["detail"])
+            pause = _wait(pause, detail)
         elif not answer.ok:
-            raise click.ClickException(page["detail"])
+            raise click.ClickException(detail)
         else:
             pause, wanted["after"] = FIRST, page["next"]
             for item in page["items"]:

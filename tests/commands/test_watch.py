@@ -1,6 +1,7 @@
 """`hyperfleet watch` prints what happens, and goes on after interruptions."""
 
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -97,3 +98,39 @@ def test_what_is_refused_ends_it_with_the_reason(api: Api) -> None:
     done = run("watch", f"--url={api.url}", "--kind=Cluser")
     assert done.returncode == 1
     assert "did you mean Cluster" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["localhost:1", "nowhere", "http://"])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    ended = run("watch", f"--url={url}", "--after=x")
+    assert ended.returncode == 1
+    assert "Error: --url" in ended.stdout
+
+
+def test_it_goes_on_after_answers_that_end_too_early_or_are_a_proxys(api: Api) -> None:
+    cluster = api.cluster()
+    page = {"kind": "ChangeList", "items": [], "next": "there"}
+    item = {"time": "T", "change": "created", "kind": "Cluster", **cluster}
+    answers = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\r\n",
+        b'HTTP/1.1 502 Bad Gateway\r\nContent-Length: 13\r\n\r\n{"error":"x"}',
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + json.dumps({**page, "items": [item]}).encode(),
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for text in answers:
+                client, _ = server.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(text)
+
+        threading.Thread(target=answer, daemon=True).start()
+        one = Watching(f"--url=http://127.0.0.1:{server.getsockname()[1]}", "--after=x")
+        try:
+            one.until(lambda: len(one.lines) == 1)
+        finally:
+            one.process.kill()
+            one.process.wait(10)
+    assert "Bad Gateway; trying again\n" in one.said
