@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a stream says that it is still there.
 BEAT = 15.0
+# Seconds after which a stream ends: who goes on with another has to show anew who it is, and that it may.
+LASTS = 3600.0
 # Seconds before the next look of who was woken for nothing.
 PAUSE = 0.05
 
@@ -90,8 +92,8 @@ class Feed:
         """
         loop, wish = asyncio.get_running_loop(), (wanted.kind, wanted.owner_id)
         yield page.events
-        told = loop.time()
-        while not self.waiting.ended:
+        begun = told = loop.time()
+        while not self.waiting.ended and loop.time() - begun < LASTS:
             if not await self.waiting.wait(page.next, wish, BEAT):
                 yield b":\n\n"
                 continue

@@ -17,7 +17,7 @@ from conftest import Api, Service
 from psycopg.conninfo import make_conninfo
 
 from hyperfleet.database.pool import new_pool
-from hyperfleet.feed import retention, waiting
+from hyperfleet.feed import following, retention, waiting
 
 FEED = "/changes"
 
@@ -370,6 +370,19 @@ def test_a_stream_that_begins_now_can_go_on_before_anything_came(api: Api) -> No
     assert set(begun) == {"id"}
     api.cluster("c1")
     with api.get("/changes", headers={**headers, "Last-Event-ID": begun["id"]}, stream=True) as stream:
+        assert json.loads(next(events(stream))["data"])["name"] == "c1"
+
+
+def test_a_stream_ends_after_its_time_and_misses_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LASTS", 0.5)
+    monkeypatch.setattr(following, "BEAT", 0.2)
+    headers = {"Accept": "text/event-stream"}
+    with api.get("/changes", headers=headers, stream=True, timeout=10) as stream:
+        *_, last = events(stream, places=True)
+    api.cluster("c1")
+    with api.get("/changes", headers={**headers, "Last-Event-ID": last["id"]}, stream=True) as stream:
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
 
 

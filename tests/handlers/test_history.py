@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonpatch
@@ -270,3 +271,19 @@ def test_how_many_are_kept_has_bounds(bad: str) -> None:
     done = run_here("serve", "--no-auth", f"--history={bad}")
     assert done.returncode == 2
     assert "--history" in done.stdout
+
+
+def test_who_compares_much_does_not_make_others_fail(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "PATIENCE", 0.2)
+    cluster = api.cluster(spec={f"k{number}": number for number in range(20_000)})
+    check(patch(api, cluster, {"spec": {f"k{number}": -number for number in range(20_000)}}))
+
+    def compare(_: int) -> tuple[int, int]:
+        found = check(Api(api.url).get(at(cluster, "/history/1/diff")))
+        return len(found["operations"]), len(found["operations"][0]["path"])
+
+    with ThreadPoolExecutor(6) as threads:
+        found = [*threads.map(compare, range(6))]
+    # One had its turn, and those who did not are answered in few words.
+    assert (1, len("/spec")) in found
+    assert max(found)[0] == 19_999
