@@ -20,10 +20,12 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a stream says that it is still there.
 BEAT = 15.0
-# Seconds after which a stream ends: who goes on with another has to show anew who it is, and that it may.
+# Seconds after which a stream ends: who goes on with another has to show anew who it is.
 LASTS = 3600.0
 # Seconds before the next look of who was woken for nothing.
 PAUSE = 0.05
+# So many are given the same page at a time.
+SOME = 10
 
 
 class Feed:
@@ -69,7 +71,10 @@ class Feed:
                 if not answer.done():
                     answer.set_exception(error)
         else:
-            for answer in asked:
+            for number, answer in enumerate(asked):
+                if number % SOME == 0:
+                    # Others are served in between.
+                    await asyncio.sleep(0)
                 if not answer.done():
                     answer.set_result(page)
 
