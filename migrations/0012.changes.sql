@@ -195,11 +195,13 @@ CREATE TRIGGER resources_changed AFTER UPDATE ON resources FOR EACH ROW
     WHEN (NEW.silent IS DISTINCT FROM NEW.version OR NEW.version = OLD.version)
     EXECUTE FUNCTION hyperfleet_change();
 
--- Who empties a table says of no resource that it is gone, so that everybody has to list again.
+-- Who empties a table says of no resource that it is gone, so that everybody has to list again. The rows
+-- stay: whoever reads them may wait for the table that is locked, and must not be waited for.
 CREATE FUNCTION hyperfleet_emptied() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM hyperfleet_feed_anew(true);
+    DELETE FROM feeds;
+    INSERT INTO feeds (server) SELECT system_identifier FROM pg_control_system();
     RETURN NULL;
 END
 $$;

@@ -500,6 +500,22 @@ def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycop
     assert json.loads(gone["data"])["status"] == 410
 
 
+def test_who_reads_while_a_table_is_emptied_holds_nobody_up(
+    api: Api, sql: psycopg.Connection, database: str
+) -> None:
+    api.cluster()
+    token = now(api)
+    # As who reads a page, and waits for the table that is emptied: a deadlock if that waited, too.
+    sql.execute("SET lock_timeout = '2s'")
+    with psycopg.connect(database) as reader:
+        reader.execute("LOCK TABLE changes IN ACCESS SHARE MODE")
+        sql.execute("TRUNCATE clusters CASCADE")
+    assert api.get(f"/changes?after={token}").status_code == 410
+    token = now(api)
+    api.cluster("c2")
+    assert told(follow(api, token)[0]) == [("created", "Cluster", "c2")]
+
+
 def test_more_than_may_wait_are_refused_with_when_to_come_again(service: Callable[..., Api]) -> None:
     api = service(max_waiting=1)
     token = now(api)
