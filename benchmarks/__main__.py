@@ -3,6 +3,7 @@
 python -m benchmarks            the table, as a chart and JSON too
 python -m benchmarks check      some seconds, against the floors; fails where something is far off
 python -m benchmarks growth     at more and more rows
+python -m benchmarks followers  those who wait for changes
 python -m benchmarks soak       a working day's worth of requests
 python -m benchmarks search     the first page of each search
 python -m benchmarks provider   what a provider's schema costs
@@ -21,7 +22,7 @@ from typing import Any
 import click
 import psycopg
 
-from benchmarks import chart, floors, growth, provider, search
+from benchmarks import chart, floors, followers, growth, provider, search
 from benchmarks.load import Measured, Target, needs_wrk, served, token
 from hyperfleet.database import embedded, migration
 
@@ -200,6 +201,16 @@ def soak(minutes: float, rows: int, clients: int) -> None:
     needs_wrk()
     with database() as conninfo:
         growth.soak(conninfo, rows, clients, minutes)
+
+
+@main.command("followers")
+@click.option("--clients", default=500, show_default=True)
+@click.option("--wait", default=60, show_default=True, help="Seconds; 0: each follows a stream.")
+@click.option("--minutes", default=1.0, show_default=True)
+def followed(clients: int, wait: int, minutes: float) -> None:
+    """Shows what those cost who wait for changes, and how long one takes to reach them."""
+    with database() as conninfo:
+        followers.follow(conninfo, clients, wait, minutes)
 
 
 main.add_command(search.main, "search")
