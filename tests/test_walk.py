@@ -63,6 +63,7 @@ def test_the_walk_works_on_a_fresh_data_folder_and_its_data_outlives_a_restart(t
         compatibility, empty, pool, report, cluster, found = type_it(WALK, server.url)
         assert compatibility["api_version"] == "v1"
         assert compatibility["compatible"] is True
+        assert empty.pop("changes").startswith("/api/hyperfleet/v1/changes?kind=Cluster&after=")
         assert empty == {"kind": "ClusterList", "page": 1, "size": 0, "total": 0, "items": []}
         assert pool["owner_references"]["id"] == cluster["id"]
         assert pool["spec"] == {"instance_type": "m5.2xlarge", "replicas": 10, "disk_size": 200}
