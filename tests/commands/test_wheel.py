@@ -24,7 +24,7 @@ def test_an_installed_wheel_migrates_serves_and_shows_the_contract(
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     [wheel] = (tmp_path / "dist").glob("*.whl")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     subprocess.run([*install, f"{wheel}[embedded]"], check=True)
     empty = tmp_path / "empty"
     empty.mkdir()
