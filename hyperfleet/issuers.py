@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hyperfleet.nearest import nearest
@@ -60,14 +60,7 @@ def parse(value: Any) -> tuple[Issuer, ...]:
 
     Raises ValueError, with a sentence, for what is none. No URL is in it: there may be a password.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError("this is not JSON.") from None
-    if not isinstance(value, list | tuple):
-        raise ValueError("this is not a list of issuers.")
-    found = tuple(_issuer(number, one) for number, one in enumerate(value, 1))
+    found = tuple(_issuer(number, one) for number, one in enumerate(listed(value, "issuers"), 1))
     carriers = {one.header.lower() for one in found}
     seen = set()
     for number, one in enumerate(found, 1):
@@ -79,6 +72,31 @@ def parse(value: Any) -> tuple[Issuer, ...]:
     return found
 
 
+def listed(value: Any, what: str) -> Sequence[Any]:
+    """The items of a list, or of its JSON. Raises ValueError, with a sentence.
+
+    :param what: what the items are
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("this is not JSON.") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"this is not a list of {what}.")
+    return value
+
+
+def unknown(name: str, members: Iterable[str], which: str, what: str) -> ValueError:
+    """The error of a member that there is not, which says what may be meant.
+
+    :param which: the item that has it, and ``what`` it is
+    """
+    near = nearest(name, members)
+    meant = f"; is {near} meant?" if near else "."
+    return ValueError(f"{which}: {name[:100]} is no member of {what}{meant}")
+
+
 def _issuer(number: int, members: Any) -> Issuer:
     if isinstance(members, Issuer):
         return members
@@ -88,9 +106,7 @@ def _issuer(number: int, members: Any) -> Issuer:
     for key, value in members.items():
         name = str(key).replace("-", "_")
         if name not in MEMBERS:
-            near = nearest(name, MEMBERS)
-            meant = f"; is {near} meant?" if near else "."
-            raise ValueError(f"issuer {number}: {name[:100]} is no member of an issuer{meant}")
+            raise unknown(name, MEMBERS, f"issuer {number}", "an issuer")
         if value in EMPTY:
             continue
         if not isinstance(value, str):

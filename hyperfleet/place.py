@@ -10,18 +10,29 @@ from hyperfleet.errors import bad_parameter
 # Epoch, position, sequence, and the check.
 PACKED = struct.Struct(">16sQqi")
 
+# What is in a row, as a number.
+CHECKED: LiteralString = "hashtext(concat(id, version, change))"
+# Whether the feed knows the row that a place is behind: it is there, or it was the last to be removed.
+_KNOWN: LiteralString = """
+((removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
+    SELECT FROM changes WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
+        AND {checked} = %(check)s))
+"""
+KNOWN: LiteralString = _KNOWN.format(checked=CHECKED)
+
 # The last row of the feed that is certain to have none to come before it, as ``Place.parse`` takes it;
 # the last that was removed where there is no other. In the same snapshot as the rest of the statement.
-NOW: LiteralString = """
+_NOW: LiteralString = """
 SELECT concat_ws(' ', feeds.epoch, coalesce(last.position, feeds.removed_position),
                  coalesce(last.sequence, feeds.removed_sequence), coalesce(last.checked, 0))
 FROM feeds LEFT JOIN LATERAL (
-    SELECT position, sequence, hashtext(concat(id, version, change)) AS checked FROM changes
+    SELECT position, sequence, {checked} AS checked FROM changes
     WHERE position < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY position DESC, sequence DESC LIMIT 1
 ) AS last ON true
 ORDER BY feeds.since DESC LIMIT 1
 """
+NOW: LiteralString = _NOW.format(checked=CHECKED)
 
 
 class Place(NamedTuple):

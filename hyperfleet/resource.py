@@ -9,7 +9,7 @@ from typing import Any, LiteralString, NamedTuple
 import uuid_utils
 from psycopg.types.json import Jsonb
 
-from hyperfleet import times
+from hyperfleet import tenancy, times
 from hyperfleet.audit import Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
@@ -221,7 +221,7 @@ def turn(key: Mapping[str, Any]) -> str:
     :param key: what the caller looks for
     """
     id_: str = key["id"]
-    return id_ + json.dumps(key["tenancy"].obj, sort_keys=True) if "tenancy" in key else id_
+    return id_ + tenancy.text(key["tenancy"].obj) if "tenancy" in key else id_
 
 
 def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:

@@ -62,36 +62,37 @@ class AdapterNames(Names):
         return names
 
 
-class Issuers(Names):
-    """Issuers of tokens: JSON, or the list itself in a YAML file."""
+class Mappings(Names):
+    """A list of mappings: JSON, or the list itself in a YAML file."""
 
     name = "json"
     no_items = ()
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
-        """The issuers; fails with what is wrong with one."""
-        try:
-            return issuers.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Dimensions(Names):
-    """What tells tenants apart: JSON, or the list itself in a YAML file."""
-
-    name = "json"
-    no_items = ()
+    @staticmethod
+    def parsed(value: Any) -> tuple[Any, ...]:
+        """What the mappings say. Raises ValueError, with a sentence."""
+        raise NotImplementedError
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
-        """The dimensions; fails with what is wrong with one."""
+        """What the mappings say; fails with what is wrong with one."""
         try:
-            return tenancy.parse(value)
+            return self.parsed(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Issuers(Mappings):
+    """Issuers of tokens."""
+
+    parsed = staticmethod(issuers.parse)
+
+
+class Dimensions(Mappings):
+    """What tells tenants apart."""
+
+    parsed = staticmethod(tenancy.parse)
 
 
 class Whole(click.IntRange):

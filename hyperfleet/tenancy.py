@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.issuers import EMPTY, HEADER, NO_NAMES
-from hyperfleet.nearest import nearest
+from hyperfleet.issuers import EMPTY, HEADER, NO_NAMES, listed, unknown
 
 # What a dimension may be called, and who a caller may be in it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
@@ -50,18 +49,12 @@ def parse(value: Any) -> tuple[Dimension, ...]:
     """The dimensions of a list of mappings, or of its JSON. Raises ValueError, with a sentence."""
     if value in EMPTY:
         return ()
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError("this is not JSON.") from None
-    if not isinstance(value, list | tuple):
-        raise ValueError("this is not a list of dimensions.")
-    if len(value) > MOST:
-        raise ValueError(f"there are {len(value)} dimensions; at most {MOST} are possible.")
+    given = listed(value, "dimensions")
+    if len(given) > MOST:
+        raise ValueError(f"there are {len(given)} dimensions; at most {MOST} are possible.")
     found: dict[str, Dimension] = {}
     keys: set[str] = set()
-    for number, one in enumerate(value, 1):
+    for number, one in enumerate(given, 1):
         dimension = _dimension(number, one)
         if dimension.header.lower() in found:
             raise ValueError(f"dimension {number}: another has the header {dimension.header}.")
@@ -80,9 +73,7 @@ def _dimension(number: int, members: Any) -> Dimension:
     given: dict[str, Any] = {}
     for name, value in members.items():
         if name not in MEMBERS:
-            near = nearest(str(name), MEMBERS)
-            meant = f"; is {near} meant?" if near else "."
-            raise ValueError(f"dimension {number}: {str(name)[:100]} is no member of a dimension{meant}")
+            raise unknown(str(name), MEMBERS, f"dimension {number}", "a dimension")
         if value not in EMPTY:
             given[name] = value
     for name in ("header", "key"):
@@ -138,5 +129,5 @@ def faults(tenancy: Any) -> str:
 
 
 def text(tenancy: Mapping[str, str]) -> str:
-    """A tenancy as text: the same for the same one."""
-    return json.dumps(tenancy, sort_keys=True)
+    """A tenancy as text: the same for the same one, and empty for none."""
+    return json.dumps(tenancy, sort_keys=True) if tenancy else ""

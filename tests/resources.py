@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -19,6 +19,18 @@ Json = dict[str, Any]
 MERGE = "application/merge-patch+json"
 BOTH_KINDS = pytest.mark.parametrize("kind", ALIKE or ["Cluster", "NodePool"])
 BOTH_TYPES = (JSON, MERGE)
+
+
+def unique() -> str:
+    """A name that nothing else has."""
+    return f"n{uuid4().hex[:8]}"
+
+
+def answered(response: requests.Response, status: int = 200) -> Json:
+    """What an answer of this status says."""
+    assert response.status_code == status, response.text
+    found: Json = response.json()
+    return found
 
 
 def place(api: Api, kind: str, owner: str = "owner") -> str:

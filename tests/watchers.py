@@ -121,3 +121,32 @@ def _lasting(part: Any) -> Any:
             if not name.endswith(("_time", "_at", "message"))
         }
     return part
+
+
+def follow(api: Api, link: str) -> tuple[list[dict[str, Any]], str]:
+    """All that there is behind a link or a token, and the token of the end."""
+    items: list[dict[str, Any]] = []
+    token = link.rpartition("after=")[2] or link
+    path = link if "?" in link else f"/changes?after={token}"
+    while True:
+        answer = api.get(
+            f"{path.rpartition('after=')[0]}after={token}".removeprefix("/api/hyperfleet/v1")
+        )
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        items, token = items + page["items"], page["next"]
+        if not page["items"]:
+            return items, token
+
+
+def now(api: Api, query: str = "") -> str:
+    """The token of where the feed is."""
+    answer = api.get(f"/changes?{query}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["items"] == []
+    return answer.json()["next"]
+
+
+def told(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What was done to what, of each change."""
+    return [(one["change"], one["kind"], one["name"]) for one in items]

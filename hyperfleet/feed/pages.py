@@ -17,7 +17,7 @@ from hyperfleet.lists.page import BYTES
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import searching
-from hyperfleet.place import NOW, Place
+from hyperfleet.place import CHECKED, KNOWN, NOW, Place
 
 # Rows that one page looks at, so that a filter which lets next to nothing through has its bounds, too.
 SCANNED = 1000
@@ -27,7 +27,7 @@ SCANNED = 1000
 # the feed is; large documents are left for the next page.
 PAGE = """/* changes */
 WITH scanned AS MATERIALIZED (
-    SELECT *, hashtext(concat(id, version, change)) AS checked FROM changes
+    SELECT *, {checked} AS checked FROM changes
     WHERE (position, sequence) > (%(position)s::xid8, %(sequence)s::bigint)
       AND position < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY position, sequence LIMIT %(scanned)s
@@ -50,11 +50,7 @@ SELECT at.now, at.fits, at.epoch, at.known, at.last, at.found,
        document::bpchar
 FROM (
     SELECT ({now}) AS now, hyperfleet_feed_fits() AS fits, replace(epoch::text, '-', '') AS epoch,
-           (removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
-               SELECT FROM changes
-               WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
-                   AND hashtext(concat(id, version, change)) = %(check)s
-           ) AS known,
+           {known} AS known,
            (SELECT concat_ws(' ', position, sequence, checked) FROM scanned
             ORDER BY position DESC, sequence DESC LIMIT 1) AS last,
            (SELECT count(*) FROM matched) AS found
@@ -144,6 +140,8 @@ def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
         scope=SCOPE if wanted.tenant else "",
         theirs=THEIRS.format(table=of.table) if wanted.tenant else "",
         now=NOW,
+        known=KNOWN,
+        checked=CHECKED,
         bytes=BYTES,
     )
     values = {

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from collections import defaultdict
-from typing import Any, TypeAlias
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 
 from hyperfleet.database.reads import Reads
 from hyperfleet.errors import BUSY, Problem
-from hyperfleet.place import Place
+from hyperfleet.place import CHECKED, KNOWN, Place
 
 logger = logging.getLogger(__name__)
 
@@ -21,17 +21,15 @@ MOST = 1000
 
 # What has come behind a place, and for how long the oldest change has been held back that may not be
 # shown yet, since an older transaction still runs.
-SEEN = """/* changes_seen */
+_SEEN: LiteralString = """/* changes_seen */
 WITH found AS MATERIALIZED (
-    SELECT position, sequence, kind, owner_id, hashtext(concat(id, version, change)) AS checked
+    SELECT position, sequence, kind, owner_id, {checked} AS checked
     FROM changes WHERE (position, sequence) > (%(position)s::xid8, %(sequence)s::bigint)
       AND position < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY position, sequence LIMIT %(most)s
 )
 SELECT replace(epoch::text, '-', '') = %(epoch)s
-       AND ((removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
-           SELECT FROM changes WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
-               AND hashtext(concat(id, version, change)) = %(check)s)),
+       AND {known},
        (SELECT concat_ws(' ', position, sequence, checked) FROM found
         ORDER BY position DESC, sequence DESC LIMIT 1),
        (SELECT count(*) FROM found),
@@ -41,6 +39,7 @@ SELECT replace(epoch::text, '-', '') = %(epoch)s
                  ORDER BY position, sequence LIMIT 1), 0)
 FROM feeds ORDER BY since DESC LIMIT 1
 """
+SEEN: LiteralString = _SEEN.format(checked=CHECKED, known=KNOWN)
 
 # What somebody waits for: a kind, and an owner; None: any.
 Wish: TypeAlias = tuple[str | None, str | None]

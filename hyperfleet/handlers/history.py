@@ -7,13 +7,10 @@ import flask
 from hyperfleet import lifecycle, resource
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
-from hyperfleet.handlers.response import answer, listed, shown
+from hyperfleet.handlers.response import about, answer, listed, shown
 from hyperfleet.history import ONE, TWO, not_kept
-from hyperfleet.kinds import both
 from hyperfleet.lifecycle import Change
-from hyperfleet.lists.page import Within
 
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 OF: LiteralString = "owner_id = %(id)s"
 OF_TYPE: LiteralString = "owner_id = %(id)s AND type = %(type)s"
 
@@ -23,9 +20,7 @@ def generations(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.
 
     :param key: finds it, as :func:`resource.key_of` has it
     """
-    missing, key = resource.not_found(kind, key["id"]), request.scoped(key)
-    within = Within(OF, {"owner_id": None, **key}, EXISTS.of(kind, key), missing)
-    return listed("ResourceGeneration", query, within)
+    return listed("ResourceGeneration", query, about(kind, key, OF))
 
 
 def one_generation(kind: str, key: dict[str, Any], number: int) -> flask.Response:
@@ -68,10 +63,8 @@ def rolled_back(kind: str, key: dict[str, Any], body: dict[str, Any]) -> flask.R
 
 def transitions(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.Response:
     """One page of what became of the conditions of a resource, the newest first."""
-    missing, key = resource.not_found(kind, key["id"]), request.scoped(key)
-    values = {"owner_id": None, **key, "type": query.pop("type_", None)}
-    where = OF_TYPE if values["type"] else OF
-    return listed("Transition", query, Within(where, values, EXISTS.of(kind, key), missing))
+    type_ = query.pop("type_", None)
+    return listed("Transition", query, about(kind, key, OF_TYPE if type_ else OF, {"type": type_}))
 
 
 def get_cluster_history(cluster_id: str, **query: Any) -> flask.Response:

@@ -87,9 +87,8 @@ def reader() -> Reader:
 
 def once(body: Any) -> Once:
     """What makes the request one that is carried out once only."""
-    own = tenant()
-    of = tenancy.text(own) if own else ""
-    return Once(flask.request.headers.get("Idempotency-Key"), flask.request.path, body, of)
+    key = flask.request.headers.get("Idempotency-Key")
+    return Once(key, flask.request.path, body, tenancy.text(tenant()))
 
 
 def preferred(name: str) -> str | None:

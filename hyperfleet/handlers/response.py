@@ -25,7 +25,9 @@ UNCOUNTED = Within("true")
 # Of what belongs to another.
 OWNED: LiteralString = "owner_id = %(owner_id)s"
 OWNED_SEEN: LiteralString = f"{OWNED} {SCOPE}"
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
+OWNER = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
+# One of which something is listed.
+EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 
 READ = both("""/* {table}_read */
 SELECT id::text, {document}::bpchar, version, {owner}::text {tenancy} FROM {table}
@@ -88,7 +90,20 @@ def below(kind: str, owner_id: str) -> Within:
     """What belongs to a resource, whose kind this is, if the caller sees that."""
     values = request.scoped({"owner_id": owner_id})
     where = OWNED_SEEN if "tenancy" in values else OWNED
-    return Within(where, values, EXISTS.of(kind, values), not_found(kind, owner_id))
+    return Within(where, values, OWNER.of(kind, values), not_found(kind, owner_id))
+
+
+def about(
+    kind: str, key: Mapping[str, Any], where: LiteralString, more: Mapping[str, Any] | None = None
+) -> Within:
+    """What there is about a resource, if the caller sees that.
+
+    :param key: finds the resource, as :func:`hyperfleet.resource.key_of` makes it
+    :param where: the condition that makes the list, and ``more`` values for it than the key has
+    """
+    own = request.scoped(key)
+    values = {"owner_id": None, **(more or {}), **own}
+    return Within(where, values, EXISTS.of(kind, own), not_found(kind, key["id"]))
 
 
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
@@ -101,7 +116,7 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
     reader, tenant = request.reader(), request.tenant()
     # The address says all of what is wanted, but for what a client is shown that does not say it, and
     # whose it is.
-    key = (path, *given, shape.agent, reader.after, tenancy.text(tenant) if tenant else "")
+    key = (path, *given, shape.agent, reader.after, tenancy.text(tenant))
     tag = service.tags.last(key)
     if tag and request.knows(tag) and wait_for(service.tags.still(key)):
         return empty(304, {"ETag": weak(tag), **shape.headers})

@@ -13,9 +13,8 @@ from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
-from hyperfleet.handlers.response import answer, empty, listed
+from hyperfleet.handlers.response import about, answer, empty, listed
 from hyperfleet.kinds import both
-from hyperfleet.lists.page import Within
 from hyperfleet.report import Report, discard_reason, merge
 from hyperfleet.resource import (
     REPORT,
@@ -86,8 +85,6 @@ UNCHANGED = """, free AS (
 """
 STORE_AT_ONCE = both(GIVEN + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
-
 
 def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
     """One page of the reports on a cluster."""
@@ -126,10 +123,7 @@ get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_po
 def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
     """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
-    owner, missing = request.scoped(owner), resource.not_found(kind, owner["id"])
-    values = {"owner_id": None, "kind": kind, **owner}
-    within = Within(where, values, EXISTS.of(kind, owner), missing)
-    return listed("AdapterStatus", query, within)
+    return listed("AdapterStatus", query, about(kind, owner, where, {"kind": kind}))
 
 
 def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:

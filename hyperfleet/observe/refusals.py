@@ -147,7 +147,7 @@ class Refusals:
         by = refused.by or self.nobody
         if write is None or not by or not 400 <= refused.status < 500:
             return
-        whose = tenancy.text(refused.tenancy) if refused.tenancy else ""
+        whose = tenancy.text(refused.tenancy or {})
         # Where nobody shows who they are, all tenants are one caller.
         if not self._due((by, whose)):
             self.dropped.inc()

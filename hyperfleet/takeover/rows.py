@@ -109,8 +109,7 @@ class Item:
     @property
     def within(self) -> str | None:
         """Within what its name is unique: its cluster, or its tenant."""
-        own = self.row.get("tenancy")
-        return tenancy.text(own) if own else self.owner_id
+        return tenancy.text(self.row.get("tenancy", {})) or self.owner_id
 
     @property
     def age(self) -> tuple[int, str]:

@@ -259,7 +259,7 @@ def named(conn: Connection, kind: str, items: Collection[Item]) -> dict[tuple[st
         "owners": [item.owner_id for item in items],
     }
     return {
-        (tenancy.text(tenant) if tenant else owner, name): id_
+        (tenancy.text(tenant) or owner, name): id_
         for name, owner, tenant, id_ in conn.execute(NAMES[kind], values)
     }
 

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Api
-from own_server import Server, kill, own_server
+from own_server import kill, own_server
 from process import Serving
 from watchers import Watcher, fleet, news
 from writers import WRITERS, writers
@@ -19,18 +18,6 @@ from writers import WRITERS, writers
 pytestmark = pytest.mark.slow
 
 WATCHERS, KILLS = 8, 3
-
-
-def restart(server: Server) -> None:
-    """Starts it, as soon as a process that was missed has seen that it is alone."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            server.start()
-            return
-        except subprocess.SubprocessError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
 
 
 def test_after_kills_of_postgresql_and_of_workers_each_watcher_has_what_the_lists_have() -> None:
@@ -49,7 +36,7 @@ def test_after_kills_of_postgresql_and_of_workers_each_watcher_has_what_the_list
             for _ in range(KILLS):
                 time.sleep(1)
                 kill(server.files)
-                restart(server)
+                server.start_again()
                 time.sleep(1)
                 workers = Path(f"/proc/{first}/task/{first}/children").read_text().split()
                 os.kill(int(dice.choice(workers)), signal.SIGKILL)

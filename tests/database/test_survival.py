@@ -1,6 +1,5 @@
 """PostgreSQL is killed in the middle of writes: what was acknowledged is there, once."""
 
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,23 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from conftest import Api
-from own_server import Server, kill, own_server
+from own_server import kill, own_server
 from process import Serving
 from writers import WRITERS, assert_nothing_is_lost, writers
 
 pytestmark = pytest.mark.slow
-
-
-def start(server: Server) -> None:
-    """Starts it, as soon as a process that was missed has seen that it is alone."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            server.start()
-            return
-        except subprocess.SubprocessError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
 
 
 def test_every_acknowledged_write_is_there_once_after_kills_in_the_middle_of_two_thousand() -> None:
@@ -41,7 +28,7 @@ def test_every_acknowledged_write_is_there_once_after_kills_in_the_middle_of_two
             while not over.wait(1.0):
                 kill(server.files)
                 kills += 1
-                start(server)
+                server.start_again()
             return kills
 
         def scraping() -> float:

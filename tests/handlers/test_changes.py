@@ -8,45 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 import pytest
 import requests
 from conftest import Api, Service
 from psycopg.conninfo import make_conninfo
+from watchers import follow, now, told
 
 from hyperfleet.database.pool import new_pool
 from hyperfleet.feed import following, retention, waiting
 
 FEED = "/changes"
-
-
-def follow(api: Api, link: str) -> tuple[list[dict[str, Any]], str]:
-    """All that there is behind a link or a token, and the token of the end."""
-    items: list[dict[str, Any]] = []
-    token = link.rpartition("after=")[2] or link
-    path = link if "?" in link else f"/changes?after={token}"
-    while True:
-        answer = api.get(
-            f"{path.rpartition('after=')[0]}after={token}".removeprefix("/api/hyperfleet/v1")
-        )
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        items, token = items + page["items"], page["next"]
-        if not page["items"]:
-            return items, token
-
-
-def now(api: Api, query: str = "") -> str:
-    answer = api.get(f"/changes?{query}")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["items"] == []
-    return answer.json()["next"]
-
-
-def told(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    return [(one["change"], one["kind"], one["name"]) for one in items]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from conftest import Api, migrated
 from exchange import play
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
-from resources import FINALIZED, at
+from resources import FINALIZED, answered, at, unique
 
 from hyperfleet.contract.schema import PREFIX, compile_schema
 
@@ -105,16 +105,6 @@ PLURALS = {one["kind"]: one["plural"] for one in KINDS} | {"NodePool": "nodepool
 def below(above: Json, plural: str) -> str:
     """The path of what belongs to a resource, which names that alone."""
     return f"/{PLURALS[above['kind']]}/{above['id']}/{plural}"
-
-
-def unique() -> str:
-    return f"n{uuid4().hex[:8]}"
-
-
-def answered(response: requests.Response, status: int = 200) -> Json:
-    assert response.status_code == status, response.text
-    found: Json = response.json()
-    return found
 
 
 def refused(response: requests.Response, status: int) -> str:

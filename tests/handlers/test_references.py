@@ -14,7 +14,7 @@ import requests
 from conftest import Api, migrated
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
-from resources import FINALIZED, MERGE, at
+from resources import FINALIZED, MERGE, answered, at, unique
 
 pytestmark = pytest.mark.slow
 
@@ -51,16 +51,6 @@ KINDS: list[Json] = [
 PLURALS = {"Cluster": "clusters", "NodePool": "nodepools"} | {
     one["kind"]: one["plural"] for one in KINDS if "plural" in one
 }
-
-
-def unique() -> str:
-    return f"n{uuid4().hex[:8]}"
-
-
-def answered(response: requests.Response, status: int = 200) -> Json:
-    assert response.status_code == status, response.text
-    found: Json = response.json()
-    return found
 
 
 def said(response: requests.Response, status: int) -> str:

@@ -5,92 +5,21 @@ import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 import requests
-from conftest import Api, migrated
-from process import Serving
-from pytest_postgresql.executors import NoopExecutor
-from resources import FINALIZED, MERGE, at
+from conftest import Api
+from resources import FINALIZED, MERGE, answered, at
+from tenant_world import Caller, World, everything, world
 
 pytestmark = pytest.mark.slow
 
+__all__ = ["world"]
+
 Json = dict[str, Any]
-
-FILE = """
-server:
-  tenant:
-    enabled: true
-    system_header: X-System
-    dimensions:
-      - {header: X-Org, key: org, required: true}
-      - {header: X-Project, key: project}
-entities:
-  - {kind: Channel, plural: channels}
-  - {kind: Version, plural: versions, parent_kind: Channel, on_parent_delete: cascade}
-  - {kind: Addon, plural: addons, parent_kind: Cluster, on_parent_delete: restrict}
-  - {kind: User, plural: users, references: [{ref_type: channel, target_kind: Channel}]}
-  - kind: Seat
-    plural: seats
-    parent_kind: Channel
-    on_parent_delete: cascade
-    references: [{ref_type: channel, target_kind: Channel}]
-"""
-
-
-class Caller(Api):
-    """A client through a gateway that says who it is."""
-
-    def __init__(self, url: str, **said: str) -> None:
-        super().__init__(url)
-        self.headers.update({f"X-{name.capitalize()}": value for name, value in said.items()})
-
-
-@dataclass
-class World:
-    """A running service, with clients of tenants that nobody else has."""
-
-    url: str
-    database: str
-
-    def caller(self, org: str = "", project: str = "") -> Caller:
-        said = {"org": org or f"org-{uuid4().hex[:8]}"} | ({"project": project} if project else {})
-        return Caller(self.url, **said)
-
-    @property
-    def system(self) -> Caller:
-        return Caller(self.url, system="true")
-
-
-@pytest.fixture(scope="module")
-def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    file = tmp_path_factory.mktemp("tenants") / "config.yaml"
-    file.write_text(FILE)
-    with (
-        migrated(postgres, "tenants") as database,
-        Serving(
-            "--no-auth",
-            "--validate-responses=all",
-            f"--config={file}",
-            f"--database-url={database}",
-            env={"HYPERFLEET_REQUIRED_ADAPTERS_CLUSTER": "dns"},
-        ) as server,
-    ):
-        yield World(server.url, database)
-
-
-def problem(response: requests.Response, status: int) -> Json:
-    assert response.status_code == status, response.text
-    found: Json = response.json()
-    return found
-
-
-def answered(response: requests.Response, status: int = 200) -> Json:
-    return problem(response, status)
 
 
 def ids(response: requests.Response) -> list[str]:
@@ -121,28 +50,6 @@ def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
     yield api.delete(path)
 
 
-def everything(api: Api) -> list[tuple[Json, list[str]]]:
-    """A resource of each kind, and the paths at which it is."""
-    cluster = api.cluster()
-    pool = api.node_pool(cluster)
-    channel = answered(api.post("/channels", json={"name": "c", "spec": {}}), 201)
-    version = answered(api.post(at(channel, "/versions"), json={"name": "v", "spec": {}}), 201)
-    addon = answered(api.post(at(cluster, "/addons"), json={"name": "a", "spec": {}}), 201)
-    plurals = {"Cluster": "clusters", "NodePool": "nodepools", "Channel": "channels"}
-    plurals |= {"Version": "versions", "Addon": "addons"}
-    return [
-        (
-            one,
-            list(
-                dict.fromkeys(
-                    (at(one), f"/{plurals[one['kind']]}/{one['id']}", f"/resources/{one['id']}")
-                )
-            ),
-        )
-        for one in (cluster, pool, channel, version, addon)
-    ]
-
-
 def test_what_is_anothers_is_not_there_whatever_is_done_with_it(world: World) -> None:
     one, other = world.caller(), world.caller()
     for resource, paths in everything(one):
@@ -164,12 +71,12 @@ def test_nothing_is_put_below_what_is_anothers(world: World) -> None:
         for plural in {"Cluster": ("nodepools", "addons"), "Channel": ("versions",)}.get(
             resource["kind"], ()
         ):
-            problem(other.get(f"{paths[0]}/{plural}"), 404)
+            answered(other.get(f"{paths[0]}/{plural}"), 404)
             for headers in ({}, {"Idempotency-Key": uuid4().hex}):
                 made = other.post(
                     f"{paths[0]}/{plural}", json={"name": "x", "spec": {}}, headers=headers
                 )
-                problem(made, 404)
+                answered(made, 404)
 
 
 def test_lists_and_totals_are_those_of_the_tenant(world: World) -> None:
@@ -215,7 +122,7 @@ def test_names_are_unique_within_a_tenant(world: World) -> None:
         if path != "/resources":
             theirs = {api: answered(api.post(path, json=body), 201) for api in (one, other)}
         for api in (one, other):
-            taken = problem(api.post(path, json=body), 409)
+            taken = answered(api.post(path, json=body), 409)
             assert taken["code"] == "HYPERFLEET-CNF-001"
             # And nobody hears of the other's.
             assert theirs[api]["id"] in taken["detail"]
@@ -366,7 +273,7 @@ def test_a_system_caller_sees_all_and_writes_statuses_alone(world: World) -> Non
                 api.post("/clusters", json={"name": "x", "spec": {}}),
                 api.post("/resources", json={"kind": "Channel", "name": "x", "spec": {}}),
             ):
-                assert problem(write, 403)["code"] == "HYPERFLEET-AUZ-001"
+                assert answered(write, 403)["code"] == "HYPERFLEET-AUZ-001"
         assert system.report(resource, "dns").status_code == 201
         assert answered(one.get(at(resource, "/statuses")))["total"] == 1
     assert answered(system.get("/clusters"))["total"] >= 1
@@ -405,7 +312,7 @@ def test_who_is_of_no_tenant_is_refused(world: World) -> None:
     ):
         for path in ("/clusters", f"/clusters/{uuid4()}", "/resources", "/compatibility"):
             api = Api(world.url)
-            refused = problem(api.get(path, headers=headers), 403)
+            refused = answered(api.get(path, headers=headers), 403)
             assert refused["code"] == "HYPERFLEET-AUZ-001"
     # Which of two is the client's own is not known.
     with Api(world.url) as api:
@@ -480,10 +387,10 @@ def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
     one, other = world.caller(), world.caller()
     channel = answered(one.post("/channels", json={"name": "c", "spec": {}}), 201)
     body = {"name": "r", "spec": {}, "references": {"channel": [{"id": channel["id"]}]}}
-    refused = problem(other.post("/users", json=body), 400)
+    refused = answered(other.post("/users", json=body), 400)
     assert "must be the id of a channel that there is" in refused["detail"]
     user = answered(other.post("/users", json={"name": "r", "spec": {}}), 201)
-    problem(other.patch(at(user), json={"references": body["references"]}), 400)
+    answered(other.patch(at(user), json={"references": body["references"]}), 400)
     own = answered(one.post("/users", json=body), 201)
     search = {"search": f"references.channel='{channel['id']}'"}
     assert ids(one.get("/users", params=search)) == [own["id"]]
@@ -506,7 +413,7 @@ def test_the_past_of_a_resource_is_its_tenants(world: World) -> None:
         # Whoever has asked for the same address just before.
         for path, past in itertools.product(paths, ("history", "transitions")):
             tag = one.get(f"{path}/{past}").headers["ETag"]
-            problem(other.get(f"{path}/{past}", headers={"If-None-Match": tag}), 404)
+            answered(other.get(f"{path}/{past}", headers={"If-None-Match": tag}), 404)
         back = answered(one.post(at(resource, "/rollback"), json={"generation": 1}))
         assert (back["generation"], back["spec"]) == (3, {})
 
@@ -527,11 +434,11 @@ def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> N
     user = answered(a.post("/users", json={"name": "u", "spec": {}}), 201)
     for other in (b, whole):
         body = refers(channels[other])
-        refused = problem(whole.patch(at(user), json={"references": body["references"]}), 400)
+        refused = answered(whole.patch(at(user), json={"references": body["references"]}), 400)
         assert "must be the id of a channel that there is" in refused["detail"]
         # What belongs to another has that one's dimensions.
-        problem(whole.post(at(channels[a], "/seats"), json=body), 400)
-        problem(a.post(at(channels[a], "/seats"), json=body), 400)
+        answered(whole.post(at(channels[a], "/seats"), json=body), 400)
+        answered(a.post(at(channels[a], "/seats"), json=body), 400)
     assert "references" not in answered(a.get(at(user)))
     for api in (a, whole):
         own = refers(channels[a], f"by-{'project' if api is a else 'org'}")
@@ -540,7 +447,7 @@ def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> N
     # Whoever sees all of the organization's sees where this leads.
     answered(whole.post("/users", json=refers(channels[b])), 201)
     # Below what is not there.
-    problem(b.post(at(channels[a], "/seats"), json=refers(channels[b])), 404)
+    answered(b.post(at(channels[a], "/seats"), json=refers(channels[b])), 404)
 
 
 def test_nobody_hears_by_whose_references_a_resource_is_kept(world: World) -> None:
@@ -550,18 +457,18 @@ def test_nobody_hears_by_whose_references_a_resource_is_kept(world: World) -> No
     hidden = [
         answered(whole.post("/users", json=refers(kept, f"hidden-{number}")), 201) for number in (1, 2)
     ]
-    refused = problem(one.delete(at(kept)), 409)
+    refused = answered(one.delete(at(kept)), 409)
     assert "2 resources refer to it" in refused["detail"]
     for user in hidden:
         assert user["id"] not in str(refused)
         assert user["name"] not in str(refused)
     own = answered(one.post("/users", json=refers(kept, "mine")), 201)
     answered(whole.delete(at(hidden[0])), 202)
-    refused = problem(one.delete(at(kept)), 409)
+    refused = answered(one.delete(at(kept)), 409)
     assert f"mine ({own['id']}) refers to it as channel" in refused["detail"]
     assert "1 resource refers to it" in refused["detail"]
     assert "hidden" not in str(refused)
-    told = problem(whole.delete(at(kept)), 409)["detail"]
+    told = answered(whole.delete(at(kept)), 409)["detail"]
     assert "hidden-2" in told
     assert "mine" in told
 
@@ -605,7 +512,7 @@ def test_nobody_waits_for_the_turn_of_others(world: World) -> None:
                 lambda: other.post(at(cluster, "/addons"), json=new, timeout=3),
                 lambda: other.post(at(cluster, "/force-delete"), json={"reason": "x"}, timeout=3),
             ):
-                problem(answer(), 404)
+                answered(answer(), 404)
         finally:
             conn.rollback()
         answered(changing.result())

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 from conftest import Api
-from resources import FINALIZED, at
-from test_tenants import Caller, World, answered, everything, problem, world
+from resources import FINALIZED, answered, at
+from tenant_world import Caller, World, everything, world
 
 pytestmark = pytest.mark.slow
 
@@ -90,16 +90,16 @@ def test_a_refused_write_is_known_to_the_tenant_of_what_it_was_for(world: World)
     before = {record["record"] for record in audit(world.system, "status>=400", pageSize="1000")}
     # Of the caller's own tenancy: what is not there, and what has no id yet.
     for _ in range(2):
-        problem(other.patch(at(cluster), json={"spec": {}}), 404)
-    problem(other.post("/clusters", json={"name": "X", "spec": {}}), 400)
-    problem(other.post(at(cluster, "/nodepools"), json={"name": "p", "spec": {}}), 404)
-    problem(whole.post("/clusters", json={"name": "X", "spec": {}}), 400)
+        answered(other.patch(at(cluster), json={"spec": {}}), 404)
+    answered(other.post("/clusters", json={"name": "X", "spec": {}}), 400)
+    answered(other.post(at(cluster, "/nodepools"), json={"name": "p", "spec": {}}), 404)
+    answered(whole.post("/clusters", json={"name": "X", "spec": {}}), 400)
     # Of the resource's, by who sees it.
-    problem(one.post(at(cluster, "/force-delete"), json={"reason": "x"}), 409)
-    problem(whole.post(at(cluster, "/rollback"), json={"generation": 7}), 404)
+    answered(one.post(at(cluster, "/force-delete"), json={"reason": "x"}), 409)
+    answered(whole.post(at(cluster, "/rollback"), json={"generation": 7}), 404)
     # Of nobody's: by a system caller, and by who does not say whose it is.
-    problem(world.system.delete(at(cluster)), 403)
-    problem(Api(world.url).delete(at(cluster)), 403)
+    answered(world.system.delete(at(cluster)), 403)
+    answered(Api(world.url).delete(at(cluster)), 403)
     theirs = refusals(other, 4)
     assert [(r["action"], r["status"], r.get("id")) for r in theirs] == [
         *(("patch", 404, cluster["id"]), ("patch", 404, cluster["id"])),
@@ -125,8 +125,8 @@ def test_who_is_refused_much_does_not_use_up_the_audit_of_others(world: World) -
     """Without a token, all have one name."""
     one, other = world.caller(), world.caller()
     for _ in range(25):
-        problem(one.post("/clusters", json={"name": "X", "spec": {}}), 400)
-    problem(other.post("/clusters", json={"name": "X", "spec": {}}), 400)
+        answered(one.post("/clusters", json={"name": "X", "spec": {}}), 400)
+    answered(other.post("/clusters", json={"name": "X", "spec": {}}), 400)
     refusals(other, 1)
     refusals(one, 20)
 

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Api
-from resources import at
-from test_changes import follow, now, told
-from test_tenants import World, answered, world
+from resources import answered, at
+from tenant_world import World, world
+from watchers import follow, now, told
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from process import Serving
 from pytest_postgresql.executors import NoopExecutor
-from test_tenants import FILE
+from tenant_world import FILE
 
 pytestmark = pytest.mark.slow
 
