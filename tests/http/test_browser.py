@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import declared_kinds
 import pytest
 import requests
 from conftest import Api
+from process import Serving
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -139,3 +141,27 @@ def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
     assert "shown-in-the-browser" in body
     outside = [url for url in browser.requested if not url.startswith((api.url, "data:", "about:"))]
     assert outside == []
+
+
+def test_the_page_lists_the_operations_of_a_declared_kind_and_the_schema_of_its_spec(
+    database: str, browser: Browser, tmp_path: Path
+) -> None:
+    file = declared_kinds.file(tmp_path, [{"kind": "Channel", "plural": "channels"}])
+    with Serving("--no-auth", f"--config={file}", f"--database-url={database}") as server:
+        contract = requests.get(f"{server.url}/openapi", timeout=10).json()
+        browser.call("Page.enable")
+        browser.call("Page.navigate", url=f"{server.url}/openapi-ui")
+        browser.wait_for("document.querySelectorAll('.opblock').length")
+        shown = browser.evaluate(
+            "[...document.querySelectorAll('.opblock')].map(b => b.id.split('-').pop()).join(' ')"
+        ).split()
+        declared = {
+            operation["operationId"]
+            for path, item in contract["paths"].items()
+            if "/channels" in path
+            for operation in item.values()
+            if isinstance(operation, dict) and "operationId" in operation
+        }
+        assert len(declared) >= 8
+        assert declared <= set(shown)
+        browser.wait_for("document.body.innerText.includes('ChannelSpec')")
