@@ -39,6 +39,9 @@ WITH dropped AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
     SELECT '{kind}', %(id)s, label.key, label.value, %(created_time)s
     FROM jsonb_each_text(%(labels)s::jsonb) AS label
+    WHERE NOT EXISTS (
+        SELECT FROM labels AS same WHERE same.owner_type = '{kind}' AND same.owner_id = %(id)s
+            AND same.key = label.key AND same.value = label.value)
     ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
 ), changed AS (
     UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,

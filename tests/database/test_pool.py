@@ -9,6 +9,7 @@ from collections.abc import Generator
 import psycopg
 import pytest
 import uvloop
+from conftest import Api, Service
 from psycopg.waiting import Ready, Wait
 from psycopg_pool import PoolTimeout
 
@@ -105,3 +106,45 @@ def test_who_waits_for_a_server_that_resets_the_connection_after_its_last_words_
         return heard
 
     assert uvloop.run(main()) == b"goodbye"
+
+
+def test_plans_of_reads_reports_and_patches_are_kept(default_service: Service, database: str) -> None:
+    """Those that are made anew each time take longer than what they are made for."""
+    switch = default_service.pool
+    with switch.over(new_pool(database, 1)):
+        api = Api(default_service.url)
+        cluster = api.cluster()
+        for number in range(20):
+            api.read(cluster)
+            assert api.report(cluster).status_code == 201
+            patched = api.patch(f"/clusters/{cluster['id']}", json={"labels": {"n": str(number)}})
+            assert patched.status_code == 200
+        asked = fetch(
+            switch.pool,
+            "SELECT split_part(statement, ' ', 2), custom_plans, generic_plans"
+            " FROM pg_prepared_statements WHERE statement ~ '^/\\* '",
+            {},
+        )
+        plans = {
+            name: (custom, generic)
+            for name, custom, generic in asyncio.run_coroutine_threadsafe(asked, switch.loop).result(10)
+        }
+    named = {"clusters_read", "clusters_state", "clusters_report", "clusters_lock", "clusters_change"}
+    assert named <= plans.keys()
+    # PostgreSQL tries five times.
+    assert {name: custom for name, (custom, _) in plans.items() if custom > 5} == {}
+    assert all(plans[name][1] > 5 for name in named)
+
+
+def test_documents_are_compressed_by_what_is_fastest_where_the_server_has_it(
+    database: str, sql: psycopg.Connection
+) -> None:
+    async def main() -> str:
+        async with new_pool(database, 1) as pool:
+            [(used,)] = await fetch(pool, "SHOW default_toast_compression", {})
+        return str(used)
+
+    [(offered,)] = sql.execute(
+        "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
+    ).fetchall()
+    assert uvloop.run(main()) == ("lz4" if "lz4" in offered else "pglz")
