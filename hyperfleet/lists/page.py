@@ -65,8 +65,9 @@ FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON
 TOTAL = """
 CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
      THEN %(offset)s + (SELECT count(*) FROM page)
-     ELSE (SELECT count(*) FROM {source} WHERE {where}) END
+     ELSE ({matching}) END
 """
+MATCHING = "SELECT count(*) FROM {source} WHERE {where}"
 
 FEW = "(SELECT * FROM {table} WHERE {where} OFFSET 0) AS {table}"
 
@@ -255,7 +256,10 @@ def _total(wanted: Wanted, within: Within) -> str:
     if not wanted.counted:
         return "NULL::bigint"
     known = within.counted or ("" if within.where else COUNT)
-    return f"({known})" if known and not wanted.search.sql else TOTAL
+    if known and not wanted.search.sql:
+        return f"({known})"
+    known = "" if within.where else wanted.search.count
+    return TOTAL.replace("{matching}", known or MATCHING)
 
 
 def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:

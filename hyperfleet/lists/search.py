@@ -37,10 +37,14 @@ class Condition:
 
     It is true for the rows that match, and false or null for the others: to turn it round, write
     ``(…) IS NOT TRUE``.
+
+    :param count: a query that tells how many rows of the whole table match, where that can be known
+        without looking at them; else empty
     """
 
     sql: str
     values: dict[str, Any]
+    count: str = ""
 
 
 # What is true for all.
@@ -78,8 +82,10 @@ def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
     values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
-        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)))
-        return Condition(_condition(search, tree, conjunct=True), values)
+        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)), [])
+        sql = _condition(search, tree, conjunct=True)
+        whole = len(search.labels) == len(list(tree.find_data("comparison")))
+        return Condition(sql, values, _count(search) if whole else "")
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
 
@@ -90,6 +96,9 @@ class _Search:
     bind: Bind
     terms: Iterator[int]
     lookups: Iterator[int]
+    # Conditions on the table of labels, which go with {label} for a row of that: every row that matches
+    # the expression has such labels.
+    labels: list[str]
 
 
 def _condition(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
@@ -178,14 +187,23 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             # Of the rows with one tenancy there is an index; the last condition is that of the index.
             found = f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {key}){part}"  # noqa: S608 (a placeholder)
             return f"({table}.tenancy IN ({found}) AND {table}.tenancy <> '{{}}')"
+        types = KINDS[search.kind].types
+        label = f"{{label}}.owner_type IN ({types}) AND {{label}}.key = {key} AND {{label}}.value{part}"
+        search.labels.append(label)
         # The pair with created_time lets the planner read the labels in the order of the list.
-        owners = (
-            f"SELECT labels.created_time, labels.owner_id FROM labels"  # noqa: S608 (kind is a key of KINDS)
-            f" WHERE labels.owner_type IN ({KINDS[search.kind].types})"
-            f" AND labels.key = {key} AND labels.value{part}"
-        )
+        owners = f"SELECT created_time, owner_id FROM labels WHERE {label.format(label='labels')}"  # noqa: S608 (kind is a key of KINDS)
         return f"(({table}.created_time, {table}.id) IN ({owners}))"
     return "(" + " OR ".join(parts) + ")"
+
+
+def _count(search: _Search) -> str:
+    """How many have all of these labels: an index of labels tells that alone, since there are none
+    without a resource.
+    """
+    names = [f"label{number}" for number in range(len(search.labels))]
+    tables = ["labels AS label0", *(f"labels AS {n} USING (created_time, owner_id)" for n in names[1:])]
+    rules = [rule.format(label=name) for name, rule in zip(names, search.labels, strict=True)]
+    return f"SELECT count(*) FROM {' JOIN '.join(tables)} WHERE {' AND '.join(rules)}"  # noqa: S608 (made of the above)
 
 
 def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:

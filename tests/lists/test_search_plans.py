@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from hyperfleet import declared, kinds
+from hyperfleet.lists import page
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +98,32 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_first_pages_are_read_from_indexes(sql: psycopg.Connection, benchmark: dict[str, Any]) -> None:
     benchmark["load"](sql, 1, CLUSTERS)
     assert scanned(sql, benchmark, SEARCHES) == {}
+
+
+def test_totals_of_labels_are_counted_without_a_look_at_the_resources(
+    sql: psycopg.Connection, benchmark: dict[str, Any]
+) -> None:
+    benchmark["load"](sql, 1, CLUSTERS)
+    for search in (
+        "labels.env='prod'",
+        "labels.env in ('prod', 'none') and labels.tier='gold'",
+        "(labels.env='prod' and labels.tier='gold') and labels.region='region-1'",
+    ):
+        wanted = page.understand("Cluster", {"search": search, "page_size": 20})
+        made = page.plan("Cluster", wanted, page.Within(), None)
+        looked = "SELECT count(*) FROM clusters WHERE " + wanted.search.sql
+        [(total,)] = sql.execute(looked, wanted.search.values).fetchall()
+        assert total > 100
+        assert sql.execute(made.statement, made.values).fetchall()[0][1] == total
+        explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {made.statement}"
+        [(plan,)] = sql.execute(explained, made.values, prepare=False).fetchall()
+        rows = [
+            step["Actual Rows"] * step["Actual Loops"]
+            for step in nodes(plan[0]["Plan"])
+            if step.get("Relation Name") == "clusters"
+        ]
+        # The page, and its documents.
+        assert sum(rows) < 200, (search, rows)
 
 
 @pytest.mark.usefixtures("channels")
