@@ -1,6 +1,7 @@
 """What those who follow the feed of changes cost, and how long a change takes to reach each of them."""
 
 import asyncio
+import functools
 import json
 import resource
 import statistics
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 import requests
+import uvloop
 
 from benchmarks.growth import descriptors_of
 from benchmarks.load import BASE, SPEC, Target, memory_of, seconds_of, served
@@ -20,59 +22,84 @@ PAUSE, LONGEST = 5.0, 10.0
 
 
 class Followers:
-    """Clients who follow the feed, each on a connection of its own.
+    """Clients who follow the feed, each on a connection of its own. They do as little as they can: what
+    they take of the processors, the service does not have.
 
     :param wait: seconds that each asks to wait; 0: each follows a stream
     """
 
     def __init__(self, url: str, count: int, wait: int) -> None:
         parts = urlsplit(url)
-        self.host, self.port, self.url = parts.hostname, parts.port, url
+        self.host, self.port = parts.hostname, parts.port
         self.count, self.wait = count, wait
-        self.ready = 0
         # When each heard of a change, by the name of what changed.
         self.heard: dict[str, list[float]] = defaultdict(list)
+        # The pages that all are answered with are read once.
+        self.page = functools.lru_cache(maxsize=100)(json.loads)
 
-    async def run(self, place: str) -> None:
-        """Follows from a place on, until it is cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(self.count):
-                group.create_task(self._stream(place) if not self.wait else self._poll(place))
-                if number % 20 == 0:
-                    await asyncio.sleep(0.02)
+    async def begin(self, place: str) -> None:
+        """Follows from a place on."""
+        loop = asyncio.get_running_loop()
+        kind = Waiter if self.wait else Streamer
+        for number in range(self.count):
+            await loop.create_connection(functools.partial(kind, self, place), self.host, self.port)
+            if number % 20 == 0:
+                await asyncio.sleep(0.02)
 
-    async def _asked(self, path: str, accept: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(self.host, self.port)
-        self._ask(writer, path, accept)
-        self.ready += 1
-        return reader, writer
+    def hear(self, items: list[dict[str, Any]]) -> None:
+        """Notes when somebody has heard of these changes."""
+        for item in items:
+            self.heard[item["name"]].append(time.monotonic())
 
-    def _ask(self, writer: asyncio.StreamWriter, path: str, accept: str) -> None:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: followed\r\nAccept: {accept}\r\n\r\n".encode())
 
-    async def _stream(self, place: str) -> None:
-        while True:
-            reader, _ = await self._asked(f"{BASE}/changes?after={place}", "text/event-stream")
-            while line := await reader.readline():
-                if line.startswith(b"id:"):
-                    place = line[3:].strip().decode()
-                if line.startswith(b"data:"):
-                    self._hears(json.loads(line[5:]))
+class Follower(asyncio.Protocol):
+    """One of them."""
 
-    async def _poll(self, place: str) -> None:
-        path = f"{BASE}/changes?wait={self.wait}&after="
-        reader, writer = await self._asked(path + place, "application/json")
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            size = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-            page = json.loads(await reader.readexactly(size))
-            place = page["next"]
-            for item in page["items"]:
-                self._hears(item)
-            self._ask(writer, path + place, "application/json")
+    accept = "application/json"
 
-    def _hears(self, item: dict[str, Any]) -> None:
-        self.heard[item["name"]].append(time.monotonic())
+    def __init__(self, followers: Followers, place: str) -> None:
+        self.all, self.place, self.held = followers, place, b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Asks for the first time."""
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        """Sends a request."""
+        path = f"{BASE}/changes?after={self.place}"
+        path += f"&wait={self.all.wait}" if self.all.wait else ""
+        head = f"GET {path} HTTP/1.1\r\nHost: followed\r\nAccept: {self.accept}\r\n\r\n"
+        self.transport.write(head.encode())
+
+
+class Waiter(Follower):
+    """Asks again when it is answered."""
+
+    def data_received(self, data: bytes) -> None:
+        """Takes an answer."""
+        self.held += data
+        head, end, body = self.held.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]):
+            return
+        self.held = b""
+        page = self.all.page(body)
+        self.place = page["next"]
+        self.ask()
+        self.all.hear(page["items"])
+
+
+class Streamer(Follower):
+    """Takes what comes."""
+
+    accept = "text/event-stream"
+
+    def data_received(self, data: bytes) -> None:
+        """Takes events."""
+        *lines, self.held = (self.held + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self.all.hear([self.all.page(line[5:])])
 
 
 def follow(conninfo: str, count: int, wait: int, minutes: float) -> None:
@@ -80,17 +107,17 @@ def follow(conninfo: str, count: int, wait: int, minutes: float) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with served(conninfo, 2, more=["--access-log=0"]) as target:
-        asyncio.run(_followed(target, Followers(target.url, count, wait), minutes))
+        uvloop.run(_followed(target, Followers(target.url, count, wait), minutes))
 
 
 async def _followed(target: Target, followers: Followers, minutes: float) -> None:
     start = requests.get(f"{target.url}{BASE}/changes", timeout=30).json()["next"]
-    following = asyncio.create_task(followers.run(start))
-    while followers.ready < followers.count:
-        await asyncio.sleep(0.1)
+    await followers.begin(start)
     await asyncio.sleep(2)
     end, number = time.monotonic() + minutes * 60, 0
     while time.monotonic() < end or not number:
+        # Those who have heard ask again.
+        await asyncio.sleep(1)
         roots = (target.process, target.database)
         before, began = [seconds_of(root) for root in roots], time.monotonic()
         await asyncio.sleep(PAUSE)
@@ -106,7 +133,6 @@ async def _followed(target: Target, followers: Followers, minutes: float) -> Non
             f"{memory_of(target.process):.0f} MB a process, {descriptors_of(target)} descriptors; "
             f"a change reached half in {statistics.median(delays):.2f} s, the last in {last} s"
         )
-    following.cancel()
 
 
 async def _told(url: str, followers: Followers, name: str) -> list[float]:

@@ -87,7 +87,7 @@ def create_app(
     # From the innermost to the outermost.
     told = Positioned(inner, reads.written) if reads.standbys else inner
     layers: ASGIApp = Plain(Pages(told, pages))
-    requests = Requests(registry, first=settings.first_generation_metrics)
+    requests, feed = Requests(registry, first=settings.first_generation_metrics), service.feed
     fair = Fair(
         Limited(layers, limits(settings)),
         settings.max_requests,
@@ -95,8 +95,8 @@ def create_app(
         # All of them come through one gateway.
         (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
         settings.max_waiting,
+        feed.calm,
     )
-    feed = service.feed
     if settings.changes_retention:
         reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:

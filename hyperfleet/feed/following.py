@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable
 from functools import partial
+from typing import TypeVar
 
 import psycopg
 
@@ -15,6 +17,8 @@ from hyperfleet.feed import pages
 from hyperfleet.feed.pages import Page, Wanted
 from hyperfleet.feed.waiting import FAILED, Waiting
 from hyperfleet.place import Place
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,18 @@ class Feed:
         # Who wants a page that is about to be read.
         self.asked: dict[Hashable, list[asyncio.Future[Page]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        # How many pages are being given to those who asked, and who comes again meanwhile.
+        self.giving = 0
+        self.held: deque[asyncio.Future[None]] = deque()
+
+    async def calm(self) -> None:
+        """Waits while a page is given to many: who has it already, and comes again for the next one,
+        lets the others have it first.
+        """
+        if self.giving:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.held.append(turn)
+            await turn
 
     async def page(self, wanted: Wanted, after: Place | None, position: str = "") -> Page:
         """The page behind a place; None: an empty one, at the end of the feed. As :func:`pages.read`.
@@ -71,12 +87,14 @@ class Feed:
                 if not answer.done():
                     answer.set_exception(error)
         else:
-            for number, answer in enumerate(asked):
-                if number % SOME == 0:
-                    # Others are served in between.
-                    await asyncio.sleep(0)
-                if not answer.done():
-                    answer.set_result(page)
+            self.giving += 1
+            try:
+                await _each(asked, page)
+            finally:
+                self.giving -= 1
+            if not self.giving:
+                held, self.held = self.held, deque()
+                await _each(held, None)
 
     async def later(self, wanted: Wanted, page: Page, seconds: float) -> bytes:
         """The text of the first page behind an empty one that is not; of an empty one where none comes
@@ -119,3 +137,14 @@ class Feed:
                 told = loop.time()
             if not page.items:
                 await asyncio.sleep(PAUSE)
+
+
+async def _each(asked: Collection[asyncio.Future[T]], answer: T) -> None:
+    """Gives all the same answer; others are served in between."""
+    waiting = deque(asked)
+    while waiting:
+        for _ in range(min(SOME, len(waiting))):
+            one = waiting.popleft()
+            if not one.done():
+                one.set_result(answer)
+        await asyncio.sleep(0)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,6 +38,7 @@ class Fair:
     :param more: headers beside that tell clients apart
     :param followers: how many beside may follow the feed of changes: those who wait for the same come
         again at the same moment
+    :param calm: what these wait for before they pass
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Fair:
         refused: Callable[[], object],
         more: Iterable[str] = (),
         followers: int = 0,
+        calm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.app = app
-        self.most, self.followers = most, followers
+        self.most, self.followers, self.calm = most, followers, calm
         self.refused = refused
         self.names = frozenset((*NAMES, *(name.lower().encode() for name in more)))
         self.under_way = self.following = 0
@@ -82,6 +84,8 @@ class Fair:
                 self._next()
 
         try:
+            if follows and self.calm is not None:
+                await self.calm()
             if len(self.working) < AT_ONCE:
                 self.working[place] = time.monotonic()
             else:
