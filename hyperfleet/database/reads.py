@@ -298,11 +298,15 @@ class Reader:
         """Seconds after which a statement is ended; 0: never."""
         return self.reads.primary.statement_timeout
 
-    def rows(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
-        """The rows of a statement that is planned each time, for the very values: how to search for a
-        label depends on which one.
+    def rows(
+        self, statement: str, values: Mapping[str, Any], *, prepare: bool | None = False
+    ) -> list[TupleRow]:
+        """The rows of a statement.
+
+        :param prepare: False: it is planned each time, for the very values, as it must be for a search:
+            how to look for a label depends on which one. None: it is planned a few times
         """
-        return wait_for(self.reads.fetch(statement, values, prepare=False, after=self.after))
+        return wait_for(self.reads.fetch(statement, values, prepare=prepare, after=self.after))
 
     def one(self, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
         """The first row of a statement that takes no time."""
