@@ -8,6 +8,8 @@ DATA_DIR ?= .data
 # Tests run in so many processes, each with a server of its own.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# The tests start hundreds of processes, which would each compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Where programs that only tests need are installed.
 TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest

@@ -8,6 +8,7 @@ from typing import Any
 
 import flask
 from connexion import FlaskApp
+from connexion.middleware.main import API
 from connexion.middleware.security import SecurityMiddleware
 from connexion.options import SwaggerUIOptions
 from prometheus_client import CollectorRegistry
@@ -33,7 +34,7 @@ from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
 from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.position import Positioned
-from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, TableRouting
+from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, Shipped, TableRouting
 from hyperfleet.kinds import BASE
 from hyperfleet.lists import projection
 from hyperfleet.observe.gauges import Gauges
@@ -151,7 +152,9 @@ def _routed(
         security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi", swagger_ui_path=UI),
     )
-    routed.add_api(document)
+    # As its add_api does, which would first hold the contract against OpenAPI.
+    options = vars(routed.middleware.options)
+    routed.middleware.apis.append(API(Shipped(document), base_path=None, **options))
     routed._middleware_app.asgi_app = Bridge(routed.app)
     # Otherwise the first request waits for it.
     routed.middleware.app, routed.middleware.middleware_stack = (

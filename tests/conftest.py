@@ -4,10 +4,12 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import asyncio
+import functools
 import gc
 import itertools
 import json
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ import requests
 from connexion.spec import Specification
 from process import MEMORY
 from prometheus_client import CollectorRegistry
+from psycopg import sql as composed
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
@@ -31,6 +34,7 @@ from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
+from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen
 from hyperfleet.settings import Settings
 
@@ -39,9 +43,13 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("repeatable")
 
+# Client and service are threads of one process: who has its answer shall not wait five milliseconds for
+# the other to make room.
+sys.setswitchinterval(0.0005)
+
 
 def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Connexion's check of the contract, which takes longer than most tests, once for each contract."""
+    """Connexion's check of the contract, that a start leaves out, once for each contract."""
     known: set[str] = set()
 
     def check(cls: Any, spec: Any) -> None:
@@ -53,7 +61,7 @@ def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     return check
 
 
-Specification._validate_spec = classmethod(once(Specification._validate_spec.__func__))
+Shipped._validate_spec = classmethod(once(Specification._validate_spec.__func__))
 
 
 # Tests after which garbage is collected.
@@ -126,6 +134,8 @@ def url(server: NoopExecutor, dbname: str) -> str:
     )
 
 
+# In memory, files are copied faster than pages are logged; on a disk, there are checkpoints to wait for.
+COPIED = "" if os.environ.get("HYPERFLEET_TEST_DATABASE_URL") else "STRATEGY file_copy"
 numbers = itertools.count(1)
 
 
@@ -140,16 +150,29 @@ def database(postgres: NoopExecutor) -> Iterator[str]:
 @contextmanager
 def migrated(postgres: NoopExecutor, suffix: str) -> Iterator[str]:
     """The connection string of a migrated, empty database, for as long as the block lasts."""
+    with made(postgres, suffix, postgres.template_dbname) as conninfo:
+        yield conninfo
+
+
+@contextmanager
+def made(postgres: NoopExecutor, suffix: str, template: str = "template1") -> Iterator[str]:
+    """The connection string of a copy of the template, for as long as the block lasts."""
     name = f"{postgres.dbname}_{suffix}"
-    with DatabaseJanitor(
-        user=postgres.user,
-        host=postgres.host,
-        port=postgres.port,
-        dbname=name,
-        template_dbname=postgres.template_dbname,
-        password=postgres.password,
-    ):
+    names = {"name": composed.Identifier(name), "template": composed.Identifier(template)}
+    create = composed.SQL("CREATE DATABASE {name} TEMPLATE {template} " + COPIED).format(**names)
+    maintenance(postgres).execute(create)
+    try:
         yield url(postgres, name)
+    finally:
+        maintenance(postgres).execute(
+            composed.SQL("DROP DATABASE IF EXISTS {name} WITH (FORCE)").format(**names)
+        )
+
+
+@functools.cache
+def maintenance(postgres: NoopExecutor) -> psycopg.Connection:
+    """The connection that databases are made and dropped on: a new one takes as long as a copy."""
+    return psycopg.connect(url(postgres, "postgres"), autocommit=True)
 
 
 @pytest.fixture

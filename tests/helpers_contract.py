@@ -4,6 +4,8 @@ Responses are validated with another implementation of JSON Schema than the serv
 an object whose schema lists its properties must not have others.
 """
 
+import functools
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -128,9 +130,14 @@ REGISTRY: Registry[Any] = Registry().with_resource(
 
 def faults(value: Any, schema: dict[str, Any]) -> list[str]:
     """What the schema, a node of the contract, has against a value; nothing when it is valid."""
-    rebased = _rebased(closed(schema))
-    found = Draft4Validator(rebased, registry=REGISTRY, format_checker=FORMATS).iter_errors(value)
+    found = _validator(json.dumps(schema)).iter_errors(value)
     return [f"{error.json_path}: {error.message}" for error in found]
+
+
+@functools.cache
+def _validator(schema: str) -> Draft4Validator:
+    rebased = _rebased(closed(json.loads(schema)))
+    return Draft4Validator(rebased, registry=REGISTRY, format_checker=FORMATS)
 
 
 def _rebased(node: Any) -> Any:
@@ -149,10 +156,14 @@ def operation_of(response: requests.Response) -> Operation | None:
     method = "GET" if response.request.method == "HEAD" else response.request.method
     path = urlsplit(response.url).path.rstrip("/")
     for operation in OPERATIONS.values():
-        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(operation.path))
-        if operation.method == method and re.fullmatch(pattern, path):
+        if operation.method == method and _pattern(operation.path).fullmatch(path):
             return operation
     return None
+
+
+@functools.cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)))
 
 
 def media_type(response: requests.Response) -> str:

@@ -10,7 +10,7 @@ from connexion.middleware.routing import RoutingMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.operations import AbstractOperation
 from connexion.resolver import Resolution, Resolver
-from connexion.spec import Specification
+from connexion.spec import OpenAPISpecification, Specification
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Where the page of the API lies.
@@ -22,6 +22,16 @@ ROUTE = "hyperfleet.route"
 def snake_case(name: str) -> str:
     """``getClusterById`` as ``get_cluster_by_id``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Shipped(OpenAPISpecification):
+    """The contract as Connexion takes it. That it is OpenAPI is what tests say, and not each start: the
+    check takes longer than all else that a start does with the contract.
+    """
+
+    @classmethod
+    def _validate_spec(cls, spec: Any) -> None:
+        pass
 
 
 # Where the operations of declared kinds are: each is given the kind first.

@@ -14,14 +14,13 @@ from typing import Any
 import psycopg
 import psycopg.sql
 import pytest
-from conftest import Api, migrated, url
+from conftest import Api, made, migrated
 from issuer import JsonServer
 from original import Original, at, ksuid, shown, uid
 from process import CLEAN, HYPERFLEET, run, run_here
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 from pytest_postgresql.executors import NoopExecutor
-from pytest_postgresql.janitor import DatabaseJanitor
 from urllib3 import HTTPResponse
 
 from hyperfleet.takeover.api import PATIENCE, RETRIES, Patience
@@ -34,15 +33,8 @@ P, Q, R, S = (uid(number, 1) for number in range(1, 5))
 @pytest.fixture
 def empty(postgres: NoopExecutor) -> Iterator[str]:
     """The connection string of an empty database that nobody has migrated."""
-    name = f"{postgres.dbname}_original_{next(numbers)}"
-    with DatabaseJanitor(
-        user=postgres.user,
-        host=postgres.host,
-        port=postgres.port,
-        dbname=name,
-        password=postgres.password,
-    ):
-        yield url(postgres, name)
+    with made(postgres, f"original_{next(numbers)}") as conninfo:
+        yield conninfo
 
 
 @pytest.fixture
