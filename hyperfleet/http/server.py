@@ -65,6 +65,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ending: Ending) -> None:
         super().__init__(config)
         self.ending = ending
+        self.leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Asks it to stop."""
+        self.should_exit = True
+        self.leaving.set()
+
+    async def main_loop(self) -> None:
+        """Serves until it is asked to stop, and does not wait for its next tick then."""
+        ticking = asyncio.create_task(super().main_loop())
+        leaving = asyncio.create_task(self.leaving.wait())
+        await asyncio.wait([ticking, leaving], return_when=asyncio.FIRST_COMPLETED)
+        ticking.cancel()
+        leaving.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the listener and lets requests under way end, for as long as they are given."""
@@ -139,7 +153,7 @@ class App(NamedTuple):
 
 
 class Servers:
-    """Several applications, each on its own socket, that start together and stop one after another.
+    """Several applications, each on its own socket, that start together; the first of them stops first.
 
     :param ending: how they stop
     :param pool: what is open as long as they run
@@ -222,9 +236,12 @@ class Servers:
         await asyncio.wait([asked, *serving], return_when=asyncio.FIRST_COMPLETED)
         for task in background:
             task.cancel()
-        # One after another: the second says that the first is going for as long as that takes.
-        for server, task in zip(self.servers, serving, strict=True):
-            server.should_exit = True
+        # The first alone: the others say that it is going for as long as that takes.
+        self.servers[0].leave()
+        await serving[0]
+        for server in self.servers[1:]:
+            server.leave()
+        for task in serving[1:]:
             await task
 
     async def _reloading(self) -> None:
