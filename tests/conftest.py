@@ -64,6 +64,18 @@ def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
 Shipped._validate_spec = classmethod(once(Specification._validate_spec.__func__))
 
 
+# These come first: at the end, no process is to wait for a long test that another has just begun.
+LONGEST = {
+    *("test_changes_order", "test_changes_survival", "test_kinds_alike", "test_lifecycle_model"),
+    *("test_search_differential", "test_search_plans", "test_survival", "test_tenant_plans"),
+    "test_wheel",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 # Tests after which garbage is collected.
 COLLECT_EVERY = 200
 ended = itertools.count(1)

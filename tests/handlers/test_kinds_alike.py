@@ -12,15 +12,17 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
+# Two processes of tests have one each.
 @pytest.mark.parametrize(
-    "suite", ["patch", "delete", "force_delete", "etags", "idempotency", "history", "rollback"]
+    "suites", [("patch", "etags", "rollback"), ("delete", "force_delete", "idempotency", "history")]
 )
-def test_the_suites_of_clusters_pass_over_declared_kinds(suite: str) -> None:
+def test_the_suites_of_clusters_pass_over_declared_kinds(suites: tuple[str, ...]) -> None:
     # In a process of its own, since kinds are declared once, before anything else.
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *(str(HERE / f"test_{suite}.py"), "-k", "Channel or Version"),
+            *(sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"),
+            *(str(HERE / f"test_{suite}.py") for suite in suites),
+            *("-k", "Channel or Version"),
         ],
         env={**os.environ, "TEST_KINDS": "Channel,Version"},
         cwd=HERE.parent.parent,
@@ -30,3 +32,4 @@ def test_the_suites_of_clusters_pass_over_declared_kinds(suite: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]
+    assert all(f"test_{suite}.py " in done.stdout for suite in suites)
