@@ -335,10 +335,21 @@ def api(default_service: Service, database: str) -> Iterator[Api]:
         yield Api(default_service.url)
 
 
-@pytest.fixture
-def waiting(service: Callable[..., Api]) -> Api:
-    """A service where each deletion waits: for dns on clusters, for np on node pools."""
-    return service(
+@pytest.fixture(scope="session")
+def waiting_service() -> Iterator[Service]:
+    """One with required adapters, which many tests share as well."""
+    running = Service(
+        "",
+        Switch(),
         required_adapters_cluster=("dns",),
         required_adapters_nodepool=("np",),
     )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def waiting(waiting_service: Service, database: str) -> Iterator[Api]:
+    """A service where each deletion waits: for dns on clusters, for np on node pools."""
+    with waiting_service.pool.over(new_pool(database, 8, waiting_service.settings.statement_timeout)):
+        yield Api(waiting_service.url)

@@ -26,6 +26,12 @@ Json = dict[str, Any]
 SYSTEM = "system@hyperfleet.local"
 
 
+@pytest.fixture
+def waiting(service: Callable[..., Api]) -> Api:
+    """One of the test's own, since each process records but some refusals a minute."""
+    return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+
+
 def audit(api: Api, search: str = "", **more: str) -> list[Json]:
     """The records, the oldest first."""
     params = {"order": "asc", **({"search": search} if search else {}), **more}
