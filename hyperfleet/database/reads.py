@@ -252,11 +252,19 @@ class Reads:
         return [one for one in (*self.standbys[first:], *self.standbys[:first]) if one.idle_until < now]
 
     async def fetch(
-        self, statement: str, values: Mapping[str, Any], prepare: bool | None = None, after: str = ""
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        prepare: bool | None = None,
+        after: str = "",
+        *,
+        few: bool | None = None,
     ) -> list[TupleRow]:
         """The rows of one statement that only reads.
 
-        :param prepare: ``False`` for one that may take long, of which the primary is given few at once
+        :param prepare: ``False`` for one that is planned each time, for the very values
+        :param few: whether it may take long, so that the primary is given few at once; as is taken to
+            be so of one that is planned each time, if not said
         :param after: a position that what is read must not be before; standbys are waited for that have
             not come so far, but not for long
         Raises PoolTimeout where the primary has too many already.
@@ -271,16 +279,23 @@ class Reads:
             if wanted <= least or time.monotonic() > deadline:
                 break
             await asyncio.sleep(PAUSE)
-        return await self.newest(statement, values, prepare)
+        return await self.newest(statement, values, prepare, few=few)
 
     async def newest(
-        self, statement: str, values: Mapping[str, Any], prepare: bool | None = None
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        prepare: bool | None = None,
+        *,
+        few: bool | None = None,
     ) -> list[TupleRow]:
-        """The rows of a statement as the primary has them; ``prepare`` as :meth:`fetch` has it."""
+        """The rows of a statement as the primary has them; ``prepare`` and ``few`` as :meth:`fetch` has
+        them.
+        """
         if not self.standbys:
             return await fetch(self.primary, statement, values, prepare)
         self.told("primary")
-        if prepare is not False:
+        if not (prepare is False if few is None else few):
             return await fetch(self.primary, statement, values, prepare)
         async with slot(self.slots):
             return await fetch(self.primary, statement, values, prepare)
@@ -301,12 +316,12 @@ class Reader:
     def rows(
         self, statement: str, values: Mapping[str, Any], *, prepare: bool | None = False
     ) -> list[TupleRow]:
-        """The rows of a statement.
+        """The rows of a statement that may take long.
 
         :param prepare: False: it is planned each time, for the very values, as it must be for a search:
             how to look for a label depends on which one. None: it is planned a few times
         """
-        return wait_for(self.reads.fetch(statement, values, prepare=prepare, after=self.after))
+        return wait_for(self.reads.fetch(statement, values, prepare, self.after, few=True))
 
     def one(self, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
         """The first row of a statement that takes no time."""

@@ -450,10 +450,9 @@ def test_by_force_it_goes_at_once_and_nothing_refers_to_it_any_more(world: World
     assert api.post(at(cluster, "/force-delete"), json={"reason": "x"}).status_code == 204
     assert [world.status(one) for one in (cluster, peer)] == [404, 404]
     with psycopg.connect(world.database) as conn:
-        kept = conn.execute("SELECT document FROM audit WHERE resource_id = %s", [cluster["id"]])
-        document = kept.fetchone()
-        assert document
-        assert f'"id": "{peer["id"]}"' in document[0]
+        query = "SELECT document FROM audit WHERE resource_id = %s AND action = 'force-delete'"
+        [(document,)] = conn.execute(query, [cluster["id"]]).fetchall()
+        assert f'"id": "{peer["id"]}"' in document
 
 
 def test_of_what_goes_with_a_parent_everything_counts_that_others_refer_to(world: World) -> None:
