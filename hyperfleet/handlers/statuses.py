@@ -71,14 +71,15 @@ RETURNING owner_id::text, document::bpchar
 """
 STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
 # Whatever changes a resource or a report on it raises its version. Nobody is waited for: of several
-# resources, one that is locked must not keep the others waiting.
+# resources, one that is locked must not keep the others waiting. The triggers of migrations 0012 and 0014
+# are told by ``silent`` whether the version has news.
 UNCHANGED = """, free AS (
     SELECT {table}.id FROM {table} JOIN given USING (id)
     WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
     FOR NO KEY UPDATE OF {table} SKIP LOCKED
 ), held AS (
     UPDATE {table} SET status = given.status, version = {table}.version + 1,
-        silent = CASE WHEN given.silent THEN {table}.version + 1 ELSE {table}.silent END
+        silent = ({table}.version + 1) * CASE WHEN given.silent THEN 1 ELSE -1 END
     FROM given WHERE {table}.id = given.id AND {table}.id = ANY(ARRAY(SELECT id FROM free))
     RETURNING {table}.id
 )
