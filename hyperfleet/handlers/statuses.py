@@ -71,8 +71,8 @@ RETURNING owner_id::text, document::bpchar
 """
 STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
 # Whatever changes a resource or a report on it raises its version. Nobody is waited for: of several
-# resources, one that is locked must not keep the others waiting. The triggers of migrations 0012 and 0014
-# are told by ``silent`` whether the version has news.
+# resources, one that is locked must not keep the others waiting. By ``silent`` the triggers of the feed
+# and of the transitions know whether the version has news.
 UNCHANGED = """, free AS (
     SELECT {table}.id FROM {table} JOIN given USING (id)
     WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
