@@ -161,22 +161,39 @@ BEGIN
             whose := OLD.tenancy; what := 'removed'; who := NULL;
         END IF;
     END IF;
-    -- Rows of another server, as a restore may bring them, are not waited for.
-    INSERT INTO changes (position, time, kind, id, owner_id, generation, version, name, change, by, tenancy)
-    VALUES (
-        greatest(own, (
-            SELECT position FROM changes
-            WHERE id = of_id AND position <= greatest(own, pg_snapshot_xmax(pg_current_snapshot()))
-            ORDER BY position DESC, sequence DESC LIMIT 1
-        )),
-        clock_timestamp(), of_kind, of_id, owner, of_generation, of_version, of_name, what,
-        -- Whose report it was, if it came in the same transaction.
-        CASE WHEN what = 'status' THEN (
-            SELECT adapter FROM adapter_statuses
-            WHERE owner_type = of_kind AND owner_id = of_id AND xmin = own::xid
-            ORDER BY last_report_time DESC LIMIT 1
-        ) ELSE who END, whose
-    );
+    -- Rows of another server, as a restore may bring them, are not waited for. Two statements: one that
+    -- names a table locks it, needed or not.
+    IF what = 'status' THEN
+        INSERT INTO changes
+            (position, time, kind, id, owner_id, generation, version, name, change, by, tenancy)
+        VALUES (
+            greatest(own, (
+                SELECT position FROM changes
+                WHERE id = of_id AND position <= greatest(own, pg_snapshot_xmax(pg_current_snapshot()))
+                ORDER BY position DESC, sequence DESC LIMIT 1
+            )),
+            clock_timestamp(), of_kind, of_id, owner, of_generation, of_version, of_name, what,
+            (
+                -- Whose report it was, if it came in the same transaction.
+                SELECT adapter FROM adapter_statuses
+                WHERE owner_type = of_kind AND owner_id = of_id AND xmin = own::xid
+                ORDER BY last_report_time DESC LIMIT 1
+            ),
+            whose
+        );
+    ELSE
+        INSERT INTO changes
+            (position, time, kind, id, owner_id, generation, version, name, change, by, tenancy)
+        VALUES (
+            greatest(own, (
+                SELECT position FROM changes
+                WHERE id = of_id AND position <= greatest(own, pg_snapshot_xmax(pg_current_snapshot()))
+                ORDER BY position DESC, sequence DESC LIMIT 1
+            )),
+            clock_timestamp(), of_kind, of_id, owner, of_generation, of_version, of_name, what,
+            who, whose
+        );
+    END IF;
     IF given THEN
         -- To another tenant: gone for the one, new for the other.
         INSERT INTO changes
