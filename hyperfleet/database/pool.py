@@ -122,6 +122,12 @@ class Pool(AsyncConnectionPool[Session]):
                 if self.told is not None:
                     self.told("connection", 0, error)
                 raise error from self.trouble
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # Who is cancelled in the moment in which it gets a connection is not told by psycopg's
+                # pool, and would go on as if nobody had.
+                await super().putconn(conn)
+                raise asyncio.CancelledError
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
                 self.used[conn] = time.monotonic() + self.patience
                 return conn

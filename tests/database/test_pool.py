@@ -38,6 +38,26 @@ def test_those_who_wait_get_connections_in_the_order_in_which_they_came(database
     assert uvloop.run(main()) == [0, 1, 2, 3, 4, 5]
 
 
+def test_who_is_cancelled_in_the_moment_in_which_it_gets_a_connection_ends(database: str) -> None:
+    async def main() -> list[str]:
+        ends = []
+        async with new_pool(database, 1) as pool:
+            for _ in range(20):
+                conn = await pool.getconn()
+                waiting = asyncio.create_task(fetch(pool, "SELECT pg_sleep(5)", {}))
+                await asyncio.sleep(0.01)
+                await pool.putconn(conn)
+                waiting.cancel()
+                try:
+                    await asyncio.wait_for(waiting, 1)
+                except asyncio.CancelledError:
+                    ends.append("cancelled")
+            assert await fetch(pool, "SELECT 1", {}) == [(1,)]
+        return ends
+
+    assert uvloop.run(main()) == ["cancelled"] * 20
+
+
 def test_a_connection_that_ended_while_it_was_idle_costs_the_loop_nothing(
     database: str, sql: psycopg.Connection
 ) -> None:
