@@ -88,7 +88,8 @@ def create_app(
     # From the innermost to the outermost.
     told = Positioned(inner, reads.written) if reads.standbys else inner
     layers: ASGIApp = Plain(Pages(told, pages))
-    requests, feed = Requests(registry, first=settings.first_generation_metrics), service.feed
+    requests = Requests(registry, first=settings.first_generation_metrics)
+    feed = service.feed
     fair = Fair(
         Limited(layers, limits(settings)),
         settings.max_requests,

@@ -14,7 +14,7 @@ from hyperfleet.audit import Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection
-from hyperfleet.database.statements import fetch_one, listed
+from hyperfleet.database.statements import fetch_one, filled
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import (
     ID,
@@ -176,7 +176,7 @@ class Hold:
         whole: bool = False,
         children: bool = True,
     ) -> None:
-        values = {"owner_id": None, **key, "ids": listed(key["ids"] if "ids" in key else [key["id"]])}
+        values = {"owner_id": None, **key, "ids": filled(key["ids"] if "ids" in key else [key["id"]])}
         seen, root = folding.rules is not None, key.get("root", "")
         scoped = "tenancy" in key
         statements = _statements(

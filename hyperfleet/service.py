@@ -13,7 +13,7 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
-from hyperfleet.database.statements import fetch, listed
+from hyperfleet.database.statements import fetch, filled
 from hyperfleet.database.together import Once, Rounds
 from hyperfleet.differences import Differences
 from hyperfleet.feed.following import Feed
@@ -108,12 +108,12 @@ class Service:
     async def _read(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, TupleRow]:
-        rows = await self.reads.fetch(statement, {"ids": listed(asked)})
+        rows = await self.reads.fetch(statement, {"ids": filled(asked)})
         return {row[0]: row[1:] for row in rows}
 
     async def _rows(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, TupleRow]:
         patience = PATIENCE if len(asked) > 1 else None
-        values = {"ids": listed(asked), "rows": Jsonb([*asked.values()]), "patience": patience}
+        values = {"ids": filled(asked), "rows": Jsonb([*asked.values()]), "patience": patience}
         return {row[0]: row[1:] for row in await fetch(self.pool, statement, values)}

@@ -258,13 +258,12 @@ class Reads:
         prepare: bool | None = None,
         after: str = "",
         *,
-        few: bool | None = None,
+        few: bool = False,
     ) -> list[TupleRow]:
         """The rows of one statement that only reads.
 
         :param prepare: ``False`` for one that is planned each time, for the very values
-        :param few: whether it may take long, so that the primary is given few at once; as is taken to
-            be so of one that is planned each time, if not said
+        :param few: whether it may take long, so that the primary is given few at once
         :param after: a position that what is read must not be before; standbys are waited for that have
             not come so far, but not for long
         Raises PoolTimeout where the primary has too many already.
@@ -287,7 +286,7 @@ class Reads:
         values: Mapping[str, Any],
         prepare: bool | None = None,
         *,
-        few: bool | None = None,
+        few: bool = False,
     ) -> list[TupleRow]:
         """The rows of a statement as the primary has them; ``prepare`` and ``few`` as :meth:`fetch` has
         them.
@@ -295,7 +294,7 @@ class Reads:
         if not self.standbys:
             return await fetch(self.primary, statement, values, prepare)
         self.told("primary")
-        if not (prepare is False if few is None else few):
+        if not few:
             return await fetch(self.primary, statement, values, prepare)
         async with slot(self.slots):
             return await fetch(self.primary, statement, values, prepare)
@@ -316,11 +315,7 @@ class Reader:
     def rows(
         self, statement: str, values: Mapping[str, Any], *, prepare: bool | None = False
     ) -> list[TupleRow]:
-        """The rows of a statement that may take long.
-
-        :param prepare: False: it is planned each time, for the very values, as it must be for a search:
-            how to look for a label depends on which one. None: it is planned a few times
-        """
+        """The rows of a statement that may take long; ``prepare`` as :meth:`Reads.fetch` has it."""
         return wait_for(self.reads.fetch(statement, values, prepare, self.after, few=True))
 
     def one(self, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
@@ -330,7 +325,7 @@ class Reader:
 
     def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
         """As :meth:`rows`, by the primary: it has all that any standby has shown."""
-        return wait_for(self.reads.newest(statement, values, prepare=False))
+        return wait_for(self.reads.newest(statement, values, prepare=False, few=True))
 
 
 def standbys(

@@ -24,7 +24,7 @@ from hyperfleet.greenlets import wait_for
 EXPECTED = 10
 
 
-def listed(ids: Iterable[str]) -> list[str]:
+def filled(ids: Iterable[str]) -> list[str]:
     """Ids for ``= ANY``, which repetitions are nothing to: the first one again and again where there are
     few.
     """

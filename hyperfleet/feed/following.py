@@ -3,8 +3,7 @@
 import asyncio
 import json
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from functools import partial
 from typing import TypeVar
 
@@ -47,7 +46,7 @@ class Feed:
         self.tasks: set[asyncio.Task[None]] = set()
         # How many pages are being given to those who asked, and who comes again meanwhile.
         self.giving = 0
-        self.held: deque[asyncio.Future[None]] = deque()
+        self.held: list[asyncio.Future[None]] = []
 
     async def calm(self) -> None:
         """Waits while a page is given to many: who has it already, and comes again for the next one,
@@ -93,7 +92,7 @@ class Feed:
             finally:
                 self.giving -= 1
             if not self.giving:
-                held, self.held = self.held, deque()
+                held, self.held = self.held, []
                 await _each(held, None)
 
     async def later(self, wanted: Wanted, page: Page, seconds: float) -> bytes:
@@ -139,12 +138,11 @@ class Feed:
                 await asyncio.sleep(PAUSE)
 
 
-async def _each(asked: Collection[asyncio.Future[T]], answer: T) -> None:
-    """Gives all the same answer; others are served in between."""
-    waiting = deque(asked)
-    while waiting:
-        for _ in range(min(SOME, len(waiting))):
-            one = waiting.popleft()
-            if not one.done():
-                one.set_result(answer)
-        await asyncio.sleep(0)
+async def _each(asked: list[asyncio.Future[T]], answer: T) -> None:
+    """Gives all the same answer."""
+    for number, one in enumerate(asked):
+        if number % SOME == 0:
+            # Others are served in between.
+            await asyncio.sleep(0)
+        if not one.done():
+            one.set_result(answer)

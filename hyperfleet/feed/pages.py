@@ -168,13 +168,13 @@ async def read(
     Raises Problem where the feed does not know the place, or not any more.
     """
     statement, values = _plan(wanted, after)
-    # As lists: one with a search is planned for its very values, and may take long.
-    prepare = False if wanted.search.sql else None
-    with searching(bool(wanted.search.sql), reads.primary.statement_timeout):
+    prepare, searched = wanted.search.prepare, bool(wanted.search.sql)
+    with searching(searched, reads.primary.statement_timeout):
+        # One with a search may take long.
         if newest:
-            rows = await reads.newest(statement, values, prepare)
+            rows = await reads.newest(statement, values, prepare, few=searched)
         else:
-            rows = await reads.fetch(statement, values, prepare, position)
+            rows = await reads.fetch(statement, values, prepare, position, few=searched)
     now, fits, epoch, known, last, found = rows[0][:6] if rows else (None, False, "", False, None, 0)
     if not fits:
         # A dump of another server was restored here; its transactions were numbered differently.

@@ -7,6 +7,7 @@ import flask
 from xxhash import xxh3_128_hexdigest
 
 from hyperfleet import tenancy
+from hyperfleet.database.statements import filled
 from hyperfleet.etag import etag, weak
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
@@ -71,7 +72,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
     statement = READ.of(kind, key)
     if reader.after:
-        row = reader.one(statement, {"ids": [key["id"]]})
+        row = reader.one(statement, {"ids": filled([key["id"]])})
         found = row and row[1:]
     else:
         found = wait_for(request.service().read(statement).get(key["id"]))

@@ -46,6 +46,14 @@ class Condition:
     values: dict[str, Any]
     count: str = ""
 
+    @property
+    def prepare(self) -> bool | None:
+        """Whether statements with it are prepared, as psycopg takes it. One that searches is planned
+        each time: how to look for a label depends on which one. To plan any other can take four times as
+        long as to run it, so that it is done a few times only.
+        """
+        return False if self.sql else None
+
 
 # What is true for all.
 ANY = Condition("", {})

@@ -48,13 +48,22 @@ class _Context(logging.Filter):
         return True
 
 
+# The text of each second is made once: requests come by the thousand.
+@functools.lru_cache(maxsize=1)
+def _local(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+@functools.lru_cache(maxsize=1)
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
 class _Text(logging.Formatter):
-    """Lines for people. The time of each second is written once: requests come by the thousand.
+    """Lines for people.
 
     :param secrets: what is hidden
     """
-
-    second = (0, "")
 
     def __init__(self, secrets: "Secrets") -> None:
         super().__init__(TEXT)
@@ -64,10 +73,7 @@ class _Text(logging.Formatter):
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
         """``2025-11-17 15:04:05,123``, local time."""
-        seconds = int(record.created)
-        if seconds != self.second[0]:
-            self.second = seconds, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-        return f"{self.second[1]},{int(record.msecs):03d}"
+        return f"{_local(int(record.created))},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of the standard library)
         """A message is one line, whatever a client has put into it."""
@@ -87,8 +93,6 @@ class _Json(OrjsonFormatter):
     :param secrets: what is hidden
     """
 
-    second = (0, "")
-
     def __init__(self, secrets: "Secrets") -> None:
         super().__init__()
         self.secrets = secrets
@@ -101,7 +105,7 @@ class _Json(OrjsonFormatter):
     ) -> None:
         """Puts the members of a line into ``log_data``, in their order."""
         line, known = log_data, self.known
-        line["timestamp"] = self._time(record)
+        line["timestamp"] = f"{_utc(int(record.created))}.{int(record.msecs):03d}Z"
         line["level"] = record.levelname.lower()
         line["logger"] = record.name
         line["message"] = record.message
@@ -116,13 +120,6 @@ class _Json(OrjsonFormatter):
         where = span.get()
         if where is not None:
             line["trace_id"], line["span_id"] = where
-
-    def _time(self, record: logging.LogRecord) -> str:
-        """``2025-11-17T15:04:05.123Z``; the text of each second is made once."""
-        seconds = int(record.created)
-        if seconds != self.second[0]:
-            self.second = seconds, datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
-        return f"{self.second[1]}.{int(record.msecs):03d}Z"
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """The members as they may be shown."""
