@@ -254,7 +254,7 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
 
 
 def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tried_again(
-    service: Callable[..., Api], sql: psycopg.Connection
+    service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
     search = {"search": "name = 'c1'"}
     api = service(statement_timeout=0.5)
@@ -265,9 +265,10 @@ def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tr
     assert int(answer.headers["Retry-After"]) > 0
 
     api = service(statement_timeout=30)
-    with ThreadPoolExecutor(1) as thread, sql.transaction():
-        sql.execute("LOCK TABLE clusters")
+    with psycopg.connect(database) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("LOCK TABLE clusters")
         asked = thread.submit(api.get, "/clusters", params=search)
+        # Not in the transaction of the lock: what is seen there of other sessions stays as it was.
         while not sql.execute(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
             " WHERE wait_event_type = 'Lock' AND datname = current_database()"
