@@ -10,10 +10,10 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import tenancy
 from hyperfleet.database.reads import Reads
-from hyperfleet.database.statements import fetch
+from hyperfleet.database.statements import fetch, filled
 from hyperfleet.errors import GONE, Problem
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
-from hyperfleet.lists.page import BYTES
+from hyperfleet.lists.page import BYTES, most
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import searching
@@ -24,22 +24,24 @@ SCANNED = 1000
 
 # Nothing can come before what is here: see the migration that makes the table. A place is known by its
 # row; that of the last one that was removed is named elsewhere. The row that there always is says where
-# the feed is; large documents are left for the next page.
+# the feed is; large documents are left for the next page. A place comes in a query, kinds in a list of
+# one length, and nothing comes that is not asked for: what the planner makes of the very values is then
+# no better than what it makes of any, and a plan is kept.
 PAGE = """/* changes */
 WITH scanned AS MATERIALIZED (
     SELECT *, {checked} AS checked FROM changes
-    WHERE (position, sequence) > (%(position)s::xid8, %(sequence)s::bigint)
+    WHERE (position, sequence) > ((SELECT %(position)s::xid8), (SELECT %(sequence)s::bigint))
       AND position < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY position, sequence LIMIT %(scanned)s
+    ORDER BY position, sequence LIMIT {scanned}
 ), matched AS (
-    SELECT scanned.*, item.document FROM scanned LEFT JOIN LATERAL (
-        SELECT {document} AS document FROM {table}
-        WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only} {theirs}
-    ) AS item ON true
-    WHERE scanned.kind = ANY(%(kinds)s) {scope}
-      AND (%(owner_id)s::uuid IS NULL OR scanned.owner_id = %(owner_id)s::uuid)
-      AND (NOT %(searched)s OR scanned.change = 'removed' OR item.document IS NOT NULL)
-    ORDER BY position, sequence LIMIT %(limit)s
+    SELECT * FROM (
+        SELECT scanned.*, item.document FROM scanned LEFT JOIN LATERAL (
+            SELECT {document} AS document FROM {table}
+            WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only} {theirs}
+        ) AS item ON true
+        WHERE scanned.kind = ANY(%(kinds)s) {scope} {owner} {searched}
+        ORDER BY position, sequence LIMIT {most}
+    ) AS beginning LIMIT %(limit)s
 ), item AS (
     SELECT *, row_number() OVER rows AS number, sum(octet_length(document)) OVER rows AS until
     FROM matched WINDOW rows AS (ORDER BY position, sequence)
@@ -49,7 +51,7 @@ SELECT at.now, at.fits, at.epoch, at.known, at.last, at.found,
        generation, version, hyperfleet_time(time), by,
        document::bpchar
 FROM (
-    SELECT ({now}) AS now, hyperfleet_feed_fits() AS fits, replace(epoch::text, '-', '') AS epoch,
+    SELECT ({now}) AS now, {fits} AS fits, replace(epoch::text, '-', '') AS epoch,
            {known} AS known,
            (SELECT concat_ws(' ', position, sequence, checked) FROM scanned
             ORDER BY position DESC, sequence DESC LIMIT 1) AS last,
@@ -58,6 +60,13 @@ FROM (
 ) AS at LEFT JOIN item ON item.number = 1 OR item.until <= {bytes} OR item.until IS NULL
 ORDER BY item.position, item.sequence
 """
+# What is shown where something is asked of a resource, or of what it belongs to.
+SEARCHED = "AND (scanned.change = 'removed' OR item.document IS NOT NULL)"
+OWNER = "AND scanned.owner_id = %(owner_id)s::uuid"
+# Whether the rows are this server's own, as the function of that name in the database has it; that would
+# be planned anew for each page.
+FITS = """(server = (SELECT system_identifier FROM pg_control_system())
+    AND NOT EXISTS (SELECT FROM changes WHERE position > pg_snapshot_xmax(pg_current_snapshot())))"""
 # What a caller sees who is of a tenant.
 SCOPE = "AND scanned.tenancy @> %(tenancy)s"
 # An operator may have given it to another meanwhile; what is shown is as it is now.
@@ -127,7 +136,8 @@ class Page:
         return b"".join(events)
 
 
-def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
+def plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
+    """The statement that finds the page behind a place, and its values; None: where the feed ends."""
     kind = wanted.kind or ALL
     of = KINDS[kind]
     place = after._asdict() if after else {"position": None, "sequence": None, "check": None}
@@ -137,6 +147,11 @@ def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
         only=of.only,
         document=of.document,
         condition=condition,
+        scanned=SCANNED,
+        most=most(wanted.limit),
+        owner=OWNER if wanted.owner_id else "",
+        searched=SEARCHED if wanted.search.sql else "",
+        fits=FITS,
         scope=SCOPE if wanted.tenant else "",
         theirs=THEIRS.format(table=of.table) if wanted.tenant else "",
         now=NOW,
@@ -148,12 +163,10 @@ def _plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
         **wanted.search.values,
         **place,
         "position": str(after.position) if after else None,
-        "kinds": [wanted.kind] if wanted.kind else [*RESOURCES],
+        "kinds": filled([wanted.kind] if wanted.kind else RESOURCES),
         "owner_id": wanted.owner_id,
         "tenancy": Jsonb(wanted.tenant),
-        "searched": bool(wanted.search.sql),
         "limit": wanted.limit,
-        "scanned": max(SCANNED, wanted.limit),
     }
     return statement, values
 
@@ -167,8 +180,10 @@ async def read(
     :param position: as :meth:`Reads.fetch` has it
     Raises Problem where the feed does not know the place, or not any more.
     """
-    statement, values = _plan(wanted, after)
-    prepare, searched = wanted.search.prepare, bool(wanted.search.sql)
+    statement, values = plan(wanted, after)
+    searched = bool(wanted.search.sql)
+    # How to look for a label depends on which one.
+    prepare = False if searched else None
     with searching(searched, reads.primary.statement_timeout):
         # One with a search may take long.
         if newest:

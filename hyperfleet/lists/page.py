@@ -26,10 +26,15 @@ BYTES = 1024 * 1024
 # An empty page is one row without keys, so that the total is there all the same. The size of a document
 # is known without reading it, and large ones are left for later. The rows come in the order of the page:
 # what OFFSET 0 keeps whole can be joined in no other way than row by row.
+# The inner limit is for the planner: without a number to go by it expects a tenth of the table, so that
+# a plan for the very values looks cheaper than one that is kept, and is made anew each time: two thirds
+# of what PostgreSQL does for a page of twenty.
 LIST = """/* {table}_list */
 WITH page AS (
-    SELECT {table}.{identity} AS identity, {keys}
-    FROM {source} WHERE {where} AND {after} ORDER BY {order} LIMIT %(limit)s OFFSET %(skip)s
+    SELECT * FROM (
+        SELECT {table}.{identity} AS identity, {keys}
+        FROM {source} WHERE {where} AND {after} ORDER BY {order} LIMIT {most} {skip}
+    ) AS beginning LIMIT %(limit)s
 )
 SELECT counted.found, counted.total, counted.moment, counted.place, item.keys,
        CASE WHEN item.until <= {bytes} THEN item.document::bpchar END AS document,
@@ -51,6 +56,10 @@ MOMENT = """
 CASE WHEN NOT pg_is_in_recovery()
      THEN concat(pg_postmaster_start_time(), ' ', pg_current_snapshot()) END
 """
+
+# Numbers of rows for the planner.
+MOST = (10, 100, 1000, 10_000)
+SKIP = "OFFSET %(skip)s"
 
 # The types of what tells the items of a list apart, where that is no text.
 STORED = {"uuid": "uuid", "number": "bigint"}
@@ -97,7 +106,11 @@ class Within(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the parameters of a request ask for; ``counted``: also how many items there are."""
+    """What the parameters of a request ask for.
+
+    :param counted: whether also how many items there are
+    :param usual: whether in the order in which lists come to who asks for none
+    """
 
     number: int
     size: int
@@ -105,6 +118,7 @@ class Wanted(NamedTuple):
     search: Condition
     after: Continuation | None
     counted: bool
+    usual: bool
 
     @property
     def offset(self) -> int:
@@ -176,7 +190,8 @@ def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> W
         condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
-    return Wanted(after.number if after else number, size, ordered, condition, after, counted)
+    usual = not (query.get("order_by") or query.get("order"))
+    return Wanted(after.number if after else number, size, ordered, condition, after, counted, usual)
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
@@ -230,6 +245,8 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         texts=", ".join(f"page.{k}::text" for k in keys),
         order=ordered.reversed().sql if backward else ordered.sql,
         after=wanted.after.sql if wanted.after else "true",
+        most=most(limit),
+        skip=SKIP if skip else "",
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
@@ -252,6 +269,13 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
     return Plan(statement, values, backward)
 
 
+def most(limit: int) -> int:
+    """A number for ``LIMIT`` that is no smaller, and of which a tenth is no larger: so many rows the
+    planner expects behind a limit that it does not know.
+    """
+    return next(number for number in MOST if number >= limit)
+
+
 def _total(wanted: Wanted, within: Within) -> str:
     if not wanted.counted:
         return "NULL::bigint"
@@ -265,7 +289,7 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     try:
         with searching(bool(wanted.search.sql), reader.statement_timeout):
-            rows = reader.rows(made.statement, made.values, prepare=wanted.search.prepare)
+            rows = reader.rows(made.statement, made.values, prepare=prepare(wanted, within))
     except psycopg.DataError:
         if not wanted.after:
             raise
@@ -282,6 +306,14 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     ]
     last = rows[wanted.size - 1][4] if 0 < wanted.size < len(rows) else None
     return Found(total, moment, documents, last, Place.parse(place) if place else None)
+
+
+def prepare(wanted: Wanted, within: Within) -> bool | None:
+    """Whether the statement is prepared, as psycopg takes it: not where the best plan is another one for
+    other values. To plan takes as long as to find a page, or longer.
+    """
+    steady = wanted.search.steady and wanted.usual and (within.few or not within.where)
+    return None if steady or not wanted.search.sql else False
 
 
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:

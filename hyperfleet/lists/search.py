@@ -13,7 +13,7 @@ from uuid import UUID
 
 from lark import Token, Tree
 
-from hyperfleet.kinds import ID, KINDS, OLD_ID, id_here
+from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, id_here
 from hyperfleet.lists import columns, grammar, referring
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
@@ -23,6 +23,8 @@ MAX_LIST = 1000
 MAX_PATTERN = 256
 # What a double holds, and so what any client can have sent.
 MAX_EXPONENT = 308
+# Columns of resources of which an index gives the rows with one value, whatever it is, newest first.
+INDEXED = {"id", "name", "phase", "reconciled", "available"}
 # Each label that is looked up in the table of labels is a join; further ones are read off the row.
 MAX_LOOKUPS = 4
 
@@ -40,19 +42,14 @@ class Condition:
 
     :param count: a query that tells how many rows of the whole table match, where that can be known
         without looking at them; else empty
+    :param steady: whether the rows that match are best found in the same way whatever the values are, in
+        the usual order
     """
 
     sql: str
     values: dict[str, Any]
     count: str = ""
-
-    @property
-    def prepare(self) -> bool | None:
-        """Whether statements with it are prepared, as psycopg takes it. One that searches is planned
-        each time: how to look for a label depends on which one. To plan any other can take four times as
-        long as to run it, so that it is done a few times only.
-        """
-        return False if self.sql else None
+    steady: bool = False
 
 
 # What is true for all.
@@ -90,10 +87,11 @@ def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
     values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
-        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)), [])
+        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)), [], [])
         sql = _condition(search, tree, conjunct=True)
-        whole = len(search.labels) == len(list(tree.find_data("comparison")))
-        return Condition(sql, values, _count(search) if whole else "")
+        comparisons = len(list(tree.find_data("comparison")))
+        count = _count(search) if len(search.labels) == comparisons else ""
+        return Condition(sql, values, count, comparisons == len(search.indexed) == 1)
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
 
@@ -107,6 +105,8 @@ class _Search:
     # Conditions on the table of labels, which go with {label} for a row of that: every row that matches
     # the expression has such labels.
     labels: list[str]
+    # Conditions on columns that are indexed, each with one value that every row which matches has.
+    indexed: list[str]
 
 
 def _condition(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
@@ -188,6 +188,9 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
+    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
+    if lookup and search.kind in RESOURCES and column in INDEXED and len(operands) == 1:
+        search.indexed.append(column)
     key = field.label or field.dimension
     if lookup and key and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)

@@ -1,6 +1,7 @@
 """The searches that clients repeat all day read indexes, whatever the size of the fleet."""
 
 import json
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,14 @@ from typing import Any
 import declared_kinds
 import psycopg
 import pytest
+from psycopg import sql as composed
 
 from hyperfleet import declared, kinds
+from hyperfleet.feed import pages
 from hyperfleet.lists import page
+from hyperfleet.lists.projection import Shape
+from hyperfleet.lists.search import ANY
+from hyperfleet.place import CHECKED, NOW, Place
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +138,96 @@ def test_first_pages_of_declared_kinds_are_read_from_indexes(
 ) -> None:
     benchmark["load_channels"](sql, 1, CLUSTERS)
     assert scanned(sql, benchmark, OF_CHANNELS) == {}
+
+
+# Searches of which a plan is kept, with the usual values and with strange ones.
+STEADY = (
+    *("name='cluster-500'", "name='nobody'", "id='0199a000-0000-7000-8000-000000000000'"),
+    *("status.conditions.Ready='True'", "status.conditions.Reconciled='False'"),
+    *("status.conditions.Available='False'", "status.conditions.Available='Unknown'"),
+    *("status.phase='Failed'", "(status.phase='Lost')"),
+)
+
+
+def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(
+    sql: psycopg.Connection, benchmark: dict[str, Any]
+) -> None:
+    benchmark["load"](sql, 1, CLUSTERS)
+    for size, number, order in ((20, 1, ""), (37, 1, ""), (1000, 1, ""), (20, 1, "created_time asc")):
+        wanted = page.understand("Cluster", {"page_size": size, "page": number, "order_by": order})
+        assert page.prepare(wanted, page.Within()) is None
+        made = page.plan("Cluster", wanted, page.Within(), None)
+        for _ in range(12):
+            sql.execute(made.statement, made.values, prepare=True)
+        [plans] = sql.execute(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ '_list'"
+        ).fetchall()
+        assert plans == (5, 7), size
+        sql.execute("DEALLOCATE ALL")
+        sql._prepared.clear()
+    for expression in STEADY:
+        wanted = page.understand("Cluster", {"search": expression, "page_size": 20})
+        assert page.prepare(wanted, page.Within()) is None, expression
+        steps = list(nodes(kept_plan(sql, page.plan("Cluster", wanted, page.Within(), None))))
+        read = [one for one in steps if one.get("Relation Name") == "clusters"]
+        assert not [one for one in read if one["Node Type"].endswith("Seq Scan")], expression
+        found = [one for one in read if one["Alias"] == "clusters"]
+        assert found and all(one["Actual Rows"] <= 100 for one in found), expression
+        assert all(one.get("Rows Removed by Filter", 0) == 0 for one in found), expression
+
+
+def test_plans_of_pages_of_the_feed_are_kept(sql: psycopg.Connection, benchmark: dict[str, Any]) -> None:
+    benchmark["load"](sql, 1, CLUSTERS)
+    [(end,)] = sql.execute(NOW).fetchall()
+    [(behind,)] = sql.execute(
+        f"SELECT concat_ws(' ', epoch, position, sequence, {CHECKED}) FROM feeds, changes"
+        " ORDER BY position DESC, sequence DESC OFFSET 30 LIMIT 1"
+    ).fetchall()
+    for place in (end, behind):
+        for kind in (None, "NodePool"):
+            wanted = pages.Wanted(kind, None, ANY, "", Shape(), "", 100, {})
+            statement, values = pages.plan(wanted, Place.parse(place))
+            for _ in range(12):
+                rows = sql.execute(statement, values, prepare=True).fetchall()
+            assert len(rows) == (30 if place == behind else 1)
+            [plans] = sql.execute(
+                "SELECT custom_plans, generic_plans FROM pg_prepared_statements"
+                " WHERE statement ~ '/. changes'"
+            ).fetchall()
+            assert plans == (5, 7), (place, kind)
+            sql.execute("DEALLOCATE ALL")
+            sql._prepared.clear()
+
+
+def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -> None:
+    for query in (
+        {"search": "labels.env='prod'"},
+        {"search": "name='a' or name='b'"},
+        {"search": "not name='a'"},
+        {"search": "name in ('a', 'b')"},
+        {"search": "status.phase='Ready' and labels.env='prod'"},
+        {"search": "status.phase='Ready'", "order_by": "name"},
+        {"search": "status.phase='Ready'", "order": "asc"},
+        {"search": "created_by='someone'"},
+    ):
+        assert page.prepare(page.understand("Cluster", query), page.Within()) is False, query
+    alone = page.understand("NodePool", {"search": "status.phase='Ready'"})
+    assert page.prepare(alone, page.Within("owner_id = %(owner_id)s")) is False
+
+
+def kept_plan(sql: psycopg.Connection, made: page.Plan) -> dict[str, Any]:
+    """The plan that PostgreSQL makes for any values, run with these."""
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", made.statement)))
+    statement = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", made.statement)
+    values = composed.SQL(", ").join(composed.Literal(made.values[name]) for name in names)
+    with sql.transaction(force_rollback=True):
+        sql.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        sql.execute(f"PREPARE kept AS {statement}")
+        explain = "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE kept ({})"
+        [(found,)] = sql.execute(composed.SQL(explain).format(values)).fetchall()
+        sql.execute("DEALLOCATE kept")
+    plan: dict[str, Any] = found[0]["Plan"]
+    return plan
 
 
 def scanned(
