@@ -1,13 +1,13 @@
 """Answers against the contract: all of them, or so many that a change which breaks it is noticed."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+import orjson
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,7 +79,7 @@ class Contract:
                 rules, named = _partial(rules), {name: _partial(one) for name, one in named.items()}
             self.compiled[key] = schema.compile_schema(rules, named)
         try:
-            value = json.loads(answer.body)
+            value = orjson.loads(answer.body)
         except ValueError:
             return [fault(["body"], "is not JSON", RULE)]
         return list(faults(self.compiled[key], value))

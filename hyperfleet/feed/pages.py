@@ -39,7 +39,7 @@ WITH scanned AS MATERIALIZED (
             SELECT {document} AS document FROM {table}
             WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only} {theirs}
         ) AS item ON true
-        WHERE scanned.kind = ANY(%(kinds)s) {scope} {owner} {searched}
+        WHERE scanned.kind = ANY(%(kinds)s::text[]) {scope} {owner} {searched}
         ORDER BY position, sequence LIMIT {most}
     ) AS beginning LIMIT %(limit)s
 ), item AS (
