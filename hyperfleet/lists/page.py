@@ -232,15 +232,18 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         skip, limit = max(0, count - offset - size - 1), max(0, min(size + 1, count - offset))
     # What OFFSET 0 keeps whole is found by its own index, whatever is searched for in it.
     few = within.few and wanted.search.sql
-    source = FEW.format(table=of.table, where=within.where) if few else of.table
+    source = rows = FEW.format(table=of.table, where=within.where) if few else of.table
+    matching = condition
+    if wanted.search.source and not within.where and _by_age(ordered):
+        rows, matching = f"({wanted.search.source}) AS {of.table}", "true"
     keys = [f"k{index}" for index in range(len(ordered.keys))]
     statement = LIST.format(
         table=of.table,
-        source=source,
+        source=rows,
         identity=of.identity,
         row=of.row,
         document=of.document,
-        where=condition,
+        where=matching,
         keys=", ".join(f"{key.sql} AS {k}" for key, k in zip(ordered.keys, keys, strict=True)),
         texts=", ".join(f"page.{k}::text" for k in keys),
         order=ordered.reversed().sql if backward else ordered.sql,
@@ -267,6 +270,13 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         "least": size + 1 if wanted.after else min(offset, 1),
     }
     return Plan(statement, values, backward)
+
+
+def _by_age(order: Order) -> bool:
+    """Whether an index of labels has their owners in this order, or from its end."""
+    first, *rest = order.keys
+    others = [(key.name, key.descending) for key in rest]
+    return first.name == "created_time" and others == [("id", first.descending)]
 
 
 def most(limit: int) -> int:

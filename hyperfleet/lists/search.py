@@ -42,6 +42,8 @@ class Condition:
 
     :param count: a query that tells how many rows of the whole table match, where that can be known
         without looking at them; else empty
+    :param source: a query for ``created_time`` and ``id`` of these rows, where they come newest first
+        without a look at the others; else empty
     :param steady: whether the rows that match are best found in the same way whatever the values are, in
         the usual order
     """
@@ -49,6 +51,7 @@ class Condition:
     sql: str
     values: dict[str, Any]
     count: str = ""
+    source: str = ""
     steady: bool = False
 
 
@@ -90,8 +93,13 @@ def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
         search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)), [], [])
         sql = _condition(search, tree, conjunct=True)
         comparisons = len(list(tree.find_data("comparison")))
-        count = _count(search) if len(search.labels) == comparisons else ""
-        return Condition(sql, values, count, comparisons == len(search.indexed) == 1)
+        steady = comparisons == len(search.indexed) == 1
+        if len(search.labels) < comparisons:
+            return Condition(sql, values, steady=steady)
+        found = _labelled(search)
+        source = f"SELECT created_time, label0.owner_id AS id FROM {found}"  # noqa: S608 (made here)
+        ordered = len(search.indexed) == comparisons
+        return Condition(sql, values, f"SELECT count(*) FROM {found}", source * ordered, steady)  # noqa: S608
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
 
@@ -105,7 +113,7 @@ class _Search:
     # Conditions on the table of labels, which go with {label} for a row of that: every row that matches
     # the expression has such labels.
     labels: list[str]
-    # Conditions on columns that are indexed, each with one value that every row which matches has.
+    # Columns and labels of which every row that matches has one value, and an index those in order.
     indexed: list[str]
 
 
@@ -188,10 +196,10 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
-    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
-    if lookup and search.kind in RESOURCES and column in INDEXED and len(operands) == 1:
-        search.indexed.append(column)
     key = field.label or field.dimension
+    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
+    if lookup and search.kind in RESOURCES and len(operands) == 1 and (field.label or column in INDEXED):
+        search.indexed.append(column)
     if lookup and key and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)
         if field.dimension:
@@ -207,14 +215,14 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
     return "(" + " OR ".join(parts) + ")"
 
 
-def _count(search: _Search) -> str:
-    """How many have all of these labels: an index of labels tells that alone, since there are none
+def _labelled(search: _Search) -> str:
+    """Those that have all of these labels, as FROM has it: labels alone tell, since there are none
     without a resource.
     """
     names = [f"label{number}" for number in range(len(search.labels))]
     tables = ["labels AS label0", *(f"labels AS {n} USING (created_time, owner_id)" for n in names[1:])]
     rules = [rule.format(label=name) for name, rule in zip(names, search.labels, strict=True)]
-    return f"SELECT count(*) FROM {' JOIN '.join(tables)} WHERE {' AND '.join(rules)}"  # noqa: S608 (made of the above)
+    return f"{' JOIN '.join(tables)} WHERE {' AND '.join(rules)}"
 
 
 def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
