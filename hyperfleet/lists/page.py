@@ -106,11 +106,7 @@ class Within(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the parameters of a request ask for.
-
-    :param counted: whether also how many items there are
-    :param usual: whether in the order in which lists come to who asks for none
-    """
+    """What the parameters of a request ask for; ``counted``: also how many items there are."""
 
     number: int
     size: int
@@ -118,7 +114,6 @@ class Wanted(NamedTuple):
     search: Condition
     after: Continuation | None
     counted: bool
-    usual: bool
 
     @property
     def offset(self) -> int:
@@ -163,15 +158,18 @@ def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) ->
     :param query: the parameters of the request, by the names of their handlers' arguments
     Raises Problem for parameters that cannot be understood, and ``within.missing``.
     """
-    wanted = understand(kind, query, lookup=not within.few)
+    wanted = understand(kind, query, lookup=not within.few, whole=not within.where)
     made = plan(kind, wanted, within, _size(reader, kind, wanted, within))
     return wanted, fetch(reader, made, wanted, within)
 
 
-def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> Wanted:
+def understand(
+    kind: str, query: Mapping[str, Any], *, lookup: bool = True, whole: bool = True
+) -> Wanted:
     """What the parameters of a request ask for. Raises Problem.
 
     :param lookup: whether labels are looked up, as is of use in long lists
+    :param whole: whether the list is of all that there are of the kind
     """
     number, size = number_and_size(query)
     try:
@@ -180,8 +178,13 @@ def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> W
         name, member = ("orderBy", "order_by") if query.get("order_by") else ("order", "order")
         raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
+    usual = whole and not (query.get("order_by") or query.get("order"))
     try:
-        condition = search.translate(query["search"], kind, lookup=lookup) if expression else search.ANY
+        condition = (
+            search.translate(query["search"], kind, lookup=lookup, usual=usual)
+            if expression
+            else search.ANY
+        )
     except search.SearchError as error:
         raise bad_search(error.message) from None
     sql, values = referring.asked(kind, query)
@@ -190,8 +193,7 @@ def understand(kind: str, query: Mapping[str, Any], *, lookup: bool = True) -> W
         condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
-    usual = not (query.get("order_by") or query.get("order"))
-    return Wanted(after.number if after else number, size, ordered, condition, after, counted, usual)
+    return Wanted(after.number if after else number, size, ordered, condition, after, counted)
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
@@ -299,7 +301,7 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     try:
         with searching(bool(wanted.search.sql), reader.statement_timeout):
-            rows = reader.rows(made.statement, made.values, prepare=prepare(wanted, within))
+            rows = reader.rows(made.statement, made.values, prepare=prepare(wanted.search))
     except psycopg.DataError:
         if not wanted.after:
             raise
@@ -318,12 +320,11 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     return Found(total, moment, documents, last, Place.parse(place) if place else None)
 
 
-def prepare(wanted: Wanted, within: Within) -> bool | None:
-    """Whether the statement is prepared, as psycopg takes it: not where the best plan is another one for
-    other values. To plan takes as long as to find a page, or longer.
+def prepare(search: Condition) -> bool | None:
+    """Whether a statement with this search is prepared, as psycopg takes it: not where the best plan is
+    another one for other values. To plan takes as long as to find a page, or longer.
     """
-    steady = wanted.search.steady and wanted.usual and (within.few or not within.where)
-    return None if steady or not wanted.search.sql else False
+    return None if search.steady or not search.sql else False
 
 
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:

@@ -44,8 +44,7 @@ class Condition:
         without looking at them; else empty
     :param source: a query for ``created_time`` and ``id`` of these rows, where they come newest first
         without a look at the others; else empty
-    :param steady: whether the rows that match are best found in the same way whatever the values are, in
-        the usual order
+    :param steady: whether the rows that match are best found in the same way whatever the values are
     """
 
     sql: str
@@ -78,7 +77,7 @@ class SearchError(ValueError):
         super().__init__(self.message)
 
 
-def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
+def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
     """The SQL condition that a search expression stands for.
 
     ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
@@ -86,14 +85,16 @@ def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
     regular expressions best: the statement may still raise psycopg's InvalidRegularExpression.
 
     :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
+    :param usual: whether the rows are wanted newest first
     """
     values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
-        search = _Search(kind, bind, iter(range(MAX_TERMS)), iter(range(MAX_LOOKUPS * lookup)), [], [])
-        sql = _condition(search, tree, conjunct=True)
         comparisons = len(list(tree.find_data("comparison")))
-        steady = comparisons == len(search.indexed) == 1
+        lookups = iter(range(MAX_LOOKUPS * lookup))
+        search = _Search(kind, usual and comparisons == 1, bind, iter(range(MAX_TERMS)), lookups, [], [])
+        sql = _condition(search, tree, conjunct=True)
+        steady = search.alone and len(search.indexed) == 1
         if len(search.labels) < comparisons:
             return Condition(sql, values, steady=steady)
         found = _labelled(search)
@@ -107,6 +108,8 @@ def translate(expression: str, kind: str, *, lookup: bool = True) -> Condition:
 @dataclass(frozen=True)
 class _Search:
     kind: str
+    # Whether there is one comparison only, and the rows are wanted newest first.
+    alone: bool
     bind: Bind
     terms: Iterator[int]
     lookups: Iterator[int]
@@ -187,19 +190,23 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             group.append(value)
         elif ID.fullmatch(value):
             group.append(UUID(value))
+    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
+    known = search.kind in RESOURCES and (field.label or column in INDEXED)
+    if indexed := bool(lookup and known and len(operands) == 1):
+        search.indexed.append(column)
     parts = []
     for (side, cast), values in groups.items():
         if len(values) == 1:
             # An index gives the rows with one value in order, and those with several not.
-            parts.append(f"{side} = {search.bind(values[0])}::{cast}")
+            value = f"{search.bind(values[0])}::{cast}"
+            # Where any value is found in the same way the planner is not shown which it is: it would
+            # take a plan for the very value for cheaper, and make that anew each time.
+            parts.append(f"{side} = " + (f"(SELECT {value})" if search.alone and indexed else value))
         elif values:
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
     key = field.label or field.dimension
-    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
-    if lookup and search.kind in RESOURCES and len(operands) == 1 and (field.label or column in INDEXED):
-        search.indexed.append(column)
     if lookup and key and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
         table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)
         if field.dimension:

@@ -165,21 +165,17 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(
     sql: psycopg.Connection, benchmark: dict[str, Any]
 ) -> None:
     benchmark["load"](sql, 1, CLUSTERS)
-    for size, number, order in ((20, 1, ""), (37, 1, ""), (1000, 1, ""), (20, 1, "created_time asc")):
-        wanted = page.understand("Cluster", {"page_size": size, "page": number, "order_by": order})
-        assert page.prepare(wanted, page.Within()) is None
+    pages_of = ({"page_size": 20}, {"page_size": 37}, {"page_size": 1000}, {"order_by": "created_time"})
+    for query in (*pages_of, *({"search": one} for one in STEADY)):
+        wanted = page.understand("Cluster", query)
+        assert page.prepare(wanted.search) is None, query
         made = page.plan("Cluster", wanted, page.Within(), None)
         for _ in range(12):
             sql.execute(made.statement, made.values, prepare=True)
-        [plans] = sql.execute(
-            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ '_list'"
-        ).fetchall()
-        assert plans == (5, 7), size
-        sql.execute("DEALLOCATE ALL")
-        sql._prepared.clear()
+        assert plans_made(sql, "clusters_list") == (5, 7), query
     for expression in STEADY:
         wanted = page.understand("Cluster", {"search": expression, "page_size": 20})
-        assert page.prepare(wanted, page.Within()) is None, expression
+        assert page.prepare(wanted.search) is None, expression
         steps = list(nodes(kept_plan(sql, page.plan("Cluster", wanted, page.Within(), None))))
         read = [one for one in steps if one.get("Relation Name") == "clusters"]
         assert not [one for one in read if one["Node Type"].endswith("Seq Scan")], expression
@@ -202,13 +198,19 @@ def test_plans_of_pages_of_the_feed_are_kept(sql: psycopg.Connection, benchmark:
             for _ in range(12):
                 rows = sql.execute(statement, values, prepare=True).fetchall()
             assert len(rows) == (30 if place == behind else 1)
-            [plans] = sql.execute(
-                "SELECT custom_plans, generic_plans FROM pg_prepared_statements"
-                " WHERE statement ~ '/. changes'"
-            ).fetchall()
-            assert plans == (5, 7), (place, kind)
-            sql.execute("DEALLOCATE ALL")
-            sql._prepared.clear()
+            assert plans_made(sql, "changes") == (5, 7), (place, kind)
+
+
+def plans_made(sql: psycopg.Connection, name: str) -> tuple[int, int]:
+    """How often a statement was planned for the very values, and how often a plan for any was taken."""
+    [plans] = sql.execute(
+        "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ %s",
+        [f"/. {name} "],
+        prepare=False,
+    ).fetchall()
+    sql.execute("DEALLOCATE ALL", prepare=False)
+    sql._prepared.clear()
+    return plans[0], plans[1]
 
 
 def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -> None:
@@ -225,9 +227,9 @@ def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -
         {"search": "status.phase='Ready'", "order": "asc"},
         {"search": "created_by='someone'"},
     ):
-        assert page.prepare(page.understand("Cluster", query), page.Within()) is False, query
-    alone = page.understand("NodePool", {"search": "status.phase='Ready'"})
-    assert page.prepare(alone, page.Within("owner_id = %(owner_id)s")) is False
+        assert page.prepare(page.understand("Cluster", query).search) is False, query
+    some = page.understand("NodePool", {"search": "status.phase='Ready'"}, whole=False)
+    assert page.prepare(some.search) is False
 
 
 def kept_plan(sql: psycopg.Connection, made: page.Plan) -> dict[str, Any]:
