@@ -303,8 +303,12 @@ class Switch:
     pool: Pool
     loop: asyncio.AbstractEventLoop
 
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+
     async def __aenter__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.entered.set()
 
     async def __aexit__(self, *_: object) -> None:
         pass
@@ -315,6 +319,8 @@ class Switch:
     @contextmanager
     def over(self, pool: Pool) -> Iterator[None]:
         self.pool = pool
+        # The service has an address before it serves.
+        assert self.entered.wait(10)
         asyncio.run_coroutine_threadsafe(pool.__aenter__(), self.loop).result(10)
         yield
         asyncio.run_coroutine_threadsafe(pool.close(), self.loop).result(10)

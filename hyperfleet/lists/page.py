@@ -179,9 +179,10 @@ def understand(
         raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
     usual = whole and not (query.get("order_by") or query.get("order"))
+    counted = query.get("total") != "none"
     try:
         condition = (
-            search.translate(query["search"], kind, lookup=lookup, usual=usual)
+            search.translate(query["search"], kind, lookup=lookup, usual=usual, counted=counted)
             if expression
             else search.ANY
         )
@@ -192,7 +193,6 @@ def understand(
         both = f"{condition.sql} AND {sql}" if condition.sql else sql
         condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
-    counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)
 
 

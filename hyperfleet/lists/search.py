@@ -77,7 +77,9 @@ class SearchError(ValueError):
         super().__init__(self.message)
 
 
-def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
+def translate(
+    expression: str, kind: str, *, lookup: bool = True, usual: bool = False, counted: bool = True
+) -> Condition:
     """The SQL condition that a search expression stands for.
 
     ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
@@ -86,15 +88,17 @@ def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = 
 
     :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
     :param usual: whether the rows are wanted newest first
+    :param counted: whether all of them are counted, too
     """
     values, bind = columns.collector("s")
     try:
         tree = grammar.parse(expression)
         comparisons = len(list(tree.find_data("comparison")))
         lookups = iter(range(MAX_LOOKUPS * lookup))
-        search = _Search(kind, usual and comparisons == 1, bind, iter(range(MAX_TERMS)), lookups, [], [])
+        alone = usual and comparisons == 1
+        search = _Search(kind, alone, counted, bind, iter(range(MAX_TERMS)), lookups, [], [])
         sql = _condition(search, tree, conjunct=True)
-        steady = search.alone and len(search.indexed) == 1
+        steady = any(_steady(search, column) for column in search.indexed)
         if len(search.labels) < comparisons:
             return Condition(sql, values, steady=steady)
         found = _labelled(search)
@@ -110,6 +114,7 @@ class _Search:
     kind: str
     # Whether there is one comparison only, and the rows are wanted newest first.
     alone: bool
+    counted: bool
     bind: Bind
     terms: Iterator[int]
     lookups: Iterator[int]
@@ -201,7 +206,8 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
             value = f"{search.bind(values[0])}::{cast}"
             # Where any value is found in the same way the planner is not shown which it is: it would
             # take a plan for the very value for cheaper, and make that anew each time.
-            parts.append(f"{side} = " + (f"(SELECT {value})" if search.alone and indexed else value))
+            hidden = indexed and _steady(search, column)
+            parts.append(f"{side} = " + (f"(SELECT {value})" if hidden else value))
         elif values:
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
@@ -220,6 +226,14 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         owners = f"SELECT created_time, owner_id FROM labels WHERE {label.format(label='labels')}"  # noqa: S608 (kind is a key of KINDS)
         return f"(({table}.created_time, {table}.id) IN ({owners}))"
     return "(" + " OR ".join(parts) + ")"
+
+
+def _steady(search: _Search, column: str) -> bool:
+    """Whether the rows that are wanted are best found in one way, whatever the value of this column is.
+    To count those that have it is best done in another way where it is most of them.
+    """
+    unique = column == "id" or (column == "name" and not KINDS[search.kind].parent)
+    return search.alone and (unique or not search.counted)
 
 
 def _labelled(search: _Search) -> str:
