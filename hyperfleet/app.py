@@ -68,9 +68,8 @@ def create_app(
         document = contract.without_security(document)
     holder = holder or provider.load(settings)
     reads = pool if isinstance(pool, Reads) else Reads(pool)
-    holder.public = guard is None
-    pages = _pages(provider.openapi(holder.document, public=holder.public))
-    holder.changed.append(lambda text: pages.update(_pages(text)))
+    pages = _pages(document, holder)
+    holder.changed.append(lambda: pages.update(_pages(document, holder)))
     checked = functools.partial(
         Checked, contract=Contract(document), mode=settings.responses_checked, registry=registry
     )
@@ -164,7 +163,8 @@ def _routed(
     return routed
 
 
-def _pages(text: bytes) -> dict[str, Page]:
+def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
+    text = provider.openapi(document, holder.document)
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
     headers = {
         "content-type": "application/json",

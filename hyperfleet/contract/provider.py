@@ -1,21 +1,21 @@
 """The provider's schemas: what the spec of a resource may hold, while the service runs."""
 
 import asyncio
-import itertools
 import json
 import logging
 import pickle
+import re
 import sys
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hyperfleet.contract import document as contract
 from hyperfleet.contract import schema
+from hyperfleet.contract.alternatives import free
+from hyperfleet.contract.document import published
 from hyperfleet.contract.faults import faults
-from hyperfleet.contract.provider_document import BrokenDocument, Document, compiled, read
+from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import RESOURCES, SPECS, declare, kind_of
@@ -33,17 +33,15 @@ class Provider:
     """The provider's document, for as long as the service runs.
 
     ``document`` is replaced as a whole, so that each request sees one document; it is None where no
-    file was named, and where the file was broken at start. ``changed`` are told what :func:`openapi`
-    makes of a new one.
+    file was named, and where the file was broken at start. ``changed`` are called when there is a new
+    one, outside of the event loop.
     """
 
     def __init__(self, path: str = "", document: Document | None = None, trouble: str = "") -> None:
         self.path = path
         self.document = document
         self.trouble = trouble
-        # Whether the application asks for no tokens, and its contract for none.
-        self.public = False
-        self.changed: list[Callable[[bytes], None]] = []
+        self.changed: list[Callable[[], None]] = []
 
     def faults(self, kind: str, spec: Any) -> Iterator[Fault]:
         """What is wrong with the spec of a ``Cluster`` or a ``NodePool``; paths begin with ``spec``."""
@@ -63,29 +61,29 @@ class Provider:
             logger.info("no provider schema is configured; nothing to read anew")
             return False
         try:
-            document, text = await _read_apart(self.path, public=self.public)
+            self.document = await _read_apart(self.path)
         except BrokenDocument as error:
             kept = "the one read before stays in force" if self.document else "specs are not validated"
             self.trouble = f"the file could not be read anew; {kept}"
             _log_broken(error)
             logger.error("the provider schema was not replaced: %s", kept)
             return False
-        self.document, self.trouble = document, ""
-        _log_loaded(self.path, document)
+        self.trouble = ""
         for tell in self.changed:
-            tell(text)
+            await asyncio.to_thread(tell)
+        _log_loaded(self.path, self.document)
         return True
 
 
-async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
-    """A document and what :func:`openapi` makes of it, from a process that this module is the program
-    of: for a large one that takes seconds, in which a thread would hold up all others.
+async def _read_apart(path: str) -> Document:
+    """A document from a process that this module is the program of: for a large one that takes seconds,
+    in which a thread would hold up all others.
 
     Raises BrokenDocument.
     """
+    kinds = json.dumps([asdict(kind) for kind in RESOURCES.values()])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.contract.provider", path),
-        *("public" if public else "", json.dumps([asdict(kind) for kind in RESOURCES.values()])),
+        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.contract.provider", path, kinds),
         stdout=asyncio.subprocess.PIPE,
         # A Ctrl-C in the terminal is for the service.
         start_new_session=True,
@@ -93,34 +91,18 @@ async def _read_apart(path: str, *, public: bool) -> tuple[Document, bytes]:
     try:
         async with asyncio.timeout(PATIENCE):
             answer, _ = await process.communicate()
+        found = await asyncio.to_thread(pickle.loads, answer)
     except TimeoutError:
         raise BrokenDocument([f"{path}: takes longer than {PATIENCE} s to be read"]) from None
+    except (pickle.UnpicklingError, EOFError):
+        reason = "the process that reads it has ended without an answer"
+        raise BrokenDocument([f"{path}: {reason}"]) from None
     finally:
         if process.returncode is None:
             process.kill()
-    return await asyncio.to_thread(_understand, path, answer)
-
-
-def _understand(path: str, answer: bytes) -> tuple[Document, bytes]:
-    try:
-        faults, parts, text = pickle.loads(answer)  # noqa: S301 (from this module)
-    except (pickle.UnpicklingError, EOFError):
-        raise BrokenDocument(
-            [f"{path}: the process that reads it has ended without an answer"]
-        ) from None
-    if faults:
-        raise BrokenDocument(faults)
-    return compiled(*parts), text
-
-
-def _answer(path: str, *, public: bool) -> bytes:
-    """What :func:`_understand` takes: the faults of a document, or its parts and its text."""
-    try:
-        document = read(Path(path))
-    except BrokenDocument as error:
-        return pickle.dumps((error.faults, None, b""))
-    parts = (document.version, document.schemas, document.warnings)
-    return pickle.dumps(([], parts, openapi(document, public=public)))
+    if isinstance(found, BrokenDocument):
+        raise found
+    return cast(Document, found)
 
 
 def load(settings: Settings) -> Provider:
@@ -169,56 +151,35 @@ def _log_loaded(path: str, document: Document) -> None:
         logger.warning("provider schema: %s", line)
 
 
-def openapi(document: Document | None, *, public: bool) -> bytes:
-    """What ``/openapi`` answers: the contract with the provider's specs.
-
-    :param public: no operation asks for a token
-    """
-    own = contract.load()
-    whole = shown(contract.without_security(own) if public else own, document)
-    return json.dumps(contract.published(whole), separators=(",", ":")).encode()
+def openapi(contract: Mapping[str, Any], document: Document | None) -> bytes:
+    """What ``/openapi`` answers: the contract with the provider's specs in place of the open ones."""
+    components = contract["components"]
+    schemas = {**components["schemas"], **(_own(components, document) if document else {})}
+    whole = {**contract, "components": {**components, "schemas": schemas}}
+    return json.dumps(published(whole), separators=(",", ":")).encode()
 
 
-def shown(contract: Mapping[str, Any], document: Document | None) -> dict[str, Any]:
-    """The contract with the provider's specs, and what they refer to, in place of the open ones."""
-    whole = {**contract, "components": {**contract["components"]}}
-    named = whole["components"]["schemas"] = {**contract["components"]["schemas"]}
-    if document is None:
-        return whole
+def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
+    """The schemas of a document by names that the contract does not have for anything else."""
     # Generators of clients make one type of each name, whatever it names.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
-    taken = {name for kind in kinds for name in contract["components"][kind]} | document.schemas.keys()
-    names = {}
-    for name in document.schemas:
-        own = name in SPECS.values() or name not in contract["components"]["schemas"]
-        names[name] = (
-            name
-            if own
-            else next(
-                free
-                for count in itertools.count()
-                if (free := "Provider" + name + "_" * count) not in taken
-            )
-        )
-    for name, one in document.schemas.items():
-        named[names[name]] = _renamed(one if document.old else _older(one), names)
-    return whole
-
-
-def _renamed(one: Any, names: Mapping[str, str]) -> Any:
-    def renamed(ref: str) -> str:
-        name, slash, rest = ref.removeprefix(PREFIX).partition("/")
-        return PREFIX + names[urllib.parse.unquote(name)] + slash + rest
-
-    if not isinstance(one, Mapping):
-        return one
-    same = schema.each(one, lambda inner, _: _renamed(inner, names))
-    if "$ref" in same:
-        same["$ref"] = renamed(same["$ref"])
-    targets = {value: renamed(ref) for value, ref in schema.mapping(same).items()}
-    if targets:
-        same["discriminator"] = {**same["discriminator"], "mapping": targets}
-    return same
+    taken = {name for kind in kinds for name in components[kind]} | document.schemas.keys()
+    names = {
+        name: free("Provider" + name, taken)
+        for name in document.schemas.keys() & components["schemas"].keys() - set(SPECS.values())
+    }
+    shown = {
+        names.get(name, name): one if document.old else _older(one)
+        for name, one in document.schemas.items()
+    }
+    if not names:
+        return shown
+    text = re.sub(
+        f'"{PREFIX}([^"/]+)',
+        lambda ref: f'"{PREFIX}{names.get(ref[1], ref[1])}',
+        json.dumps(shown),
+    )
+    return cast(dict[str, Any], json.loads(text))
 
 
 def _older(one: Any) -> Any:
@@ -251,5 +212,10 @@ def _older(one: Any) -> Any:
 
 
 if __name__ == "__main__":
-    declare(kind_of(one) for one in json.loads(sys.argv[3]))
-    sys.stdout.buffer.write(_answer(sys.argv[1], public=sys.argv[2] == "public"))
+    declare(kind_of(one) for one in json.loads(sys.argv[2]))
+    answer: Document | BrokenDocument
+    try:
+        answer = read(Path(sys.argv[1]))
+    except BrokenDocument as error:
+        answer = error
+    sys.stdout.buffer.write(pickle.dumps(answer))

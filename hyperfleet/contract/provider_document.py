@@ -2,43 +2,44 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jsonschema_rs
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from hyperfleet.contract import schema
-from hyperfleet.contract.faults import explain
+from hyperfleet.contract import alternatives, schema
+from hyperfleet.contract.faults import FORMATS, explain
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.kinds import RESOURCES, SPECS
 
+DRAFT = "https://json-schema.org/draft/2020-12/"
 META = jsonschema_rs.Draft202012Validator(
-    {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True, offline=True
+    {"$ref": DRAFT + "schema"}, validate_formats=True, offline=True
 )
-ANNOTATIONS = {
-    *("title", "description", "default", "deprecated", "example", "examples"),
-    *("externalDocs", "xml", "readOnly", "writeOnly"),
+# The keywords, which JSON Schema's own schema has in parts, and those of OpenAPI.
+WHOLE: Any = jsonschema_rs.bundle({"$ref": DRAFT + "schema"}, offline=True)
+PARTS: dict[str, set[str]] = {
+    name.removeprefix(DRAFT + "meta/"): set(part["properties"])
+    for name, part in WHOLE["$defs"].items()
+    if "/meta/" in name
 }
-VOCABULARY = {
-    *(*schema.MAPS, *schema.LISTS, *schema.SINGLE, *ANNOTATIONS),
-    *("discriminator", "nullable", "additionalItems", "type", "enum", "const", "format", "multipleOf"),
-    *("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern"),
-    *("maxItems", "minItems", "uniqueItems", "maxContains", "minContains"),
-    *("maxProperties", "minProperties", "required", "dependentRequired"),
-    *("contentEncoding", "contentMediaType"),
-}
-FORMATS = {
-    *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname"),
-    *("ipv4", "ipv6", "uri", "uri-reference", "iri", "iri-reference", "uri-template", "uuid"),
-    *("json-pointer", "relative-json-pointer", "regex", "byte", *schema.INTEGERS),
+ANNOTATIONS = PARTS["meta-data"] | {"example", "externalDocs", "xml"}
+RULES = set().union(*PARTS.values()) - ANNOTATIONS
+RULES |= {"discriminator", "nullable", "definitions", "additionalItems"}
+KNOWN_FORMATS = {
+    *(*FORMATS, "time", "duration", "idn-email", "idn-hostname", "uri-reference", "uri-template"),
+    *("iri", "iri-reference", "json-pointer", "relative-json-pointer"),
     # These say nothing that a JSON value could break.
     *("binary", "float", "double", "password"),
 }
+
+# What is wrong with a document, or warns of it: where, and in words.
+Finding: TypeAlias = tuple[schema.Path, str]
 
 
 class BrokenDocument(ValueError):
@@ -46,13 +47,13 @@ class BrokenDocument(ValueError):
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
-        super().__init__("\n".join(faults))
+        super().__init__(faults)
 
 
 class _Findings(Exception):
-    """What is wrong with a document: the paths and the messages."""
+    """What is wrong with a document."""
 
-    def __init__(self, found: list[tuple[schema.Path, str]]) -> None:
+    def __init__(self, *found: Finding) -> None:
         self.all = found
 
 
@@ -67,12 +68,29 @@ class Document:
     version: str
     schemas: Mapping[str, Any]
     validators: Mapping[str, schema.Validator]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
     @property
     def old(self) -> bool:
         """Whether it is of OpenAPI 3.0, not 3.1."""
         return self.version.startswith("3.0")
+
+    def __reduce__(self) -> tuple[Callable[..., "Document"], tuple[Any, ...]]:
+        """What is compiled cannot be sent to another process, and is made anew there."""
+        return compiled, (self.version, self.schemas, self.warnings)
+
+
+def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
+    """The document of schemas that were found in order. Raises ValueError for one that is too large."""
+    old = version.startswith("3.0")
+    plain = {name: schema.plain(one, old=old) for name, one in schemas.items()}
+    decided = {name: alternatives.decided(one, plain) for name, one in plain.items()}
+    validators = {
+        kind: schema.compile_schema({"$ref": PREFIX + name}, decided, old=old)
+        for kind, name in SPECS.items()
+        if name in schemas
+    }
+    return Document(version, schemas, validators, warnings)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -91,44 +109,49 @@ def read(path: Path) -> Document:
     Raises BrokenDocument with everything that keeps it from being used: no file, no YAML or JSON, no
     OpenAPI 3.0 or 3.1, a schema that is none, a reference that leads nowhere or out of the schemas.
     """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BrokenDocument([f"{path}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise BrokenDocument([f"{path}: is not UTF-8: byte {error.start} does not fit"]) from None
-    try:
-        return _checked(_parse(path, text))
+        return _checked(_parsed(text))
     except _Findings as found:
-        faults = [
-            f"{path}{_line(text, at)}: {'.'.join(map(str, at))}: {message}" for at, message in found.all
-        ]
-        raise BrokenDocument(faults) from None
+        faults = [(_line(text, at), f"{_dotted(at)}: {message}") for at, message in found.all]
+    except OSError as error:
+        faults = [("", f"cannot be read: {error.strerror}")]
+    except UnicodeDecodeError as error:
+        faults = [("", f"is not UTF-8: byte {error.start} does not fit")]
+    except json.JSONDecodeError as error:
+        faults = [(f", line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}")]
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        faults = [(where, f"is not YAML: {error.problem or error.context}")]
+    except YAMLError as error:
+        faults = [("", f"is not YAML: {' '.join(str(error).split())}")]
     except RecursionError:
-        raise BrokenDocument([f"{path}: is nested too deeply"]) from None
+        faults = [("", "is nested too deeply")]
+    except ValueError as error:
+        faults = [("", str(error))]
+    raise BrokenDocument([f"{path}{where}: {fault}" for where, fault in faults])
 
 
-def _parse(path: Path, text: str) -> Any:
+def _parsed(text: str) -> Any:
     yaml = YAML(typ="safe")
     yaml.Constructor = _Texts
-    where = ""
     try:
         # YAML knows no characters in two halves, which JSON is written with.
         value = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text)
         # Keys that are numbers or true become texts, as in JSON.
         return json.loads(json.dumps(value))
-    except json.JSONDecodeError as error:
-        where, reason = f", line {error.lineno}, column {error.colno}", f"is not JSON: {error.msg}"
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = f"is not YAML: {error.problem or error.context}"
-    except YAMLError as error:
-        reason = f"is not YAML: {' '.join(str(error).split())}"
+    except json.JSONDecodeError:
+        raise
     except (TypeError, ValueError) as error:
         circular = "Circular" in str(error)
         reason = "a YAML anchor holds itself" if circular else f"has a value that JSON lacks: {error}"
-    raise BrokenDocument([f"{path}{where}: {reason}"])
+        raise ValueError(reason) from None
+
+
+def _dotted(at: schema.Path) -> str:
+    return ".".join(map(str, at))
 
 
 def _line(text: str, at: schema.Path) -> str:
@@ -146,53 +169,41 @@ def _line(text: str, at: schema.Path) -> str:
     return f", line {line + 1}"
 
 
-# Checking and compiling ---------------------------------------------------------------------------
+# Checking -----------------------------------------------------------------------------------------
 
 
 def _checked(document: Any) -> Document:
     """What a parsed document comes to. Raises _Findings for one that is broken."""
     if not isinstance(document, Mapping):
-        raise _Findings(
-            [((), "is not an OpenAPI document: it must hold a mapping with the key openapi")]
-        )
+        raise _Findings(((), "is not an OpenAPI document: it must hold a mapping with the key openapi"))
     version = str(document.get("openapi", ""))
     if not re.fullmatch(r"3\.[01](\..+)?", version):
         given = f"openapi is {version}" if version else "the key openapi is missing"
-        raise _Findings([(("openapi",), f"{given}; OpenAPI 3.0 and 3.1 are understood")])
+        raise _Findings((("openapi",), f"{given}; OpenAPI 3.0 and 3.1 are understood"))
     components = document.get("components") or {}
     named = components.get("schemas") or {} if isinstance(components, Mapping) else None
     if not isinstance(named, Mapping):
-        raise _Findings([(("components", "schemas"), "must hold schemas by their names")])
-    old = version.startswith("3.0")
-    found: list[tuple[schema.Path, str]] = [
+        raise _Findings((("components", "schemas"), "must hold schemas by their names"))
+    found: list[Finding] = [
         (("components", "schemas", kind.spec), f"is missing; the kind {kind.name} is declared with it")
         for kind in RESOURCES.values()
         if (kind.needs_schema or kind.names_schema) and kind.spec not in named
     ]
-    schemas = _needed(_spread(named), old, found)
+    old = version.startswith("3.0")
+    named = alternatives.spread(named)
+    schemas = schema.reached([PREFIX + name for name in SPECS.values()], named)
     warnings: list[str] = []
     for name, one in schemas.items():
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)
-        found += [((*place, *at), message) for at, message in _faults_of(simple)]
-        told = [*(_beside(one) if old else ()), *_unknown(simple)]
-        warnings += [f"{'.'.join(map(str, (*place, *at)))}: {message}" for at, message in told]
+        found += [((*place, *at), message) for at, message in _faults_of(simple, named)]
+        warnings += [f"{_dotted((*place, *at))}: {message}" for at, message in _unheeded(one, old)]
     if found:
-        raise _Findings(found)
+        raise _Findings(*found)
     try:
         return compiled(version, schemas, warnings)
     except ValueError as error:
         # What the check above lets pass and the compiler does not, such as a pattern too large.
-        raise _Findings([(("components", "schemas"), " ".join(str(error).split())[:500])]) from None
-
-
-def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
-    """The document of schemas that were found in order. Raises ValueError for one that is too large."""
-    validators = {
-        kind: schema.compile_schema({"$ref": PREFIX + name}, schemas, old=version.startswith("3.0"))
-        for kind, name in SPECS.items()
-        if name in schemas
-    }
-    return Document(version, schemas, validators, warnings)
+        raise _Findings((("components", "schemas"), " ".join(str(error).split())[:500])) from None
 
 
 def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any], schema.Path]]:
@@ -205,46 +216,8 @@ def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any],
             yield from _within(inner, (*at, *more))
 
 
-def _needed(named: Mapping[str, Any], old: bool, found: list[tuple[schema.Path, str]]) -> dict[str, Any]:
-    """The schemas of the specs and all that they refer to, by name; what is wrong with the references
-    is added to ``found``.
-    """
-    needed: dict[str, Any] = {}
-    waiting = [name for name in dict.fromkeys(SPECS.values()) if name in named]
-    while waiting:
-        name = waiting.pop()
-        needed[name] = named[name]
-        for ref, at in _references(schema.plain(named[name], old=old)):
-            place = ("components", "schemas", name, *at)
-            if not ref.startswith(PREFIX):
-                wrong = "what is referred to must be in components.schemas"
-                if not ref.startswith("#"):
-                    wrong = "nothing is fetched: put that schema into this document"
-                found.append((place, f"refers to {ref}; {wrong}"))
-                continue
-            target = schema.pointer(ref)
-            try:
-                schema.at({"components": {"schemas": named}}, target)
-            except (LookupError, TypeError, ValueError):
-                found.append((place, f"refers to {ref}, which is not in this document"))
-                continue
-            if target[2] not in needed and target[2] not in waiting:
-                waiting.append(target[2])
-    return needed
-
-
-def _references(one: Any) -> Iterator[tuple[str, schema.Path]]:
-    """The references in a plain schema, with the paths that they stand at."""
-    for inner, at in _within(one):
-        for keyword in ("$ref", "$dynamicRef"):
-            if isinstance(inner.get(keyword), str):
-                yield inner[keyword], (*at, keyword)
-        for value, ref in schema.mapping(inner).items():
-            yield ref, (*at, "discriminator", "mapping", value)
-
-
-def _faults_of(one: Any) -> Iterator[tuple[schema.Path, str]]:
-    """What makes a schema none, and where."""
+def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
+    """What makes a plain schema none, and which references of it do not lead to the named schemas."""
     # The meta-schema comes in parts, and most parts find the same.
     yield from dict.fromkeys(
         (tuple(error.instance_path), fault["message"])
@@ -261,50 +234,37 @@ def _faults_of(one: Any) -> Iterator[tuple[schema.Path, str]]:
             and isinstance(discriminator.get("mapping") or {}, Mapping)
         ):
             yield (*at, "discriminator"), "must be an object with a propertyName and perhaps a mapping"
+        for keyword in ("$ref", "$dynamicRef"):
+            if wrong := _misleading(inner.get(keyword), named):
+                yield (*at, keyword), wrong
+        for value, ref in alternatives.mapping(inner).items():
+            if wrong := _misleading(ref, named):
+                yield (*at, "discriminator", "mapping", value), wrong
 
 
-def _unknown(one: Any) -> Iterator[tuple[schema.Path, str]]:
-    """Keywords and formats that are not known, and so not checked: most are slips."""
+def _misleading(ref: Any, named: Mapping[str, Any]) -> str:
+    """What is wrong with a reference; nothing where it leads to or into one of the named schemas."""
+    if not isinstance(ref, str):
+        return ""
+    if not ref.startswith("#"):
+        return f"refers to {ref}; nothing is fetched: put that schema into this document"
+    if not ref.startswith(PREFIX):
+        return f"refers to {ref}; what is referred to must be in components.schemas"
+    try:
+        schema.at({"components": {"schemas": named}}, schema.pointer(ref))
+    except (LookupError, TypeError, ValueError):
+        return f"refers to {ref}, which is not in this document"
+    return ""
+
+
+def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
+    """What a schema says and nobody checks, though many expect it: most are slips."""
     for inner, at in _within(one):
+        alone = old and "$ref" in inner
         for keyword in inner:
-            if not (keyword in VOCABULARY or keyword.startswith(("x-", "$"))):
+            if alone and keyword in RULES - {"$ref"}:
+                yield (*at, keyword), "is beside a $ref, where nothing counts in OpenAPI 3.0"
+            elif not (alone or keyword in RULES | ANNOTATIONS or keyword.startswith(("x-", "$"))):
                 yield (*at, keyword), "is not a known keyword; it is not checked"
-        format_ = inner.get("format")
-        if isinstance(format_, str) and format_ not in FORMATS:
-            yield (*at, "format"), f"{format_} is not a known format; it is not checked"
-
-
-def _beside(one: Any) -> Iterator[tuple[schema.Path, str]]:
-    """What stands beside a reference in OpenAPI 3.0, though many expect it to count."""
-    for inner, at in _within(one):
-        for keyword in inner.keys() & (VOCABULARY - ANNOTATIONS) if "$ref" in inner else ():
-            yield (*at, keyword), "is beside a $ref, where nothing counts in OpenAPI 3.0"
-
-
-def _spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schemas with each parent that has a discriminator, but no alternatives, turned into the
-    choice between its children: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25).
-    What it says itself becomes a schema of its own, which its children refer to instead.
-    """
-    named = dict(given)
-    for parent, own in given.items():
-        if not isinstance(own, Mapping) or not isinstance(own.get("discriminator"), Mapping):
-            continue
-        itself = {"$ref": PREFIX + parent}
-        children = {
-            name: one
-            for name, one in named.items()
-            if isinstance(one, Mapping) and itself in (one.get("allOf") or ())
-        }
-        if not children or own.keys() & {"oneOf", "anyOf", "$ref"}:
-            continue
-        base = parent + "Base"
-        while base in named:
-            base += "_"
-        named[base] = {key: value for key, value in own.items() if key != "discriminator"}
-        alternatives = [{"$ref": PREFIX + name} for name in children]
-        named[parent] = {"anyOf": alternatives, "discriminator": own["discriminator"]}
-        for name, one in children.items():
-            parts = [{"$ref": PREFIX + base} if part == itself else part for part in one["allOf"]]
-            named[name] = {**one, "allOf": parts}
-    return named
+        if not alone and isinstance(name := inner.get("format"), str) and name not in KNOWN_FORMATS:
+            yield (*at, "format"), f"{name} is not a known format; it is not checked"

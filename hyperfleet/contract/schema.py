@@ -70,8 +70,8 @@ def compile_schema(
     Nothing is fetched. Raises ValueError for a schema that is none.
     """
     # Not all of them: there are some for each kind, and a validator of each.
-    reached = _reached(schema, named) if named else {}
-    named = {name: plain(inner, old=old) for name, inner in reached.items()}
+    needed = reached(schema, named) if named else {}
+    named = {name: plain(inner, old=old) for name, inner in needed.items()}
     whole = _dialect(plain(schema, old=old), named, old)
     if named:
         components = {name: _dialect(inner, named, old) for name, inner in named.items()}
@@ -87,20 +87,18 @@ def compile_schema(
     return Validator(compiled, whole if isinstance(whole, Mapping) else {})
 
 
-def _reached(schema: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+def reached(schema: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the named schemas that a schema refers to, directly or not."""
     found: dict[str, Any] = {}
     waiting = [schema]
     while waiting:
         part = waiting.pop()
-        if isinstance(part, list):
+        if isinstance(part, Mapping):
+            waiting += part.values()
+        elif isinstance(part, list):
             waiting += part
-        if not isinstance(part, Mapping):
-            continue
-        waiting += part.values()
-        ref = part.get("$ref")
-        if isinstance(ref, str) and ref.startswith(PREFIX):
-            name = pointer(ref)[2]
+        elif isinstance(part, str) and part.startswith(PREFIX):
+            name = pointer(part)[2]
             if name in named and name not in found:
                 found[name] = named[name]
                 waiting.append(named[name])
@@ -126,18 +124,6 @@ def at(whole: Any, path: Path) -> Any:
     for step in path:
         whole = whole[int(step) if isinstance(whole, list) else step]
     return whole
-
-
-def mapping(schema: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a discriminator's mapping and the references that they stand for; in a document a
-    reference may be a schema's name alone.
-    """
-    discriminator = schema.get("discriminator")
-    given = discriminator.get("mapping") if isinstance(discriminator, Mapping) else None
-    if not isinstance(given, Mapping):
-        return {}
-    whole = {value: str(ref) for value, ref in given.items()}
-    return {value: ref if "/" in ref or "#" in ref else PREFIX + ref for value, ref in whole.items()}
 
 
 def each(schema: Mapping[str, Any], change: Callable[[Any, Path], Any]) -> dict[str, Any]:
@@ -181,23 +167,9 @@ def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
     keys = {word: same.pop(f"x-key-{note}") for word, note in KEYS.items() if f"x-key-{note}" in same}
     if keys:
         same["propertyNames"] = keys
-    added: list[Any] = []
     low, high = INTEGERS.get(str(same.get("format")), (0, 0))
     if high and not (same.get("minimum", low - 1) >= low and same.get("maximum", high + 1) <= high):
-        added.append({"$ref": RANGE + same["format"]})
-    found = choices(schema, named)
-    if found:
-        # Checking the chosen alternative alone is faster than all of them, and its faults are the
-        # ones that the caller wants to hear of.
-        keyword, property_, branches = found
-        alternatives = same.pop(keyword)
-        tag = {"enum": list(branches)}
-        added.append({"type": "object", "required": [property_], "properties": {property_: tag}})
-        for value, index in branches.items():
-            chosen = {"required": [property_], "properties": {property_: {"const": value}}}
-            added.append({"if": chosen, "then": alternatives[index]})
-    if added:
-        same["allOf"] = [*same.get("allOf", ()), *added]
+        same["allOf"] = [*same.get("allOf", ()), {"$ref": RANGE + same["format"]}]
     return _for_requests(same, named) if old else same
 
 
@@ -205,7 +177,7 @@ def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, A
     """What OpenAPI 3.0 says in keywords of its own: null may be sent, what is read only need not."""
     given = same.get("properties", {})
     if "required" in same and given:
-        known = [_followed(given.get(name), named) for name in same["required"]]
+        known = [followed(given.get(name), named) for name in same["required"]]
         same["required"] = [
             name
             for name, inner in zip(same["required"], known, strict=True)
@@ -226,59 +198,18 @@ def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, A
     return same
 
 
-def choices(
-    schema: Mapping[str, Any], named: Mapping[str, Any]
-) -> tuple[str, str, dict[Any, int]] | None:
-    """What the discriminator of a schema chooses from: the keyword with the alternatives, the property
-    that it looks at, and for each of that property's values the index of an alternative.
-
-    The values come from the mapping; for an alternative that it leaves out from the property's own
-    enum; at last they are the alternative's name (OpenAPI 3.0.3, 4.7.25). None where there is no
-    discriminator, or an alternative without values, or one value for two: all of them count then.
-    """
-    keyword = "oneOf" if "oneOf" in schema else "anyOf"
-    discriminator = schema.get("discriminator")
-    if not isinstance(discriminator, Mapping) or keyword not in schema:
-        return None
-    property_ = discriminator["propertyName"]
-    targets = mapping(schema)
-    found: dict[Any, int] = {}
-    for index, branch in enumerate(schema[keyword]):
-        ref = branch.get("$ref") if isinstance(branch, Mapping) else None
-        values: list[Any] = [value for value, target in targets.items() if target == ref]
-        values = values or _values(branch, property_, named) or ([_name(ref)] if ref else [])
-        if not values or any(value in found for value in values):
-            return None
-        found |= dict.fromkeys(values, index)
-    return keyword, property_, found
-
-
-def _name(ref: str) -> str:
+def name_of(ref: str) -> str:
+    """The name of the schema that a reference leads to."""
     return ref.rpartition("/")[2]
 
 
-def _followed(schema: Any, named: Mapping[str, Any]) -> Any:
+def followed(schema: Any, named: Mapping[str, Any]) -> Any:
     """What a schema that is a reference refers to; references to references end somewhere, or None."""
     for _ in range(10):
         if not isinstance(schema, Mapping) or "$ref" not in schema:
             return schema
-        schema = named.get(_name(schema["$ref"]))
+        schema = named.get(name_of(schema["$ref"]))
     return None
-
-
-def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 10) -> list[Any]:
-    """The texts that a schema lets a property have, as far as an enum or a const says so."""
-    branch = _followed(branch, named)
-    if not isinstance(branch, Mapping) or not depth:
-        return []
-    own = _followed(branch.get("properties", {}).get(property_), named)
-    if isinstance(own, Mapping) and ("enum" in own or "const" in own):
-        return [value for value in own.get("enum", [own.get("const")]) if isinstance(value, str)]
-    for inner in branch.get("allOf", ()):
-        values = _values(inner, property_, named, depth - 1)
-        if values:
-            return values
-    return []
 
 
 def tidy(schema: Mapping[str, Any], value: Any) -> Any:
