@@ -1,6 +1,6 @@
 """The end of a resource: for good once nobody has to do anything for it, or by force.
 
-The order of locks is that of :mod:`hyperfleet.lifecycle`.
+The order of locks is that of :mod:`hyperfleet.resource`.
 """
 
 import functools

@@ -1,4 +1,11 @@
-"""What all kinds of resources have in common: ids, rows, a first row, and what a status is made of."""
+"""What all kinds of resources have in common: ids, rows, a first row, and what a status is made of.
+
+The order of locks, which keeps two transactions from waiting for each other: whoever marks or
+removes what belongs to others, or takes a report on what is marked and does, holds the locks on those
+first, from the root on; whoever locks several of a kind locks them in the order of their ids, and
+several kinds in the order of ``hyperfleet.kinds.RESOURCES``, where each comes after what it belongs to.
+So does who makes a resource refer to others, and who removes by force what others refer to.
+"""
 
 import functools
 import json
@@ -13,7 +20,7 @@ from hyperfleet import tenancy, times
 from hyperfleet.audit import Origin
 from hyperfleet.conditions import Folding
 from hyperfleet.contract.faults import faults
-from hyperfleet.database.connection import Connection
+from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import fetch_one, filled
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import (
@@ -90,6 +97,22 @@ OWN_ROOT = "ARRAY(SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only} 
 SET_STATUS = both("""/* {table}_set_status */
 UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
 """)
+
+# Ends a statement that changes a resource, which it has ``changed``.
+DOCUMENT: LiteralString = "SELECT document::bpchar FROM changed"
+
+
+class Stored(NamedTuple):
+    """A resource as it is stored: its finished JSON text, and the version that its entity tag names."""
+
+    document: bytes
+    version: int
+
+
+def stored(changed: Cursor, version: int) -> Stored:
+    """What a statement that ends with ``DOCUMENT`` has made of a resource."""
+    row: Any = changed.fetchone()
+    return Stored(bytes(row[0]), version)
 
 
 class Held(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Any
 
 import flask
 
-from hyperfleet import lifecycle, removal
+from hyperfleet import lifecycle, marking, removal
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, shown
 from hyperfleet.lifecycle import Change
@@ -27,7 +27,7 @@ def deleted(kind: str, key: dict[str, Any]) -> flask.Response:
     """The resource with its mark."""
     shape = request.shape(kind)
     service, own = request.service(), request.scoped(key)
-    marked = lifecycle.mark(service, kind, own, request.precondition(), request.origin())
+    marked = marking.mark(service, kind, own, request.precondition(), request.origin())
     return shown(shape, marked, 202)
 
 

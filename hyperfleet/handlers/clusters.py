@@ -12,7 +12,7 @@ from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read, shown
 from hyperfleet.kinds import BASE
-from hyperfleet.lifecycle import Stored
+from hyperfleet.resource import Stored
 
 # In one order, so that no two who create several wait for each other; and one whose name somebody else
 # is about to give does not keep the others waiting.

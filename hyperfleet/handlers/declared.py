@@ -14,7 +14,7 @@ from hyperfleet.handlers import history, request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import below, listed, read, shown
 from hyperfleet.kinds import BASE, RESOURCES, Kind
-from hyperfleet.lifecycle import Stored
+from hyperfleet.resource import Stored
 
 # As resource.GIVEN, with the address.
 GIVEN: LiteralString = """/* {table}_create */

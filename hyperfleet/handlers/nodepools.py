@@ -14,7 +14,7 @@ from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import below, listed, read, shown
 from hyperfleet.kinds import BASE
-from hyperfleet.lifecycle import Stored
+from hyperfleet.resource import Stored
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATED = """

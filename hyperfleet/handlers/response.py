@@ -12,12 +12,11 @@ from hyperfleet.etag import etag, weak
 from hyperfleet.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.kinds import SCOPE, both
-from hyperfleet.lifecycle import Stored
 from hyperfleet.lists import body, page
 from hyperfleet.lists.body import Long
 from hyperfleet.lists.page import Within
 from hyperfleet.lists.projection import Shape
-from hyperfleet.resource import not_found, sees
+from hyperfleet.resource import Stored, not_found, sees
 
 ALL = Within()
 # Everything, where nobody keeps count of the rows.
