@@ -19,8 +19,9 @@ from hyperfleet import declared, kinds, synonyms, tenancy
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
 from hyperfleet.observe import log
-from hyperfleet.settings import DECLARED, FIELDS, FILE, FILED, OTHER_VARIABLES, Names, Settings
+from hyperfleet.settings import DECLARED, FIELDS, FILED, OTHER_VARIABLES, Settings
 from hyperfleet.settings_file import meant, read_file
+from hyperfleet.values import FILE, Names
 
 logger = logging.getLogger(__name__)
 

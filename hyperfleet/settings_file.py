@@ -10,7 +10,8 @@ from hyperfleet import declared, entities, synonyms
 from hyperfleet.entities import EMPTY, Entity
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.nearest import nearest
-from hyperfleet.settings import DECLARED, Names
+from hyperfleet.settings import DECLARED
+from hyperfleet.values import Names
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from hyperfleet import options
-from hyperfleet.settings import FILE
+from hyperfleet.values import FILE
 
 
 @options.options("database_", "db_", "data_dir", "log_level", "required_adapters_", "tenant_enabled")

@@ -11,8 +11,9 @@ import click
 import yaml
 
 from hyperfleet.issuers import MEMBERS
-from hyperfleet.settings import DECLARED, Dimensions, Issuers, Names, Seconds, Whole
+from hyperfleet.settings import DECLARED
 from hyperfleet.synonyms import BY_FIELD, SYNONYMS
+from hyperfleet.values import Dimensions, Issuers, Names, Seconds, Whole
 
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
 HEADING = "## Values\n"
