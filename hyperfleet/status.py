@@ -79,70 +79,82 @@ def fold(
     verdicts = {name: verdict(report) for name, report in stored.items()}
     names = tuple(dict.fromkeys(required)) or tuple(stored)
     counted = {name: stored[name] for name in names if name in stored}
-    generation: int = resource["generation"]
-    phase = _phase(names, counted, generation)
-    before = _by_type(previous)
-
-    def condition(kind: str, status: str, *, created: str, start: str, **rest: Any) -> ResourceCondition:
-        old = before.get(kind)
-        if old is None:
-            moved = start
-        elif old["status"] == status:
-            moved = old["last_transition_time"]
-        else:
-            moved = max(old["last_transition_time"], at)
-        return {
-            "type": kind,
-            "status": status,
-            **rest,  # type: ignore[typeddict-item]
-            "created_time": old["created_time"] if old else created,
-            "last_transition_time": moved,
-        }
-
+    phase = _phase(names, counted, resource["generation"])
+    before = {c["type"]: c for c in previous["conditions"]} if previous else {}
     born: str = resource["created_time"]
-    ready = _ready(resource, names, counted, phase, children)
-    available = _available(before.get(AVAILABLE[0]), names, counted, resource["updated_time"])
-    conditions = [
-        condition(
-            kind,
-            **says,
-            created=born,
-            start=born if says["status"] == "False" else max(born, at),
-        )
-        for kind, says in zip((READY[0], AVAILABLE[0]), (ready, available), strict=True)
-    ]
-    conditions += [
-        {**conditions[0], "type": READY[1]},
-        {**conditions[1], "type": AVAILABLE[1]},
-    ]
-    conditions += [
-        condition(
-            kind,
-            verdicts[name][0],
-            **words(verdicts[name][1]),
-            observed_generation=stored[name]["observed_generation"],
-            last_updated_time=stored[name]["last_report_time"],
-            created=at,
-            start=at,
-        )
+    says = _ready(resource, names, counted, phase, children)
+    ready = _aggregated(before, READY[0], says, born, at)
+    says = _available(before.get(AVAILABLE[0]), names, counted, resource["updated_time"])
+    available = _aggregated(before, AVAILABLE[0], says, born, at)
+    successful = [
+        _condition(before.get(kind), kind, _judged(stored[name], *verdicts[name]), at, at, at)
         for kind, name in _successful(verdicts, names).items()
     ]
-
-    if previous is None:
-        moved = born if phase == "NotReady" else max(born, at)
-    elif previous["phase"] == phase:
-        moved = previous["last_transition_time"]
-    else:
-        moved = max(previous["last_transition_time"], at)
+    old = (previous["phase"], previous["last_transition_time"]) if previous else None
+    generations = [r["observed_generation"] for r in counted.values()]
     return {
         "phase": phase,
-        "observed_generation": min((r["observed_generation"] for r in counted.values()), default=0)
-        if len(counted) == len(names)
-        else 0,
-        "last_transition_time": moved,
+        "observed_generation": min(generations, default=0) if len(counted) == len(names) else 0,
+        "last_transition_time": _moved(old, phase, at, _begun(phase == "NotReady", born, at)),
         "last_updated_time": _oldest(counted.values(), resource["updated_time"]),
-        "adapters": [_adapter(stored[name], status, says) for name, (status, says) in verdicts.items()],
-        "conditions": conditions,
+        "adapters": [_adapter(stored[name], *judged) for name, judged in verdicts.items()],
+        "conditions": [
+            ready,
+            available,
+            {**ready, "type": READY[1]},
+            {**available, "type": AVAILABLE[1]},
+            *successful,
+        ],
+    }
+
+
+def _aggregated(
+    before: Mapping[str, ResourceCondition], kind: str, says: Json, born: str, at: str
+) -> ResourceCondition:
+    """A condition that all adapters have a part in, which is there from the birth of a resource on."""
+    start = _begun(says["status"] == "False", born, at)
+    return _condition(before.get(kind), kind, says, at, born, start)
+
+
+def _condition(
+    old: ResourceCondition | None, kind: str, says: Json, at: str, created: str, start: str
+) -> ResourceCondition:
+    """A condition, with the times of before where it was there.
+
+    :param created: when a new one was created, and ``start``, since when it is as it is
+    """
+    was = (old["status"], old["last_transition_time"]) if old else None
+    return {
+        "type": kind,
+        **says,  # type: ignore[typeddict-item]
+        "created_time": old["created_time"] if old else created,
+        "last_transition_time": _moved(was, says["status"], at, start),
+    }
+
+
+def _moved(old: tuple[str, str] | None, new: str, at: str, start: str) -> str:
+    """Since when something is as it is.
+
+    :param old: how it was before, and since when; None: it was not there, and counts from ``start``
+    """
+    if old is None:
+        return start
+    was, since = old
+    return since if was == new else max(since, at)
+
+
+def _begun(pending: bool, born: str, at: str) -> str:
+    """Since when a new resource is as it is: from its birth on as long as it waits for something."""
+    return born if pending else max(born, at)
+
+
+def _judged(report: Report, status: str, says: Condition | None) -> Json:
+    """What an adapter's own condition of a resource says."""
+    return {
+        "status": status,
+        **words(says),
+        "observed_generation": report["observed_generation"],
+        "last_updated_time": report["last_report_time"],
     }
 
 
@@ -289,10 +301,6 @@ def _successful(
         if kind not in speakers or weight(name) > weight(speakers[kind]):
             speakers[kind] = name
     return speakers
-
-
-def _by_type(status: Status | None) -> dict[str, ResourceCondition]:
-    return {c["type"]: c for c in status["conditions"]} if status else {}
 
 
 def _oldest(reports: Iterable[Report], otherwise: str) -> str:
