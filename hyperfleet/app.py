@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flask
 from connexion import FlaskApp
 from connexion.middleware.main import API
 from connexion.middleware.security import SecurityMiddleware
@@ -68,14 +67,8 @@ def create_app(
         document = contract.without_security(document)
     holder = holder or provider.load(settings)
     reads = pool if isinstance(pool, Reads) else Reads(pool)
-    pages = _pages(document, holder)
-    holder.changed.append(lambda: pages.update(_pages(document, holder)))
-    checked = functools.partial(
-        Checked, contract=Contract(document), mode=settings.responses_checked, registry=registry
-    )
-    inner = _routed(document, holder, guard, checked, _tenants(settings))
-    flask_app: flask.Flask = inner.app
-    service = flask_app.extensions[SERVICE] = Service(
+    inner = _routed(document, holder, guard, _checked(document, settings, registry), _tenants(settings))
+    service = Service(
         settings,
         reads.primary,
         reads,
@@ -84,33 +77,51 @@ def create_app(
         projection.defaults(settings.default_fields),
         Events(registry),
     )
+    inner.app.extensions[SERVICE] = service
+    requests = Requests(registry, first=settings.first_generation_metrics)
     # From the innermost to the outermost.
     told = Positioned(inner, reads.written) if reads.standbys else inner
-    layers: ASGIApp = Plain(Pages(told, pages))
-    requests = Requests(registry, first=settings.first_generation_metrics)
-    feed = service.feed
-    fair = Fair(
-        Limited(layers, limits(settings)),
+    fair = _fair(Plain(Pages(told, _changing_pages(document, holder))), service, requests)
+    timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
+    shown = Browsers(Cors(Compressed(timed), settings.cors_origins))
+    logged = Logged(shown, requests, settings.access_log)
+    logged.farewell = service.feed.waiting.end
+    nobody, days = "" if guard else SYSTEM, settings.audit_retention
+    logged.refusals = Refusals(reads.primary, document, registry, nobody, days)
+    if settings.changes_retention:
+        reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
+    if gauges is not None:
+        _show(gauges, fair, service)
+    return logged
+
+
+def _checked(
+    document: dict[str, Any], settings: Settings, registry: CollectorRegistry
+) -> Callable[..., ASGIApp]:
+    """The layer that holds answers against the contract."""
+    mode = settings.responses_checked
+    return functools.partial(Checked, contract=Contract(document), mode=mode, registry=registry)
+
+
+def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
+    """The layers that bound what a request may cost, and how many there may be."""
+    settings = service.settings
+    return Fair(
+        Limited(inner, limits(settings)),
         settings.max_requests,
         requests.refused.inc,
         # All of them come through one gateway.
         (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
         settings.max_waiting,
-        feed.calm,
+        service.feed.calm,
     )
-    if settings.changes_retention:
-        reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
-    if gauges is not None:
-        gauges.waiting, gauges.delay = lambda: feed.waiting.count, lambda: feed.waiting.delay
-        gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
-    layers = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
-    layers = Browsers(Cors(Compressed(layers), settings.cors_origins))
-    logged = Logged(layers, requests, settings.access_log)
-    logged.farewell = feed.waiting.end
-    nobody = "" if guard else SYSTEM
-    days = settings.audit_retention
-    logged.refusals = Refusals(reads.primary, document, registry, nobody, days)
-    return logged
+
+
+def _show(gauges: Gauges, fair: Fair, service: Service) -> None:
+    """Tells gauges where to look."""
+    waiting = service.feed.waiting
+    gauges.waiting, gauges.delay = lambda: waiting.count, lambda: waiting.delay
+    gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
 
 
 def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:
@@ -161,6 +172,13 @@ def _routed(
         routed.middleware._build_middleware_stack()
     )
     return routed
+
+
+def _changing_pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
+    """The fixed pages, which change with the provider's schemas alone."""
+    pages = _pages(document, holder)
+    holder.changed.append(lambda: pages.update(_pages(document, holder)))
+    return pages
 
 
 def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:

@@ -113,11 +113,7 @@ def _serve(
     conninfo, shared, told = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
     )
-    size = chosen.db_pool_size
-    if chosen.db_max_connections:
-        size = min(size, max(1, chosen.db_max_connections // count))
-    pool = new_pool(conninfo, size, chosen.statement_timeout, shared=shared, history=chosen.history)
-    reads = _reads(chosen, conninfo, pool, size, shared=shared)
+    reads = _reads(chosen, conninfo, count, shared=shared)
     if reads.standbys:
         told["Standbys"] = ", ".join(one.name for one in reads.standbys)
     registry = CollectorRegistry()
@@ -125,7 +121,7 @@ def _serve(
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
     api = create_app(chosen, reads, registry, holder, guard, gauges)
     keys = guard.verifier.keys if guard else dict
-    health = health_app(Health(pool, holder, lambda: keys() | reads.states(), ending.begun))
+    health = health_app(Health(reads.primary, holder, lambda: keys() | reads.states(), ending.begun))
     addresses = [
         address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
     ]
@@ -136,52 +132,50 @@ def _serve(
             api.refusals.beat()
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
-        made = _trace(api, reads) if traced else None
-        servers = Servers(
-            [
-                App(api, listener, certificates[0]),
-                App(health, listeners[1], certificates[1]),
-                App(metrics, listeners[2], certificates[2]),
-            ],
-            ending,
-            reads,
-            holder.reload,
-            limits(chosen)._replace(refused=api.refused),
-            beat,
-        )
-        try:
-            servers.run(watched)
-        finally:
-            if made is not None:
-                made.close()
+        apps = [
+            App(api, listener, certificates[0]),
+            App(health, listeners[1], certificates[1]),
+            App(metrics, listeners[2], certificates[2]),
+        ]
+        bounds = limits(chosen)._replace(refused=api.refused)
+        with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
+            Servers(apps, ending, reads, holder.reload, bounds, beat).run(watched)
 
     _settle_memory()
-    if count == 1:
-        _banner(addresses, told, count, chosen)
-        work(listeners[0])
-        return
-    try:
-        own = spread(listeners[0], count)
-    except OSError as error:
-        raise StartError(f"Cannot listen on {addresses[0]}: {error.strerror}") from None
-    patience = chosen.shutdown_timeout + chosen.shutdown_delay
-    workers = Workers(own, work, died, patience)
+    if count > 1:
+        own = _spread(listeners[0], count, addresses[0])
+        workers = Workers(own, work, died, chosen.shutdown_timeout + chosen.shutdown_delay)
     _banner(addresses, told, count, chosen)
-    workers.run()
+    if count > 1:
+        workers.run()
+    else:
+        work(listeners[0])
 
 
-def _reads(chosen: Settings, conninfo: str, pool: Any, size: int, *, shared: bool) -> Any:
-    """Where rows are read: by the standbys that the settings name, or by the primary.
+def _spread(listener: socket.socket, count: int, address: str) -> list[socket.socket]:
+    """The listening sockets of so many workers. Raises StartError."""
+    try:
+        return spread(listener, count)
+    except OSError as error:
+        raise StartError(f"Cannot listen on {address}: {error.strerror}") from None
 
-    :param size: how many connections there may be to each
+
+def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:
+    """Where rows are written, and where they are read: by the standbys that the settings name, or by
+    the primary.
+
+    :param count: how many processes share the connections that there may be
     :param shared: whether a pooler is between
     """
     from hyperfleet.database.reads import Reads, standbys  # noqa: PLC0415
 
+    size, timeout, staleness = chosen.db_pool_size, chosen.statement_timeout, chosen.max_staleness
+    if chosen.db_max_connections:
+        size = min(size, max(1, chosen.db_max_connections // count))
+    pool = new_pool(conninfo, size, timeout, shared=shared, history=chosen.history)
     read = connection.read_conninfo(chosen)
     if not read:
         return Reads(pool)
-    timeout, staleness = chosen.statement_timeout, chosen.max_staleness
     found = standbys(read, size, timeout, staleness, shared=shared)
     probe = new_pool(conninfo, 1, timeout, shared=shared)
     return Reads(pool, found, probe, staleness, max(1, size // 2))

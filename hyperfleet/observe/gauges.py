@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from prometheus_client import CollectorRegistry, Gauge
@@ -62,50 +62,7 @@ class Gauges:
         # How many clients wait for changes, and for how many seconds the oldest one has been held back.
         self.waiting: Callable[[], int] = lambda: 0
         self.delay: Callable[[], float] = lambda: 0.0
-
-        def gauge(name: str, told: str, mode: Any = "livesum") -> Gauge:
-            made = Gauge(name, told, [*OWN], registry=registry, multiprocess_mode=mode)
-            return made.labels(*OWN.values())
-
-        self.looks: list[tuple[Gauge, Callable[[Mapping[str, int]], float]]] = [
-            (
-                gauge("hyperfleet_db_connections_open", "Connections to the database."),
-                lambda stats: stats.get("pool_size", 0),
-            ),
-            (
-                gauge("hyperfleet_db_connections_in_use", "Connections that a statement is on."),
-                lambda stats: stats.get("pool_size", 0) - stats.get("pool_available", 0),
-            ),
-            (
-                gauge("hyperfleet_db_connections_waiting", "Statements that wait for a connection."),
-                lambda stats: stats.get("requests_waiting", 0),
-            ),
-            (
-                gauge("hyperfleet_api_requests_in_flight", "Requests that are not answered yet."),
-                lambda _: self.under_way(),
-            ),
-            (
-                gauge(
-                    "hyperfleet_api_resource_queue_longest",
-                    "Requests that wait to change the one resource which most wait for.",
-                    "livemax",
-                ),
-                lambda _: self.longest(),
-            ),
-            (
-                gauge("hyperfleet_api_changes_waiting", "Clients that wait for changes."),
-                lambda _: self.waiting(),
-            ),
-            (
-                gauge(
-                    "hyperfleet_api_changes_delay_seconds",
-                    "For how long the oldest change is held back, since an older transaction still "
-                    "runs; looked at while a client waits.",
-                    "livemax",
-                ),
-                lambda _: self.delay(),
-            ),
-        ]
+        self.looks = [(_gauge(name, look, registry), look.at) for name, look in LOOKS.items()]
         self.validated = Gauge(
             "hyperfleet_spec_validation",
             "1 where specs of the kind are held against the provider's schema.",
@@ -123,12 +80,58 @@ class Gauges:
     def update(self) -> None:
         """Sets them to what they are at this moment."""
         stats = self.pool.get_stats()
-        for gauge, look in self.looks:
-            gauge.set(look(stats))
+        for gauge, at in self.looks:
+            gauge.set(at(self, stats))
         for kind in RESOURCES:
             self.validated.labels(kind).set(int(self.provider.validated(kind)))
         if self.read:
             self.read.set(int(not self.provider.trouble))
+
+
+class Look(NamedTuple):
+    """What a gauge shows, in words and of the gauges' parts and the pool's figures; and how it comes
+    together of several processes.
+    """
+
+    told: str
+    at: Callable[[Gauges, Mapping[str, int]], float]
+    mode: Any = "livesum"
+
+
+LOOKS = {
+    "hyperfleet_db_connections_open": Look(
+        "Connections to the database.", lambda _, stats: stats.get("pool_size", 0)
+    ),
+    "hyperfleet_db_connections_in_use": Look(
+        "Connections that a statement is on.",
+        lambda _, stats: stats.get("pool_size", 0) - stats.get("pool_available", 0),
+    ),
+    "hyperfleet_db_connections_waiting": Look(
+        "Statements that wait for a connection.", lambda _, stats: stats.get("requests_waiting", 0)
+    ),
+    "hyperfleet_api_requests_in_flight": Look(
+        "Requests that are not answered yet.", lambda gauges, _: gauges.under_way()
+    ),
+    "hyperfleet_api_resource_queue_longest": Look(
+        "Requests that wait to change the one resource which most wait for.",
+        lambda gauges, _: gauges.longest(),
+        "livemax",
+    ),
+    "hyperfleet_api_changes_waiting": Look(
+        "Clients that wait for changes.", lambda gauges, _: gauges.waiting()
+    ),
+    "hyperfleet_api_changes_delay_seconds": Look(
+        "For how long the oldest change is held back, since an older transaction still runs; looked at "
+        "while a client waits.",
+        lambda gauges, _: gauges.delay(),
+        "livemax",
+    ),
+}
+
+
+def _gauge(name: str, look: Look, registry: CollectorRegistry) -> Gauge:
+    made = Gauge(name, look.told, [*OWN], registry=registry, multiprocess_mode=look.mode)
+    return made.labels(*OWN.values())
 
 
 class Fleet(Collector):
