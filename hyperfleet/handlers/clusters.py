@@ -1,18 +1,16 @@
 """Clusters."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import audit, idempotency, references, resource
+from hyperfleet import audit, resource
 from hyperfleet.greenlets import wait_for
-from hyperfleet.handlers import request
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.response import listed, read, shown
-from hyperfleet.kinds import BASE
-from hyperfleet.resource import Stored
+from hyperfleet.handlers.creation import Row, created
+from hyperfleet.handlers.response import listed, read
+from hyperfleet.service import Service
 
 # In one order, so that no two who create several wait for each other; and one whose name somebody else
 # is about to give does not keep the others waiting.
@@ -45,26 +43,12 @@ def get_clusters(**query: Any) -> flask.Response:
 
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
-    service, shape = request.service(), request.shape("Cluster")
-    folding = service.foldings["Cluster"]
-    values = resource.first_row("Cluster", body, folding, request.origin(), request.tenant())
-    location = f"{BASE}/clusters/{values['id']}"
-    once, wanted = request.once(body), body.get("references")
-    insert = partial(references.insert, kind="Cluster", statement=CREATE, values=values, wanted=wanted)
-    created: Sequence[Any] | None
-    # Of those who want the same name, one at a time has a connection.
-    with service.turns.of(f"name {values['name']} {once.tenant}"):
-        if once.key is None and not wanted:
-            created = wait_for(service.together(CREATE).get(values["id"], values))
-        else:
-            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
-    if created is None:
-        raise resource.name_taken(service, "Cluster", values)
-    document = created[0]
-    if location.endswith(values["id"]):
-        # Not the answer to a repetition.
-        service.events.started("Cluster", deleting=False)
-    return shown(shape, Stored(document, 1), 201, location)
+    return created("Cluster", body, CREATE, run=_together)
+
+
+def _together(service: Service, statement: LiteralString, values: Mapping[str, Any]) -> Row:
+    """Creates a cluster along with those that others create at the same moment."""
+    return wait_for(service.together(statement).get(values["id"], values))
 
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:

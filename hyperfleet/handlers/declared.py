@@ -1,20 +1,17 @@
 """Resources of declared kinds: the operations of each, which are those of :mod:`.resources`."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, LiteralString
 
 import flask
-from psycopg.types.json import Jsonb
 
-from hyperfleet import audit, idempotency, references, resource
-from hyperfleet.database.statements import fetch_one
-from hyperfleet.errors import INVALID, WRONG_STATE, Problem
-from hyperfleet.handlers import history, request, statuses
+from hyperfleet import audit, resource
+from hyperfleet.errors import INVALID, Problem
+from hyperfleet.handlers import history, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.response import below, listed, read, shown
+from hyperfleet.handlers.creation import created
+from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.kinds import BASE, RESOURCES, Kind
-from hyperfleet.resource import Stored
 
 # As resource.GIVEN, with the address.
 GIVEN: LiteralString = """/* {table}_create */
@@ -97,38 +94,7 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     owner_id = _owner(of, path)
     if of.parent and owner_id is None:
         raise elsewhere(of)
-    service, shape = request.service(), request.shape(kind)
-    folding, origin = service.foldings[kind], request.origin()
-    values = resource.first_row(kind, body, folding, origin, request.tenant())
-    within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
-    location = f"{BASE}/{within}{of.segment}/{values['id']}"
-    values |= {"owner_id": owner_id, "href": location}
-    once, wanted = request.once(body), body.get("references")
-    insert = functools.partial(
-        references.insert, kind=kind, statement=_create(kind), values=values, wanted=wanted
-    )
-    created: Sequence[Any] | None
-    queue = (owner_id or f"name {kind} {values['name']} ") + once.tenant
-    with service.turns.of(queue):
-        if once.key is None and not wanted:
-            row = fetch_one(service.pool, _create(kind), {"rows": Jsonb([values])})
-            created = row and row[1:]
-        else:
-            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
-    if created is None:
-        assert of.parent
-        assert owner_id
-        raise resource.not_found(of.parent, owner_id)
-    document, *marked = created
-    if document is None and marked == [True] and of.parent:
-        above = RESOURCES[of.parent].noun
-        raise Problem(WRONG_STATE, f"The {above} is being deleted; no {of.noun} can be added to it.")
-    if document is None:
-        raise resource.name_taken(service, kind, values)
-    if location.endswith(values["id"]):
-        # Not the answer to a repetition.
-        service.events.started(kind, deleting=False)
-    return shown(shape, Stored(document, 1), 201, location)
+    return created(kind, body, _create(kind), owner_id)
 
 
 def elsewhere(of: Kind) -> Problem:

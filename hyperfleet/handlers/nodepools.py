@@ -1,20 +1,13 @@
 """Node pools."""
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any, LiteralString
 
 import flask
-from psycopg.types.json import Jsonb
 
-from hyperfleet import audit, idempotency, references, resource
-from hyperfleet.database.statements import fetch_one
-from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.handlers import request
+from hyperfleet import audit, resource
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.response import below, listed, read, shown
-from hyperfleet.kinds import BASE
-from hyperfleet.resource import Stored
+from hyperfleet.handlers.creation import created
+from hyperfleet.handlers.response import below, listed, read
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATED = """
@@ -57,31 +50,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Creates a node pool. A name that its cluster has already is a conflict, and so is a cluster
     that is being deleted.
     """
-    service, shape = request.service(), request.shape("NodePool")
-    folding = service.foldings["NodePool"]
-    values = resource.first_row("NodePool", body, folding, request.origin(), request.tenant())
-    values["owner_id"] = resource.key("Cluster", cluster_id)
-    location = f"{BASE}/clusters/{values['owner_id']}/nodepools/{values['id']}"
-    once, wanted = request.once(body), body.get("references")
-    insert = partial(references.insert, kind="NodePool", statement=CREATE, values=values, wanted=wanted)
-    created: Sequence[Any] | None
-    with service.turns.of(values["owner_id"] + once.tenant):
-        if once.key is None and not wanted:
-            row = fetch_one(service.pool, CREATE, {"rows": Jsonb([values])})
-            created = row and row[1:]
-        else:
-            created, location = idempotency.create(service.pool, once, values["by"], insert, location)
-    if created is None:
-        raise resource.not_found("Cluster", cluster_id)
-    document, *marked = created
-    if document is None and marked == [True]:
-        raise Problem(WRONG_STATE, "The cluster is being deleted; no node pool can be added to it.")
-    if document is None:
-        raise resource.name_taken(service, "NodePool", values)
-    if location.endswith(values["id"]):
-        # Not the answer to a repetition.
-        service.events.started("NodePool", deleting=False)
-    return shown(shape, Stored(document, 1), 201, location)
+    return created("NodePool", body, CREATE, cluster_id)
 
 
 def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
