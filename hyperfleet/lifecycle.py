@@ -94,15 +94,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         if _same(before, after) and not refers:
             return Stored(old["document"], old["version"])
         checked = change.checked and "spec" in given and not change.merge
-        # Labels of before their syntax was checked may stay as they are.
-        labels = after["labels"] if after["labels"] != old["labels"] else {}
-        # So may a name of before it had to be longer or shorter.
-        of = RESOURCES[kind]
-        fits = of.shortest <= len(old["name"]) <= of.longest
-        whole = {"name": old["name"] if fits else "x" * of.shortest, **after, "labels": labels}
-        # And references of before there had to be more or fewer.
-        if some := wanted if refers else references.something(kind):
-            whole["references"] = some
+        whole = _as_created(kind, old, after, wanted if refers else references.something(kind))
         resource.check(service, kind, whole, replaced=checked)
         if refers:
             refs = targets.resolved(wanted, known) if targets else {}
@@ -120,6 +112,20 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     if is_reconciled(old["status"]):
         service.events.started(kind, deleting=False)
     return stored(changed, old["version"] + 1)
+
+
+def _as_created(kind: str, old: State, after: Mapping[str, Any], refs: Any) -> dict[str, Any]:
+    """A creation that would come to a resource as it is to be. What was there before it was against a
+    rule may stay as it is.
+    """
+    # Labels may be from before their syntax was checked.
+    labels = after["labels"] if after["labels"] != old["labels"] else {}
+    # A name may be from before it had to be longer or shorter, and references from before there had to
+    # be more or fewer.
+    of = RESOURCES[kind]
+    fits = of.shortest <= len(old["name"]) <= of.longest
+    whole = {"name": old["name"] if fits else "x" * of.shortest, **after, "labels": labels}
+    return whole | ({"references": refs} if refs else {})
 
 
 def _scope(key: Mapping[str, Any]) -> dict[str, Any]:
