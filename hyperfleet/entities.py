@@ -190,16 +190,13 @@ def _text(
     return check
 
 
-def _flag(member: str) -> Callable[[str, Any], dict[str, Any]]:
-    def check(kind: str, value: Any) -> dict[str, Any]:
-        if value in EMPTY:
-            return {}
-        said = SAID.get(str(value).lower())
-        if said is None:
-            raise ConfigurationError(f"entities: {kind}.{member} must be true or false.")
-        return {member: said}
-
-    return check
+def _schema_required(kind: str, value: Any) -> dict[str, Any]:
+    if value in EMPTY:
+        return {}
+    said = SAID.get(str(value).lower())
+    if said is None:
+        raise ConfigurationError(f"entities: {kind}.require_spec_schema must be true or false.")
+    return {"require_spec_schema": said}
 
 
 def _length(member: str) -> Callable[[str, Any], dict[str, Any]]:
@@ -338,7 +335,7 @@ MEMBERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "spec_schema_name": _text(
         "spec_schema_name", SCHEMA, {name: of.spec for name, of in NATIVE.items()}
     ),
-    "require_spec_schema": _flag("require_spec_schema"),
+    "require_spec_schema": _schema_required,
     "name_min_len": _length("name_min_len"),
     "name_max_len": _length("name_max_len"),
     "required_adapters": _adapters,

@@ -133,53 +133,65 @@ def options(*only: str) -> Callable[[click.Command], click.Command]:
     """
 
     def add(command: click.Command) -> click.Command:
-        run = command.callback
-        assert run is not None
-
-        @functools.wraps(run)
-        def told(*args: Any, **values: Any) -> Any:
-            try:
-                return run(*args, **values)
-            except StartError as error:
-                raise click.ClickException(str(error)) from None
-            except ConfigurationError as error:
-                raise click.UsageError(str(error)) from None
-
-        command.callback = told
-        parse = command.parse_args
-
-        def translated(ctx: click.Context, arguments: list[str]) -> list[str]:
-            known = {
-                flag: not option.is_flag and option._flag_needs_value is False
-                for option in command.params
-                if isinstance(option, click.Option)
-                for flag in option.opts
-            }
-            try:
-                given, lines = synonyms.translated(arguments, known)
-            except ConfigurationError as error:
-                raise click.UsageError(str(error), ctx) from None
-            ctx.meta.setdefault(TOLD, []).extend(lines)
-            return parse(ctx, given)
-
-        command.parse_args = translated  # type: ignore[method-assign, assignment]
-        config = click.Option(
-            ["--config"],
-            type=FILE,
-            is_eager=True,
-            expose_value=False,
-            callback=_use_file,
-            envvar="HYPERFLEET_CONFIG",
-            show_envvar=True,
-            help="YAML file with settings.",
-        )
-        command.params.append(config)
+        assert command.callback is not None
+        command.callback = _with_errors(command.callback)
+        command.parse_args = _translating(command)  # type: ignore[method-assign, assignment]
+        command.params.append(_config())
         command.params += [
             _option(name, field) for name, field in DECLARED.items() if not only or name.startswith(only)
         ]
         return command
 
     return add
+
+
+def _with_errors(run: Callable[..., Any]) -> Callable[..., Any]:
+    """What a command does, with what is wrong as the command's error."""
+
+    @functools.wraps(run)
+    def told(*args: Any, **values: Any) -> Any:
+        try:
+            return run(*args, **values)
+        except StartError as error:
+            raise click.ClickException(str(error)) from None
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from None
+
+    return told
+
+
+def _translating(command: click.Command) -> Callable[[click.Context, list[str]], list[str]]:
+    """How a command reads its arguments, with those of the original in place of its own."""
+    parse = command.parse_args
+
+    def translated(ctx: click.Context, arguments: list[str]) -> list[str]:
+        known = {
+            flag: not option.is_flag and option._flag_needs_value is False
+            for option in command.params
+            if isinstance(option, click.Option)
+            for flag in option.opts
+        }
+        try:
+            given, lines = synonyms.translated(arguments, known)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error), ctx) from None
+        ctx.meta.setdefault(TOLD, []).extend(lines)
+        return parse(ctx, given)
+
+    return translated
+
+
+def _config() -> click.Option:
+    return click.Option(
+        ["--config"],
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=_use_file,
+        envvar="HYPERFLEET_CONFIG",
+        show_envvar=True,
+        help="YAML file with settings.",
+    )
 
 
 # What counts most comes first.

@@ -311,7 +311,7 @@ def _whats(names: Iterable[str], counted: Mapping[str, Report], kind: str = "") 
     return ", ".join(f"{name} ({_what(counted.get(name), kind)})" for name in names)
 
 
-def _what(report: Report | None, kind: str = "") -> str:
+def _what(report: Report | None, kind: str) -> str:
     """What an adapter last said, in a few words for a message."""
     if report is None:
         return "no report"
