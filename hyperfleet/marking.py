@@ -14,6 +14,7 @@ from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.etag import Precondition
 from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
+from hyperfleet.removal import IDS
 from hyperfleet.resource import DOCUMENT, Hold, Stored, stored
 from hyperfleet.service import Service
 from hyperfleet.status import State
@@ -45,7 +46,6 @@ MARKS_ALL = both(MARK_ALL + CHANGED + DONE)
 KEPT: LiteralString = """/* {table}_keeping */
 SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
 """
-IDS: LiteralString = "%(ids)s::uuid[]"
 
 # Who keeps a resource, or what is below it, from being deleted by referring to it. One more than told.
 REFERRING: LiteralString = """/* resource_references_keeping */

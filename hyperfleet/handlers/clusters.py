@@ -8,7 +8,7 @@ import flask
 from hyperfleet import audit, resource
 from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import Row, created
+from hyperfleet.handlers.creation import LABELLED, Row, created
 from hyperfleet.handlers.response import listed, read
 from hyperfleet.service import Service
 
@@ -25,13 +25,8 @@ CREATED = """
     FROM given, patience ORDER BY name, tenancy
     ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
     RETURNING id, created_time, labels, document, tenancy
-), labelled AS (
-    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
-    SELECT 'Cluster', created.id, label.key, label.value, created.created_time
-    FROM created, jsonb_each_text(created.labels) AS label
-)
-"""
-RECORDED: LiteralString = audit.CREATED.format(kind="Cluster")
+)"""
+RECORDED: LiteralString = (LABELLED + audit.CREATED).format(kind="Cluster")
 FOUND = "SELECT id::text, document::bpchar FROM created"
 CREATE: LiteralString = "/* clusters_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 

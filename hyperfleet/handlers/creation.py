@@ -16,6 +16,18 @@ from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.resource import Stored
 from hyperfleet.service import Service
 
+# How a statement goes on that has ``created`` a resource, and what of it where that is to belong to an
+# ``owner``.
+LABELLED: LiteralString = """, labelled AS (
+    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+    SELECT '{kind}', created.id, label.key, label.value, created.created_time
+    FROM created, jsonb_each_text(created.labels) AS label
+)
+"""
+FOUND: LiteralString = """
+SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
+FROM owner LEFT JOIN created ON true
+"""
 # What a statement that creates returns, but for the id.
 Row: TypeAlias = Sequence[Any] | None
 

@@ -9,7 +9,7 @@ from hyperfleet import audit, resource
 from hyperfleet.errors import INVALID, Problem
 from hyperfleet.handlers import history, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import created
+from hyperfleet.handlers.creation import FOUND, LABELLED, created
 from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.kinds import BASE, RESOURCES, Kind
 
@@ -40,16 +40,7 @@ CREATED: LiteralString = """
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT DO NOTHING
     RETURNING id, created_time, labels, document, tenancy
-), labelled AS (
-    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
-    SELECT '{kind}', created.id, label.key, label.value, created.created_time
-    FROM created, jsonb_each_text(created.labels) AS label
-)
-"""
-FOUND: LiteralString = """
-SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
-FROM owner LEFT JOIN created ON true
-"""
+)"""
 
 
 @functools.cache
@@ -60,8 +51,8 @@ def _create(kind: str) -> LiteralString:
         owner = OWNER.format(
             kind=parent.name, address=parent.address, table=parent.table, only=parent.only
         )
-    created: LiteralString = CREATED + audit.CREATED + FOUND
-    return GIVEN.format(table=of.table) + owner + created.format(table=of.table, kind=of.name)
+    rest: LiteralString = CREATED + LABELLED + audit.CREATED + FOUND
+    return GIVEN.format(table=of.table) + owner + rest.format(table=of.table, kind=of.name)
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import flask
 
 from hyperfleet import audit, resource
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import created
+from hyperfleet.handlers.creation import FOUND, LABELLED, created
 from hyperfleet.handlers.response import below, listed, read
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
@@ -22,17 +22,8 @@ CREATED = """
     FROM given, owner WHERE owner.deleted_time IS NULL
     ON CONFLICT ON CONSTRAINT node_pools_name DO NOTHING
     RETURNING id, created_time, labels, document, tenancy
-), labelled AS (
-    INSERT INTO labels (owner_type, owner_id, key, value, created_time)
-    SELECT 'NodePool', created.id, label.key, label.value, created.created_time
-    FROM created, jsonb_each_text(created.labels) AS label
-)
-"""
-FOUND = """
-SELECT created.id::text, created.document::bpchar, owner.deleted_time IS NOT NULL
-FROM owner LEFT JOIN created ON true
-"""
-RECORDED: LiteralString = audit.CREATED.format(kind="NodePool")
+)"""
+RECORDED: LiteralString = (LABELLED + audit.CREATED).format(kind="NodePool")
 CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 
 
