@@ -1,6 +1,7 @@
 """What two JSON documents differ in, as operations that make one of the other (RFC 6902)."""
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jsonpatch import JsonPatch
+
+from hyperfleet import apart
 
 # Documents of up to so many bytes together are compared at once, which takes a few milliseconds.
 SMALL = 4096
@@ -49,14 +52,11 @@ class Differences:
         if len(pair) <= SMALL:
             return json.dumps(between(*json.loads(pair))).encode()
         answer = b""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self.slot.acquire()
-        except TimeoutError:
-            pass
-        else:
             try:
-                answer = await _apart(pair)
+                answer = await apart.answer(__name__, given=pair, seconds=SECONDS + 1, quiet=True)
             finally:
                 self.slot.release()
         replaced = (
@@ -64,28 +64,6 @@ class Differences:
             for name in changed
         )
         return answer or b"[%b]" % b",".join(replaced)
-
-
-async def _apart(pair: bytes) -> bytes:
-    """The text, from a process that this module is the program of; none where that costs too much."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.differences"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        # A Ctrl-C in the terminal is for the service.
-        start_new_session=True,
-    )
-    answer = b""
-    try:
-        async with asyncio.timeout(SECONDS + 1):
-            answer, _ = await process.communicate(pair)
-    except TimeoutError:
-        pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-    return answer if process.returncode == 0 else b""
 
 
 def _answer(pair: bytes) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from hyperfleet import apart
 from hyperfleet.contract import schema
 from hyperfleet.contract.alternatives import free
 from hyperfleet.contract.document import published
@@ -82,24 +83,14 @@ async def _read_apart(path: str) -> Document:
     Raises BrokenDocument.
     """
     kinds = json.dumps([asdict(kind) for kind in RESOURCES.values()])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", "-m", "hyperfleet.contract.provider", path, kinds),
-        stdout=asyncio.subprocess.PIPE,
-        # A Ctrl-C in the terminal is for the service.
-        start_new_session=True,
-    )
     try:
-        async with asyncio.timeout(PATIENCE):
-            answer, _ = await process.communicate()
+        answer = await apart.answer(__name__, path, kinds, seconds=PATIENCE)
         found = await asyncio.to_thread(pickle.loads, answer)
     except TimeoutError:
         raise BrokenDocument([f"{path}: takes longer than {PATIENCE} s to be read"]) from None
     except (pickle.UnpicklingError, EOFError):
         reason = "the process that reads it has ended without an answer"
         raise BrokenDocument([f"{path}: {reason}"]) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
     if isinstance(found, BrokenDocument):
         raise found
     return cast(Document, found)
