@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from click.testing import CliRunner
+from warm import Started, possible
 
 from hyperfleet.cli import main
 
@@ -45,20 +46,8 @@ class Serving:
         wait: float = 60,
     ) -> None:
         ports = [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
-        self.process = subprocess.Popen(
-            [command, "serve", *ports, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=cwd,
-            env={
-                **CLEAN,
-                "PYTHONUNBUFFERED": "1",
-                "HYPERFLEET_LOG_FORMAT": "text",
-                "HYPERFLEET_WORKERS": WORKERS,
-                **(env or {}),
-            },
-        )
+        given = {"HYPERFLEET_LOG_FORMAT": "text", "HYPERFLEET_WORKERS": WORKERS, **(env or {})}
+        self.process = start("serve", *ports, *arguments, command=command, cwd=cwd, env=given)
         self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -66,7 +55,7 @@ class Serving:
         while time.monotonic() < deadline and self.process.poll() is None:
             if re.search(r'^  (Access|Data) |"access":', self.output, re.MULTILINE):
                 break
-            time.sleep(0.05)
+            time.sleep(0.01)
         else:
             self.process.kill()
             raise AssertionError(f"did not start:\n{self.output}")
@@ -104,20 +93,26 @@ class Serving:
             self.stop()
 
 
-def run(
-    *arguments: str, command: str = HYPERFLEET, **options: object
-) -> subprocess.CompletedProcess[str]:
-    """Runs `hyperfleet` to its end; stdout and stderr come back together."""
-    env = {**CLEAN, **options.pop("env", {})}  # type: ignore[dict-item]
-    return subprocess.run(
+def start(
+    *arguments: str,
+    command: str = HYPERFLEET,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> "subprocess.Popen[str] | Started":
+    """Starts `hyperfleet`, whose standard output and error come together; in an interpreter of its own
+    where another command is named, or the environment needs it.
+    """
+    given = {**CLEAN, "PYTHONUNBUFFERED": "1", **(env or {})}
+    if command == HYPERFLEET and possible(given):
+        return Started([command, *arguments], given, cwd)
+    return subprocess.Popen(
         [command, *arguments],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=env,
-        timeout=120,
-        check=False,
-        **options,  # type: ignore[call-overload]
+        cwd=cwd,
+        env=given,
     )
 
 
@@ -126,6 +121,25 @@ class Ended(NamedTuple):
 
     returncode: int
     stdout: str
+
+
+def run(
+    *arguments: str,
+    command: str = HYPERFLEET,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> Ended:
+    """Runs `hyperfleet` to its end; stdout and stderr come back together."""
+    process = start(*arguments, command=command, cwd=cwd, env=env)
+    timer = threading.Timer(120, process.kill)
+    timer.start()
+    try:
+        assert process.stdout
+        with process.stdout as output:
+            told = output.read()
+        return Ended(process.wait(), told)
+    finally:
+        timer.cancel()
 
 
 def run_here(*arguments: str, env: dict[str, str] | None = None) -> Ended:

@@ -1,6 +1,5 @@
 """The schema goes forward and back."""
 
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,7 +59,7 @@ def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
 
 def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psycopg.Connection) -> None:
     newest = migration.names()[-1]
-    refused = run("migrate", "--rollback", "99", "--database-url", database, stdin=subprocess.DEVNULL)
+    refused = run("migrate", "--rollback", "99", "--database-url", database)
     assert refused.returncode == 2
     assert "--yes" in refused.stdout
     [first] = [line for line in refused.stdout.splitlines() if line.startswith("0001.resources drops:")]
@@ -82,7 +81,7 @@ def test_migrations_of_a_newer_version_are_shown_and_not_stepped_over(
     )
     listed = run("migrate", "--list", "--database-url", database)
     assert "unknown  9999.future" in listed.stdout
-    refused = run("migrate", "--rollback", "1", "--database-url", database, stdin=subprocess.DEVNULL)
+    refused = run("migrate", "--rollback", "1", "--database-url", database)
     assert "A newer version has applied" in refused.stdout
     assert "--yes" not in refused.stdout
     refused = run("migrate", "--rollback", "1", "--yes", "--database-url", database)

