@@ -9,6 +9,7 @@ import gc
 import itertools
 import json
 import os
+import runpy
 import sys
 import tempfile
 import threading
@@ -191,6 +192,30 @@ def maintenance(postgres: NoopExecutor) -> psycopg.Connection:
 def sql(database: str) -> Iterator[psycopg.Connection]:
     """A connection to this test's database, for a look behind the API."""
     with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+# In the database of `large`.
+CLUSTERS = 20_000
+
+
+@pytest.fixture(scope="session")
+def loaded(postgres: NoopExecutor, root: Path) -> Iterator[str]:
+    """The name of a database with many clusters and half as many node pools, to be copied."""
+    load = runpy.run_path(str(root / "benchmarks" / "search.py"))["load"]
+    with migrated(postgres, "loaded") as conninfo:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            load(connection, 1, CLUSTERS)
+        yield conninfo_to_dict(conninfo)["dbname"]
+
+
+@pytest.fixture
+def large(postgres: NoopExecutor, loaded: str) -> Iterator[psycopg.Connection]:
+    """A connection to a database of this test's own, with many clusters."""
+    with (
+        made(postgres, str(next(numbers)), loaded) as conninfo,
+        psycopg.connect(conninfo, autocommit=True) as connection,
+    ):
         yield connection
 
 

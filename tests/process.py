@@ -40,7 +40,7 @@ class Serving:
     def __init__(
         self,
         *arguments: str,
-        command: str = HYPERFLEET,
+        command: str | None = None,
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
         wait: float = 60,
@@ -95,7 +95,7 @@ class Serving:
 
 def start(
     *arguments: str,
-    command: str = HYPERFLEET,
+    command: str | None = None,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> "subprocess.Popen[str] | Started":
@@ -103,10 +103,10 @@ def start(
     where another command is named, or the environment needs it.
     """
     given = {**CLEAN, "PYTHONUNBUFFERED": "1", **(env or {})}
-    if command == HYPERFLEET and possible(given):
-        return Started([command, *arguments], given, cwd)
+    if command is None and possible(given):
+        return Started([HYPERFLEET, *arguments], given, cwd)
     return subprocess.Popen(
-        [command, *arguments],
+        [command or HYPERFLEET, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -125,7 +125,7 @@ class Ended(NamedTuple):
 
 def run(
     *arguments: str,
-    command: str = HYPERFLEET,
+    command: str | None = None,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> Ended:

@@ -26,7 +26,7 @@ from typing import TextIO
 # Linux alone tells of the end of a process by a descriptor.
 POSSIBLE = hasattr(os, "pidfd_open")
 # What an interpreter, or a library while it is imported, reads of the environment.
-AT_IMPORT = ("PYTHON", "LC_", "LANG", "PSYCOPG_", "HYPERFLEET_COMMIT")
+AT_IMPORT = ("PYTHON", "LC_", "LANG", "TMPDIR", "XDG_", "PSYCOPG_", "HYPERFLEET_COMMIT")
 LARGEST = 1 << 20
 one_at_a_time = threading.Lock()
 

@@ -12,7 +12,7 @@ import psutil
 import psycopg
 import pytest
 import requests
-from process import CLEAN, Serving, run
+from process import CLEAN, HYPERFLEET, Serving, run
 
 from hyperfleet.database import embedded
 
@@ -75,7 +75,8 @@ def test_stopping_removes_nothing_that_is_not_its_own(folder: Path) -> None:
 
 
 def test_a_killed_owner_leaves_no_process_behind(folder: Path) -> None:
-    server = Serving("--no-auth", "--data-dir", str(folder))
+    # Found by its arguments, which one that was forked does not have.
+    server = Serving("--no-auth", "--data-dir", str(folder), command=HYPERFLEET)
     assert len(servers(folder)) > 2
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()

@@ -10,6 +10,7 @@ from typing import Any
 import declared_kinds
 import psycopg
 import pytest
+from conftest import CLUSTERS
 from psycopg import sql as composed
 
 from hyperfleet import declared, kinds
@@ -20,8 +21,6 @@ from hyperfleet.lists.search import ANY
 from hyperfleet.place import CHECKED, NOW, Place
 
 pytestmark = pytest.mark.slow
-
-CLUSTERS = 20_000
 
 Search = tuple[str, str]
 SEARCHES: dict[str, Search] = {
@@ -101,15 +100,13 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-def test_first_pages_are_read_from_indexes(sql: psycopg.Connection, benchmark: dict[str, Any]) -> None:
-    benchmark["load"](sql, 1, CLUSTERS)
-    assert scanned(sql, benchmark, SEARCHES) == {}
+def test_first_pages_are_read_from_indexes(large: psycopg.Connection, benchmark: dict[str, Any]) -> None:
+    assert scanned(large, benchmark, SEARCHES) == {}
 
 
 def test_totals_of_labels_are_counted_without_a_look_at_the_resources(
-    sql: psycopg.Connection, benchmark: dict[str, Any]
+    large: psycopg.Connection,
 ) -> None:
-    benchmark["load"](sql, 1, CLUSTERS)
     for search in (
         "labels.env='prod'",
         "labels.env in ('prod', 'none') and labels.tier='gold'",
@@ -118,11 +115,11 @@ def test_totals_of_labels_are_counted_without_a_look_at_the_resources(
         counted = page.understand("Cluster", {"search": search, "page_size": 20})
         uncounted = page.understand("Cluster", {"search": search, "page_size": 20, "total": "none"})
         looked = "SELECT count(*) FROM clusters WHERE " + counted.search.sql
-        [(total,)] = sql.execute(looked, counted.search.values).fetchall()
+        [(total,)] = large.execute(looked, counted.search.values).fetchall()
         assert total > 100
         made, other = (page.plan("Cluster", one, page.Within(), None) for one in (counted, uncounted))
-        assert sql.execute(made.statement, made.values).fetchall()[0][1] == total
-        assert clusters_read(sql, made) == clusters_read(sql, other), search
+        assert large.execute(made.statement, made.values).fetchall()[0][1] == total
+        assert clusters_read(large, made) == clusters_read(large, other), search
 
 
 def test_pages_of_labels_are_found_without_a_look_at_other_resources(
@@ -162,10 +159,7 @@ UNCOUNTED = (
 )
 
 
-def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(
-    sql: psycopg.Connection, benchmark: dict[str, Any]
-) -> None:
-    benchmark["load"](sql, 1, CLUSTERS)
+def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psycopg.Connection) -> None:
     pages_of = ({"page_size": 20}, {"page_size": 37}, {"page_size": 1000}, {"order_by": "created_time"})
     found: list[dict[str, Any]] = [
         *({"search": one} for one in STEADY),
@@ -176,11 +170,11 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(
         assert page.prepare(wanted.search) is None, query
         made = page.plan("Cluster", wanted, page.Within(), None)
         for _ in range(12):
-            sql.execute(made.statement, made.values, prepare=True)
-        assert plans_made(sql, "clusters_list") == (5, 7), query
+            large.execute(made.statement, made.values, prepare=True)
+        assert plans_made(large, "clusters_list") == (5, 7), query
     for query in found:
         wanted = page.understand("Cluster", {**query, "page_size": 20})
-        steps = list(nodes(kept_plan(sql, page.plan("Cluster", wanted, page.Within(), None))))
+        steps = list(nodes(kept_plan(large, page.plan("Cluster", wanted, page.Within(), None))))
         read = [one for one in steps if one.get("Relation Name") in ("clusters", "labels")]
         read = [one for one in read if one["Actual Loops"]]
         assert not [one for one in read if one["Node Type"].endswith("Seq Scan")], query
@@ -188,10 +182,9 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(
         assert all(one.get("Rows Removed by Filter", 0) == 0 for one in read), query
 
 
-def test_plans_of_pages_of_the_feed_are_kept(sql: psycopg.Connection, benchmark: dict[str, Any]) -> None:
-    benchmark["load"](sql, 1, CLUSTERS)
-    [(end,)] = sql.execute(NOW).fetchall()
-    [(behind,)] = sql.execute(
+def test_plans_of_pages_of_the_feed_are_kept(large: psycopg.Connection) -> None:
+    [(end,)] = large.execute(NOW).fetchall()
+    [(behind,)] = large.execute(
         f"SELECT concat_ws(' ', epoch, position, sequence, {CHECKED}) FROM feeds, changes"
         " ORDER BY position DESC, sequence DESC OFFSET 30 LIMIT 1"
     ).fetchall()
@@ -200,9 +193,9 @@ def test_plans_of_pages_of_the_feed_are_kept(sql: psycopg.Connection, benchmark:
             wanted = pages.Wanted(kind, None, ANY, "", Shape(), "", 100, {})
             statement, values = pages.plan(wanted, Place.parse(place))
             for _ in range(12):
-                rows = sql.execute(statement, values, prepare=True).fetchall()
+                rows = large.execute(statement, values, prepare=True).fetchall()
             assert len(rows) == (30 if place == behind else 1)
-            assert plans_made(sql, "changes") == (5, 7), (place, kind)
+            assert plans_made(large, "changes") == (5, 7), (place, kind)
 
 
 def plans_made(sql: psycopg.Connection, name: str) -> tuple[int, int]:

@@ -1,13 +1,12 @@
 """Lists of a tenant read what is the tenant's, whatever others have."""
 
 import json
-import runpy
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from conftest import CLUSTERS
 from psycopg.types.json import Jsonb
 
 from hyperfleet.kinds import ALL
@@ -17,7 +16,7 @@ from hyperfleet.lists.tenants import within
 
 pytestmark = pytest.mark.slow
 
-CLUSTERS, TENANTS = 20_000, 100
+TENANTS = 100
 # Of the tenant that is looked at, and what a step may read beside that: the tenancies, a page.
 OWN = CLUSTERS // TENANTS
 MOST = 5 * OWN
@@ -70,8 +69,8 @@ def read(sql: psycopg.Connection, kind: str, query: dict[str, Any], of: Within) 
     ), plan
 
 
-def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(sql: psycopg.Connection, root: Path) -> None:
-    runpy.run_path(str(root / "benchmarks" / "search.py"))["load"](sql, 1, CLUSTERS)
+def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(large: psycopg.Connection) -> None:
+    sql = large
     sql.execute(GIVE.format(tenants=TENANTS))  # type: ignore[arg-type]
     sql.execute(GIVE_BELOW)
     sql.execute("VACUUM ANALYZE")
