@@ -4,11 +4,12 @@ Each test has a database of its own, copied from a migrated template.
 """
 
 import asyncio
+import copy
 import functools
 import gc
 import itertools
-import json
 import os
+import pickle
 import runpy
 import sys
 import tempfile
@@ -31,7 +32,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from hyperfleet import app
 from hyperfleet.app import create_app
+from hyperfleet.contract import schema
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
@@ -49,20 +52,32 @@ if os.environ.get("CI"):
 sys.setswitchinterval(0.0005)
 
 
-def once(validate: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Connexion's check of the contract, that a start leaves out, once for each contract."""
-    known: set[str] = set()
+def once(make: Callable[..., Any], of: Callable[..., Any]) -> Callable[..., Any]:
+    """What is made of contracts and schemas, once for each of them: hundreds of services have the same.
 
-    def check(cls: Any, spec: Any) -> None:
-        text = json.dumps(spec, sort_keys=True, default=str)
-        if text not in known:
-            validate(cls, spec)
-            known.add(text)
+    :param of: what, of that which ``make`` is given, decides what is made
+    """
+    known: dict[bytes, Any] = {}
 
-    return check
+    def get(*given: Any, **named: Any) -> Any:
+        key = pickle.dumps(of(*given, **named))
+        if key not in known:
+            known[key] = make(*given, **named)
+        return known[key]
+
+    return get
 
 
-Shipped._validate_spec = classmethod(once(Specification._validate_spec.__func__))
+def checked(document: dict[str, Any]) -> Shipped:
+    """The contract as Connexion has it, after its check, which a start leaves out."""
+    Specification._validate_spec.__func__(Shipped, copy.deepcopy(document))
+    return Shipped(document)
+
+
+app.Shipped = once(checked, lambda document: document)
+schema.compile_schema = once(
+    schema.compile_schema, lambda schema, named=None, *, old=True: [schema, named, old]
+)
 
 
 # These come first: at the end, no process is to wait for a long test that another has just begun.
