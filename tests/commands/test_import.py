@@ -17,7 +17,7 @@ import pytest
 from conftest import Api, made, migrated
 from issuer import JsonServer
 from original import Original, at, ksuid, shown, uid
-from process import CLEAN, HYPERFLEET, run, run_here
+from process import CLEAN, HYPERFLEET, run, run_here, start
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 from pytest_postgresql.executors import NoopExecutor
@@ -554,13 +554,7 @@ class Following:
     """A running ``import --follow``."""
 
     def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [HYPERFLEET, "import", "--follow", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**CLEAN, "PYTHONUNBUFFERED": "1"},
-        )
+        self.process = start("import", "--follow", *arguments)
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -189,7 +189,7 @@ def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
         answer = create(api)
         assert (answer.status_code, answer.json()["code"]) == (503, "HYPERFLEET-SVC-001")
         assert "permission" not in answer.text
-        assert "permission denied for table clusters" in serving.output
+        assert serving.says("permission denied for table clusters")
         assert api.get("/clusters").json()["total"] == 1
         sql.execute(f"GRANT INSERT ON clusters TO {role}")
         assert create(api).status_code == 201
@@ -226,7 +226,7 @@ def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
 ) -> None:
     with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:
         assert ready(serving) == (503, {"status": "unavailable", "database": "error"})
-        assert "permission denied" in serving.output
+        assert serving.says("permission denied")
         assert Api(serving.url).get("/clusters").status_code == 503
         sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
         assert ready(serving)[0] == 200
