@@ -11,7 +11,6 @@ import itertools
 import os
 import runpy
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import psycopg
 import pytest
 import requests
 from connexion.spec import Specification
-from process import MEMORY
+from process import server_folder
 from prometheus_client import CollectorRegistry
 from psycopg import sql as composed
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -96,10 +95,7 @@ def postgres() -> Iterator[NoopExecutor]:
     else:
         # Not among pytest's folders: each run closes them to other users, and PostgreSQL is one when
         # the tests run as root.
-        with (
-            tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=MEMORY) as folder,
-            embedded.running(Path(folder)) as conninfo,
-        ):
+        with server_folder() as files, embedded.running(files) as conninfo:
             with psycopg.connect(conninfo, autocommit=True) as conn:
                 # Nothing here has to outlive a crash.
                 for name in ("fsync", "synchronous_commit", "full_page_writes"):

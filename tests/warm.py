@@ -51,7 +51,7 @@ class Started:
         output, written = os.pipe()
         given = {"argv": command, "env": env, "cwd": str(cwd or Path.cwd())}
         with one_at_a_time:
-            socket.send_fds(parent(), [json.dumps(given).encode()], [theirs.fileno(), written])
+            socket.send_fds(parent()[0], [json.dumps(given).encode()], [theirs.fileno(), written])
         theirs.close()
         os.close(written)
         self.stdout: TextIO = os.fdopen(output, encoding="utf-8")
@@ -86,13 +86,13 @@ class Started:
 
 
 @cache
-def parent() -> socket.socket:
-    """The way to the process that forks, which the first start begins."""
+def parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The process that forks, which the first start begins, and the way to it."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-u", __file__, str(theirs.fileno())]
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()
-    return mine
+    return mine, process
 
 
 def prepare() -> None:

@@ -1,0 +1,87 @@
+"""The services that tests start are like those that people start."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from process import HYPERFLEET, Serving
+from warm import POSSIBLE, Started
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not POSSIBLE, reason="every start is of an interpreter of its own here"),
+]
+
+
+def state(serving: Serving) -> dict[str, object]:
+    """What the kernel knows of a process that it does not share with others."""
+    place = Path(f"/proc/{serving.process.pid}")
+    masks = re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s+(\w+)$", (place / "status").read_text(), re.MULTILINE)
+    files = [str(one.readlink()) for one in (place / "fd").iterdir()]
+    return {
+        **dict(masks),
+        "folder": (place / "cwd").readlink(),
+        "descriptors": sorted(re.sub(r"metrics-[^/]+|\d+", "-", one) for one in files),
+        "group": os.getpgid(serving.process.pid),
+        "threads": len(list((place / "task").iterdir())),
+    }
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_that_was_forked_is_as_one_with_an_interpreter_of_its_own(
+    database: str, tmp_path: Path, workers: str
+) -> None:
+    arguments = ("--no-auth", f"--workers={workers}", "--database-url", database)
+    env = {"HYPERFLEET_LOG_LEVEL": "debug"}
+    with (
+        Serving(*arguments, cwd=tmp_path, env=env) as forked,
+        Serving(*arguments, cwd=tmp_path, env=env, command=HYPERFLEET) as own,
+    ):
+        assert isinstance(forked.process, Started)
+        for one in (forked, own):
+            assert requests.get(f"{one.health}/readyz", timeout=5).status_code == 200
+        assert state(forked) == state(own)
+        told = [requests.get(one.metrics, timeout=5).text for one in (forked, own)]
+        first, second = ({line for line in one.splitlines() if line[0] == "#"} for one in told)
+        assert first == second
+        assert forked.stop(signal.SIGINT) == own.stop(signal.SIGINT) == 0
+
+
+PYTEST = """
+import sys
+from process import Serving, server_folder
+with server_folder() as files:
+    serving = Serving("--no-auth", "--database-url", sys.argv[1])
+    print(serving.process.pid, files, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_nothing_is_left_where_pytest_is_killed(database: str, root: Path) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-c", PYTEST, database],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{root / 'tests'}:{root}"},
+    )
+    assert killed.stdout
+    with killed.stdout as output:
+        pid, files = output.readline().split()
+    service = psutil.Process(int(pid))
+    processes = [service, service.parent()]
+    assert psutil.Process(killed.pid) in processes[1].parents()
+    killed.kill()
+    killed.wait(10)
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    deadline = time.monotonic() + 10
+    while Path(files).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
