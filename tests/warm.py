@@ -69,7 +69,11 @@ class Started:
         return status
 
     def _look(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self.ended], [], [], timeout)[0]:
+        if self.returncode is None:
+            ready = select.poll()
+            ready.register(self.ended, select.POLLIN)
+            if not ready.poll(None if timeout is None else timeout * 1000):
+                return None
             # It is left there for other threads.
             self.returncode = os.waitstatus_to_exitcode(int(self.ended.recv(16, socket.MSG_PEEK)))
         return self.returncode
