@@ -167,7 +167,7 @@ def _routed(
     options = vars(routed.middleware.options)
     routed.middleware.apis.append(API(Shipped(document), base_path=None, **options))
     routed._middleware_app.asgi_app = Bridge(routed.app)
-    # What the bridge is told, Flask needs no routes of its own for.
+    # The bridge is told which function to call: Flask needs no routes of its own.
     routed._middleware_app.add_api = lambda *_, **__: None
     # Otherwise the first request waits for it.
     routed.middleware.app, routed.middleware.middleware_stack = (
