@@ -203,6 +203,11 @@ class Servers:
         on the descriptor ``watched``; requests under way end.
         """
         self.watched = watched
+        # What a signal raised before would tear the loop apart as soon as that has begun. Only the main
+        # thread can take signals; a test runs a server in another.
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self.stop())
         with asyncio.Runner(loop_factory=self.servers[0].config.get_loop_factory()) as runner:
             runner.run(self._serve())
 
