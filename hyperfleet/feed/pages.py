@@ -181,9 +181,7 @@ async def read(
     Raises Problem where the feed does not know the place, or not any more.
     """
     statement, values = plan(wanted, after)
-    searched = bool(wanted.search.sql)
-    # How to look for a label depends on which one.
-    prepare = False if searched else None
+    prepare, searched = wanted.search.prepare, bool(wanted.search.sql)
     with searching(searched, reads.primary.statement_timeout):
         # One with a search may take long.
         if newest:

@@ -234,18 +234,17 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         skip, limit = max(0, count - offset - size - 1), max(0, min(size + 1, count - offset))
     # What OFFSET 0 keeps whole is found by its own index, whatever is searched for in it.
     few = within.few and wanted.search.sql
-    source = rows = FEW.format(table=of.table, where=within.where) if few else of.table
-    matching = condition
+    source = FEW.format(table=of.table, where=within.where) if few else of.table
     if wanted.search.source and not within.where and _by_age(ordered):
-        rows, matching = f"({wanted.search.source}) AS {of.table}", "true"
+        source, condition = f"({wanted.search.source}) AS {of.table}", "true"
     keys = [f"k{index}" for index in range(len(ordered.keys))]
     statement = LIST.format(
         table=of.table,
-        source=rows,
+        source=source,
         identity=of.identity,
         row=of.row,
         document=of.document,
-        where=matching,
+        where=condition,
         keys=", ".join(f"{key.sql} AS {k}" for key, k in zip(ordered.keys, keys, strict=True)),
         texts=", ".join(f"page.{k}::text" for k in keys),
         order=ordered.reversed().sql if backward else ordered.sql,
@@ -301,7 +300,7 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     try:
         with searching(bool(wanted.search.sql), reader.statement_timeout):
-            rows = reader.rows(made.statement, made.values, prepare=prepare(wanted.search))
+            rows = reader.rows(made.statement, made.values, prepare=wanted.search.prepare)
     except psycopg.DataError:
         if not wanted.after:
             raise
@@ -318,13 +317,6 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     ]
     last = rows[wanted.size - 1][4] if 0 < wanted.size < len(rows) else None
     return Found(total, moment, documents, last, Place.parse(place) if place else None)
-
-
-def prepare(search: Condition) -> bool | None:
-    """Whether a statement with this search is prepared, as psycopg takes it: not where the best plan is
-    another one for other values. To plan takes as long as to find a page, or longer.
-    """
-    return None if search.steady or not search.sql else False
 
 
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:

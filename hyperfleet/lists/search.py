@@ -53,6 +53,13 @@ class Condition:
     source: str = ""
     steady: bool = False
 
+    @property
+    def prepare(self) -> bool | None:
+        """Whether a statement with it is prepared, as psycopg takes it: not where the best plan is
+        another one for other values. To plan takes as long as to find a page, or longer.
+        """
+        return None if self.steady or not self.sql else False
+
 
 # What is true for all.
 ANY = Condition("", {})

@@ -166,7 +166,7 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psyco
     ]
     for query in (*pages_of, *found):
         wanted = page.understand("Cluster", query)
-        assert page.prepare(wanted.search) is None, query
+        assert wanted.search.prepare is None, query
         made = page.plan("Cluster", wanted, page.Within(), None)
         for _ in range(12):
             large.execute(made.statement, made.values, prepare=True)
@@ -225,11 +225,11 @@ def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -
         {"search": "status.phase='Ready'", "order": "asc"},
         {"search": "created_by='someone'"},
     ):
-        assert page.prepare(page.understand("Cluster", query).search) is False, query
+        assert page.understand("Cluster", query).search.prepare is False, query
     workers = page.understand("NodePool", {"search": "name='workers'"})
-    assert page.prepare(workers.search) is False
+    assert workers.search.prepare is False
     some = page.understand("NodePool", {"search": "status.phase='Ready'", "total": "none"}, whole=False)
-    assert page.prepare(some.search) is False
+    assert some.search.prepare is False
 
 
 def kept_plan(sql: psycopg.Connection, made: page.Plan) -> dict[str, Any]:
