@@ -64,7 +64,7 @@ test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_U
 	$(PYTEST) $(ARGS)
 
 test-histories: $(VENV)/dev.stamp ## Fold ten thousand histories of reports instead of five hundred
-	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/test_fold_properties.py -k many_histories $(ARGS)
+	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/status/test_fold_properties.py -k many_histories $(ARGS)
 
 test-tools: $(VENV)/dev.stamp ## Run the tests that need other tools (generators, Helm), and install these first
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory \

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from hyperfleet.auth.guard import Bearer, Guard
 from hyperfleet.auth.identity import SYSTEM
 from hyperfleet.auth.tenants import Tenants
+from hyperfleet.changes.retention import removing
 from hyperfleet.contract import document as contract
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider import Provider
@@ -23,7 +24,6 @@ from hyperfleet.contract.responses import Checked, Contract
 from hyperfleet.contract.validation import Validated, creation_validators
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
-from hyperfleet.feed.retention import removing
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
 from hyperfleet.http.compression import Compressed
@@ -40,7 +40,7 @@ from hyperfleet.observe.gauges import Gauges
 from hyperfleet.observe.metrics import Events, Requests
 from hyperfleet.observe.refusals import Refusals
 from hyperfleet.service import Service
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 
 def create_app(

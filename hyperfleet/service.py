@@ -8,20 +8,20 @@ from typing import Any, LiteralString, Protocol
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from hyperfleet.conditions import Folding, foldings
+from hyperfleet.changes.differences import Differences
+from hyperfleet.changes.following import Feed
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
 from hyperfleet.database.together import Once, Rounds
-from hyperfleet.differences import Differences
-from hyperfleet.feed.following import Feed
+from hyperfleet.engine.turns import Turns
 from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
 from hyperfleet.lists.tenants import Tenants
-from hyperfleet.settings import Settings
-from hyperfleet.turns import Turns
+from hyperfleet.settings.catalogue import Settings
+from hyperfleet.status.conditions import Folding, foldings
 
 # What several share waits no longer for a lock that one of them needs; then each is on its own.
 PATIENCE = "100ms"

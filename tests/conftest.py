@@ -37,7 +37,7 @@ from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.limits import limits
 from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 # What decides whether a change lands must not depend on luck; a developer's run looks further each time.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

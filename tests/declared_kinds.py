@@ -5,8 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from hyperfleet import declared, entities, kinds
-from hyperfleet.entities import Entity
+from hyperfleet import kinds
+from hyperfleet.settings import declared, entities
+from hyperfleet.settings.entities import Entity
 
 # TEST_KINDS=Channel,Version runs what clusters and node pools are tested with over these two, which are
 # declared to behave like them.

@@ -10,9 +10,9 @@ import pytest
 from conftest import Api
 from process import run
 
-from hyperfleet import settings
-from hyperfleet.settings import DECLARED
-from hyperfleet.synonyms import ADDRESSES, SYNONYMS
+from hyperfleet.settings import catalogue as settings
+from hyperfleet.settings.catalogue import DECLARED
+from hyperfleet.settings.synonyms import ADDRESSES, SYNONYMS
 
 # Pages whose commands speak to a service that runs without authentication.
 WALKS = (

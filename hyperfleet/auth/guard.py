@@ -19,7 +19,7 @@ from hyperfleet.auth.tokens import Verifier
 from hyperfleet.auth.trusted import Headers, Trusted
 from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
-from hyperfleet.settings import PUBLIC_KEYS, Settings
+from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
 
 # What a review is asked of who wants to read the audit.
 AUDIT = ("get", "Audit")

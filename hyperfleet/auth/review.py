@@ -10,7 +10,7 @@ from typing import Any
 from hyperfleet import errors
 from hyperfleet.auth.remote import Client, Unreachable, check_url
 from hyperfleet.errors import ConfigurationError, Problem
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 

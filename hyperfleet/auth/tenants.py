@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
-from hyperfleet.settings import Settings
-from hyperfleet.tenancy import WORD
+from hyperfleet.settings.catalogue import Settings
+from hyperfleet.settings.tenancy import WORD
 
 SYSTEM_WRITES = "A system caller reads everything, and writes statuses alone."
 

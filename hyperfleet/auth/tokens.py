@@ -20,8 +20,8 @@ from hyperfleet.auth.keys import ALGORITHMS, KeyFile, KeyServer, Source, knows
 from hyperfleet.auth.remote import Client, Unreachable, check_url
 from hyperfleet.auth.trusted import Trusted
 from hyperfleet.errors import ConfigurationError, Problem, refusal
-from hyperfleet.issuers import AUTHORIZATION, Issuer
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
+from hyperfleet.settings.issuers import AUTHORIZATION, Issuer
 
 MAX_SIZE = 16 * 1024
 LEEWAY = 30

@@ -9,8 +9,8 @@ from hyperfleet import errors
 from hyperfleet.auth import identity
 from hyperfleet.auth.keys import Source
 from hyperfleet.errors import ConfigurationError, refusal
-from hyperfleet.issuers import Issuer
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
+from hyperfleet.settings.issuers import Issuer
 
 
 class Headers(Protocol):

@@ -10,15 +10,16 @@ import click
 import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hyperfleet import entities, options
+from hyperfleet.commands import options
 from hyperfleet.commands.serve import parts, places
 from hyperfleet.contract import document
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.issuers import Issuer
 from hyperfleet.observe.log import HIDDEN
-from hyperfleet.settings import FIELDS, Settings
-from hyperfleet.tenancy import Dimension
+from hyperfleet.settings import entities
+from hyperfleet.settings.catalogue import FIELDS, Settings
+from hyperfleet.settings.issuers import Issuer
+from hyperfleet.settings.tenancy import Dimension
 
 SECRET = ("db_password", "ocm_client_secret")
 # What may be secret in a connection string; in options there may be any setting of PostgreSQL.

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from hyperfleet import options
-from hyperfleet.values import FILE
+from hyperfleet.commands import options
+from hyperfleet.settings.values import FILE
 
 
 @options.options("database_", "db_", "data_dir", "log_level", "required_adapters_", "tenant_enabled")

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from hyperfleet import options
+from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 
 @options.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
@@ -73,8 +73,8 @@ def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
 
 
 def _refold(conninfo: str, chosen: Settings) -> None:
-    from hyperfleet import refold  # noqa: PLC0415
-    from hyperfleet.conditions import foldings  # noqa: PLC0415
+    from hyperfleet.resources import refold  # noqa: PLC0415
+    from hyperfleet.status.conditions import foldings  # noqa: PLC0415
 
     with click.progressbar(length=refold.count(conninfo), label="Folding") as bar:
         changed = refold.refold(conninfo, foldings(chosen), bar.update)

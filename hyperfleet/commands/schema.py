@@ -10,12 +10,12 @@ import click
 import psycopg
 import requests
 
-from hyperfleet import options
+from hyperfleet.commands import options
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
 from hyperfleet.kinds import BASE, RESOURCES, SPECS, both
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
 STORED = both("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")

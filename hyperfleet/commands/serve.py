@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import click
 
-from hyperfleet import __version__, options
+from hyperfleet import __version__
+from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
 from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores, spread
 from hyperfleet.kinds import BASE
 from hyperfleet.observe import log, tracing
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 # Where everything is, is told at whatever level.

@@ -14,11 +14,11 @@ from typing import Any
 import click
 import psycopg
 
-from hyperfleet import options
-from hyperfleet.conditions import foldings
+from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
+from hyperfleet.status.conditions import foldings
 from hyperfleet.takeover.api import Api
 from hyperfleet.takeover.database import Database
 from hyperfleet.takeover.passes import Counts, Takeover, Wishes

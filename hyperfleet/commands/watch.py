@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hyperfleet.kinds import BASE
-from hyperfleet.values import FILE
+from hyperfleet.settings.values import FILE
 
 # Seconds for which a request waits for changes, and beyond which no answer is expected.
 WAIT = 50

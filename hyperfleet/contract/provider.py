@@ -11,16 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from hyperfleet import apart
 from hyperfleet.contract import schema
 from hyperfleet.contract.alternatives import free
 from hyperfleet.contract.document import published
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.contract.schema import PREFIX
+from hyperfleet.engine import apart
 from hyperfleet.errors import Fault, StartError
 from hyperfleet.kinds import RESOURCES, SPECS, declare, kind_of
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 

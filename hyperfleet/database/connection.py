@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from hyperfleet.database import connection
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 MISSING = (
     "No database is configured and the embedded PostgreSQL is not installed: "

@@ -23,7 +23,7 @@ from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.database.session import Session
 from hyperfleet.database.statements import fetch, fetch_on
 from hyperfleet.database.together import Rounds, slot
-from hyperfleet.greenlets import wait_for
+from hyperfleet.engine.greenlets import wait_for
 
 logger = logging.getLogger(__name__)
 

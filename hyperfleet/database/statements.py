@@ -1,6 +1,6 @@
 """Statements on connections of the pool.
 
-What runs in a greenlet of the loop (see :mod:`hyperfleet.greenlets`) calls :func:`fetch_one`,
+What runs in a greenlet of the loop (see :mod:`hyperfleet.engine.greenlets`) calls :func:`fetch_one`,
 :func:`session` and :func:`transaction` as plain functions.
 """
 
@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.session import Session, Together
-from hyperfleet.greenlets import wait_for
+from hyperfleet.engine.greenlets import wait_for
 
 # As many members PostgreSQL expects of a list whose length it does not know. With fewer, a plan for the
 # very values looks cheaper than one that is kept, and is made anew each time: a third of what PostgreSQL

@@ -4,10 +4,10 @@ from typing import Any
 
 import flask
 
-from hyperfleet import lifecycle, marking, removal
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, shown
-from hyperfleet.lifecycle import Change
+from hyperfleet.resources import lifecycle, marking, removal
+from hyperfleet.resources.lifecycle import Change
 
 
 def patched(
@@ -15,7 +15,7 @@ def patched(
 ) -> flask.Response:
     """The resource after its change.
 
-    :param key: as :func:`hyperfleet.resource.key_of` makes it
+    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
     :param checked: whether the body was held against the provider's schema already
     """
     shape = request.shape(kind)

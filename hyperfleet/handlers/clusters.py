@@ -5,11 +5,12 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import audit, resource
-from hyperfleet.greenlets import wait_for
+from hyperfleet.changes import audit
+from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.creation import LABELLED, Row, created
 from hyperfleet.handlers.response import listed, read
+from hyperfleet.resources import resource
 from hyperfleet.service import Service
 
 # In one order, so that no two who create several wait for each other; and one whose name somebody else

@@ -7,13 +7,13 @@ from typing import Any, LiteralString, TypeAlias
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import idempotency, references, resource
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import shown
 from hyperfleet.kinds import BASE, RESOURCES
-from hyperfleet.resource import Stored
+from hyperfleet.resources import idempotency, references, resource
+from hyperfleet.resources.resource import Stored
 from hyperfleet.service import Service
 
 # How a statement goes on that has ``created`` a resource, and what of it where that is to belong to an

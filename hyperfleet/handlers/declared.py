@@ -5,13 +5,14 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import audit, resource
+from hyperfleet.changes import audit
 from hyperfleet.errors import INVALID, Problem
 from hyperfleet.handlers import history, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.creation import FOUND, LABELLED, created
 from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.kinds import BASE, RESOURCES, Kind
+from hyperfleet.resources import resource
 
 # As resource.GIVEN, with the address.
 GIVEN: LiteralString = """/* {table}_create */

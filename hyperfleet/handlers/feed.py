@@ -4,17 +4,17 @@ from functools import partial
 
 import flask
 
+from hyperfleet.changes.pages import Page, Wanted
+from hyperfleet.engine.greenlets import wait_for
+from hyperfleet.engine.patience import Later
 from hyperfleet.errors import bad_parameter
-from hyperfleet.feed.pages import Page, Wanted
-from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import ALL, ID, OLD_ID, RESOURCES, id_here
 from hyperfleet.lists import search
+from hyperfleet.lists.place import Place
 from hyperfleet.lists.trouble import bad_search
 from hyperfleet.nearest import nearest
-from hyperfleet.patience import Later
-from hyperfleet.place import Place
 
 # The longest that somebody may wait, in seconds.
 LONGEST = 60

@@ -4,12 +4,12 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import lifecycle, resource
-from hyperfleet.greenlets import wait_for
+from hyperfleet.changes.history import ONE, TWO, not_kept
+from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import about, answer, listed, shown
-from hyperfleet.history import ONE, TWO, not_kept
-from hyperfleet.lifecycle import Change
+from hyperfleet.resources import lifecycle, resource
+from hyperfleet.resources.lifecycle import Change
 
 OF: LiteralString = "owner_id = %(id)s"
 OF_TYPE: LiteralString = "owner_id = %(id)s AND type = %(type)s"

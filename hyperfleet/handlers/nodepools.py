@@ -4,10 +4,11 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import audit, resource
+from hyperfleet.changes import audit
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.creation import FOUND, LABELLED, created
 from hyperfleet.handlers.response import below, listed, read
+from hyperfleet.resources import resource
 
 # The lock keeps the owner from being marked or removed until the node pool is there to be seen.
 CREATED = """

@@ -6,16 +6,16 @@ from typing import Any
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import tenancy
-from hyperfleet.audit import Origin
 from hyperfleet.auth import tenants
 from hyperfleet.auth.identity import caller, request_id
+from hyperfleet.changes.audit import Origin
 from hyperfleet.database.reads import Reader
-from hyperfleet.etag import Precondition
-from hyperfleet.idempotency import Once
 from hyperfleet.lists import projection
 from hyperfleet.lists.projection import Shape
+from hyperfleet.resources.etag import Precondition
+from hyperfleet.resources.idempotency import Once
 from hyperfleet.service import Service
+from hyperfleet.settings import tenancy
 
 SERVICE = "hyperfleet"
 
@@ -44,8 +44,9 @@ def tenant() -> Mapping[str, str]:
 
 
 def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
-    """What finds a resource, as :func:`hyperfleet.resource.key_of` makes it, for the caller: none of
-    another tenant.
+    """What finds a resource for the caller: none of another tenant.
+
+    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
     """
     own = tenant()
     return {**key, "tenancy": Jsonb(own)} if own else dict(key)

@@ -4,12 +4,12 @@ from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet import resource
 from hyperfleet.database.statements import fetch_one
 from hyperfleet.handlers import clusters, declared, history, request, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
 from hyperfleet.handlers.response import listed, read
 from hyperfleet.kinds import ALL, RESOURCES, SCOPE
+from hyperfleet.resources import resource
 
 KIND: LiteralString = (
     "/* all_resources_kind */ SELECT kind FROM all_resources WHERE id = %(id)s AND kind = ANY(%(kinds)s)"

@@ -6,17 +6,17 @@ from typing import Any, LiteralString
 import flask
 from xxhash import xxh3_128_hexdigest
 
-from hyperfleet import tenancy
 from hyperfleet.database.statements import filled
-from hyperfleet.etag import etag, weak
-from hyperfleet.greenlets import run, wait_for
+from hyperfleet.engine.greenlets import run, wait_for
 from hyperfleet.handlers import request
 from hyperfleet.kinds import SCOPE, both
 from hyperfleet.lists import body, page
 from hyperfleet.lists.body import Long
 from hyperfleet.lists.page import Within
 from hyperfleet.lists.projection import Shape
-from hyperfleet.resource import Stored, not_found, sees
+from hyperfleet.resources.etag import etag, weak
+from hyperfleet.resources.resource import Stored, not_found, sees
+from hyperfleet.settings import tenancy
 
 ALL = Within()
 # Everything, where nobody keeps count of the rows.
@@ -65,7 +65,7 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
 def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     """The answer to a GET of a resource: 304 for who has it already (RFC 9110, 13.1.2).
 
-    :param key: as :func:`hyperfleet.resource.key_of` makes it
+    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
     Raises Problem where it is not.
     """
     shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
@@ -98,7 +98,7 @@ def about(
 ) -> Within:
     """What there is about a resource, if the caller sees that.
 
-    :param key: finds the resource, as :func:`hyperfleet.resource.key_of` makes it
+    :param key: finds the resource, as :func:`hyperfleet.resources.resource.key_of` makes it
     :param where: the condition that makes the list, and ``more`` values for it than the key has
     """
     own = request.scoped(key)

@@ -8,15 +8,15 @@ from typing import Any, TypeAlias
 import flask
 from psycopg.types.json import Jsonb
 
-from hyperfleet import removal, resource, times
+from hyperfleet import times
 from hyperfleet.database.statements import transaction
+from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.greenlets import wait_for
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import about, answer, empty, listed
 from hyperfleet.kinds import both
-from hyperfleet.report import Report, discard_reason, merge
-from hyperfleet.resource import (
+from hyperfleet.resources import removal, resource
+from hyperfleet.resources.resource import (
     REPORT,
     REPORT_SEEN,
     SEEN,
@@ -26,7 +26,8 @@ from hyperfleet.resource import (
     Hold,
 )
 from hyperfleet.service import Service
-from hyperfleet.status import Status, is_reconciled, same_but_for_times
+from hyperfleet.status.fold import Status, is_reconciled, same_but_for_times
+from hyperfleet.status.report import Report, discard_reason, merge
 
 logger = logging.getLogger(__name__)
 

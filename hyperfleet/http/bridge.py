@@ -10,12 +10,13 @@ import flask
 from a2wsgi.wsgi import build_environ
 from starlette.types import Receive, Scope, Send
 
-from hyperfleet import errors, greenlets
+from hyperfleet import errors
 from hyperfleet.contract.validation import CALL
+from hyperfleet.engine import greenlets
+from hyperfleet.engine.patience import Later
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
 from hyperfleet.http.problems import BODILESS, explain, render
-from hyperfleet.patience import Later
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 # A client that is told that its body is too large is listened to for this many times the limit: it
 # would miss the answer if the connection closed while it was sending.

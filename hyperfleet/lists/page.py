@@ -12,9 +12,9 @@ from hyperfleet.lists import order, referring, search
 from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
+from hyperfleet.lists.place import NOW, Place
 from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import bad_search, searching
-from hyperfleet.place import NOW, Place
 
 DEFAULT_SIZE = 100
 # Bytes of documents that are in memory at once for one client; the rest of a page comes from the

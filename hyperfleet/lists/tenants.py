@@ -15,12 +15,13 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import errors, tenancy
+from hyperfleet import errors
 from hyperfleet.database.reads import Reader
 from hyperfleet.errors import Problem
 from hyperfleet.kinds import LISTED
 from hyperfleet.lists import page
 from hyperfleet.lists.page import Found, Wanted, Within
+from hyperfleet.settings import tenancy
 
 # Tenancies are never forgotten, so a primary knows all that a standby does. The last condition is that
 # of the indexes.

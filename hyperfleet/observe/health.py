@@ -19,7 +19,7 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import session
-from hyperfleet.greenlets import run, wait_for
+from hyperfleet.engine.greenlets import run, wait_for
 from hyperfleet.kinds import RESOURCES
 
 logger = logging.getLogger(__name__)

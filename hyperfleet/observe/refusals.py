@@ -14,13 +14,13 @@ import psycopg
 from prometheus_client import CollectorRegistry
 from psycopg.types.json import Jsonb
 
-from hyperfleet import tenancy
 from hyperfleet.contract import document as contract
 from hyperfleet.database import connection
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import fetch
 from hyperfleet.kinds import ID, OLD_ID, id_here
 from hyperfleet.observe.metrics import OWN
+from hyperfleet.settings import tenancy
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 
-from hyperfleet.conditions import Folding
 from hyperfleet.database import connection
 from hyperfleet.kinds import NATIVE, id_here
-from hyperfleet.report import Report
+from hyperfleet.status.conditions import Folding
+from hyperfleet.status.report import Report
 from hyperfleet.takeover import target
 from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, name_of
 from hyperfleet.takeover.source import BATCH, Pass, Source, Unreadable

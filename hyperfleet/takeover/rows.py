@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from hyperfleet import tenancy, times
+from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema
 from hyperfleet.kinds import ID, NATIVE, id_here
-from hyperfleet.report import Condition, Report, words
-from hyperfleet.status import AVAILABLE, READY, Status
+from hyperfleet.settings import tenancy
+from hyperfleet.status.fold import AVAILABLE, READY, Status
+from hyperfleet.status.report import Condition, Report, words
 from hyperfleet.storable import storable
 
 # Where an id is kept that is no UUID.

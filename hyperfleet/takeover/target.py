@@ -7,14 +7,14 @@ from typing import Any, LiteralString, NamedTuple
 import orjson
 import psycopg
 
-from hyperfleet import tenancy
-from hyperfleet.conditions import Folding
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import NATIVE, both
-from hyperfleet.refold import fold_all
-from hyperfleet.removal import remove
-from hyperfleet.report import Report
-from hyperfleet.resource import REPORT, REPORT_SEEN
+from hyperfleet.resources.refold import fold_all
+from hyperfleet.resources.removal import remove
+from hyperfleet.resources.resource import REPORT, REPORT_SEEN
+from hyperfleet.settings import tenancy
+from hyperfleet.status.conditions import Folding
+from hyperfleet.status.report import Report
 from hyperfleet.takeover.rows import Item, raw_text
 from hyperfleet.takeover.source import BATCH
 

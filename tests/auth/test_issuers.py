@@ -22,8 +22,8 @@ from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.identity import MAX_LENGTH
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.issuers import parse
-from hyperfleet.settings import PUBLIC_KEYS, Settings
+from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
+from hyperfleet.settings.issuers import parse
 
 pytestmark = pytest.mark.slow
 

@@ -37,7 +37,7 @@ from hyperfleet.auth.tokens import Verifier
 from hyperfleet.contract import document as contract
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.observe.log import _Context
-from hyperfleet.settings import PUBLIC_KEYS, Settings
+from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
 
 pytestmark = pytest.mark.slow
 

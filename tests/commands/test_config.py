@@ -9,7 +9,7 @@ import pytest
 import yaml
 from process import Serving, run, run_here
 
-from hyperfleet import options
+from hyperfleet.commands import options
 
 
 def shown(*arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from process import CLEAN, Serving, run
 
-from hyperfleet import options
 from hyperfleet.auth.remote import check_url
+from hyperfleet.commands import options
 from hyperfleet.errors import ConfigurationError
 
 

@@ -24,7 +24,7 @@ from hyperfleet.contract import faults as faults_module
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider_document import BrokenDocument, read
 from hyperfleet.errors import StartError
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 
 def faults(response: requests.Response) -> list[tuple[str, str, str]]:

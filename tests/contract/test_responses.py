@@ -11,7 +11,7 @@ from helpers_contract import problem
 from process import Serving
 
 from hyperfleet.contract import responses
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 # The service makes its documents in SQL: this is how one could come to break the contract.
 BREAK = "UPDATE clusters SET status = jsonb_set(status, '{phase}', '\"Odd\"')"

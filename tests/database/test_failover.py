@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from writers import WRITERS, assert_nothing_is_lost, writers
 
 from hyperfleet.database import connection
-from hyperfleet.settings import Settings
+from hyperfleet.settings.catalogue import Settings
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ from typing import Any
 import click
 import yaml
 
-from hyperfleet.issuers import MEMBERS
-from hyperfleet.settings import DECLARED
-from hyperfleet.synonyms import BY_FIELD, SYNONYMS
-from hyperfleet.values import Dimensions, Issuers, Names, Seconds, Whole
+from hyperfleet.settings.catalogue import DECLARED
+from hyperfleet.settings.issuers import MEMBERS
+from hyperfleet.settings.synonyms import BY_FIELD, SYNONYMS
+from hyperfleet.settings.values import Dimensions, Issuers, Names, Seconds, Whole
 
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
 HEADING = "## Values\n"

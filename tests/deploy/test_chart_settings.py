@@ -22,7 +22,7 @@ from process import CLEAN, Serving, run, run_here
 from psycopg.conninfo import conninfo_to_dict
 from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
 
-from hyperfleet.settings import PUBLIC_KEYS
+from hyperfleet.settings.catalogue import PUBLIC_KEYS
 
 pytestmark = [pytest.mark.tools, needs_helm]
 

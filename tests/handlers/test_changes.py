@@ -16,8 +16,8 @@ from conftest import Api, Service
 from psycopg.conninfo import make_conninfo
 from watchers import follow, now, told
 
+from hyperfleet.changes import following, retention, waiting
 from hyperfleet.database.pool import new_pool
-from hyperfleet.feed import following, retention, waiting
 
 FEED = "/changes"
 

@@ -13,7 +13,8 @@ import pytest
 from conftest import Api
 from process import Serving
 
-from hyperfleet import status, times
+from hyperfleet import times
+from hyperfleet.status import fold as status
 
 pytestmark = pytest.mark.slow
 

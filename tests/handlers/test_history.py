@@ -14,7 +14,7 @@ from process import run_here
 from resources import BOTH_KINDS, at, create, delete, finalize, patch
 from round_trips import RoundTrips
 
-from hyperfleet import differences
+from hyperfleet.changes import differences
 from hyperfleet.kinds import RESOURCES
 
 Json = dict[str, Any]

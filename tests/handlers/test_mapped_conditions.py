@@ -12,7 +12,7 @@ from conftest import Api
 from process import Serving, run, run_here
 
 from hyperfleet.handlers.statuses import STATE, STATE_SEEN
-from hyperfleet.resource import _statements
+from hyperfleet.resources.resource import _statements
 
 pytestmark = pytest.mark.slow
 

@@ -18,9 +18,10 @@ from conftest import Api
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from hyperfleet import __version__, greenlets
+from hyperfleet import __version__
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.database.statements import session
+from hyperfleet.engine import greenlets
 
 pytestmark = pytest.mark.slow
 

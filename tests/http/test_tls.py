@@ -17,7 +17,7 @@ from issuer import key_pair, key_set, self_signed
 from process import Serving, run
 
 from hyperfleet import errors
-from hyperfleet.settings import CONSOLES
+from hyperfleet.settings.catalogue import CONSOLES
 
 pytestmark = pytest.mark.slow
 

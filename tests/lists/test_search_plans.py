@@ -13,12 +13,13 @@ import pytest
 from conftest import CLUSTERS
 from psycopg import sql as composed
 
-from hyperfleet import declared, kinds
-from hyperfleet.feed import pages
+from hyperfleet import kinds
+from hyperfleet.changes import pages
 from hyperfleet.lists import page
+from hyperfleet.lists.place import CHECKED, NOW, Place
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import ANY
-from hyperfleet.place import CHECKED, NOW, Place
+from hyperfleet.settings import declared
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import psycopg
 
+from hyperfleet.changes import pages
+from hyperfleet.changes.pages import Page, Wanted
+from hyperfleet.changes.waiting import FAILED, Waiting
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.together import slot
 from hyperfleet.errors import Problem
-from hyperfleet.feed import pages
-from hyperfleet.feed.pages import Page, Wanted
-from hyperfleet.feed.waiting import FAILED, Waiting
-from hyperfleet.place import Place
+from hyperfleet.lists.place import Place
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from hyperfleet import declared, entities, synonyms
-from hyperfleet.entities import EMPTY, Entity
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.nearest import nearest
-from hyperfleet.settings import DECLARED
-from hyperfleet.values import Names
+from hyperfleet.settings import declared, entities, synonyms
+from hyperfleet.settings.catalogue import DECLARED
+from hyperfleet.settings.entities import EMPTY, Entity
+from hyperfleet.settings.values import Names
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

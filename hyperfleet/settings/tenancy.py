@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.issuers import EMPTY, HEADER, NO_NAMES, listed, unknown
+from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, listed, unknown
 
 # What a dimension may be called, and who a caller may be in it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)

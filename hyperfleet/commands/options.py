@@ -15,13 +15,14 @@ import psycopg
 from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperfleet import declared, kinds, synonyms, tenancy
+from hyperfleet import kinds
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
 from hyperfleet.observe import log
-from hyperfleet.settings import DECLARED, FIELDS, FILED, OTHER_VARIABLES, Settings
-from hyperfleet.settings_file import meant, read_file
-from hyperfleet.values import FILE, Names
+from hyperfleet.settings import declared, synonyms, tenancy
+from hyperfleet.settings.catalogue import DECLARED, FIELDS, FILED, OTHER_VARIABLES, Settings
+from hyperfleet.settings.file import meant, read_file
+from hyperfleet.settings.values import FILE, Names
 
 logger = logging.getLogger(__name__)
 

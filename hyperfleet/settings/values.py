@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hyperfleet import issuers, tenancy
-from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
+from hyperfleet.kinds import ADAPTER, ADAPTER_LONGEST
+from hyperfleet.settings import issuers, tenancy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

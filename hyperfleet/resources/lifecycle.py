@@ -9,16 +9,17 @@ from typing import Any, LiteralString, NamedTuple
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from hyperfleet import references, resource, times
-from hyperfleet.audit import CHANGED, Origin
+from hyperfleet import times
+from hyperfleet.changes.audit import CHANGED, Origin
+from hyperfleet.changes.history import PAST, not_kept
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
-from hyperfleet.etag import Precondition
-from hyperfleet.history import PAST, not_kept
 from hyperfleet.kinds import RESOURCES, both
-from hyperfleet.resource import DOCUMENT, Hold, Stored, stored
+from hyperfleet.resources import references, resource
+from hyperfleet.resources.etag import Precondition
+from hyperfleet.resources.resource import DOCUMENT, Hold, Stored, stored
 from hyperfleet.service import Service
-from hyperfleet.status import State, is_reconciled
+from hyperfleet.status.fold import State, is_reconciled
 
 CHANGE: LiteralString = """/* {table}_change */
 WITH dropped AS (

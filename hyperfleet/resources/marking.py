@@ -1,4 +1,4 @@
-"""Marking a resource as deleted; what follows is in :mod:`hyperfleet.removal`."""
+"""Marking a resource as deleted; what follows is in :mod:`hyperfleet.resources.removal`."""
 
 import functools
 from collections import Counter
@@ -7,17 +7,18 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import removal, resource, times
-from hyperfleet.audit import CHANGED, Origin
+from hyperfleet import times
+from hyperfleet.changes.audit import CHANGED, Origin
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.etag import Precondition
 from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
-from hyperfleet.removal import IDS
-from hyperfleet.resource import DOCUMENT, Hold, Stored, stored
+from hyperfleet.resources import removal, resource
+from hyperfleet.resources.etag import Precondition
+from hyperfleet.resources.removal import IDS
+from hyperfleet.resources.resource import DOCUMENT, Hold, Stored, stored
 from hyperfleet.service import Service
-from hyperfleet.status import State
+from hyperfleet.status.fold import State
 
 MARK: LiteralString = """/* {table}_mark */
 WITH changed AS (

@@ -1,6 +1,6 @@
 """What an operator says of kinds: the list ``entities`` of the settings file.
 
-What is said of each kind is checked here, what all say together in :mod:`hyperfleet.declared`. Who adds
+What is said of each kind is checked here, what all say together in :mod:`.declared`. Who adds
 a member adds it to :class:`Entity` and to ``MEMBERS``.
 """
 
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.expressions import Expression, Refused
-from hyperfleet.kinds import NAME, NATIVE, SEGMENT, Reference
+from hyperfleet.kinds import ADAPTER, ADAPTER_LONGEST, NAME, NATIVE, SEGMENT, Reference
 from hyperfleet.nearest import nearest
-from hyperfleet.report import ADAPTER, ADAPTER_LONGEST
+from hyperfleet.settings.expressions import Expression, Refused
 
 # Rules of a kind, and characters of a condition's type.
 MOST_RULES, LONGEST_TYPE = 50, 100

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from hyperfleet import issuers, tenancy
-from hyperfleet.entities import Entity
 from hyperfleet.kinds import NATIVE
-from hyperfleet.values import (
+from hyperfleet.settings import issuers, tenancy
+from hyperfleet.settings.entities import Entity
+from hyperfleet.settings.values import (
     FILE,
     AdapterNames,
     Dimensions,

@@ -1,9 +1,8 @@
 """What an adapter says: the conditions of its report, what they come to, and whether it is news.
 
-All functions are pure; times are as in :mod:`hyperfleet.status`.
+All functions are pure; times are as in :mod:`hyperfleet.status.fold`.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -36,10 +35,6 @@ class Report(TypedDict):
     created_time: NotRequired[str]
     last_report_time: NotRequired[str]
 
-
-# The name of an adapter, as the contract has it.
-ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-ADAPTER_LONGEST = 128
 
 # From the best to the worst; where two adapters share a condition, the worst is shown.
 STATUSES = ("True", "Unknown", "False")

@@ -9,7 +9,7 @@ import psycopg
 
 from hyperfleet.database.reads import Reads
 from hyperfleet.errors import BUSY, Problem
-from hyperfleet.place import CHECKED, KNOWN, Place
+from hyperfleet.lists.place import CHECKED, KNOWN, Place
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import tenancy
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
 from hyperfleet.errors import GONE, Problem
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.lists.page import BYTES, most
+from hyperfleet.lists.place import CHECKED, KNOWN, NOW, Place
 from hyperfleet.lists.projection import Shape
 from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import searching
-from hyperfleet.place import CHECKED, KNOWN, NOW, Place
+from hyperfleet.settings import tenancy
 
 # Rows that one page looks at, so that a filter which lets next to nothing through has its bounds, too.
 SCANNED = 1000

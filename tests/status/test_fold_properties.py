@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfleet.report import discard_reason, merge
-from hyperfleet.status import fold
+from hyperfleet.status.fold import fold
+from hyperfleet.status.report import discard_reason, merge
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,14 @@ from helpers_contract import faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfleet import conditions, entities, expressions
-from hyperfleet.conditions import Folding, Rules
-from hyperfleet.entities import Entity, Rule
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.expressions import Expression, Refused
-from hyperfleet.settings_file import read_file
-from hyperfleet.status import fold
+from hyperfleet.settings import entities, expressions
+from hyperfleet.settings.entities import Entity, Rule
+from hyperfleet.settings.expressions import Expression, Refused
+from hyperfleet.settings.file import read_file
+from hyperfleet.status import conditions
+from hyperfleet.status.conditions import Folding, Rules
+from hyperfleet.status.fold import fold
 
 Json = dict[str, Any]
 
@@ -503,7 +504,7 @@ def test_each_mistake_has_a_sentence(given: Any, sentence: str) -> None:
 
 
 def test_what_the_page_shows_is_understood() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text()
+    page = (Path(__file__).parent.parent.parent / "docs" / "conditions.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (found,) = entities.parse(yaml.load(shown, yaml.BaseLoader)["entities"])
     assert [one.type for one in found.conditions] == ["QuotaValid"]

@@ -1,6 +1,6 @@
 """The end of a resource: for good once nobody has to do anything for it, or by force.
 
-The order of locks is that of :mod:`hyperfleet.resource`.
+The order of locks is that of :mod:`hyperfleet.resources.resource`.
 """
 
 import functools
@@ -11,15 +11,16 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import audit, times
-from hyperfleet.audit import SERVICE, Origin
-from hyperfleet.conditions import Folding
+from hyperfleet import times
+from hyperfleet.changes import audit
+from hyperfleet.changes.audit import SERVICE, Origin
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, quoted, referrers
-from hyperfleet.resource import SET_STATUS, Hold, not_found, turn
+from hyperfleet.resources.resource import SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
+from hyperfleet.status.conditions import Folding
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hyperfleet.entities import Entity
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import NATIVE, Kind
 from hyperfleet.nearest import nearest
+from hyperfleet.settings.entities import Entity
 
 # What is at the place of a collection in paths already.
 TAKEN = (

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from hyperfleet.report import STATUSES, Condition, Json, Report, failed, finalized, verdict, words
+from hyperfleet.status.report import STATUSES, Condition, Json, Report, failed, finalized, verdict, words
 
 
 class ResourceCondition(TypedDict):

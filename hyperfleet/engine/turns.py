@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import BUSY, Problem
-from hyperfleet.greenlets import wait_for
 
 # As many may wait for one resource, and for so many seconds.
 LONGEST = 100
@@ -18,7 +18,7 @@ PATIENCE = 5.0
 class Turns:
     """The queues for resources that somebody is changing.
 
-    For plain functions in greenlets of one event loop (see :mod:`hyperfleet.greenlets`).
+    For plain functions in greenlets of one event loop (see :mod:`hyperfleet.engine.greenlets`).
     """
 
     def __init__(self) -> None:

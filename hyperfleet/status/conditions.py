@@ -1,6 +1,6 @@
 """Mapped conditions: those that an operator's rules make of what adapters report.
 
-They stand behind the conditions that :mod:`hyperfleet.status` makes, and change none of them.
+They stand behind the conditions that :mod:`hyperfleet.status.fold` makes, and change none of them.
 """
 
 import logging
@@ -8,20 +8,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hyperfleet.entities import Rule
-from hyperfleet.expressions import Expression, Failed, Value, Values
 from hyperfleet.kinds import RESOURCES
-from hyperfleet.masking import Masked, TooLarge
-from hyperfleet.report import Report
-from hyperfleet.settings import Settings
-from hyperfleet.status import ResourceCondition, State, Status, fold
+from hyperfleet.settings.catalogue import Settings
+from hyperfleet.settings.entities import Rule
+from hyperfleet.settings.expressions import Expression, Failed, Value, Values
+from hyperfleet.status.fold import ResourceCondition, State, Status, fold
+from hyperfleet.status.masking import Masked, TooLarge
+from hyperfleet.status.report import Report
 from hyperfleet.storable import FORBIDDEN
 
 logger = logging.getLogger(__name__)
 
 # Bytes of a reason, beyond which there is no condition, and of a message, beyond which it is cut.
 REASON, MESSAGE = 256, 2048
-# How large what rules see may be, as hyperfleet.masking counts it.
+# How large what rules see may be, as hyperfleet.status.masking counts it.
 LARGEST = 256 * 1024
 # Seconds in which a rule that comes to nothing is told of once.
 QUIET = 300.0
@@ -170,7 +170,7 @@ class Folding(NamedTuple):
     def fold(
         self, resource: State, reports: Sequence[Report], previous: Status | None, at: str, left: int = 0
     ) -> Status:
-        """The status of a resource, as :func:`hyperfleet.status.fold` has it, with mapped conditions.
+        """The status of a resource, as :mod:`hyperfleet.status.fold` makes it, with mapped conditions.
 
         :param left: how many resources that belong to it are left
         """

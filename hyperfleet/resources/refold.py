@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 from psycopg.types.json import Jsonb
 
-from hyperfleet import removal, times
-from hyperfleet.conditions import Folding
+from hyperfleet import times
 from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import RESOURCES, both
-from hyperfleet.resource import Hold
+from hyperfleet.resources import removal
+from hyperfleet.resources.resource import Hold
+from hyperfleet.status.conditions import Folding
 
 BATCH = 100
 

@@ -1,7 +1,7 @@
 """References between resources, which own nothing: made with a resource, and changed with it.
 
 What is referred to is locked while it is, so that it is neither marked as deleted nor removed meanwhile.
-The order of locks is that of :mod:`hyperfleet.resource`.
+The order of locks is that of :mod:`hyperfleet.resources.resource`.
 """
 
 import functools

@@ -12,7 +12,7 @@ from typing import Any
 
 from jsonpatch import JsonPatch
 
-from hyperfleet import apart
+from hyperfleet.engine import apart
 
 # Documents of up to so many bytes together are compared at once, which takes a few milliseconds.
 SMALL = 4096

@@ -16,9 +16,8 @@ from typing import Any, LiteralString, NamedTuple
 import uuid_utils
 from psycopg.types.json import Jsonb
 
-from hyperfleet import tenancy, times
-from hyperfleet.audit import Origin
-from hyperfleet.conditions import Folding
+from hyperfleet import times
+from hyperfleet.changes.audit import Origin
 from hyperfleet.contract.faults import faults
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import fetch_one, filled
@@ -36,9 +35,11 @@ from hyperfleet.kinds import (
     quoted,
     referrers,
 )
-from hyperfleet.report import Report, all_finalized
 from hyperfleet.service import Service
-from hyperfleet.status import State, Status
+from hyperfleet.settings import tenancy
+from hyperfleet.status.conditions import Folding
+from hyperfleet.status.fold import State, Status
+from hyperfleet.status.report import Report, all_finalized
 
 # What new resources are made of, as :func:`first_row` has it, for statements that go on from there.
 GIVEN: LiteralString = """

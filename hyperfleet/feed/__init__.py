@@ -1,1 +1,0 @@
-"""The feed of changes: its pages, those who wait for them, and the end of what is old."""
