@@ -95,6 +95,7 @@ class Within(NamedTuple):
     :param missing: raised when it finds none
     :param counted: how many there are, as a query, where that is known without looking at them
     :param few: whether these are so few that a search looks at each of them, and at no other
+    :param steady: whether a page is best found in the same way whatever the values are
     """
 
     where: LiteralString = ""
@@ -103,6 +104,7 @@ class Within(NamedTuple):
     missing: Exception | None = None
     counted: LiteralString = ""
     few: bool = False
+    steady: bool = True
 
 
 class Wanted(NamedTuple):
@@ -122,11 +124,14 @@ class Wanted(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A statement that finds a page, and its values; ``backward``: from the last row to the first."""
+    """A statement that finds a page, and its values; ``backward``: from the last row to the first;
+    ``prepare``: as :class:`Condition` has it.
+    """
 
     statement: str
     values: dict[str, Any]
     backward: bool
+    prepare: bool | None
 
 
 class Later(NamedTuple):
@@ -270,7 +275,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         # A page that continues another one does not know how many come before it.
         "least": size + 1 if wanted.after else min(offset, 1),
     }
-    return Plan(statement, values, backward)
+    return Plan(statement, values, backward, wanted.search.prepare if within.steady else False)
 
 
 def _by_age(order: Order) -> bool:
@@ -300,7 +305,7 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
     try:
         with searching(bool(wanted.search.sql), reader.statement_timeout):
-            rows = reader.rows(made.statement, made.values, prepare=wanted.search.prepare)
+            rows = reader.rows(made.statement, made.values, prepare=made.prepare)
     except psycopg.DataError:
         if not wanted.after:
             raise

@@ -23,8 +23,6 @@ MAX_LIST = 1000
 MAX_PATTERN = 256
 # What a double holds, and so what any client can have sent.
 MAX_EXPONENT = 308
-# Columns of resources of which an index gives the rows with one value, whatever it is, newest first.
-INDEXED = {"id", "name", "phase", "reconciled", "available"}
 # Each label that is looked up in the table of labels is a join; further ones are read off the row.
 MAX_LOOKUPS = 4
 
@@ -42,8 +40,8 @@ class Condition:
 
     :param count: a query that tells how many rows of the whole table match, where that can be known
         without looking at them; else empty
-    :param source: a query for ``created_time`` and ``id`` of these rows, where they come newest first
-        without a look at the others; else empty
+    :param source: a query for ``created_time`` and ``id`` of these rows, where they are found without a
+        look at the others, however they are wanted by age; else empty
     :param steady: whether the rows that match are best found in the same way whatever the values are
     """
 
@@ -107,7 +105,7 @@ def translate(
         sql = _condition(search, tree, conjunct=True)
         steady = any(_steady(search, column) for column in search.indexed)
         if len(search.labels) < comparisons:
-            return Condition(sql, values, steady=steady)
+            return Condition(sql, values, source=_unique(kind, sql) * steady, steady=steady)
         found = _labelled(search)
         source = f"SELECT created_time, label0.owner_id AS id FROM {found}"  # noqa: S608 (made here)
         ordered = len(search.indexed) == comparisons
@@ -128,7 +126,7 @@ class _Search:
     # Conditions on the table of labels, which go with {label} for a row of that: every row that matches
     # the expression has such labels.
     labels: list[str]
-    # Columns and labels of which every row that matches has one value, and an index those in order.
+    # Ids, names and labels of which every row that matches has one value.
     indexed: list[str]
 
 
@@ -203,7 +201,7 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         elif ID.fullmatch(value):
             group.append(UUID(value))
     column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
-    known = search.kind in RESOURCES and (field.label or column in INDEXED)
+    known = search.kind in RESOURCES and (field.label or column in ("id", "name"))
     if indexed := bool(lookup and known and len(operands) == 1):
         search.indexed.append(column)
     parts = []
@@ -237,10 +235,20 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
 
 def _steady(search: _Search, column: str) -> bool:
     """Whether the rows that are wanted are best found in one way, whatever the value of this column is.
-    To count those that have it is best done in another way where it is most of them.
+    To count those that have it is best done in another way where it is most of them. Of phases and
+    conditions there are so few that the planner, who is not shown which, would look for any among the
+    newest: for one that nobody has, through the whole table.
     """
     unique = column == "id" or (column == "name" and not KINDS[search.kind].parent)
     return search.alone and (unique or not search.counted)
+
+
+def _unique(kind: str, condition: str) -> str:
+    """Those of which there is one, or one for each tenant: what OFFSET 0 keeps whole is found by its own
+    index, and not by age, however many tenants use the same names.
+    """
+    of = KINDS[kind]
+    return f"SELECT created_time, id FROM {of.table} WHERE {condition} {of.only} OFFSET 0"  # noqa: S608 (made here)
 
 
 def _labelled(search: _Search) -> str:

@@ -102,7 +102,10 @@ def within(tenant: Mapping[str, str], seen: list[Jsonb], *, few: bool) -> Within
 
     :param seen: the tenancies that have all dimensions of the caller
     """
-    values = {"tenancy": Jsonb(tenant), "tenancies": seen}
+    values: dict[str, Any] = {"tenancy": Jsonb(tenant), "tenancies": seen}
+    where = SEVERAL
     if len(seen) == 1:
-        return Within(ONE, {**values, "only": seen[0]}, ALL_KNOWN, More(), COUNT, few)
-    return Within(SEVERAL, values, ALL_KNOWN, More(), COUNT, few)
+        where, values["only"] = ONE, seen[0]
+    # A plan for any tenant would look for the resources of each among all, the newest first: where there
+    # are few tenants, or one has most, that looks good.
+    return Within(where, values, ALL_KNOWN, More(), COUNT, few, steady=False)
