@@ -184,10 +184,9 @@ def understand(
         raise bad_parameter(name, error.message, query.get(member)) from None
     expression = (query.get("search") or "").strip()
     usual = whole and not (query.get("order_by") or query.get("order"))
-    counted = query.get("total") != "none"
     try:
         condition = (
-            search.translate(query["search"], kind, lookup=lookup, usual=usual, counted=counted)
+            search.translate(query["search"], kind, lookup=lookup, usual=usual)
             if expression
             else search.ANY
         )
@@ -198,6 +197,7 @@ def understand(
         both = f"{condition.sql} AND {sql}" if condition.sql else sql
         condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
+    counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)
 
 
@@ -260,7 +260,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         bytes=BYTES,
         moment=MOMENT,
         # Nothing else has a feed.
-        place=f"({NOW})" if kind in RESOURCES or kind == ALL else "NULL",
+        place=NOW if kind in RESOURCES or kind == ALL else "NULL",
         total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
     values = {

@@ -10,7 +10,7 @@ from hyperfleet.errors import bad_parameter
 # Epoch, position, sequence, and the check.
 PACKED = struct.Struct(">16sQqi")
 
-# What is in a row, as a number.
+# What is in a row, as a number; the function of NOW has it, too.
 CHECKED: LiteralString = "hashtext(concat(id, version, change))"
 # Whether the feed knows the row that a place is behind: it is there, or it was the last to be removed.
 _KNOWN: LiteralString = """
@@ -20,19 +20,9 @@ _KNOWN: LiteralString = """
 """
 KNOWN: LiteralString = _KNOWN.format(checked=CHECKED)
 
-# The last row of the feed that is certain to have none to come before it, as ``Place.parse`` takes it;
-# the last that was removed where there is no other. In the same snapshot as the rest of the statement.
-_NOW: LiteralString = """
-SELECT concat_ws(' ', feeds.epoch, coalesce(last.position, feeds.removed_position),
-                 coalesce(last.sequence, feeds.removed_sequence), coalesce(last.checked, 0))
-FROM feeds LEFT JOIN LATERAL (
-    SELECT position, sequence, {checked} AS checked FROM changes
-    WHERE position < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY position DESC, sequence DESC LIMIT 1
-) AS last ON true
-ORDER BY feeds.since DESC LIMIT 1
-"""
-NOW: LiteralString = _NOW.format(checked=CHECKED)
+# The last row of the feed that is certain to have none to come before it, as ``Place.parse`` takes it.
+# In the same snapshot as the rest of the statement.
+NOW: LiteralString = "hyperfleet_place()"
 
 
 class Place(NamedTuple):

@@ -6,8 +6,6 @@ Pure functions: nothing here reaches a database. docs/search.md describes the la
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -17,18 +15,13 @@ from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, id_here
 from hyperfleet.lists import columns, grammar, referring
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
+from hyperfleet.lists.operands import compared, scalar, unquoted
 
 MAX_TERMS = 100
 MAX_LIST = 1000
 MAX_PATTERN = 256
-# What a double holds, and so what any client can have sent.
-MAX_EXPONENT = 308
 # Each label that is looked up in the table of labels is a join; further ones are read off the row.
 MAX_LOOKUPS = 4
-
-TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
 
 
 @dataclass(frozen=True)
@@ -38,11 +31,12 @@ class Condition:
     It is true for the rows that match, and false or null for the others: to turn it round, write
     ``(…) IS NOT TRUE``.
 
-    :param count: a query that tells how many rows of the whole table match, where that can be known
-        without looking at them; else empty
+    :param count: SQL that tells how many rows of the whole table match, where that can be known without
+        looking at them, or is best found in a way of its own; else empty
     :param source: a query for ``created_time`` and ``id`` of these rows, where they are found without a
         look at the others, however they are wanted by age; else empty
-    :param steady: whether the rows that match are best found in the same way whatever the values are
+    :param steady: whether the page of them that is wanted is best found in the same way whatever the
+        values are
     """
 
     sql: str
@@ -82,9 +76,7 @@ class SearchError(ValueError):
         super().__init__(self.message)
 
 
-def translate(
-    expression: str, kind: str, *, lookup: bool = True, usual: bool = False, counted: bool = True
-) -> Condition:
+def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
     """The SQL condition that a search expression stands for.
 
     ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
@@ -93,7 +85,6 @@ def translate(
 
     :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
     :param usual: whether the rows are wanted newest first
-    :param counted: whether all of them are counted, too
     """
     values, bind = columns.collector("s")
     try:
@@ -101,15 +92,15 @@ def translate(
         comparisons = len(list(tree.find_data("comparison")))
         lookups = iter(range(MAX_LOOKUPS * lookup))
         alone = usual and comparisons == 1
-        search = _Search(kind, alone, counted, bind, iter(range(MAX_TERMS)), lookups, [], [])
+        search = _Search(kind, alone, bind, iter(range(MAX_TERMS)), lookups, [], [], [])
         sql = _condition(search, tree, conjunct=True)
-        steady = any(_steady(search, column) for column in search.indexed)
+        steady = alone and bool(search.indexed)
         if len(search.labels) < comparisons:
             return Condition(sql, values, source=_unique(kind, sql) * steady, steady=steady)
         found = _labelled(search)
+        count = "".join(search.counts) or f"SELECT count(*) FROM {found}"  # noqa: S608 (made here)
         source = f"SELECT created_time, label0.owner_id AS id FROM {found}"  # noqa: S608 (made here)
-        ordered = len(search.indexed) == comparisons
-        return Condition(sql, values, f"SELECT count(*) FROM {found}", source * ordered, steady)  # noqa: S608
+        return Condition(sql, values, count, source * (len(search.indexed) == comparisons), steady)
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
 
@@ -119,7 +110,6 @@ class _Search:
     kind: str
     # Whether there is one comparison only, and the rows are wanted newest first.
     alone: bool
-    counted: bool
     bind: Bind
     terms: Iterator[int]
     lookups: Iterator[int]
@@ -128,6 +118,8 @@ class _Search:
     labels: list[str]
     # Ids, names and labels of which every row that matches has one value.
     indexed: list[str]
+    # The function that counts what has the one label that is searched for.
+    counts: list[str]
 
 
 def _condition(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
@@ -194,53 +186,68 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
     # A field of type any is another expression for each type that it is compared with.
     groups: dict[tuple[str, str], list[Any]] = {}
     for operand in operands:
-        side, cast, value = _operand(field, operand)
+        side, cast, value = compared(field, operand)
         group = groups.setdefault((side, cast), [])
         if field.type != "uuid":
             group.append(value)
         elif ID.fullmatch(value):
             group.append(UUID(value))
-    column = field.sql.removeprefix(f"{KINDS[search.kind].table}.")
-    known = search.kind in RESOURCES and (field.label or column in ("id", "name"))
-    if indexed := bool(lookup and known and len(operands) == 1):
-        search.indexed.append(column)
+    if indexed := lookup and len(operands) == 1 and _told_apart(search.kind, field):
+        search.indexed.append(field.name)
     parts = []
     for (side, cast), values in groups.items():
         if len(values) == 1:
             # An index gives the rows with one value in order, and those with several not.
             value = f"{search.bind(values[0])}::{cast}"
-            # Where any value is found in the same way the planner is not shown which it is: it would
-            # take a plan for the very value for cheaper, and make that anew each time.
-            hidden = indexed and _steady(search, column)
-            parts.append(f"{side} = " + (f"(SELECT {value})" if hidden else value))
+            unseen = indexed and search.alone
+            parts.append(f"{side} = {_unseen(search, field, value) if unseen else value}")
         elif values:
             parts.append(f"{side} = ANY({search.bind(values)}::{cast}[])")
     if not parts:
         return "FALSE"
     key = field.label or field.dimension
     if lookup and key and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
-        table, part = KINDS[search.kind].table, parts[0].removeprefix(field.sql)
-        if field.dimension:
-            # Of the rows with one tenancy there is an index; the last condition is that of the index.
-            found = f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {key}){part}"  # noqa: S608 (a placeholder)
-            return f"({table}.tenancy IN ({found}) AND {table}.tenancy <> '{{}}')"
-        types = KINDS[search.kind].types
-        label = f"{{label}}.owner_type IN ({types}) AND {{label}}.key = {key} AND {{label}}.value{part}"
-        search.labels.append(label)
-        # The pair with created_time lets the planner read the labels in the order of the list.
-        owners = f"SELECT created_time, owner_id FROM labels WHERE {label.format(label='labels')}"  # noqa: S608 (kind is a key of KINDS)
-        return f"(({table}.created_time, {table}.id) IN ({owners}))"
+        return _looked_up(search, field, parts[0].removeprefix(field.sql))
     return "(" + " OR ".join(parts) + ")"
 
 
-def _steady(search: _Search, column: str) -> bool:
-    """Whether the rows that are wanted are best found in one way, whatever the value of this column is.
-    To count those that have it is best done in another way where it is most of them. Of phases and
-    conditions there are so few that the planner, who is not shown which, would look for any among the
-    newest: for one that nobody has, through the whole table.
+def _told_apart(kind: str, field: Field) -> bool:
+    """Whether rows with one value of a field are best found by that, whatever the value is.
+
+    Of phases and conditions there are so few that a planner which is not shown the value would look for
+    any among the newest: for one that nobody has, through the whole table.
     """
-    unique = column == "id" or (column == "name" and not KINDS[search.kind].parent)
-    return search.alone and (unique or not search.counted)
+    of = KINDS[kind]
+    unique = ("id",) if of.parent else ("id", "name")
+    return kind in RESOURCES and bool(field.label or field.name in unique)
+
+
+def _unseen(search: _Search, field: Field, value: str) -> str:
+    """A value that the planner is not shown: it would take a plan for the very value for cheaper, and
+    make that anew each time. What has a label is best counted so, which a function does.
+    """
+    if field.label:
+        search.counts.append(f"hyperfleet_labelled('{search.kind}', {field.label}, {value})")
+    return f"(SELECT {value})"
+
+
+def _looked_up(search: _Search, field: Field, part: str) -> str:
+    """Those that have a label, or a dimension of their tenancy, by the table that has these; ``part`` is
+    the comparison of its value.
+    """
+    of = KINDS[search.kind]
+    if field.dimension:
+        # Of the rows with one tenancy there is an index; the last condition is that of the index.
+        found = (
+            f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {field.dimension}){part}"  # noqa: S608 (a placeholder)
+        )
+        return f"({of.table}.tenancy IN ({found}) AND {of.table}.tenancy <> '{{}}')"
+    own = f"{{label}}.owner_type IN ({of.types}) AND {{label}}.key = {field.label}"
+    label = f"{own} AND {{label}}.value{part}"
+    search.labels.append(label)
+    # The pair with created_time lets the planner read the labels in the order of the list.
+    owners = f"SELECT created_time, owner_id FROM labels WHERE {label.format(label='labels')}"  # noqa: S608 (kind is a key of KINDS)
+    return f"(({of.table}.created_time, {of.table}.id) IN ({owners}))"
 
 
 def _unique(kind: str, condition: str) -> str:
@@ -263,7 +270,7 @@ def _labelled(search: _Search) -> str:
 
 def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
     """One of a resource's references leads to one of these ids."""
-    texts = [_operand(field, operand)[2] for operand in operands]
+    texts = [compared(field, operand)[2] for operand in operands]
     ids = [UUID(id_here(text)) for text in texts if ID.fullmatch(text) or OLD_ID.fullmatch(text)]
     if not ids:
         return "FALSE"
@@ -274,7 +281,7 @@ def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: 
 
 def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
     """Both sides of a comparison by order: the field's, and the bound value's."""
-    side, cast, value = _operand(field, operand)
+    side, cast, value = compared(field, operand)
     if cast == "boolean":
         raise Fault(operand, "expected text in quotes or a number: true and false have no order")
     if cast == "uuid":
@@ -288,8 +295,8 @@ def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
 def _pattern(search: _Search, field: Field, symbol: str, operand: Token) -> str:
     if operand.type != "STRING":
         raise Fault(operand, "expected a pattern in quotes")
-    pattern = _text(operand)
-    side = {"text": field.sql, "uuid": f"{field.sql}::text"}.get(field.type) or _scalar(field)
+    pattern = unquoted(operand)
+    side = {"text": field.sql, "uuid": f"{field.sql}::text"}.get(field.type) or scalar(field)
     if symbol in ("like", "ilike"):
         if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
             raise Fault(operand, "expected a character after the pattern's last backslash")
@@ -311,84 +318,3 @@ def _check_regular_expression(pattern: str, operand: Token) -> None:
     # PostgreSQL matches only expressions with these by trial and error.
     if any(char in "123456789" for char in escaped):
         raise Fault(operand, "a regular expression must not refer back to a group")
-
-
-def _operand(field: Field, operand: Token) -> tuple[str, str, Any]:
-    """The field's side of a comparison with this value, the value's SQL type, and the value.
-
-    Raises Fault for a value of another type than the field's.
-    """
-    if field.type == "any":
-        return _json_operand(field, operand)
-    if operand.type != ("NUMBER" if field.type == "number" else "STRING"):
-        raise Fault(operand, f"expected {_wanted(field)}")
-    match field.type:
-        case "number":
-            return field.sql, "numeric", _number(operand)
-        case "time":
-            return field.sql, "timestamptz", _time(field, operand)
-        case "moment":
-            moment = _time(field, operand).replace(tzinfo=None)
-            return field.sql, "text", moment.isoformat(timespec="microseconds") + "Z"
-    return field.sql, field.type, _text(operand)
-
-
-def _json_operand(field: Field, operand: Token) -> tuple[str, str, Any]:
-    """As _operand, where the value's type decides what the field is read as.
-
-    The case keeps PostgreSQL from casting what has another type, which would fail.
-    """
-    if operand.type == "STRING":
-        return _scalar(field), "text", _text(operand)
-    if operand.type == "NUMBER":
-        case = f"CASE jsonb_typeof({field.sql}) WHEN 'number' THEN {field.sql}::numeric END"
-        return f"({case})", "numeric", _number(operand)
-    case = f"CASE jsonb_typeof({field.sql}) WHEN 'boolean' THEN {field.sql}::boolean END"
-    return f"({case})", "boolean", operand.type == "TRUE"
-
-
-def _scalar(field: Field) -> str:
-    """The SQL of a JSON value's text; null for objects and lists."""
-    text = f"{field.sql} #>> '{{}}'"
-    kinds = "'string', 'number', 'boolean'"
-    return f"(CASE WHEN jsonb_typeof({field.sql}) IN ({kinds}) THEN {text} END)"
-
-
-def _wanted(field: Field) -> str:
-    what = {
-        "number": "a number",
-        "time": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
-        "moment": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
-    }.get(field.type, "text in quotes")
-    return f"{what} for {field.name}"
-
-
-def _text(operand: Token) -> str:
-    quote = operand[0]
-    return operand[1:-1].replace(quote * 2, quote)
-
-
-def _number(operand: Token) -> Decimal:
-    try:
-        value = Decimal(str(operand))
-    except ArithmeticError:
-        value = Decimal("Infinity")
-    if not value:
-        return Decimal(0)
-    if not value.is_finite() or abs(value.adjusted()) > MAX_EXPONENT:
-        raise Fault(operand, f"expected a number between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
-    return value
-
-
-def _time(field: Field, operand: Token) -> datetime:
-    match = TIME.fullmatch(_text(operand))
-    if not match:
-        raise Fault(operand, f"expected {_wanted(field)}")
-    date, clock, fraction, zone = match.groups()
-    # Digits beyond the microseconds, which no stored time has, are cut off.
-    fraction = (fraction or "0")[:6].ljust(6, "0")
-    try:
-        moment = datetime.fromisoformat(f"{date}T{clock}.{fraction}{zone.upper()}")
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Fault(operand, f"expected {_wanted(field)}") from None

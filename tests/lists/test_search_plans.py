@@ -150,17 +150,18 @@ def test_first_pages_of_declared_kinds_are_read_from_indexes(
     assert scanned(sql, benchmark, OF_CHANNELS) == {}
 
 
-# Searches of which a plan is kept, with the usual values and with strange ones; and those of which one
-# is where nobody wants to know how many there are.
-STEADY = ("name='cluster-500'", "(name='nobody')", "id='0199a000-0000-7000-8000-000000000000'")
-UNCOUNTED = ("labels.env='prod'", "labels.customer='customer-50'", "labels.customer='nobody'")
+# Searches of which a plan is kept, with the usual values and with strange ones.
+STEADY = (
+    *("name='cluster-500'", "(name='nobody')", "id='0199a000-0000-7000-8000-000000000000'"),
+    *("labels.env='prod'", "labels.customer='customer-50'", "labels.customer='nobody'"),
+)
 
 
 def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psycopg.Connection) -> None:
     pages_of = ({"page_size": 20}, {"page_size": 37}, {"page_size": 1000}, {"order_by": "created_time"})
     found: list[dict[str, Any]] = [
         *({"search": one} for one in STEADY),
-        *({"search": one, "total": "none"} for one in (*STEADY, *UNCOUNTED)),
+        *({"search": one, "total": "none"} for one in STEADY),
     ]
     for query in (*pages_of, *found):
         wanted = page.understand("Cluster", query)
@@ -180,7 +181,7 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psyco
 
 
 def test_plans_of_pages_of_the_feed_are_kept(large: psycopg.Connection) -> None:
-    [(end,)] = large.execute(NOW).fetchall()
+    [(end,)] = large.execute(f"SELECT {NOW}").fetchall()
     [(behind,)] = large.execute(
         f"SELECT concat_ws(' ', epoch, position, sequence, {CHECKED}) FROM feeds, changes"
         " ORDER BY position DESC, sequence DESC OFFSET 30 LIMIT 1"
@@ -209,7 +210,7 @@ def plans_made(sql: psycopg.Connection, name: str) -> tuple[int, int]:
 
 def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -> None:
     for query in (
-        {"search": "labels.env='prod'"},
+        {"search": "labels.env!='prod'"},
         {"search": "status.phase='Ready'"},
         {"search": "status.phase='Ready'", "total": "none"},
         {"search": "status.conditions.Reconciled='False'", "total": "none"},
