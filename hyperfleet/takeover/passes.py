@@ -147,6 +147,8 @@ class Takeover:
             changed = sum(counts.number(outcome) for outcome in ("new", "changed", "removed"))
             if not self._dry and (since is None or changed):
                 target.settle(conn, self._foldings["Cluster"])
+            if not self._dry and since is None and counts.number("new"):
+                target.measure(conn)
             counts.elsewhere = target.elsewhere(conn, self._source.identity)
         for key in left:
             # It is gone there.

@@ -195,6 +195,16 @@ def test_who_takes_a_name_while_it_is_imported_has_it(
     assert "clusters    1 new" in outputs[0]
 
 
+def test_searches_are_planned_for_what_was_taken(
+    first: Original, database: str, sql: psycopg.Connection
+) -> None:
+    fill(first)
+    take(database, first)
+    tables = ["clusters", "node_pools", "adapter_statuses", "labels"]
+    known = "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND reltuples > 0"
+    assert {row[0] for row in sql.execute(known, [tables])} == {*tables}
+
+
 def test_a_second_run_changes_nothing(first: Original, database: str, sql: psycopg.Connection) -> None:
     fill(first)
     take(database, first)
