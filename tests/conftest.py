@@ -70,6 +70,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+def pytest_collection_finish() -> None:
+    # What all tests share is no garbage, and most of what a collection would look through.
+    gc.freeze()
+
+
 # Tests after which garbage is collected.
 COLLECT_EVERY = 200
 ended = itertools.count(1)
