@@ -89,7 +89,10 @@ class World:
         # An answer may repeat what was sent, also what reads like something of the service's own.
         assume(not LEAK.search(unquote(f"{path} {case.query} {case.body}")))
         response = self.api.request(**case.as_transport_kwargs(base_url=self.api.url))
-        case.validate_response(response, checks=CONFORMANCE)
+        # Of what is shown in part, the schema that is known here would miss the rest.
+        partial = "fields" in (case.query or {})
+        checks = [one for one in CONFORMANCE if not (partial and one is response_schema_conformance)]
+        case.validate_response(response, checks=checks)
         return response
 
 
