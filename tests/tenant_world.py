@@ -6,10 +6,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from alike import answered, at
 from conftest import Api, migrated
 from process import Serving
 from pytest_postgresql.executors import NoopExecutor
-from resources import answered, at
 
 Json = dict[str, Any]
 

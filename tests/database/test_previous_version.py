@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alike import ADAPTER, Json, at, finalize, merge, read
 from conftest import Api
 from process import Serving, run
-from resources import ADAPTER, Json, at, finalize, merge, read
 
 pytestmark = pytest.mark.tools
 

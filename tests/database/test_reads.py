@@ -14,12 +14,12 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from alike import problem
 from conftest import Api
 from own_server import Server, kill, own_server, standby
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from resources import problem
 from watchers import Watcher, fleet, news
 
 pytestmark = pytest.mark.slow

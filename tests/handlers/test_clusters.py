@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from alike import assert_is_new
 from conftest import Api
 from helpers_contract import BASE, JSON, NO_ID, check, problem
-from resources import assert_is_new
 
 
 def test_created_cluster_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:

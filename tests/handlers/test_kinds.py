@@ -13,11 +13,11 @@ import declared_kinds
 import psycopg
 import pytest
 import requests
+from alike import FINALIZED, answered, at, unique
 from conftest import Api, migrated
 from exchange import play
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
-from resources import FINALIZED, answered, at, unique
 
 from hyperfleet.contract.schema import PREFIX, compile_schema
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
+from alike import assert_is_new
 from conftest import Api
 from helpers_contract import BASE, NO_ID, check, problem
-from resources import assert_is_new
 
 
 def test_created_node_pool_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:

@@ -11,8 +11,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 import requests
+from alike import FINALIZED, MERGE, answered, at
 from conftest import Api
-from resources import FINALIZED, MERGE, answered, at
 from tenant_world import Caller, World, everything, world
 
 pytestmark = pytest.mark.slow

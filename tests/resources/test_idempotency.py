@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from alike import BOTH_KINDS, at, delete, gone, patch, place, read, refused
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
 from process import Serving
-from resources import BOTH_KINDS, at, delete, gone, patch, place, read, refused
 
 from hyperfleet.auth import identity
 

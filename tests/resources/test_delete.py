@@ -5,9 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Api
-from helpers_contract import NO_ID, check, condition, problem
-from resources import (
+from alike import (
     ADAPTER,
     BOTH_KINDS,
     FINALIZED,
@@ -25,6 +23,8 @@ from resources import (
     read,
     refused,
 )
+from conftest import Api
+from helpers_contract import NO_ID, check, condition, problem
 
 from hyperfleet.auth import identity
 

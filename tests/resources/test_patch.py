@@ -7,9 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Api
-from helpers_contract import JSON, NO_ID, check, condition, problem
-from resources import (
+from alike import (
     BOTH_KINDS,
     BOTH_TYPES,
     MERGE,
@@ -21,6 +19,8 @@ from resources import (
     read,
     refused,
 )
+from conftest import Api
+from helpers_contract import JSON, NO_ID, check, condition, problem
 
 from hyperfleet.auth import identity
 from hyperfleet.kinds import RESOURCES

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from alike import BOTH_KINDS, at, create, delete, patch, read, refused
 from conftest import Api
 from helpers_contract import check, faults, problem
-from resources import BOTH_KINDS, at, create, delete, patch, read, refused
 
 from hyperfleet.kinds import RESOURCES
 

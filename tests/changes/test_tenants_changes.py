@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from alike import answered, at
 from conftest import Api
-from resources import answered, at
 from tenant_world import World, world
 from watchers import follow, now, told
 

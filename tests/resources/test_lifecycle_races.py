@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from alike import at, delete, finalize, left, patch
 from conftest import Api
 from helpers_contract import check, condition
-from resources import at, delete, finalize, left, patch
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ import fold_reference as reference
 import psycopg
 import pytest
 import requests
+from alike import MERGE
 from conftest import Api
 from helpers_contract import JSON, check
 from hypothesis import HealthCheck, settings
@@ -27,7 +28,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from resources import MERGE
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 import requests
-from conftest import Api
-from helpers_contract import NO_ID, check, condition, problem
-from psycopg.rows import dict_row
-from resources import (
+from alike import (
     ADAPTER,
     BOTH_KINDS,
     at,
@@ -25,6 +22,9 @@ from resources import (
     read,
     refused,
 )
+from conftest import Api
+from helpers_contract import NO_ID, check, condition, problem
+from psycopg.rows import dict_row
 
 from hyperfleet.auth import identity
 

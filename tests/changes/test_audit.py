@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from alike import BOTH_KINDS, at, create, delete, finalize, patch
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
 from issuer import Answer, JsonServer, key_pair, key_set
 from process import Serving
 from prometheus_client import CollectorRegistry
-from resources import BOTH_KINDS, at, create, delete, finalize, patch
 
 from hyperfleet.contract import document
 from hyperfleet.database.pool import new_pool

@@ -11,10 +11,10 @@ import declared_kinds
 import psycopg
 import pytest
 import requests
+from alike import FINALIZED, MERGE, answered, at, unique
 from conftest import Api, migrated
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
-from resources import FINALIZED, MERGE, answered, at, unique
 
 pytestmark = pytest.mark.slow
 

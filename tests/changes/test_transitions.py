@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from alike import BOTH_KINDS, at, create, patch
 from conftest import Api
 from helpers_contract import check, problem
-from resources import BOTH_KINDS, at, create, patch
 
 Json = dict[str, Any]
 

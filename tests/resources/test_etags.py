@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import Api
-from helpers_contract import JSON, NO_ID, check, problem, raw
-from resources import (
+from alike import (
     ADAPTER,
     BOTH_KINDS,
     MERGE,
@@ -23,6 +21,8 @@ from resources import (
     read,
     refused,
 )
+from conftest import Api
+from helpers_contract import JSON, NO_ID, check, problem, raw
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from alike import FINALIZED, answered, at
 from conftest import Api
-from resources import FINALIZED, answered, at
 from tenant_world import Caller, World, everything, world
 
 pytestmark = pytest.mark.slow

@@ -8,10 +8,10 @@ from typing import Any
 import jsonpatch
 import psycopg
 import pytest
+from alike import BOTH_KINDS, at, create, delete, finalize, patch
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
 from process import run_here
-from resources import BOTH_KINDS, at, create, delete, finalize, patch
 from round_trips import RoundTrips
 
 from hyperfleet.changes import differences
