@@ -9,27 +9,34 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 # Two processes of tests have one each.
 @pytest.mark.parametrize(
-    "suites", [("patch", "etags", "rollback"), ("delete", "force_delete", "idempotency", "history")]
+    "suites",
+    [
+        ("resources/test_patch", "resources/test_etags", "changes/test_rollback"),
+        (
+            *("resources/test_delete", "resources/test_force_delete", "resources/test_idempotency"),
+            "changes/test_history",
+        ),
+    ],
 )
 def test_the_suites_of_clusters_pass_over_declared_kinds(suites: tuple[str, ...]) -> None:
     # In a process of its own, since kinds are declared once, before anything else.
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"),
-            *(str(HERE / f"test_{suite}.py") for suite in suites),
+            *(str(TESTS / f"{suite}.py") for suite in suites),
             *("-k", "Channel or Version"),
         ],
         env={**os.environ, "TEST_KINDS": "Channel,Version"},
-        cwd=HERE.parent.parent,
+        cwd=TESTS.parent,
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    assert all(f"test_{suite}.py " in done.stdout for suite in suites)
+    assert all(f"{suite}.py " in done.stdout for suite in suites)
