@@ -4,6 +4,7 @@ from functools import partial
 
 import flask
 
+from hyperfleet.changes import pages
 from hyperfleet.changes.pages import Page, Wanted
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.engine.patience import Later
@@ -62,7 +63,7 @@ def _wanted(kind: str | None, owner_id: str | None, expression: str, fields: str
             raise bad_parameter("owner_id", "must be the id of a resource", owner_id)
         owner_id = id_here(owner_id)
     try:
-        condition = search.translate(expression, kind or ALL) if expression.strip() else search.ANY
+        condition = pages.searched(expression, kind)
     except search.SearchError as error:
         raise bad_search(error.message) from None
     shape = request.shape(kind or ALL)

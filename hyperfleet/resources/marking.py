@@ -49,12 +49,17 @@ SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
 """
 
 # Who keeps a resource, or what is below it, from being deleted by referring to it. One more than told.
+# First the references, then the source of each: a planner who does not know the tables yet would look
+# for the references of everything that may refer to something.
 REFERRING: LiteralString = """/* resource_references_keeping */
 SELECT source.kind, source.name, source.id::text, reference.ref_type,
        reference.target_kind, reference.target_id::text
-FROM resource_references AS reference JOIN all_resources AS source
-    ON source.id = reference.source_id AND source.kind = reference.source_kind
-WHERE reference.target_id IN ({tree}) AND source.kind IN ({kinds}) AND source.deleted_time IS NULL
+FROM (
+    SELECT * FROM resource_references WHERE target_id IN ({tree}) AND source_kind IN ({kinds}) OFFSET 0
+) AS reference CROSS JOIN LATERAL (
+    SELECT * FROM all_resources WHERE id = reference.source_id OFFSET 0
+) AS source
+WHERE source.kind = reference.source_kind AND source.deleted_time IS NULL
     AND source.id NOT IN ({tree}) {seen}
 LIMIT 4
 """

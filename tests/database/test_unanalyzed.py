@@ -1,0 +1,120 @@
+"""What PostgreSQL has not looked at yet, as after a restore, is found by its indexes all the same."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import declared_kinds
+import psycopg
+import pytest
+
+from hyperfleet import kinds
+from hyperfleet.changes import pages
+from hyperfleet.lists.place import CHECKED, Place
+from hyperfleet.lists.projection import Shape
+from hyperfleet.resources import marking
+from hyperfleet.settings import declared
+
+pytestmark = pytest.mark.slow
+
+# As many clusters, and as many releases, each of which refers to a cluster.
+ROWS = 3000
+
+FILL = """
+INSERT INTO {table} ({columns} id, name, labels, spec, status, created_time, updated_time,
+                     created_by, updated_by)
+SELECT {values} md5('{table}' || i)::uuid, 'name-' || i, '{{"env": "prod"}}', '{{}}', '{{}}',
+       now(), now(), 'x', 'x'
+FROM generate_series(1, {rows}) AS i
+"""
+REFER = """
+INSERT INTO resource_references
+    (source_kind, source_id, ref_type, target_kind, target_id, created_time)
+SELECT 'Release', md5('resources' || i)::uuid, 'cluster', 'Cluster', md5('clusters' || i)::uuid, now()
+FROM generate_series(1, %s) AS i
+"""
+LABELS = """
+INSERT INTO labels (owner_type, owner_id, key, value, created_time)
+SELECT 'Cluster', id, key, value, created_time FROM clusters, jsonb_each_text(labels)
+"""
+PLACE = f"""
+SELECT concat_ws(' ', epoch, position, sequence, {CHECKED}) FROM feeds, changes
+ORDER BY position, sequence LIMIT 1
+"""
+
+
+@pytest.fixture
+def restored(sql: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    """A connection to a database with resources that nobody has analyzed."""
+    refers = {"ref_type": "cluster", "target_kind": "Cluster"}
+    given = [{"kind": "Release", "plural": "releases", "references": [refers]}]
+    kinds.declare(declared.kinds_of(declared_kinds.parsed(given)))
+    tables = ("clusters", "resources", "node_pools", "labels", "resource_references", "changes")
+    for table in tables:
+        sql.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    sql.execute(FILL.format(table="clusters", columns="", values="", rows=ROWS))
+    sql.execute(
+        FILL.format(table="resources", columns="kind, href,", values="'Release', '/x',", rows=ROWS)
+    )
+    sql.execute(REFER, [ROWS])
+    sql.execute(LABELS)
+    yield sql
+    kinds.declare(declared.kinds_of(declared_kinds.of({})))
+
+
+def looked_at(sql: psycopg.Connection, statement: str, values: dict[str, Any]) -> dict[str, float]:
+    """As many rows of each table as a statement looks at, planned for any values or for these."""
+    found: dict[str, float] = {}
+    for mode in ("force_generic_plan", "force_custom_plan"):
+        sql.execute(f"SET plan_cache_mode = {mode}")
+        explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
+        [(plan,)] = sql.execute(explained, values, prepare=False).fetchall()
+        rows: dict[str, float] = {}
+        steps = [plan[0]["Plan"]]
+        for step in steps:
+            steps += step.get("Plans", [])
+            if "Relation Name" in step:
+                each = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
+                name = step["Relation Name"]
+                rows[name] = rows.get(name, 0) + each * step["Actual Loops"]
+        found = {name: max(count, found.get(name, 0)) for name, count in rows.items()}
+    return found
+
+
+def test_who_refers_to_a_resource_is_found_without_a_look_at_all_that_may(
+    restored: psycopg.Connection,
+) -> None:
+    [statement] = marking._referring("Cluster", scoped=False)
+    for number, count in ((ROWS, 1), (ROWS + 1, 0)):
+        query = "SELECT md5('clusters' || %s)::uuid::text"
+        [(id_,)] = restored.execute(query, [str(number)]).fetchall()
+        values = {"ids": [id_], "id": id_}
+        assert len(restored.execute(statement, values).fetchall()) == count
+        looked = looked_at(restored, statement, values)
+        assert looked.pop("resource_references", 0) <= ROWS
+        assert sum(looked.values()) <= 10, looked
+
+
+@pytest.mark.parametrize("kind", [None, "Cluster", "Release"])
+def test_a_search_in_the_feed_reads_each_row_by_its_id(
+    restored: psycopg.Connection, kind: str | None
+) -> None:
+    [(text,)] = restored.execute(PLACE).fetchall()
+    for search in ("labels.env='prod'", "labels.env='prod' and labels.tier='gold'", "name='nobody'"):
+        condition = pages.searched(search, kind)
+        wanted = pages.Wanted(kind, None, condition, search, Shape(), "", 100, {})
+        looked = looked_at(restored, *pages.plan(wanted, Place.parse(text)))
+        assert "labels" not in looked
+        # To sort a small feed is as good as to read it in order.
+        looked.pop("changes")
+        assert max(looked.values()) <= pages.SCANNED + 10, (search, looked)
+
+
+def test_the_end_of_the_feed_is_found_without_a_look_at_all_of_it(restored: psycopg.Connection) -> None:
+    [(text,)] = restored.execute(
+        re.sub("position, sequence LIMIT", "position DESC LIMIT", PLACE)
+    ).fetchall()
+    for after in (None, Place.parse(text)):
+        wanted = pages.Wanted(None, None, pages.searched("", None), "", Shape(), "", 100, {})
+        looked = looked_at(restored, *pages.plan(wanted, after))
+        assert looked.get("changes", 0) <= pages.SCANNED + 10, looked
