@@ -27,7 +27,8 @@ SCANNED = 1000
 # row; that of the last one that was removed is named elsewhere. The row that there always is says where
 # the feed is; large documents are left for the next page. A place comes in a query, kinds in a list of
 # one length, and nothing comes that is not asked for: what the planner makes of the very values is then
-# no better than what it makes of any, and a plan is kept.
+# no better than what it makes of any, and a plan is kept. The rows are in order before their
+# documents are looked for, so that no more of these are than the page has.
 PAGE = """/* changes */
 WITH scanned AS MATERIALIZED (
     SELECT *, {checked} AS checked FROM changes
@@ -36,7 +37,8 @@ WITH scanned AS MATERIALIZED (
     ORDER BY position, sequence LIMIT {scanned}
 ), matched AS (
     SELECT * FROM (
-        SELECT scanned.*, item.document FROM scanned LEFT JOIN LATERAL (
+        SELECT scanned.*, item.document
+        FROM (SELECT * FROM scanned ORDER BY position, sequence) AS scanned LEFT JOIN LATERAL (
             SELECT {document} AS document FROM {table}
             WHERE {table}.id = scanned.id AND scanned.change <> 'removed' AND {condition} {only} {theirs}
         ) AS item ON true
