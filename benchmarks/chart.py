@@ -29,7 +29,7 @@ def draw(path: Path, title: str, series: Mapping[str, Mapping[str, float]]) -> N
     axes.set_ylim(len(names) - 0.1, -0.3)
     axes.set_xlabel("requests a second")
     axes.set_title(title)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
