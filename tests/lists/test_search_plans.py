@@ -1,7 +1,6 @@
 """The searches that clients repeat all day read indexes, whatever the size of the fleet."""
 
 import json
-import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import declared_kinds
 import psycopg
 import pytest
 from conftest import CLUSTERS
-from psycopg import sql as composed
+from plans import kept_steps, of_table, rows, steps
 from psycopg.types.json import Jsonb
 
 from hyperfleet import kinds
@@ -97,12 +96,6 @@ def benchmark(root: Path) -> dict[str, Any]:
     return runpy.run_path(str(root / "benchmarks" / "search.py"))
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)
-
-
 def test_first_pages_are_read_from_indexes(large: psycopg.Connection, benchmark: dict[str, Any]) -> None:
     assert scanned(large, benchmark, SEARCHES) == {}
 
@@ -135,11 +128,8 @@ def test_pages_of_labels_are_found_without_a_look_at_other_resources(
             assert clusters_read(large, made) == 21, (search, order)
 
 
-def clusters_read(sql: psycopg.Connection, plan: page.Plan) -> float:
-    explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {plan.statement}"
-    [(found,)] = sql.execute(explained, plan.values, prepare=False).fetchall()
-    steps = [one for one in nodes(found[0]["Plan"]) if one.get("Relation Name") == "clusters"]
-    return sum(one["Actual Rows"] * one["Actual Loops"] for one in steps)
+def clusters_read(sql: psycopg.Connection, made: page.Plan) -> float:
+    return sum(map(rows, of_table(steps(sql, made.statement, made.values), "clusters")))
 
 
 @pytest.mark.usefixtures("channels")
@@ -172,8 +162,9 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psyco
         assert plans_made(large, "clusters_list") == (5, 7), query
     for query in found:
         wanted = page.understand("Cluster", {**query, "page_size": 20})
-        steps = list(nodes(kept_plan(large, page.plan("Cluster", wanted, page.Within(), None))))
-        read = [one for one in steps if one.get("Relation Name") in ("clusters", "labels")]
+        made = page.plan("Cluster", wanted, page.Within(), None)
+        looked = kept_steps(large, made.statement, made.values)
+        read = [*of_table(looked, "clusters"), *of_table(looked, "labels")]
         read = [one for one in read if one["Actual Loops"]]
         assert not [one for one in read if one["Node Type"].endswith("Seq Scan")], query
         assert read and all(one["Actual Rows"] <= 100 for one in read), query
@@ -272,30 +263,8 @@ def test_a_tenant_who_has_nothing_is_told_so_without_a_look_at_what_others_have(
 
 def clusters_seen(sql: psycopg.Connection, made: page.Plan) -> float:
     """How many clusters, or their entries in an index, the plan looks at that the service takes."""
-    if made.prepare is None:
-        plan = kept_plan(sql, made)
-    else:
-        explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {made.statement}"
-        [(found,)] = sql.execute(explained, made.values, prepare=False).fetchall()
-        plan = found[0]["Plan"]
-    steps = [one for one in nodes(plan) if one.get("Relation Name") == "clusters"]
-    looked = [(one["Actual Rows"] + one.get("Rows Removed by Filter", 0), one) for one in steps]
-    return sum(rows * one["Actual Loops"] for rows, one in looked)
-
-
-def kept_plan(sql: psycopg.Connection, made: page.Plan) -> dict[str, Any]:
-    """The plan that PostgreSQL makes for any values, run with these."""
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", made.statement)))
-    statement = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", made.statement)
-    values = composed.SQL(", ").join(composed.Literal(made.values[name]) for name in names)
-    with sql.transaction(force_rollback=True):
-        sql.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-        sql.execute(f"PREPARE kept AS {statement}")
-        explain = "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE kept ({})"
-        [(found,)] = sql.execute(composed.SQL(explain).format(values)).fetchall()
-        sql.execute("DEALLOCATE kept")
-    plan: dict[str, Any] = found[0]["Plan"]
-    return plan
+    planned = kept_steps if made.prepare is None else steps
+    return sum(map(rows, of_table(planned(sql, made.statement, made.values), "clusters")))
 
 
 def scanned(
@@ -305,18 +274,13 @@ def scanned(
     bad = {}
     for name, (kind, search) in searches.items():
         query, values = benchmark["statement"](sql, kind, search)
-        row = sql.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values, prepare=False).fetchone()
-        assert row
-        steps = list(nodes(row[0][0]["Plan"]))
-        scans = [step["Relation Name"] for step in steps if step["Node Type"].endswith("Seq Scan")]
+        found = steps(sql, query, values)
+        scans = [step["Relation Name"] for step in found if step["Node Type"].endswith("Seq Scan")]
         # What a step reads, and throws away, is more than the page, but no share of the table.
-        read = max(
-            (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) * step["Actual Loops"]
-            for step in steps
-        )
+        read = max(map(rows, found))
         # With a third label the planner's sample of the table decides in which order they are looked
         # up, and at times all owners of the first are read from its index: a quarter of the table.
         share = 2 if name.startswith("three labels") else 8
         if scans or read > CLUSTERS // share:
-            bad[name] = (scans, read, json.dumps(row[0][0]["Plan"], indent=1))
+            bad[name] = (scans, read, json.dumps(found[0], indent=1))
     return bad
