@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from jose import jwk, jwt
 
+from hyperfleet.auth.watched import LOOK_EVERY
+
 PRIVATE = (
     serialization.Encoding.PEM,
     serialization.PrivateFormat.PKCS8,
@@ -81,6 +83,12 @@ def key_set(*pairs: KeyPair) -> dict[str, Any]:
 
 
 Answer = tuple[int, dict[str, str], bytes]
+
+
+def change(file: Path, text: str | None) -> None:
+    """Writes what a service watches, or takes it away, and waits until it counts."""
+    file.unlink() if text is None else file.write_text(text)
+    time.sleep(LOOK_EVERY)
 
 
 class JsonServer:

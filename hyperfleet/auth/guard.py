@@ -10,13 +10,14 @@ from typing import Any
 from connexion.lifecycle import ConnexionRequest
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from connexion.security import NO_VALUE, BearerSecurityHandler
+from starlette.datastructures import Headers
 
 from hyperfleet import errors
 from hyperfleet.auth import identity
 from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.auth.review import Review
 from hyperfleet.auth.tokens import Verifier
-from hyperfleet.auth.trusted import Headers, Trusted
+from hyperfleet.auth.trusted import Trusted
 from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
@@ -47,26 +48,32 @@ class Bearer(BearerSecurityHandler):
 
         Raises Problem: 401, 403 or 503.
         """
+        # Read once: Connexion's request looks for each thing that it is asked for.
+        scope = request.scope
+        headers = Headers(scope=scope)
         tokens = [
-            (header, token)
+            (header, found)
             for header in self.guard.verifier.headers
-            if (token := self._token(request, header))
+            if (found := [_token(header, value) for value in headers.getlist(header)]) and found[0]
         ]
         if not tokens:
             return NO_VALUE
         # With the name of its module before it.
-        operation = request.scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
-        return await self.guard.admit(
-            tokens, request.headers, request.method, self.reviews.get(operation)
-        )
+        operation = scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
+        return await self.guard.admit(tokens, headers, scope["method"], self.reviews.get(operation))
 
-    def _token(self, request: ConnexionRequest, header: str) -> str:
-        if header.lower() == "authorization":
-            kind, token = self.get_auth_header_value(request)
-            return token if kind == "bearer" else ""
+
+def _token(header: str, value: str) -> str:
+    """The token that a header has; empty for none. Raises Problem, 401, for half a header."""
+    kind, _, token = value.strip().partition(" ")
+    if kind.lower() == "bearer" and (token or header.lower() != "authorization"):
+        return token.strip()
+    if header.lower() != "authorization":
         # Some gateways write the scheme, and some the token alone.
-        kind, _, token = request.headers.get(header, "").strip(" ").partition(" ")
-        return token if kind.lower() == "bearer" else f"{kind} {token}".strip(" ")
+        return value.strip()
+    if kind and not token:
+        raise refusal(errors.INVALID_TOKEN, "The Authorization header has no token.")
+    return ""
 
 
 class Guard:
@@ -88,14 +95,14 @@ class Guard:
 
     async def admit(
         self,
-        tokens: Sequence[tuple[str, str]],
+        tokens: Sequence[tuple[str, Sequence[str]]],
         headers: Headers,
         method: str,
         what: tuple[str, str] | None,
     ) -> Mapping[str, Any]:
         """The claims of a caller who may do this.
 
-        :param tokens: of the request, one or several, each with the header that it came in
+        :param tokens: of the request, by the headers that they came in, one or several
         :param headers: of the request
         :param method: of the request
         :param what: what a review is asked: the action and the type of resource; None: nothing
@@ -128,15 +135,15 @@ class Guard:
         return False
 
     async def _verified(
-        self, tokens: Sequence[tuple[str, str]], headers: Headers
+        self, tokens: Sequence[tuple[str, Sequence[str]]], headers: Headers
     ) -> tuple[Mapping[str, Any], Trusted]:
         """The first token that is good. Raises the Problem of the first when none is."""
         problem: Problem | None = None
-        for header, token in tokens:
+        for header, given in tokens:
             try:
-                if len(headers.getlist(header)) > 1:
+                if len(given) > 1:
                     raise refusal(errors.INVALID_TOKEN, f"There must be one {header} header.")
-                return await self.verifier.claims(token.strip(" "), header)
+                return await self.verifier.claims(given[0], header)
             except Problem as found:
                 problem = problem or found
         assert problem is not None

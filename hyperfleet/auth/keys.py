@@ -114,7 +114,7 @@ class Source(Protocol):
 
 
 class KeyFile:
-    """Keys in a file; a change of it counts at once."""
+    """Keys in a file, read again when it changes."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 import posixpath
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,9 +27,35 @@ from hyperfleet.settings.issuers import AUTHORIZATION, Issuer
 
 MAX_SIZE = 16 * 1024
 LEEWAY = 30
-# As many tokens are known by their hashes to be signed well, so that this is not found out each time.
+# As many tokens are known by their hashes to be good.
 MAX_VERIFIED = 10_000
 COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a token is good, in seconds since 1970, with some leeway for clocks that differ."""
+
+    begin: float
+    end: float
+
+    def check(self, now: float) -> None:
+        """Raises Problem, 401, for another time."""
+        if now >= self.end:
+            raise refusal(errors.EXPIRED_TOKEN)
+        if self.begin > now:
+            raise refusal(errors.INVALID_TOKEN, errors.EARLY_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token that was found good, and what follows from it alone: this is not found out each time."""
+
+    head: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    issuer: Trusted
+    key: Key
+    times: Times
 
 
 class Verifier:
@@ -45,8 +73,8 @@ class Verifier:
             self.common.append(KeyFile(settings.jwk_cert_file))
         if settings.jwk_cert_url:
             self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
-        # By the hash of a token: its header, its claims, and the key that it was verified with.
-        self.verified: dict[bytes, tuple[dict[str, Any], dict[str, Any], Key]] = {}
+        # By the header that a token came in, and its hash.
+        self.verified: dict[tuple[str, bytes], Verified] = {}
         # Without issuers: whoever signs with the keys for all.
         self.anybody = Trusted(Issuer(""), settings, self.common)
         # By the header that carries their tokens, in the order given, and by their names.
@@ -108,25 +136,30 @@ class Verifier:
         Raises Problem: 401 which says what is wrong with the token, or 503 when there are no keys to
         tell. No text of the token is in it.
         """
-        digest = hashlib.sha256(token.encode()).digest()
-        known = self.verified.get(digest)
-        head, claims = known[:2] if known else _parse(token)
-        issuer = self._issuer(claims, header)
-        key = await self._key(head, issuer.sources)
+        place = header, hashlib.sha256(token.encode()).digest()
+        known = self.verified.get(place)
         # Keys that were read anew are other ones, whatever their ids.
-        if known is None or known[2] is not key:
-            try:
-                jws.verify(token, key, [head["alg"]])
-            except JOSEError:
-                self.verified.pop(digest, None)
-                raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
-            self.verified[digest] = head, claims, key
+        if known is None or await self._key(known.head, known.issuer.sources) is not known.key:
+            self.verified.pop(place, None)
+            self.verified[place] = known = await self._verified(token, header)
             if len(self.verified) > MAX_VERIFIED:
                 del self.verified[next(iter(self.verified))]
-        _check_times(claims, time.time())
+        known.times.check(time.time())
+        return known.claims, known.issuer
+
+    async def _verified(self, token: str, header: str) -> "Verified":
+        head, claims = _parse(token)
+        issuer = self._issuer(claims, header)
+        key = await self._key(head, issuer.sources)
+        try:
+            jws.verify(token, key, [head["alg"]])
+        except JOSEError:
+            raise refusal(errors.INVALID_TOKEN, errors.BAD_SIGNATURE) from None
+        times = _times(claims)
+        times.check(time.time())
         _check_type(head, claims)
         issuer.check_audience(claims)
-        return claims, issuer
+        return Verified(head, claims, issuer, key, times)
 
     def _issuer(self, claims: Mapping[str, Any], header: str) -> Trusted:
         """Whom the token names; one issuer's keys do not speak for another, nor does its header."""
@@ -205,7 +238,7 @@ def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, claims
 
 
-def _check_times(claims: Mapping[str, Any], now: float) -> None:
+def _times(claims: Mapping[str, Any]) -> Times:
     """RFC 7519, 4.1.4 to 4.1.6. ``exp`` is required: a token without an end could never be outlived."""
     times: dict[str, float] = {}
     for name in ("exp", "nbf", "iat"):
@@ -216,10 +249,8 @@ def _check_times(claims: Mapping[str, Any], now: float) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
             raise refusal(errors.INVALID_TOKEN, f"The token's {name} is missing or not a time.")
         times[name] = value
-    if now >= times["exp"] + LEEWAY:
-        raise refusal(errors.EXPIRED_TOKEN)
-    if max(times.get("nbf", now), times.get("iat", now)) > now + LEEWAY:
-        raise refusal(errors.INVALID_TOKEN, errors.EARLY_TOKEN)
+    end = times.pop("exp")
+    return Times(max(times.values(), default=-math.inf) - LEEWAY, end + LEEWAY)
 
 
 def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """One issuer whose tokens are accepted: its keys, its audience, and how they name the caller."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jsonschema_rs
+from starlette.datastructures import Headers
 
 from hyperfleet import errors
 from hyperfleet.auth import identity
@@ -11,14 +12,6 @@ from hyperfleet.auth.keys import Source
 from hyperfleet.errors import ConfigurationError, refusal
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.settings.issuers import Issuer
-
-
-class Headers(Protocol):
-    """The headers of a request."""
-
-    def getlist(self, key: str) -> list[str]:
-        """The values of one, whatever its case."""
-        ...
 
 
 class Trusted:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import psycopg
 import starlette.exceptions
 import werkzeug.exceptions
-from connexion.exceptions import OAuthProblem, ProblemException, UnsupportedMediaTypeProblem
+from connexion.exceptions import ProblemException, UnsupportedMediaTypeProblem
 from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
@@ -52,7 +52,8 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
         names = ("status_code", "status", "code")
         status = next((getattr(error, name) for name in names if getattr(error, name, None)), 500)
         if status == 401:
-            return _unauthorized(error)
+            # Connexion found no token that it could have asked about.
+            return errors.refusal(errors.NO_TOKEN)
         if status == 404:
             return Problem(errors.NO_PATH)
         if status == 405:
@@ -78,13 +79,6 @@ def _what_lacks(error: Exception) -> str:
     if connection.refused(error):
         return "The database refuses connections at present; try again later."
     return "" if connection.absent(error) else "The database cannot do this at present; try again later."
-
-
-def _unauthorized(error: Exception) -> Problem:
-    """What Connexion finds before it asks the verifier: no token, or half a header."""
-    if isinstance(error, OAuthProblem) and "Invalid" in (error.detail or ""):
-        return errors.refusal(errors.INVALID_TOKEN, "The Authorization header has no token.")
-    return errors.refusal(errors.NO_TOKEN)
 
 
 def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:

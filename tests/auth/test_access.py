@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import pytest
 import requests
 from conftest import Api
-from issuer import Answer, JsonServer, key_pair, key_set
+from issuer import Answer, JsonServer, change, key_pair, key_set
 
 from hyperfleet import errors
 from hyperfleet.auth import remote, review
@@ -93,16 +93,16 @@ def test_the_access_list_decides_and_is_read_again(
     # Who has no good token is not told about the list; what is public stays so.
     assert api.get("/clusters").status_code == 401
     assert api.get("/errors", headers=bob).status_code == 200
-    file.write_text("- claim: email\n  pattern: example.com\n")
+    change(file, "- claim: email\n  pattern: example.com\n")
     assert api.get("/clusters", headers=bob).status_code == 200
     forbidden(api.get("/clusters", headers=ann))
     with caplog.at_level(logging.ERROR):
         for broken in ("", "- claim: [", "- claim: email\n  pattern: '['\n"):
-            file.write_text(broken)
+            change(file, broken)
             assert api.get("/clusters", headers=bob).status_code == 200
             forbidden(api.get("/clusters", headers=ann))
     assert sum("cannot be used" in record.message for record in caplog.records) == 3
-    file.unlink()
+    change(file, None)
     forbidden(api.get("/clusters", headers=ann))
 
 

@@ -14,7 +14,7 @@ import requests
 from alike import BOTH_KINDS, at, create, delete, finalize, patch
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
-from issuer import Answer, JsonServer, key_pair, key_set
+from issuer import Answer, JsonServer, change, key_pair, key_set
 from process import Serving
 from prometheus_client import CollectorRegistry
 
@@ -299,7 +299,7 @@ def test_only_those_read_it_whom_its_list_names(start: Start, tmp_path: Path) ->
     # All else is for both, the history of a resource too.
     check(api.get(at(cluster, "/history"), headers=bob))
     # The file is read again when it changes.
-    file.write_text("- claim: email\n  pattern: ^bob@example\n")
+    change(file, "- claim: email\n  pattern: ^bob@example\n")
     check(api.get("/audit", headers=bob))
     problem(api.get("/audit", headers=ann), 403)
 
