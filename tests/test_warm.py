@@ -56,8 +56,9 @@ def test_one_that_was_forked_is_as_one_with_an_interpreter_of_its_own(
         while (found := state(forked)) != (wanted := state(own)):
             assert time.monotonic() < deadline, (found, wanted)
             time.sleep(0.05)
-        told = [requests.get(one.metrics, timeout=5).text for one in (forked, own)]
-        first, second = ({line for line in one.splitlines() if line[0] == "#"} for one in told)
+        told = [requests.get(one.metrics, timeout=5) for one in (forked, own)]
+        assert [one.status_code for one in told] == [200, 200]
+        first, second = ({line for line in one.text.splitlines() if line[0] == "#"} for one in told)
         assert first == second
         assert forked.stop(signal.SIGINT) == own.stop(signal.SIGINT) == 0
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import platform
+import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +38,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 UNKNOWN = "unknown"
 # What every metric of the API says of itself.
 OWN = {"component": "api", "version": __version__}
+# Seconds in which a file that a process has made must have something in it.
+PATIENCE = 1.0
 # Seconds; the same as those of the original, whose dashboards compare with them.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -206,6 +210,21 @@ def _processes() -> set[int]:
     return {int(name) for name in names if Path(f"/proc/{name}").exists()}
 
 
+def _counted(exporter: PrometheusMetrics) -> tuple[str, str]:
+    """What all processes have counted, as text, and its media type."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            content, kind = exporter.generate_metrics()
+        except struct.error:
+            # A process has just made a file, in which there is nothing yet.
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.005)
+        else:
+            return content, kind
+
+
 def metrics_app(registry: CollectorRegistry, update: Callable[[], Awaitable[Collector]]) -> Starlette:
     """``/metrics`` in the text format of Prometheus, of all processes that share the work.
 
@@ -219,7 +238,7 @@ def metrics_app(registry: CollectorRegistry, update: Callable[[], Awaitable[Coll
     GCCollector(registry=own)
 
     def written(more: Collector) -> tuple[bytes, str]:
-        content, kind = exporter.generate_metrics()
+        content, kind = _counted(exporter)
         seen = CollectorRegistry()
         seen.register(more)
         return content.encode() + generate_latest(own) + generate_latest(seen), kind

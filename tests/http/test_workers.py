@@ -64,6 +64,16 @@ def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> 
         assert requests.get(serving.health + "/readyz", timeout=5).status_code == 200
 
 
+def test_a_scrape_waits_for_a_worker_that_just_begins_to_count(serving: Serving) -> None:
+    assert requests.get(serving.metrics, timeout=5).status_code == 200
+    open_files = (str(one.readlink()) for one in Path(f"/proc/{serving.process.pid}/fd").iterdir())
+    begun = Path(next(one for one in open_files if "hyperfleet-metrics-" in one)).parent / "counter_1.db"
+    begun.touch()
+    threading.Timer(0.2, begun.unlink).start()
+    assert requests.get(serving.metrics, timeout=5).status_code == 200
+    assert not begun.exists()
+
+
 def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
     serving: Serving,
 ) -> None:
