@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where the embedded PostgreSQL of this checkout keeps its files.
 DATA_DIR ?= .data
-# Tests run in so many processes, each with a server of its own: one more than CI has cores, since tests of
+# Tests run in so many processes, each with a server of its own: two more than CI has cores, since tests of
 # restarts and outages wait for a third of their time.
-WORKERS ?= 3
+WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # The tests start hundreds of processes, which would each compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -89,6 +89,8 @@ def garbage() -> Iterator[None]:
     yield
     if next(ended) % COLLECT_EVERY == 0:
         gc.collect()
+        # What is left is there to stay, and would be looked through each time.
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

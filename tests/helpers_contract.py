@@ -37,8 +37,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 DOCUMENT: dict[str, Any] = (
     document.load()
     if ALIKE
-    else yaml.safe_load(
-        (Path(__file__).parent.parent / "openapi" / "openapi.yaml").read_text(encoding="utf-8")
+    else yaml.load(
+        (Path(__file__).parent.parent / "openapi" / "openapi.yaml").read_text(encoding="utf-8"),
+        yaml.CSafeLoader,
     )
 )
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")

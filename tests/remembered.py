@@ -31,5 +31,15 @@ def remember(contract: Callable[[dict[str, Any]], Shipped] = Shipped) -> None:
     """
     app.Shipped = Once(contract, lambda document: document)
     schema.compile_schema = Once(
-        schema.compile_schema, lambda schema, named=None, *, old=True: [schema, named, old]
+        schema.compile_schema, lambda schema, named=None, *, old=True: [_brief(schema), named, old]
     )
+
+
+def _brief(schema: Any) -> Any:
+    """A schema with its contract's components by where they are: to write them takes the longest.
+
+    They are of a contract that is remembered, so that nothing else can come to be there.
+    """
+    if isinstance(schema, dict) and "components" in schema:
+        return {**schema, "components": id(schema["components"])}
+    return schema

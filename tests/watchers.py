@@ -73,7 +73,7 @@ class Watcher:
                 return
             stream.raise_for_status()
             event: dict[str, str] = {}
-            for raw in stream.iter_lines(chunk_size=1):
+            for raw in stream.iter_lines(chunk_size=None):
                 name, _, value = raw.decode().partition(": ")
                 if name:
                     event[name] = value

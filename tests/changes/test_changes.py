@@ -33,7 +33,7 @@ def later(do: Callable[[], object], seconds: float = 0.3) -> Iterator[None]:
 def events(response: requests.Response, *, places: bool = False) -> Iterator[dict[str, str]]:
     """Server-sent events, as a browser understands them."""
     event: dict[str, str] = {}
-    for raw in response.iter_lines(chunk_size=1):
+    for raw in response.iter_lines(chunk_size=None):
         line = raw.decode()
         if not line:
             # One without data says where the feed is.

@@ -68,7 +68,7 @@ def test_a_stream_does_not_show_when_something_happens_to_what_is_anothers(world
     with one.get("/changes", headers=headers, stream=True, timeout=20) as stream:
 
         def read() -> None:
-            for line in stream.iter_lines(chunk_size=1):
+            for line in stream.iter_lines(chunk_size=None):
                 lines.append(line)
                 if line.startswith(b"data"):
                     return
