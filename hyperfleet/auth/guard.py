@@ -52,9 +52,9 @@ class Bearer(BearerSecurityHandler):
         scope = request.scope
         headers = Headers(scope=scope)
         tokens = [
-            (header, found)
+            (header, [token, *values[1:]])
             for header in self.guard.verifier.headers
-            if (found := [_token(header, value) for value in headers.getlist(header)]) and found[0]
+            if (values := headers.getlist(header)) and (token := _token(header, values[0]))
         ]
         if not tokens:
             return NO_VALUE
@@ -65,15 +65,14 @@ class Bearer(BearerSecurityHandler):
 
 def _token(header: str, value: str) -> str:
     """The token that a header has; empty for none. Raises Problem, 401, for half a header."""
-    kind, _, token = value.strip().partition(" ")
-    if kind.lower() == "bearer" and (token or header.lower() != "authorization"):
-        return token.strip()
     if header.lower() != "authorization":
         # Some gateways write the scheme, and some the token alone.
-        return value.strip()
-    if kind and not token:
+        kind, _, token = value.strip(" ").partition(" ")
+        return (token if kind.lower() == "bearer" else value).strip(" ")
+    parts = value.split(maxsplit=1)
+    if value and len(parts) < 2:
         raise refusal(errors.INVALID_TOKEN, "The Authorization header has no token.")
-    return ""
+    return parts[1].strip(" ") if parts and parts[0].lower() == "bearer" else ""
 
 
 class Guard:
@@ -102,7 +101,8 @@ class Guard:
     ) -> Mapping[str, Any]:
         """The claims of a caller who may do this.
 
-        :param tokens: of the request, by the headers that they came in, one or several
+        :param tokens: of the request, by the headers that they came in, one or several; after each,
+            the other values of its header, which must have none
         :param headers: of the request
         :param method: of the request
         :param what: what a review is asked: the action and the type of resource; None: nothing

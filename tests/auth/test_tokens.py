@@ -247,6 +247,15 @@ def test_a_token_that_was_accepted_is_refused_once_it_has_expired(strict: Api) -
     refused(ask(strict, token), errors.EXPIRED_TOKEN, token)
 
 
+def test_blanks_about_a_token_do_not_matter_and_other_characters_do(closed: Api) -> None:
+    token = key_pair().token()
+    for value in (f"bearer  {token} ", f"Bearer\t{token}", f"Bearer\t {token}"):
+        assert closed.get("/clusters", headers={"Authorization": value}).status_code == 200
+    # No-break space and next line.
+    for end in ("\xa0", "\x85"):
+        refused(ask(closed, token + end), errors.MALFORMED_TOKEN, token)
+
+
 def test_what_is_no_token_is_refused(closed: Api) -> None:
     refused(closed.get("/clusters"), errors.NO_TOKEN)
     refused(closed.get("/clusters", headers={"Authorization": "Basic dTpw"}), errors.NO_TOKEN)
