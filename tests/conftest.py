@@ -7,7 +7,9 @@ import asyncio
 import copy
 import functools
 import gc
+import http.client
 import itertools
+import json
 import os
 import runpy
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import declared_kinds
 import hypothesis
@@ -259,6 +262,20 @@ class Api(requests.Session):
             **members,
         }
         return self.put(self.url + resource["href"] + "/statuses", json=body)
+
+    def answer(self, *headers: tuple[str, str]) -> tuple[int, Any]:
+        """Status and document of a list of clusters that is asked for with these headers, of which some
+        may have the same name, as requests cannot send them.
+        """
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+        connection.putrequest("GET", urlsplit(self.base).path + "/clusters")
+        for header, value in headers:
+            connection.putheader(header, value)
+        connection.endheaders()
+        response = connection.getresponse()
+        document = json.loads(response.read())
+        connection.close()
+        return response.status, document
 
     def read(self, resource: dict[str, Any]) -> dict[str, Any]:
         response = self.get(self.url + resource["href"])

@@ -48,13 +48,13 @@ class Bearer(BearerSecurityHandler):
 
         Raises Problem: 401, 403 or 503.
         """
-        # Read once: Connexion's request looks for each thing that it is asked for.
+        # Connexion's request looks anew for each thing that it is asked for.
         scope = request.scope
         headers = Headers(scope=scope)
         tokens = [
-            (header, [token, *values[1:]])
+            (header, token)
             for header in self.guard.verifier.headers
-            if (values := headers.getlist(header)) and (token := _token(header, values[0]))
+            if (token := _token(header, headers.get(header, "")))
         ]
         if not tokens:
             return NO_VALUE
@@ -94,15 +94,14 @@ class Guard:
 
     async def admit(
         self,
-        tokens: Sequence[tuple[str, Sequence[str]]],
+        tokens: Sequence[tuple[str, str]],
         headers: Headers,
         method: str,
         what: tuple[str, str] | None,
     ) -> Mapping[str, Any]:
         """The claims of a caller who may do this.
 
-        :param tokens: of the request, by the headers that they came in, one or several; after each,
-            the other values of its header, which must have none
+        :param tokens: of the request, one or several, each with the header that it came in
         :param headers: of the request
         :param method: of the request
         :param what: what a review is asked: the action and the type of resource; None: nothing
@@ -135,15 +134,15 @@ class Guard:
         return False
 
     async def _verified(
-        self, tokens: Sequence[tuple[str, Sequence[str]]], headers: Headers
+        self, tokens: Sequence[tuple[str, str]], headers: Headers
     ) -> tuple[Mapping[str, Any], Trusted]:
         """The first token that is good. Raises the Problem of the first when none is."""
         problem: Problem | None = None
-        for header, given in tokens:
+        for header, token in tokens:
             try:
-                if len(given) > 1:
+                if len(headers.getlist(header)) > 1:
                     raise refusal(errors.INVALID_TOKEN, f"There must be one {header} header.")
-                return await self.verifier.claims(given[0], header)
+                return await self.verifier.claims(token, header)
             except Problem as found:
                 problem = problem or found
         assert problem is not None

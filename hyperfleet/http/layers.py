@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -134,22 +134,9 @@ class Logged:
             if logger.isEnabledFor(logging.INFO) and (
                 self.share >= 1 or status >= 400 or random.random() < self.share  # noqa: S311
             ):
-                more = {
-                    "method": method,
-                    "path": path,
-                    "status": status,
-                    "duration_ms": round(taken * 1000, 3),
-                    "bytes": size,
-                    "client": (scope.get("client") or ("",))[0],
-                    "user_agent": shown(headers.get("user-agent", "")[:200]),
-                }
-                if codes:
-                    more["code"] = codes[0]
-                # The address of a resource has none of these; what has them may hold a secret.
-                where = scope["path"]
-                where = shown(where) if "=" in where or ":" in where else where
-                said = (scope["method"], quote(where, safe="/*"), status, taken * 1000)
-                logger.info("%s %s %d %.1f ms", *said, extra=more)
+                answered = {"method": method, "path": path, "status": status}
+                answered |= {"duration_ms": round(taken * 1000, 3), "bytes": size}
+                _log(scope, headers, answered, codes)
             trace_id.reset(token)
 
     def refused(self, client: str, status: int) -> None:
@@ -165,6 +152,26 @@ class Logged:
         parent = TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
         span.set((parent[1], parent[2]) if parent else None)
         return None
+
+
+def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Sequence[str]) -> None:
+    """Writes the line of a request.
+
+    :param answered: how, and in what time
+    :param codes: of errors, if there were any
+    """
+    # The address of a resource has none of these; what has them may hold a secret.
+    where = scope["path"]
+    where = shown(where) if "=" in where or ":" in where else where
+    said = scope["method"], quote(where, safe="/*"), answered["status"], answered["duration_ms"]
+    more = {
+        **answered,
+        "client": (scope.get("client") or ("",))[0],
+        "user_agent": shown(headers.get("user-agent", "")[:200]),
+    }
+    if codes:
+        more["code"] = codes[0]
+    logger.info("%s %s %d %.1f ms", *said, extra=more)
 
 
 class Browsers:

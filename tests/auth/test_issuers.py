@@ -1,7 +1,6 @@
 """Issuers with particulars of their own: whose token is good where, and whom it names."""
 
 import asyncio
-import http.client
 import json
 import ssl
 import time
@@ -9,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -77,19 +75,6 @@ def refused(response: requests.Response, code: str, detail: str = "") -> None:
     assert (response.status_code, problem["code"]) == (401, code), response.text
     assert detail in problem["detail"]
     assert detail in response.headers["WWW-Authenticate"]
-
-
-def answer(api: Api, *headers: tuple[str, str]) -> tuple[int, Any]:
-    """To a request with these headers, of which some may have the same name."""
-    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=10)
-    connection.putrequest("GET", urlsplit(api.base).path + "/clusters")
-    for header, value in headers:
-        connection.putheader(header, value)
-    connection.endheaders()
-    response = connection.getresponse()
-    document = json.loads(response.read())
-    connection.close()
-    return response.status, document
 
 
 def test_a_token_is_for_the_audience_of_its_own_issuer(start: Start) -> None:
@@ -179,7 +164,7 @@ def test_of_two_headers_the_first_token_that_is_good_counts(start: Start) -> Non
 def test_a_header_that_comes_twice_is_refused(start: Start) -> None:
     api = start({"header": "X-Token", "identity_header": "X-Caller"})
     for name, code in (("X-Token", errors.INVALID_TOKEN), ("X-Caller", errors.NO_IDENTITY)):
-        status, problem = answer(api, ("X-Token", of(A)), ("X-Caller", "ann"), (name, "ben"))
+        status, problem = api.answer(("X-Token", of(A)), ("X-Caller", "ann"), (name, "ben"))
         assert (status, problem["code"]) == (401, code)
         assert problem["detail"] == f"There must be one {name} header."
 
@@ -189,7 +174,7 @@ def test_a_header_that_comes_twice_leaves_the_token_of_another_good(start: Start
     for first in ("", "Basic dTpw", f"Bearer {of(A)}"):
         for second in ("Bearer", "half", f"Bearer {of(A)}"):
             twice = ("Authorization", first), ("Authorization", second)
-            assert answer(api, *twice, ("X-Token", of(B)))[0] == 200
+            assert api.answer(*twice, ("X-Token", of(B)))[0] == 200
 
 
 def test_where_no_issuer_uses_authorization_it_is_not_looked_at(start: Start) -> None:
