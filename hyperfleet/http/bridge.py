@@ -55,6 +55,9 @@ class Bridge:
             raise Problem(errors.NO_PATH)
         environ: Any = build_environ(scope, io.BytesIO())  # type: ignore[arg-type]
         status, headers, content = await greenlets.run(self._answer, environ, *scope[CALL])
+        if isinstance(content, Later) and content.pieces is not None and scope.get(HEAD):
+            # What follows has no end that the next request of the connection could wait for.
+            content = iter(())
         if isinstance(content, Later):
             if ASIDE in scope:
                 scope[ASIDE].step()

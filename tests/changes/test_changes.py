@@ -359,6 +359,14 @@ def test_a_stream_ends_after_its_time_and_misses_nothing(
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
 
 
+def test_the_head_of_a_stream_leaves_the_connection_to_the_next_request(api: Api) -> None:
+    # Each on the connection of the one before, as clients do that have asked what a path answers with.
+    head = api.head("/changes", headers={"Accept": "text/event-stream"}, timeout=5)
+    assert head.headers["Content-Type"].startswith("text/event-stream")
+    assert (head.status_code, head.content) == (200, b"")
+    assert api.get("/changes", timeout=5).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("query", "field", "says"),
     [
