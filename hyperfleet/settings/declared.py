@@ -10,15 +10,10 @@ from hyperfleet.kinds import NATIVE, Kind
 from hyperfleet.nearest import nearest
 from hyperfleet.settings.entities import Entity
 
-# What is at the place of a collection in paths already.
+# What is at the place of a collection in paths already: of all resources, and below a single one.
 TAKEN = (
-    "resources",
-    "errors",
-    "compatibility",
-    "openapi",
-    "statuses",
-    "adapter-statuses",
-    "force-delete",
+    *("resources", "changes", "audit", "errors", "compatibility", "openapi"),
+    *("statuses", "adapter-statuses", "force-delete", "history", "rollback", "transitions"),
 )
 
 

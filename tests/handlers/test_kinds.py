@@ -573,6 +573,13 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Channel"}], "Channel lacks a plural"),
     ([{"kind": "Channel", "plural": "Channels"}], "Channel.plural must look like"),
     ([{"kind": "Channel", "plural": "resources"}], "cannot be 'resources'"),
+    ([{"kind": "Feed", "plural": "changes"}], "cannot be 'changes'"),
+    ([{"kind": "Audit", "plural": "audit"}], "cannot be 'audit'"),
+    # Below what they belong to, these are paths of that itself.
+    *(
+        ([{"kind": "Page", "plural": plural, "parent_kind": "Cluster"}], f"cannot be '{plural}'")
+        for plural in ("history", "rollback", "transitions")
+    ),
     ([{"kind": "Channel", "plural": "clusters"}], "Cluster and Channel have the same plural"),
     ([CHANNEL, {"kind": "Canal", "plural": "channels"}], "Channel and Canal have the same plural"),
     ([CHANNEL, {"kind": "CHANNEL", "plural": "canals"}], "differ in capitals alone"),
