@@ -156,7 +156,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
         if not resource.sees(owner, found[-1:]):
             raise resource.not_found(kind, owner["id"])
         taken = _take_at_once(service, kind, owner, report, found)
-        return taken or _take_locked(service, kind, owner, report)
+        return taken or _take_locked(service, kind, owner, report, marked=bool(found[1]))
 
 
 def _take_at_once(
@@ -193,15 +193,18 @@ def _take_at_once(
     return row[0], ""
 
 
-def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
-    """Takes a report while its resource is locked, and with a marked one what it belongs to."""
+def _take_locked(
+    service: Service, kind: str, owner: dict[str, Any], report: Any, *, marked: bool
+) -> Taken | None:
+    """Takes a report while its resource is locked, and with a marked one what it belongs to.
+
+    :param marked: whether it was marked when it was found: only that may remove it, and stays so
+    """
     with transaction(service.pool) as conn:
-        above = removal.lock_above(conn, kind, owner, marked=True)
+        above = removal.lock_above(conn, kind, owner) if marked else None
         # Those of other processes queue here, for the lock on the row.
         held = Hold(conn, kind, owner, service.foldings[kind]).found()
-        marked = held.state["deleted_time"]
-        owners = above.all() if marked else []
-        if owners is None:
+        if held.state["deleted_time"] and not marked:
             return None
         held, merged, discarded = _judged(kind, held, report)
         if merged is None:
@@ -212,7 +215,7 @@ def _take_locked(service: Service, kind: str, owner: dict[str, Any], report: Any
             status, gone = None, [(kind, owner["id"])]
             origin = request.origin()
             removal.remove(conn, kind, owner["id"], origin=origin)
-            gone += removal.settle(conn, owners, at, service.foldings, origin)
+            gone += removal.settle(conn, above.all() if above else [], at, service.foldings, origin)
         else:
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})

@@ -27,12 +27,8 @@ logger = logging.getLogger(__name__)
 # Why a resource goes that nobody has forced out.
 ENDED = "finalized"
 
-# What one belongs to, and what that belongs to: neither ever changes. For a report they are locked only
-# where that may remove the one.
-OWNER = """
-SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}
-    AND (NOT %(marked)s OR deleted_time IS NOT NULL)
-"""
+# What one belongs to, and what that belongs to: neither ever changes.
+OWNER = "SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}"
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
 LOCK_OWNER: LiteralString = """/* {table}_lock_owner */
 SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
@@ -231,19 +227,17 @@ class Owners:
     def __init__(self, found: list[tuple[str, Cursor]]) -> None:
         self._found = found
 
-    def all(self) -> list[tuple[str, str]] | None:
-        """Kind and id of each; None where any was not there to be locked."""
+    def all(self) -> list[tuple[str, str]]:
+        """Kind and id of each that there is: a kind may have belonged to none, or to another one, when a
+        resource was created, or its owner may have gone while the kind was off the list.
+        """
         rows = [(kind, cursor.fetchone()) for kind, cursor in self._found]
-        owners = [(kind, row[0]) for kind, row in rows if row]
-        return owners if len(owners) == len(rows) else None
+        return [(kind, row[0]) for kind, row in rows if row]
 
 
-def lock_above(conn: Connection, kind: str, key: Mapping[str, Any], *, marked: bool = False) -> Owners:
-    """Locks what a resource belongs to, and what that belongs to, from the root on.
-
-    :param marked: only where the resource itself is marked as deleted
-    """
-    values = {"owner_id": None, **key, "marked": marked}
+def lock_above(conn: Connection, kind: str, key: Mapping[str, Any]) -> Owners:
+    """Locks what a resource belongs to, and what that belongs to, from the root on."""
+    values = {"owner_id": None, **key}
     statements = _owners(kind, scoped="tenancy" in key)
     return Owners([(of, conn.execute(statement, values)) for of, statement in statements])
 
@@ -336,7 +330,7 @@ def finish(
     for it. Runs in the caller's transaction; parameters and result are those of :func:`settle`.
     """
     owners = lock_above(conn, kind, {"id": id_}).all()
-    return [] if owners is None else settle(conn, [*owners, (kind, id_)], times.now(), foldings)
+    return settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
 def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -> None:
@@ -354,7 +348,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
             if seen is None:
                 raise not_found(kind, key["id"])
         for statement in around:
-            conn.execute(statement, {"owner_id": None, **key, **values, "marked": False})
+            conn.execute(statement, {"owner_id": None, **key, **values})
         owners = lock_above(conn, kind, key)
         held = Hold(conn, kind, key, service.foldings[kind]).found()
         if not held.state["deleted_time"]:
@@ -368,7 +362,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
         gone = conn.execute(record, values)
         for statement in (*let_go, *removals):
             conn.execute(statement, values)
-        settled = settle(conn, owners.all() or [], at, service.foldings, origin)
+        settled = settle(conn, owners.all(), at, service.foldings, origin)
     removed = gone.fetchall()
     for gone_kind, gone_id in removed:
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}

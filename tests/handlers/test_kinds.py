@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -565,6 +566,47 @@ def test_node_pools_may_keep_their_cluster(database: str, tmp_path: Path) -> Non
         )
         answered(api.delete(at(pool)), 202)
         answered(api.delete(at(cluster)), 202)
+
+
+def test_what_has_lost_its_owner_to_a_change_of_the_list_ends_like_others(
+    database: str, tmp_path: Path
+) -> None:
+    waits = {"on_parent_delete": "cascade", "required_adapters": ["dns"]}
+    version = {"kind": "Version", "plural": "versions", **waits}
+    image = {"kind": "Image", "plural": "images", "parent_kind": "Version", **waits}
+
+    @contextmanager
+    def serving(*given: Json) -> Iterator[Api]:
+        config = declared_kinds.file(tmp_path, given)
+        with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+            yield Api(server.url)
+
+    def finalized(api: Api, resource: Json) -> int:
+        path = f"/resources/{resource['id']}/statuses"
+        report = {"adapter": "dns", "observed_generation": 2, "conditions": FINALIZED}
+        return api.put(path, json=report, timeout=5).status_code
+
+    with serving(CHANNEL, {**version, "parent_kind": "Channel"}, image) as api:
+        channel = answered(api.post("/channels", json={"name": "c", "spec": {}}), 201)
+        versions, images = [], []
+        for name in ("one", "two"):
+            given = {"name": name, "spec": {}}
+            versions.append(answered(api.post(at(channel, "/versions"), json=given), 201))
+            images.append(answered(api.post(f"/versions/{versions[-1]['id']}/images", json=given), 201))
+    with serving(CHANNEL) as api:
+        # Nothing is known of its versions.
+        answered(api.delete(at(channel)), 202)
+        refused(api.get(at(channel)), 404)
+    with serving({**version, "parent_kind": "Cluster"}, image) as api:
+        for one in versions:
+            assert answered(api.delete(f"/versions/{one['id']}"), 202)["generation"] == 2
+            assert finalized(api, one) == 201
+        # The end of the last below it is that of the version, by a report or by force.
+        assert finalized(api, images[0]) == 201
+        forced = api.post(at(images[1], "/force-delete"), json={"reason": "its owner is gone"})
+        assert forced.status_code == 204
+        for one in (*versions, *images):
+            refused(api.get(f"/resources/{one['id']}"), 404)
 
 
 CHANNEL: Json = {"kind": "Channel", "plural": "channels"}
