@@ -101,12 +101,12 @@ class Feed:
         """
         loop = asyncio.get_running_loop()
         end, wish = loop.time() + seconds, (wanted.kind, wanted.owner_id)
-        while await self.waiting.wait(page.next, wish, end - loop.time()):
+        while not (passed := await self.waiting.wait(page.next, wish, end - loop.time())):
             page = await self.page(wanted, page.next)
             if page.items:
-                break
+                return page.text
             await asyncio.sleep(PAUSE)
-        return page.text
+        return Page([], passed).text
 
     async def stream(self, wanted: Wanted, page: Page) -> AsyncIterator[bytes]:
         """A page, and all that come behind it, as server-sent events. A database that is away is waited
@@ -115,9 +115,12 @@ class Feed:
         loop, wish = asyncio.get_running_loop(), (wanted.kind, wanted.owner_id)
         yield page.events
         begun = told = loop.time()
+        place = page.next
         while not self.waiting.ended and loop.time() - begun < LASTS:
-            if not await self.waiting.wait(page.next, wish, BEAT):
-                yield b":\n\n"
+            if passed := await self.waiting.wait(page.next, wish, BEAT):
+                page = Page([], passed)
+                yield b":\n\n" if passed == place else page.events
+                told, place = loop.time(), passed
                 continue
             try:
                 page = await self.page(wanted, page.next)
@@ -133,7 +136,7 @@ class Feed:
             # happens to what a tenant does not see is none of its business.
             if page.items or loop.time() - told >= BEAT:
                 yield page.events
-                told = loop.time()
+                told, place = loop.time(), page.next
             if not page.items:
                 await asyncio.sleep(PAUSE)
 

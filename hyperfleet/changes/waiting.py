@@ -75,22 +75,34 @@ class Waiting:
         """Whether something was seen behind a place, which a standby may not have yet."""
         return self.seen is not None and self.seen.epoch == place.epoch and self.seen.order > place.order
 
-    async def wait(self, place: Place, wish: Wish, seconds: float) -> bool:
-        """Waits for something that comes behind a place; False: nothing has, or the service ends."""
+    async def wait(self, place: Place, wish: Wish, seconds: float) -> Place | None:
+        """Waits for something that comes behind a place; None: there is something. Where nothing has
+        come, or the service ends, returns the place up to which there is nothing: what others wait for
+        has been passed by, and may be too old to go on from when something comes.
+        """
         if self.ended or seconds <= 0:
-            return False
+            return place
         if self.beyond(place):
-            return True
+            return None
         if self.seen is None:
             self.seen = place
             self.task = asyncio.create_task(self._look())
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(seconds, _tell, woken, False)
+        passed = place
+
+        def in_vain() -> None:
+            # As far as was looked when it is told: what is seen after that may be what is waited for.
+            nonlocal passed
+            if self.seen is not None and self.beyond(place):
+                passed = self.seen
+            _tell(woken, False)
+
+        timer = loop.call_later(seconds, in_vain)
         self.waiting[wish].add(woken)
         self.count += 1
         try:
-            return await woken
+            return None if await woken else passed
         finally:
             timer.cancel()
             self.count -= 1
