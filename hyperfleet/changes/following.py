@@ -14,7 +14,7 @@ from hyperfleet.changes.pages import Page, Wanted
 from hyperfleet.changes.waiting import FAILED, Waiting
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.together import slot
-from hyperfleet.errors import Problem
+from hyperfleet.errors import GONE, Problem
 from hyperfleet.lists.place import Place
 
 T = TypeVar("T")
@@ -125,8 +125,10 @@ class Feed:
             try:
                 page = await self.page(wanted, page.next)
             except Problem as problem:
-                said = json.dumps(problem.document("", "")).encode()
-                yield b"event: gone\ndata: %b\n\n" % said
+                # Nothing else is a reason to list again, and is told to who goes on from here.
+                if problem.entry.code == GONE:
+                    said = json.dumps(problem.document("", "")).encode()
+                    yield b"event: gone\ndata: %b\n\n" % said
                 return
             except (psycopg.Error, TimeoutError):
                 yield b":\n\n"

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import string
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -365,6 +366,27 @@ def test_the_head_of_a_stream_leaves_the_connection_to_the_next_request(api: Api
     assert head.headers["Content-Type"].startswith("text/event-stream")
     assert (head.status_code, head.content) == (200, b"")
     assert api.get("/changes", timeout=5).status_code == 200
+
+
+def test_a_search_that_takes_too_long_ends_a_stream_but_the_feed_is_not_gone(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api, headers = service(statement_timeout=0.5), {"Accept": "text/event-stream"}
+    search = " or ".join(f"spec.x ~= '(a|b|ab)*{end}'" for end in string.ascii_lowercase[2:20])
+    with api.get("/changes", params={"search": search}, headers=headers, stream=True) as stream:
+        coming = events(stream, places=True)
+        begun = next(coming)
+        sql.execute(
+            "INSERT INTO clusters SELECT gen_random_uuid(), 'c' || n, 1, 1, '{}',"
+            " jsonb_build_object('x', repeat('ab', 10000)), '{\"conditions\": []}', now(), now(), 'm',"
+            " 'm', NULL, NULL FROM generate_series(1, 1000) AS n"
+        )
+        # There is nothing to list again for; who goes on is told why it ended.
+        assert [*coming] == []
+    headers["Last-Event-ID"] = begun["id"]
+    answer = api.get("/changes", params={"search": search}, headers=headers)
+    assert answer.status_code == 400
+    assert "takes too long" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
