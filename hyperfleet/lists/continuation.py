@@ -27,7 +27,8 @@ class Continuation(NamedTuple):
     @staticmethod
     def token(number: int, keys: list[str | None]) -> str:
         """What :func:`following` takes: the number of the page, and the keys of the row before it."""
-        return base64.urlsafe_b64encode(json.dumps([number, *keys]).encode()).decode().rstrip("=")
+        text = json.dumps([number, *keys], ensure_ascii=False)
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def following(token: str, ordered: Order) -> Continuation:

@@ -10,6 +10,9 @@ from hyperfleet.nearest import nearest
 from hyperfleet.storable import FORBIDDEN
 
 MAX_KEYS = 8
+# Members that may be longer than a link to the next page can be; of these so many characters count.
+LONG = {"reason", "message", "path"}
+COUNTED = 100
 
 KEY = re.compile(rf"\s*({columns.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
 # The SQL types by which a key's value from an earlier page is compared.
@@ -129,5 +132,6 @@ def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
         raise OrderError(f"cannot order by {name}; {other}")
     # By code point, whatever the database's language.
     collation = ' COLLATE "C"' if field.type == "text" else ""
-    sql = f"{field.sql}{collation}"
+    long = field.type == "text" and not field.label and columns.segments(name)[-1] in LONG
+    sql = f"left({field.sql}, {COUNTED}){collation}" if long else f"{field.sql}{collation}"
     return Key(name, sql, descending, field.nullable, CASTS[field.type])

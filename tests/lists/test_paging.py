@@ -65,6 +65,20 @@ def test_next_links_lead_through_every_list_in_its_order_and_end_where_it_ends(a
     assert adapters == [f"adapter-{number}" for number in reversed(range(5))]
 
 
+def test_links_lead_on_where_the_order_is_by_texts_that_are_longer_than_a_link(api: Api) -> None:
+    made = [api.cluster(f"c{number}") for number in range(6)]
+    conditions = []
+    for cluster, text in zip(made, ("b", "a", "\U0001f600", "\x01", "a", '"'), strict=True):
+        said = {"type": "Available", "status": "True", "reason": text * 1024, "message": text * 32768}
+        for adapter in ("dns", "dns2", "dns3", "dns4"):
+            assert api.report(cluster, adapter, conditions=[said]).status_code == 201
+        conditions.append((text, cluster["id"]))
+    names = [f"status.conditions.Dns{n}Successful" for n in ("", "2", "3", "4")]
+    order = ",".join([f"{name}.message" for name in names] + [f"{name}.reason" for name in names])
+    path = f"/clusters?size=1&fields=id&orderBy={order}"
+    assert ids(follow(api, path)) == [id_ for _, id_ in sorted(conditions)]
+
+
 def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> None:
     some = [api.cluster(f"with-{n}", labels={"n": str(n)}) for n in range(3)]
     none = [api.cluster(f"without-{n}") for n in range(3)]
