@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from hyperfleet.kinds import ALL, BASE
+from hyperfleet.lists import referring
 from hyperfleet.lists.continuation import Continuation
 from hyperfleet.lists.page import BYTES, Found, Later, Wanted, Within
 from hyperfleet.lists.projection import Shape
@@ -52,14 +53,16 @@ def changes(
 ) -> str:
     """Where a client hears of what happens after a page was read; empty for who does not know the link.
 
-    :param query: of the request, whose search and fields count there, too
+    :param query: of the request, of which count there, too, what is searched for, and fields
     """
     if found.place is None or shape.agent:
         return ""
     of = [] if kind == ALL else [("kind", kind)]
     owner = [("owner_id", within.values["owner_id"])] if "owner_id" in within.values else []
-    kept = [(name, value) for name, value in query if name in ("search", "fields")]
-    return f"{BASE}/changes?{urlencode([*of, *owner, *kept, ('after', found.place.token)])}"
+    asked = dict(query)
+    kept = {"search": referring.searched(kind, asked), "fields": asked.get("fields", "")}
+    same = [(name, value) for name, value in kept.items() if value]
+    return f"{BASE}/changes?{urlencode([*of, *owner, *same, ('after', found.place.token)])}"
 
 
 def linked(text: bytes, changes: str) -> bytes:

@@ -311,6 +311,34 @@ def test_lists_are_filtered_by_what_their_items_refer_to(world: World) -> None:
     assert world.found(at(one, "/nodepools"), ref_target_id=image["id"]) == set()
 
 
+def test_a_list_of_what_refers_to_something_leads_to_the_changes_of_that_alone(world: World) -> None:
+    api, wif, other = world.api, world.make("WifConfig"), world.make("WifConfig")
+    lists = [
+        (path, query)
+        for path in ("/clusters", "/resources")
+        for query in (
+            {"ref_type": "wif_config", "ref_target_id": wif["id"], "fields": "name"},
+            {"ref_target_id": wif["id"], "search": "name='x' or labels.a='b'"},
+            {"ref_type": "wif_config", "search": "labels.a='b'"},
+        )
+    ]
+    links = [answered(api.get(path, params=query))["changes"] for path, query in lists]
+    strange = api.get("/clusters", params={"ref_target_id": "it's"})
+    none = api.get("/wif-configs", params={"ref_target_id": wif["id"]})
+    nothing = [answered(page)["changes"] for page in (strange, none)]
+    one = world.make("Cluster", references={"wif_config": ids(wif)}, labels={"a": "b"})
+    world.make("Cluster", references={"peers": ids(one)}, labels={"a": "b"})
+    two = world.make("Cluster", references={"wif_config": ids(other)}, labels={"a": "c"})
+    world.make("WifConfig", labels={"a": "b"})
+    for link in links:
+        assert [item["id"] for item in answered(api.get("/" + link))["items"]] == [one["id"]], link
+    for link in nothing:
+        assert answered(api.get("/" + link))["items"] == [], link
+    assert answered(world.patch(two, {"references": {"wif_config": ids(wif)}}))["generation"] == 2
+    told = answered(api.get("/" + links[0]))["items"]
+    assert {item["id"] for item in told} == {one["id"], two["id"]}
+
+
 def test_entity_tags_change_with_references(world: World) -> None:
     api, wif = world.api, world.make("WifConfig")
     cluster = world.make("Cluster", references={"wif_config": ids(wif)})
