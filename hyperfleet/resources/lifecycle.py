@@ -91,12 +91,17 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         if change.merge:
             after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
         known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
-        refers = not references.same(known, wanted)
-        if _same(before, after) and not refers:
+        # References that lead to the same may be said wrongly.
+        said = wanted != known
+        refers = said and not references.same(known, wanted)
+        same = _same(before, after) and not refers
+        if same and not said:
             return Stored(old["document"], old["version"])
         checked = change.checked and "spec" in given and not change.merge
-        whole = _as_created(kind, old, after, wanted if refers else references.something(kind))
-        resource.check(service, kind, whole, replaced=checked)
+        whole = _as_created(kind, old, after, wanted if said else references.something(kind))
+        resource.check(service, kind, whole, replaced=checked or same)
+        if same:
+            return Stored(old["document"], old["version"])
         if refers:
             refs = targets.resolved(wanted, known) if targets else {}
             references.replace(conn, kind, old["id"], refs)

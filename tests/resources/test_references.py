@@ -250,8 +250,13 @@ def test_a_merge_patch_changes_the_types_that_it_names(world: World) -> None:
         ({"peers": [{"id": 5}]}, "references.peers[0].id"),
         ({"more": 7}, "references.more"),
         ({"peers": ids(wif)}, "references.peers[0].id"),
+        # These would change nothing.
+        ({"more": []}, "references.more"),
+        ({"peers": [{**ids(peer)[0], "kind": "WifConfig"}]}, "references.peers[0].kind"),
     ):
         assert [field for field, _ in faults(world.merge(cluster, {"references": given}))] == [place]
+    assert answered(world.merge(cluster, {"references": {"peers": ids(peer)}})) == changed
+    assert answered(world.merge(cluster, {"references": changed["references"]})) == changed
     assert "references" not in answered(world.merge(cluster, {"references": None}))
     pool = world.make("NodePool", cluster, references={"image": ids(world.make("Image"))})
     got = world.merge(pool, {"references": None})
