@@ -12,6 +12,7 @@ from hyperfleet.storable import FORBIDDEN
 MAX_LENGTH = 4096
 MAX_DEPTH = 32
 
+# The case of a keyword is that of ASCII: else İ were an i that stays another letter in lower case.
 GRAMMAR = rf"""
     ?start: either
     ?either: both (OR both)*
@@ -31,17 +32,17 @@ GRAMMAR = rf"""
     STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
     NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
     FIELD: /{columns.NAME}/
-    AND.2: /and(?![\w.-])/i
-    OR.2: /or(?![\w.-])/i
-    NOT.2: /not(?![\w.-])/i
-    IN.2: /in(?![\w.-])/i
-    LIKE.2: /like(?![\w.-])/i
-    ILIKE.2: /ilike(?![\w.-])/i
-    BETWEEN.2: /between(?![\w.-])/i
-    IS.2: /is(?![\w.-])/i
-    NULL.2: /null(?![\w.-])/i
-    TRUE.2: /true(?![\w.-])/i
-    FALSE.2: /false(?![\w.-])/i
+    AND.2: /(?ai:and)(?![\w.-])/
+    OR.2: /(?ai:or)(?![\w.-])/
+    NOT.2: /(?ai:not)(?![\w.-])/
+    IN.2: /(?ai:in)(?![\w.-])/
+    LIKE.2: /(?ai:like)(?![\w.-])/
+    ILIKE.2: /(?ai:ilike)(?![\w.-])/
+    BETWEEN.2: /(?ai:between)(?![\w.-])/
+    IS.2: /(?ai:is)(?![\w.-])/
+    NULL.2: /(?ai:null)(?![\w.-])/
+    TRUE.2: /(?ai:true)(?![\w.-])/
+    FALSE.2: /(?ai:false)(?![\w.-])/
     %ignore /[ \t\r\n\f\v]+/
 """
 PARSER = Lark(GRAMMAR, parser="lalr", propagate_positions=True, maybe_placeholders=False)

@@ -14,7 +14,7 @@ MAX_KEYS = 8
 LONG = {"reason", "message", "path"}
 COUNTED = 100
 
-KEY = re.compile(rf"\s*({columns.NAME})(?:\s+(asc|desc))?\s*", re.IGNORECASE)
+KEY = re.compile(rf"\s*({columns.NAME})(?:\s+((?ai:asc|desc)))?\s*")
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
     "text": "text",

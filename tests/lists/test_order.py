@@ -127,6 +127,7 @@ def test_keys_know_how_to_be_compared(rows: psycopg.Connection) -> None:
         (",name", None, "Cluster", "at character 1"),
         ("name;drop table clusters", None, "Cluster", "at character 1"),
         ("name desc desc", None, "Cluster", "at character 1"),
+        ("name de\u017fc", None, "Cluster", "at character 1"),
         ("(select 1)", None, "Cluster", "at character 1"),
         ("1", None, "Cluster", "at character 1"),
         ("labels.'\0'", None, "Cluster", "at character 1"),

@@ -590,6 +590,11 @@ FAULTS = [
     ("not " * 1000 + "name='a'", 132, "more than 32 deep"),
     ("(" * 4096, 4096, "expected a field"),
     ("name ~= '" + "a" * 257 + "'", 8, "longer than 256 characters"),
+    # Letters whose lower or upper case is one of a keyword's.
+    ("name \u0130N ('a')", 5, "expected a comparison operator"),
+    ("name not \u0131n ('a')", 9, "expected in, like or between"),
+    ("name l\u0130ke 'a%'", 5, "expected a comparison operator"),
+    ("name i\u017f null", 5, "expected a comparison operator"),
 ]
 
 
