@@ -21,6 +21,12 @@ def searching(searched: bool, timeout: float) -> Iterator[None]:
         yield
     except psycopg.errors.InvalidRegularExpression as error:
         raise bad_search(f"the regular expression is not valid: {error.diag.message_primary}") from None
+    except psycopg.errors.InternalError_ as error:
+        # What of a regular expression does not fit into what PostgreSQL allots at once; it tells that in
+        # no other language.
+        if not searched or "memory alloc" not in (error.diag.message_primary or ""):
+            raise
+        raise bad_search("the regular expression is too complex") from None
     except psycopg.errors.QueryCanceled:
         # An operator may cancel a statement too; the server says which it was in its own language only.
         if not searched or time.monotonic() - began < timeout:

@@ -270,6 +270,21 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
     assert api.get("/clusters?size=0").status_code == 200
 
 
+def test_a_regular_expression_that_postgresql_has_no_room_for_is_a_400_that_says_so(api: Api) -> None:
+    link = api.get("/clusters", params={"search": "spec.x ~= '(x{1,200}){1,200}'"}).json()["changes"]
+    cluster = api.cluster("c1", spec={"x": "x"})
+    lists = ("/clusters", "/resources", f"/clusters/{cluster['id']}/nodepools", "/nodepools")
+    api.node_pool(cluster, spec={"x": "x"})
+    for path in lists:
+        for more in ({}, {"total": "none"}, {"size": "0"}):
+            search = "name is not null and spec.x ~! '(x{1,200}){1,200}'"
+            answer = api.get(path, params={"search": search, **more})
+            assert (answer.status_code, answer.json()["code"]) == (400, "HYPERFLEET-VAL-007"), path
+            assert "too complex" in answer.json()["detail"]
+    answer = api.get("/" + link)
+    assert (answer.status_code, answer.json()["code"]) == (400, "HYPERFLEET-VAL-007"), answer.text
+
+
 def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tried_again(
     service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
