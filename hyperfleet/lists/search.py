@@ -190,8 +190,8 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
         group = groups.setdefault((side, cast), [])
         if field.type != "uuid":
             group.append(value)
-        elif ID.fullmatch(value):
-            group.append(UUID(value))
+        elif ID.fullmatch(value) or OLD_ID.fullmatch(value):
+            group.append(UUID(id_here(value)))
     if indexed := lookup and len(operands) == 1 and _told_apart(search.kind, field):
         search.indexed.append(field.name)
     parts = []

@@ -396,6 +396,9 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     # Who still has the old ids goes on with them.
     path = f"/clusters/{ksuid(1)}/nodepools/{ksuid(2)}"
     assert api.get(path).json() == pool
+    for search in (f"id='{ksuid(2)}'", f"owner_id in ('{ksuid(3)}', '{ksuid(1)}')"):
+        found = api.get("/nodepools", params={"search": search}).json()["items"]
+        assert [one["id"] for one in found] == [pool["id"]]
     available = [{"type": "Available", "status": "True"}]
     report = {"adapter": "dns", "observed_generation": 1, "conditions": available}
     assert api.put(f"{path}/statuses", json=report).status_code == 201
