@@ -73,11 +73,22 @@ def _check(kind: str, path: list[str]) -> None:
             near = nearest(name, known)
             other = f"did you mean {near}?" if near else f"expected some of {', '.join(known)}"
             raise ProjectionError(f"unknown member {'.'.join(path[: depth + 1])}; {other}")
-        below = document.followed(known[name])
-        below = document.followed(below.get("items", below))
-        if "properties" not in below:
+        inner = _inner(known[name])
+        if inner is None:
             return
-        known = below["properties"]
+        if not inner and depth + 1 < len(path):
+            told = f"{'.'.join(path[: depth + 1])} has no members"
+            raise ProjectionError(f"unknown member {'.'.join(path)}; {told}")
+        known = inner
+
+
+def _inner(member: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """What is in a member, or in each item of a list: nothing in a text or a number. None where the
+    contract does not say.
+    """
+    below = document.followed(member)
+    below = document.followed(below.get("items", below))
+    return below.get("properties") if below.get("type", "object") == "object" else {}
 
 
 def _want(wanted: Projection, path: list[str]) -> None:
@@ -140,7 +151,6 @@ def defaults(entries: Sequence[str]) -> Defaults:
     A member counts for the kinds that have it. Raises ConfigurationError for an entry that is none.
     """
     found: Defaults = []
-    known = {member for kind in KINDS for member in members(kind)}
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
@@ -148,7 +158,7 @@ def defaults(entries: Sequence[str]) -> Defaults:
                 f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS."
             )
         given = [name.strip() for name in names.split(",")]
-        strange = [name for name in given if name.partition(".")[0] not in known]
+        strange = [name for name in given if not any(_has(kind, name) for kind in KINDS)]
         if strange:
             raise ConfigurationError(
                 f"--default-fields: {strange[0]!r} of {agent.strip()} is not a member of any resource."
@@ -156,12 +166,19 @@ def defaults(entries: Sequence[str]) -> Defaults:
         by_kind: dict[str, Projection] = {}
         try:
             for kind in KINDS.values():
-                own = [name for name in given if name.partition(".")[0] in members(kind.name)]
+                own = [name for name in given if _has(kind.name, name)]
                 by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
             raise ConfigurationError(f"--default-fields: {agent.strip()}: {error.message}") from None
         found.append((agent.strip(), by_kind))
     return found
+
+
+def _has(kind: str, name: str) -> bool:
+    """Whether a kind has what a path begins with; another's member of that name may lead further."""
+    first, deeper, _ = name.partition(".")
+    known = members(kind)
+    return first in known and not (deeper and _inner(known[first]) == {})
 
 
 def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:

@@ -13,6 +13,8 @@ from conftest import Api
 from helpers_contract import NO_ID, check, condition, problem
 from process import Serving
 
+from hyperfleet.errors import ConfigurationError
+
 STRICT = {"User-Agent": "OpenAPI-Generator/1.0.0/go"}
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
@@ -240,6 +242,19 @@ def test_fields_that_are_none_are_refused_before_anything_is_changed(api: Api) -
     assert check(api.get("/nodepools"))["total"] == 0
 
 
+@pytest.mark.parametrize(
+    "fields", ["name.first", "generation.x", "status.phase.x", "status.conditions.type.x"]
+)
+def test_fields_that_go_into_what_has_no_members_are_refused(api: Api, fields: str) -> None:
+    cluster = api.cluster(spec={"a": 1}, labels={"a": "b"})
+    for url in (f"/clusters/{cluster['id']}", "/clusters", f"/resources/{cluster['id']}"):
+        detail = problem(api.get(url, params={"fields": fields}), 400, "fields")["detail"]
+        assert f"{fields.rpartition('.')[0]} has no members" in detail
+    # What is in a spec nobody knows beforehand.
+    inside = check(api.get(f"/clusters/{cluster['id']}?fields=spec.a.b,labels.x/y"))
+    assert (inside["spec"], inside["labels"]) == ({}, {})
+
+
 REPORT_BODY = {
     "adapter": "dns",
     "observed_generation": 1,
@@ -257,6 +272,9 @@ def test_default_fields_are_a_setting(service: Callable[..., Api]) -> None:
     assert check(api.get(url, headers=STRICT)) == cluster
     assert check(api.get(url, headers={"User-Agent": "xcurl/8.5"})) == cluster
     assert check(service(default_fields=()).get(url, headers=STRICT)) == cluster
+    for entry, named in (("x=nmae", "nmae"), ("x=name.first", "name.first"), ("x=status.phse", "phase")):
+        with pytest.raises(ConfigurationError, match=named):
+            service(default_fields=(entry,))
 
 
 def test_a_report_whose_available_is_unknown_after_an_earlier_one_is_discarded(api: Api) -> None:
