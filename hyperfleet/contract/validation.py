@@ -13,6 +13,7 @@ from connexion.operations import AbstractOperation
 from connexion.utils import inspect_function_arguments
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
+from werkzeug.http import parse_options_header
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.faults import fault, faults
@@ -27,6 +28,9 @@ UNSURE = "hyperfleet.unsure"
 
 # Where the layer of an operation puts its function, and what that is to be called with.
 CALL = "hyperfleet.call"
+
+# What a body may be written in: ASCII is UTF-8, too.
+CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
@@ -56,7 +60,7 @@ class Body:
         self.validator = schema.compile_schema(definition)
         self.provider = provider
 
-    async def read(self, scope: Scope, receive: Receive, encoding: str) -> Any:
+    async def read(self, scope: Scope, receive: Receive) -> Any:
         """The value of a body, without members that are null where null means absent.
 
         Raises Problem for a body that is missing, malformed or invalid.
@@ -69,8 +73,6 @@ class Body:
                 raise Problem(MALFORMED, "The client went away before the body was complete.")
             parts.append(message.get("body", b""))
             more = message.get("more_body", False)
-        if encoding.lower() not in ("utf-8", "utf8"):
-            raise Problem(UNSUPPORTED_TYPE)
         content = b"".join(parts)
         try:
             body = parse(content)
@@ -325,14 +327,22 @@ class Validation:
         """Passes a request on that the contract allows. Raises Problem for another."""
         arguments = self.parameters.read(scope)
         if self.bodies:
-            kind, encoding = utils.split_content_type(utils.extract_content_type(scope["headers"]))
+            kind, charset = _media_type(utils.extract_content_type(scope["headers"]) or "")
             # As Kubernetes does, a body without a type is taken for JSON.
-            body = self.bodies.get(kind.lower() if kind else next(iter(self.bodies)))
-            if body is None:
+            body = self.bodies.get(kind or next(iter(self.bodies)))
+            if body is None or charset not in CHARSETS:
                 raise Problem(UNSUPPORTED_TYPE)
-            arguments["body"] = await body.read(scope, receive, encoding or "utf-8")
+            arguments["body"] = await body.read(scope, receive)
         call = self.function, {**scope["path_params"], **arguments}
         await self.app({**scope, CALL: call}, receive, send)
+
+
+def _media_type(header: str) -> tuple[str, str]:
+    """The type and the charset of a body, in small letters."""
+    kind, parameters, _ = header.partition(";")
+    # Not Connexion's split_content_type(), which misses a charset behind a blank, and its quotes.
+    charset = parse_options_header(header)[1].get("charset", "") if parameters else ""
+    return kind.strip().lower(), charset.lower() or "utf-8"
 
 
 class _Validations(RoutedAPI[Validation]):

@@ -237,7 +237,8 @@ class Errors:
             detail = f"{scope['method'][:20]} is not possible here; these methods are: {allow}."
             return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
         if problem.entry.status == 415:
-            sent = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()[:100]
+            # With its parameters: the charset may be what is wrong.
+            sent = Headers(scope=scope).get("content-type", "").strip()[:100]
             taken = " and ".join(next(fits, {}).get(scope["method"], ())) or "no body"
             detail = f"The body was sent as {sent!r}; this operation takes {taken}, in UTF-8."
             return Problem(errors.UNSUPPORTED_TYPE, detail)

@@ -402,6 +402,26 @@ def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
     assert check(api.get("/clusters"))["total"] == 1
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_body_may_be_declared_as_utf8_in_any_spelling_and_as_nothing_else(
+    api: Api, blank: str
+) -> None:
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    for charset in ("charset=utf-8", 'charset="utf-8"', "Charset=UTF-8", "x=y;charset=us-ascii"):
+        headers = {"Content-Type": f"application/json;{blank}{charset}"}
+        check(api.put(statuses(cluster), data=json.dumps(REPORT_BODY), headers=headers), 201)
+        merge = {"Content-Type": f"application/merge-patch+json;{blank}{charset}"}
+        assert check(api.patch(url, data="{}", headers=merge))["generation"] == 1
+    for charset in ("charset=iso-8859-1", "charset=utf-16", "x=y;charset='utf-8'"):
+        kind = f"application/json;{blank}{charset}"
+        for refused in (
+            api.put(statuses(cluster), data=json.dumps(REPORT_BODY), headers={"Content-Type": kind}),
+            api.post("/clusters", data='{"name": "c2", "spec": {}}', headers={"Content-Type": kind}),
+        ):
+            assert kind in problem(refused, 415)["detail"]
+
+
 def test_415_names_what_was_sent_and_every_type_that_the_operation_takes(api: Api) -> None:
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
