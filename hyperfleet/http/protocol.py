@@ -24,6 +24,8 @@ GOODBYE = 0.5
 # Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
 # connection closed before.
 LINGER = 2.0
+# Methods whose operations all have a body.
+WRITING = ("POST", "PUT", "PATCH")
 
 
 class _Joined:
@@ -189,7 +191,12 @@ class Protocol(HttpToolsProtocol):
             return
         self.refused = True
         self._stop_clock()
-        if self.cycle is not None and not self.cycle.response_complete:
+        within = self._reads_body()
+        if within:
+            # The rest of the body never comes: nobody is to wait for it, nor to answer.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self.cycle is not None and not self.cycle.response_complete:
             # Nothing may come between the parts of an answer to what came before.
             self.cycle.keep_alive = False
             return
@@ -202,9 +209,21 @@ class Protocol(HttpToolsProtocol):
             "connection": "close",
         }
         status = http.HTTPStatus(problem.entry.status)
-        self.limits.refused(self.client[0] if self.client else "", status.value)
+        if not within:
+            self.limits.refused(self.client[0] if self.client else "", status.value)
         trace_id.reset(token)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         self.transport.write(head.encode() + body)
         self.loop.call_later(LINGER, self.transport.close)
+
+    def _reads_body(self) -> bool:
+        """Whether a request has begun that does nothing before its body is whole, which it is not."""
+        cycle = self.cycle
+        return (
+            cycle is not None
+            and cycle.more_body
+            and not cycle.response_started
+            and not self.pipeline
+            and cycle.scope["method"] in WRITING
+        )

@@ -503,6 +503,29 @@ def test_what_is_no_http_is_answered_once_and_never_within_another_answer(api: A
     assert len(json.loads(body)["items"]) == 20
 
 
+def test_a_body_whose_parts_are_no_http_is_refused_at_once_and_nothing_is_done(api: Api) -> None:
+    cluster = api.cluster()
+    headers = f"Host: test\r\nContent-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole = b'{"name": "c2", "spec": {}}'
+    for method, path in (("POST", "/clusters"), ("PATCH", f"/clusters/{cluster['id']}")):
+        head = f"{method} {BASE}{path} HTTP/1.1\r\n{headers}".encode()
+        for sent in (
+            (head + b"ZZ\r\n{}\r\n0\r\n\r\n",),
+            (head, b"%x\r\n%s\r\n" % (len(whole), whole), b"garbage\r\n\r\n"),
+        ):
+            begun = time.monotonic()
+            answers = spoken(api, *sent)
+            assert time.monotonic() - begun < 10
+            assert answers.count(b"HTTP/1.1 ") == 1
+            assert answers.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answers.partition(b"\r\n\r\n")[2])["code"] == "HYPERFLEET-VAL-005"
+    assert total(api) == 1
+    assert api.read(cluster) == cluster
+    # What needs no body says what it did.
+    head = f"DELETE {BASE}/clusters/{cluster['id']} HTTP/1.1\r\n{headers}".encode()
+    assert spoken(api, head + b"ZZ\r\n").startswith(b"HTTP/1.1 202 ")
+
+
 def test_unfit_content_type_of_a_request_without_a_body_is_nobodys_business(api: Api) -> None:
     for kind in (b"\xff", b"json", b";", b"a/b/c"):
         head = f"GET {BASE}/clusters HTTP/1.1\r\nContent-Type: ".encode() + kind
