@@ -130,8 +130,11 @@ def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Re
 
 def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
     """Takes a report on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
-    _refuse_repetitions(body["conditions"])
-    given = {**body, "observed_time": _observed_time(body)}
+    observed, faults = _observed_time(body)
+    faults += _repetitions(body["conditions"])
+    if faults:
+        raise Problem(INVALID, faults=faults)
+    given = {**body, "observed_time": observed}
     shape = request.shape("AdapterStatus")
     service, owner, taken = request.service(), request.scoped(owner), None
     while taken is None:
@@ -254,7 +257,7 @@ def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, st
     return held._replace(reports=[*reports.values()]), merged, ""
 
 
-def _refuse_repetitions(conditions: list[dict[str, Any]]) -> None:
+def _repetitions(conditions: list[dict[str, Any]]) -> list[Fault]:
     seen: dict[str, int] = {}
     faults: list[Fault] = []
     for index, condition in enumerate(conditions):
@@ -264,27 +267,25 @@ def _refuse_repetitions(conditions: list[dict[str, Any]]) -> None:
             faults.append(
                 {"field": f"conditions[{index}].type", "message": message, "constraint": "unique"}
             )
-    if faults:
-        raise Problem(INVALID, faults=faults)
+    return faults
 
 
-def _observed_time(body: dict[str, Any]) -> str | None:
-    """The time at which the adapter looked, if it says so.
-
-    Raises Problem for one that the calendar does not have, or that is too far ahead.
+def _observed_time(body: dict[str, Any]) -> tuple[str | None, list[Fault]]:
+    """The time at which the adapter looked, if it says so, and what is wrong with it: one that clocks
+    here don't have, or that is too far ahead.
     """
     sent = body.get("observed_time")
     if sent is None:
-        return None
+        return None, []
     fault = with_value({"field": "observed_time", "message": "", "constraint": "format"}, sent)
     try:
         moment = datetime.fromisoformat(sent.upper())
         text = times.timestamp(moment)
     except (ValueError, OverflowError):
-        fault["message"] = "must be a time between the years 1 and 9999"
-        raise Problem(INVALID, faults=[fault]) from None
+        fault["message"] = "must be a time between the years 1 and 9999, and no leap second"
+        return None, [fault]
     if moment > datetime.now(UTC) + TOLERANCE:
         fault["message"] = "must be at most 5 minutes ahead of the service's clock"
         fault["constraint"] = "maximum"
-        raise Problem(INVALID, faults=[fault])
-    return text
+        return None, [fault]
+    return text, []

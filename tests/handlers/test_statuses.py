@@ -378,6 +378,23 @@ def test_two_conditions_of_one_type_are_refused(api: Api) -> None:
         )
 
 
+def test_what_the_contract_alone_cannot_judge_comes_back_together_too(api: Api) -> None:
+    twice = [{"type": one, "status": "True"} for one in ("Ready", "Health", "Ready")]
+    for resource in both(api):
+        for time, said in (
+            ("2999-01-01T00:00:00Z", "5 minutes"),
+            ("2016-12-31T23:59:60Z", "leap second"),
+            ("0000-01-01T00:00:00Z", "between the years"),
+        ):
+            bad = report(conditions=twice, observed_time=time)
+            found = problem(
+                api.put(path(resource), json=bad), 400, "observed_time", "conditions[2].type"
+            )["errors"]
+            (message,) = (one["message"] for one in found if one["field"] == "observed_time")
+            assert said in message
+        assert check(api.get(path(resource)))["total"] == 0
+
+
 def test_lone_surrogates_in_a_report_are_refused(api: Api) -> None:
     cluster = api.cluster()
     for members, field in (
