@@ -13,7 +13,7 @@ from hyperfleet.settings.entities import Entity
 # What is at the place of a collection in paths already: of all resources, and below a single one.
 TAKEN = (
     *("resources", "changes", "audit", "errors", "compatibility", "openapi"),
-    *("statuses", "adapter-statuses", "force-delete", "history", "rollback", "transitions"),
+    *("statuses", "adapter-statuses", "force-delete", "history", "diff", "rollback", "transitions"),
 )
 
 

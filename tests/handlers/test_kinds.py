@@ -17,10 +17,14 @@ import requests
 from alike import FINALIZED, answered, at, unique
 from conftest import Api, migrated
 from exchange import play
+from helpers_contract import BASE, OPERATIONS
 from process import Serving, run
 from pytest_postgresql.executors import NoopExecutor
 
 from hyperfleet.contract.schema import PREFIX, compile_schema
+from hyperfleet.errors import ConfigurationError
+from hyperfleet.settings.declared import kinds_of
+from hyperfleet.settings.entities import Entity
 
 pytestmark = pytest.mark.slow
 
@@ -689,6 +693,17 @@ def test_a_mistake_ends_the_start_with_a_sentence(
     assert done.returncode != 0
     assert says in " ".join(done.stdout.split()), done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_no_kind_can_have_a_plural_that_the_paths_of_the_contract_have() -> None:
+    paths = [one.path for one in OPERATIONS.values() if one.path.startswith(f"{BASE}/")]
+    parts = {part for path in paths for part in path.removeprefix(f"{BASE}/").split("/")}
+    words = {part for part in parts if not part.startswith("{")}
+    assert {"history", "statuses", "audit"} < words
+    for word in words:
+        entity = Entity("Channel", word, parent_kind="Cluster")
+        with pytest.raises(ConfigurationError, match=f"'{word}'"):
+            kinds_of([entity])
 
 
 def test_a_schema_that_a_kind_names_must_be_in_the_document(tmp_path: Path) -> None:
