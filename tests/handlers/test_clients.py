@@ -496,7 +496,8 @@ def test_a_parameter_that_is_given_twice_is_refused(api: Api, query: str) -> Non
 
 def test_parameters_that_an_original_declares_are_taken_without_effect(api: Api) -> None:
     cluster = api.cluster()
-    assert check(api.get(f"/clusters/{cluster['id']}?search=name%3D'other'")) == cluster
+    for collection in ("clusters", "resources"):
+        assert check(api.get(f"/{collection}/{cluster['id']}?search=name%3D'other'")) == cluster
     query = "page=1&pageSize=5&orderBy=name&order=asc&search=x"
     assert check(api.get(f"/compatibility?{query}")) == check(api.get("/compatibility"))
 
