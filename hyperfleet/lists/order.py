@@ -14,6 +14,9 @@ MAX_KEYS = 8
 LONG = {"reason", "message", "path"}
 COUNTED = 100
 
+# What fields were called in November 2025: clients of that contract send the first one as the default.
+FORMER = {"created_at": "created_time", "updated_at": "updated_time"}
+
 KEY = re.compile(rf"\s*({columns.NAME})(?:\s+((?ai:asc|desc)))?\s*")
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
@@ -89,7 +92,9 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     values, bind = columns.collector("o")
     identity, usual = KINDS[kind].identity, KINDS[kind].order
     keys: dict[str, Key] = {}
-    for name, given in _keys(order or usual):
+    for said, given in _keys(order or usual):
+        former = FORMER.get(said, said)
+        name = former if former in columns.columns(kind) else said
         key = _key(name, (given or default).lower() == "desc", kind, bind)
         keys.setdefault(name, key)
     if len(keys) > MAX_KEYS:

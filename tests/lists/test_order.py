@@ -47,6 +47,10 @@ ORDERS = [
     ("created_time", None, "b c-b ca a"),
     ("created_time", "desc", "a ca c-b b"),
     ("created_time asc", "desc", "b c-b ca a"),
+    # As the contract of November 2025 has it, and its default.
+    ("created_at", "desc", "a ca c-b b"),
+    ("created_at,created_time desc", None, "b c-b ca a"),
+    ("updated_at,name desc", None, "ca c-b b a"),
     (None, "created_time asc", "b c-b ca a"),
     ("name", None, "a b c-b ca"),
     ("name desc", None, "ca c-b b a"),
