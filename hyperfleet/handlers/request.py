@@ -10,6 +10,7 @@ from hyperfleet.auth import tenants
 from hyperfleet.auth.identity import caller, request_id
 from hyperfleet.changes.audit import Origin
 from hyperfleet.database.reads import Reader
+from hyperfleet.kinds import ALL, BASE, RESOURCES
 from hyperfleet.lists import projection
 from hyperfleet.lists.projection import Shape
 from hyperfleet.resources.etag import Precondition
@@ -18,6 +19,9 @@ from hyperfleet.service import Service
 from hyperfleet.settings import tenancy
 
 SERVICE = "hyperfleet"
+
+# Where resources of all kinds are.
+OF_ANY = f"{BASE}/resources"
 
 # How far the primary was when it had written what the answer acknowledged.
 POSITION = "Hyperfleet-Position"
@@ -54,6 +58,9 @@ def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
 
 def shape(kind: str) -> Shape:
     """What the answer is to show of a resource. Raises Problem; call it before anything is changed."""
+    if kind in RESOURCES and flask.request.path.startswith(OF_ANY):
+        # The contract says there what any resource may have, whatever kind it turns out to be of.
+        kind = ALL
     names = flask.request.args.get("fields", "")
     agent = flask.request.headers.get("User-Agent", "")
     return projection.shape(names, agent, kind, service().default_fields)

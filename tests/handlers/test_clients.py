@@ -224,6 +224,25 @@ def test_fields_leave_out_what_they_do_not_name_at_any_depth(api: Api) -> None:
         }
 
 
+def test_fields_of_any_resource_may_be_asked_for_whatever_kind_it_is_of(api: Api) -> None:
+    cluster = api.cluster()
+    node_pool = api.node_pool(cluster)
+    wanted = "?fields=name,owner_references.id"
+    shown = [{"id": cluster["id"], "name": "c1"}]
+    owner = {"id": cluster["id"]}
+    shown += [{"id": node_pool["id"], "name": node_pool["name"], "owner_references": owner}]
+    assert check(api.get(f"/resources{wanted}&orderBy=created_time"))["items"] == shown
+    for one in shown:
+        url = f"/resources/{one['id']}{wanted}"
+        assert check(api.get(url)) == one
+        assert check(api.patch(url, json={"labels": {"a": "b"}})) == one
+    body = {"kind": "Cluster", "name": "c2", "spec": {}}
+    assert check(api.post(f"/resources{wanted}", json=body), 201).keys() == {"id", "name"}
+    assert check(api.delete(f"/resources/{cluster['id']}{wanted}"), 202) == shown[0]
+    # A cluster's own path speaks of clusters.
+    problem(api.get(f"/clusters/{cluster['id']}{wanted}"), 400, "fields")
+
+
 def test_fields_that_are_none_are_refused_before_anything_is_changed(api: Api) -> None:
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
