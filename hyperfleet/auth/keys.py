@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,6 +141,8 @@ class KeyServer:
         self.tried = self.got = float("-inf")
         self.sought = float("-inf")
         self.lock = threading.Lock()
+        # One of its own: those who wait for a slow server would take the threads of all else.
+        self.thread = ThreadPoolExecutor(1, "keys")
 
     def state(self) -> tuple[str, float | None]:
         """Whether its keys are at hand, and since when."""
@@ -151,14 +154,15 @@ class KeyServer:
         """The keys of the server; fetches them when they are old, or lack this one."""
         now = time.monotonic()
         age = now - self.tried
+        run = asyncio.get_running_loop().run_in_executor
         if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
-            await asyncio.to_thread(self.fetch, now)
+            await run(self.thread, self.fetch, now)
         elif self.keys is not None and not knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
             self.sought = now
-            await asyncio.to_thread(self.fetch, now)
+            await run(self.thread, self.fetch, now)
         elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
             # Whoever asks now does not wait for it.
-            asyncio.get_running_loop().run_in_executor(None, self.fetch, now)
+            run(self.thread, self.fetch, now)
         if self.keys is None:
             raise Unreachable(self.url)
         return self.keys

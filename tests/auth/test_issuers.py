@@ -3,16 +3,18 @@
 import asyncio
 import json
 import ssl
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from conftest import Api
-from issuer import KeyServer, key_pair, self_signed
+from issuer import Answer, KeyServer, key_pair, self_signed
 from process import Serving
 
 from hyperfleet import errors
@@ -108,6 +110,35 @@ def test_two_issuers_with_the_same_key_id_do_not_sign_for_each_other(
         assert ask(api, of(A)).status_code == ask(api, twin.token(iss=B)).status_code == 200
         refused(ask(api, twin.token(iss=A)), errors.INVALID_TOKEN, errors.BAD_SIGNATURE)
         refused(ask(api, of(B, key="one")), errors.INVALID_TOKEN, errors.BAD_SIGNATURE)
+
+
+def test_a_key_server_that_does_not_answer_keeps_no_other_issuers_callers_waiting(
+    start: Start, keys: dict[str, KeyServer]
+) -> None:
+    api, answers = start({}, {}), threading.Event()
+
+    def hang(*_: object) -> Answer:
+        answers.wait(20)
+        return 503, {}, b""
+
+    keys[A].answer = hang
+
+    def status(token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.get(f"{api.base}/clusters", headers=headers, timeout=30).status_code
+
+    with ThreadPoolExecutor(40) as threads:
+        waiting = [threads.submit(status, of(A)) for _ in range(40)]
+        deadline = time.monotonic() + 10
+        while not keys[A].asked and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        try:
+            assert status(of(B)) == 200
+            assert not any(one.done() for one in waiting)
+        finally:
+            answers.set()
+        assert {one.result() for one in waiting} == {503}
 
 
 def test_what_an_issuer_does_not_say_is_as_the_settings_for_all_say(start: Start) -> None:
