@@ -62,10 +62,30 @@ class _Server(uvicorn.Server):
     words.
     """
 
-    def __init__(self, config: uvicorn.Config, ending: Ending) -> None:
+    def __init__(self, config: uvicorn.Config, ending: Ending, patience: float) -> None:
         super().__init__(config)
         self.ending = ending
+        self.patience = patience
         self.leaving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens as the server itself does, and gives the beginning of TLS as long as a request."""
+        config = self.config
+        protocol: Any = config.http_protocol_class
+        of = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        listening = asyncio.get_running_loop().create_server
+        self.servers = [
+            await listening(
+                functools.partial(protocol, config=config, **of),
+                sock=one,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                # Before TLS has begun no clock of the protocol runs.
+                ssl_handshake_timeout=self.patience if config.ssl else None,
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
 
     def leave(self) -> None:
         """Asks it to stop."""
@@ -194,6 +214,7 @@ class Servers:
                     **one.certificate,
                 ),
                 ending,
+                limits.time,
             )
             for index, one in enumerate(apps)
         ]

@@ -102,6 +102,19 @@ def test_each_listener_has_its_own_switch(database: str, files: tuple[Path, Path
         assert requests.get(server.metrics, timeout=5).status_code == 200
 
 
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["not at all", "in part"])
+def test_a_client_that_does_not_begin_tls_is_ended_like_one_without_a_request(
+    service: Start, files: tuple[Path, Path], begun: bytes
+) -> None:
+    cert, key = files
+    api = service(enable_https=True, https_cert_file=cert, https_key_file=key, read_timeout=1)
+    with connected(api.url) as connection:
+        start = time.monotonic()
+        connection.sendall(begun)
+        assert read_all(connection) == b""
+        assert 0.8 < time.monotonic() - start < 10
+
+
 def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path, Path]) -> None:
     cert, key = files
     done = run("serve", "--no-auth", "--enable-https")
