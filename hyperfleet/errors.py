@@ -212,11 +212,6 @@ def with_value(fault: Fault, value: Any) -> Fault:
     return {**fault, "value": value} if short and not SECRET.search(fault["field"]) else fault
 
 
-def without_value(fault: Fault) -> Fault:
-    """The fault without the value that is wrong."""
-    return {"field": fault["field"], "message": fault["message"], "constraint": fault["constraint"]}
-
-
 class ConfigurationError(Exception):
     """Settings with which the service cannot do what it is asked to; the message is for its operator."""
 

@@ -10,7 +10,7 @@ from jsonschema_rs import ValidationErrorKind as Kind
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.schema import KEY_WORDS, PREFIX, RANGE, Path, Validator
-from hyperfleet.errors import Fault, with_value, without_value
+from hyperfleet.errors import Fault, with_value
 from hyperfleet.nearest import nearest
 
 ARTICLES = {"integer": "an integer", "object": "an object", "array": "an array", "null": "null"}
@@ -122,6 +122,9 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
     paths: list[list[str | int]] = []
     leftovers: list[Any] = []
 
+    def secret(place: Path) -> bool:
+        return any(map(_is_secret, itertools.chain(*_along(validator.text, place))))
+
     def new(found: Iterable[Fault]) -> Iterator[Fault]:
         for one in found:
             key = tuple(one.values())
@@ -141,15 +144,11 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
             yield from new([fault(at, f"has the key {key!r}, which {words}", "pattern")])
         else:
             paths.append(error.instance_path)
-            levels = list(_along(validator.text, error.instance_path))
-            if rule == "type" and error.instance is None and not where and _wanted(levels, at):
+            if rule == "type" and error.instance is None and not where and _wanted(validator, at):
                 # Null for a member is no member.
                 yield from new([fault(at, "is required", "required")])
                 continue
-            found = explain(error, where)
-            if any(map(_is_secret, itertools.chain(*levels))):
-                found = map(without_value, found)
-            yield from new(found)
+            yield from new(explain(error, where, secret))
     for error in leftovers:
         # Where one part of an allOf is broken, all that this part knows counts as left over.
         at, known = error.instance_path, set[str]()
@@ -186,11 +185,14 @@ def _along(text: Mapping[str, Any], place: Path) -> Iterator[list[Mapping[str, A
         inner: list[Any] = []
         for one in level:
             if isinstance(step, int):
-                inner += [one.get("items"), *one.get("prefixItems", ())[step : step + 1]]
-            elif step in one.get("properties", {}):
-                inner.append(one["properties"][step])
-            else:
-                inner.append(one.get("additionalProperties"))
+                inner += [one.get(keyword) for keyword in ("items", "contains", "unevaluatedItems")]
+                inner += one.get("prefixItems", ())[step : step + 1]
+                continue
+            named = one.get("patternProperties", {}).items()
+            mine = [one["properties"][step]] if step in one.get("properties", {}) else []
+            mine += [inner for pattern, inner in named if schema.fits(step, pattern)]
+            rest = ("additionalProperties", "unevaluatedProperties")
+            inner += mine or [one.get(keyword) for keyword in rest]
         level = _applied(inner, text)
         yield level
 
@@ -216,9 +218,10 @@ def _is_secret(schema: Mapping[str, Any]) -> bool:
     return schema.get("format") == "password" or schema.get("writeOnly") is True
 
 
-def _wanted(levels: Sequence[list[Mapping[str, Any]]], at: Path) -> bool:
+def _wanted(validator: Validator, at: Path) -> bool:
     """Whether the schemas around a value say that it must be there."""
-    return len(levels) > 1 and any(at[-1] in one.get("required", ()) for one in levels[-2])
+    around = list(_along(validator.text, at[:-1]))[-1] if at else []
+    return any(at[-1] in one.get("required", ()) for one in around)
 
 
 def _rules(error: Any, validator: Validator) -> Any:
@@ -269,15 +272,25 @@ def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:
     return {name for one in _applied([schema], text) for name in one.get("properties", {})}
 
 
-def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
-    """The faults that one error of a validator comes to; ``where`` as in :func:`faults`."""
+def explain(
+    error: Any, where: Path = (), secret: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Fault]:
+    """The faults that one error of a validator comes to.
+
+    :param where: as in :func:`faults`
+    :param secret: whether the value that a path leads to must not be repeated
+    """
     kind, at, rule = error.kind, [*where, *error.instance_path], error.kind.name
     last = error.schema_path[-1] if error.schema_path else ""
+
+    def told(found: Fault) -> Fault:
+        return found if secret(error.instance_path) else with_value(found, error.instance)
+
     if rule in ("oneOf", "anyOf"):
-        yield from _alternatives(error, where)
+        yield from _alternatives(error, where, secret)
     elif (error.absolute_keyword_location or "").startswith(RANGE):
         name = error.absolute_keyword_location[len(RANGE) :].partition("#")[0]
-        yield with_value(fault(at, FORMATS[name], "format"), error.instance)
+        yield told(fault(at, FORMATS[name], "format"))
     elif isinstance(kind, Kind.BacktrackLimitExceeded | Kind.RegexEngineFailure):
         yield fault(at, "takes too long to compare with its pattern", rule)
     elif rule in ("additionalProperties", "unevaluatedProperties"):
@@ -294,10 +307,10 @@ def explain(error: Any, where: Path = ()) -> Iterator[Fault]:
         rule = last if last in KEYWORDS else rule
         words = WORDS.get(rule) or WORDS.get(kind.name)
         message = words(kind) if words else "is not valid"
-        yield with_value(fault(at, message, rule), error.instance)
+        yield told(fault(at, message, rule))
 
 
-def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
+def _alternatives(error: Any, where: Path, secret: Callable[[Path], bool]) -> Iterator[Fault]:
     """The faults of the alternative that was meant, where that can be told, else one sentence."""
     at, rule = [*where, *error.instance_path], error.kind.name
     if isinstance(error.kind, Kind.OneOfMultipleValid):
@@ -317,7 +330,7 @@ def _alternatives(error: Any, where: Path) -> Iterator[Fault]:
     best = [branch for branch, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)]
     if len(best) == 1:
         for inner in best[0]:
-            yield from explain(inner, where)
+            yield from explain(inner, where, secret)
         return
     message = "must fit one of the alternatives"
     if len(best) <= ALTERNATIVES:

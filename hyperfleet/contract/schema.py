@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -111,6 +112,16 @@ def _is_base64(text: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     return True
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether a pattern of a schema is found in a text."""
+    return _searching(pattern).is_valid(text)
+
+
+@functools.lru_cache(1000)
+def _searching(pattern: str) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator({"pattern": pattern}, pattern_options=PATTERNS)
 
 
 def pointer(ref: str) -> list[str]:

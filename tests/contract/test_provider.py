@@ -241,6 +241,12 @@ components:
         list: {type: array, items: {allOf: [{$ref: '#/components/schemas/Hidden'}, {maxLength: 3}]}}
         either: {oneOf: [{type: integer}, {$ref: '#/components/schemas/Hidden'}]}
         plain: {type: string, maxLength: 3}
+        login:
+          oneOf:
+            - {type: object, required: [by], properties: {by: {enum: [a]}, word: {$ref: '#/components/schemas/Long'}}}
+            - {type: object, required: [by], properties: {by: {enum: [b]}}}
+      patternProperties: {^word-: {$ref: '#/components/schemas/Long'}}
+    Long: {type: string, writeOnly: true, minLength: 8}
     Hidden: {type: string, format: password}
 """
 
@@ -257,6 +263,8 @@ def test_what_the_schema_calls_secret_is_not_repeated(
         {"inner": "hush"},
         {"list": ["hush"]},
         {"either": ["hush"]},
+        {"login": {"by": "a", "word": "hush"}},
+        {"word-1": "hush"},
     ):
         answer = create(api, spec)
         assert answer.status_code == 400
