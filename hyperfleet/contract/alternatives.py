@@ -1,10 +1,14 @@
 """Discriminators of OpenAPI, in the words of JSON Schema."""
 
+import json
 from collections.abc import Container, Mapping
 from typing import Any
 
 from hyperfleet.contract import schema
 from hyperfleet.contract.schema import PREFIX
+
+# How OpenAPI 3.1 says, beside the alternatives, that there may be none.
+NULL = {"type": "null"}
 
 
 def mapping(one: Mapping[str, Any]) -> dict[str, str]:
@@ -28,31 +32,72 @@ def free(name: str, taken: Container[str]) -> str:
 
 def spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schemas with each parent that has a discriminator, but no alternatives, turned into the
-    choice between its children: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25).
-    What it says itself becomes a schema of its own, which its children refer to instead.
+    choice between its descendants: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25),
+    and those that extend one of these. What it says itself becomes a schema of its own, which its
+    children refer to instead.
     """
     named = {name: _referring(one) for name, one in given.items()}
-    for parent, own in [*named.items()]:
-        if not isinstance(own, Mapping) or not isinstance(own.get("discriminator"), Mapping):
-            continue
-        itself = {"$ref": PREFIX + parent}
-        children = [
-            name
-            for name, one in named.items()
-            if isinstance(one, Mapping) and itself in (one.get("allOf") or ())
-        ]
-        if not children or own.keys() & {"oneOf", "anyOf", "$ref"}:
-            continue
-        base = free(parent + "Base", named)
-        named[base] = {key: value for key, value in own.items() if key != "discriminator"}
-        alternatives = [{"$ref": PREFIX + name} for name in children]
-        named[parent] = {"anyOf": alternatives, "discriminator": own["discriminator"]}
-        for name in children:
-            parts = [
-                {"$ref": PREFIX + base} if part == itself else part for part in named[name]["allOf"]
-            ]
-            named[name] = {**named[name], "allOf": parts}
-    return named
+    bases: dict[str, str] = {}
+    for name, one in named.items():
+        if (
+            isinstance(one, Mapping)
+            and isinstance(one.get("discriminator"), Mapping)
+            and not one.keys() & {"oneOf", "anyOf", "$ref"}
+            and _extending(name, named)
+        ):
+            bases[name] = free(name + "Base", {*named, *bases.values()})
+    found = {name: _on(one, bases) for name, one in named.items()}
+    for parent, base in bases.items():
+        own = {**found[parent]}
+        del own["discriminator"]
+        found |= {base: own, parent: _choice(parent, bases, named)}
+    return found
+
+
+def _on(one: Any, bases: Mapping[str, str]) -> Any:
+    """A schema that extends what a parent says itself, where it extends a parent."""
+    if not isinstance(one, Mapping) or not isinstance(one.get("allOf"), list):
+        return one
+    instead = [({"$ref": PREFIX + name}, {"$ref": PREFIX + base}) for name, base in bases.items()]
+    parts = [next((new for old, new in instead if old == part), part) for part in one["allOf"]]
+    return {**one, "allOf": parts}
+
+
+def _choice(parent: str, bases: Mapping[str, str], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice between the descendants of a parent; itself is one where its mapping says so."""
+    discriminator, targets = named[parent]["discriminator"], mapping(named[parent])
+    names = _descendants(parent, named)
+    if PREFIX + parent in targets.values():
+        names.append(parent)
+    refs = {PREFIX + name: PREFIX + bases.get(name, name) for name in names}
+    values = {value: refs.get(ref, ref) for value, ref in targets.items()}
+    for name in names:
+        # It is called otherwise now.
+        if name in bases and PREFIX + name not in targets.values():
+            told = _values(named[name], discriminator.get("propertyName"), named) or [name]
+            values |= dict.fromkeys(told, refs[PREFIX + name])
+    return {
+        "anyOf": [{"$ref": ref} for ref in refs.values()],
+        "discriminator": {**discriminator, "mapping": values} if values else discriminator,
+    }
+
+
+def _extending(parent: str, named: Mapping[str, Any]) -> list[str]:
+    """The names of the schemas with an allOf that refers to a parent."""
+    itself = {"$ref": PREFIX + parent}
+    return [
+        name
+        for name, one in named.items()
+        if isinstance(one, Mapping) and isinstance(one.get("allOf"), list) and itself in one["allOf"]
+    ]
+
+
+def _descendants(parent: str, named: Mapping[str, Any]) -> list[str]:
+    """The names of the schemas that extend a parent, or extend one that does, and so on."""
+    found = _extending(parent, named)
+    for name in found:
+        found += [child for child in _extending(name, named) if child not in found and child != parent]
+    return found
 
 
 def _referring(one: Any) -> Any:
@@ -84,6 +129,8 @@ def decided(one: Any, named: Mapping[str, Any]) -> Any:
     for value, index in branches.items():
         chosen = {"required": [property_], "properties": {property_: {"const": value}}}
         rules.append({"if": chosen, "then": alternatives[index]})
+    if NULL in alternatives:
+        rules = [{"if": {"not": NULL}, "then": {"allOf": rules}}]
     return {**same, "allOf": [*same.get("allOf", ()), *rules]}
 
 
@@ -99,9 +146,14 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
     property_, targets = one["discriminator"]["propertyName"], mapping(one)
     found: dict[Any, int] = {}
     for index, branch in enumerate(one.get(keyword, ())):
+        if branch == NULL:
+            continue
         ref = branch.get("$ref") if isinstance(branch, Mapping) else None
-        values: list[Any] = [value for value, target in targets.items() if target == ref]
-        values = values or _values(branch, property_, named) or ([schema.name_of(ref)] if ref else [])
+        own = _values(branch, property_, named)
+        # In a mapping all values are texts.
+        meant = {json.dumps(value): value for value in own if not isinstance(value, str)}
+        values = [meant.get(value, value) for value, target in targets.items() if target == ref]
+        values = values or own or ([schema.name_of(ref)] if ref else [])
         if not values or any(value in found for value in values):
             return {}
         found |= dict.fromkeys(values, index)
@@ -109,12 +161,20 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
 
 
 def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 10) -> list[Any]:
-    """The texts that a schema lets a property have, as far as an enum or a const says so."""
+    """The values that a schema lets a property have, as far as an enum or a const says so; of texts,
+    numbers, true and false.
+    """
     branch = schema.followed(branch, named)
     if not isinstance(branch, Mapping) or not depth:
         return []
-    own = schema.followed(branch.get("properties", {}).get(property_), named)
+    members, parts = branch.get("properties"), branch.get("allOf")
+    own = schema.followed(members.get(property_), named) if isinstance(members, Mapping) else None
     if isinstance(own, Mapping) and ("enum" in own or "const" in own):
-        return [value for value in own.get("enum", [own.get("const")]) if isinstance(value, str)]
-    parts = (_values(inner, property_, named, depth - 1) for inner in branch.get("allOf", ()))
-    return next(filter(None, parts), [])
+        values = own.get("enum", [own.get("const")])
+        return [value for value in _list(values) if isinstance(value, str | int | float)]
+    inner = (_values(part, property_, named, depth - 1) for part in _list(parts))
+    return next(filter(None, inner), [])
+
+
+def _list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else []

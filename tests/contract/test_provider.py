@@ -418,6 +418,77 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     assert check({"t": "x"}) == [("spec", "oneOf")]
 
 
+SCHEMAS = "#/components/schemas/"
+ANIMAL = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {"kind": {"type": "string"}},
+    "discriminator": {"propertyName": "kind"},
+}
+
+
+def extending(parent: str, member: str, **more: Any) -> dict[str, Any]:
+    own = {"properties": {member: {"type": "integer"}}}
+    return {"allOf": [{"$ref": SCHEMAS + parent}, own], **more}
+
+
+def test_a_discriminator_knows_those_who_extend_a_child(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    cat, lion = extending("Animal", "lives"), extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat=cat, Lion=lion)
+    assert check({"pet": {"kind": "Cat", "mane": "any"}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": "x", "mane": "y"}}) == [
+        ("spec.pet.lives", "type"),
+        ("spec.pet.mane", "type"),
+    ]
+    # The one between may have a discriminator, too, and is chosen from like its parent.
+    own = {"discriminator": {"propertyName": "kind"}}
+    check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat={**cat, **own}, Lion=lion)
+    assert check({"pet": {"kind": "Cat", "lives": 9}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "CatBase"}}) == [("spec.pet.kind", "enum")]
+    # A parent that its own mapping names is no mere parent.
+    targets = {"some": SCHEMAS + "Animal", "cat": "Cat"}
+    some = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": targets}}
+    check = compiled(tmp_path, "3.0.3", pet, Animal=some, Cat=cat)
+    assert check({"pet": {"kind": "some", "lives": "any"}}) == []
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+
+
+@pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "texts"])
+def test_a_discriminator_may_have_values_that_are_no_texts(
+    tmp_path: Path, mapping: dict[str, str]
+) -> None:
+    one, two = (
+        {
+            "required": ["version"],
+            "properties": {"version": {"type": "integer", "enum": [number]}, "size": {"type": type_}},
+        }
+        for number, type_ in ((1, "integer"), (2, "string"))
+    )
+    refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
+    choice = {"oneOf": refs, "discriminator": {"propertyName": "version", "mapping": mapping}}
+    check = compiled(tmp_path, "3.0.3", choice, One=one, Two=two)
+    assert check({"version": 1, "size": 1}) == check({"version": 2, "size": "s"}) == []
+    assert check({"version": 2, "size": 1}) == [("spec.size", "type")]
+    assert check({"version": "1", "size": 1}) == [("spec.version", "enum")]
+
+
+def test_a_choice_that_may_be_null_is_a_choice_all_the_same(tmp_path: Path) -> None:
+    refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
+    choice = {"oneOf": [*refs, {"type": "null"}], "discriminator": {"propertyName": "kind"}}
+    one, two = (
+        {"type": "object", "properties": {"size": {"type": name}}} for name in ("integer", "string")
+    )
+    check = compiled(tmp_path, "3.1.0", {"properties": {"a": choice}}, One=one, Two=two)
+    assert check({"a": None}) == check({"a": {"kind": "One"}}) == check({"a": {"kind": "Two"}}) == []
+    assert check({"a": {"kind": "Two", "size": 1}}) == [("spec.a.size", "type")]
+    assert check({"a": {"kind": "Three"}}) == [("spec.a.kind", "enum")]
+    assert check({"a": 5}) == [("spec.a", "type")]
+
+
 # Files that are missing or broken -----------------------------------------------------------------
 
 
