@@ -186,14 +186,8 @@ def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
 
 def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """What OpenAPI 3.0 says in keywords of its own: null may be sent, what is read only need not."""
-    given = same.get("properties", {})
-    if "required" in same and given:
-        known = [followed(given.get(name), named) for name in same["required"]]
-        same["required"] = [
-            name
-            for name, inner in zip(same["required"], known, strict=True)
-            if not (isinstance(inner, Mapping) and inner.get("readOnly") is True)
-        ]
+    if answered := _read_only(same, named):
+        same = _not_requiring(same, answered)
     if same.pop("nullable", False) is not True:
         return same
     if isinstance(same.get("type"), str):
@@ -209,6 +203,33 @@ def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, A
     return same
 
 
+def _read_only(schema: Any, named: Mapping[str, Any]) -> set[str]:
+    """The members of an object that are in answers alone, as a schema or a part of its allOf says."""
+    found, seen, waiting = set[str](), list[Any](), [schema]
+    while waiting:
+        one = followed(waiting.pop(), named)
+        if not isinstance(one, Mapping) or any(one is other for other in seen):
+            continue
+        seen.append(one)
+        for name, member in one.get("properties", {}).items():
+            inner = followed(member, named)
+            if isinstance(inner, Mapping) and inner.get("readOnly") is True:
+                found.add(name)
+        waiting += one.get("allOf", ())
+    return found
+
+
+def _not_requiring(schema: Any, names: set[str]) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    same = {**schema}
+    if "required" in same:
+        same["required"] = [name for name in same["required"] if name not in names]
+    if "allOf" in same:
+        same["allOf"] = [_not_requiring(part, names) for part in same["allOf"]]
+    return same
+
+
 def name_of(ref: str) -> str:
     """The name of the schema that a reference leads to."""
     return ref.rpartition("/")[2]
@@ -219,7 +240,12 @@ def followed(schema: Any, named: Mapping[str, Any]) -> Any:
     for _ in range(10):
         if not isinstance(schema, Mapping) or "$ref" not in schema:
             return schema
-        schema = named.get(name_of(schema["$ref"]))
+        if not str(schema["$ref"]).startswith(PREFIX):
+            return None
+        try:
+            schema = at(named, pointer(schema["$ref"])[2:])
+        except (LookupError, TypeError, ValueError):
+            return None
     return None
 
 

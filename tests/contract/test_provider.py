@@ -418,6 +418,25 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     assert check({"t": "x"}) == [("spec", "oneOf")]
 
 
+def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path) -> None:
+    base = {"properties": {"id": {"type": "string", "readOnly": True}, "size": {"type": "integer"}}}
+    own = {"required": ["id", "size"]}
+    inner = {"$ref": SCHEMAS + "Base/properties/id"}
+    for spec in (
+        {"allOf": [{"$ref": SCHEMAS + "Base"}, own]},
+        {"allOf": [{"$ref": SCHEMAS + "Base"}], **own},
+        {"properties": {"id": inner, "size": {"type": "integer"}}, **own},
+    ):
+        check = compiled(tmp_path, "3.0.3", spec, Base=base)
+        assert check({"size": 1}) == []
+        assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    # Two schemas whose references end alike are two.
+    members = {"id": {"$ref": SCHEMAS + "Base/properties/size"}, "other": {"$ref": SCHEMAS + "size"}}
+    spec = {"required": ["id"], "properties": members}
+    check = compiled(tmp_path, "3.0.3", spec, Base=base, size={"readOnly": True})
+    assert check({}) == [("spec.id", "required")]
+
+
 SCHEMAS = "#/components/schemas/"
 ANIMAL = {
     "type": "object",
