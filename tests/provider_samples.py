@@ -100,6 +100,7 @@ BROKEN = {
     "pattern": (HEAD + "      properties: {a: {pattern: '['}}\n", "components.schemas.ClusterSpec.properties.a.pattern: must be a regular expression"),
     "nullable": (HEAD + "      nullable: 'yes'\n", "components.schemas.ClusterSpec.nullable: must be true or false"),
     "discriminator": (HEAD + "      discriminator: type\n", "components.schemas.ClusterSpec.discriminator: must be an object with a propertyName"),
+    "infinite": (HEAD + "      default: .nan\n", "line 5: components.schemas.ClusterSpec.default: is no number that JSON has"),
     "parent": (HEAD + "      discriminator: {propertyName: a}\n      properties: {b: {$ref: '#/components/schemas/A'}}\n    A: {allOf: 5}\n", "line 7: components.schemas.A.allOf: must be an array"),
     "nowhere": (HEAD + "      $ref: '#/components/schemas/Gone'\n", "line 5: components.schemas.ClusterSpec.$ref: refers to #/components/schemas/Gone, which is not in this document"),
     "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),

@@ -1,8 +1,9 @@
 """The provider's OpenAPI document: read from its file, checked, and compiled into validators."""
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -196,6 +197,8 @@ def _checked(document: Any) -> Document:
     for name, one in schemas.items():
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)
         found += [((*place, *at), message) for at, message in _faults_of(simple, named)]
+        # Also where it says nothing about values: /openapi repeats it.
+        found += [((*place, *at), "is no number that JSON has") for at in _infinite(one)]
         warnings += [f"{_dotted((*place, *at))}: {message}" for at, message in _unheeded(one, old)]
     if found:
         raise _Findings(*found)
@@ -240,6 +243,19 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
         for value, ref in alternatives.mapping(inner).items():
             if wrong := _misleading(ref, named):
                 yield (*at, "discriminator", "mapping", value), wrong
+
+
+def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
+    """The places of ``.inf`` and ``.nan``, which YAML has, and of numbers that are too large."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    for step, one in inner:
+        yield from _infinite(one, (*at, step))
 
 
 def _misleading(ref: Any, named: Mapping[str, Any]) -> str:
