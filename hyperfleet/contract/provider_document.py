@@ -32,6 +32,8 @@ PARTS: dict[str, set[str]] = {
 ANNOTATIONS = PARTS["meta-data"] | {"example", "externalDocs", "xml"}
 RULES = set().union(*PARTS.values()) - ANNOTATIONS
 RULES |= {"discriminator", "nullable", "definitions", "additionalItems"}
+# What OpenAPI 3.1 has no longer, and what says it now.
+FORMER = {"nullable": "say type: [..., 'null']", "additionalItems": "say items, beside prefixItems"}
 KNOWN_FORMATS = {
     *(*FORMATS, "time", "duration", "idn-email", "idn-hostname", "uri-reference", "uri-template"),
     *("iri", "iri-reference", "json-pointer", "relative-json-pointer"),
@@ -280,6 +282,8 @@ def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
         for keyword in inner:
             if alone and keyword in RULES - {"$ref"}:
                 yield (*at, keyword), "is beside a $ref, where nothing counts in OpenAPI 3.0"
+            elif keyword in FORMER and not old:
+                yield (*at, keyword), f"is not checked in OpenAPI 3.1: {FORMER[keyword]}"
             elif not (alone or keyword in RULES | ANNOTATIONS or keyword.startswith(("x-", "$"))):
                 yield (*at, keyword), "is not a known keyword; it is not checked"
         if not alone and isinstance(name := inner.get("format"), str) and name not in KNOWN_FORMATS:

@@ -545,6 +545,14 @@ def test_every_fault_of_a_document_is_said_and_only_what_the_specs_need_counts(t
         "components.schemas.ClusterSpec.properties.a.format: cidr is not a known format; it is not checked",
         "components.schemas.ClusterSpec.properties.a.nullable: is beside a $ref, where nothing counts in OpenAPI 3.0",
     ]
+    file.write_text(
+        HEAD.replace("3.0.3", "3.1.0")
+        + "      properties: {a: {type: string, nullable: true}, b: {items: {}, additionalItems: false}}\n"
+    )
+    assert read(file).warnings == [
+        "components.schemas.ClusterSpec.properties.a.nullable: is not checked in OpenAPI 3.1: say type: [..., 'null']",
+        "components.schemas.ClusterSpec.properties.b.additionalItems: is not checked in OpenAPI 3.1: say items, beside prefixItems",
+    ]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BrokenDocument, match="is not UTF-8"):
         read(file)
