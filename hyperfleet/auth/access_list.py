@@ -17,7 +17,7 @@ def parse_rules(text: str) -> list[Rule]:
     """
     try:
         items = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(items, list) or not items:
         raise ValueError("this is not a list of items with a claim and a pattern")
@@ -30,8 +30,8 @@ def parse_rules(text: str) -> list[Rule]:
             raise ValueError("a claim and a pattern must be texts")
         try:
             rules.append((claim, re.compile(pattern)))
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{pattern[:200]!r} is not a regular expression: {error}") from None
     return rules
 
 

@@ -71,6 +71,11 @@ def test_any_rule_lets_in(claims: dict[str, Any], let_in: bool) -> None:
         *("", "[]", "{}", "claim: email", "- email", "- claim: email", "- pattern: x", "a: [", "\0"),
         *("- claim: email\n  pattern: '['", "- claim: 7\n  pattern: x", "- claim: x\n  pattern: 7"),
         "- claim: email\n  pattern: x\n  unless: y",
+        *(
+            "- claim: email\n  pattern: a{99999999999}",
+            f"- claim: email\n  pattern: '{'(' * 5000}'",
+            "[" * 5000,
+        ),
     ],
 )
 def test_what_is_no_access_list_is_none(text: str) -> None:
