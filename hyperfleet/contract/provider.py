@@ -177,9 +177,11 @@ def _older(one: Any) -> Any:
     """A schema of OpenAPI 3.1 in the words of 3.0, which the contract and its viewer speak, as far as
     3.0 has words for it.
     """
+    if isinstance(one, bool):
+        return {} if one else {"not": {}}
     if not isinstance(one, Mapping):
         return one
-    same = schema.each(one, lambda inner, _: _older(inner))
+    same = schema.each(one, _older_within)
     types = same.get("type")
     if isinstance(types, list):
         real = [name for name in types if name != "null"]
@@ -200,6 +202,13 @@ def _older(one: Any) -> Any:
     if "$ref" in same and len(same) > 1:
         same["allOf"] = [{"$ref": same.pop("$ref")}, *same.get("allOf", ())]
     return same
+
+
+def _older_within(inner: Any, at: schema.Path) -> Any:
+    # The one place where 3.0 has true and false.
+    if isinstance(inner, bool) and at[0] == "additionalProperties":
+        return inner
+    return _older(inner)
 
 
 if __name__ == "__main__":

@@ -829,6 +829,18 @@ def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api
     assert rosa["properties"]["type"] == {"enum": ["rosa"]}
 
 
+def test_openapi_3_1_is_shown_in_the_words_of_3_0(service: Callable[..., Api], tmp_path: Path) -> None:
+    spec = {"properties": {"any": True, "none": False}, "items": True, "additionalProperties": False}
+    file = tmp_path / "provider.json"
+    file.write_text(json.dumps({"openapi": "3.1.0", "components": {"schemas": {"ClusterSpec": spec}}}))
+    shown = service(openapi_schema_path=str(file)).get("//openapi").json()
+    assert shown["components"]["schemas"]["ClusterSpec"] == {
+        "properties": {"any": {}, "none": {"not": {}}},
+        "items": {},
+        "additionalProperties": False,
+    }
+
+
 def test_names_that_the_contract_has_too_are_told_apart_in_openapi(
     service: Callable[..., Api], tmp_path: Path
 ) -> None:
