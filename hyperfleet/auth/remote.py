@@ -1,8 +1,11 @@
 """Requests to the servers that the decision on a caller depends on."""
 
+import contextlib
 import ipaddress
 import json
+import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from hyperfleet.errors import ConfigurationError
 
-# Seconds to connect and between two pieces of an answer, and for the body of an answer as a whole.
+# Seconds to connect, for the head of an answer, between two pieces of its body, and for the whole body.
 TIMEOUT = 5.0
 DEADLINE = 10.0
 MAX_SIZE = 1024 * 1024
@@ -51,7 +54,49 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Beside(HTTPAdapter):
+class _Cut:
+    """A connection that waits no longer for the head of an answer than for a piece of its body, also
+    where the head drips.
+    """
+
+    def getresponse(self, *args: Any, **options: Any) -> Any:
+        """The answer. Raises what a connection does that broke."""
+        timer = threading.Timer(TIMEOUT, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse(*args, **options)  # type: ignore[misc]
+        finally:
+            timer.cancel()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+
+
+class _Http(_Cut, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _Https(_Cut, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+class _Beside(_Adapter):
     """Takes the certificates of a file beside those of the system."""
 
     def __init__(self, ca_file: Path) -> None:
@@ -81,6 +126,8 @@ class Client:
     def __init__(self, ca_file: Path | None = None, *, alone: bool = True) -> None:
         self.session = requests.Session()
         self.session.trust_env = False
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, _Adapter())
         if ca_file is not None and alone:
             self.session.verify = str(ca_file)
         elif ca_file is not None:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from pytest_postgresql.executors import NoopExecutor
 
 from hyperfleet import errors
 from hyperfleet.auth import keys as keys_module
+from hyperfleet.auth import remote
 from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.tokens import LEEWAY, Verifier
 from hyperfleet.contract import document as contract
@@ -575,6 +576,30 @@ def test_a_dead_key_server_leaves_the_old_keys_in_force(
     assert ask(api, key_pair().token()).status_code == 200
     keys.stop()
     assert ask(api, key_pair().token()).status_code == 200
+
+
+def test_a_key_server_whose_headers_drip_leaves_the_old_keys_in_force(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(remote, "TIMEOUT", 1.0)
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.stop()
+    with socket.create_server(("127.0.0.1", int(keys.url.rpartition(":")[2]))) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Filler: ")
+                while True:
+                    connection.sendall(b"x")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        begun = time.monotonic()
+        assert ask(api, key_pair().token()).status_code == 200
+        assert 0.8 < time.monotonic() - begun < 8
 
 
 def test_without_any_keys_nobody_gets_in(service: Start, monkeypatch: pytest.MonkeyPatch) -> None:
