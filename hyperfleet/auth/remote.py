@@ -15,6 +15,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError
 
 # Seconds to connect, for the head of an answer, between two pieces of its body, and for the whole body.
@@ -97,14 +98,15 @@ class _Adapter(HTTPAdapter):
 
 
 class _Beside(_Adapter):
-    """Takes the certificates of a file beside those of the system."""
+    """Takes the certificates of a text beside those of the system. Raises ValueError for none."""
 
-    def __init__(self, ca_file: Path) -> None:
+    def __init__(self, certificates: str) -> None:
         self.context = ssl.create_default_context()
         try:
-            self.context.load_verify_locations(ca_file)
-        except OSError as error:
-            raise ConfigurationError(f"{ca_file}: {error.strerror or 'no certificates'}") from None
+            # What is said of them beside may be in any language.
+            self.context.load_verify_locations(cadata=certificates.encode("ascii", "ignore").decode())
+        except (ssl.SSLError, ValueError):
+            raise ValueError("no certificates") from None
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -128,10 +130,12 @@ class Client:
         self.session.trust_env = False
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, _Adapter())
+        self.beside: Watched[_Beside] | None = None
         if ca_file is not None and alone:
+            # Read with each connection.
             self.session.verify = str(ca_file)
         elif ca_file is not None:
-            self.session.mount("https://", _Beside(ca_file))
+            self.beside = Watched(ca_file, _Beside)
 
     def json(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
         """The status of an answer, and its JSON; None unless the status is 200.
@@ -142,6 +146,8 @@ class Client:
         """
         end = time.monotonic() + DEADLINE
         content = bytearray()
+        if self.beside is not None:
+            self.session.mount("https://", self.beside.get())
         try:
             with self.session.request(
                 method, url, timeout=TIMEOUT, allow_redirects=False, stream=True, **options

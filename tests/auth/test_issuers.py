@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import requests
 from conftest import Api
-from issuer import Answer, KeyServer, key_pair, self_signed
+from issuer import Answer, KeyServer, change, key_pair, self_signed
 from process import Serving
 
 from hyperfleet import errors
+from hyperfleet.auth import keys as keys_module
 from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.identity import MAX_LENGTH
 from hyperfleet.auth.tokens import Verifier
@@ -320,6 +321,31 @@ def test_an_issuers_own_certificates_count_beside_the_systems(
         verify()
     assert stranger.value.entry.code == errors.NO_KEYS
     assert verify(jwk_cert_ca_file=str(cert)) == "alice@example.com"
+
+
+def test_certificates_that_replace_those_of_an_issuer_count_without_a_new_start(
+    keys: dict[str, KeyServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder in (before, after):
+        folder.mkdir()
+    (old, key), (new, new_key) = self_signed(before), self_signed(after)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(old, key)
+    keys[A].server.socket = context.wrap_socket(keys[A].server.socket, server_side=True)
+    url = keys[A].url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+    file = tmp_path / "ca.crt"
+    file.write_text(old.read_text())
+    configs = parse([{"issuer_url": A, "jwk_cert_url": url, "jwk_cert_ca_file": str(file)}])
+    verifier = Verifier(Settings(jwt_configs=configs))
+    asyncio.run(verifier.claims(of(A)))
+    context.load_cert_chain(new, new_key)
+    keys[A].pairs = [key_pair("two")]
+    with pytest.raises(errors.Problem):
+        asyncio.run(verifier.claims(of(A, "two")))
+    change(file, f"# For the authorit\u00e9 of today.\n{new.read_text()}")
+    asyncio.run(verifier.claims(of(A, "two")))
 
 
 def test_each_issuer_with_the_public_keys_has_to_say_who_may() -> None:
