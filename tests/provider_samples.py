@@ -98,6 +98,8 @@ BROKEN = {
     "type": (HEAD + "      properties:\n        a:\n          type: strng\n", "line 7: components.schemas.ClusterSpec.properties.a.type: must be one of array, boolean, integer, null, number, object, string"),
     "required": (HEAD + "      properties:\n        a: {required: true}\n", "line 6: components.schemas.ClusterSpec.properties.a.required: must be an array"),
     "pattern": (HEAD + "      properties: {a: {pattern: '['}}\n", "components.schemas.ClusterSpec.properties.a.pattern: must be a regular expression"),
+    "large": (HEAD + "      properties:\n        a:\n          pattern: '^([a-z]{1,1000}){1,1000}$'\n", "line 7: components.schemas.ClusterSpec.properties.a.pattern: is a regular expression that is too large, or has what is not understood here"),
+    "keys": (HEAD + "      patternProperties: {'^[]$': {}}\n", "line 5: components.schemas.ClusterSpec.patternProperties.^[]$: is a regular expression that is too large, or has what"),
     "nullable": (HEAD + "      nullable: 'yes'\n", "components.schemas.ClusterSpec.nullable: must be true or false"),
     "discriminator": (HEAD + "      discriminator: type\n", "components.schemas.ClusterSpec.discriminator: must be an object with a propertyName"),
     "infinite": (HEAD + "      default: .nan\n", "line 5: components.schemas.ClusterSpec.default: is no number that JSON has"),

@@ -41,6 +41,8 @@ KNOWN_FORMATS = {
     *("binary", "float", "double", "password"),
 }
 
+UNUSABLE = "is a regular expression that is too large, or has what is not understood here"
+
 # What is wrong with a document, or warns of it: where, and in words.
 Finding: TypeAlias = tuple[schema.Path, str]
 
@@ -224,12 +226,15 @@ def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any],
 def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
     """What makes a plain schema none, and which references of it do not lead to the named schemas."""
     # The meta-schema comes in parts, and most parts find the same.
-    yield from dict.fromkeys(
+    found = dict.fromkeys(
         (tuple(error.instance_path), fault["message"])
         for error in META.iter_errors(one)
         for fault in explain(error)
     )
+    yield from found
     for inner, at in _within(one):
+        if not found:
+            yield from (((*at, *place), UNUSABLE) for place in _unusable_patterns(inner))
         if not isinstance(inner.get("nullable", False), bool):
             yield (*at, "nullable"), "must be true or false"
         discriminator = inner.get("discriminator")
@@ -245,6 +250,19 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
         for value, ref in alternatives.mapping(inner).items():
             if wrong := _misleading(ref, named):
                 yield (*at, "discriminator", "mapping", value), wrong
+
+
+def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
+    """The places of patterns that the check above lets pass, and the validator does not take."""
+    given: list[tuple[schema.Path, str]] = []
+    if "pattern" in one:
+        given.append((("pattern",), one["pattern"]))
+    given += [(("patternProperties", text), text) for text in one.get("patternProperties", {})]
+    for place, pattern in given:
+        try:
+            schema.fits("", pattern)
+        except ValueError:
+            yield place
 
 
 def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
