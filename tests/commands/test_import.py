@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import declared_kinds
 import psycopg
 import psycopg.sql
 import pytest
 from conftest import Api, made, migrated
 from issuer import JsonServer
 from original import Original, at, ksuid, shown, uid
-from process import CLEAN, HYPERFLEET, run, run_here, start
+from process import CLEAN, HYPERFLEET, Serving, run, run_here, start
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 from pytest_postgresql.executors import NoopExecutor
@@ -449,6 +450,40 @@ def test_what_was_created_or_changed_here_is_not_touched(
     output = take(database, first, code=3)
     assert f"cluster {A} 'prod': it is gone there, and something belongs to it here" in output
     assert api.read(own) == own
+
+
+def test_what_is_referred_to_here_does_not_go(
+    first: Original, database: str, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    fill(first)
+    take(database, first)
+    kinds = [
+        {"kind": "Cluster", "references": [{"ref_type": "peers", "target_kind": "Cluster"}]},
+        {
+            **{"kind": "Plan", "plural": "plans"},
+            "references": [{"ref_type": "pool", "target_kind": "NodePool"}],
+        },
+    ]
+    config = declared_kinds.file(tmp_path, kinds)
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as serving:
+        api = Api(serving.url)
+        for path, references in (
+            ("/plans", {"pool": [{"id": Q}]}),
+            ("/clusters", {"peers": [{"id": A}]}),
+        ):
+            body = {"name": "mine", "spec": {}, "references": references}
+            assert api.post(path, json=body).status_code == 201
+        first.conn.execute("UPDATE node_pools SET deleted_at = now()")
+        first.conn.execute("UPDATE clusters SET deleted_at = now() WHERE name = 'prod'")
+        output = take(database, first, "--remove-most", code=3)
+        assert f"cluster {A} 'prod': it is gone there, and something here refers to it" in output
+        assert f"node pool {Q} 'workers': it is gone there, and something here refers to it" in output
+        assert "node pools  0 new, 0 changed, 0 same, 1 removed" in output
+        assert api.get(f"/clusters/{A}").status_code == api.get(f"/nodepools/{Q}").status_code == 200
+        # Who is gone refers to nothing.
+        sql.execute("DELETE FROM resources")
+        output = take(database, first, "--remove-most", code=3)
+        assert "node pools  0 new, 0 changed, 0 same, 1 removed" in output
 
 
 def test_a_newer_report_counts_wherever_it_came_from(first: Original, api: Api, database: str) -> None:
