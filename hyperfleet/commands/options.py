@@ -234,10 +234,8 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     if chosen.get("jwt_configs") and chosen.get("jwt_issuers"):
         both = f"{given['jwt_configs']} and {given['jwt_issuers']}"
         raise ConfigurationError(f"{both} both name issuers: give one.")
-    # libpq takes one port for each of several hosts.
-    for port in filter(None, chosen.get("db_port", "").split(",")):
-        if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
-            raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
+    if not _are_ports(chosen.get("db_port", "")):
+        raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
     settings = Settings(**_of_entities(ctx, chosen, given), entities=ctx.meta.get(ENTITIES, ()))
     _set_up_log(ctx, settings)
     kinds.declare(declared.kinds_of(settings.entities))
@@ -372,7 +370,19 @@ def database_url(given: str, url: str) -> str:
         or not all(port.isdigit() for port in ports if port)
     ):
         raise ConfigurationError(f"{given} is not understood.{ENCODE}")
+    if not _are_ports(",".join(ports)):
+        raise ConfigurationError(f"{given} must have a port from 1 to 65535.")
+    try:
+        int(float(parts.get("connect_timeout") or 0))
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"{given}: connect_timeout must be a number of seconds.") from None
     return url
+
+
+def _are_ports(text: str) -> bool:
+    """Whether that is a port, or one for each of several hosts, as libpq takes them."""
+    given = filter(None, text.split(","))
+    return all(one.isascii() and one.isdigit() and 0 < int(one[:9]) < 65536 for one in given)
 
 
 ENCODE = (

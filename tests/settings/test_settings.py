@@ -229,6 +229,11 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
         "//me:hush@db.example/fleet",
         "  ",
         "host='hush",
+        "postgresql://me:hush@db.example:0/fleet",
+        "postgresql://me:hush@db.example:5432,other:65536/fleet",
+        "host=db.example port=hush",
+        "postgresql://me:hush@db.example/fleet?connect_timeout=hush",
+        "postgresql://me:hush@db.example/fleet?connect_timeout=inf",
     ],
 )
 def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url: str) -> None:
