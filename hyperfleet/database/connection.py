@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: where it is, how long to wait for it, and what its errors say of it."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+
+# What a server says of a user, a password or a name that it does not know: words alone, since libpq has
+# no SQLSTATE of a connection that was not made.
+HOPELESS = re.compile(r'authentication failed|FATAL: .*(role|database) "[^"]*" does not exist')
 
 
 class Cursor(Protocol):
@@ -131,9 +136,8 @@ def wait(conninfo: str, timeout: float) -> bool:
                 return conn.execute("SELECT pg_backend_pid()").fetchone() != (told,)
         except psycopg.OperationalError as error:
             said = reason(error)
-            hopeless = isinstance(error, REFUSED) or "authentication failed" in said
             left = deadline - time.monotonic()
-            if hopeless or left <= 0:
+            if HOPELESS.search(said) or left <= 0:
                 raise StartError(
                     f"The database {describe(conninfo)} cannot be reached "
                     f"({'1 try' if tries == 1 else f'{tries} tries'}): {said}"
@@ -149,13 +153,6 @@ def pooled(conninfo: str, otherwise: bool) -> bool:
         return wait(conninfo, 0)
     except StartError:
         return otherwise
-
-
-REFUSED = (
-    psycopg.errors.InvalidPassword,
-    psycopg.errors.InvalidAuthorizationSpecification,
-    psycopg.errors.InvalidCatalogName,
-)
 
 
 # What PostgreSQL's codes of errors begin with when it is the connection that is at fault, or the

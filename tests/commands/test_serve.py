@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import requests
 from process import Serving, run, run_here
+from psycopg.conninfo import make_conninfo
 
 from hyperfleet import __commit__, __version__
 from hyperfleet.database import connection as db
@@ -94,6 +95,25 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
     assert f"The database fleet at 127.0.0.1:{port} cannot be reached" in done.stdout
     assert "secret" not in done.stdout
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"dbname": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"user": "nobody"}, 'role "nobody" does not exist'),
+    ],
+)
+def test_a_name_that_the_database_does_not_know_is_told_at_once(
+    database: str, wrong: dict[str, str], words: str
+) -> None:
+    done = run(
+        *("serve", "--no-auth", "--port=0", "--health-port=0", "--metrics-port=0"),
+        *(f"--database-url={make_conninfo(database, **wrong)}", "--db-connect-timeout=5"),
+    )
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert "try 1" not in done.stdout
 
 
 @pytest.mark.parametrize(
