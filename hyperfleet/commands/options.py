@@ -106,6 +106,10 @@ class _Option(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         return os.environ.get(self.variable())
 
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Where a value comes from that is wrong, rather than where any could."""
+        return _given(ctx, self.name or "") if ctx else super().get_error_hint(ctx)
+
 
 def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
     variables = ["HYPERFLEET_" + name.upper()]

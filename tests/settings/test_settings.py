@@ -243,6 +243,15 @@ def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url
         assert "hush" not in said
 
 
+def test_what_is_refused_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("logging: {level: loud}")
+    words = "Invalid value for --log-level"
+    assert f"{words} (of the --config file): " in refused(f"--config={config}")
+    assert f"{words} (HYPERFLEET_LOGGING_LEVEL): " in refused(HYPERFLEET_LOGGING_LEVEL="loud")
+    assert f"{words}: " in refused("--log-level=loud", HYPERFLEET_LOG_LEVEL="info")
+
+
 def test_a_database_url_may_have_blanks_around_it_and_a_scheme_in_capitals() -> None:
     known = "postgresql://me:p%40ss@db.example/fleet"
     assert chosen("--database-url", f" {known}\n")["database_url"] == known
