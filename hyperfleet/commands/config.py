@@ -1,5 +1,6 @@
 """``hyperfleet config``."""
 
+import itertools
 import json
 import os
 import re
@@ -83,6 +84,19 @@ def _shown(name: str, value: Any) -> Any:
     return IN_URL.sub(rf"\1{HIDDEN}", value) if isinstance(value, str) else value
 
 
+def _meet(host: str, other: str) -> bool:
+    """Whether nobody can listen on both addresses at the same port, as where one of them is every."""
+    # Slow to import.
+    from hyperfleet.http.server import listen  # noqa: PLC0415
+
+    with listen(host, 0) as held:
+        try:
+            listen(other, held.getsockname()[1]).close()
+        except StartError:
+            return True
+    return False
+
+
 def _check(chosen: Settings) -> None:
     """Raises StartError or ConfigurationError for what would keep the service from its start."""
     # Slow to import.
@@ -95,9 +109,9 @@ def _check(chosen: Settings) -> None:
     # The ports themselves may be in use, by the service that is to be started anew.
     for host, _ in places(chosen):
         listen(host, 0).close()
-    taken = [place for place in places(chosen) if place[1]]
-    if len(set(taken)) < len(taken):
-        raise ConfigurationError("--port, --health-port and --metrics-port must differ.")
+    for (host, port), (other, other_port) in itertools.combinations(places(chosen), 2):
+        if port and port == other_port and _meet(host, other):
+            raise ConfigurationError("--port, --health-port and --metrics-port must differ.")
     conninfo, folder = embedded.place(chosen)
     if conninfo:
         connection.wait(conninfo, 0)

@@ -437,6 +437,8 @@ def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Pat
         (["--port=70000"], "70000"),
         (["--host=192.0.2.1"], "Cannot listen on 192.0.2.1"),
         (["--health-port=8000"], "must differ"),
+        (["--health-port=8000", "--health-host=0.0.0.0"], "must differ"),
+        (["--metrics-port=8083", "--metrics-host=localhost"], "must differ"),
         (["--access-log=nan"], "nan"),
         (["--statement-timeout=0.0004"], "0.0004"),
     ):
