@@ -1,6 +1,7 @@
 """``hyperfleet schema check``: a provider's document, and the stored specs that it would refuse."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,6 +155,11 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     return source
 
 
+def _authorized(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    request.headers["Authorization"] = f"Bearer {token}"
+    return request
+
+
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
     """What a service answers, page by page; its address may end in the API's base path or not.
 
@@ -161,10 +167,14 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
     """
     session = stack.enter_context(requests.Session())
     if token:
-        session.headers["Authorization"] = f"Bearer {token}"
+        # As headers it would be replaced by what .netrc has for the host.
+        session.auth = functools.partial(_authorized, token)
     service = url.rstrip("/").removesuffix(BASE)
 
     def page(link: str) -> dict[str, Any]:
+        if not link.startswith("/"):
+            # Behind the address it could be read as another one.
+            raise ValueError(f"it links to somewhere else: {link[:100]}")
         response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()

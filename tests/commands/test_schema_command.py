@@ -109,6 +109,30 @@ def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
     assert "of 1231 stored specs would break" in ended.stdout, "100 of them were seen before they went"
 
 
+def test_the_token_that_is_given_goes_to_that_service_and_nowhere_else(tmp_path: Path) -> None:
+    tokens: list[str] = []
+
+    def answer(
+        _method: str, _path: str, _body: bytes, headers: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        tokens.append(headers["Authorization"])
+        link = b'{"items": [], "total": 1, "next": "@%s/stolen"}' % elsewhere.url[7:].encode()
+        return 200, {"Content-Type": "application/json"}, link
+
+    def stolen(*_: object) -> tuple[int, dict[str, str], bytes]:
+        tokens.append("stolen")
+        return 404, {}, b""
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password other\n")
+    netrc.chmod(0o600)
+    with JsonServer(answer) as server, JsonServer(stolen) as elsewhere:
+        env = {"HYPERFLEET_TOKEN": "mine", "NETRC": str(netrc)}
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url, env=env)
+    assert (ended.returncode, "it links to somewhere else" in ended.stdout) == (1, True), ended.stdout
+    assert tokens == ["Bearer mine"]
+
+
 def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
     for against, says in (
         ("mysql://me:secret@db.example/fleet", "--against: the scheme mysql is not postgresql"),
