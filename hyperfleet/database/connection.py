@@ -27,9 +27,12 @@ DEFAULTS = {
     "tcp_user_timeout": "10000",
 }
 
-# What a server says of a user, a password or a name that it does not know: words alone, since libpq has
-# no SQLSTATE of a connection that was not made.
-HOPELESS = re.compile(r'authentication failed|FATAL: .*(role|database) "[^"]*" does not exist')
+# What a server says of a user, a password or a name that it does not know, and libpq of a word that it
+# does not understand: words alone, since libpq has no SQLSTATE of a connection that was not made.
+HOPELESS = re.compile(
+    r'authentication failed|FATAL: .*(role|database) "[^"]*" does not exist'
+    r'|invalid \w+ value: "|could not match \d+ '
+)
 
 
 class Cursor(Protocol):

@@ -102,9 +102,11 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
     [
         ({"dbname": "nowhere"}, 'database "nowhere" does not exist'),
         ({"user": "nobody"}, 'role "nobody" does not exist'),
+        ({"sslmode": "foo"}, 'invalid sslmode value: "foo"'),
+        ({"target_session_attrs": "rw"}, 'invalid target_session_attrs value: "rw"'),
     ],
 )
-def test_a_name_that_the_database_does_not_know_is_told_at_once(
+def test_what_keeps_the_database_away_for_good_is_told_at_once(
     database: str, wrong: dict[str, str], words: str
 ) -> None:
     done = run(
