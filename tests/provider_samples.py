@@ -91,7 +91,7 @@ BROKEN = {
     "yaml": (HEAD + "   - x: [\n", "line 5, column 4: is not YAML: "),
     "twice": (HEAD + "      type: object\n      type: object\n", "line 6, column 7: is not YAML: found duplicate key \"type\""),
     "json": ('{"openapi": "3.0.3",\n "x": }', "line 2, column 7: is not JSON: Expecting value"),
-    "text": ("hello", "line 1: : is not an OpenAPI document: it must hold a mapping with the key openapi"),
+    "text": ("hello", "line 1: is not an OpenAPI document: it must hold a mapping with the key openapi"),
     "swagger": ("swagger: '2.0'\n", "the key openapi is missing; OpenAPI 3.0 and 3.1 are understood"),
     "version": ("openapi: 4.0.0\n", "line 1: openapi: openapi is 4.0.0; OpenAPI 3.0 and 3.1 are understood"),
     "schemas": ("openapi: 3.0.3\ncomponents: {schemas: [1]}\n", "line 2: components.schemas: must hold schemas by their names"),

@@ -21,7 +21,7 @@ from hyperfleet.settings import tenancy
 SERVICE = "hyperfleet"
 
 # Where resources of all kinds are.
-OF_ANY = f"{BASE}/resources"
+OF_ANY = f"{BASE}/resources/"
 
 # How far the primary was when it had written what the answer acknowledged.
 POSITION = "Hyperfleet-Position"
@@ -58,7 +58,7 @@ def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
 
 def shape(kind: str) -> Shape:
     """What the answer is to show of a resource. Raises Problem; call it before anything is changed."""
-    if kind in RESOURCES and flask.request.path.startswith(OF_ANY):
+    if kind in RESOURCES and f"{flask.request.path}/".startswith(OF_ANY):
         # The contract says there what any resource may have, whatever kind it turns out to be of.
         kind = ALL
     names = flask.request.args.get("fields", "")
