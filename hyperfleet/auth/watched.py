@@ -33,7 +33,9 @@ class Watched(Generic[T]):
         try:
             self.stamp = self._stamp()
             self.value = parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from None
+        except ValueError as error:
             raise ConfigurationError(f"{path}: {error}") from None
 
     def get(self) -> T:
