@@ -121,9 +121,9 @@ class Waiting:
                 _tell(woken, found)
 
     async def _look(self) -> None:
-        pause = POLL
+        pause: float | None = POLL
         try:
-            while True:
+            while pause is not None:
                 await asyncio.sleep(pause)
                 if not self.count or self.seen is None:
                     return
@@ -135,19 +135,21 @@ class Waiting:
                     pause = FAILED
         finally:
             self.seen, self.delay = None, 0.0
+            # Who comes next has it looked from another place on: who still waits comes again, too.
+            self._wake(None)
 
-    async def _once(self, seen: Place) -> float:
-        """Looks, and wakes whom it concerns. Returns the seconds until the next look."""
+    async def _once(self, seen: Place) -> float | None:
+        """Looks, and wakes whom it concerns. Returns the seconds until the next look; None: it is
+        another feed now, which those who ask again are told.
+        """
         values: dict[str, Any] = {**seen._asdict(), "position": str(seen.position), "most": MOST}
         [(known, last, count, found, self.delay)] = await self.reads.fetch(SEEN, values)
         if not known and self.reads.standbys:
             # It may be the standby that does not have it yet.
             [(known, last, count, found, self.delay)] = await self.reads.newest(SEEN, values)
         if not known:
-            # It is another feed now, which those who ask again are told.
-            self.seen = None
-            self._wake(None)
-        elif count:
+            return None
+        if count:
             self.seen = Place.parse(f"{seen.epoch} {last}")
             wishes: set[Wish] = {(None, None)}
             for kind, owner in found:

@@ -15,6 +15,7 @@ import pytest
 import requests
 from conftest import Api, Service
 from psycopg.conninfo import make_conninfo
+from round_trips import RoundTrips
 from watchers import follow, now, told
 
 from hyperfleet.changes import following, retention, waiting
@@ -504,6 +505,24 @@ def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycop
             gone = next(coming)
     assert gone["event"] == "gone"
     assert json.loads(gone["data"])["status"] == 410
+
+
+def test_those_who_come_again_to_another_feed_are_looked_for_once(
+    service: Callable[..., Api], database: str, sql: psycopg.Connection
+) -> None:
+    wire = RoundTrips(database)
+    api = service(wire.conninfo)
+    for _ in range(3):
+        with later(lambda: sql.execute("TRUNCATE clusters CASCADE")):
+            assert api.get("/changes?wait=20").status_code == 410
+    with ThreadPoolExecutor(1) as threads:
+        waiter = threads.submit(lambda: Api(api.url).get("/changes?wait=3"))
+        time.sleep(0.5)
+        wire.reset()
+        time.sleep(2)
+        assert wire.count < 1.5 * 2 / waiting.POLL
+        assert waiter.result().json()["items"] == []
+    wire.close()
 
 
 def test_who_reads_while_a_table_is_emptied_holds_nobody_up(
