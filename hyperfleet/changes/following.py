@@ -101,12 +101,14 @@ class Feed:
         """
         loop = asyncio.get_running_loop()
         end, wish = loop.time() + seconds, (wanted.kind, wanted.owner_id)
-        while not (passed := await self.waiting.wait(page.next, wish, end - loop.time())):
-            page = await self.page(wanted, page.next)
-            if page.items:
-                return page.text
-            await asyncio.sleep(PAUSE)
-        return Page([], passed).text
+        while not page.items:
+            place, found = await self.waiting.wait(page.next, wish, end - loop.time())
+            if not found:
+                return Page([], place).text
+            page = await self.page(wanted, place)
+            if not page.items:
+                await asyncio.sleep(PAUSE)
+        return page.text
 
     async def stream(self, wanted: Wanted, page: Page) -> AsyncIterator[bytes]:
         """A page, and all that come behind it, as server-sent events. A database that is away is waited
@@ -115,15 +117,16 @@ class Feed:
         loop, wish = asyncio.get_running_loop(), (wanted.kind, wanted.owner_id)
         yield page.events
         begun = told = loop.time()
-        place = page.next
+        last = page.next
         while not self.waiting.ended and loop.time() - begun < LASTS:
-            if passed := await self.waiting.wait(page.next, wish, BEAT):
-                page = Page([], passed)
-                yield b":\n\n" if passed == place else page.events
-                told, place = loop.time(), passed
+            place, found = await self.waiting.wait(page.next, wish, BEAT)
+            if not found:
+                page = Page([], place)
+                yield b":\n\n" if place == last else page.events
+                told, last = loop.time(), place
                 continue
             try:
-                page = await self.page(wanted, page.next)
+                page = await self.page(wanted, place)
             except Problem as problem:
                 # Nothing else is a reason to list again, and is told to who goes on from here.
                 if problem.entry.code == GONE:
@@ -138,7 +141,7 @@ class Feed:
             # happens to what a tenant does not see is none of its business.
             if page.items or loop.time() - told >= BEAT:
                 yield page.events
-                told, place = loop.time(), page.next
+                told, last = loop.time(), page.next
             if not page.items:
                 await asyncio.sleep(PAUSE)
 

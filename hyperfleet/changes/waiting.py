@@ -43,6 +43,9 @@ SEEN: LiteralString = _SEEN.format(checked=CHECKED, known=KNOWN)
 
 # What somebody waits for: a kind, and an owner; None: any.
 Wish: TypeAlias = tuple[str | None, str | None]
+# What one who waits is told: a place up to which there is nothing, where one is known, and whether there
+# is something behind it.
+Woken: TypeAlias = asyncio.Future[tuple[Place | None, bool]]
 
 
 class Waiting:
@@ -59,7 +62,7 @@ class Waiting:
         self.ended = False
         # Up to where all that came was seen; None: nobody looks.
         self.seen: Place | None = None
-        self.waiting: dict[Wish, set[asyncio.Future[bool]]] = defaultdict(set)
+        self.waiting: dict[Wish, set[Woken]] = defaultdict(set)
         self.task: asyncio.Task[None] | None = None
 
     def admit(self) -> None:
@@ -75,50 +78,46 @@ class Waiting:
         """Whether something was seen behind a place, which a standby may not have yet."""
         return self.seen is not None and self.seen.epoch == place.epoch and self.seen.order > place.order
 
-    async def wait(self, place: Place, wish: Wish, seconds: float) -> Place | None:
-        """Waits for something that comes behind a place; None: there is something. Where nothing has
-        come, or the service ends, returns the place up to which there is nothing: what others wait for
-        has been passed by, and may be too old to go on from when something comes.
+    async def wait(self, place: Place, wish: Wish, seconds: float) -> tuple[Place, bool]:
+        """Waits for something that comes behind a place. Returns the place up to which there is nothing,
+        and whether there is something behind that; there is not where the time is over, or the service
+        ends. What others wait for has been passed by: it may be too old to go on from when something
+        comes, and all who are woken by the same go on from the same place, whose page is read once.
         """
         if self.ended or seconds <= 0:
-            return place
+            return place, False
         if self.beyond(place):
-            return None
+            return place, True
         if self.seen is None:
             self.seen = place
             self.task = asyncio.create_task(self._look())
         loop = asyncio.get_running_loop()
-        woken: asyncio.Future[bool] = loop.create_future()
-        passed = place
-
-        def in_vain() -> None:
-            # As far as was looked when it is told: what is seen after that may be what is waited for.
-            nonlocal passed
-            if self.seen is not None and self.beyond(place):
-                passed = self.seen
-            _tell(woken, False)
-
-        timer = loop.call_later(seconds, in_vain)
+        woken: Woken = loop.create_future()
+        # As far as was looked when it is told: what is seen after that may be what is waited for.
+        timer = loop.call_later(seconds, lambda: _tell(woken, self.seen, found=False))
         self.waiting[wish].add(woken)
         self.count += 1
         try:
-            return None if await woken else passed
+            passed, found = await woken
         finally:
             timer.cancel()
             self.count -= 1
             self.waiting[wish].discard(woken)
             if not self.waiting[wish]:
                 del self.waiting[wish]
+        if passed and passed.epoch == place.epoch and passed.order > place.order:
+            return passed, found
+        return place, found
 
     def end(self) -> None:
         """Sends all home, who find another replica."""
         self.ended = True
-        self._wake(None, found=False)
+        self._wake(None, None, found=False)
 
-    def _wake(self, wishes: set[Wish] | None, *, found: bool = True) -> None:
+    def _wake(self, wishes: set[Wish] | None, passed: Place | None, *, found: bool = True) -> None:
         for wish in list(self.waiting) if wishes is None else wishes & self.waiting.keys():
             for woken in self.waiting[wish]:
-                _tell(woken, found)
+                _tell(woken, passed, found=found)
 
     async def _look(self) -> None:
         pause: float | None = POLL
@@ -136,7 +135,7 @@ class Waiting:
         finally:
             self.seen, self.delay = None, 0.0
             # Who comes next has it looked from another place on: who still waits comes again, too.
-            self._wake(None)
+            self._wake(None, None)
 
     async def _once(self, seen: Place) -> float | None:
         """Looks, and wakes whom it concerns. Returns the seconds until the next look; None: it is
@@ -154,10 +153,10 @@ class Waiting:
             wishes: set[Wish] = {(None, None)}
             for kind, owner in found:
                 wishes |= {(kind, None), (None, owner), (kind, owner)}
-            self._wake(wishes)
+            self._wake(wishes, seen)
         return 0.0 if count == MOST else POLL
 
 
-def _tell(woken: "asyncio.Future[bool]", found: bool) -> None:
+def _tell(woken: Woken, passed: Place | None, *, found: bool) -> None:
     if not woken.done():
-        woken.set_result(found)
+        woken.set_result((passed, found))

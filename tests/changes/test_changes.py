@@ -541,6 +541,28 @@ def test_who_reads_while_a_table_is_emptied_holds_nobody_up(
     assert told(follow(api, token)[0]) == [("created", "Cluster", "c2")]
 
 
+def test_those_who_began_at_several_places_have_the_same_page_when_something_comes(
+    service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "POLL", 1.0)
+    wire = RoundTrips(database)
+    api, writer, waiters = service(wire.conninfo), service(database), []
+    cluster = api.cluster()
+    with ThreadPoolExecutor(30) as threads:
+        for number in range(30):
+            api.cluster(f"other-{number}")
+            path = f"/changes?after={now(api)}&kind=NodePool&wait=30"
+            waiters.append(threads.submit(lambda path=path: Api(api.url).get(path)))
+        # Until all that happened elsewhere was looked at.
+        time.sleep(3)
+        wire.reset()
+        writer.node_pool(cluster)
+        answers = [one.result() for one in waiters]
+        assert wire.count < 10
+    assert all(told(one.json()["items"]) == [("created", "NodePool", "np1")] for one in answers)
+    wire.close()
+
+
 def test_more_than_may_wait_are_refused_with_when_to_come_again(service: Callable[..., Api]) -> None:
     api = service(max_waiting=1)
     token = now(api)
