@@ -12,7 +12,7 @@ from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
 from hyperfleet.errors import GONE, Problem
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
-from hyperfleet.lists import search
+from hyperfleet.lists import referring, search
 from hyperfleet.lists.page import BYTES, most
 from hyperfleet.lists.place import CHECKED, KNOWN, NOW, Place
 from hyperfleet.lists.projection import Shape
@@ -86,7 +86,7 @@ class Wanted(NamedTuple):
 
     :param kind: None: resources of all kinds
     :param owner_id: what they belong to; None: whatever it is
-    :param search: which resources, and the ``expression`` that says so
+    :param search: which resources, and the ``expression`` that says so, with what they refer to
     :param shape: what is shown of them, and the ``fields`` that say so
     :param tenant: whose they are; empty: anybody's
     """
@@ -141,13 +141,21 @@ class Page:
         return b"".join(events)
 
 
-def searched(expression: str, kind: str | None) -> Condition:
-    """The condition that a search stands for. Raises SearchError.
+def searched(
+    expression: str, kind: str | None, referring_to: Mapping[str, str] | None = None
+) -> Condition:
+    """The condition that a search stands for, and what is referred to. Raises SearchError, and Problem.
 
     Each row is found by its id, so that labels are read off it: to look them up, a planner who does not
     know them well goes through all that there are, for each row.
     """
-    return search.translate(expression, kind or ALL, lookup=False) if expression.strip() else search.ANY
+    of = kind or ALL
+    found = search.translate(expression, of, lookup=False) if expression.strip() else search.ANY
+    refers, values = referring.held(of, referring_to or {})
+    if not refers:
+        return found
+    both = f"{found.sql} AND {refers}" if found.sql else refers
+    return Condition(both, {**found.values, **values}, steady=found.steady or not found.sql)
 
 
 def plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:

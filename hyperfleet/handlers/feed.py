@@ -1,5 +1,6 @@
 """The feed of changes."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import flask
@@ -25,9 +26,7 @@ def get_changes(
     *, after: str = "", wait: int | None = None, limit: int, fields: str = "", **filters: str
 ) -> flask.Response:
     """The changes behind a place, at once or when there are some; or all that come from there on."""
-    wanted = _wanted(
-        filters.get("kind"), filters.get("owner_id"), filters.get("search", ""), fields, limit
-    )
+    wanted = _wanted(filters, fields, limit)
     headers = dict(wanted.shape.headers)
     seconds = wait or 0
     if wait is None and (preferred := request.preferred("wait")) is not None and preferred.isdecimal():
@@ -53,7 +52,9 @@ def get_changes(
     return Later(waited, headers=headers, content_type="application/json")
 
 
-def _wanted(kind: str | None, owner_id: str | None, expression: str, fields: str, limit: int) -> Wanted:
+def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
+    kind, owner_id, expression = (filters.get(name) for name in ("kind", "owner_id", "search"))
+    expression = expression or ""
     if kind is not None and kind not in RESOURCES:
         near = nearest(kind, RESOURCES)
         other = f"did you mean {near}?" if near else f"it may be {', '.join(RESOURCES)}"
@@ -63,9 +64,9 @@ def _wanted(kind: str | None, owner_id: str | None, expression: str, fields: str
             raise bad_parameter("owner_id", "must be the id of a resource", owner_id)
         owner_id = id_here(owner_id)
     try:
-        condition = pages.searched(expression, kind)
+        condition = pages.searched(expression, kind, filters)
     except search.SearchError as error:
         raise bad_search(error.message) from None
     shape = request.shape(kind or ALL)
-    asked = expression.strip()
+    asked = str([expression.strip(), filters.get("ref_type"), filters.get("ref_target_id")])
     return Wanted(kind, owner_id, condition, asked, shape, fields, limit, request.tenant())

@@ -7,10 +7,12 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from hyperfleet.kinds import ALL, BASE
-from hyperfleet.lists import referring
 from hyperfleet.lists.continuation import Continuation
 from hyperfleet.lists.page import BYTES, Found, Later, Wanted, Within
 from hyperfleet.lists.projection import Shape
+
+# The parameters of a list that the feed has, too.
+WANTED = ("search", "ref_type", "ref_target_id", "fields")
 
 
 class Long(NamedTuple):
@@ -53,16 +55,14 @@ def changes(
 ) -> str:
     """Where a client hears of what happens after a page was read; empty for who does not know the link.
 
-    :param query: of the request, of which count there, too, what is searched for, and fields
+    :param query: of the request, of which the feed takes what says which items, and what of them
     """
     if found.place is None or shape.agent:
         return ""
     of = [] if kind == ALL else [("kind", kind)]
     owner = [("owner_id", within.values["owner_id"])] if "owner_id" in within.values else []
-    asked = dict(query)
-    kept = {"search": referring.searched(kind, asked), "fields": asked.get("fields", "")}
-    same = [(name, value) for name, value in kept.items() if value]
-    return f"{BASE}/changes?{urlencode([*of, *owner, *same, ('after', found.place.token)])}"
+    kept = [(name, value) for name, value in query if name in WANTED]
+    return f"{BASE}/changes?{urlencode([*of, *owner, *kept, ('after', found.place.token)])}"
 
 
 def linked(text: bytes, changes: str) -> bytes:

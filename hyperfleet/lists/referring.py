@@ -39,18 +39,19 @@ def asked(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return sources(kind, type_, [UUID(id_here(target))], bind), values
 
 
-def searched(kind: str, query: Mapping[str, Any]) -> str:
-    """The search that finds what a list has of which these are the parameters, and which was read."""
-    expression, type_, target = ((query.get(n) or "") for n in ("search", "ref_type", "ref_target_id"))
-    if not type_ and not target:
-        return str(expression)
-    text = target.replace("'", "''")
-    comparison = f"='{text}'" if target else " is not null"
-    names = [type_] if type_ else columns.references(kind)
-    # What refers to nothing is not in such a list, and nothing has an empty id.
-    parts = [f"references.{name}{comparison}" for name in names] or ["id=''"]
-    either = " or ".join(parts)
-    return f"({expression}) and ({either})" if expression.strip() else either
+def held(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The same as :func:`asked`, read off rows that are found by their ids."""
+    condition, _ = asked(kind, query)
+    if condition in ("", "FALSE"):
+        return condition, {}
+    type_, target = query.get("ref_type"), query.get("ref_target_id")
+    values, bind = columns.collector("r")
+    table = KINDS[kind].table
+    if target is None:
+        return f"({table}.refs -> {bind(type_)}::text IS NOT NULL)", values
+    types = [type_] if type_ is not None else columns.references(kind)
+    parts = [among(table, one, [UUID(id_here(target))], bind) for one in types]
+    return f"({' OR '.join(parts)})", values
 
 
 def sources(kind: str, type_: str | None, targets: Sequence[UUID] | None, bind: Bind) -> str:

@@ -325,6 +325,10 @@ def test_a_list_of_what_refers_to_something_leads_to_the_changes_of_that_alone(w
             {"ref_type": "wif_config", "ref_target_id": wif["id"], "fields": "name"},
             {"ref_target_id": wif["id"], "search": "name='x' or labels.a='b'"},
             {"ref_type": "wif_config", "search": "labels.a='b'"},
+            # As much as a search may have.
+            {"ref_target_id": wif["id"], "search": " or ".join(["labels.a='b'"] * 100)},
+            {"ref_target_id": wif["id"], "search": f"{'(' * 32}labels.a='b'{')' * 32}"},
+            {"ref_target_id": wif["id"], "search": f"labels.a='b' or name='{'x' * 4073}'"},
         )
     ]
     links = [answered(api.get(path, params=query))["changes"] for path, query in lists]
