@@ -137,6 +137,7 @@ def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
         raise OrderError(f"cannot order by {name}; {other}")
     # By code point, whatever the database's language.
     collation = ' COLLATE "C"' if field.type == "text" else ""
-    long = field.type == "text" and not field.label and columns.segments(name)[-1] in LONG
+    # Labels may be from before their syntax was checked.
+    long = field.type == "text" and (field.label or columns.segments(name)[-1] in LONG)
     sql = f"left({field.sql}, {COUNTED}){collation}" if long else f"{field.sql}{collation}"
     return Key(name, sql, descending, field.nullable, CASTS[field.type])

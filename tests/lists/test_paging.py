@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from conftest import Api
 from helpers_contract import BASE
+from psycopg.types.json import Jsonb
 
 
 def follow(api: Api, path: str) -> Iterator[dict[str, Any]]:
@@ -77,6 +78,17 @@ def test_links_lead_on_where_the_order_is_by_texts_that_are_longer_than_a_link(a
     order = ",".join([f"{name}.message" for name in names] + [f"{name}.reason" for name in names])
     path = f"/clusters?size=1&fields=id&orderBy={order}"
     assert ids(follow(api, path)) == [id_ for _, id_ in sorted(conditions)]
+
+
+def test_links_lead_on_where_labels_are_from_before_they_had_to_be_short(
+    api: Api, sql: psycopg.Connection
+) -> None:
+    made = [api.cluster(f"c{number}")["id"] for number in range(3)]
+    for cluster, char in zip(made, "bca", strict=True):
+        labels = Jsonb({"long": char * 10000})
+        sql.execute("UPDATE clusters SET labels = %s WHERE id = %s", (labels, cluster))
+    path = "/clusters?size=1&fields=id&orderBy=labels.long"
+    assert ids(follow(api, path)) == [made[2], made[0], made[1]]
 
 
 def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> None:
