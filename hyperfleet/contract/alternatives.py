@@ -7,7 +7,6 @@ from typing import Any
 from hyperfleet.contract import schema
 from hyperfleet.contract.schema import PREFIX
 
-# How OpenAPI 3.1 says, beside the alternatives, that there may be none.
 NULL = {"type": "null"}
 
 
@@ -37,67 +36,85 @@ def spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
     children refer to instead.
     """
     named = {name: _referring(one) for name, one in given.items()}
+    extending: dict[str, list[str]] = {}
+    for name, one in named.items():
+        for parent in dict.fromkeys(map(_extended, _parts(one))):
+            extending.setdefault(parent, []).append(name)
     bases: dict[str, str] = {}
     for name, one in named.items():
         if (
             isinstance(one, Mapping)
             and isinstance(one.get("discriminator"), Mapping)
             and not one.keys() & {"oneOf", "anyOf", "$ref"}
-            and _extending(name, named)
+            and name in extending
         ):
             bases[name] = free(name + "Base", {*named, *bases.values()})
     found = {name: _on(one, bases) for name, one in named.items()}
     for parent, base in bases.items():
         own = {**found[parent]}
         del own["discriminator"]
-        found |= {base: own, parent: _choice(parent, bases, named)}
+        found |= {base: own, parent: _choice(parent, bases, extending, named)}
     return found
+
+
+def _parts(one: Any) -> list[Any]:
+    return _list(one.get("allOf")) if isinstance(one, Mapping) else []
+
+
+def _extended(part: Any) -> str:
+    """The name of the schema that a part of an allOf refers to, if that is all that it does."""
+    ref = part.get("$ref") if isinstance(part, Mapping) and len(part) == 1 else None
+    return ref.removeprefix(PREFIX) if isinstance(ref, str) and ref.startswith(PREFIX) else ""
 
 
 def _on(one: Any, bases: Mapping[str, str]) -> Any:
     """A schema that extends what a parent says itself, where it extends a parent."""
-    if not isinstance(one, Mapping) or not isinstance(one.get("allOf"), list):
+    if not _parts(one):
         return one
-    instead = [({"$ref": PREFIX + name}, {"$ref": PREFIX + base}) for name, base in bases.items()]
-    parts = [next((new for old, new in instead if old == part), part) for part in one["allOf"]]
-    return {**one, "allOf": parts}
+    names = [bases.get(_extended(part)) for part in one["allOf"]]
+    parts = zip(names, one["allOf"], strict=True)
+    return {**one, "allOf": [{"$ref": PREFIX + name} if name else part for name, part in parts]}
 
 
-def _choice(parent: str, bases: Mapping[str, str], named: Mapping[str, Any]) -> dict[str, Any]:
-    """The choice between the descendants of a parent; itself is one where its mapping says so."""
+def _choice(
+    parent: str, bases: Mapping[str, str], extending: Mapping[str, list[str]], named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The choice between the descendants of a parent; itself is one where its mapping says so.
+
+    Who extends a child and has no value of its own is not meant by any, and is left out.
+    """
     discriminator, targets = named[parent]["discriminator"], mapping(named[parent])
-    names = _descendants(parent, named)
+    names = _descendants(parent, extending)
     if PREFIX + parent in targets.values():
         names.append(parent)
-    refs = {PREFIX + name: PREFIX + bases.get(name, name) for name in names}
-    values = {value: refs.get(ref, ref) for value, ref in targets.items()}
+    refs: dict[str, str] = {}
+    values, taken = dict[Any, str](), set[Any]()
     for name in names:
-        # It is called otherwise now.
-        if name in bases and PREFIX + name not in targets.values():
-            told = _values(named[name], discriminator.get("propertyName"), named) or [name]
+        mapped = [value for value, ref in targets.items() if ref == PREFIX + name]
+        told = mapped or _values(named[name], str(discriminator.get("propertyName")), named) or [name]
+        if name not in extending[parent] and not taken.isdisjoint(told):
+            continue
+        taken.update(value for value in told if mapped or value not in targets)
+        refs[PREFIX + name] = PREFIX + bases.get(name, name)
+        if name in bases and not mapped:
+            # It is called otherwise now.
             values |= dict.fromkeys(told, refs[PREFIX + name])
+    values |= {value: refs.get(ref, ref) for value, ref in targets.items()}
     return {
         "anyOf": [{"$ref": ref} for ref in refs.values()],
         "discriminator": {**discriminator, "mapping": values} if values else discriminator,
     }
 
 
-def _extending(parent: str, named: Mapping[str, Any]) -> list[str]:
-    """The names of the schemas with an allOf that refers to a parent."""
-    itself = {"$ref": PREFIX + parent}
-    return [
-        name
-        for name, one in named.items()
-        if isinstance(one, Mapping) and isinstance(one.get("allOf"), list) and itself in one["allOf"]
-    ]
-
-
-def _descendants(parent: str, named: Mapping[str, Any]) -> list[str]:
+def _descendants(parent: str, extending: Mapping[str, list[str]]) -> list[str]:
     """The names of the schemas that extend a parent, or extend one that does, and so on."""
-    found = _extending(parent, named)
-    for name in found:
-        found += [child for child in _extending(name, named) if child not in found and child != parent]
-    return found
+    found = dict.fromkeys(extending[parent])
+    waiting = [*found]
+    for name in waiting:
+        new = [child for child in extending.get(name, ()) if child not in found and child != parent]
+        found |= dict.fromkeys(new)
+        waiting += new
+    return waiting
 
 
 def _referring(one: Any) -> Any:
@@ -129,9 +146,17 @@ def decided(one: Any, named: Mapping[str, Any]) -> Any:
     for value, index in branches.items():
         chosen = {"required": [property_], "properties": {property_: {"const": value}}}
         rules.append({"if": chosen, "then": alternatives[index]})
-    if NULL in alternatives:
+    if any(_is_null(branch, named) for branch in alternatives):
         rules = [{"if": {"not": NULL}, "then": {"allOf": rules}}]
     return {**same, "allOf": [*same.get("allOf", ()), *rules]}
+
+
+def _is_null(branch: Any, named: Mapping[str, Any]) -> bool:
+    """Whether an alternative is null alone: so OpenAPI 3.1 says that there may be none of the others."""
+    one = schema.followed(branch, named)
+    if not isinstance(one, Mapping):
+        return False
+    return one.get("type") in ("null", ["null"]) or [None] in (one.get("enum"), [one.get("const", 0)])
 
 
 def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) -> dict[Any, int]:
@@ -146,7 +171,7 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
     property_, targets = one["discriminator"]["propertyName"], mapping(one)
     found: dict[Any, int] = {}
     for index, branch in enumerate(one.get(keyword, ())):
-        if branch == NULL:
+        if _is_null(branch, named):
             continue
         ref = branch.get("$ref") if isinstance(branch, Mapping) else None
         own = _values(branch, property_, named)

@@ -476,6 +476,38 @@ def test_a_discriminator_knows_those_who_extend_a_child(tmp_path: Path) -> None:
     assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
 
 
+@pytest.mark.parametrize("mapping", [{}, {"cat": SCHEMAS + "Cat", "dog": SCHEMAS + "Dog"}])
+def test_who_extends_a_child_and_has_no_value_of_its_own_leaves_the_choice_as_it_is(
+    tmp_path: Path, mapping: dict[str, str]
+) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    animal = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": mapping}}
+    cat, dog = extending("Animal", "lives"), extending("Animal", "bark")
+    cat["allOf"][1]["properties"]["kind"] = {"enum": ["cat"]}
+    dog["allOf"][1]["properties"]["kind"] = {"enum": ["dog"]}
+    lion = extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog, Lion=lion)
+    assert check({"pet": {"kind": "cat", "mane": "any"}}) == []
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
+
+
+def test_a_mapping_counts_before_the_values_that_a_child_has_from_its_parent(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    targets = {"dog": SCHEMAS + "Dog", "lion": SCHEMAS + "Lion"}
+    animal = {
+        **ANIMAL,
+        "properties": {"kind": {"enum": ["cat", "dog", "lion"]}},
+        "discriminator": {"propertyName": "kind", "mapping": targets},
+    }
+    cat = extending("Animal", "lives", discriminator={"propertyName": "kind"})
+    dog, lion = extending("Animal", "bark"), extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog, Lion=lion)
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "dog", "lives": "any"}}) == []
+    assert check({"pet": {"kind": "lion", "mane": "x"}}) == [("spec.pet.mane", "type")]
+
+
 @pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "texts"])
 def test_a_discriminator_may_have_values_that_are_no_texts(
     tmp_path: Path, mapping: dict[str, str]
@@ -495,13 +527,27 @@ def test_a_discriminator_may_have_values_that_are_no_texts(
     assert check({"version": "1", "size": 1}) == [("spec.version", "enum")]
 
 
-def test_a_choice_that_may_be_null_is_a_choice_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "null",
+    [
+        {"type": "null"},
+        {"type": ["null"], "description": "None of them."},
+        {"const": None},
+        {"enum": [None]},
+        {"$ref": SCHEMAS + "None"},
+    ],
+    ids=["type", "types", "const", "enum", "ref"],
+)
+def test_a_choice_that_may_be_null_is_a_choice_all_the_same(
+    tmp_path: Path, null: dict[str, Any]
+) -> None:
     refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
-    choice = {"oneOf": [*refs, {"type": "null"}], "discriminator": {"propertyName": "kind"}}
+    choice = {"oneOf": [*refs, null], "discriminator": {"propertyName": "kind"}}
     one, two = (
         {"type": "object", "properties": {"size": {"type": name}}} for name in ("integer", "string")
     )
-    check = compiled(tmp_path, "3.1.0", {"properties": {"a": choice}}, One=one, Two=two)
+    named = {"One": one, "Two": two, "None": {"type": "null"}}
+    check = compiled(tmp_path, "3.1.0", {"properties": {"a": choice}}, **named)
     assert check({"a": None}) == check({"a": {"kind": "One"}}) == check({"a": {"kind": "Two"}}) == []
     assert check({"a": {"kind": "Two", "size": 1}}) == [("spec.a.size", "type")]
     assert check({"a": {"kind": "Three"}}) == [("spec.a.kind", "enum")]
