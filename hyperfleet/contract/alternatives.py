@@ -166,7 +166,7 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
     enum; at last they are the alternative's name (OpenAPI 3.0.3, 4.7.25). Nothing where there is no
     discriminator, or an alternative without values, or one value for two: all of them count then.
     """
-    if "discriminator" not in one:
+    if not one.get("discriminator"):
         return {}
     property_, targets = one["discriminator"]["propertyName"], mapping(one)
     found: dict[Any, int] = {}

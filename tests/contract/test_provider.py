@@ -416,6 +416,9 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     )
     assert check({"t": "x", "a": 1}) == []
     assert check({"t": "x"}) == [("spec", "oneOf")]
+    # As a key without a value in YAML.
+    check = compiled(tmp_path, "3.0.3", {"oneOf": [{"required": ["t"]}], "discriminator": None})
+    assert check({"u": 1}) == [("spec.t", "required")]
 
 
 def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path) -> None:
