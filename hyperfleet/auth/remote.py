@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,24 +56,33 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Cut:
-    """A connection that waits no longer for the head of an answer than for a piece of its body, also
-    where the head drips.
+@contextlib.contextmanager
+def _cut_after(seconds: float, cut: Callable[[], object]) -> Iterator[None]:
+    """Ends a connection by ``cut`` unless all is done within some seconds: the times that it has itself
+    begin anew with each byte, where what drips is nothing that is handed on.
     """
+
+    def end() -> None:
+        # It may be at its end already.
+        with contextlib.suppress(OSError, AttributeError, RuntimeError, ValueError):
+            cut()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class _Cut:
+    """A connection that waits no longer for the head of an answer than for a piece of its body."""
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
         """The answer. Raises what a connection does that broke."""
-        timer = threading.Timer(TIMEOUT, self._cut)
-        timer.daemon = True
-        timer.start()
-        try:
+        with _cut_after(TIMEOUT, lambda: self.sock.shutdown(socket.SHUT_RDWR)):  # type: ignore[attr-defined]
             return super().getresponse(*args, **options)  # type: ignore[misc]
-        finally:
-            timer.cancel()
-
-    def _cut(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
 
 
 class _Http(_Cut, urllib3.connection.HTTPConnection):
@@ -154,15 +164,18 @@ class Client:
             ) as response:
                 if response.status_code != 200:
                     return response.status_code, None
-                # As much as there is, and not as much as is asked for: that may drip.
-                while piece := response.raw.read1(65536, decode_content=True):
-                    content += piece
-                    if len(content) > MAX_SIZE:
-                        raise Unreachable(f"{url} answers with more than {MAX_SIZE} bytes")
-                    if time.monotonic() > end:
-                        raise Unreachable(f"{url} answers too slowly")
+                with _cut_after(end - time.monotonic(), response.raw.shutdown):
+                    # As much as there is, and not as much as is asked for: that may drip.
+                    while piece := response.raw.read1(65536, decode_content=True):
+                        content += piece
+                        if len(content) > MAX_SIZE:
+                            raise Unreachable(f"{url} answers with more than {MAX_SIZE} bytes")
+                        if time.monotonic() > end:
+                            raise Unreachable(f"{url} answers too slowly")
             return 200, json.loads(content)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(f"{url} is not reachable: {type(error).__name__}") from error
+            late = time.monotonic() >= end
+            reason = "answers too slowly" if late else f"is not reachable: {type(error).__name__}"
+            raise Unreachable(f"{url} {reason}") from error
         except (ValueError, RecursionError) as error:
             raise Unreachable(f"{url} does not answer with JSON") from error
