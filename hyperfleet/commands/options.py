@@ -377,7 +377,7 @@ def database_url(given: str, url: str) -> str:
     if not _are_ports(",".join(ports)):
         raise ConfigurationError(f"{given} must have a port from 1 to 65535.")
     try:
-        int(float(parts.get("connect_timeout") or 0))
+        int(float(str(parts.get("connect_timeout", 0))))
     except (ValueError, OverflowError):
         raise ConfigurationError(f"{given}: connect_timeout must be a number of seconds.") from None
     return url

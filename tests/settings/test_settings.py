@@ -234,6 +234,7 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
         "host=db.example port=hush",
         "postgresql://me:hush@db.example/fleet?connect_timeout=hush",
         "postgresql://me:hush@db.example/fleet?connect_timeout=inf",
+        "postgresql://me:hush@db.example/fleet?connect_timeout=",
     ],
 )
 def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url: str) -> None:
