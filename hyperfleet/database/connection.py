@@ -31,7 +31,7 @@ DEFAULTS = {
 # does not understand: words alone, since libpq has no SQLSTATE of a connection that was not made.
 HOPELESS = re.compile(
     r'authentication failed|FATAL: .*(role|database) "[^"]*" does not exist'
-    r'|invalid \w+ value: "|could not match \d+ '
+    r'|invalid "?\w+"? value:? "|weak sslmode "|could not match \d+ '
 )
 
 

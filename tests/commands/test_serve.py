@@ -104,6 +104,9 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
         ({"user": "nobody"}, 'role "nobody" does not exist'),
         ({"sslmode": "foo"}, 'invalid sslmode value: "foo"'),
         ({"target_session_attrs": "rw"}, 'invalid target_session_attrs value: "rw"'),
+        ({"ssl_max_protocol_version": "9"}, 'invalid "ssl_max_protocol_version" value: "9"'),
+        ({"host": "127.0.0.1", "port": "1", "keepalives_idle": "no"}, 'invalid integer value "no"'),
+        ({"sslrootcert": "system", "sslmode": "require"}, 'weak sslmode "require"'),
     ],
 )
 def test_what_keeps_the_database_away_for_good_is_told_at_once(
