@@ -1,7 +1,6 @@
 """``hyperfleet schema check``: a provider's document, and the stored specs that it would refuse."""
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import psycopg
 import requests
 
 from hyperfleet.commands import options
+from hyperfleet.commands.bearer import Session
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
@@ -155,20 +155,12 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
     return source
 
 
-def _authorized(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
-    request.headers["Authorization"] = f"Bearer {token}"
-    return request
-
-
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
     """What a service answers, page by page; its address may end in the API's base path or not.
 
     Links lead from page to page: by their numbers, pages shift while resources come and go.
     """
-    session = stack.enter_context(requests.Session())
-    if token:
-        # As headers it would be replaced by what .netrc has for the host.
-        session.auth = functools.partial(_authorized, token)
+    session = stack.enter_context(Session(token))
     service = url.rstrip("/").removesuffix(BASE)
 
     def page(link: str) -> dict[str, Any]:

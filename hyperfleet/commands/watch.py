@@ -50,17 +50,16 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
     # Not needed by the other commands, and slow to import.
     import requests  # noqa: PLC0415
 
+    from hyperfleet.commands.bearer import Session  # noqa: PLC0415
+
     wanted: dict[str, Any] = {name: value for name, value in query.items() if value is not None}
-    session, pause = requests.Session(), FIRST
+    session, pause = Session(), FIRST
     while True:
-        token = token_file.read_text().strip() if token_file else token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        session.show(token_file.read_text().strip() if token_file else token)
         # The first answer comes at once: it says where now is.
         params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
         try:
-            answer = session.get(
-                f"{url.rstrip('/')}{BASE}/changes", params=params, headers=headers, timeout=TIMEOUT
-            )
+            answer = session.get(f"{url.rstrip('/')}{BASE}/changes", params=params, timeout=TIMEOUT)
             page = answer.json()
             # A proxy in between may have words of its own.
             detail = page.get("detail", answer.reason)

@@ -112,10 +112,10 @@ def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
 def test_the_token_that_is_given_goes_to_that_service_and_nowhere_else(tmp_path: Path) -> None:
     tokens: list[str] = []
 
-    def answer(
-        _method: str, _path: str, _body: bytes, headers: Any
-    ) -> tuple[int, dict[str, str], bytes]:
+    def answer(_method: str, path: str, _body: bytes, headers: Any) -> tuple[int, dict[str, str], bytes]:
         tokens.append(headers["Authorization"])
+        if not path.startswith("/moved"):
+            return 307, {"Location": f"/moved{path}"}, b""
         link = b'{"items": [], "total": 1, "next": "@%s/stolen"}' % elsewhere.url[7:].encode()
         return 200, {"Content-Type": "application/json"}, link
 
@@ -130,7 +130,7 @@ def test_the_token_that_is_given_goes_to_that_service_and_nowhere_else(tmp_path:
         env = {"HYPERFLEET_TOKEN": "mine", "NETRC": str(netrc)}
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url, env=env)
     assert (ended.returncode, "it links to somewhere else" in ended.stdout) == (1, True), ended.stdout
-    assert tokens == ["Bearer mine"]
+    assert tokens == ["Bearer mine"] * 2
 
 
 def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import Api
+from issuer import Answer, JsonServer
 from process import CLEAN, HYPERFLEET, Serving, run
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,21 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
     assert ended.returncode == 1
     assert "Error: --url" in ended.stdout
+
+
+def test_the_token_that_is_given_is_shown_whatever_netrc_has_for_the_host(tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password other\n")
+    netrc.chmod(0o600)
+
+    def answer(_method: str, path: str, *_: object) -> Answer:
+        there = path.startswith("/moved")
+        return (403, {}, b"{}") if there else (307, {"Location": f"/moved{path}"}, b"")
+
+    with JsonServer(answer) as server:
+        env = {"NETRC": str(netrc)}
+        assert run("watch", "--url", server.url, "--token", "mine", env=env).returncode == 1
+    assert [headers["Authorization"] for *_, headers in server.asked] == ["Bearer mine"] * 2
 
 
 def test_it_goes_on_after_answers_that_end_too_early_or_are_a_proxys(api: Api) -> None:
