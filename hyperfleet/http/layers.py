@@ -289,7 +289,8 @@ def _plain_headers(
         kind, semicolon, rest = value.partition(b";")
         kind = kind.strip().lower()
         if kind in ANYTHING:
-            unsure, kind = True, b"application/json"
+            # Their charset is one that nobody has told them either, as a library's for texts.
+            unsure, kind, semicolon, rest = True, b"application/json", b"", b""
         if MEDIA_TYPE.fullmatch(kind):
             plain.append((name, kind + semicolon + rest))
         elif kind and method not in BODILESS:

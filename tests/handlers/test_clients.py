@@ -401,7 +401,10 @@ def test_adapter_statuses_is_another_name_of_statuses(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "media_type",
-    ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", None],
+    [
+        *("text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", None),
+        *("text/plain; charset=ISO-8859-1", "text/plain;charset=ISO-8859-1"),
+    ],
 )
 def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
     api: Api, media_type: str | None
