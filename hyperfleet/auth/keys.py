@@ -1,6 +1,7 @@
 """The keys that tokens are verified with, in a file or at a URL."""
 
 import asyncio
+import contextvars
 import json
 import logging
 import threading
@@ -154,18 +155,22 @@ class KeyServer:
         """The keys of the server; fetches them when they are old, or lack this one."""
         now = time.monotonic()
         age = now - self.tried
-        run = asyncio.get_running_loop().run_in_executor
         if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
-            await run(self.thread, self.fetch, now)
+            await self._apart(now)
         elif self.keys is not None and not knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
             self.sought = now
-            await run(self.thread, self.fetch, now)
+            await self._apart(now)
         elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
             # Whoever asks now does not wait for it.
-            run(self.thread, self.fetch, now)
+            self._apart(now)
         if self.keys is None:
             raise Unreachable(self.url)
         return self.keys
+
+    def _apart(self, since: float) -> asyncio.Future[None]:
+        # With the context, whose request's id stands in the log.
+        run = contextvars.copy_context().run
+        return asyncio.get_running_loop().run_in_executor(self.thread, run, self.fetch, since)
 
     def fetch(self, since: float) -> None:
         """Gets the keys, unless another thread has tried since."""

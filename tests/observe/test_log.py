@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
+from issuer import key_pair
 from process import CLEAN, HYPERFLEET, Serving
 
 from hyperfleet import __version__
@@ -44,6 +45,13 @@ class Logging(Serving):
                     return event
             assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
+
+
+def test_keys_that_cannot_be_fetched_are_told_with_the_request_that_needed_them(database: str) -> None:
+    with Logging("--jwk-cert-url=http://127.0.0.1:1/keys", "--database-url", database) as server:
+        headers = {"X-Request-ID": "mine", "Authorization": f"Bearer {key_pair().token()}"}
+        assert Api(server.url).get("/clusters", headers=headers).status_code == 503
+        server.last(request_id="mine", logger="hyperfleet.auth.keys", level="warning")
 
 
 def test_a_request_is_one_json_object_with_all_that_a_search_needs(database: str) -> None:
