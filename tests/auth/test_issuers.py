@@ -19,6 +19,7 @@ from process import Serving
 
 from hyperfleet import errors
 from hyperfleet.auth import keys as keys_module
+from hyperfleet.auth import remote
 from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.identity import MAX_LENGTH
 from hyperfleet.auth.tokens import Verifier
@@ -114,8 +115,10 @@ def test_two_issuers_with_the_same_key_id_do_not_sign_for_each_other(
 
 
 def test_a_key_server_that_does_not_answer_keeps_no_other_issuers_callers_waiting(
-    start: Start, keys: dict[str, KeyServer]
+    start: Start, keys: dict[str, KeyServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A slow machine may need longer than a server is given.
+    monkeypatch.setattr(remote, "TIMEOUT", 20.0)
     api, answers = start({}, {}), threading.Event()
 
     def hang(*_: object) -> Answer:
