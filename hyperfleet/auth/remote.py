@@ -113,7 +113,6 @@ class _Beside(_Adapter):
     def __init__(self, certificates: str) -> None:
         self.context = ssl.create_default_context()
         try:
-            # What is said of them beside may be in any language.
             self.context.load_verify_locations(cadata=certificates.encode("ascii", "ignore").decode())
         except (ssl.SSLError, ValueError):
             raise ValueError("no certificates") from None
@@ -145,7 +144,8 @@ class Client:
             # Read with each connection.
             self.session.verify = str(ca_file)
         elif ca_file is not None:
-            self.beside = Watched(ca_file, _Beside)
+            # What is said of them beside may be in any language and encoding: this one has each byte.
+            self.beside = Watched(ca_file, _Beside, "latin-1")
 
     def json(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
         """The status of an answer, and its JSON; None unless the status is 200.

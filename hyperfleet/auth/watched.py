@@ -22,17 +22,19 @@ class Watched(Generic[T]):
 
     :param path: of the file
     :param parse: makes the value from the text; raises ValueError for a text that is none
+    :param encoding: of the text
 
     Raises ConfigurationError, with the reason, for a file that cannot be read or parsed at first.
     """
 
-    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+    def __init__(self, path: Path, parse: Callable[[str], T], encoding: str = "utf-8") -> None:
         self.path = path
         self.parse = parse
+        self.encoding = encoding
         self.looked = time.monotonic()
         try:
             self.stamp = self._stamp()
-            self.value = parse(path.read_text(encoding="utf-8"))
+            self.value = parse(path.read_text(encoding=self.encoding))
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from None
         except ValueError as error:
@@ -52,7 +54,7 @@ class Watched(Generic[T]):
             # Also after a failure: it is reported once, and tried again at the next change.
             self.stamp = stamp
             try:
-                self.value = self.parse(self.path.read_text(encoding="utf-8"))
+                self.value = self.parse(self.path.read_text(encoding=self.encoding))
                 logger.info("%s was read again", self.path)
             except (OSError, ValueError) as error:
                 logger.error(

@@ -339,7 +339,7 @@ def test_certificates_that_replace_those_of_an_issuer_count_without_a_new_start(
     keys[A].server.socket = context.wrap_socket(keys[A].server.socket, server_side=True)
     url = keys[A].url.replace("http:", "https:").replace("127.0.0.1", "localhost")
     file = tmp_path / "ca.crt"
-    file.write_text(old.read_text())
+    file.write_text(f"# For the authorit\u00e9 of yesterday.\n{old.read_text()}", encoding="latin-1")
     configs = parse([{"issuer_url": A, "jwk_cert_url": url, "jwk_cert_ca_file": str(file)}])
     verifier = Verifier(Settings(jwt_configs=configs))
     asyncio.run(verifier.claims(of(A)))
