@@ -164,7 +164,8 @@ class Client:
             ) as response:
                 if response.status_code != 200:
                     return response.status_code, None
-                with _cut_after(end - time.monotonic(), response.raw.shutdown):
+                # Looked up only then, since urllib3 before 2.3 has none.
+                with _cut_after(end - time.monotonic(), lambda: response.raw.shutdown()):  # noqa: PLW0108
                     # As much as there is, and not as much as is asked for: that may drip.
                     while piece := response.raw.read1(65536, decode_content=True):
                         content += piece
