@@ -38,6 +38,12 @@ def with_kinds(document: dict[str, Any]) -> None:
 def _add(document: dict[str, Any], kind: Kind) -> None:
     components = document["components"]
     named, answers = components["schemas"], components["responses"]
+    # The access review is asked about kinds by their names: what allows one must allow nothing else.
+    reviewed = (
+        one.get("x-access-review") for item in document["paths"].values() for one in _operations(item)
+    )
+    if kind.name in {review["resource_type"] for review in reviewed if review}:
+        raise _taken(kind, kind.name)
     for name in (*OWN, *REQUESTS):
         _put(named, _called(name, kind), _schema(document, name, kind), kind)
     earlier = itertools.takewhile(lambda one: one is not kind, RESOURCES.values())
@@ -76,10 +82,14 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
 
 def _put(where: dict[str, Any], name: str, what: Any, kind: Kind) -> None:
     if name in where:
-        raise ConfigurationError(
-            f"entities: a kind cannot be called {kind.name}: {name} stands for something else already."
-        )
+        raise _taken(kind, name)
     where[name] = what
+
+
+def _taken(kind: Kind, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"entities: a kind cannot be called {kind.name}: {name} stands for something else already."
+    )
 
 
 def _operations(item: dict[str, Any]) -> Iterator[dict[str, Any]]:

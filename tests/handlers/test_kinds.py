@@ -652,6 +652,8 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Cluster", "plural": "groups"}], "Cluster.plural is 'clusters' and cannot be changed"),
     ([{"kind": "NodePool", "parent_kind": "Channel"}, CHANNEL], "cannot be changed"),
     ([{"kind": "Error", "plural": "slips"}], "cannot be called Error"),
+    # Whom the access review lets read such resources, it would let read who did what.
+    ([{"kind": "Audit", "plural": "audits"}], "cannot be called Audit"),
     ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels stands for something else already"),
 ]
 
