@@ -88,6 +88,10 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
         with contextlib.ExitStack() as stack:
             source = _source(against, token, chosen, stack)
             broken = [_report(kind, document, *source(kind)) for kind in document.validators]
+    except psycopg.errors.UndefinedTable:
+        raise click.ClickException(
+            "The database cannot be read: it lacks migrations, or it is another service's."
+        ) from None
     except psycopg.Error as error:
         # libpq quotes a string that it does not understand, and a password may be in it.
         quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
@@ -130,6 +134,9 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
         return _from_database(options.database_url("--against", against), stack)
     conninfo, folder = embedded.place(chosen)
     if not conninfo:
+        # Who only asks what would break gets no new database where the folder is misspelt.
+        if not embedded.made(folder):
+            raise click.ClickException(f"There is no database in {folder}; none is named either.")
         conninfo = stack.enter_context(embedded.running(folder))
     return _from_database(conninfo, stack)
 

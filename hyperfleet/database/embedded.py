@@ -58,6 +58,11 @@ def reached(chosen: Settings) -> Iterator[str]:
             yield conninfo
 
 
+def made(data_dir: Path) -> bool:
+    """Whether the folder has the files of a server."""
+    return (data_dir.expanduser() / "postgresql").exists()
+
+
 def default_data_dir() -> Path:
     """The folder ``hyperfleet`` in the user's data home.
 

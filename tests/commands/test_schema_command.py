@@ -7,11 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 import requests
-from conftest import Api
+from conftest import Api, made
 from issuer import JsonServer
 from process import run, run_here
 from provider_samples import AWS, BROKEN, GCP, GCP_POOL, PROVIDERS, at
 from psycopg.types.json import Jsonb
+from pytest_postgresql.executors import NoopExecutor
 
 GCP_FILE = str(PROVIDERS / "gcp.yaml")
 
@@ -155,3 +156,17 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
         ended = run_here("schema", "check", GCP_FILE, "--against", against)
         assert (ended.returncode, says in ended.stdout) == (1, True), ended.stdout
         assert "Traceback" not in ended.stdout
+
+
+def test_to_check_against_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    folder = tmp_path / "misspelt"
+    ended = run_here("schema", "check", GCP_FILE, "--against=database", f"--data-dir={folder}")
+    assert (ended.returncode, f"no database in {folder}" in ended.stdout) == (1, True), ended.stdout
+    assert not folder.exists()
+
+
+def test_a_database_that_was_not_migrated_is_called_so(postgres: NoopExecutor) -> None:
+    with made(postgres, "unmigrated") as database:
+        ended = run_here("schema", "check", GCP_FILE, "--against", database)
+    assert (ended.returncode, "lacks migrations" in ended.stdout) == (1, True), ended.stdout
+    assert "relation" not in ended.stdout
