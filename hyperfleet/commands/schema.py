@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +16,7 @@ from hyperfleet.commands.bearer import Session
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
-from hyperfleet.kinds import BASE, RESOURCES, SPECS, both
+from hyperfleet.kinds import BASE, NATIVE, RESOURCES, SPECS, both
 from hyperfleet.settings.catalogue import Settings
 
 COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
@@ -188,7 +189,13 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             answer = page(answer["next"])
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        first = page(f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec")
+        try:
+            first = page(f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec")
+        except requests.HTTPError as error:
+            # A kind that is declared with its schema, both to be rolled out, is not served yet.
+            if kind in NATIVE or error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            return 0, iter(())
         return first["total"], stored(first)
 
     return source

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import declared_kinds
 import psycopg
 import pytest
 import requests
@@ -170,3 +171,18 @@ def test_a_database_that_was_not_migrated_is_called_so(postgres: NoopExecutor) -
         ended = run_here("schema", "check", GCP_FILE, "--against", database)
     assert (ended.returncode, "lacks migrations" in ended.stdout) == (1, True), ended.stdout
     assert "relation" not in ended.stdout
+
+
+def test_a_kind_that_the_service_does_not_serve_yet_has_nothing_that_would_break(
+    filled: Api, tmp_path: Path
+) -> None:
+    config = declared_kinds.file(tmp_path, [{"kind": "Channel", "plural": "channels"}])
+    document = tmp_path / "provider.yaml"
+    document.write_text(
+        "openapi: 3.0.3\n"
+        "components: {schemas: {ChannelSpec: {type: object}, ClusterSpec: {type: object}}}\n"
+    )
+    ended = run_here("schema", "check", str(document), f"--config={config}", "--against", filled.url)
+    assert ended.returncode == 0, ended.stdout
+    assert "Clusters: 0 of 1231 stored specs" in ended.stdout
+    assert "Channels: 0 of 0 stored specs" in ended.stdout
