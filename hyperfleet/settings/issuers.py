@@ -19,6 +19,21 @@ NO_NAMES = (
     *NO_TOKENS,
     *("authorization", "proxy-authorization", "x-forwarded-authorization", "x-api-key", "x-auth-token"),
 )
+# Clients, proxies and HTTP itself say other things in these, so that a gateway lets them through. Names
+# that end with a hyphen stand for all that begin so.
+TAKEN = (
+    *("accept", "accept-", "connection", "content-", "date", "expect", "forwarded", "from", "host"),
+    *("hyperfleet-position", "idempotency-key", "if-", "keep-alive", "origin", "prefer", "range"),
+    *("referer", "sec-", "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade"),
+    *("user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port"),
+    *("x-forwarded-proto", "x-real-ip", "x-request-id"),
+)
+
+
+def taken(header: str) -> bool:
+    """Whether requests have the header for something else."""
+    name = header.lower()
+    return name in TAKEN or name.startswith(tuple(one for one in TAKEN if one.endswith("-")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +134,11 @@ def _issuer(number: int, members: Any) -> Issuer:
         value = getattr(issuer, name)
         if value and (not HEADER.fullmatch(value) or value.lower() in refused):
             raise ValueError(f"issuer {number}: {name} cannot be {value[:100]!r}.")
+    if taken(issuer.identity_header):
+        raise ValueError(
+            f"issuer {number}: identity_header cannot be {issuer.identity_header}, "
+            "which requests have for something else."
+        )
     if issuer.jwk_cert_ca_file and not issuer.jwk_cert_url:
         raise ValueError(f"issuer {number}: jwk_cert_ca_file needs a jwk_cert_url.")
     return issuer

@@ -6,22 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, listed, unknown
+from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, listed, taken, unknown
 
 # What a dimension may be called, and who a caller may be in it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 # Each is in the keys of indexes.
 MOST = 8
 SAID = {"true": True, "false": False}
-# Clients, proxies and HTTP itself say other things in these, so that a gateway lets them through. Names
-# that end with a hyphen stand for all that begin so.
-TAKEN = (
-    *("accept", "accept-", "connection", "content-", "date", "expect", "forwarded", "from", "host"),
-    *("hyperfleet-position", "idempotency-key", "if-", "keep-alive", "origin", "prefer", "range"),
-    *("referer", "sec-", "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade"),
-    *("user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port"),
-    *("x-forwarded-proto", "x-real-ip", "x-request-id"),
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,7 @@ def _dimension(number: int, members: Any) -> Dimension:
 def _header(what: str, value: Any) -> str:
     text = value.strip() if isinstance(value, str) else ""
     name = text.lower()
-    if name in TAKEN or name.startswith(tuple(one for one in TAKEN if one.endswith("-"))):
+    if taken(name):
         raise ValueError(f"{what} cannot be {text}, which requests have for something else.")
     if not HEADER.fullmatch(text) or name in NO_NAMES:
         raise ValueError(f"{what} cannot be {str(value)[:100]!r}.")

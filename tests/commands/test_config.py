@@ -178,6 +178,10 @@ ONE = {"issuer_url": "https://one"}
         ([{**ONE, "header": "Cookie"}], "header cannot be 'Cookie'"),
         ([{**ONE, "header": "X Token"}], "header cannot be 'X Token'"),
         ([{**ONE, "identity_header": "Authorization"}], "identity_header cannot be"),
+        (
+            [{**ONE, "identity_header": "X-Request-ID"}],
+            "cannot be X-Request-ID, which requests have for",
+        ),
         ([{**ONE, "header": "X-A", "identity_header": "x-a"}], "a header that carries tokens"),
         ([{**ONE, "jwk_cert_ca_file": "ca.crt"}], "jwk_cert_ca_file needs a jwk_cert_url"),
         ("{", "this is not JSON"),
