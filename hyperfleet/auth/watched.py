@@ -35,10 +35,8 @@ class Watched(Generic[T]):
         try:
             self.stamp = self._stamp()
             self.value = parse(path.read_text(encoding=self.encoding))
-        except OSError as error:
-            raise ConfigurationError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigurationError(f"{path}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {_reason(error)}") from None
 
     def get(self) -> T:
         """The value of the file; of the last good one while it is missing or broken."""
@@ -58,7 +56,9 @@ class Watched(Generic[T]):
                 logger.info("%s was read again", self.path)
             except (OSError, ValueError) as error:
                 logger.error(
-                    "%s cannot be used, so its last good content stays in force: %s", self.path, error
+                    "%s cannot be used, so its last good content stays in force: %s",
+                    self.path,
+                    _reason(error),
                 )
         return self.value
 
@@ -66,3 +66,8 @@ class Watched(Generic[T]):
         # Follows links: Kubernetes swaps the target of one to change a mounted file.
         status = self.path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Without the number of the error, and the path once more."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
