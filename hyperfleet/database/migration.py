@@ -152,7 +152,8 @@ def refuse_unknown(conn: connection.Connection) -> None:
         )
 
 
-DROP = re.compile(r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) ([a-z_]+)")
+DROP = re.compile(r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) (?:IF EXISTS )?([a-z_]+)")
+MADE_ANEW = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY ([a-z_]+)")
 
 
 def drops(name: str) -> list[str]:
@@ -160,5 +161,6 @@ def drops(name: str) -> list[str]:
     what they hold goes with them.
     """
     text = shipped("migrations").joinpath(f"{name}.rollback.sql").read_text(encoding="utf-8")
-    found = [f"{sort.lower()} {what}" for sort, what in DROP.findall(text)]
+    anew = set(MADE_ANEW.findall(text))
+    found = [f"{sort.lower()} {what}" for sort, what in DROP.findall(text) if what not in anew]
     return sorted(dict.fromkeys(found), key=lambda what: not what.startswith("table"))

@@ -65,6 +65,9 @@ def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psyc
     [first] = [line for line in refused.stdout.splitlines() if line.startswith("0001.resources drops:")]
     for table in ("clusters", "node_pools", "adapter_statuses", "labels"):
         assert f"table {table}" in first
+    [tenth] = [line for line in refused.stdout.splitlines() if line.startswith("0010.")]
+    assert "index clusters_tenancy" in tenth
+    assert "resources_name," not in tenth
     assert migration.applied(sql) == migration.names()
     done = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
     assert done.returncode == 0, done.stdout
