@@ -143,13 +143,15 @@ def _refer(schema: dict[str, Any], name: str, kind: Kind) -> None:
         members["references"] = {"type": "object", "nullable": True, "additionalProperties": True}
     else:
         needed = [ref.type for ref in kind.references if ref.least]
+        must = bool(needed) and name == "ResourceCreateRequest"
         members["references"] = {
             "type": "object",
-            **({"required": needed} if needed else {"nullable": True}),
+            **({"required": needed} if needed else {}),
+            **({} if must else {"nullable": True}),
             "additionalProperties": False,
             "properties": {ref.type: _references(ref) for ref in kind.references},
         }
-        if needed and name == "ResourceCreateRequest":
+        if must:
             schema["required"] = [*schema["required"], "references"]
 
 

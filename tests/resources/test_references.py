@@ -234,6 +234,9 @@ def test_a_patch_replaces_all_references_and_makes_a_new_generation(world: World
         assert [field for field, _ in faults(world.patch(cluster, {"references": body}))] == [place]
     pool = world.make("NodePool", cluster, references={"image": ids(world.make("Image"))})
     assert faults(world.patch(pool, {"references": {}})) == [("references.image", "is required")]
+    # What is null says nothing, also where there must be some.
+    assert answered(world.patch(pool, {"references": None})) == pool
+    assert answered(world.api.patch(f"/resources/{pool['id']}", json={"references": None})) == pool
 
 
 def test_a_merge_patch_changes_the_types_that_it_names(world: World) -> None:
