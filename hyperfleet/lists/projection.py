@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from hyperfleet.contract import document
 from hyperfleet.errors import ConfigurationError, bad_parameter
-from hyperfleet.kinds import KINDS
+from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
 from hyperfleet.storable import FORBIDDEN
@@ -148,9 +148,11 @@ Defaults: TypeAlias = list[tuple[str, dict[str, Projection]]]
 def defaults(entries: Sequence[str]) -> Defaults:
     """The setting ``--default-fields``, read: entries such as ``curl/7=name,status.phase``.
 
-    A member counts for the kinds that have it. Raises ConfigurationError for an entry that is none.
+    A member counts for the resources and reports that have it: what is told beside a resource, such as
+    its history, is shown whole. Raises ConfigurationError for an entry that is none.
     """
     found: Defaults = []
+    kinds = [KINDS[name] for name in (*RESOURCES, ALL, "AdapterStatus")]
     for entry in entries:
         agent, sign, names = entry.partition("=")
         if not sign or not agent.strip() or not names.strip():
@@ -158,14 +160,14 @@ def defaults(entries: Sequence[str]) -> Defaults:
                 f"--default-fields: {entry[:100]!r} is not of the form AGENT=FIELDS."
             )
         given = [name.strip() for name in names.split(",")]
-        strange = [name for name in given if not any(_has(kind, name) for kind in KINDS)]
+        strange = [name for name in given if not any(_has(kind.name, name) for kind in kinds)]
         if strange:
             raise ConfigurationError(
                 f"--default-fields: {strange[0]!r} of {agent.strip()} is not a member of any resource."
             )
         by_kind: dict[str, Projection] = {}
         try:
-            for kind in KINDS.values():
+            for kind in kinds:
                 own = [name for name in given if _has(kind.name, name)]
                 by_kind[kind.name] = project(",".join([*own, kind.identity]), kind.name)
         except ProjectionError as error:
@@ -199,6 +201,6 @@ def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:
         except ProjectionError as error:
             raise bad_parameter("fields", error.message, names) from None
     for start, by_kind in defaults:
-        if agent.startswith(start):
+        if agent.startswith(start) and kind in by_kind:
             return Shape(by_kind[kind], start)
     return Shape()

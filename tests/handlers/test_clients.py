@@ -208,6 +208,22 @@ def test_who_names_fields_gets_those_whoever_they_are(api: Api) -> None:
     assert check(api.get(url, headers=newer)) == whole
 
 
+def test_what_is_told_beside_a_resource_is_shown_whole_to_every_client(api: Api) -> None:
+    # Clients that are generated anew send the name of the strict one, and their contract has all this.
+    cluster = api.cluster()
+    url = f"/clusters/{cluster['id']}"
+    check(api.patch(url, json={"spec": {"a": 1}}))
+    check(api.report(cluster), 201)
+    for path in (f"{url}/history", f"{url}/transitions", "/audit"):
+        whole = check(api.get(f"{path}?size=1"))
+        assert "next" in whole
+        got = api.get(f"{path}?size=1", headers=STRICT)
+        assert check(got) == whole
+        assert "X-Default-Fields" not in got.headers
+    past = check(api.get(f"{url}/history/1"))
+    assert check(api.get(f"{url}/history/1", headers=STRICT)) == past
+
+
 def test_fields_leave_out_what_they_do_not_name_at_any_depth(api: Api) -> None:
     cluster = api.cluster(spec={"a": {"b": 1, "c": 2}, "d": 3})
     node_pool = api.node_pool(cluster, labels={"x": "y"})
