@@ -54,12 +54,14 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
 
     wanted: dict[str, Any] = {name: value for name, value in query.items() if value is not None}
     session, pause = Session(), FIRST
+    # As of other commands, the address may end in the API's base path or not.
+    service = url.rstrip("/").removesuffix(BASE)
     while True:
         session.show(token_file.read_text().strip() if token_file else token)
         # The first answer comes at once: it says where now is.
         params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
         try:
-            answer = session.get(f"{url.rstrip('/')}{BASE}/changes", params=params, timeout=TIMEOUT)
+            answer = session.get(f"{service}{BASE}/changes", params=params, timeout=TIMEOUT)
             page = answer.json()
             # A proxy in between may have words of its own.
             detail = page.get("detail", answer.reason)

@@ -102,6 +102,12 @@ def test_what_is_refused_ends_it_with_the_reason(api: Api) -> None:
     assert "did you mean Cluster" in done.stdout
 
 
+def test_the_address_may_be_that_of_the_api_as_for_other_commands(api: Api) -> None:
+    for url in (f"{api.url}/api/hyperfleet/v1", f"{api.url}/api/hyperfleet/v1/"):
+        done = run("watch", f"--url={url}", "--kind=Cluser")
+        assert "did you mean Cluster" in done.stdout
+
+
 @pytest.mark.parametrize("url", ["localhost:1", "nowhere", "http://"])
 def test_an_address_that_is_none_is_told(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
