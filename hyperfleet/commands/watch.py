@@ -1,5 +1,6 @@
 """``hyperfleet watch``: what happens to resources, as it happens."""
 
+import contextlib
 import json
 import sys
 import time
@@ -57,7 +58,11 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
     # As of other commands, the address may end in the API's base path or not.
     service = url.rstrip("/").removesuffix(BASE)
     while True:
-        session.show(token_file.read_text().strip() if token_file else token)
+        if token_file:
+            # While it is written anew it may be empty or away: the last one counts.
+            with contextlib.suppress(OSError):
+                token = token_file.read_text().strip() or token
+        session.show(token)
         # The first answer comes at once: it says where now is.
         params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
         try:

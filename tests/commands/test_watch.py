@@ -108,6 +108,19 @@ def test_the_address_may_be_that_of_the_api_as_for_other_commands(api: Api) -> N
         assert "did you mean Cluster" in done.stdout
 
 
+def test_a_token_file_that_is_written_anew_does_not_end_it(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("mine")
+    with watching(api, f"--token-file={file}") as one:
+        api.cluster("c1")
+        one.until(lambda: len(one.lines) == 1)
+        file.unlink()
+        api.cluster("c2")
+        one.until(lambda: len(one.lines) == 2)
+        api.cluster("c3")
+        one.until(lambda: len(one.lines) == 3)
+
+
 @pytest.mark.parametrize("url", ["localhost:1", "nowhere", "http://"])
 def test_an_address_that_is_none_is_told(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
