@@ -748,7 +748,7 @@ def test_the_documentation_is_right(root: Path) -> None:
     for fault in faults:
         with pytest.raises(SearchError) as caught:
             translate(fault[1], "Cluster")
-        assert caught.value.message == "\n".join(fault)
+        assert f"search: {caught.value.message}" == "\n".join(fault)
     for field in columns.names("NodePool"):
         assert f"`{field.replace('.FIELD', '.reason')}`" in text
 
