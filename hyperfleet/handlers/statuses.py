@@ -36,6 +36,8 @@ Taken: TypeAlias = tuple[bytes, str]
 
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
+# What a Go client sends that has set no time.
+UNSAID = datetime.min.replace(tzinfo=UTC)
 
 # What a report is held against, as it is at one moment.
 _STATE = """/* {table}_state */
@@ -284,6 +286,8 @@ def _observed_time(body: dict[str, Any]) -> tuple[str | None, list[Fault]]:
     except (ValueError, OverflowError):
         fault["message"] = "must be a time between the years 1 and 9999, and no leap second"
         return None, [fault]
+    if moment == UNSAID:
+        return None, []
     if moment > datetime.now(UTC) + TOLERANCE:
         fault["message"] = "must be at most 5 minutes ahead of the service's clock"
         fault["constraint"] = "maximum"

@@ -189,6 +189,15 @@ def test_observed_time_is_taken_over_in_utc(api: Api) -> None:
             assert time in [item["last_report_time"] for item in check(api.get(path(resource)))["items"]]
 
 
+def test_the_zero_time_of_a_go_client_says_no_time(api: Api) -> None:
+    cluster = api.cluster()
+    zero = "0001-01-01T00:00:00Z"
+    first = check(api.put(path(cluster), json=report(observed_time=zero)), 201)
+    assert first["last_report_time"] >= cluster["created_time"]
+    check(api.put(path(cluster), json=report(observed_time=zero)), 201)
+    assert api.read(cluster)["status"]["last_updated_time"] >= first["last_report_time"]
+
+
 def test_clock_of_an_adapter_may_be_five_minutes_ahead_and_no_more(api: Api) -> None:
     for resource in both(api):
         ahead = at(minutes=4, seconds=55)
