@@ -62,7 +62,8 @@ def settings_page() -> str:
     ]
     for one in SYNONYMS:
         here = f"`--{one.setting.replace('_', '-')}`" if one.setting else f"no effect: {one.why}"
-        path = f"`{one.path}` | `{one.variable}`" if one.path else " | "
+        names = ", ".join(f"`{name}`" for name in one.variables)
+        path = f"`{one.path}` | {names}" if one.path else " | "
         flags = ", ".join(f"`{flag}`" for flag in one.flags.split())
         lines.append(f"| {path} | {flags} | {here} |")
     for flag, (host, port) in ADDRESSES.items():

@@ -261,7 +261,7 @@ class Settings:
 
     required_adapters_cluster: tuple[str, ...] = setting(
         (),
-        "Adapters that must report on a cluster, by comma. Default: all that do.",
+        "Adapters that must report on a cluster, by comma or a list in JSON. Default: all that do.",
         type=AdapterNames(),
     )
     required_adapters_nodepool: tuple[str, ...] = setting(

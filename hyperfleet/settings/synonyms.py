@@ -18,6 +18,7 @@ class Synonym(NamedTuple):
     :param setting: what it is here; empty: nothing
     :param why: where it is nothing: what takes care of it
     :param bare: whether the flag may stand without a value
+    :param former: what its variable was called before
     """
 
     path: str
@@ -25,6 +26,7 @@ class Synonym(NamedTuple):
     setting: str = ""
     why: str = ""
     bare: bool = False
+    former: str = ""
 
     @property
     def field(self) -> str:
@@ -32,9 +34,9 @@ class Synonym(NamedTuple):
         return self.path.replace(".", "_")
 
     @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return "HYPERFLEET_" + self.field.upper()
+    def variables(self) -> list[str]:
+        """Its environment variables: that of its path, and what it was called before."""
+        return ["HYPERFLEET_" + name.upper() for name in (self.field, self.former) if name]
 
 
 KEPT = "connections are kept as long as they are of use"
@@ -103,8 +105,8 @@ SYNONYMS = (
     Synonym("health.tls.enabled", "--health-tls-enabled", "enable_health_check_https", bare=True),
     Synonym("health.shutdown_timeout", "--health-shutdown-timeout", "shutdown_timeout"),
     Synonym("health.db_ping_timeout", "", why="it is 2 s"),
-    Synonym("adapters.required.cluster", "", "required_adapters_cluster"),
-    Synonym("adapters.required.nodepool", "", "required_adapters_nodepool"),
+    Synonym("adapters.required.cluster", "", "required_adapters_cluster", former="cluster_adapters"),
+    Synonym("adapters.required.nodepool", "", "required_adapters_nodepool", former="nodepool_adapters"),
     Synonym("", "--db-advisory-lock-timeout", why="migrations wait for each other"),
     Synonym("", "-v --v --vmodule --stderrthreshold --log_dir", why=DEBUG),
     Synonym("", "--logtostderr --alsologtostderr", why=STDOUT, bare=True),
@@ -121,13 +123,13 @@ ADDRESSES = {
     "--metrics-server-bindaddress": ("metrics_host", "metrics_port"),
 }
 BY_FIELD = {one.field: one for one in SYNONYMS if one.path}
-BY_VARIABLE = {one.variable: one for one in SYNONYMS if one.path}
+BY_VARIABLE = {variable: one for one in SYNONYMS for variable in one.variables}
 BY_FLAG = {flag: one for one in SYNONYMS for flag in one.flags.split()}
 
 
 def variables(setting: str) -> list[str]:
     """The variables that a setting has in the original."""
-    return [one.variable for one in SYNONYMS if one.path and one.setting == setting]
+    return [name for one in SYNONYMS if one.setting == setting for name in one.variables]
 
 
 def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[list[str], list[str]]:

@@ -1,7 +1,9 @@
 """What the value of a setting may be, and the ways to write it."""
 
+import json
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,15 @@ class Names(click.ParamType[Any]):
 
 
 class AdapterNames(Names):
-    """Names that an adapter can report under, as the contract has them."""
+    """Names that an adapter can report under, as the contract has them; also a list of them in JSON."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """The names; fails for one that no report could have, for which everybody would wait forever."""
+        with suppress(ValueError):
+            listed = json.loads(value) if isinstance(value, str) else None
+            value = listed if isinstance(listed, list) else value
         names = super().convert(value, param, ctx)
         for name in names:
             if len(name) > ADAPTER_LONGEST or not ADAPTER.fullmatch(name):

@@ -332,6 +332,19 @@ def test_each_variable_of_the_newest_original_has_its_effect_or_a_line_that_says
     assert both["port"] == {"value": 1, "from": "HYPERFLEET_PORT"}
 
 
+@pytest.mark.parametrize("variable", ["ADAPTERS_REQUIRED_{}", "{}_ADAPTERS"])
+def test_required_adapters_are_taken_as_the_original_has_them_a_list_in_json(variable: str) -> None:
+    env = {
+        "HYPERFLEET_" + variable.format("CLUSTER"): '["validation", "dns"]',
+        "HYPERFLEET_" + variable.format("NODEPOOL"): "[]",
+    }
+    found = shown(env=env)
+    assert found["required_adapters_cluster"]["value"] == ["validation", "dns"]
+    assert found["required_adapters_nodepool"]["value"] == []
+    assert {found[f"required_adapters_{kind}"]["from"] for kind in ("cluster", "nodepool")} == set(env)
+    assert not options.strange_variables(env)
+
+
 def test_flags_of_both_generations_are_taken() -> None:
     found = shown(
         *("--server-port", "8003", "--db-username=u", "--db-max-open-connections=9", "-l", "warn"),
