@@ -43,6 +43,8 @@ KEPT = "connections are kept as long as they are of use"
 RETRIED = "see --db-connect-timeout"
 STDOUT = "the log goes to stdout"
 DEBUG = "see --log-level=debug"
+ONE_CERTIFICATE = "see --https-cert-file, which is for all"
+ACCESS = "see --enable-authz"
 
 SYNONYMS = (
     Synonym("server.hostname", "--server-hostname --api-server-hostname", why="no answer has one"),
@@ -56,6 +58,9 @@ SYNONYMS = (
     Synonym("server.tls.key_file", "--server-https-key-file", "https_key_file"),
     Synonym("server.jwt.enabled", "--server-jwt-enabled", "enable_jwt", bare=True),
     Synonym("server.jwt.configs", "", "jwt_configs"),
+    Synonym("server.jwt.issuer_url", "--server-jwt-issuer-url", "jwt_issuers"),
+    Synonym("server.jwt.audience", "--server-jwt-audience", "jwt_audiences"),
+    Synonym("server.jwt.identity_claim", "--server-jwt-identity-claim", "identity_claims"),
     Synonym("server.authz.enabled", "--server-authz-enabled", "enable_authz", bare=True),
     Synonym("server.jwk.cert_file", "--server-jwk-cert-file", "jwk_cert_file"),
     Synonym("server.jwk.cert_url", "--server-jwk-cert-url", "jwk_cert_url"),
@@ -87,7 +92,7 @@ SYNONYMS = (
     Synonym("database.pool.conn_retry_interval", "", why=RETRIED),
     Synonym("database.debug", "--db-debug --enable-db-debug", why=DEBUG, bare=True),
     Synonym("logging.level", "-l", "log_level"),
-    Synonym("logging.format", "", "log_format"),
+    Synonym("logging.format", "-f", "log_format"),
     Synonym("logging.output", "--log-output", why=STDOUT),
     Synonym("logging.masking.enabled", "--log-masking-enabled", why="secrets are masked", bare=True),
     Synonym("logging.masking.headers", "--log-masking-sensitive-headers", why="no header is logged"),
@@ -95,7 +100,13 @@ SYNONYMS = (
     Synonym("logging.otel.enabled", "--log-otel-enabled", "tracing_enabled", bare=True),
     Synonym("logging.otel.sampling_rate", "--log-otel-sampling-rate", why="see OTEL_TRACES_SAMPLER"),
     Synonym("metrics.tls.enabled", "--metrics-tls-enabled", "enable_metrics_https", bare=True),
-    Synonym("metrics.label_metrics_inclusion_duration", "", why="no metric is of a label"),
+    Synonym("metrics.tls.cert_file", "--metrics-tls-cert-file", why=ONE_CERTIFICATE),
+    Synonym("metrics.tls.key_file", "--metrics-tls-key-file", why=ONE_CERTIFICATE),
+    Synonym(
+        "metrics.label_metrics_inclusion_duration",
+        "--metrics-label-metrics-inclusion-duration",
+        why="no metric is of a label",
+    ),
     Synonym("metrics.deletion_stuck_threshold", "--metrics-deletion-stuck-threshold", "stuck_after"),
     Synonym(
         "metrics.reconciliation_stuck_threshold",
@@ -103,8 +114,16 @@ SYNONYMS = (
         "stuck_after",
     ),
     Synonym("health.tls.enabled", "--health-tls-enabled", "enable_health_check_https", bare=True),
+    Synonym("health.tls.cert_file", "--health-tls-cert-file", why=ONE_CERTIFICATE),
+    Synonym("health.tls.key_file", "--health-tls-key-file", why=ONE_CERTIFICATE),
     Synonym("health.shutdown_timeout", "--health-shutdown-timeout", "shutdown_timeout"),
-    Synonym("health.db_ping_timeout", "", why="it is 2 s"),
+    Synonym("health.db_ping_timeout", "--health-db-ping-timeout", why="it is 2 s"),
+    Synonym("ocm.self_token", "--ocm-self-token", why=ACCESS),
+    Synonym("ocm.self_token_file", "", why=ACCESS),
+    Synonym("ocm.debug", "--ocm-debug", why=ACCESS, bare=True),
+    Synonym(
+        "ocm.mock.enabled", "--ocm-mock-enabled --enable-ocm-mock --enable-mock", why=ACCESS, bare=True
+    ),
     Synonym("adapters.required.cluster", "", "required_adapters_cluster", former="cluster_adapters"),
     Synonym("adapters.required.nodepool", "", "required_adapters_nodepool", former="nodepool_adapters"),
     Synonym("", "--db-advisory-lock-timeout", why="migrations wait for each other"),
@@ -112,7 +131,6 @@ SYNONYMS = (
     Synonym("", "--logtostderr --alsologtostderr", why=STDOUT, bare=True),
     Synonym("", "--enable-sentry", why="errors are in the log", bare=True),
     Synonym("", "--sentry-url --sentry-project --sentry-timeout", why="errors are in the log"),
-    Synonym("", "--ocm-debug --enable-ocm-mock --enable-mock", why="see --enable-authz", bare=True),
 )
 
 # Where the first generation listened: HOST:PORT, or :PORT for every address.

@@ -306,10 +306,14 @@ VARIABLES = {
     "HYPERFLEET_METRICS_HOST": "localhost",
     "HYPERFLEET_METRICS_PORT": "9090",
     "HYPERFLEET_METRICS_TLS_ENABLED": "false",
+    "HYPERFLEET_METRICS_TLS_CERT_FILE": "x",
+    "HYPERFLEET_METRICS_TLS_KEY_FILE": "x",
     "HYPERFLEET_METRICS_LABEL_METRICS_INCLUSION_DURATION": "168h",
     "HYPERFLEET_HEALTH_HOST": "localhost",
     "HYPERFLEET_HEALTH_PORT": "8080",
     "HYPERFLEET_HEALTH_TLS_ENABLED": "false",
+    "HYPERFLEET_HEALTH_TLS_CERT_FILE": "x",
+    "HYPERFLEET_HEALTH_TLS_KEY_FILE": "x",
     "HYPERFLEET_HEALTH_SHUTDOWN_TIMEOUT": "20s",
     "HYPERFLEET_HEALTH_DB_PING_TIMEOUT": "2s",
 }
@@ -373,6 +377,60 @@ def test_flags_of_both_generations_are_taken() -> None:
     refused = run_here("config", "--api-server-bindaddress=8000")
     assert refused.returncode == 2
     assert "is not an address" in refused.stdout
+
+
+# What the originals of 2026 had for a while.
+WHILE = {
+    "server": {
+        "jwt": {"issuer_url": "https://idp.example", "audience": "fleet", "identity_claim": "sub"}
+    },
+    "ocm": {"self_token": "x", "debug": "true", "mock": {"enabled": "false"}},
+    "metrics": {"tls": {"cert_file": "x", "key_file": "x"}},
+    "health": {"tls": {"cert_file": "x", "key_file": "x"}},
+}
+ISSUER = {
+    "jwt_issuers": ["https://idp.example"],
+    "jwt_audiences": ["fleet"],
+    "identity_claims": ["sub"],
+}
+VOID = [
+    *("ocm.self_token", "ocm.debug", "ocm.mock.enabled", "metrics.tls.cert_file"),
+    *("metrics.tls.key_file", "health.tls.cert_file", "health.tls.key_file"),
+]
+
+
+def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(json.dumps(WHILE))
+    given = ("--config", str(tmp_path / "config.yaml"))
+    found = shown(*given)
+    assert {name: found[name]["value"] for name in ISSUER} == ISSUER
+    told = run_here("config", *given).stdout
+    assert [name for name in VOID if f": {name} has no effect here: see --" not in told] == []
+
+
+def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_variables() -> None:
+    env = {
+        "HYPERFLEET_SERVER_JWT_ISSUER_URL": "https://idp.example",
+        "HYPERFLEET_SERVER_JWT_AUDIENCE": "fleet",
+        "HYPERFLEET_SERVER_JWT_IDENTITY_CLAIM": "sub",
+        "HYPERFLEET_OCM_SELF_TOKEN_FILE": "x",
+        "HYPERFLEET_OCM_MOCK_ENABLED": "true",
+    }
+    found = shown(env=env)
+    assert {name: found[name]["value"] for name in ISSUER} == ISSUER
+    assert [level for level, _ in options.strange_variables(env)] == [logging.INFO] * 2
+
+
+def test_the_flags_that_an_original_of_2026_had_for_a_while_are_taken() -> None:
+    found = shown(
+        *("-f", "text", "--health-db-ping-timeout=2s", "--metrics-tls-cert-file", "x"),
+        *("--metrics-tls-key-file=x", "--health-tls-cert-file=x", "--health-tls-key-file", "x"),
+        *("--metrics-label-metrics-inclusion-duration=168h", "--ocm-mock-enabled", "--ocm-debug=true"),
+        *("--ocm-self-token=x", "--server-jwt-issuer-url=https://idp.example"),
+        *("--server-jwt-audience", "fleet", "--server-jwt-identity-claim=sub", "--port=1"),
+    )
+    expected = {**ISSUER, "log_format": "text", "port": 1}
+    assert {name: found[name]["value"] for name in expected} == expected
 
 
 ORG = {"header": "X-Org", "key": "org", "required": True}

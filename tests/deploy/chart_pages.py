@@ -106,7 +106,8 @@ def config_schema() -> dict[str, Any]:
         },
     }
     tree["server"]["jwt"] |= {name: {"type": "string"} for name in JWT}
-    for one in SYNONYMS:
+    # The original's chart never had those of OCM.
+    for one in (one for one in SYNONYMS if not one.path.startswith("ocm.")):
         *parents, last = one.path.split(".")
         node = tree
         for parent in parents:
