@@ -26,10 +26,11 @@ GRAMMAR = rf"""
         | FIELD NOT? IN ("(" [_value ("," _value)*] ")" | "[" [_value ("," _value)*] "]")
         | FIELD NOT? BETWEEN _value AND _value
         | FIELD IS NOT? NULL
-    _value: STRING | NUMBER | TRUE | FALSE
+    _value: STRING | TIME | NUMBER | TRUE | FALSE
 
     OPERATOR: "=" | "!=" | "<>" | "<=" | "<" | ">=" | ">" | "~=" | "~!" | "!~"
     STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
+    TIME.2: /(?a:\d{{4}}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d))(?![\w.:-])/
     NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
     FIELD: /{columns.NAME}/
     AND.2: /(?ai:and)(?![\w.-])/
@@ -67,7 +68,10 @@ EXPECTED = {
     "$END": "the end",
 }
 # Named by the first of them already.
-IMPLIED = {"STRING": {"NUMBER", "TRUE", "FALSE"}, "OPERATOR": {"IN", "LIKE", "BETWEEN", "IS", "NOT"}}
+IMPLIED = {
+    "STRING": {"TIME", "NUMBER", "TRUE", "FALSE"},
+    "OPERATOR": {"IN", "LIKE", "BETWEEN", "IS", "NOT"},
+}
 
 
 class Fault(Exception):

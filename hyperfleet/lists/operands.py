@@ -17,6 +17,9 @@ TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
+# The values that fields take; all others take text.
+TAKES = {"number": ("NUMBER",), "time": ("STRING", "TIME"), "moment": ("STRING", "TIME")}
+
 
 def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
     """The field's side of a comparison with this value, the value's SQL type, and the value.
@@ -25,7 +28,7 @@ def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
     """
     if field.type == "any":
         return _compared_json(field, operand)
-    if operand.type != ("NUMBER" if field.type == "number" else "STRING"):
+    if operand.type not in TAKES.get(field.type, ("STRING",)):
         raise Fault(operand, f"expected {_wanted(field)}")
     match field.type:
         case "number":
@@ -43,7 +46,7 @@ def _compared_json(field: Field, operand: Token) -> tuple[str, str, Any]:
 
     The case keeps PostgreSQL from casting what has another type, which would fail.
     """
-    if operand.type == "STRING":
+    if operand.type in ("STRING", "TIME"):
         return scalar(field), "text", unquoted(operand)
     if operand.type == "NUMBER":
         case = f"CASE jsonb_typeof({field.sql}) WHEN 'number' THEN {field.sql}::numeric END"
@@ -69,7 +72,9 @@ def _wanted(field: Field) -> str:
 
 
 def unquoted(operand: Token) -> str:
-    """The text that stands in quotes, each of them doubled within."""
+    """The text that stands in quotes, each of them doubled within; a time may stand without."""
+    if operand.type == "TIME":
+        return str(operand)
     quote = operand[0]
     return operand[1:-1].replace(quote * 2, quote)
 
