@@ -10,6 +10,8 @@ from hyperfleet.kinds import BASE, NATIVE, RESOURCES, Kind, Reference
 
 TEMPLATE = f"{BASE}/resources"
 SCHEMAS, RESPONSES = "#/components/schemas/", "#/components/responses/"
+# Of the paths of all kinds together alone.
+KIND = "#/components/parameters/kind"
 # What each kind has of its own, beside the schema of its spec.
 OWN = ("Resource", "ResourceList")
 REQUESTS = ("ResourceCreateRequest", "ResourcePatchRequest", "ResourceMergePatchRequest")
@@ -193,6 +195,9 @@ def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any
         operation["operationId"] = template["operationId"].format(**words) + suffix
         operation["summary"] = template["summary"].format(**words)
         operation["tags"] = [kind.segment]
+        # They are all of one.
+        given = operation["parameters"]
+        operation["parameters"] = [one for one in given if one != {"$ref": KIND}]
         asked = operation["x-access-review"]
         if asked["resource_type"] == "Resource":
             asked["resource_type"] = kind.name

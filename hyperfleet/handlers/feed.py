@@ -15,8 +15,7 @@ from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import ALL, ID, OLD_ID, RESOURCES, id_here
 from hyperfleet.lists import search
 from hyperfleet.lists.place import Place
-from hyperfleet.lists.trouble import bad_search
-from hyperfleet.nearest import nearest
+from hyperfleet.lists.trouble import bad_search, unknown_kind
 
 # The longest that somebody may wait, in seconds.
 LONGEST = 60
@@ -56,9 +55,7 @@ def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
     kind, owner_id, expression = (filters.get(name) for name in ("kind", "owner_id", "search"))
     expression = expression or ""
     if kind is not None and kind not in RESOURCES:
-        near = nearest(kind, RESOURCES)
-        other = f"did you mean {near}?" if near else f"it may be {', '.join(RESOURCES)}"
-        raise bad_parameter("kind", f"is not a kind of resource; {other}", kind)
+        raise unknown_kind(kind)
     if owner_id is not None:
         if not (ID.fullmatch(owner_id) or OLD_ID.fullmatch(owner_id)):
             raise bad_parameter("owner_id", "must be the id of a resource", owner_id)

@@ -12,7 +12,7 @@ from hyperfleet.lists.page import BYTES, Found, Later, Wanted, Within
 from hyperfleet.lists.projection import Shape
 
 # The parameters of a list that the feed has, too.
-WANTED = ("search", "ref_type", "ref_target_id", "fields")
+WANTED = ("kind", "search", "ref_type", "ref_target_id", "fields")
 
 
 class Long(NamedTuple):
@@ -61,7 +61,7 @@ def changes(
         return ""
     of = [] if kind == ALL else [("kind", kind)]
     owner = [("owner_id", within.values["owner_id"])] if "owner_id" in within.values else []
-    kept = [(name, value) for name, value in query if name in WANTED]
+    kept = [(name, value) for name, value in query if name in WANTED and (value or name != "kind")]
     return f"{BASE}/changes?{urlencode([*of, *owner, *kept, ('after', found.place.token)])}"
 
 

@@ -14,7 +14,7 @@ from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
 from hyperfleet.lists.place import NOW, Place
 from hyperfleet.lists.search import Condition
-from hyperfleet.lists.trouble import bad_search, searching
+from hyperfleet.lists.trouble import bad_search, searching, unknown_kind
 
 DEFAULT_SIZE = 100
 # Bytes of documents that are in memory at once for one client; the rest of a page comes from the
@@ -192,13 +192,22 @@ def understand(
         )
     except search.SearchError as error:
         raise bad_search(error.message) from None
-    sql, values = referring.asked(kind, query)
-    if sql:
-        both = f"{condition.sql} AND {sql}" if condition.sql else sql
-        condition = Condition(both, {**condition.values, **values})
+    for sql, values in (referring.asked(kind, query), _of_kind(query.get("kind", ""))):
+        if sql:
+            both = f"{condition.sql} AND {sql}" if condition.sql else sql
+            condition = Condition(both, {**condition.values, **values})
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)
+
+
+def _of_kind(name: str) -> tuple[str, dict[str, Any]]:
+    """The condition that resources of all kinds are of one, and its values; empty without a name. Raises
+    Problem for one that is none.
+    """
+    if name and name not in RESOURCES:
+        raise unknown_kind(name)
+    return (f"{KINDS[ALL].table}.kind = %(of_kind)s::text", {"of_kind": name}) if name else ("", {})
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:

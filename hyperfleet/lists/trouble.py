@@ -1,4 +1,4 @@
-"""What only the database can tell of a search."""
+"""What is wrong with a search, as far as only the database can tell, or with the name of a kind."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,9 @@ from contextlib import contextmanager
 
 import psycopg
 
-from hyperfleet.errors import BAD_SEARCH, Problem
+from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
+from hyperfleet.kinds import RESOURCES
+from hyperfleet.nearest import nearest
 
 
 @contextmanager
@@ -37,3 +39,10 @@ def searching(searched: bool, timeout: float) -> Iterator[None]:
 def bad_search(message: str) -> Problem:
     """The error of a search that cannot be understood, or carried out."""
     return Problem(BAD_SEARCH, faults=[{"field": "search", "message": message, "constraint": "search"}])
+
+
+def unknown_kind(name: str) -> Problem:
+    """The error of a parameter ``kind`` that names none."""
+    near = nearest(name, RESOURCES)
+    other = f"did you mean {near}?" if near else f"it may be {', '.join(RESOURCES)}"
+    return bad_parameter("kind", f"is not a kind of resource; {other}", name)

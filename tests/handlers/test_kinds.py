@@ -395,6 +395,32 @@ def test_all_kinds_are_listed_and_found_together(world: World) -> None:
         refused(api.get(f"/resources/{unknown}"), 404)
 
 
+def test_resources_of_one_kind_are_asked_for_by_a_parameter_too(world: World) -> None:
+    api, team = world.api, unique()
+    cluster = world.make("Cluster", labels={"team": team})
+    pools = [world.make("NodePool", cluster, labels={"team": team}) for _ in range(3)]
+    zone = world.make("Zone", world.make("Region"), labels={"team": team})
+    mine = f"/resources?search=labels.team='{team}' or name='{team}'"
+    for kind, expected in (("NodePool", pools[::-1]), ("Zone", [zone]), ("Cluster", [cluster])):
+        listed = answered(api.get(f"{mine}&kind={kind}"))
+        assert listed["items"] == expected
+        assert listed["total"] == len(expected)
+    assert answered(api.get(f"{mine}&kind="))["total"] == 5
+    first = answered(api.get(f"{mine}&kind=NodePool&size=2"))
+    second = answered(api.get("//" + first["next"].lstrip("/")))
+    assert first["items"] + second["items"] == pools[::-1]
+    world.make("Cluster", labels={"team": team})
+    later = world.make("NodePool", cluster, labels={"team": team})
+    changes = answered(api.get("//" + first["changes"].lstrip("/")))
+    assert [one["resource"]["id"] for one in changes["items"]] == [later["id"]]
+    assert "did you mean NodePool?" in refused(api.get("/resources?kind=nodepool"), 400)
+    assert "kind: is not a kind of resource" in refused(api.get("/resources?kind=Nope"), 400)
+    assert {one["kind"] for one in answered(api.get("/resources?kind=Zone"))["items"]} == {"Zone"}
+    # Where there is one kind alone, there is no such parameter.
+    for path in ("/zones", "/clusters", at(cluster, "/nodepools")):
+        refused(api.get(f"{path}?kind=Zone"), 400)
+
+
 def test_the_total_of_all_kinds_is_their_sum(world: World) -> None:
     plurals = [*(one["plural"] for one in KINDS), "nodepools"]
     totals = [answered(world.api.get(f"/{plural}?size=0"))["total"] for plural in plurals]

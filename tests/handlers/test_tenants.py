@@ -88,6 +88,7 @@ def test_lists_and_totals_are_those_of_the_tenant(world: World) -> None:
         assert answered(api.get("/nodepools"))["total"] == count
         assert answered(api.get("/clusters?search=labels.env='x'"))["total"] == (api is one)
         assert answered(api.get("/resources"))["total"] == {2: 7, 1: 5, 0: 0}[count]
+        assert ids(api.get("/resources?kind=Cluster")) == ids(api.get("/clusters"))
         for plural in ("channels", "versions", "addons"):
             assert answered(api.get(f"/{plural}"))["total"] == min(count, 1), plural
     assert set(ids(one.get("/clusters"))) == {made[one][0]["id"], more["id"]}
