@@ -15,7 +15,8 @@ from hyperfleet.storable import FORBIDDEN
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
-MEMBER = re.compile(rf"\s*({columns.NAME})\s*")
+# What is within may be asked for as a whole: status.* is status.
+MEMBER = re.compile(rf"\s*({columns.NAME})(\.\*)?\s*")
 
 
 @functools.cache
@@ -52,7 +53,7 @@ def project(names: str, kind: str) -> Projection:
                 f"at character {position + 1}"
             )
         first, *rest = columns.segments(match[1])
-        _check(kind, [first, *rest])
+        _check(kind, [first, *rest, "*"] if match[2] else [first, *rest])
         count += 1
         if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
             raise ProjectionError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
@@ -69,6 +70,8 @@ def _check(kind: str, path: list[str]) -> None:
     """
     known = members(kind)
     for depth, name in enumerate(path):
+        if name == "*":
+            return
         if name not in known:
             near = nearest(name, known)
             other = f"did you mean {near}?" if near else f"expected some of {', '.join(known)}"

@@ -159,6 +159,8 @@ DOCUMENT = {
         "conditions": [{"type": "Ready", "status": "True"}, {"type": "Available", "status": "True"}],
     },
 }
+CONDITIONS = {"conditions": DOCUMENT["status"]["conditions"]}
+NET = {"net": DOCUMENT["spec"]["net"]}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,9 @@ DOCUMENT = {
         ("status.phase", {"id": "1", "status": {"phase": "Ready"}}),
         ("status.phase,status", {"id": "1", "status": DOCUMENT["status"]}),
         ("status,status.phase", {"id": "1", "status": DOCUMENT["status"]}),
+        ("status.*", {"id": "1", "status": DOCUMENT["status"]}),
+        (" status.conditions.* ,name", {"id": "1", "name": "a", "status": CONDITIONS}),
+        ("labels.*,spec.net.*", {"id": "1", "labels": DOCUMENT["labels"], "spec": NET}),
         ("spec.net.mtu,spec.nodes", {"id": "1", "spec": {"nodes": 3, "net": {"mtu": 1500}}}),
         ("spec.nodes.deeper", {"id": "1", "spec": {}}),
         ("spec.missing", {"id": "1", "spec": {}}),
@@ -200,6 +205,11 @@ def test_a_report_keeps_its_adapter() -> None:
     [
         ("foo", "Cluster", "unknown member foo; expected some of kind, id, href, name"),
         ("name,foo.bar", "Cluster", "unknown member foo"),
+        ("name.*", "Cluster", "unknown member name.*; name has no members"),
+        ("foo.*", "Cluster", "unknown member foo"),
+        ("status.*.type", "Cluster", "at character 1"),
+        ("status.**", "Cluster", "at character 1"),
+        ("owner_references.*", "Cluster", "unknown member owner_references"),
         ("owner_references", "Cluster", "unknown member owner_references"),
         ("id", "AdapterStatus", "expected some of adapter, observed_generation, conditions"),
         ("", "Cluster", "at character 1"),
