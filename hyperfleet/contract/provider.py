@@ -19,7 +19,7 @@ from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.engine import apart
 from hyperfleet.errors import Fault, StartError
-from hyperfleet.kinds import RESOURCES, SPECS, declare, kind_of
+from hyperfleet.kinds import NATIVE, RESOURCES, SPECS, declare, kind_of
 from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def load(settings: Settings) -> Provider:
     Raises StartError for a broken one, unless the settings say to start without.
     """
     path = settings.openapi_schema_path
-    needing = [kind for kind in RESOURCES.values() if kind.needs_schema]
+    # The contract has the schemas of kinds that are not declared: they count without a document.
+    own = set() if path else NATIVE.keys()
+    needing = [kind for name, kind in RESOURCES.items() if kind.needs_schema and name not in own]
     if needing and not (path and settings.schema_required):
         raise StartError(
             f"entities: {needing[0].name}.require_spec_schema is true, but "

@@ -695,6 +695,26 @@ def test_kinds_may_share_a_schema_that_no_document_has(database: str, tmp_path: 
             assert answered(made, 201)["spec"] == {"any": 1}
 
 
+def test_clusters_and_node_pools_have_the_schema_that_they_require_in_the_contract(
+    database: str, tmp_path: Path
+) -> None:
+    # Settings that are made for the original, whose document is its contract where no other is named.
+    required = {"require_spec_schema": True}
+    native = [
+        {"kind": "Cluster", "plural": "clusters", "spec_schema_name": "ClusterSpec", **required},
+        {
+            **{"kind": "NodePool", "plural": "nodepools", "parent_kind": "Cluster"},
+            **{"spec_schema_name": "NodePoolSpec", "on_parent_delete": "cascade", **required},
+        },
+    ]
+    config = declared_kinds.file(tmp_path, [*native, {**CHANNEL, "spec_schema_name": "ChannelSpec"}])
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+        api = Api(server.url)
+        made = answered(api.post("/clusters", json={"name": unique(), "spec": {"any": 1}}), 201)
+        pools = f"/clusters/{made['id']}/nodepools"
+        assert answered(api.post(pools, json={"name": unique(), "spec": {}}), 201)["generation"] == 1
+
+
 def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:
     # Each kind brings schemas and validators along: the start took the square of their number.
     named = {
