@@ -18,7 +18,9 @@ RUN SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" HYPERFLEET_COMMIT="${REVISION}" 
     && python -m pip --python /opt/hyperfleet/bin/python install --no-cache-dir --no-compile --no-deps \
         --no-index /wheels/*.whl \
     && python -m pip --python /opt/hyperfleet/bin/python check \
-    && python -m compileall -q --invalidation-mode unchecked-hash /opt/hyperfleet/lib
+    && python -m compileall -q --invalidation-mode unchecked-hash /opt/hyperfleet/lib \
+    && mkdir /app \
+    && ln -s /opt/hyperfleet/bin/hyperfleet /app/hyperfleet-api
 
 # hadolint ignore=DL3006
 FROM ${BASE}
@@ -32,6 +34,8 @@ LABEL org.opencontainers.image.title="HyperFleet API" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /opt/hyperfleet /opt/hyperfleet
+# Where the original has its program: its chart and its operator migrate by that name.
+COPY --from=build /app /app
 ENV PATH=/opt/hyperfleet/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 # A number, so that Kubernetes can tell that it is not root; any other works as well.

@@ -122,7 +122,8 @@ class Stage:
             (root / name).mkdir(parents=True)
         for name in ("bin", "lib", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
-        shutil.copy("/bin/sh", root / "usr/bin/sh")
+        for name in ("sh", "mkdir", "ln"):
+            shutil.copy(f"/bin/{name}", root / "usr/bin" / name)
         for name in filter(lambda name: Path("/etc", name).exists(), ETC):
             (shutil.copytree if Path("/etc", name).is_dir() else shutil.copy)(
                 Path("/etc", name), root / "etc" / name

@@ -103,6 +103,8 @@ def test_it_serves_from_a_read_only_file_system_as_nobody_in_particular(
     entrypoint = replay.listed(image.said["ENTRYPOINT"])
     assert run(image, *entrypoint, "--version") == "7.8.9\n"
     assert run(image, *entrypoint, "version") == f"7.8.9 (commit {COMMIT})\n"
+    # What else starts it by the name of its program in the original.
+    assert run(image, "/app/hyperfleet-api", "version") == f"7.8.9 (commit {COMMIT})\n"
     binds = []
     parts = conninfo_to_dict(database)
     if str(parts["host"]).startswith("/"):
