@@ -214,6 +214,8 @@ def _adapters(kind: str, value: Any) -> dict[str, Any]:
     names = [] if value in EMPTY else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"entities: {kind}.required_adapters must be a list of names.")
+    # Helm makes a list of one empty name of `={}`.
+    names = [name for name in names if name]
     for name in names:
         if len(name) > ADAPTER_LONGEST or not ADAPTER.fullmatch(name):
             raise ConfigurationError(

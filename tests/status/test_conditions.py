@@ -442,6 +442,10 @@ def test_entities_are_understood_and_shown_as_they_may_be_written() -> None:
     assert found == (cluster, Entity("NodePool", parent_kind="Cluster"))
     assert entities.parse(entities.shown(found)) == found
     assert entities.parse("") == entities.parse([]) == ()
+    # As Helm writes `--set config.entities[0].required_adapters={}`.
+    assert entities.parse([entity(required_adapters=[""])]) == entities.parse(
+        [entity(required_adapters=[])]
+    )
 
 
 OUTPUT = written()["output"]
