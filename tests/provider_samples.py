@@ -104,6 +104,7 @@ BROKEN = {
     "discriminator": (HEAD + "      discriminator: type\n", "components.schemas.ClusterSpec.discriminator: must be an object with a propertyName"),
     "infinite": (HEAD + "      default: .nan\n", "line 5: components.schemas.ClusterSpec.default: is no number that JSON has"),
     "parent": (HEAD + "      discriminator: {propertyName: a}\n      properties: {b: {$ref: '#/components/schemas/A'}}\n    A: {allOf: 5}\n", "line 7: components.schemas.A.allOf: must be an array"),
+    "discriminating": (HEAD + "      properties: {a: {$ref: '#/components/schemas/A'}}\n    B: {allOf: [{$ref: '#/components/schemas/A'}]}\n    A:\n      discriminator: {propertyName: a}\n      properties:\n        b: {type: strng}\n", "line 10: components.schemas.A.properties.b.type: must be one of array, "),
     "nowhere": (HEAD + "      $ref: '#/components/schemas/Gone'\n", "line 5: components.schemas.ClusterSpec.$ref: refers to #/components/schemas/Gone, which is not in this document"),
     "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),
     "elsewhere": (HEAD + "      $ref: '#/x-more/A'\nx-more: {A: {}}\n", "refers to #/x-more/A; what is referred to must be in components.schemas"),

@@ -29,13 +29,14 @@ def free(name: str, taken: Container[str]) -> str:
     return name
 
 
-def spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def spread(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The schemas with each parent that has a discriminator, but no alternatives, turned into the
     choice between its descendants: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25),
     and those that extend one of these. What it says itself becomes a schema of its own, which its
-    children refer to instead.
+    children refer to instead, and who refers to a part of it.
+
+    :return: and by the names of parents those of what they say themselves
     """
-    named = {name: _referring(one) for name, one in given.items()}
     extending: dict[str, list[str]] = {}
     for name, one in named.items():
         for parent in dict.fromkeys(map(_extended, _parts(one))):
@@ -49,12 +50,12 @@ def spread(given: Mapping[str, Any]) -> Mapping[str, Any]:
             and name in extending
         ):
             bases[name] = free(name + "Base", {*named, *bases.values()})
-    found = {name: _on(one, bases) for name, one in named.items()}
+    found = {name: _into(_on(one, bases), bases) for name, one in named.items()}
     for parent, base in bases.items():
         own = {**found[parent]}
         del own["discriminator"]
         found |= {base: own, parent: _choice(parent, bases, extending, named)}
-    return found
+    return found, bases
 
 
 def _parts(one: Any) -> list[Any]:
@@ -74,6 +75,17 @@ def _on(one: Any, bases: Mapping[str, str]) -> Any:
     names = [bases.get(_extended(part)) for part in one["allOf"]]
     parts = zip(names, one["allOf"], strict=True)
     return {**one, "allOf": [{"$ref": PREFIX + name} if name else part for name, part in parts]}
+
+
+def _into(one: Any, bases: Mapping[str, str]) -> Any:
+    """A schema whose references to parts of parents lead to where these are."""
+    if not isinstance(one, Mapping):
+        return one
+    same = schema.each(one, lambda inner, _: _into(inner, bases))
+    name, slash, rest = str(same.get("$ref")).removeprefix(PREFIX).partition("/")
+    if slash and name in bases:
+        same["$ref"] = f"{PREFIX}{bases[name]}/{rest}"
+    return same
 
 
 def _choice(
@@ -117,11 +129,11 @@ def _descendants(parent: str, extending: Mapping[str, list[str]]) -> list[str]:
     return waiting
 
 
-def _referring(one: Any) -> Any:
+def referring(one: Any) -> Any:
     """A schema whose discriminators map to references, where the document may have names alone."""
     if not isinstance(one, Mapping):
         return one
-    same = schema.each(one, lambda inner, _: _referring(inner))
+    same = schema.each(one, lambda inner, _: referring(inner))
     if targets := mapping(same):
         same["discriminator"] = {**same["discriminator"], "mapping": targets}
     return same

@@ -88,7 +88,8 @@ class Document:
 def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
     """The document of schemas that were found in order. Raises ValueError for one that is too large."""
     old = version.startswith("3.0")
-    plain = {name: schema.plain(one, old=old) for name, one in schemas.items()}
+    spread, _ = alternatives.spread(schemas)
+    plain = {name: schema.plain(one, old=old) for name, one in spread.items()}
     decided = {name: alternatives.decided(one, plain) for name, one in plain.items()}
     validators = {
         kind: schema.compile_schema({"$ref": PREFIX + name}, decided, old=old)
@@ -196,8 +197,10 @@ def _checked(document: Any) -> Document:
         if (kind.needs_schema or kind.names_schema) and kind.spec not in named
     ]
     old = version.startswith("3.0")
-    named = alternatives.spread(named)
-    schemas = schema.reached([PREFIX + name for name in SPECS.values()], named)
+    named = {name: alternatives.referring(one) for name, one in named.items()}
+    spread, bases = alternatives.spread(named)
+    needed = schema.reached([PREFIX + name for name in SPECS.values()], spread)
+    schemas = {name: one for name, one in named.items() if {name, bases.get(name)} & needed.keys()}
     warnings: list[str] = []
     for name, one in schemas.items():
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)

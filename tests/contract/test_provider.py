@@ -511,6 +511,23 @@ def test_a_mapping_counts_before_the_values_that_a_child_has_from_its_parent(tmp
     assert check({"pet": {"kind": "lion", "mane": "x"}}) == [("spec.pet.mane", "type")]
 
 
+def test_a_parent_with_a_discriminator_keeps_its_name_and_its_parts(tmp_path: Path) -> None:
+    animal = {**ANIMAL, "properties": {"kind": {"type": "string"}, "age": {"format": "years"}}}
+    sort = {"$ref": SCHEMAS + "Animal/properties/kind"}
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}, "sort": sort}}
+    named = {"ClusterSpec": pet, "Animal": animal, "Cat": extending("Animal", "lives")}
+    file = tmp_path / "provider.json"
+    file.write_text(json.dumps({"openapi": "3.0.3", "components": {"schemas": named}}))
+    document = read(file)
+    assert document.schemas == named
+    assert document.warnings == [
+        "components.schemas.Animal.properties.age.format: years is not a known format; it is not checked"
+    ]
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=named["Cat"])
+    assert check({"pet": {"kind": "Cat", "lives": 9}, "sort": "Cat"}) == []
+    assert check({"sort": 5}) == [("spec.sort", "type")]
+
+
 @pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "texts"])
 def test_a_discriminator_may_have_values_that_are_no_texts(
     tmp_path: Path, mapping: dict[str, str]
