@@ -3,6 +3,7 @@
 import base64
 import binascii
 import functools
+import operator
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -174,6 +175,8 @@ def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
     """A plain schema as one of JSON Schema 2020-12 that means the same."""
     if not isinstance(schema, Mapping):
         return schema
+    if old and (answered := _read_only(schema, named)):
+        schema = _not_requiring(schema, answered, named)
     same = each(schema, lambda inner, _: _dialect(inner, named, old))
     keys = {word: same.pop(f"x-key-{note}") for word, note in KEYS.items() if f"x-key-{note}" in same}
     if keys:
@@ -181,15 +184,11 @@ def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
     low, high = INTEGERS.get(str(same.get("format")), (0, 0))
     if high and not (same.get("minimum", low - 1) >= low and same.get("maximum", high + 1) <= high):
         same["allOf"] = [*same.get("allOf", ()), {"$ref": RANGE + same["format"]}]
-    return _for_requests(same, named) if old else same
+    return _with_null(same) if old and same.pop("nullable", False) is True else same
 
 
-def _for_requests(same: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """What OpenAPI 3.0 says in keywords of its own: null may be sent, what is read only need not."""
-    if answered := _read_only(same, named):
-        same = _not_requiring(same, answered)
-    if same.pop("nullable", False) is not True:
-        return same
+def _with_null(same: dict[str, Any]) -> dict[str, Any]:
+    """A schema of OpenAPI 3.0 that also allows null."""
     if isinstance(same.get("type"), str):
         same["type"] = [same["type"], "null"]
     if "enum" in same and None not in same["enum"]:
@@ -219,15 +218,23 @@ def _read_only(schema: Any, named: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _not_requiring(schema: Any, names: set[str]) -> Any:
-    if not isinstance(schema, Mapping):
+def _not_requiring(
+    schema: Any, names: set[str], named: Mapping[str, Any], within: tuple[Any, ...] = ()
+) -> Any:
+    """A schema of an object that asks for none of these members, nor do the parts of its allOf: OpenAPI
+    3.0 has it that what is read only need not be sent. The schema itself where it asks for none.
+
+    :param within: what it is a part of, for those that are parts of themselves
+    """
+    one = followed(schema, named)
+    if not isinstance(one, Mapping) or any(one is other for other in within):
         return schema
-    same = {**schema}
-    if "required" in same:
-        same["required"] = [name for name in same["required"] if name not in names]
-    if "allOf" in same:
-        same["allOf"] = [_not_requiring(part, names) for part in same["allOf"]]
-    return same
+    asked, parts = one.get("required", ()), one.get("allOf", ())
+    required = [name for name in asked if name not in names]
+    allof = [_not_requiring(part, names, named, (*within, one)) for part in parts]
+    if len(required) == len(asked) and all(map(operator.is_, allof, parts)):
+        return schema
+    return {**one, **({"required": required} if asked else {}), **({"allOf": allof} if parts else {})}
 
 
 def name_of(ref: str) -> str:

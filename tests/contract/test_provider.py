@@ -433,6 +433,17 @@ def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path
         check = compiled(tmp_path, "3.0.3", spec, Base=base)
         assert check({"size": 1}) == []
         assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    # What asks for it may be elsewhere, too, and asks for it where nobody says that it is read only.
+    needs = {"allOf": [{"$ref": SCHEMAS + "Own"}]}
+    spec = {"allOf": [{"$ref": SCHEMAS + "Needs"}, {"$ref": SCHEMAS + "Base"}]}
+    spec["properties"] = {"inner": {"$ref": SCHEMAS + "Needs"}}
+    check = compiled(tmp_path, "3.0.3", spec, Base=base, Needs=needs, Own=own)
+    assert check({"size": 1}) == []
+    assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    assert check({"size": 1, "inner": {}}) == [
+        ("spec.inner.id", "required"),
+        ("spec.inner.size", "required"),
+    ]
     # Two schemas whose references end alike are two.
     members = {"id": {"$ref": SCHEMAS + "Base/properties/size"}, "other": {"$ref": SCHEMAS + "size"}}
     spec = {"required": ["id"], "properties": members}
