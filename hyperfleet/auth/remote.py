@@ -36,7 +36,7 @@ def check_url(name: str, url: str) -> None:
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise ConfigurationError(f"{name}: this is not a URL.") from None
     # Without what else is in it: there may be a password.

@@ -213,6 +213,10 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
     with pytest.raises(ConfigurationError, match=r"ocm\.example must be https") as caught:
         check_url("--ocm-base-url", "http://me:secret@ocm.example/")
     assert "secret" not in str(caught.value)
+    for url in ("https://me:secret@ocm.example:99999/", "https://ocm.example:secret/"):
+        with pytest.raises(ConfigurationError, match="--ocm-base-url: this is not a URL") as caught:
+            check_url("--ocm-base-url", url)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
