@@ -122,12 +122,13 @@ def _issuer(number: int, members: Any) -> Issuer:
         name = str(key).replace("-", "_")
         if name not in MEMBERS:
             raise unknown(name, MEMBERS, f"issuer {number}", "an issuer")
-        if value in EMPTY:
+        text = value.strip() if isinstance(value, str) and name != "identity_claim_pattern" else value
+        if text in EMPTY:
             continue
-        if not isinstance(value, str):
+        if not isinstance(text, str):
             raise ValueError(f"issuer {number}: {name} must be a text.")
-        given[name] = value if name == "identity_claim_pattern" else value.strip()
-    if not given.get("issuer_url"):
+        given[name] = text
+    if "issuer_url" not in given:
         raise ValueError(f"issuer {number} has no issuer_url.")
     issuer = Issuer(**given)
     for name, refused in (("header", NO_TOKENS), ("identity_header", NO_NAMES)):

@@ -146,6 +146,7 @@ def test_a_key_server_that_does_not_answer_keeps_no_other_issuers_callers_waitin
 
 
 def test_what_an_issuer_does_not_say_is_as_the_settings_for_all_say(start: Start) -> None:
+    assert parse([{"issuer_url": A, "header": "  "}]) == parse([{"issuer_url": A}])
     api = start({"audience": "for-a", "identity_claim": "sub"}, {}, jwt_audiences=("for-all",))
     assert creator(api, of(A, aud="for-a")) == "f:1234:alice"
     assert creator(api, of(B, aud="for-all")) == "alice@example.com"
