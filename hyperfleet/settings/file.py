@@ -1,6 +1,6 @@
 """Settings in a YAML file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,14 @@ from hyperfleet.settings.entities import EMPTY, Entity
 from hyperfleet.settings.values import Names
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"db": {"host": "x"}}`` as ``{"db_host": "x"}``; a hyphen counts as an underscore."""
-    flat: dict[str, Any] = {}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``{"db": {"host": "x"}}`` as ``("db_host", "x")``; a hyphen counts as an underscore."""
     for key, value in tree.items():
         name = prefix + str(key).replace("-", "_")
         if isinstance(value, Mapping):
-            flat |= _flat(value, name + "_")
+            yield from _flat(value, name + "_")
         elif value not in EMPTY:
-            flat[name] = value
-    return flat
+            yield name, value
 
 
 class _Loader(yaml.BaseLoader):
@@ -87,8 +85,12 @@ def read_file(path: Path) -> Read:
         declared.kinds_of(found)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
-    rest = {name: value for name, value in tree.items() if name != "entities"}
-    values, told = synonyms.of_file(_flat(rest))
+    flat: dict[str, Any] = {}
+    for name, value in _flat({name: value for name, value in tree.items() if name != "entities"}):
+        if name in flat:
+            raise ConfigurationError(f"{path} names the setting {name} twice, in two spellings.")
+        flat[name] = value
+    values, told = synonyms.of_file(flat)
     unknown = [name + meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
     if unknown:
         raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")

@@ -196,15 +196,12 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     found: dict[str, Any] = {}
     told = []
-    for name, value in values.items():
-        if name in BY_FIELD:
-            synonym = BY_FIELD[name]
-            if synonym.setting:
-                if found.setdefault(synonym.setting, value) != value:
-                    kept = f"{synonym.setting} is set under another name already"
-                    told.append(f"{synonym.path} has no effect here: {kept}")
-            else:
-                told.append(f"{synonym.path} has no effect here: {synonym.why}")
-        else:
-            found[name] = value
+    # The service's own names first: they win.
+    for name, value in sorted(values.items(), key=lambda one: one[0] in BY_FIELD):
+        synonym = BY_FIELD.get(name, Synonym("", "", name))
+        if not synonym.setting:
+            told.append(f"{synonym.path} has no effect here: {synonym.why}")
+        elif found.setdefault(synonym.setting, value) != value:
+            kept = f"{synonym.setting} is set under another name already"
+            told.append(f"{synonym.path} has no effect here: {kept}")
     return found, told

@@ -14,6 +14,7 @@ from process import CLEAN, Serving, run
 from hyperfleet.auth.remote import check_url
 from hyperfleet.commands import options
 from hyperfleet.errors import ConfigurationError
+from hyperfleet.settings.file import read_file
 
 
 def parse(*arguments: str, **env: str) -> Result:
@@ -280,6 +281,21 @@ def test_a_value_of_a_yaml_file_that_no_flag_could_have_is_refused_by_name(tmp_p
     values = chosen(f"--config={config}")
     assert (values["no_auth"], values["port"], values["db_name"]) == (True, 4, "7")
     assert values["cors_origins"] == ["a", "b"]
+
+
+def test_of_two_names_of_a_setting_in_a_yaml_file_one_counts_and_the_other_is_told(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.yaml"
+    for text in ("db: {host: a}\ndb_host: b", "db-host: a\ndb_host: a"):
+        config.write_text(text)
+        assert "names the setting db_host twice" in refused(f"--config={config}")
+    for text in ("server: {port: 1}\nport: 2", "port: 2\nserver: {port: 1}"):
+        config.write_text(text)
+        assert chosen(f"--config={config}")["port"] == 2
+        assert read_file(config).told == [
+            f"{config}: server.port has no effect here: port is set under another name already"
+        ]
 
 
 def test_a_broken_yaml_file_is_told_by_its_line_without_what_is_in_it(tmp_path: Path) -> None:
