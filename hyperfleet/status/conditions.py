@@ -12,7 +12,7 @@ from hyperfleet.kinds import RESOURCES
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.settings.entities import Rule
 from hyperfleet.settings.expressions import Expression, Failed, Value, Values
-from hyperfleet.status.fold import ResourceCondition, State, Status, fold
+from hyperfleet.status.fold import ResourceCondition, State, Status, condition, fold
 from hyperfleet.status.masking import Masked, TooLarge
 from hyperfleet.status.report import Report
 from hyperfleet.storable import FORBIDDEN
@@ -69,34 +69,23 @@ class Rules:
             values = self._values(resource, reports)
         except (Failed, TooLarge) as error:
             size = f"what rules see is larger than {LARGEST} characters"
-            self._tell_of_all(size if isinstance(error, TooLarge) else str(error))
+            for rule in self._compiled:
+                self._fails(rule, size if isinstance(error, TooLarge) else error)
             return []
         before = {c["type"]: c for c in previous["conditions"]} if previous else {}
+        # Not the time of asking: who folds once more without news has nothing new to store.
         heard = max([resource["updated_time"], *(str(one["last_report_time"]) for one in reports)])
+        about = {"observed_generation": resource["generation"], "last_updated_time": heard}
         made = []
         for rule in self._compiled:
             try:
                 says = self._says(rule, values)
             except Failed as error:
-                self._tell(rule, logging.WARNING, f"comes to no condition: {error}")
+                self._fails(rule, error)
                 continue
-            if says is None:
-                continue
-            old = before.get(rule.type)
-            moved = at
-            if old:
-                same = old["status"] == says["status"]
-                moved = old["last_transition_time"] if same else max(old["last_transition_time"], at)
-            condition: ResourceCondition = {
-                "type": rule.type,
-                **says,  # type: ignore[typeddict-item]
-                "observed_generation": resource["generation"],
-                "created_time": old["created_time"] if old else at,
-                # Not the time of asking: who folds once more without news has nothing new to store.
-                "last_updated_time": heard,
-                "last_transition_time": moved,
-            }
-            made.append(condition)
+            if says is not None:
+                old = before.get(rule.type)
+                made.append(condition(old, rule.type, {**says, **about}, at, at, at))
         return made
 
     def _values(self, resource: State, reports: Iterable[Report]) -> Values:
@@ -143,9 +132,8 @@ class Rules:
         says["message"] = cut
         return says
 
-    def _tell_of_all(self, reason: str) -> None:
-        for rule in self._compiled:
-            self._tell(rule, logging.WARNING, f"comes to no condition: {reason}")
+    def _fails(self, rule: _Compiled, reason: object) -> None:
+        self._tell(rule, logging.WARNING, f"comes to no condition: {reason}")
 
     def _tell(self, rule: _Compiled, level: int, what: str) -> None:
         """Logs, unless it has done so of this rule a moment ago."""

@@ -8,7 +8,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from hyperfleet.status.report import STATUSES, Condition, Json, Report, failed, finalized, verdict, words
+from hyperfleet.status.report import (
+    STATUSES,
+    Condition,
+    Json,
+    Report,
+    failed,
+    finalized,
+    moved,
+    verdict,
+    words,
+)
 
 
 class ResourceCondition(TypedDict):
@@ -87,15 +97,16 @@ def fold(
     says = _available(before.get(AVAILABLE[0]), names, counted, resource["updated_time"])
     available = _aggregated(before, AVAILABLE[0], says, born, at)
     successful = [
-        _condition(before.get(kind), kind, _judged(stored[name], *verdicts[name]), at, at, at)
+        condition(before.get(kind), kind, _judged(stored[name], *verdicts[name]), at, at, at)
         for kind, name in _successful(verdicts, names).items()
     ]
-    old = (previous["phase"], previous["last_transition_time"]) if previous else None
+    # The phase moves as the status of a condition does.
+    old = {**previous, "status": previous["phase"]} if previous else None
     generations = [r["observed_generation"] for r in counted.values()]
     return {
         "phase": phase,
         "observed_generation": min(generations, default=0) if len(counted) == len(names) else 0,
-        "last_transition_time": _moved(old, phase, at, _begun(phase == "NotReady", born, at)),
+        "last_transition_time": moved(old, phase, at, _begun(phase == "NotReady", born, at)),
         "last_updated_time": _oldest(counted.values(), resource["updated_time"]),
         "adapters": [_adapter(stored[name], *judged) for name, judged in verdicts.items()],
         "conditions": [
@@ -113,34 +124,22 @@ def _aggregated(
 ) -> ResourceCondition:
     """A condition that all adapters have a part in, which is there from the birth of a resource on."""
     start = _begun(says["status"] == "False", born, at)
-    return _condition(before.get(kind), kind, says, at, born, start)
+    return condition(before.get(kind), kind, says, at, born, start)
 
 
-def _condition(
+def condition(
     old: ResourceCondition | None, kind: str, says: Json, at: str, created: str, start: str
 ) -> ResourceCondition:
     """A condition, with the times of before where it was there.
 
     :param created: when a new one was created, and ``start``, since when it is as it is
     """
-    was = (old["status"], old["last_transition_time"]) if old else None
     return {
         "type": kind,
         **says,  # type: ignore[typeddict-item]
         "created_time": old["created_time"] if old else created,
-        "last_transition_time": _moved(was, says["status"], at, start),
+        "last_transition_time": moved(old, says["status"], at, start),
     }
-
-
-def _moved(old: tuple[str, str] | None, new: str, at: str, start: str) -> str:
-    """Since when something is as it is.
-
-    :param old: how it was before, and since when; None: it was not there, and counts from ``start``
-    """
-    if old is None:
-        return start
-    was, since = old
-    return since if was == new else max(since, at)
 
 
 def _begun(pending: bool, born: str, at: str) -> str:

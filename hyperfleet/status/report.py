@@ -125,12 +125,8 @@ def merge(stored: Report | None, report: Report, at: str) -> Report:
             "created_at": before["created_at"] if before else at,
             # A newer generation may have been looked at before an older one was; time goes on.
             "updated_at": max(at, before["updated_at"]) if before else at,
-            "last_transition_time": at,
+            "last_transition_time": moved(before, given["status"], at, at),
         }
-        if before and before["status"] == given["status"]:
-            condition["last_transition_time"] = before["last_transition_time"]
-        elif before:
-            condition["last_transition_time"] = max(at, before["last_transition_time"])
         conditions.append(condition)
     merged: Report = {
         "adapter": report["adapter"],
@@ -150,3 +146,14 @@ def words(condition: Condition | None) -> Json:
     """The reason and the message of a condition, as far as it has them."""
     given: Mapping[str, Any] = condition or {}
     return {key: given[key] for key in ("reason", "message") if key in given}
+
+
+def moved(old: Mapping[str, Any] | None, status: str, at: str, start: str) -> str:
+    """Since when a condition is as it is.
+
+    :param old: the condition before; None: it was not there, and counts from ``start``
+    """
+    if old is None:
+        return start
+    since: str = old["last_transition_time"]
+    return since if old["status"] == status else max(since, at)
