@@ -19,8 +19,11 @@ ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 OLD_ID = re.compile(r"[0-9a-v]{32}")
 OLD_IDS = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
 # The name of an adapter, as the contract has it.
-ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-ADAPTER_LONGEST = 128
+ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+NO_ADAPTER = (
+    "is not a name that an adapter can have: at most 128 letters, digits, '.', '_' and '-', with a "
+    "letter or a digit at both ends."
+)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any
 
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import NATIVE, Kind
-from hyperfleet.nearest import nearest
-from hyperfleet.settings.entities import Entity
+from hyperfleet.settings.entities import Entity, meant
 
 # What is at the place of a collection in paths already: of all resources, and below a single one.
 TAKEN = (
@@ -66,8 +65,7 @@ def _kind(entity: Entity) -> Kind:
 
 def _new(entity: Entity) -> Kind:
     if entity.plural is None:
-        near = nearest(entity.kind, NATIVE)
-        hint = f" Is {near} meant?" if near else ""
+        hint = meant(entity.kind, NATIVE)
         raise ConfigurationError(f"entities: {entity.kind} lacks a plural.{hint}")
     return Kind(
         name=entity.kind,

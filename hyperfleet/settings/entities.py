@@ -6,13 +6,14 @@ a member adds it to :class:`Entity` and to ``MEMBERS``.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.kinds import ADAPTER, ADAPTER_LONGEST, NAME, NATIVE, SEGMENT, Reference
+from hyperfleet.kinds import ADAPTER, NAME, NATIVE, NO_ADAPTER, SEGMENT, Reference
 from hyperfleet.nearest import nearest
 from hyperfleet.settings.expressions import Expression, Refused
+from hyperfleet.settings.issuers import EMPTY, SAID
 
 # Rules of a kind, and characters of a condition's type.
 MOST_RULES, LONGEST_TYPE = 50, 100
@@ -21,20 +22,13 @@ AGGREGATED = ("Ready", "Reconciled", "Available", "LastKnownReconciled")
 SUCCESSFUL = "Successful"
 # The texts of a rule's output.
 OUTPUT = ("status", "reason", "message")
-# What says nothing in YAML, as it is written, and the longest name that the table holds.
-EMPTY = ("", "~", "null")
+# The longest name that the table holds.
 LONGEST = 63
-# The members that are one value each.
-PLAIN = (
-    *("plural", "parent_kind", "on_parent_delete", "spec_schema_name", "require_spec_schema"),
-    *("name_min_len", "name_max_len"),
-)
 # What the original knows of a kind beyond what is understood here.
 LATER = ("search_disallowed_fields",)
 # Of the references of one type that a resource may have; and what types may be called.
 MOST_REFERENCES = Reference.most
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-SAID = {"true": True, "false": False}
 # What OpenAPI lets a schema be called.
 SCHEMA = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -112,9 +106,11 @@ def shown(entities: Iterable[Entity]) -> list[dict[str, Any]]:
     """The entities as they may be written in the file."""
     return [
         {
-            "kind": one.kind,
-            **{name: value for name in PLAIN if (value := getattr(one, name)) is not None},
-            **({} if one.required_adapters is None else {"required_adapters": [*one.required_adapters]}),
+            **{
+                field.name: [*value] if isinstance(value, tuple) else value
+                for field in fields(one)
+                if (value := getattr(one, field.name)) is not None
+            },
             "conditions": [
                 {
                     "type": rule.type,
@@ -142,14 +138,13 @@ def _entity(given: Mapping[str, Any]) -> Entity:
     if not NAME.fullmatch(kind):
         raise ConfigurationError(
             f"entities: {kind[:200]!r} is not a name that a kind can have: at most 63 letters and "
-            f"digits, a capital first.{_meant(kind, NATIVE)}"
+            f"digits, a capital first.{meant(kind, NATIVE)}"
         )
     for member in given:
         if member in LATER:
-            are = "are" if member.endswith("s") else "is"
-            raise ConfigurationError(f"entities: {kind}.{member} {are} not supported yet.")
+            raise ConfigurationError(f"entities: {kind}.{member} are not supported yet.")
         if member != "kind" and member not in MEMBERS:
-            hint = _meant(str(member), MEMBERS)
+            hint = meant(str(member), MEMBERS)
             raise ConfigurationError(f"entities: {kind}.{member} is not supported: unknown.{hint}")
     values: dict[str, Any] = {}
     for member, check in MEMBERS.items():
@@ -158,7 +153,8 @@ def _entity(given: Mapping[str, Any]) -> Entity:
     return Entity(kind, **values)
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def meant(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that a wrong one is near to; empty: there is none."""
     near = nearest(name, known)
     return f" Is {near} meant?" if near else ""
 
@@ -200,36 +196,46 @@ def _schema_required(kind: str, value: Any) -> dict[str, Any]:
 
 def _length(member: str) -> Callable[[str, Any], dict[str, Any]]:
     def check(kind: str, value: Any) -> dict[str, Any]:
-        if value in EMPTY:
-            return {}
-        if not re.fullmatch(r"[0-9]{1,3}", str(value)) or int(value) > LONGEST:
-            raise ConfigurationError(f"entities: {kind}.{member} must be a number from 0 to {LONGEST}.")
+        number = _number(f"{kind}.{member}", value, LONGEST)
         # As in the original, 0 says nothing.
-        return {member: int(value)} if int(value) else {}
+        return {member: number} if number else {}
 
     return check
 
 
+def _number(where: str, value: Any, most: int) -> int:
+    """A number up to the most; 0 where nothing is said. Raises ConfigurationError otherwise."""
+    if value in EMPTY:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,6}", str(value)) or int(value) > most:
+        raise ConfigurationError(f"entities: {where} must be a number from 0 to {most}.")
+    return int(value)
+
+
+def _list(where: str, value: Any, what: str) -> list[Any]:
+    """A list of things; empty where nothing is said. Raises ConfigurationError otherwise."""
+    found = [] if value in EMPTY else value
+    if not isinstance(found, list):
+        raise ConfigurationError(f"entities: {where} must be a list of {what}.")
+    return found
+
+
 def _adapters(kind: str, value: Any) -> dict[str, Any]:
-    names = [] if value in EMPTY else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    names = _list(f"{kind}.required_adapters", value, "names")
+    if not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"entities: {kind}.required_adapters must be a list of names.")
     # Helm makes a list of one empty name of `={}`.
     names = [name for name in names if name]
     for name in names:
-        if len(name) > ADAPTER_LONGEST or not ADAPTER.fullmatch(name):
+        if not ADAPTER.fullmatch(name):
             raise ConfigurationError(
-                f"entities: {kind}.required_adapters has {name[:200]!r}, which is not a name that an "
-                f"adapter can have: at most {ADAPTER_LONGEST} letters, digits, '.', '_' and '-', with a "
-                "letter or a digit at both ends."
+                f"entities: {kind}.required_adapters has {name[:200]!r}, which {NO_ADAPTER}"
             )
     return {"required_adapters": tuple(dict.fromkeys(names))}
 
 
 def _conditions(kind: str, value: Any) -> dict[str, Any]:
-    rules = [] if value in EMPTY else value
-    if not isinstance(rules, list):
-        raise ConfigurationError(f"entities: {kind}.conditions must be a list of rules.")
+    rules = _list(f"{kind}.conditions", value, "rules")
     if len(rules) > MOST_RULES:
         raise ConfigurationError(
             f"entities: {kind}.conditions has {len(rules)} rules; at most {MOST_RULES} are allowed."
@@ -275,11 +281,8 @@ def _rule(kind: str, where: str, given: Any) -> Rule:
 
 
 def _references(kind: str, value: Any) -> dict[str, Any]:
-    given = [] if value in EMPTY else value
-    if not isinstance(given, list):
-        raise ConfigurationError(f"entities: {kind}.references must be a list of mappings.")
     found: dict[str, Reference] = {}
-    for index, one in enumerate(given):
+    for index, one in enumerate(_list(f"{kind}.references", value, "mappings")):
         ref = _reference(f"{kind}.references[{index}]", one)
         if ref.type in found:
             raise ConfigurationError(f"entities: {kind}.references has the type {ref.type} twice.")
@@ -295,17 +298,11 @@ def _reference(where: str, given: Any) -> Reference:
                 f"entities: {where}.{name} must look like {looks.pattern}, "
                 f"unlike {str(whole[name])[:200]!r}."
             )
-    bounds = []
-    for name in ("min", "max"):
-        text = whole.get(name, "")
-        number = 0 if text in EMPTY else int(text) if re.fullmatch(r"[0-9]{1,6}", str(text)) else -1
-        if not 0 <= number <= MOST_REFERENCES:
-            raise ConfigurationError(
-                f"entities: {where}.{name} must be a number from 0 to {MOST_REFERENCES}."
-            )
-        bounds.append(number)
+    least, most = (
+        _number(f"{where}.{name}", whole.get(name, ""), MOST_REFERENCES) for name in ("min", "max")
+    )
     # As in the original, a maximum of 0 says nothing.
-    least, most = bounds[0], bounds[1] or MOST_REFERENCES
+    most = most or MOST_REFERENCES
     if least > most:
         raise ConfigurationError(
             f"entities: {where}.min is {least}, which is more than its max, {most}."

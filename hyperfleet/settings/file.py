@@ -10,7 +10,8 @@ from hyperfleet.errors import ConfigurationError
 from hyperfleet.nearest import nearest
 from hyperfleet.settings import declared, entities, synonyms
 from hyperfleet.settings.catalogue import DECLARED
-from hyperfleet.settings.entities import EMPTY, Entity
+from hyperfleet.settings.entities import Entity
+from hyperfleet.settings.issuers import EMPTY
 from hyperfleet.settings.values import Names
 
 

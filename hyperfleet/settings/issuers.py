@@ -11,6 +11,7 @@ from hyperfleet.nearest import nearest
 AUTHORIZATION = "Authorization"
 # What says nothing, as YAML or JSON writes it.
 EMPTY = (None, "", "~", "null")
+SAID = {"true": True, "false": False}
 # RFC 9110, 5.6.2.
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # These are sent by themselves, or hold a secret that must not become somebody's name.

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, listed, taken, unknown
+from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, SAID, listed, taken, unknown
 
 # What a dimension may be called, and who a caller may be in it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 # Each is in the keys of indexes.
 MOST = 8
-SAID = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
