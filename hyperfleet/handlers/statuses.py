@@ -225,8 +225,7 @@ def _take_locked(
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
     if status is None:
-        for removed in gone:
-            removal.tell(*removed)
+        removal.tell(gone)
         removal.after(service, gone)
     else:
         _tell(service, kind, held.state["status"], status)

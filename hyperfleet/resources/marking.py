@@ -120,8 +120,7 @@ def mark(
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
     gone += [(kind, old["id"])] * removed
-    for one in gone:
-        removal.tell(*one)
+    removal.tell(gone)
     removal.after(service, gone)
     return stored(changed, old["version"] + 1)
 

@@ -56,8 +56,7 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                 while waiting:
                     with conn.transaction():
                         gone = removal.finish(conn, *waiting.pop(), foldings)
-                    for removed in gone:
-                        removal.tell(*removed)
+                    removal.tell(gone)
                     waiting += removal.left(conn, gone)
                 changed += folded
                 progress(len(ids))

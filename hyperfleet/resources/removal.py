@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 ENDED = "finalized"
 
 # What one belongs to, and what that belongs to: neither ever changes.
-OWNER = "SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}"
+OWNER_OF = both("SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
 LOCK_OWNER: LiteralString = """/* {table}_lock_owner */
 SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
@@ -106,8 +106,6 @@ WHERE target.deleted_time IS NOT NULL AND target.kind = ANY(%(kinds)s)
 IDS: LiteralString = "%(ids)s::uuid[]"
 THESE: LiteralString = "id = ANY(%(ids)s)"
 
-
-OWNER_OF = both(OWNER)
 THERE = both("""/* {table}_seen */
 SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}
 """)
@@ -197,28 +195,22 @@ def _removal(kind: str) -> tuple[list[LiteralString], LiteralString, list[Litera
         AUDITED.format(kind=of.name, table=of.table, document=of.document, which=one)
         for of, one in which.items()
     ]
-    removals = [_remove(of, one) for of, one in which.items()]
+    removals = [_removing(of, one, "document") for of, one in which.items()]
     return locks, audit.FORCED.format(all=" UNION ALL ".join(parts)), removals[::-1]
-
-
-def _remove(of: Kind, which: LiteralString) -> LiteralString:
-    # The record of the force is there already.
-    return _removing(of).format(
-        table=of.table, kind=of.name, which=which, document="document", recorded=""
-    )
 
 
 @functools.cache
 def _end(kind: str) -> LiteralString:
     of = RESOURCES[kind]
-    recorded = audit.GONE.format(kind=of.name)
-    return _removing(of).format(
-        table=of.table, kind=of.name, which=THESE, document=of.document, recorded=recorded
-    )
+    return _removing(of, THESE, of.document, audit.GONE.format(kind=kind))
 
 
-def _removing(of: Kind) -> LiteralString:
-    return REMOVE_REFERRED if referrers(of.name) else REMOVE
+def _removing(
+    of: Kind, which: LiteralString, document: LiteralString, recorded: LiteralString = ""
+) -> LiteralString:
+    """The statement that removes some of a kind; ``recorded``, what records it, if that is not done."""
+    whole = REMOVE_REFERRED if referrers(of.name) else REMOVE
+    return whole.format(table=of.table, kind=of.name, which=which, document=document, recorded=recorded)
 
 
 class Owners:
@@ -252,10 +244,11 @@ def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> 
     conn.execute(_end(kind), values)
 
 
-def tell(kind: str, id_: str) -> None:
-    """Logs the removal of a resource that nobody has to do anything for any more."""
-    more = {"kind": kind, "id": id_, "reason": ENDED}
-    logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
+def tell(gone: Iterable[tuple[str, str]]) -> None:
+    """Logs the removal of resources that nobody has to do anything for any more: kind and id of each."""
+    for kind, id_ in gone:
+        more = {"kind": kind, "id": id_, "reason": ENDED}
+        logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
 
 def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
@@ -288,8 +281,7 @@ def again(service: Service, kind: str, id_: str) -> list[tuple[str, str]]:
     """
     with service.turns.of(id_), transaction(service.pool) as conn:
         gone = finish(conn, kind, id_, service.foldings)
-    for one in gone:
-        tell(*one)
+    tell(gone)
     return gone
 
 
@@ -368,6 +360,5 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)
         logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
-    for one in settled:
-        tell(*one)
-    after(service, [(kind, id_) for kind, id_ in (*removed, *settled)])
+    tell(settled)
+    after(service, [*removed, *settled])
