@@ -55,7 +55,7 @@ def created(
     """
     of = RESOURCES[kind]
     service, shape = request.service(), request.shape(kind)
-    values = resource.first_row(kind, body, service.foldings[kind], request.origin(), request.tenant())
+    values = resource.first_row(body, service.foldings[kind], request.origin(), request.tenant())
     owner_id = resource.key(of.parent, parent_id) if of.parent and parent_id else None
     within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
     location = f"{BASE}/{within}{of.segment}/{values['id']}"

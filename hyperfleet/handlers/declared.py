@@ -14,20 +14,15 @@ from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.kinds import BASE, RESOURCES, Kind
 from hyperfleet.resources import resource
 
-# As resource.GIVEN, with the address.
-GIVEN: LiteralString = """/* {table}_create */
-WITH given AS (
-    SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
-        (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text, request text, method text, path text, tenancy jsonb, href text)
-), """
 # The lock keeps the owner from being marked or removed until the resource is there to be seen.
-OWNER: LiteralString = """owner AS (
+OWNER: LiteralString = """
+, owner AS (
     SELECT id, deleted_time, '{kind}' AS kind, {address} AS href, tenancy
     FROM {table}
     WHERE id = (SELECT owner_id FROM given) AND tenancy @> (SELECT tenancy FROM given) {only} FOR SHARE
 )"""
-NO_OWNER: LiteralString = """owner AS (
+NO_OWNER: LiteralString = """
+, owner AS (
     SELECT NULL::uuid AS id, NULL::timestamptz AS deleted_time, NULL AS kind, NULL AS href, tenancy
     FROM given
 )"""
@@ -53,7 +48,7 @@ def _create(kind: str) -> LiteralString:
             kind=parent.name, address=parent.address, table=parent.table, only=parent.only
         )
     rest: LiteralString = CREATED + LABELLED + audit.CREATED + FOUND
-    return GIVEN.format(table=of.table) + owner + rest.format(table=of.table, kind=of.name)
+    return "/* resources_create */" + resource.GIVEN + owner + rest.format(table=of.table, kind=of.name)
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:

@@ -41,12 +41,13 @@ from hyperfleet.status.conditions import Folding
 from hyperfleet.status.fold import State, Status
 from hyperfleet.status.report import Report, all_finalized
 
-# What new resources are made of, as :func:`first_row` has it, for statements that go on from there.
+# What new resources are made of, as :func:`first_row` has it and with their address, for statements that
+# go on from there.
 GIVEN: LiteralString = """
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
         (id uuid, owner_id uuid, name text, labels jsonb, spec jsonb, status jsonb,
-         at timestamptz, by text, request text, method text, path text, tenancy jsonb)
+         at timestamptz, by text, request text, method text, path text, tenancy jsonb, href text)
 )"""
 
 # Who has a name: among what belongs to the same, or else to the same tenant.
@@ -314,9 +315,9 @@ def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: boo
 
 
 def first_row(
-    kind: str, body: Mapping[str, Any], folding: Folding, origin: Origin, tenancy: Mapping[str, str]
+    body: Mapping[str, Any], folding: Folding, origin: Origin, tenancy: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The values of a new row.
+    """The values of a new row, but for its address.
 
     :param body: of a request that was validated
     :param folding: what its status is folded by
