@@ -137,16 +137,15 @@ class Guard:
         self, tokens: Sequence[tuple[str, str]], headers: Headers
     ) -> tuple[Mapping[str, Any], Trusted]:
         """The first token that is good. Raises the Problem of the first when none is."""
-        problem: Problem | None = None
+        problems: list[Problem] = []
         for header, token in tokens:
             try:
                 if len(headers.getlist(header)) > 1:
                     raise refusal(errors.INVALID_TOKEN, f"There must be one {header} header.")
                 return await self.verifier.claims(token, header)
-            except Problem as found:
-                problem = problem or found
-        assert problem is not None
-        raise problem
+            except Problem as problem:
+                problems.append(problem)
+        raise problems[0]
 
 
 def _forbidden(detail: str) -> Problem:

@@ -45,10 +45,9 @@ def parse_keys(text: str | bytes) -> Keys:
     Raises ValueError for a text that is no key set or that has no usable key.
     """
     try:
-        document = json.loads(text)
+        return _keys(json.loads(text))
     except RecursionError:
         raise ValueError("this is not a JSON Web Key Set") from None
-    return _keys(document)
 
 
 def _keys(document: Any) -> Keys:

@@ -147,7 +147,7 @@ class Verifier:
         known.times.check(time.time())
         return known.claims, known.issuer
 
-    async def _verified(self, token: str, header: str) -> "Verified":
+    async def _verified(self, token: str, header: str) -> Verified:
         head, claims = _parse(token)
         issuer = self._issuer(claims, header)
         key = await self._key(head, issuer.sources)
