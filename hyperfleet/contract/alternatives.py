@@ -70,11 +70,11 @@ def _extended(part: Any) -> str:
 
 def _on(one: Any, bases: Mapping[str, str]) -> Any:
     """A schema that extends what a parent says itself, where it extends a parent."""
-    if not _parts(one):
-        return one
-    names = [bases.get(_extended(part)) for part in one["allOf"]]
-    parts = zip(names, one["allOf"], strict=True)
-    return {**one, "allOf": [{"$ref": PREFIX + name} if name else part for name, part in parts]}
+    parts = [
+        {"$ref": PREFIX + bases[name]} if (name := _extended(part)) in bases else part
+        for part in _parts(one)
+    ]
+    return {**one, "allOf": parts} if parts else one
 
 
 def _into(one: Any, bases: Mapping[str, str]) -> Any:

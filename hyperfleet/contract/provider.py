@@ -175,15 +175,16 @@ def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(text))
 
 
-def _older(one: Any) -> Any:
+def _older(one: Any, at: schema.Path = ()) -> Any:
     """A schema of OpenAPI 3.1 in the words of 3.0, which the contract and its viewer speak, as far as
-    3.0 has words for it.
+    3.0 has words for it; ``at`` is its path in the one around it.
     """
     if isinstance(one, bool):
-        return {} if one else {"not": {}}
+        # The one place where 3.0 has true and false.
+        return one if at == ("additionalProperties",) else {} if one else {"not": {}}
     if not isinstance(one, Mapping):
         return one
-    same = schema.each(one, _older_within)
+    same = schema.each(one, _older)
     types = same.get("type")
     if isinstance(types, list):
         real = [name for name in types if name != "null"]
@@ -204,13 +205,6 @@ def _older(one: Any) -> Any:
     if "$ref" in same and len(same) > 1:
         same["allOf"] = [{"$ref": same.pop("$ref")}, *same.get("allOf", ())]
     return same
-
-
-def _older_within(inner: Any, at: schema.Path) -> Any:
-    # The one place where 3.0 has true and false.
-    if isinstance(inner, bool) and at[0] == "additionalProperties":
-        return inner
-    return _older(inner)
 
 
 if __name__ == "__main__":

@@ -67,11 +67,8 @@ class Contract:
         if not content:
             return [fault(["body"], "there must be none", RULE)] if answer.body else []
         if media_type not in content:
-            return [
-                fault(
-                    ["Content-Type"], f"{media_type or 'none'} is none that the answer has", "contract"
-                )
-            ]
+            message = f"{media_type or 'none'} is none that the answer has"
+            return [fault(["Content-Type"], message, RULE)]
         key = (answer.operation, status, media_type, answer.partial)
         if key not in self.compiled:
             rules, named = content[media_type]["schema"], self.named

@@ -32,6 +32,8 @@ CALL = "hyperfleet.call"
 # What a body may be written in: ASCII is UTF-8, too.
 CHARSETS = ("utf-8", "utf8", "us-ascii")
 
+UNSTORABLE = "must not have the character NUL or half a surrogate pair"
+
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
 # Doubles hold each whole number below this.
@@ -180,7 +182,7 @@ def _depth(value: Any) -> int:
 def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
     if isinstance(value, str):
         if not storable(value):
-            yield fault(at, "must not have the character NUL or half a surrogate pair", "characters")
+            yield fault(at, UNSTORABLE, "characters")
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not storable(key):
@@ -280,8 +282,7 @@ class Parameter:
             # int() takes more than this: blanks, underscores, digits of other scripts.
             yield with_value(fault([self.name], f"must be {_bounds(self.rules)}", "type"), text)
         elif not storable(text):
-            message = "must not have the character NUL or half a surrogate pair"
-            yield fault([self.name], message, "type")
+            yield fault([self.name], UNSTORABLE, "type")
         else:
             for one in faults(self.validator, self.value(text), [self.name]):
                 if self.integer:
