@@ -52,8 +52,7 @@ def get_changes(
 
 
 def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
-    kind, owner_id, expression = (filters.get(name) for name in ("kind", "owner_id", "search"))
-    expression = expression or ""
+    kind, owner_id, expression = filters.get("kind"), filters.get("owner_id"), filters.get("search", "")
     if kind is not None and kind not in RESOURCES:
         raise unknown_kind(kind)
     if owner_id is not None:

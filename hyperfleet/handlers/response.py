@@ -75,10 +75,8 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
         found = row and row[1:]
     else:
         found = wait_for(request.service().read(statement).get(key["id"]))
-    if found is None or key.get("owner_id") not in (None, found[2]):
-        raise not_found(kind, key["id"])
     # What several ask for at once is read for all of them.
-    if not sees(key, found[3:]):
+    if found is None or key.get("owner_id") not in (None, found[2]) or not sees(key, found[3:]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
     if request.knows(str(stored.version)):

@@ -156,9 +156,11 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
     with service.turns.of(resource.turn(owner)):
         state = STATE_SEEN if service.foldings[kind].rules else STATE
         found = wait_for(service.together(state.of(kind, owner)).get(owner["id"]))
-        if found is None or owner.get("owner_id") not in (None, found[0]):
-            raise resource.not_found(kind, owner["id"])
-        if not resource.sees(owner, found[-1:]):
+        if (
+            found is None
+            or owner.get("owner_id") not in (None, found[0])
+            or not resource.sees(owner, found[-1:])
+        ):
             raise resource.not_found(kind, owner["id"])
         taken = _take_at_once(service, kind, owner, report, found)
         return taken or _take_locked(service, kind, owner, report, marked=bool(found[1]))

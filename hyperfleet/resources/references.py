@@ -211,11 +211,11 @@ def same(one: References, other: References) -> bool:
 
 def _ids(refs: References) -> dict[str, Any]:
     # What a merge patch comes to need not be as the contract has it.
-    return {
-        type_: [_id(one) if isinstance(one, dict) else one for one in some]
-        for type_, some in refs.items()
-        if some and isinstance(some, list)
-    } | {type_: some for type_, some in refs.items() if some and not isinstance(some, list)}
+    found: dict[str, Any] = {type_: some for type_, some in refs.items() if some}
+    for type_, some in found.items():
+        if isinstance(some, list):
+            found[type_] = [_id(one) if isinstance(one, dict) else one for one in some]
+    return found
 
 
 def something(kind: str) -> dict[str, list[dict[str, str]]]:
