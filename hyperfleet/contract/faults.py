@@ -316,14 +316,11 @@ def _alternatives(error: Any, where: Path, secret: Callable[[Path], bool]) -> It
     if isinstance(error.kind, Kind.OneOfMultipleValid):
         yield fault(at, "must fit exactly one of the alternatives, but fits several", rule)
         return
-    other = [fault for branch in error.kind.context for fault in branch if _is_other_type(fault, error)]
-    fitting = [
-        branch
-        for branch in error.kind.context
-        if not any(_is_other_type(fault, error) for fault in branch)
-    ]
+    branches = error.kind.context
+    fitting = [branch for branch in branches if not any(_is_other_type(one, error) for one in branch)]
     if not fitting:
-        names = dict.fromkeys(name for fault in other for name in fault.kind.types)
+        other = (one for branch in branches for one in branch if _is_other_type(one, error))
+        names = dict.fromkeys(name for one in other for name in one.kind.types)
         yield fault(at, "must be " + _types(list(names)), rule)
         return
     ranks = [_distance(branch, error) for branch in fitting]

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -258,11 +258,9 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
     """The places of patterns that the check above lets pass, and the validator does not take."""
-    given: list[tuple[schema.Path, str]] = []
-    if "pattern" in one:
-        given.append((("pattern",), one["pattern"]))
-    given += [(("patternProperties", text), text) for text in one.get("patternProperties", {})]
-    for place, pattern in given:
+    given: dict[tuple[str, ...], str] = {("pattern",): one["pattern"]} if "pattern" in one else {}
+    given |= {("patternProperties", text): text for text in one.get("patternProperties", {})}
+    for place, pattern in given.items():
         try:
             schema.fits("", pattern)
         except ValueError:
@@ -273,13 +271,9 @@ def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
     """The places of ``.inf`` and ``.nan``, which YAML has, and of numbers that are too large."""
     if isinstance(value, float) and not math.isfinite(value):
         yield at
-    inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        inner = value.items()
-    elif isinstance(value, list):
-        inner = enumerate(value)
-    for step, one in inner:
-        yield from _infinite(one, (*at, step))
+    if isinstance(value, Mapping | list):
+        for step, one in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _infinite(one, (*at, step))
 
 
 def _misleading(ref: Any, named: Mapping[str, Any]) -> str:

@@ -18,17 +18,8 @@ PREFIX = "#/components/schemas/"
 MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 SINGLE = (
-    "items",
-    "additionalProperties",
-    "not",
-    "if",
-    "then",
-    "else",
-    "contains",
-    "propertyNames",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "contentSchema",
+    *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
+    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
 # JSON Schema's rules for the names of members, which OpenAPI 3.0 lacks: x-key-pattern and so on.
 KEYS = {"pattern": "pattern", "maxLength": "max-length"}
