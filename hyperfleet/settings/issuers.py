@@ -103,14 +103,21 @@ def listed(value: Any, what: str) -> Sequence[Any]:
     return value
 
 
-def unknown(name: str, members: Iterable[str], which: str, what: str) -> ValueError:
-    """The error of a member that there is not, which says what may be meant.
+def said(given: Mapping[Any, Any], members: Iterable[str], which: str, what: str) -> dict[str, Any]:
+    """What a mapping says, by the names of members. Raises ValueError for a member that there is not.
 
-    :param which: the item that has it, and ``what`` it is
+    :param which: the item that it is, and ``what`` that is
     """
-    near = nearest(name, members)
-    meant = f"; is {near} meant?" if near else "."
-    return ValueError(f"{which}: {name[:100]} is no member of {what}{meant}")
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key).replace("-", "_")
+        if name not in members:
+            near = nearest(name, members)
+            meant = f"; is {near} meant?" if near else "."
+            raise ValueError(f"{which}: {name[:100]} is no member of {what}{meant}")
+        if value not in EMPTY:
+            found[name] = value
+    return found
 
 
 def _issuer(number: int, members: Any) -> Issuer:
@@ -119,16 +126,11 @@ def _issuer(number: int, members: Any) -> Issuer:
     if not isinstance(members, Mapping):
         raise ValueError(f"issuer {number} is not a mapping with issuer_url.")
     given: dict[str, str] = {}
-    for key, value in members.items():
-        name = str(key).replace("-", "_")
-        if name not in MEMBERS:
-            raise unknown(name, MEMBERS, f"issuer {number}", "an issuer")
-        text = value.strip() if isinstance(value, str) and name != "identity_claim_pattern" else value
-        if text in EMPTY:
-            continue
-        if not isinstance(text, str):
+    for name, value in said(members, MEMBERS, f"issuer {number}", "an issuer").items():
+        if not isinstance(value, str):
             raise ValueError(f"issuer {number}: {name} must be a text.")
-        given[name] = text
+        if text := value if name == "identity_claim_pattern" else value.strip():
+            given[name] = text
     if "issuer_url" not in given:
         raise ValueError(f"issuer {number} has no issuer_url.")
     issuer = Issuer(**given)

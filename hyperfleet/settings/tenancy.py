@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, SAID, listed, taken, unknown
+from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, SAID, listed, said, taken
 
 # What a dimension may be called, and who a caller may be in it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
@@ -60,12 +60,7 @@ def _dimension(number: int, members: Any) -> Dimension:
         return members
     if not isinstance(members, Mapping):
         raise ValueError(f"dimension {number} is not a mapping with header and key.")
-    given: dict[str, Any] = {}
-    for name, value in members.items():
-        if name not in MEMBERS:
-            raise unknown(str(name), MEMBERS, f"dimension {number}", "a dimension")
-        if value not in EMPTY:
-            given[name] = value
+    given = said(members, MEMBERS, f"dimension {number}", "a dimension")
     for name in ("header", "key"):
         if not given.get(name):
             raise ValueError(f"dimension {number} has no {name}.")
