@@ -63,9 +63,14 @@ KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevalu
 
 # More faults are not told: a body of a megabyte can have half a million. The validator finds all of
 # them before it tells the first, some 20 us each, so that of a value with more parts than MAX_PARTS
-# only the first fault is looked for.
+# only the first fault is looked for; and so where its copies may come to more than MAX_COPIED bytes:
+# with each wrong name it copies the object that has it. VALUE is what a number counts there.
 MAX_FAULTS = 1000
 MAX_PARTS = 10_000
+MAX_COPIED = 50_000_000
+VALUE = 50
+# Of as many unknown members what was meant is looked for, some 10 us for each known one.
+HINTED = 50
 MAX_NAME = 100
 # As many values or alternatives a message lists.
 LISTED = 20
@@ -137,7 +142,8 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
         if rule == "unevaluatedProperties":
             leftovers.append(error)
         elif rule == "additionalProperties":
-            known = _known(_rules(error, validator), validator.text)
+            hinted = len(seen) < HINTED
+            known = _known(_rules(error, validator), validator.text) if hinted else ()
             yield from new(_unknown_members(at, error.kind.unexpected, rule, known))
         elif rule == "propertyNames" and (words := _rules(error, validator).get(KEY_WORDS)):
             key = error.kind.error.instance[:MAX_NAME]
@@ -235,7 +241,7 @@ def _rules(error: Any, validator: Validator) -> Any:
 def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
     if compiled.is_valid(value):
         return []
-    if _parts(value) <= MAX_PARTS:
+    if _parts(value) <= MAX_PARTS and _copies(value)[1] <= MAX_COPIED:
         return compiled.iter_errors(value)
     try:
         compiled.validate(value)
@@ -257,11 +263,20 @@ def _parts(value: Any) -> int:
     return count
 
 
+def _copies(value: Any) -> tuple[int, int]:
+    """About how many bytes a value has, and how many a copy of each object for each of its names."""
+    if not isinstance(value, dict | list):
+        return VALUE + (len(value) if isinstance(value, str) else 0), 0
+    inner = [_copies(one) for one in (value.values() if isinstance(value, dict) else value)]
+    size, copied = sum(own for own, _ in inner), sum(copied for _, copied in inner)
+    return size, copied + (len(value) * size if isinstance(value, dict) else 0)
+
+
 def _unknown_members(
     at: Path, names: Iterable[str], rule: str, known: Iterable[str] = ()
 ) -> Iterator[Fault]:
-    for name in names:
-        near = nearest(name, known)
+    for index, name in enumerate(names):
+        near = nearest(name, known if index < HINTED else ())
         meant = f"; did you mean {near}?" if near else ""
         # Cut, as a name may be as long as the body.
         yield fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)

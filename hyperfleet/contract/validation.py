@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from connexion import utils
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from werkzeug.http import parse_options_header
 
 from hyperfleet.contract import schema
-from hyperfleet.contract.faults import fault, faults
+from hyperfleet.contract.faults import HINTED, fault, faults
 from hyperfleet.contract.provider import Provider
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
@@ -239,9 +240,9 @@ class Parameters:
 
     def _of_query(self, query: QueryParams, given: dict[str, Any]) -> Iterator[Fault]:
         known = list(self.query)
-        for name, value in query.items():
-            if name not in self.query:
-                yield with_value(_unknown(name, known), value)
+        strange = ((name, value) for name, value in query.items() if name not in self.query)
+        for name, value in islice(strange, HINTED):
+            yield with_value(_unknown(name, known), value)
         for name, parameter in self.query.items():
             values = query.getlist(name)
             if len(values) > 1:

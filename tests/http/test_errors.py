@@ -113,6 +113,19 @@ def test_deep_nesting_and_huge_numbers_are_refused(api: Api) -> None:
     assert total(api) == 0
 
 
+def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
+    start = time.perf_counter()
+    labels = {f"-{number}": "" for number in range(9000)}
+    body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": labels})), 400)
+    assert [error["field"] for error in body["errors"]] == ["labels"]
+    body = problem(create(api, json.dumps({"name": "c1", "spec": {}, **dict.fromkeys(labels, 1)})), 400)
+    assert body["errors"][0]["field"].startswith("-")
+    body = problem(api.get("/clusters?" + "&".join(f"size{number}=1" for number in range(3000))), 400)
+    assert body["errors"][0]["message"].endswith("did you mean size?")
+    assert len(body["errors"]) == 50
+    assert time.perf_counter() - start < 5
+
+
 def test_integer_of_5000_digits_is_refused_in_the_words_of_the_service(api: Api) -> None:
     problem(create(api, f'{{"name": "c1", "spec": {{"a": {"9" * 5_000}}}}}'), 400)
 
