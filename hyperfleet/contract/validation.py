@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from werkzeug.http import parse_options_header
 
 from hyperfleet.contract import schema
-from hyperfleet.contract.faults import HINTED, fault, faults
+from hyperfleet.contract.faults import HINTED, MAX_FAULTS, fault, faults
 from hyperfleet.contract.provider import Provider
 from hyperfleet.errors import INVALID, MALFORMED, UNSUPPORTED_TYPE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES
@@ -157,7 +157,7 @@ def parse(body: bytes) -> Any:
         raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.")
     # Such characters can only have come as an escape, so most bodies need no look.
     if b"\\u0000" in body or re.search(rb"\\ud[89a-f]", body, re.IGNORECASE):
-        found = list(_unstorable(value, ()))
+        found = list(islice(_unstorable(value, ()), MAX_FAULTS))
         if found:
             raise Problem(INVALID, faults=found)
     return value

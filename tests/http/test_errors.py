@@ -126,6 +126,12 @@ def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
     assert time.perf_counter() - start < 5
 
 
+def test_texts_that_cannot_be_stored_are_told_up_to_a_thousand(api: Api) -> None:
+    spec = json.dumps({"a": ["\0"] * 5000})
+    body = problem(create(api, f'{{"name": "c1", "spec": {spec}}}'), 400)
+    assert [error["field"] for error in body["errors"]] == [f"spec.a[{at}]" for at in range(1000)]
+
+
 def test_integer_of_5000_digits_is_refused_in_the_words_of_the_service(api: Api) -> None:
     problem(create(api, f'{{"name": "c1", "spec": {{"a": {"9" * 5_000}}}}}'), 400)
 
