@@ -76,7 +76,7 @@ class Waiting:
 
     def beyond(self, place: Place) -> bool:
         """Whether something was seen behind a place, which a standby may not have yet."""
-        return self.seen is not None and self.seen.epoch == place.epoch and self.seen.order > place.order
+        return self.seen is not None and self.seen.beyond(place)
 
     async def wait(self, place: Place, wish: Wish, seconds: float) -> tuple[Place, bool]:
         """Waits for something that comes behind a place. Returns the place up to which there is nothing,
@@ -105,9 +105,7 @@ class Waiting:
             self.waiting[wish].discard(woken)
             if not self.waiting[wish]:
                 del self.waiting[wish]
-        if passed and passed.epoch == place.epoch and passed.order > place.order:
-            return passed, found
-        return place, found
+        return passed if passed and passed.beyond(place) else place, found
 
     def end(self) -> None:
         """Sends all home, who find another replica."""

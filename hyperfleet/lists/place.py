@@ -38,10 +38,10 @@ class Place(NamedTuple):
     check: int
     epoch: str
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """Compares places of one epoch."""
-        return self.position, self.sequence
+    def beyond(self, other: "Place") -> bool:
+        """Whether it is behind another place of the same feed."""
+        # By position and sequence.
+        return self.epoch == other.epoch and self[:2] > other[:2]
 
     @classmethod
     def parse(cls, text: str) -> Self:
