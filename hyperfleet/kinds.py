@@ -245,6 +245,11 @@ def id_here(old: str) -> str:
     return old.lower() if ID.fullmatch(old) else str(uuid.uuid5(OLD_IDS, old))
 
 
+def known_id(text: str) -> str:
+    """The id that a text stands for here, one of the original too; empty where it is none."""
+    return id_here(text) if ID.fullmatch(text) or OLD_ID.fullmatch(text) else ""
+
+
 # The provider's schema of each.
 SPECS = {kind.name: kind.spec for kind in RESOURCES.values()}
 

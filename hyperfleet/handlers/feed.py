@@ -12,7 +12,7 @@ from hyperfleet.engine.patience import Later
 from hyperfleet.errors import bad_parameter
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer
-from hyperfleet.kinds import ALL, ID, OLD_ID, RESOURCES, id_here
+from hyperfleet.kinds import ALL, RESOURCES, known_id
 from hyperfleet.lists import search
 from hyperfleet.lists.place import Place
 from hyperfleet.lists.trouble import bad_search, unknown_kind
@@ -52,13 +52,11 @@ def get_changes(
 
 
 def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
-    kind, owner_id, expression = filters.get("kind"), filters.get("owner_id"), filters.get("search", "")
+    kind, owner_id, expression = filters.get("kind"), None, filters.get("search", "")
     if kind is not None and kind not in RESOURCES:
         raise unknown_kind(kind)
-    if owner_id is not None:
-        if not (ID.fullmatch(owner_id) or OLD_ID.fullmatch(owner_id)):
-            raise bad_parameter("owner_id", "must be the id of a resource", owner_id)
-        owner_id = id_here(owner_id)
+    if "owner_id" in filters and not (owner_id := known_id(filters["owner_id"])):
+        raise bad_parameter("owner_id", "must be the id of a resource", filters["owner_id"])
     try:
         condition = pages.searched(expression, kind, filters)
     except search.SearchError as error:

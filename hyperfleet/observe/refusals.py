@@ -18,7 +18,7 @@ from hyperfleet.contract import document as contract
 from hyperfleet.database import connection
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import fetch
-from hyperfleet.kinds import ID, OLD_ID, id_here
+from hyperfleet.kinds import known_id
 from hyperfleet.observe.metrics import OWN
 from hyperfleet.settings import tenancy
 
@@ -153,11 +153,10 @@ class Refusals:
             self.dropped.inc()
             return
         id_ = refused.path.split("/")[write.at] if write.at is not None else ""
-        known = ID.fullmatch(id_) or OLD_ID.fullmatch(id_)
         self.rows.append(
             {
                 **{"by": by, "action": write.action, "kind": write.kind, "method": refused.method},
-                **{"id": id_here(id_) if known else None, "path": refused.path[:LONGEST]},
+                **{"id": known_id(id_) or None, "path": refused.path[:LONGEST]},
                 **{"status": refused.status, "code": refused.code, "request": refused.request},
                 **({"tenancy": refused.tenancy} if refused.tenancy else {}),
             }

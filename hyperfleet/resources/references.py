@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.kinds import ID, OLD_ID, RESOURCES, Reference, Statements, both, id_here
+from hyperfleet.kinds import RESOURCES, Reference, Statements, both, known_id
 
 # What a resource refers to, by the types of its references: as a client says it, or as it is shown.
 References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -123,9 +123,7 @@ class Targets:
 def _id(one: Mapping[str, Any]) -> str:
     """The id that a reference leads to here; empty for what no resource can have as its id."""
     given = one.get("id")
-    if isinstance(given, str) and (ID.fullmatch(given) or OLD_ID.fullmatch(given)):
-        return id_here(given)
-    return ""
+    return known_id(given) if isinstance(given, str) else ""
 
 
 def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:

@@ -23,14 +23,12 @@ from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import fetch_one, filled
 from hyperfleet.errors import INVALID, NAME_TAKEN, NOT_FOUND, Fault, Problem, with_value
 from hyperfleet.kinds import (
-    ID,
     KINDS,
-    OLD_ID,
     RESOURCES,
     SCOPE,
     Statements,
     both,
-    id_here,
+    known_id,
     owned,
     quoted,
     referrers,
@@ -278,9 +276,10 @@ def key(kind: str, id_: str) -> str:
 
     Raises Problem, not found, for what no resource can have as its id.
     """
-    if not (ID.fullmatch(id_) or OLD_ID.fullmatch(id_)):
+    found = known_id(id_)
+    if not found:
         raise not_found(kind, id_)
-    return id_here(id_)
+    return found
 
 
 def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Problem:
