@@ -151,11 +151,7 @@ def searched(
     """
     of = kind or ALL
     found = search.translate(expression, of, lookup=False) if expression.strip() else search.ANY
-    refers, values = referring.held(of, referring_to or {})
-    if not refers:
-        return found
-    both = f"{found.sql} AND {refers}" if found.sql else refers
-    return Condition(both, {**found.values, **values}, steady=found.steady or not found.sql)
+    return found.joined(*referring.held(of, referring_to or {}), steady=not found.sql)
 
 
 def plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:

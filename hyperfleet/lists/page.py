@@ -192,10 +192,8 @@ def understand(
         )
     except search.SearchError as error:
         raise bad_search(error.message) from None
-    for sql, values in (referring.asked(kind, query), _of_kind(query.get("kind", ""))):
-        if sql:
-            both = f"{condition.sql} AND {sql}" if condition.sql else sql
-            condition = Condition(both, {**condition.values, **values})
+    condition = condition.joined(*referring.asked(kind, query))
+    condition = condition.joined(*_of_kind(query.get("kind", "")))
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)

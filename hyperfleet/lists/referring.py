@@ -1,12 +1,12 @@
 """The conditions of lists that ask who refers to what."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from hyperfleet.errors import bad_parameter
-from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, id_here
+from hyperfleet.kinds import KINDS, RESOURCES, known_id
 from hyperfleet.lists import columns
 from hyperfleet.lists.columns import Bind
 from hyperfleet.nearest import nearest
@@ -21,37 +21,40 @@ def asked(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The condition that the parameters ``ref_type`` and ``ref_target_id`` ask for, and its values; it
     is empty where they are not given. Raises Problem for a type that the kind does not have.
     """
-    type_, target = query.get("ref_type"), query.get("ref_target_id")
+    type_, targets = _wanted(kind, query)
     values, bind = columns.collector("r")
-    if type_ is None and target is None:
-        return "", values
-    known = columns.references(kind)
-    if type_ is not None and type_ not in known:
+    given = type_ is not None or targets is not None
+    return sources(kind, type_, targets, bind) if given else "", values
+
+
+def held(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The same as :func:`asked`, read off rows that are found by their ids."""
+    type_, targets = _wanted(kind, query)
+    values, bind = columns.collector("r")
+    table = KINDS[kind].table
+    if targets is None:
+        any_ = "" if type_ is None else f"({table}.refs -> {bind(type_)}::text IS NOT NULL)"
+        return any_, values
+    types = columns.references(kind) if type_ is None else [type_]
+    parts = [among(table, one, targets, bind) for one in types if targets]
+    return f"({' OR '.join(parts) or 'FALSE'})", values
+
+
+def _wanted(kind: str, query: Mapping[str, Any]) -> tuple[str | None, list[UUID] | None]:
+    """The type, and the ids of what is referred to; None: any. Raises Problem."""
+    type_, target = query.get("ref_type"), query.get("ref_target_id")
+    if type_ is not None and type_ not in (known := columns.references(kind)):
         near = nearest(type_, known)
         meant = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
         here = KINDS[kind].noun
         message = f"must be a type of references; {meant}" if known else f"a {here} refers to nothing"
         raise bad_parameter("ref_type", message, type_)
-    if target is None:
-        return sources(kind, type_, None, bind), values
-    if not (ID.fullmatch(target) or OLD_ID.fullmatch(target)):
-        return "FALSE", values
-    return sources(kind, type_, [UUID(id_here(target))], bind), values
+    return type_, None if target is None else ids([target])
 
 
-def held(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The same as :func:`asked`, read off rows that are found by their ids."""
-    condition, _ = asked(kind, query)
-    if condition in ("", "FALSE"):
-        return condition, {}
-    type_, target = query.get("ref_type"), query.get("ref_target_id")
-    values, bind = columns.collector("r")
-    table = KINDS[kind].table
-    if target is None:
-        return f"({table}.refs -> {bind(type_)}::text IS NOT NULL)", values
-    types = [type_] if type_ is not None else columns.references(kind)
-    parts = [among(table, one, [UUID(id_here(target))], bind) for one in types]
-    return f"({' OR '.join(parts)})", values
+def ids(texts: Iterable[str]) -> list[UUID]:
+    """Those of some texts that are ids, as they are here."""
+    return [UUID(id_) for id_ in map(known_id, texts) if id_]
 
 
 def sources(kind: str, type_: str | None, targets: Sequence[UUID] | None, bind: Bind) -> str:
@@ -59,6 +62,8 @@ def sources(kind: str, type_: str | None, targets: Sequence[UUID] | None, bind: 
 
     :param bind: keeps the values
     """
+    if targets == []:
+        return "FALSE"
     more = f" AND reference.ref_type = {bind(type_)}::text" if type_ is not None else ""
     if targets is not None and len(targets) == 1:
         # An index gives the rows with one value in order, and those with several not.

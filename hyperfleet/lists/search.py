@@ -4,14 +4,13 @@ Pure functions: nothing here reaches a database. docs/search.md describes the la
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from lark import Token, Tree
 
-from hyperfleet.kinds import ID, KINDS, OLD_ID, RESOURCES, id_here
+from hyperfleet.kinds import ID, KINDS, RESOURCES
 from hyperfleet.lists import columns, grammar, referring
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
@@ -51,6 +50,13 @@ class Condition:
         another one for other values. To plan takes as long as to find a page, or longer.
         """
         return None if self.steady or not self.sql else False
+
+    def joined(self, sql: str, values: Mapping[str, Any], *, steady: bool = False) -> "Condition":
+        """This and another condition, which may be empty; ``steady`` where the two are."""
+        if not sql:
+            return self
+        both = f"{self.sql} AND {sql}" if self.sql else sql
+        return Condition(both, {**self.values, **values}, steady=steady)
 
 
 # What is true for all.
@@ -188,10 +194,7 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
     for operand in operands:
         side, cast, value = compared(field, operand)
         group = groups.setdefault((side, cast), [])
-        if field.type != "uuid":
-            group.append(value)
-        elif ID.fullmatch(value) or OLD_ID.fullmatch(value):
-            group.append(UUID(id_here(value)))
+        group += referring.ids([value]) if field.type == "uuid" else [value]
     if indexed := lookup and len(operands) == 1 and _told_apart(search.kind, field):
         search.indexed.append(field.name)
     parts = []
@@ -270,8 +273,7 @@ def _labelled(search: _Search) -> str:
 
 def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
     """One of a resource's references leads to one of these ids."""
-    texts = [compared(field, operand)[2] for operand in operands]
-    ids = [UUID(id_here(text)) for text in texts if ID.fullmatch(text) or OLD_ID.fullmatch(text)]
+    ids = referring.ids(compared(field, operand)[2] for operand in operands)
     if not ids:
         return "FALSE"
     if lookup and next(search.lookups, MAX_LOOKUPS) < MAX_LOOKUPS:
