@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperfleet import kinds
+from hyperfleet.database import connection
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
 from hyperfleet.observe import log
@@ -366,8 +367,8 @@ def database_url(given: str, url: str) -> str:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
-        reason = str(error).partition('"')[0].strip()
-        raise ConfigurationError(f"{given} is not understood: {reason}.{ENCODE}") from None
+        told = f"{given} is not understood: {connection.reason(error)}.{ENCODE}"
+        raise ConfigurationError(told) from None
     ports = str(parts.get("port") or "").split(",")
     if scheme and (
         any("@" in str(parts.get(name, "")) for name in ("host", "dbname"))

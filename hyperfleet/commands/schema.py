@@ -94,10 +94,8 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
             "The database cannot be read: it lacks migrations, or it is another service's."
         ) from None
     except psycopg.Error as error:
-        # libpq quotes a string that it does not understand, and a password may be in it.
-        quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
-        reason = " ".join(str(error).partition('"' if quoting else "\0")[0].split())
-        raise click.ClickException(f"The database cannot be read: {reason}") from None
+        told = f"The database cannot be read: {connection.reason(error)}"
+        raise click.ClickException(told) from None
     except (requests.RequestException, LookupError, ValueError) as error:
         raise click.ClickException(f"The service cannot be read: {error}") from None
     if any(broken):

@@ -52,7 +52,7 @@ def run(values: dict[str, Any]) -> None:
             _open(source, conninfo)
             counts = _follow(takeover) if values["follow"] else _once(takeover, None)
         except psycopg.Error as error:
-            raise click.ClickException(f"The import failed: {_reason(error)}") from None
+            raise click.ClickException(f"The import failed: {connection.reason(error)}") from None
         except Unreadable as error:
             raise click.ClickException(str(error)) from None
     _report(counts, dry=values["dry_run"])
@@ -137,7 +137,8 @@ def _follow(takeover: Takeover) -> Counts:
         except (psycopg.OperationalError, Unreadable) as error:
             if ending or not since:
                 raise
-            click.echo(f"{_clock()}  not possible at present: {_reason(error)}", err=True)
+            told = f"{_clock()}  not possible at present: {connection.reason(error)}"
+            click.echo(told, err=True)
             stop.wait(PAUSE)
             continue
         took = time.monotonic() - started
@@ -188,9 +189,3 @@ def _report(counts: Counts, *, dry: bool) -> None:
 
 def _clock() -> str:
     return time.strftime("%H:%M:%S")
-
-
-def _reason(error: Exception) -> str:
-    # libpq quotes a string that it does not understand, and a password may be in it.
-    quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
-    return connection.reason(error).partition('"' if quoting else "\0")[0]

@@ -94,9 +94,8 @@ def _completed(url: str, given: Mapping[str, str]) -> str:
         patience = {"connect_timeout": "2"} if "," in str(known.get("host", "")) else {}
         return make_conninfo(**{**DEFAULTS, **patience, **known})
     except psycopg.ProgrammingError as error:
-        # libpq quotes the string in its message, and a password may be in it.
-        reason = str(error).partition('"')[0].strip()
-        raise ConfigurationError(f"The settings of the database are not understood: {reason}") from None
+        told = f"The settings of the database are not understood: {reason(error)}"
+        raise ConfigurationError(told) from None
 
 
 def describe(conninfo: str) -> str:
@@ -189,8 +188,11 @@ def busy(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line for the log."""
-    return " ".join(str(cause(error)).split())
+    """What an error says, in one line for the log and for operators."""
+    said = " ".join(str(cause(error)).split())
+    # libpq quotes a string that it does not understand, and a password may be in it.
+    quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+    return said.partition('"')[0].strip() if quoting else said
 
 
 def cause(error: Exception) -> BaseException:
