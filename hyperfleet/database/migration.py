@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,15 +109,11 @@ def roll_back(conninfo: str, count: int) -> list[str]:
         return [migration.id for migration in newest]
 
 
-def names() -> list[str]:
-    """The names of all migrations that this version ships, oldest first."""
-    return list(_names())
-
-
 @functools.cache
-def _names() -> tuple[str, ...]:
+def names() -> Sequence[str]:
+    """The names of all migrations that this version ships, oldest first."""
     # Probes ask all day, and the files do not change while the process runs.
-    return tuple(migration.id for migration in _files())
+    return [migration.id for migration in _files()]
 
 
 APPLIED = "/* migrations */ SELECT migration_id FROM _yoyo_migration ORDER BY migration_id"
