@@ -128,34 +128,19 @@ LOCK_OWNERS = """
 SELECT 1 FROM clusters WHERE id IN (SELECT owner_id FROM node_pools WHERE id = ANY(%(ids)s::uuid[]))
 ORDER BY id FOR NO KEY UPDATE
 """
-# A reference whose source is gone counts for nothing.
-REFERRED: LiteralString = """
-EXISTS (SELECT 1 FROM resource_references AS reference JOIN all_resources AS source
-            ON source.id = reference.source_id AND source.kind = reference.source_kind
-        WHERE reference.target_id = resource.id)
-"""
-# What is gone there: its name here, whether it was changed here, what of it is not imported, and whether
-# anything refers to it.
-_GONE: dict[str, LiteralString] = {
-    "Cluster": """
+# What is gone there: its name here, whether it was changed here, what belongs to it, and whether it is
+# referred to; a reference whose source is gone counts for nothing.
+GONE = both("""
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
        ARRAY(SELECT id::text FROM node_pools WHERE node_pools.owner_id = resource.id
              UNION ALL SELECT id::text FROM resources WHERE resources.owner_id = resource.id),
-       {referred}
-FROM imports LEFT JOIN clusters AS resource ON resource.id = imports.owner_id
-WHERE owner_type = 'Cluster' AND imports.owner_id = ANY(%(ids)s::uuid[])
-""",
-    "NodePool": """
-SELECT imports.owner_id::text, resource.name,
-       (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
-       ARRAY(SELECT id::text FROM resources WHERE resources.owner_id = resource.id),
-       {referred}
-FROM imports LEFT JOIN node_pools AS resource ON resource.id = imports.owner_id
-WHERE owner_type = 'NodePool' AND imports.owner_id = ANY(%(ids)s::uuid[])
-""",
-}
-GONE = {kind: statement.replace("{referred}", REFERRED) for kind, statement in _GONE.items()}
+       EXISTS (SELECT 1 FROM resource_references AS reference JOIN all_resources AS source
+                   ON source.id = reference.source_id AND source.kind = reference.source_kind
+               WHERE reference.target_id = resource.id)
+FROM imports LEFT JOIN {table} AS resource ON resource.id = imports.owner_id
+WHERE owner_type = '{kind}' AND imports.owner_id = ANY(%(ids)s::uuid[])
+""")
 # All but the version that it had; where that is not known, the time is more than any.
 FORGET = both("""
 UPDATE imports SET fingerprint = '', content = '',
