@@ -153,8 +153,9 @@ NATIVE: dict[str, Kind] = {
 }
 
 
-# What people want, and adapters report on: each with labels, a spec and a status.
-RESOURCES: dict[str, Kind] = dict(NATIVE)
+# What people want, and adapters report on: each with labels, a spec and a status. As :func:`declare`
+# fills it, like the two others that change.
+RESOURCES: dict[str, Kind] = {}
 
 
 def above(kind: str) -> list[Kind]:
@@ -251,7 +252,7 @@ def known_id(text: str) -> str:
 
 
 # The provider's schema of each.
-SPECS = {kind.name: kind.spec for kind in RESOURCES.values()}
+SPECS: dict[str, str] = {}
 
 # Of what there are lists beside.
 LISTED: dict[str, Kind] = {

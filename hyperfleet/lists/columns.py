@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hyperfleet.contract import document
-from hyperfleet.kinds import ALL, KINDS, RESOURCES
+from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
 from hyperfleet.nearest import nearest
 
 # moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type; reference
@@ -47,7 +47,7 @@ def columns(kind: str) -> dict[str, Type]:
     """The columns of a kind's table that may be named. An id is kept as a UUID; a kind and an address
     of a resource are not kept.
     """
-    made = ("kind", "href") if kind in RESOURCES or kind == ALL else ()
+    made = () if kind in LISTED else ("kind", "href")
     own: dict[str, Type] = {
         name: "uuid" if name == "id" else type_
         for name, type_ in _scalars(kind).items()
@@ -134,7 +134,7 @@ def segments(name: str) -> list[str]:
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
     listed = list(columns(kind))
-    if kind in RESOURCES or kind == ALL:
+    if kind not in LISTED:
         if kind != ALL:
             listed.insert(2, "kind")
         if "owner_id" in listed:
@@ -160,7 +160,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
         column = parts[0]
         return Field(name, columns(kind)[column], f"{table}.{column}", column in nullable(kind))
     made: Field | None = None
-    if kind in RESOURCES or kind == ALL:
+    if kind not in LISTED:
         match parts:
             case ["kind"]:
                 return Field(name, "text", f"'{kind}'::text", nullable=False)
@@ -187,7 +187,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
         return made
     near = nearest(name, names(kind))
     listed = " or ".join([*columns(kind)][:2])
-    example = EXAMPLE if kind in RESOURCES or kind == ALL else f"a field is such as {listed}"
+    example = f"a field is such as {listed}" if kind in LISTED else EXAMPLE
     other = f"did you mean {near}?" if near else example
     raise UnknownField(f"unknown field {name}; {other}")
 

@@ -7,7 +7,7 @@ import psycopg
 
 from hyperfleet.database.reads import Reader
 from hyperfleet.errors import bad_parameter
-from hyperfleet.kinds import ALL, KINDS, RESOURCES
+from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
 from hyperfleet.lists import order, referring, search
 from hyperfleet.lists.columns import columns
 from hyperfleet.lists.continuation import STRANGE, Continuation, following
@@ -266,8 +266,8 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        # Nothing else has a feed.
-        place=NOW if kind in RESOURCES or kind == ALL else "NULL",
+        # The feed is of resources.
+        place="NULL" if kind in LISTED else NOW,
         total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
     values = {
