@@ -7,13 +7,14 @@ label, is bound as a value.
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hyperfleet.contract import document
 from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
 from hyperfleet.nearest import nearest
+from hyperfleet.storable import FORBIDDEN
 
 # moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type; reference
 # is what a resource refers to, by its id.
@@ -87,6 +88,14 @@ KEPT = {
 EXAMPLE = "a field is such as name, labels.KEY, spec.PATH or status.conditions.TYPE"
 
 
+class Wrong(ValueError):
+    """A text of a request that cannot be understood; ``message`` says why."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
 class UnknownField(ValueError):
     """A name that is no field of the kind; the message says which was meant, or what one looks like."""
 
@@ -129,6 +138,21 @@ def segments(name: str) -> list[str]:
         part[1:-1].replace(part[0] * 2, part[0]) if part[0] in "\"'" else part
         for part in SEGMENT.findall(name)
     ]
+
+
+def separated(
+    text: str, one: re.Pattern[str], error: type[Wrong], expected: str
+) -> Iterator[re.Match[str]]:
+    """What stands between the commas of a text, each of which is like ``one``. Raises the error where
+    something else than what was ``expected`` stands.
+    """
+    position, whole = 0, not FORBIDDEN.search(text)
+    while position <= len(text):
+        match = one.match(text, position) if whole else None
+        if not match or text[match.end() : match.end() + 1] not in ("", ","):
+            raise error(f"expected {expected}, at character {position + 1}")
+        yield match
+        position = match.end() + 1
 
 
 def names(kind: str) -> list[str]:

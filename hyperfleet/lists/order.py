@@ -7,7 +7,6 @@ from typing import Any
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
-from hyperfleet.storable import FORBIDDEN
 
 MAX_KEYS = 8
 # Members that may be longer than a link to the next page can be; of these so many characters count.
@@ -18,6 +17,7 @@ COUNTED = 100
 FORMER = {"created_at": "created_time", "updated_at": "updated_time"}
 
 KEY = re.compile(rf"\s*({columns.NAME})(?:\s+((?ai:asc|desc)))?\s*")
+KEYS = "fields between commas, each with asc or desc after it or nothing, such as name desc,created_time"
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
     "text": "text",
@@ -28,12 +28,8 @@ CASTS: dict[str, str] = {
 }
 
 
-class OrderError(ValueError):
+class OrderError(columns.Wrong):
     """An order that names what there is not; ``message`` lists what there is."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,8 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     values, bind = columns.collector("o")
     identity, usual = KINDS[kind].identity, KINDS[kind].order
     keys: dict[str, Key] = {}
-    for said, given in _keys(order or usual):
+    found = columns.separated(order or usual, KEY, OrderError, KEYS)
+    for said, given in [one.groups() for one in found]:
         former = FORMER.get(said, said)
         name = former if former in columns.columns(kind) else said
         key = _key(name, (given or default).lower() == "desc", kind, bind)
@@ -103,22 +100,6 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     # Nothing is left to order behind the one that tells all rows apart.
     last = list(keys).index(identity)
     return Order(tuple(keys.values())[: last + 1], values)
-
-
-def _keys(order: str) -> list[tuple[str, str]]:
-    found = []
-    position = 0
-    while True:
-        match = None if FORBIDDEN.search(order) else KEY.match(order, position)
-        if not match or (match.end() < len(order) and order[match.end()] != ","):
-            raise OrderError(
-                f"expected fields between commas, each with asc or desc after it or nothing, "
-                f"such as name desc,created_time, at character {position + 1}"
-            )
-        found.append((match[1], match[2] or ""))
-        if match.end() == len(order):
-            return found
-        position = match.end() + 1
 
 
 def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:

@@ -11,12 +11,12 @@ from hyperfleet.errors import ConfigurationError, bad_parameter
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
-from hyperfleet.storable import FORBIDDEN
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
 # What is within may be asked for as a whole: status.* is status.
 MEMBER = re.compile(rf"\s*({columns.NAME})(\.\*)?\s*")
+MANY = "members between commas, such as name,status.phase"
 
 
 @functools.cache
@@ -25,12 +25,8 @@ def members(kind: str) -> dict[str, dict[str, Any]]:
     return document.members(kind)
 
 
-class ProjectionError(ValueError):
+class ProjectionError(columns.Wrong):
     """A projection that cannot be understood, or that names a member which there is not."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-        super().__init__(message)
 
 
 # The wanted members of an object, and of what is in them; None: all of it.
@@ -44,24 +40,14 @@ def project(names: str, kind: str) -> Projection:
     Cluster, NodePool or AdapterStatus. Raises ProjectionError, also for a member that the kind lacks.
     """
     wanted: Projection = {KINDS[kind].identity: None}
-    position = count = 0
-    while True:
-        match = None if FORBIDDEN.search(names) else MEMBER.match(names, position)
-        if not match or (match.end() < len(names) and names[match.end()] != ","):
-            raise ProjectionError(
-                "expected members between commas, such as name,status.phase, "
-                f"at character {position + 1}"
-            )
+    for count, match in enumerate(columns.separated(names, MEMBER, ProjectionError, MANY), 1):
         first, *rest = columns.segments(match[1])
         _check(kind, [first, *rest, "*"] if match[2] else [first, *rest])
-        count += 1
         if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
             raise ProjectionError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
         # The dots of a label's key belong to it: labels have no depth.
         _want(wanted, [first, ".".join(rest)] if first == "labels" and rest else [first, *rest])
-        if match.end() == len(names):
-            return wanted
-        position = match.end() + 1
+    return wanted
 
 
 def _check(kind: str, path: list[str]) -> None:

@@ -63,7 +63,7 @@ class Condition:
 ANY = Condition("", {})
 
 
-class SearchError(ValueError):
+class SearchError(columns.Wrong):
     """An expression that the language does not allow.
 
     ``message`` says what is wrong, where, and what was expected there; its second line is the
@@ -78,8 +78,7 @@ class SearchError(ValueError):
         )
         before, after = "… " * (first > 0), " …" * (position + 60 < len(expression))
         pointer = " " * (len(before) + position - first) + "^"
-        self.message = f"at character {position + 1}: {reason}\n{before}{shown}{after}\n{pointer}"
-        super().__init__(self.message)
+        super().__init__(f"at character {position + 1}: {reason}\n{before}{shown}{after}\n{pointer}")
 
 
 def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
