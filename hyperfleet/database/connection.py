@@ -101,7 +101,8 @@ def _completed(url: str, given: Mapping[str, str]) -> str:
 def describe(conninfo: str) -> str:
     """The connection string as it may be shown: host, port and name, no user and no password."""
     known = conninfo_to_dict(conninfo)
-    hosts, ports = (str(known.get(key) or "").split(",") for key in ("host", "port"))
+    hosts = str(known.get("host") or known.get("hostaddr") or "").split(",")
+    ports = str(known.get("port") or "").split(",")
     # One port may be that of all.
     ports = ports * len(hosts) if len(ports) == 1 else ports
     where = ", ".join(

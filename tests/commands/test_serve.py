@@ -182,6 +182,13 @@ def test_what_is_shown_of_a_connection_string_has_no_user_and_no_password() -> N
     assert db.describe("host=one,two dbname=fleet") == "fleet at one:5432, two:5432"
 
 
+def test_an_address_that_stands_for_a_host_is_shown_as_such() -> None:
+    assert db.describe("hostaddr=192.0.2.1,192.0.2.2 dbname=fleet") == (
+        "fleet at 192.0.2.1:5432, 192.0.2.2:5432"
+    )
+    assert db.describe("host=db.example hostaddr=192.0.2.1 dbname=fleet") == "fleet at db.example:5432"
+
+
 @contextmanager
 def locked(database: str) -> Iterator[None]:
     """While it lasts, whoever reads clusters waits."""
