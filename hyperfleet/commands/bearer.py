@@ -1,6 +1,14 @@
 """The token with which a command asks a service."""
 
+import click
 import requests
+
+
+def checked(token: str) -> str:
+    """A token, as it is. Raises click's UsageError for one that no header can have."""
+    if not (token.isascii() and token.isprintable()):
+        raise click.UsageError("The token has characters that no token has.")
+    return token
 
 
 class Session(requests.Session):
@@ -16,7 +24,7 @@ class Session(requests.Session):
 
     def show(self, token: str) -> None:
         """Shows another token from now on; nothing where it is empty."""
-        self.token = token
+        self.token = checked(token)
         self.auth = self._with_token if token else None
 
     def _with_token(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -175,7 +175,9 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             raise ValueError(f"it links to somewhere else: {link[:100]}")
         response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
-        answer: dict[str, Any] = response.json()
+        answer = response.json()
+        if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+            raise ValueError("it does not answer as the API of HyperFleet does.")
         return answer
 
     def stored(answer: dict[str, Any]) -> Iterator[Stored]:

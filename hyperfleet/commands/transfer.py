@@ -15,6 +15,7 @@ import click
 import psycopg
 
 from hyperfleet.commands import options
+from hyperfleet.commands.bearer import checked
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
@@ -67,7 +68,9 @@ def _source(values: dict[str, Any]) -> Source:
         raise ConfigurationError("Name the original: either --from-database or --from-api.")
     if values["follow"] and values["dry_run"]:
         raise ConfigurationError("--follow and --dry-run contradict each other.")
-    return Database(options.database_url("--from-database", database)) if database else Api(api, token)
+    if database:
+        return Database(options.database_url("--from-database", database))
+    return Api(api, checked(token))
 
 
 def _secret(values: dict[str, Any], name: str) -> str:

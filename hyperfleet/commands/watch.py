@@ -60,7 +60,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
     while True:
         if token_file:
             # While it is written anew it may be empty or away: the last one counts.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
                 token = token_file.read_text().strip() or token
         session.show(token)
         # The first answer comes at once: it says where now is.
@@ -86,6 +86,8 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             pause = _wait(pause, detail)
         elif not answer.ok:
             raise click.ClickException(detail)
+        elif page.get("kind") != "ChangeList":
+            pause = _wait(pause, "what answers is not the API")
         else:
             pause, wanted["after"] = FIRST, page["next"]
             for item in page["items"]:

@@ -159,6 +159,14 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
         assert "Traceback" not in ended.stdout
 
 
+@pytest.mark.parametrize("content", [b"[1]", b'{"status": "ok"}', b'{"items": 1, "total": 1}'])
+def test_a_service_that_is_another_one_is_an_error_in_words(content: bytes) -> None:
+    with JsonServer(lambda *_: (200, {}, content)) as server:
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
+    said = "The service cannot be read: it does not answer as the API of HyperFleet does."
+    assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
+
+
 def test_to_check_against_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
     folder = tmp_path / "misspelt"
     ended = run_here("schema", "check", GCP_FILE, "--against=database", f"--data-dir={folder}")

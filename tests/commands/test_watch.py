@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from conftest import Api
 from issuer import Answer, JsonServer
-from process import CLEAN, HYPERFLEET, Serving, run
+from process import CLEAN, HYPERFLEET, Serving, run, run_here
+from provider_samples import PROVIDERS
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,40 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
     assert ended.returncode == 1
     assert "Error: --url" in ended.stdout
+
+
+def test_what_answers_that_is_not_the_api_is_told_and_asked_again() -> None:
+    with JsonServer(lambda *_: (200, {}, b'{"status": "ok"}')) as server:
+        one = Watching(f"--url={server.url}")
+        try:
+            one.until(lambda: len(server.asked) > 1)
+            one.until(lambda: "what answers is not the API; trying again\n" in one.said)
+        finally:
+            one.process.kill()
+            one.process.wait(10)
+
+
+def test_a_token_file_that_is_no_text_is_as_one_that_is_away(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    done = run("watch", f"--url={api.url}", "--kind=Cluser", f"--token-file={file}")
+    assert "did you mean Cluster" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("token", ["a→b", "a\nb", "ä"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("watch", "--url=http://127.0.0.1:1"),
+        ("import", "--from-api=http://127.0.0.1:1"),
+        ("schema", "check", str(PROVIDERS / "gcp.yaml"), "--against=http://127.0.0.1:1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_token_that_no_header_can_have_is_refused(command: tuple[str, ...], token: str) -> None:
+    done = run_here(*command, f"--token={token}")
+    assert (done.returncode, "The token has characters" in done.stdout) == (2, True), done.stdout
+    assert token not in done.stdout
 
 
 def test_the_token_that_is_given_is_shown_whatever_netrc_has_for_the_host(tmp_path: Path) -> None:
