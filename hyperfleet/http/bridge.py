@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
 import flask
@@ -62,7 +63,6 @@ class Bridge:
             if ASIDE in scope:
                 scope[ASIDE].step()
             gone = asyncio.create_task(_gone(receive))
-            gone.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 if content.pieces is not None:
                     await self._follow(status, headers, content.pieces, gone, send)
@@ -90,7 +90,6 @@ class Bridge:
         """Sends an answer in pieces, each made when the client has taken the one before."""
         await send({"type": "http.response.start", "status": status, "headers": headers})
         gone = asyncio.create_task(_gone(receive))
-        gone.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while True:
                 # The server finds out that the client is slow when the loop comes round.
@@ -198,5 +197,7 @@ async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:
 
 
 async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Waits until the client has gone away, or can't be heard any more."""
+    with suppress(Exception):
+        while (await receive())["type"] != "http.disconnect":
+            pass
