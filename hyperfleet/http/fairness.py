@@ -100,8 +100,8 @@ class Fair:
         self.refused()
         refusal = Problem(errors.BUSY, f"The service works on {self.most} requests already; try again.")
         greedy = max(self.waiting, key=lambda one: len(self.waiting[one]), default=client)
-        queue = self.waiting.get(greedy) if greedy else None
-        if not (greedy and queue) or len(queue) <= len(self.waiting.get(client, ())) + 1:
+        queue = self.waiting.get(greedy, deque())
+        if len(queue) <= len(self.waiting.get(client, ())) + 1:
             raise refusal
         turn = queue[-1]
         self._leave(greedy, turn)
