@@ -193,11 +193,11 @@ class Processes(Collector):
         for pid in _processes():
             for metric in ProcessCollector(pid=pid.__int__, registry=None).collect():
                 known = found.setdefault(metric.name, metric)
-                for one, other in zip(known.samples, metric.samples, strict=True):
-                    if known is not metric:
-                        least = "start_time" in metric.name or "max_fds" in metric.name
-                        value = min(one.value, other.value) if least else one.value + other.value
-                        known.samples = [one._replace(value=value)]
+                if known is not metric:
+                    [one], [other] = known.samples, metric.samples
+                    least = "start_time" in metric.name or "max_fds" in metric.name
+                    value = min(one.value, other.value) if least else one.value + other.value
+                    known.samples = [one._replace(value=value)]
         yield from found.values()
 
 
