@@ -257,7 +257,6 @@ class Problem(Exception):
         :param instance: the path that was asked for
         :param trace_id: the request's id
         """
-        href = HREF + self.entry.code
         document: dict[str, Any] = {
             "type": TYPE + self.entry.slug,
             "title": self.entry.title,
@@ -269,7 +268,7 @@ class Problem(Exception):
             "trace_id": trace_id,
             "kind": "Error",
             "id": self.entry.code,
-            "href": href,
+            "href": HREF + self.entry.code,
             "reason": self.detail,
             "operation_id": trace_id,
         }
