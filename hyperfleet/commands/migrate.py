@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import click
+import psycopg
 
 from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
@@ -21,8 +22,6 @@ from hyperfleet.settings.catalogue import Settings
 )
 def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values: Any) -> None:
     """Bring the database's schema up to date."""
-    import psycopg  # noqa: PLC0415
-
     chosen = options.from_options(values)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with embedded.reached(chosen) as conninfo:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import psycopg
 
 from hyperfleet import __version__
 from hyperfleet.commands import options
@@ -313,8 +314,6 @@ def _database(
 
 def _pending(conninfo: str) -> dict[str, str]:
     """What the banner says of the migrations that the database lacks; nothing when it has all."""
-    import psycopg  # noqa: PLC0415
-
     try:
         with connection.connect(conninfo) as conn:
             lacking = migration.pending(conn)

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from psycopg.conninfo import make_conninfo
+
 from hyperfleet.database import connection
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.settings.catalogue import Settings
@@ -174,8 +176,6 @@ def _start(server: Any, files: Path) -> str:
                 shutil.chown(folder, server.system_user)
         options = f"-h '' -p 5432 -k {shlex.quote(str(folder))}"
         _pg_ctl(server, files, "start", "-o", options, "-l", str(files / "log"))
-    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
-
     return make_conninfo(user="postgres", dbname="postgres", **_running(files))
 
 
