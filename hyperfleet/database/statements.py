@@ -129,16 +129,17 @@ def transaction(pool: Pool) -> Iterator[Connection]:
     block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
     or at the end of the block. Behind a pooler each statement travels for itself.
     """
-    conn, together = wait_for(_begin(pool))
+    conn = wait_for(pool.getconn())
     try:
+        wait_for(_begin(conn))
         yield Statements(pool, conn)
         began = time.perf_counter()
-        wait_for(_commit(conn, together))
+        wait_for(_commit(conn))
         pool.saw("/* commit */", time.perf_counter() - began)
     except BaseException as error:
         if isinstance(error, psycopg.Error):
             pool.saw("/* transaction */", 0, error)
-        wait_for(_roll_back(pool, conn, together, error))
+        wait_for(_roll_back(pool, conn, error))
         raise
     finally:
         conn._pipeline = None
@@ -156,35 +157,27 @@ async def _travel(conn: Session) -> None:
         await conn.execute(TRAVELLING, [[*conn.travelling], [*conn.travelling.values()]])
 
 
-async def _begin(pool: Pool) -> tuple[Session, Any]:
-    conn = await pool.getconn()
+async def _begin(conn: Session) -> None:
     # After statements that travel together, PgBouncer 1.18 sometimes goes on holding the session for
     # this connection, idle as it is, and the next one waits for it.
-    together = conn._pipeline = Together(conn) if conn.travelling is None else None
-    try:
-        if together:
-            await together.__aenter__()
-        await conn.execute("BEGIN")
-        await _travel(conn)
-    except BaseException as error:
-        await _roll_back(pool, conn, together, error)
-        conn._pipeline = None
-        await pool.putconn(conn)
-        raise
-    return conn, together
+    if conn.travelling is None:
+        conn._pipeline = Together(conn)
+        await conn._pipeline.__aenter__()
+    await conn.execute("BEGIN")
+    await _travel(conn)
 
 
-async def _commit(conn: Session, together: Any) -> None:
+async def _commit(conn: Session) -> None:
     await conn.execute("COMMIT")
-    if together:
-        await together.__aexit__(None, None, None)
+    if conn._pipeline:
+        await conn._pipeline.__aexit__(None, None, None)
 
 
-async def _roll_back(pool: Pool, conn: Session, together: Any, error: BaseException) -> None:
+async def _roll_back(pool: Pool, conn: Session, error: BaseException) -> None:
     # What these say comes of the error that is raised already.
     with suppress(psycopg.Error):
-        if conn.pgconn.pipeline_status != PipelineStatus.OFF:
-            await together.__aexit__(type(error), error, error.__traceback__)
+        if conn._pipeline and conn.pgconn.pipeline_status != PipelineStatus.OFF:
+            await conn._pipeline.__aexit__(type(error), error, error.__traceback__)
     conn._pipeline = None
     with suppress(psycopg.Error):
         if conn.info.transaction_status != TransactionStatus.IDLE:
