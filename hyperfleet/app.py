@@ -84,15 +84,13 @@ def create_app(
     fair = _fair(Plain(Pages(told, _changing_pages(document, holder))), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     shown = Browsers(Cors(Compressed(timed), settings.cors_origins))
-    logged = Logged(shown, requests, settings.access_log)
-    logged.farewell = service.feed.waiting.end
     nobody, days = "" if guard else SYSTEM, settings.audit_retention
-    logged.refusals = Refusals(reads.primary, document, registry, nobody, days)
+    refusals = Refusals(reads.primary, document, registry, nobody, days)
     if settings.changes_retention:
         reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:
         _show(gauges, fair, service)
-    return logged
+    return Logged(shown, requests, refusals, settings.access_log, service.feed.waiting.end)
 
 
 def _checked(

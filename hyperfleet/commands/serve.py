@@ -130,8 +130,7 @@ def _serve(
 
     def beat() -> None:
         gauges.update()
-        if api.refusals is not None:
-            api.refusals.beat()
+        api.refusals.beat()
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
         apps = [

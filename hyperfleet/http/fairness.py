@@ -46,9 +46,9 @@ class Fair:
         app: ASGIApp,
         most: int,
         refused: Callable[[], object],
-        more: Iterable[str] = (),
-        followers: int = 0,
-        calm: Callable[[], Awaitable[None]] | None = None,
+        more: Iterable[str],
+        followers: int,
+        calm: Callable[[], Awaitable[None]],
     ) -> None:
         self.app = app
         self.most, self.followers, self.calm = most, followers, calm
@@ -84,7 +84,7 @@ class Fair:
                 self._next()
 
         try:
-            if follows and self.calm is not None:
+            if follows:
                 await self.calm()
             if len(self.working) < AT_ONCE:
                 self.working[place] = time.monotonic()

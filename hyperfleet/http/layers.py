@@ -76,17 +76,25 @@ HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Logged:
-    """Gives each request an id, and logs, counts and times its answer."""
+    """Gives each request an id, and logs, counts and times its answer.
 
-    def __init__(self, app: ASGIApp, requests: Requests, share: float = 1) -> None:
+    :param share: how many of the requests that were not refused are logged, from 0 to 1
+    :param farewell: ends at the end of the service what would go on for as long as its clients like
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        requests: Requests,
+        refusals: Refusals,
+        share: float,
+        farewell: Callable[[], object],
+    ) -> None:
         self.app = app
-        self.requests = requests
-        self.share = share
-        # Ends at the end of the service what would go on for as long as its clients like.
-        self.farewell: Callable[[], object] = lambda: None
+        self.requests, self.refusals = requests, refusals
+        self.share, self.farewell = share, farewell
         # Set where traces are made, in each process.
         self.tracing: Tracing | None = None
-        self.refusals: Refusals | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -128,7 +136,7 @@ class Logged:
             self.requests.count(method, path, status, taken)
             if traced is not None and self.tracing is not None:
                 self.tracing.end(traced, method, path, status)
-            if self.refusals is not None and codes:
+            if codes:
                 by = (identity.current.get(), request_id, tenants.current.get())
                 self.refusals.saw(Refused(method, path, scope["path"], status, codes[0], *by))
             if logger.isEnabledFor(logging.INFO) and (

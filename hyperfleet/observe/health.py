@@ -60,9 +60,9 @@ class Health:
     def __init__(
         self,
         pool: Pool,
-        provider: Provider | None = None,
-        others: Callable[[], Mapping[str, tuple[str, float | None]]] = dict,
-        ending: threading.Event | None = None,
+        provider: Provider,
+        others: Callable[[], Mapping[str, tuple[str, float | None]]],
+        ending: threading.Event,
     ) -> None:
         self.pool, self.provider, self.others, self.ending = pool, provider, others, ending
         self.maintenance = Maintenance()
@@ -75,8 +75,7 @@ class Health:
         """What is wrong with the database, as members of an answer. To be called in a greenlet."""
         try:
             with session(self.pool, TIMEOUT) as conn:
-                read_only = conn.execute(READ_ONLY).fetchone() == ("on",)
-                if read_only:
+                if conn.execute(READ_ONLY).fetchone() == ("on",):
                     # It may be the session alone that has not heard of the end yet.
                     wait_for(self.pool.discard(conn.conn))
                     return {"database": "read-only"}
@@ -108,7 +107,7 @@ class Health:
         if wrong:
             return JSONResponse({"status": "unavailable", **wrong}, 503)
         answer: dict[str, Any] = {"status": "ok", "database": "ok", "pending_migrations": []}
-        if self.provider is not None and self.provider.path:
+        if self.provider.path:
             answer["provider_schema"] = {
                 "status": self.provider.trouble or "ok",
                 "validated": [kind for kind in RESOURCES if self.provider.validated(kind)],
@@ -116,7 +115,7 @@ class Health:
         return JSONResponse(answer)
 
     def _own(self) -> dict[str, Any]:
-        if self.ending is not None and self.ending.is_set():
+        if self.ending.is_set():
             return {"draining": True}
         return {"maintenance": True} if self.maintenance.on else {}
 
@@ -132,7 +131,7 @@ class Health:
             "writable": lost or ("read-only" if database == "read-only" else "ok"),
             "migrations": lost or (", ".join(pending) + " pending" if pending else "ok"),
         }
-        if self.provider is not None and self.provider.path:
+        if self.provider.path:
             states["provider_schema"] = self.provider.trouble or "ok"
         now = time.monotonic()
         for name, state in states.items():
