@@ -144,13 +144,13 @@ class Page:
 def searched(
     expression: str, kind: str | None, referring_to: Mapping[str, str] | None = None
 ) -> Condition:
-    """The condition that a search stands for, and what is referred to. Raises SearchError, and Problem.
+    """The condition that a search stands for, and what is referred to. Raises Problem.
 
     Each row is found by its id, so that labels are read off it: to look them up, a planner who does not
     know them well goes through all that there are, for each row.
     """
     of = kind or ALL
-    found = search.translate(expression, of, lookup=False) if expression.strip() else search.ANY
+    found = search.asked(expression, of, lookup=False)
     return found.joined(*referring.held(of, referring_to or {}), steady=not found.sql)
 
 

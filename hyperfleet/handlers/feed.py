@@ -13,9 +13,8 @@ from hyperfleet.errors import bad_parameter
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import ALL, RESOURCES, known_id
-from hyperfleet.lists import search
 from hyperfleet.lists.place import Place
-from hyperfleet.lists.trouble import bad_search, unknown_kind
+from hyperfleet.lists.trouble import unknown_kind
 
 # The longest that somebody may wait, in seconds.
 LONGEST = 60
@@ -57,10 +56,7 @@ def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
         raise unknown_kind(kind)
     if "owner_id" in filters and not (owner_id := known_id(filters["owner_id"])):
         raise bad_parameter("owner_id", "must be the id of a resource", filters["owner_id"])
-    try:
-        condition = pages.searched(expression, kind, filters)
-    except search.SearchError as error:
-        raise bad_search(error.message) from None
+    condition = pages.searched(expression, kind, filters)
     shape = request.shape(kind or ALL)
     asked = str([expression.strip(), filters.get("ref_type"), filters.get("ref_target_id")])
     return Wanted(kind, owner_id, condition, asked, shape, fields, limit, request.tenant())

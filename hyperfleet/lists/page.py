@@ -14,7 +14,7 @@ from hyperfleet.lists.continuation import STRANGE, Continuation, following
 from hyperfleet.lists.order import Order
 from hyperfleet.lists.place import NOW, Place
 from hyperfleet.lists.search import Condition
-from hyperfleet.lists.trouble import bad_search, searching, unknown_kind
+from hyperfleet.lists.trouble import searching, unknown_kind
 
 DEFAULT_SIZE = 100
 # Bytes of documents that are in memory at once for one client; the rest of a page comes from the
@@ -182,16 +182,8 @@ def understand(
     except order.OrderError as error:
         name, member = ("orderBy", "order_by") if query.get("order_by") else ("order", "order")
         raise bad_parameter(name, error.message, query.get(member)) from None
-    expression = (query.get("search") or "").strip()
     usual = whole and not (query.get("order_by") or query.get("order"))
-    try:
-        condition = (
-            search.translate(query["search"], kind, lookup=lookup, usual=usual)
-            if expression
-            else search.ANY
-        )
-    except search.SearchError as error:
-        raise bad_search(error.message) from None
+    condition = search.asked(query.get("search") or "", kind, lookup=lookup, usual=usual)
     condition = condition.joined(*referring.asked(kind, query))
     condition = condition.joined(*_of_kind(query.get("kind", "")))
     after = following(query["continue_"], ordered) if "continue_" in query else None

@@ -15,6 +15,7 @@ from hyperfleet.lists import columns, grammar, referring
 from hyperfleet.lists.columns import Bind, Field
 from hyperfleet.lists.grammar import Fault
 from hyperfleet.lists.operands import compared, scalar, unquoted
+from hyperfleet.lists.trouble import bad_search
 
 MAX_TERMS = 100
 MAX_LIST = 1000
@@ -108,6 +109,14 @@ def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = 
         return Condition(sql, values, count, source * (len(search.indexed) == comparisons), steady)
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
+
+
+def asked(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
+    """The same of what a request has for ``search``: empty, it is true for all. Raises Problem."""
+    try:
+        return translate(expression, kind, lookup=lookup, usual=usual) if expression.strip() else ANY
+    except SearchError as error:
+        raise bad_search(error.message) from None
 
 
 @dataclass(frozen=True)
