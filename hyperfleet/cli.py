@@ -1,4 +1,4 @@
-"""The command line: ``hyperfleet serve``, ``migrate``, ``schema``, ``config``, ``token``, ``watch``."""
+"""The command line: the program ``hyperfleet``, and its commands."""
 
 import sys
 import warnings

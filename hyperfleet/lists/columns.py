@@ -173,8 +173,8 @@ def names(kind: str) -> list[str]:
 def resolve(name: str, kind: str, bind: Bind) -> Field:
     """The field of that name.
 
-    ``name`` has the form of ``NAME``; ``kind`` is a key of ``KINDS``; what must be bound for the
-    field's SQL goes through ``bind``. Raises UnknownField.
+    ``name`` has the form of ``NAME``; what must be bound for the field's SQL goes through ``bind``.
+    Raises UnknownField.
     """
     table = KINDS[kind].table
     parts = segments(name)

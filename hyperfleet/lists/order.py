@@ -73,7 +73,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
 
     ``order`` is what ``orderBy`` holds, such as ``name desc,created_time``, and ``direction`` what its
     alias ``order`` holds: the same, or asc or desc alone, the direction of the fields that have none.
-    ``kind`` is Cluster, NodePool or AdapterStatus. Raises OrderError.
+    Raises OrderError.
     """
     order, direction = (order or "").strip(), (direction or "").strip()
     if order.lower() in ("asc", "desc"):

@@ -159,7 +159,6 @@ class Found(NamedTuple):
 def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) -> tuple[Wanted, Found]:
     """What a request for a list asks for, and the rows that it gets.
 
-    :param kind: ``Cluster``, ``NodePool`` or ``AdapterStatus``
     :param query: the parameters of the request, by the names of their handlers' arguments
     Raises Problem for parameters that cannot be understood, and ``within.missing``.
     """

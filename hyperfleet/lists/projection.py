@@ -36,8 +36,8 @@ Projection: TypeAlias = dict[str, "Projection | None"]
 def project(names: str, kind: str) -> Projection:
     """The members that a list of dotted paths such as ``name,status.phase`` asks for.
 
-    What tells the items apart is always among them: the id, or the adapter of a report. ``kind`` is
-    Cluster, NodePool or AdapterStatus. Raises ProjectionError, also for a member that the kind lacks.
+    What tells the items apart is always among them: the id, or the adapter of a report. Raises
+    ProjectionError, also for a member that the kind lacks.
     """
     wanted: Projection = {KINDS[kind].identity: None}
     for count, match in enumerate(columns.separated(names, MEMBER, ProjectionError, MANY), 1):

@@ -85,9 +85,9 @@ class SearchError(columns.Wrong):
 def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
     """The SQL condition that a search expression stands for.
 
-    ``kind`` is Cluster, NodePool or AdapterStatus; columns are qualified with that kind's table, so
-    the statement must use the table under its own name. Raises SearchError. PostgreSQL knows its
-    regular expressions best: the statement may still raise psycopg's InvalidRegularExpression.
+    Columns are qualified with the kind's table, so the statement must use the table under its own
+    name. Raises SearchError. PostgreSQL knows its regular expressions best: the statement may still
+    raise psycopg's InvalidRegularExpression.
 
     :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
     :param usual: whether the rows are wanted newest first
