@@ -31,18 +31,10 @@ BATCH, BATCHES = 1000, 20
 # Characters of a path.
 LONGEST = 500
 
+# A record is of the tenants of the resource, where the caller sees that, and else of the caller's. So
+# nobody learns from it whether there is something of another's. In one order, since the trigger of
+# migrations/0013.history.sql may add several tenants.
 RECORD = """/* audit_refused */
-INSERT INTO audit (time, actor, action, resource_type, resource_id, request, method, path, status, code)
-SELECT now(), by, action, kind, id, request, method, path, status, code
-FROM jsonb_to_recordset(%(rows)s) AS refused
-    (by text, action text, kind text, id uuid, request text, method text, path text, status integer,
-     code text)
-RETURNING 1
-"""
-# The same of tenants: a record is of those of the resource, where the caller sees that, and else of the
-# caller's. So nobody learns from it whether there is something of another's. In one order, since the
-# trigger of migrations/0013.history.sql may add several tenants.
-RECORD_OF_TENANTS = """/* audit_refused_of_tenants */
 INSERT INTO audit (time, actor, action, resource_type, resource_id, request, method, path, status, code,
                    tenancy)
 SELECT now(), by, action, refused.kind, refused.id, request, method, path, status, code,
@@ -158,7 +150,7 @@ class Refusals:
                 **{"by": by, "action": write.action, "kind": write.kind, "method": refused.method},
                 **{"id": known_id(id_) or None, "path": refused.path[:LONGEST]},
                 **{"status": refused.status, "code": refused.code, "request": refused.request},
-                **({"tenancy": refused.tenancy} if refused.tenancy else {}),
+                "tenancy": refused.tenancy or None,
             }
         )
         if self.storing is None:
@@ -180,9 +172,7 @@ class Refusals:
             while self.rows:
                 rows, self.rows = self.rows, []
                 try:
-                    of_tenants = any("tenancy" in row for row in rows)
-                    statement = RECORD_OF_TENANTS if of_tenants else RECORD
-                    await fetch(self.pool, statement, {"rows": Jsonb(rows)})
+                    await fetch(self.pool, RECORD, {"rows": Jsonb(rows)})
                 except psycopg.Error as error:
                     self.dropped.inc(len(rows))
                     logger.warning("refusals are not in the audit: %s", connection.reason(error))
