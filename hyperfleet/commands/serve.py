@@ -20,7 +20,7 @@ from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
 from hyperfleet.errors import StartError
-from hyperfleet.http.workers import Workers, cores, spread
+from hyperfleet.http.workers import Workers, cores
 from hyperfleet.kinds import BASE
 from hyperfleet.observe import log, tracing
 from hyperfleet.settings.catalogue import Settings
@@ -105,7 +105,7 @@ def _serve(
 
     from hyperfleet.app import create_app  # noqa: PLC0415
     from hyperfleet.http.limits import limits  # noqa: PLC0415
-    from hyperfleet.http.server import App, Ending, Servers, address, listen  # noqa: PLC0415
+    from hyperfleet.http.server import App, Ending, Servers, address, listen, spread  # noqa: PLC0415
     from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
 
@@ -144,21 +144,13 @@ def _serve(
 
     _settle_memory()
     if count > 1:
-        own = _spread(listeners[0], count, addresses[0])
+        own = spread(listeners[0], count)
         workers = Workers(own, work, died, chosen.shutdown_timeout + chosen.shutdown_delay)
     _banner(addresses, told, count, chosen)
     if count > 1:
         workers.run()
     else:
         work(listeners[0])
-
-
-def _spread(listener: socket.socket, count: int, address: str) -> list[socket.socket]:
-    """The listening sockets of so many workers. Raises StartError."""
-    try:
-        return spread(listener, count)
-    except OSError as error:
-        raise StartError(f"Cannot listen on {address}: {error.strerror}") from None
 
 
 def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:

@@ -129,18 +129,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
+    :param shared: whether others may listen there, too
     Raises StartError with the address and the reason when it is not free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048, reuse_port=shared)
     except OSError as error:
         # What the socket module adds is left out.
         reason = str(error.strerror or error).partition(" (while attempting")[0]
         raise StartError(f"Cannot listen on {host}:{port}: {reason}") from None
+
+
+def spread(listener: socket.socket, count: int) -> list[socket.socket]:
+    """So many listening sockets on the port of the first, which is closed; the kernel spreads
+    connections between them. Raises StartError when another has taken the port meanwhile.
+    """
+    host, port = listener.getsockname()[:2]
+    listener.close()
+    return [listen(host, port, shared=True) for _ in range(count)]
 
 
 def address(listener: socket.socket, *, secure: bool = False) -> str:

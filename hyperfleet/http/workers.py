@@ -160,18 +160,3 @@ def cores() -> int:
     except (OSError, ValueError):
         # No such group, or one without a quota.
         return bound
-
-
-def spread(listener: socket.socket, count: int) -> list[socket.socket]:
-    """So many listening sockets on the port of the first, which is closed; the kernel spreads
-    connections between them.
-
-    Raises OSError when another has taken the port meanwhile.
-    """
-    host, port, *_ = listener.getsockname()
-    family = listener.family
-    listener.close()
-    return [
-        socket.create_server((host, port), family=family, backlog=2048, reuse_port=True)
-        for _ in range(count)
-    ]
