@@ -67,7 +67,9 @@ def create_app(
         document = contract.without_security(document)
     holder = holder or provider.load(settings)
     reads = pool if isinstance(pool, Reads) else Reads(pool)
-    inner = _routed(document, holder, guard, _checked(document, settings, registry), _tenants(settings))
+    mode = settings.responses_checked
+    checked = functools.partial(Checked, contract=Contract(document), mode=mode, registry=registry)
+    inner = _routed(document, holder, guard, checked, _tenants(settings))
     service = Service(
         settings,
         reads.primary,
@@ -91,14 +93,6 @@ def create_app(
     if gauges is not None:
         _show(gauges, fair, service)
     return Logged(shown, requests, refusals, settings.access_log, service.feed.waiting.end)
-
-
-def _checked(
-    document: dict[str, Any], settings: Settings, registry: CollectorRegistry
-) -> Callable[..., ASGIApp]:
-    """The layer that holds answers against the contract."""
-    mode = settings.responses_checked
-    return functools.partial(Checked, contract=Contract(document), mode=mode, registry=registry)
 
 
 def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
@@ -147,14 +141,7 @@ def _routed(
         "hyperfleet",
         # Connexion's own but for those of errors, which an outer layer answers, and of the lifespan,
         # which there is none of.
-        middlewares=[
-            BrowserPages,
-            TableRouting,
-            SecurityMiddleware,
-            *tenants,
-            Validated,
-            checked,
-        ],
+        middlewares=[BrowserPages, TableRouting, SecurityMiddleware, *tenants, Validated, checked],
         resolver=HandlerResolver(),
         pythonic_params=True,
         validator_map={"provider": holder},
