@@ -1,6 +1,7 @@
 """What was wanted of a resource before: generations, and what they differ in."""
 
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -210,6 +211,18 @@ def test_large_generations_are_compared_apart_and_in_few_words_where_that_costs_
     found = check(api.get(at(cluster, "/history/3/diff")))
     assert [(one["op"], one["path"]) for one in found["operations"]] == [("replace", "/spec")]
     assert found["operations"][0]["value"][long]["7"] == -7
+
+
+def test_where_no_process_can_be_started_large_generations_are_told_in_few_words(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {f"k{number}": number for number in range(5000)}
+    cluster = api.cluster(spec=many)
+    check(patch(api, cluster, {"spec": {**many, "k17": "other"}}))
+    # As where the machine has no room for one more.
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    found = check(api.get(at(cluster, "/history/1/diff")))
+    assert [(one["op"], one["path"]) for one in found["operations"]] == [("replace", "/spec")]
 
 
 def test_small_documents_are_compared_in_a_moment() -> None:
