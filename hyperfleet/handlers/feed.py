@@ -51,10 +51,10 @@ def get_changes(
 
 
 def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:
-    kind, owner_id, expression = filters.get("kind"), None, filters.get("search", "")
+    kind, owner_id, expression = filters.get("kind"), filters.get("owner_id"), filters.get("search", "")
     if kind is not None and kind not in RESOURCES:
         raise unknown_kind(kind)
-    if "owner_id" in filters and not (owner_id := known_id(filters["owner_id"])):
+    if owner_id is not None and not (owner_id := known_id(owner_id)):
         raise bad_parameter("owner_id", "must be the id of a resource", filters["owner_id"])
     condition = pages.searched(expression, kind, filters)
     shape = request.shape(kind or ALL)
