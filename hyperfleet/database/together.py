@@ -169,16 +169,13 @@ class Once:
             del self.next[key]
             self.running[key] = answer
         try:
-            answer.set_result(await self._in_a_slot(read))
+            async with slot(self.slots):
+                answer.set_result(await read())
         except BaseException as error:
             answer.set_exception(error)
         finally:
             if self.running.get(key) is answer:
                 del self.running[key]
-
-    async def _in_a_slot(self, read: Callable[[], Awaitable[Any]]) -> Any:
-        async with slot(self.slots):
-            return await read()
 
 
 @asynccontextmanager
