@@ -44,11 +44,6 @@ UNION ALL
 """)
 
 
-def _fleet() -> str:
-    """The statement that looks at the resources of all kinds."""
-    return "/* fleet */" + "UNION ALL".join(OF_KIND[kind] for kind in RESOURCES)
-
-
 class Gauges:
     """How the connections to the database, the requests under way and the provider's schema are doing;
     of several processes together, as far as they have looked lately.
@@ -178,9 +173,10 @@ class Fleet(Collector):
         return 0 <= time.monotonic() - self.looked < KEPT
 
     async def _ask(self) -> None:
+        statement = "/* fleet */" + "UNION ALL".join(OF_KIND[kind] for kind in RESOURCES)
         try:
             async with asyncio.timeout(TIMEOUT):
-                self.rows = await fetch(self.pool, _fleet(), {"stuck": self.stuck})
+                self.rows = await fetch(self.pool, statement, {"stuck": self.stuck})
         except (psycopg.Error, TimeoutError) as error:
             self.rows = []
             told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"
