@@ -83,7 +83,9 @@ def create_app(
     requests = Requests(registry, first=settings.first_generation_metrics)
     # From the innermost to the outermost.
     told = Positioned(inner, reads.written) if reads.standbys else inner
-    fair = _fair(Plain(Pages(told, _changing_pages(document, holder))), service, requests)
+    pages = _pages(document, holder)
+    holder.changed.append(lambda: pages.update(_pages(document, holder)))
+    fair = _fair(Plain(Pages(told, pages)), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     shown = Browsers(Cors(Compressed(timed), settings.cors_origins))
     nobody, days = "" if guard else SYSTEM, settings.audit_retention
@@ -161,14 +163,8 @@ def _routed(
     return routed
 
 
-def _changing_pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
-    """The fixed pages, which change with the provider's schemas alone."""
-    pages = _pages(document, holder)
-    holder.changed.append(lambda: pages.update(_pages(document, holder)))
-    return pages
-
-
 def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
+    """The fixed pages, which change with the provider's schemas alone."""
     text = provider.openapi(document, holder.document)
     # Connexion can serve the document too, but copies, validates and resolves it for each request.
     headers = {
