@@ -29,7 +29,6 @@ SELECT owner_id::text FROM imports
 WHERE owner_type = '{kind}' AND source = %(source)s AND last_version IS NULL
 """)
 ELSEWHERE = "SELECT count(*) FROM imports WHERE source <> %(source)s AND last_version IS NULL"
-LOCKS: dict[bool, LiteralString] = {False: "", True: "FOR NO KEY UPDATE"}
 STATE: LiteralString = """
 SELECT id::text, generation, hyperfleet_time(updated_time), status,
        (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
@@ -40,9 +39,9 @@ FROM {table} WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id
 """
 # A dry run locks nothing, since that is written too. Rules of mapped conditions look at data.
 HERE = {
-    (lock, seen): both(STATE.replace("{data}", ", data" if seen else "") + suffix)
-    for lock, suffix in LOCKS.items()
-    for seen in (False, True)
+    (lock, seen): both(STATE.replace("{data}", data) + suffix)
+    for lock, suffix in ((False, ""), (True, "FOR NO KEY UPDATE"))
+    for seen, data in ((False, ""), (True, ", data"))
 }
 
 NAMES = {
