@@ -377,6 +377,9 @@ def database_url(given: str, url: str) -> str:
         raise ConfigurationError(f"{given} is not understood.{ENCODE}")
     if not _are_ports(",".join(ports)):
         raise ConfigurationError(f"{given} must have a port from 1 to 65535.")
+    counts = {len(str(parts[name]).split(",")) for name in ("host", "hostaddr") if parts.get(name)}
+    if len(counts | ({len(ports)} - {1})) > 1:
+        raise ConfigurationError(f"{given} must have as many hosts as it has addresses and ports.")
     try:
         int(float(str(parts.get("connect_timeout", 0))))
     except (ValueError, OverflowError):

@@ -240,6 +240,8 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
         "postgresql://me:hush@db.example/fleet?connect_timeout=hush",
         "postgresql://me:hush@db.example/fleet?connect_timeout=inf",
         "postgresql://me:hush@db.example/fleet?connect_timeout=",
+        "host=one,two,three port=5432,5433 password=hush",
+        "host=db.example hostaddr=192.0.2.1,192.0.2.2 password=hush",
     ],
 )
 def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url: str) -> None:
