@@ -1,6 +1,7 @@
 """Answers against the contract: all of them, or so many that a change which breaks it is noticed."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -76,10 +77,19 @@ class Contract:
                 rules, named = _partial(rules), {name: _partial(one) for name, one in named.items()}
             self.compiled[key] = schema.compile_schema(rules, named)
         try:
-            value = orjson.loads(answer.body)
+            value = _value(answer.body)
         except ValueError:
             return [fault(["body"], "is not JSON", RULE)]
         return list(faults(self.compiled[key], value))
+
+
+def _value(body: bytes) -> Any:
+    """The value of JSON text. Raises ValueError for what is none."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        # JSON has no bound for integers; it has no NaN, of which int makes nothing.
+        return json.loads(body, parse_constant=int)
 
 
 class Checked:

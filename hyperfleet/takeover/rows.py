@@ -95,11 +95,12 @@ class Item:
 
         :param own: the adapters whose reports are those of this item
         """
-        data = {name: orjson.loads(self.texts[name][0] or "{}") for name in own}
+        # Numbers may be larger than a double, which orjson does not take.
+        data = {name: json.loads(self.texts[name][0] or "{}") for name in own}
         with_data = {
             name: {**one, "data": data[name]} if name in data else one for name, one in reports.items()
         }
-        return {**self.row, "spec": orjson.loads(self.row["spec"])}, with_data
+        return {**self.row, "spec": json.loads(self.row["spec"])}, with_data
 
     @property
     def owner_id(self) -> str | None:

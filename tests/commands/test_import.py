@@ -265,6 +265,29 @@ entities:
     assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
 
 
+def test_rules_of_mapped_conditions_see_numbers_that_no_double_holds(
+    first: Original, api: Api, database: str, tmp_path: Path
+) -> None:
+    first.cluster(A, "prod", spec={"n": 10**400})
+    first.report(A, "dns")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("""
+entities:
+  - kind: Cluster
+    conditions:
+      - type: Seen
+        when: {expression: 'true'}
+        output:
+          status: {expression: '"True"'}
+          reason: {expression: '"Seen"'}
+          message: {expression: 'statuses[0].adapter'}
+""")
+    take(database, first, "--config", str(rules))
+    found = api.get(f"/clusters/{A}").json()
+    assert found["spec"] == {"n": 10**400}
+    assert [one["message"] for one in found["status"]["conditions"] if one["type"] == "Seen"] == ["dns"]
+
+
 def test_a_dry_run_reports_the_same_and_writes_nothing(
     first: Original, database: str, sql: psycopg.Connection
 ) -> None:

@@ -132,6 +132,14 @@ def test_texts_that_cannot_be_stored_are_told_up_to_a_thousand(api: Api) -> None
     assert [error["field"] for error in body["errors"]] == [f"spec.a[{at}]" for at in range(1000)]
 
 
+def test_an_integer_larger_than_a_double_is_kept_and_breaks_no_list(api: Api) -> None:
+    large = 10**400
+    made = create(api, f'{{"name": "c1", "spec": {{"n": {large}, "m": [-{large}]}}}}')
+    assert made.status_code == 201, made.text
+    [found] = check(api.get("/clusters"))["items"]
+    assert found["spec"] == {"n": large, "m": [-large]}
+
+
 def test_integer_of_5000_digits_is_refused_in_the_words_of_the_service(api: Api) -> None:
     problem(create(api, f'{{"name": "c1", "spec": {{"a": {"9" * 5_000}}}}}'), 400)
 
