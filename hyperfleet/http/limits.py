@@ -26,10 +26,10 @@ class Limits(NamedTuple):
     :param refused: told of what was refused before it was a request: the client's address and the status
     """
 
-    head: int = 32 * 1024
-    body: int = 1024 * 1024
-    time: float = 30
-    idle: float = 30
+    head: int
+    body: int
+    time: float
+    idle: float
     refused: Callable[[str, int], object] = lambda _client, _status: None
 
 

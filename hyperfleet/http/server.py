@@ -18,9 +18,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from hyperfleet.errors import ConfigurationError, StartError
-from hyperfleet.http.limits import Limits
+from hyperfleet.http.limits import Limits, limits
 from hyperfleet.http.protocol import Protocol
 from hyperfleet.observe import log
+from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ class Servers:
         ending: Ending,
         pool: contextlib.AbstractAsyncContextManager[object],
         reload: Callable[[], Awaitable[object]] | None = None,
-        limits: Limits = Limits(),  # noqa: B008 (it does not change)
+        limits: Limits = limits(Settings()),  # noqa: B008 (it does not change)
         beat: Callable[[], object] = lambda: None,
     ) -> None:
         protocol: Any = functools.partial(Protocol, limits=limits)
