@@ -17,7 +17,9 @@ TAKEN = (
 
 
 def kinds_of(entities: Iterable[Entity]) -> list[Kind]:
-    """The kinds that there are with these, each after what it belongs to.
+    """The kinds that there are with these, each after what it belongs to, and else in the order of their
+    names, native ones first: this is the order of locks, which replicas that have the list in another
+    order, or a longer one, must share.
 
     Raises ConfigurationError, with a sentence for the operator, for the first mistake.
     """
@@ -33,7 +35,7 @@ def kinds_of(entities: Iterable[Entity]) -> list[Kind]:
         if not ready:
             circle = " and ".join(kind.name for kind in waiting)
             raise ConfigurationError(f"entities: {circle} belong to each other in a circle.")
-        ordered += ready
+        ordered += sorted(ready, key=lambda kind: (kind.name not in NATIVE, kind.name))
         waiting = [kind for kind in waiting if kind not in ready]
     return ordered
 

@@ -1,8 +1,10 @@
 """References between resources: made, shown, found, and kept from leading nowhere."""
 
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -599,6 +601,57 @@ def test_nothing_leads_nowhere_and_nobody_waits_for_ever(world: World) -> None:
     assert differing == (0,)
     assert marked == (0,)
     assert "deadlock" not in world.server.output
+
+
+def test_replicas_that_have_the_list_in_another_order_do_not_wait_for_each_other(
+    database: str, sql: psycopg.Connection, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As in a rollout: each changes a resource that refers to the other one's."""
+    given = [
+        {"kind": kind, "plural": plural, "references": [{"ref_type": "to", "target_kind": other}]}
+        for kind, plural, other in (("Left", "lefts", "Right"), ("Right", "rights", "Left"))
+    ]
+    with ExitStack() as stack:
+        apis = []
+        for some in (given, given[::-1]):
+            file = declared_kinds.file(tmp_path_factory.mktemp("list"), some)
+            options = ("--no-auth", f"--config={file}", f"--database-url={database}")
+            apis.append(Api(stack.enter_context(Serving(*options)).url))
+        pair = [
+            answered(apis[0].post(f"/{one['plural']}", json={"name": "one", "spec": {}}), 201)
+            for one in given
+        ]
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+
+        def change(which: int) -> int:
+            body = {"references": {"to": ids(pair[1 - which])}}
+            return apis[which].patch(at(pair[which]), json=body).status_code
+
+        for first in (0, 1):
+            with sql.transaction():
+                # The first waits for its own, the second for what it refers to.
+                sql.execute("SELECT FROM resources WHERE id = %s FOR UPDATE", [pair[first]["id"]])
+                changes = []
+                for number, which in enumerate((first, 1 - first), 1):
+                    changes.append(threads.submit(change, which))
+                    wait_for_waiting(sql, number)
+            assert [one.result(30) for one in changes] == [200, 200]
+            for which in (0, 1):
+                answered(apis[which].patch(at(pair[which]), json={"references": {}}))
+
+
+def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
+    """Returns once so many sessions wait for a lock in this database."""
+    end = time.monotonic() + 10
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    while sql.execute(query).fetchone() != (number,):
+        assert time.monotonic() < end
+        # Within a transaction the view stays as it was first seen.
+        sql.execute("SELECT pg_stat_clear_snapshot()")
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
