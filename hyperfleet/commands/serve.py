@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores
 from hyperfleet.kinds import BASE
 from hyperfleet.observe import log, tracing
+from hyperfleet.observe.folder import shared as shared_folder
 from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def serve(**values: Any) -> None:
     with contextlib.ExitStack() as stack:
         if count > 1:
             # Where each process counts for all to see; looked at when the library is imported.
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(_shared_folder())
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(shared_folder())
         _serve(chosen, conninfo, folder, count, stack)
 
 
@@ -229,22 +229,6 @@ def _trace(api: Any, reads: Any) -> "tracing.Tracing":
     for pool in reads.pools():
         pool.told = both
     return made
-
-
-def _shared_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for files that live as long as the processes; in memory where that can be had, as in a
-    container whose files are read-only. Raises StartError.
-    """
-    memory = "/dev/shm"  # noqa: S108 (the folder in it is this process's own)
-    try:
-        return tempfile.TemporaryDirectory(
-            prefix="hyperfleet-metrics-", dir=memory if os.access(memory, os.W_OK) else None
-        )
-    except OSError as error:
-        raise StartError(
-            f"Several processes need a folder for temporary files: {error.strerror}. Mount one at /tmp, "
-            "or start with --workers=1."
-        ) from None
 
 
 def _settle_memory() -> None:

@@ -38,6 +38,12 @@ def wait_until_two(server: Serving) -> list[int]:
     return workers(server)
 
 
+def counted_in(server: Serving) -> Path:
+    """The folder in which the processes count."""
+    open_files = (str(one.readlink()) for one in Path(f"/proc/{server.process.pid}/fd").iterdir())
+    return Path(next(one for one in open_files if "hyperfleet-metrics-" in one)).parent
+
+
 def samples(server: Serving, name: str) -> list[float]:
     lines = requests.get(server.metrics, timeout=5).text.splitlines()
     return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
@@ -66,12 +72,48 @@ def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> 
 
 def test_a_scrape_waits_for_a_worker_that_just_begins_to_count(serving: Serving) -> None:
     assert requests.get(serving.metrics, timeout=5).status_code == 200
-    open_files = (str(one.readlink()) for one in Path(f"/proc/{serving.process.pid}/fd").iterdir())
-    begun = Path(next(one for one in open_files if "hyperfleet-metrics-" in one)).parent / "counter_1.db"
+    begun = counted_in(serving) / "counter_1.db"
     begun.touch()
     threading.Timer(0.2, begun.unlink).start()
     assert requests.get(serving.metrics, timeout=5).status_code == 200
     assert not begun.exists()
+
+
+def test_what_a_killed_service_counted_in_is_removed_at_the_next_start_and_no_other(
+    serving: Serving, database: str
+) -> None:
+    options = ("--no-auth", "--workers", "2", "--database-url", database)
+    killed = Serving(*options)
+    left, orphans = counted_in(killed), wait_until_two(killed)
+    killed.process.kill()
+    killed.process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with Serving(*options) as following:
+        assert not left.exists()
+        own = counted_in(following)
+        assert own.exists()
+        for server in (serving, following):
+            assert samples(server, "hyperfleet_db_connections_open")[0] >= 1
+    assert not own.exists()
+    assert counted_in(serving).exists()
+
+
+def test_workers_whose_first_process_was_killed_keep_what_they_count_in(
+    serving: Serving, database: str
+) -> None:
+    """They may take a while to end."""
+    folder, orphans = counted_in(serving), wait_until_two(serving)
+    for pid in orphans:
+        os.kill(pid, signal.SIGSTOP)
+    serving.process.kill()
+    serving.process.wait()
+    with Serving("--no-auth", "--workers", "2", "--database-url", database):
+        assert folder.exists()
+    for pid in orphans:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
