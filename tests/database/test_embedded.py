@@ -75,8 +75,9 @@ def test_stopping_removes_nothing_that_is_not_its_own(folder: Path) -> None:
 
 
 def test_a_killed_owner_leaves_no_process_behind(folder: Path) -> None:
-    # Found by its arguments, which one that was forked does not have.
-    server = Serving("--no-auth", "--data-dir", str(folder), command=HYPERFLEET)
+    # Found by its arguments, which one that was forked does not have. So all of a first start is done
+    # here, from the interpreter's to that of a new server: beside much else that takes a minute.
+    server = Serving("--no-auth", "--data-dir", str(folder), command=HYPERFLEET, wait=180)
     assert len(servers(folder)) > 2
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
