@@ -19,7 +19,8 @@ from hyperfleet.observe.log import trace_id
 
 # The layer inside answers a body that is late in a better way; this one ends who does not listen.
 GRACE = 2.0
-# Seconds in which a client may answer to the end of a TLS connection.
+# Seconds in which a client may answer to the end of a TLS connection, or send its request on one that
+# has come too late.
 GOODBYE = 0.5
 # Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
 # connection closed before.
@@ -66,11 +67,15 @@ class _Joined:
 
 
 class Protocol(HttpToolsProtocol):
-    """The server's protocol, with limits."""
+    """The server's protocol, with limits.
 
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+    :param leaving: set once the server ends
+    """
+
+    def __init__(self, *args: Any, limits: Limits, leaving: asyncio.Event, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits
+        self.leaving = leaving
         self.deadline: asyncio.TimerHandle | None = None
         self.in_head = True
         self.head_size = 0
@@ -81,6 +86,9 @@ class Protocol(HttpToolsProtocol):
         """Starts the clock of the first request."""
         super().connection_made(cast(asyncio.Transport, _Joined(transport, self.loop)))
         self._start_clock()
+        if self.leaving.is_set():
+            # It was being accepted when all others were told. What it was made for may be on its way.
+            self.loop.call_later(GOODBYE, self.shutdown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the clocks."""
@@ -109,6 +117,8 @@ class Protocol(HttpToolsProtocol):
         """The head is read."""
         self.in_head = False
         super().on_headers_complete()
+        if self.leaving.is_set():
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The request is read whole."""

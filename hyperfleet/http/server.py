@@ -77,7 +77,7 @@ class _Server(uvicorn.Server):
         listening = asyncio.get_running_loop().create_server
         self.servers = [
             await listening(
-                functools.partial(protocol, config=config, **of),
+                functools.partial(protocol, config=config, leaving=self.leaving, **of),
                 sock=one,
                 ssl=config.ssl,
                 backlog=config.backlog,

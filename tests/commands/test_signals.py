@@ -1,15 +1,19 @@
 """Signals under load: whoever was answered was served, and nobody was lost."""
 
 import signal
+import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import requests
 from conftest import Api
+from issuer import self_signed
 from process import Serving
 
 pytestmark = pytest.mark.slow
@@ -41,6 +45,50 @@ def test_sigterm_loses_none_of_two_hundred_requests_under_way(
             assert {one.result() for one in sent} == {201}
         assert server.process.wait(10) == 0
     assert sql.execute("SELECT count(*) FROM clusters").fetchone() == (200,)
+
+
+def test_who_is_just_connecting_at_sigterm_is_answered_and_keeps_no_end_waiting(
+    database: str, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    """Here one whose TLS begins after it; without, it takes a connection in the very moment."""
+    cert, key = self_signed(tmp_path)
+    options: tuple[str, ...] = ("--enable-https", f"--https-cert-file={cert}", f"--https-key-file={key}")
+    options += (
+        "--no-auth",
+        "--database-url",
+        database,
+        "--statement-timeout=30",
+        "--request-timeout=30",
+    )
+    with Serving(*options) as server:
+        api, where = Api(server.url), urlsplit(server.url)
+        api.verify = str(cert)
+        context = ssl.create_default_context(cafile=str(cert))
+        place = (where.hostname, where.port)
+        with (
+            ThreadPoolExecutor(1) as threads,
+            socket.create_connection(place, 20) as used,
+            socket.create_connection(place, 20) as idle,
+        ):
+            with sql.transaction():
+                sql.execute("LOCK TABLE clusters")
+                sent = threads.submit(api.post, "/clusters", json={"name": "c1", "spec": {}})
+                deadline = time.monotonic() + 10
+                while under_way(server) < 1:
+                    assert time.monotonic() < deadline
+                server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.5)
+                with (
+                    context.wrap_socket(used, server_hostname=where.hostname) as first,
+                    context.wrap_socket(idle, server_hostname=where.hostname) as second,
+                ):
+                    first.sendall(b"GET /api/hyperfleet HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    answer = b"".join(iter(lambda: first.recv(65536), b""))
+                    assert answer.startswith(b"HTTP/1.1 200")
+                    assert b"\r\nconnection: close\r\n" in answer.lower()
+                    assert second.recv(1) == b""
+            assert sent.result().status_code == 201
+        assert server.process.wait(10) == 0
 
 
 def under_way(server: Serving) -> float:
