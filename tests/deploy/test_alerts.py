@@ -57,6 +57,8 @@ def test_the_links_lead_to_where_the_runbook_can_be_read() -> None:
     assert "HyperFleetSpecsNotValidated" in names
 
 
+# How many looks at the fleet the database has answered.
+LOOKS = 'hyperfleet_db_query_duration_seconds_count{operation="fleet"}'
 # Of each alert: the series, a value a minute; when it fires, and when it does not.
 TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
     "HyperFleetResourcesStuck": (
@@ -85,6 +87,7 @@ TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
         {
             "hyperfleet_api_build_info": "1x60",
             'hyperfleet_api_resources{resource_type="cluster"}': "5x20 stale",
+            LOOKS: "0+2x20 40x40",
             "hyperfleet_db_connections_waiting": "0x20 2x40",
         },
         30,
@@ -149,6 +152,7 @@ def test_that_nobody_serves_is_told_and_that_the_last_cluster_went_is_not(tmp_pa
     gone = {"series": 'hyperfleet_api_resources{resource_type="cluster"}', "values": "1x20 stale"}
     calm = [
         {"series": "hyperfleet_api_build_info", "values": "1x60"},
+        {"series": LOOKS, "values": "0+2x60"},
         {"series": "hyperfleet_db_connections_waiting", "values": "0x60"},
     ]
     name = "HyperFleetNotReady"
@@ -162,6 +166,36 @@ def test_that_nobody_serves_is_told_and_that_the_last_cluster_went_is_not(tmp_pa
     ]
     file = tmp_path / "test.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(FILE)], "tests": tests}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.tools
+@needs_promtool
+def test_that_the_database_is_away_is_told_for_as_long_as_it_is(tmp_path: Path) -> None:
+    # Two replicas; requests wait at some of the moments at which their metrics are asked for.
+    series = [
+        {"series": f'{name}pod="{pod}"}}', "values": values}
+        for pod in "ab"
+        for name, values in (
+            ("hyperfleet_api_build_info{", "1x400"),
+            ('hyperfleet_api_resources{resource_type="cluster",', "5x20 stale"),
+            (LOOKS.replace("}", ","), "0+2x20 40x200 40+2x99"),
+            ("hyperfleet_db_connections_waiting{", "0x20" + " 2 0 1" * 66 + " 0x100"),
+        )
+    ]
+    moments = [(18, False), *((minute, True) for minute in range(35, 215, 10)), (240, False)]
+    test = {
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [
+            expected("HyperFleetNotReady", minute, fires=fires) for minute, fires in moments
+        ],
+    }
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(FILE)], "tests": [test]}))
     done = subprocess.run(
         ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False
     )
