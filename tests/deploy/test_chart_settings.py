@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.tools, needs_helm]
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 PROVIDER = ROOT / "tests" / "providers" / "gcp.yaml"
+EXTERNAL = "database.external.enabled=true,database.external.secretName=fleet-database"
 ACL = "- {claim: email, pattern: '^a@example.com$'}\n"
 
 
@@ -404,6 +405,22 @@ def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
             "takes the database's host from database.external.secretName",
         ),
         ("config.health.port=9000", "set by ports.health"),
+        ("ports.api=8080", "must differ"),
+        ("settings.database-url-file=/a", "Two databases are named: by database-url-file"),
+        ("settings.db-host=a", "Two databases are named: by db-host"),
+        (
+            "extraEnv[0].name=HYPERFLEET_DATABASE_URL",
+            "Two databases are named: by HYPERFLEET_DATABASE_URL",
+        ),
+        (f"{EXTERNAL},settings.database-url-file=/a", "by database.external.secretName"),
+        ("validationSchema.enabled=true", "nothing would be validated"),
+        ("autoscaling.enabled=true,autoscaling.minReplicas=20", "must not be less than"),
+        (
+            "autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=null",
+            "needs autoscaling.targetCPUUtilizationPercentage or",
+        ),
+        ("settings.shutdown-timeout=2m", "must exceed 130"),
+        ("config.health.shutdown_timeout=1m30s", "must exceed 100"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(given: str, words: str) -> None:

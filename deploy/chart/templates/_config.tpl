@@ -103,6 +103,17 @@
 {{- toYaml (merge (fromJson (include "hyperfleet.own" .)) $found) }}
 {{- end }}
 
+{{/* The seconds of a number, or of a duration as the service takes it too: 90, 1m30s. */}}
+{{- define "hyperfleet.seconds" -}}
+{{- $units := dict "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001 }}
+{{- $sum := 0.0 }}
+{{- range regexFindAll "[0-9.]+[a-z]*" (toString .) -1 }}
+{{- $unit := get $units (regexFind "[a-z]+" .) | default 1.0 }}
+{{- $sum = addf $sum (mulf (regexFind "[0-9.]+" . | float64) $unit) }}
+{{- end }}
+{{- $sum }}
+{{- end }}
+
 {{/* Stops where the service would not start, or where a secret would lie open. */}}
 {{- define "hyperfleet.check" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
@@ -118,6 +129,24 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- with .Values.ports }}
+{{- if lt (len (uniq (list (int .api) (int .health) (int .metrics)))) 3 }}
+{{- fail "ports.api, ports.health and ports.metrics must differ." }}
+{{- end }}
+{{- end }}
+{{- with .Values.validationSchema }}
+{{- if and .enabled (not .existingConfigMap) (not .content) (not $.Values.provider.schema) }}
+{{- fail "validationSchema.enabled needs validationSchema.existingConfigMap or validationSchema.content: nothing would be validated." }}
+{{- end }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail "autoscaling.maxReplicas must not be less than autoscaling.minReplicas." }}
+{{- end }}
+{{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) }}
+{{- fail "autoscaling.enabled needs autoscaling.targetCPUUtilizationPercentage or autoscaling.targetMemoryUtilizationPercentage." }}
+{{- end }}
+{{- end }}
 {{- if and .Values.database.external.secretName (not .Values.database.external.enabled) }}
 {{- fail "database.external.secretName is set, but not used: set database.external.enabled=true." }}
 {{- end }}
@@ -131,6 +160,18 @@
 {{- fail "No database is named: set database.external.enabled=true and database.external.secretName, or database.postgresql.enabled=true to try it out." }}
 {{- end }}
 {{- end }}
+{{- $second := regexFind "HYPERFLEET_DATABASE_URL(_FILE)?" $variables }}
+{{- if hasKey $found "database_url_file" }}{{ $second = "database-url-file" }}{{ end }}
+{{- if include "hyperfleet.builtIn" . }}
+{{- $second = $second | default (regexFind "HYPERFLEET_(DATABASE|DB)_HOST(_FILE)?" $variables) }}
+{{- range list "db_host" "db_host_file" }}{{ if hasKey $found . }}{{ $second = replace "_" "-" . }}{{ end }}{{ end }}
+{{- if $second }}
+{{- fail (printf "Two databases are named: by %s, and the built-in one. Set database.external.enabled=true to use the former." $second) }}
+{{- end }}
+{{- end }}
+{{- if and $second (include "hyperfleet.databaseSecret" .) }}
+{{- fail (printf "The database is named twice: by %s and by database.external.secretName. Leave one of them out." $second) }}
+{{- end }}
 {{- $own := fromJson (include "hyperfleet.own" .) }}
 {{- range list "host" "port" "user" "password" }}
 {{- if and $.Values.pgbouncer.enabled (not (hasKey $own (printf "db_%s_file" .))) }}
@@ -140,13 +181,13 @@
 {{- if and .Values.ingress.enabled (not (and .Values.ingress.host .Values.ingress.tlsSecretName)) }}
 {{- fail "ingress.enabled needs ingress.host and ingress.tlsSecretName: tokens must not travel in the clear." }}
 {{- end }}
+{{- $timeout := get $found "shutdown_timeout" | default (get $found "health_shutdown_timeout") | default 20 }}
 {{- $seconds := .Values.preStopSeconds }}
-{{- range list (list "shutdown_delay" 0) (list "shutdown_timeout" 20) }}
-{{- $value := get $found (index . 0) | default (index . 1) }}
-{{- if not (kindIs "string" $value) }}{{ $seconds = add $seconds (int $value) }}{{ end }}
+{{- range list $timeout (get $found "shutdown_delay") }}
+{{- $seconds = addf $seconds (include "hyperfleet.seconds" . | float64) }}
 {{- end }}
-{{- if le (int .Values.terminationGracePeriodSeconds) (int $seconds) }}
-{{- fail (printf "terminationGracePeriodSeconds must exceed %d: preStopSeconds, shutdown-delay and shutdown-timeout together." (int $seconds)) }}
+{{- if le (float64 .Values.terminationGracePeriodSeconds) $seconds }}
+{{- fail (printf "terminationGracePeriodSeconds must exceed %.0f: preStopSeconds, shutdown-delay and shutdown-timeout together." $seconds) }}
 {{- end }}
 {{- if not (or .Values.config.existingConfigMap .Values.extraEnvFrom) }}
 {{- include "hyperfleet.checkAuth" (list . $found $variables) }}
