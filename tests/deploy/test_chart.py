@@ -251,6 +251,28 @@ def test_what_ends_after_the_service_starts_before_it() -> None:
         assert container(pod, name)["restartPolicy"] == "Always"
 
 
+def test_the_longest_name_of_a_release_leaves_room_for_what_kubernetes_adds() -> None:
+    name = "r" * 53
+    done = helm("template", name, "./chart", "--set", "fullnameOverride=" + "f" * 70)
+    assert done.returncode == 0, done.stderr
+    manifests = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert all(len(each["metadata"]["name"]) <= 63 for each in manifests)
+    (database,) = (each for each in manifests if each["kind"] == "StatefulSet")
+    # In the label controller-revision-hash of its pods.
+    assert len(database["metadata"]["name"]) + len("-0123456789") <= 63
+    named = {each["metadata"]["name"] for each in manifests}
+    (volume,) = (
+        each for each in database["spec"]["template"]["spec"]["volumes"] if each["name"] == "database"
+    )
+    assert {volume["secret"]["secretName"], database["spec"]["serviceName"]} <= named
+
+
+def test_pods_that_are_not_ready_do_not_keep_nodes_from_being_emptied() -> None:
+    for name in ("default-values", "everything-values"):
+        budget = one(case(name), "PodDisruptionBudget")["spec"]
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_the_built_in_postgresql_keeps_its_data_where_it_is_told_to() -> None:
     database = one(case("trial-values"), "StatefulSet", "-postgresql")["spec"]
     (claim,) = database["volumeClaimTemplates"]

@@ -54,7 +54,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* The secret with the parts of the database; empty where the settings name it. */}}
 {{- define "hyperfleet.databaseSecret" -}}
 {{- if include "hyperfleet.builtIn" . -}}
-{{ include "hyperfleet.fullname" . }}-postgresql
+{{- /* Pods of a StatefulSet have its name and 11 characters more in a label, which holds 63. */ -}}
+{{ include "hyperfleet.fullname" . | trunc 41 | trimSuffix "-" }}-postgresql
 {{- else -}}
 {{ .Values.database.external.secretName }}
 {{- end }}
