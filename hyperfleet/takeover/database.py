@@ -18,6 +18,13 @@ COLUMNS = """
 SELECT table_name::text, array_agg(column_name::text) FROM information_schema.columns
 WHERE table_schema = ANY(current_schemas(false)) GROUP BY table_name
 """
+# Those that the role may not read; what is in them would be missing without a word.
+HIDDEN = """
+SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(current_schemas(false)) AND c.relname = ANY(%s)
+  AND NOT has_table_privilege(c.oid, 'SELECT') ORDER BY c.relname
+"""
+BESIDE = ["resource_conditions", "resource_labels", "resource_references"]
 # What tells the original's tables from those of anybody else, this service's among them.
 FIRST = {
     "clusters": {"id", "name", "spec", "labels", "generation", "created_time", "updated_time"},
@@ -149,6 +156,11 @@ class Database:
                     f"{self.name} is no database of the original: it should have the tables clusters, "
                     "node_pools and adapter_statuses, or resources and adapter_statuses, with the "
                     f"original's columns. Tables found: {tables}."
+                )
+            hidden = [table for (table,) in conn.execute(HIDDEN, [BESIDE if newest else []])]
+            if hidden:
+                raise StartError(
+                    f"The role may not read all of {self.name}; it lacks SELECT on {', '.join(hidden)}."
                 )
         self.shape = Shape("newest" if newest else "first", columns)
         found = "resources" if newest else "clusters, node_pools"

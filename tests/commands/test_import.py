@@ -538,6 +538,26 @@ def test_a_source_that_has_lost_everything_removes_nothing(
     assert api.get("/clusters").json()["total"] == 2
 
 
+@pytest.mark.parametrize("hidden", ["resource_conditions", "resource_labels", "resource_references"])
+def test_what_the_role_may_not_read_is_named_and_not_left_out(
+    hidden: str, newest: Original, database: str
+) -> None:
+    fill(newest)
+    role = f"partial_{next(numbers)}"
+    newest.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        newest.conn.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        newest.conn.execute(f"REVOKE SELECT ON {hidden} FROM {role}")
+        theirs = make_conninfo(newest.conninfo, user=role, password="secret")
+        said = take(database, theirs, code=1)
+        assert f"it lacks SELECT on {hidden}." in said
+        newest.conn.execute(f"GRANT SELECT ON {hidden} TO {role}")
+        assert "2 new" in take(database, theirs)
+    finally:
+        newest.conn.execute(f"DROP OWNED BY {role}")
+        newest.conn.execute(f"DROP ROLE {role}")
+
+
 def test_it_refuses_to_run_where_that_cannot_be_meant(
     first: Original, database: str, empty: str, postgres: NoopExecutor
 ) -> None:
