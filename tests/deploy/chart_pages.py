@@ -18,18 +18,11 @@ from hyperfleet.settings.values import Dimensions, Issuers, Names, Seconds, Whol
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
 HEADING = "## Values\n"
 
-# What Kubernetes and the cloud say may be in there.
-FREE = {
-    *(
-        "affinity",
-        "nodeSelector",
-        "podAnnotations",
-        "podLabels",
-        "podSecurityContext",
-        "securityContext",
-    ),
-    *("resources", "annotations", "labels", "additionalLabels", "namespaceSelector"),
-}
+# What Kubernetes and the cloud say may be in there; all members of the second are texts.
+FREE = {"affinity", "podSecurityContext", "securityContext", "resources", "namespaceSelector"}
+TEXTS = {"nodeSelector", "podAnnotations", "podLabels", "annotations", "labels", "additionalLabels"}
+MAY_BE_NULL = {"settings", "auth", "adapters"}
+VARIABLES = {"type": ["array", "null"], "items": {"type": "object", "required": ["name"]}}
 LISTS_OF_TEXTS = {"audiences", "cluster", "nodepool", "loadBalancerSourceRanges", "disabled"}
 CHOICES = {
     "image.pullPolicy": ["Always", "IfNotPresent", "Never"],
@@ -43,8 +36,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string", "null"]},
     "autoscaling.targetCPUUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
     "autoscaling.targetMemoryUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
-    "database.postgresql.uid": {"type": ["integer", "null"]},
+    "database.postgresql.uid": {"type": ["integer", "null"], "minimum": 0},
     "tracing.samplerArg": {"type": ["string", "number"]},
+    "env": VARIABLES,
+    "extraEnv": VARIABLES,
 }
 # Values that have another's members.
 ALIASES = {"monitoring.tracing": "tracing", "serviceMonitor": "monitoring.serviceMonitor"}
@@ -148,13 +143,20 @@ def value_schema(path: str, value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         texts = name in LISTS_OF_TEXTS
         return {"type": ["array", "null"], "items": {"type": "string" if texts else "object"}}
+    if name in TEXTS:
+        return {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}}
     if name in FREE:
         return {"type": ["object", "null"]}
     if isinstance(value, dict):
+        # One that stands there without a member is null, which leaves the chart's own out.
+        needed = [key for key, one in value.items() if isinstance(one, dict) and one]
         return closed(
-            {key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()}
+            {key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()},
+            required=[key for key in needed if key not in FREE | TEXTS | MAY_BE_NULL],
         )
-    return {"type": TYPES[type(value)]}
+    # No number of the chart's own is below nothing.
+    least = {"minimum": 0} if isinstance(value, int) and not isinstance(value, bool) else {}
+    return {"type": TYPES[type(value)], **least}
 
 
 def schema() -> str:

@@ -174,12 +174,47 @@ def test_the_readmes_command_mounts_the_schema_where_the_service_looks() -> None
         "monitoring.serviceMonitor.enable=true",
         "replicaCount=two",
         "service.type=Loadbalancer",
+        "replicaCount=-1",
+        "podLabels.team=1",
+        "service.annotations.internal=true",
+        "extraEnv[0].value=a",
+        "config=null",
+        "database.external=null",
     ],
 )
 def test_unknown_values_are_refused(given: str) -> None:
     done = helm("template", "x", "./chart", "--set", given)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
+
+
+def test_lists_and_texts_may_be_empty_in_the_file_of_values() -> None:
+    on = "monitoring.prometheusRule.enabled=true,monitoring.serviceMonitor.enabled=true"
+    given = [
+        *("env", "extraEnv", "serviceMonitor", "monitoring.tracing", "settings", "adapters"),
+        *("monitoring.prometheusRule.disabled", "monitoring.dashboard.labels", "podLabels"),
+    ]
+    nulls = ",".join(f"{name}=null" for name in given)
+    manifests = template("--set", f"{on},monitoring.dashboard.enabled=true", "--set", nulls)
+    assert one(manifests, "ConfigMap", "-dashboard")["metadata"]["labels"]
+    assert one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "30s"
+
+
+def test_a_variable_that_the_values_give_takes_the_place_of_the_charts_own() -> None:
+    manifests = template(
+        *("--set-string", "extraEnv[0].name=HYPERFLEET_TRACING_ENABLED,extraEnv[0].value=true"),
+        *(
+            "--set-string",
+            "env[0].name=TEAM,env[0].value=old,extraEnv[1].name=TEAM,extraEnv[1].value=new",
+        ),
+    )
+    for _, pod in pod_specs(manifests):
+        for each in containers(pod):
+            names = [variable["name"] for variable in each["env"]]
+            assert len(set(names)) == len(names), each["name"]
+    pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    given = {variable["name"]: variable["value"] for variable in container(pod, "api")["env"]}
+    assert given == {"HYPERFLEET_TRACING_ENABLED": "true", "TEAM": "new"}
 
 
 def rolled(*arguments: str) -> dict[str, str]:

@@ -50,7 +50,7 @@
 
 {{/* The names of the environment's variables, each between blanks. */}}
 {{- define "hyperfleet.variables" -}}
-{{- range concat .Values.env .Values.extraEnv }} {{ .name }} {{ end }}
+{{- range concat (.Values.env | default list) (.Values.extraEnv | default list) }} {{ .name }} {{ end }}
 {{- end }}
 
 {{/* The issuers with particulars of their own, as a JSON list: takes the mapping. */}}

@@ -36,13 +36,31 @@
 {{- end }}
 {{- end }}
 
+{{/* Each variable once: one that the values give takes the place of the chart's own. */}}
 {{- define "hyperfleet.env" -}}
+{{- $given := dict }}
+{{- $more := concat (.Values.env | default list) (.Values.extraEnv | default list) }}
+{{- range $more }}{{ $_ := set $given .name . }}{{ end }}
+{{- range fromYamlArray (include "hyperfleet.ownEnv" .) }}
+{{- if not (hasKey $given .name) }}
+- {name: {{ .name }}, value: {{ .value | quote }}}
+{{- end }}
+{{- end }}
+{{- range $more }}
+{{- with get $given .name }}
+{{ list . | toYaml }}
+{{- $_ := unset $given .name }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "hyperfleet.ownEnv" -}}
 {{- if .Values.config.existingConfigMap }}
 {{- range $name, $value := fromJson (include "hyperfleet.own" .) }}
 - {name: HYPERFLEET_{{ upper $name }}, value: {{ $value | toString | quote }}}
 {{- end }}
 {{- end }}
-{{- with mergeOverwrite (deepCopy .Values.tracing) .Values.monitoring.tracing }}
+{{- with mergeOverwrite (deepCopy .Values.tracing) (.Values.monitoring.tracing | default dict) }}
 - {name: HYPERFLEET_TRACING_ENABLED, value: {{ .enabled | quote }}}
 {{- if .enabled }}
 - {name: OTEL_SERVICE_NAME, value: {{ .serviceName | quote }}}
@@ -54,9 +72,6 @@
 - {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .samplerArg | quote }}}
 - {name: OTEL_PROPAGATORS, value: {{ .propagators | quote }}}
 {{- end }}
-{{- end }}
-{{- with concat .Values.env .Values.extraEnv }}
-{{ toYaml . }}
 {{- end }}
 {{- end }}
 
