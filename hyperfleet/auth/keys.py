@@ -122,8 +122,9 @@ class KeyFile:
         self.file = Watched[Keys](path, parse_keys)
 
     def state(self) -> tuple[str, float | None]:
-        """A file that can't be read ends the start, and what was read stays in force."""
-        return "ok", None
+        """A file that can't be read ends the start; later, what was read before stays in force."""
+        self.file.get()
+        return ("the last ones are in force" if self.file.broken else "ok"), None
 
     async def find(self, kid: str) -> Keys:
         """The keys in the file."""

@@ -24,8 +24,12 @@ class Watched(Generic[T]):
     :param parse: makes the value from the text; raises ValueError for a text that is none
     :param encoding: of the text
 
+    ``broken`` says whether what it holds is no longer what the file does.
+
     Raises ConfigurationError, with the reason, for a file that cannot be read or parsed at first.
     """
+
+    broken = False
 
     def __init__(self, path: Path, parse: Callable[[str], T], encoding: str = "utf-8") -> None:
         self.path = path
@@ -51,8 +55,10 @@ class Watched(Generic[T]):
         if stamp != self.stamp:
             # Also after a failure: it is reported once, and tried again at the next change.
             self.stamp = stamp
+            self.broken = True
             try:
                 self.value = self.parse(self.path.read_text(encoding=self.encoding))
+                self.broken = False
                 logger.info("%s was read again", self.path)
             except (OSError, ValueError) as error:
                 logger.error(

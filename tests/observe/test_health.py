@@ -1,5 +1,6 @@
 """What probes and operators are told: check by check, in maintenance, before there is a database."""
 
+import json
 import socket
 import subprocess
 import time
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
-from issuer import KeyServer, key_pair
+from issuer import KeyServer, key_pair, key_set
 from own_server import own_server
 from process import CLEAN, HYPERFLEET, Serving
 
@@ -60,6 +61,26 @@ def test_each_check_has_a_name_a_state_and_an_age(database: str, sql: psycopg.Co
             503,
             {**good, "writable": "read-only", f"keys {keys.url}": "ok"},
         )
+
+
+def test_a_file_of_keys_that_breaks_is_told_until_it_is_mended(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    good = json.dumps(key_set(key_pair()))
+    file.write_text(good)
+    name = f"keys {file}"
+    with Serving(
+        *("--jwk-cert-url=", f"--jwk-cert-file={file}", "--host=127.0.0.1"),
+        *("--database-url", database),
+    ) as server:
+        assert checks(server)[1][name] == "ok"
+        for text, told in (("{", "the last ones are in force"), (good, "ok")):
+            file.write_text(text)
+            deadline = time.monotonic() + 5
+            while (found := checks(server))[1][name] != told:
+                assert time.monotonic() < deadline, found
+            assert found[0] == 200
+            token = {"Authorization": f"Bearer {key_pair().token()}"}
+            assert Api(server.url).get("/clusters", headers=token).status_code == 200
 
 
 def test_an_operator_takes_all_workers_out_of_service_and_back(database: str) -> None:
