@@ -10,6 +10,7 @@ import pytest
 from conftest import Api
 from process import run
 
+from hyperfleet.errors import CATALOGUE
 from hyperfleet.settings import catalogue as settings
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.synonyms import ADDRESSES, SYNONYMS
@@ -95,6 +96,13 @@ def test_the_readme_is_one_screen_and_names_its_two_commands_first(root: Path) -
         "make run-no-auth",
         "make test",
     ]
+
+
+def test_the_runbook_says_what_to_do_about_each_failure_of_the_service(root: Path) -> None:
+    text = (root / "docs" / "runbook.md").read_text()
+    codes = [code for code, entry in CATALOGUE.items() if entry.status >= 500]
+    assert codes
+    assert [code for code in codes if f"| `{code}` |" not in text] == []
 
 
 def test_help_names_every_setting() -> None:
