@@ -55,6 +55,10 @@ def test_the_links_lead_to_where_the_runbook_can_be_read() -> None:
     given = template("--values", "deploy/chart/ci/everything-values.yaml")
     names = [rule["alert"] for rule in one(given, "PrometheusRule")["spec"]["groups"][0]["rules"]]
     assert "HyperFleetSpecsNotValidated" in names
+    variable = "monitoring.prometheusRule.enabled=true,extraEnv[0].name=OPENAPI_SCHEMA_PATH"
+    given = template("--set", f"{variable},extraEnv[0].value=/etc/schemas/openapi.yaml")
+    names = [rule["alert"] for rule in one(given, "PrometheusRule")["spec"]["groups"][0]["rules"]]
+    assert "HyperFleetSpecsNotValidated" in names
 
 
 # How many looks at the fleet the database has answered.
