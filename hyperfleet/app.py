@@ -35,7 +35,7 @@ from hyperfleet.http.limits import Limited, limits
 from hyperfleet.http.position import Positioned
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, Shipped, TableRouting
 from hyperfleet.kinds import BASE
-from hyperfleet.lists import projection
+from hyperfleet.lists import columns, projection
 from hyperfleet.observe.gauges import Gauges
 from hyperfleet.observe.metrics import Events, Requests
 from hyperfleet.observe.refusals import Refusals
@@ -62,6 +62,7 @@ def create_app(
     Raises ConfigurationError for settings by which nobody could be let in.
     """
     guard = guard or (Guard(settings) if settings.authenticated else None)
+    columns.check_barred()
     document = contract.load()
     if guard is None:
         document = contract.without_security(document)

@@ -62,6 +62,7 @@ class Kind:
     :param names_schema: whether the provider's document, where there is one, must have that schema
     :param shortest: characters of a name, and ``longest``
     :param references: what its resources may refer to
+    :param barred: the fields that no search may name, with what is in them
     """
 
     name: str
@@ -82,6 +83,7 @@ class Kind:
     shortest: int = 1
     longest: int = 63
     references: tuple[Reference, ...] = ()
+    barred: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

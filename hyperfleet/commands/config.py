@@ -16,6 +16,7 @@ from hyperfleet.commands.serve import parts, places
 from hyperfleet.contract import document
 from hyperfleet.database import connection, embedded
 from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.lists import columns, projection
 from hyperfleet.observe.log import HIDDEN
 from hyperfleet.settings import entities
 from hyperfleet.settings.catalogue import FIELDS, Settings
@@ -105,6 +106,8 @@ def _check(chosen: Settings) -> None:
     options.check(chosen)
     # Names of kinds may be taken in the contract.
     document.load()
+    columns.check_barred()
+    projection.defaults(chosen.default_fields)
     parts(chosen)
     # The ports themselves may be in use, by the service that is to be started anew.
     for host, _ in places(chosen):

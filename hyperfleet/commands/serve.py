@@ -18,7 +18,6 @@ from hyperfleet import __version__
 from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
-from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores
 from hyperfleet.kinds import BASE
 from hyperfleet.observe import log, tracing

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hyperfleet.contract import document
+from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
 from hyperfleet.nearest import nearest
 from hyperfleet.storable import FORBIDDEN
@@ -155,6 +156,38 @@ def separated(
         position = match.end() + 1
 
 
+def _path(name: str) -> list[str]:
+    """The parts of a name, in the one way in which its field may be named."""
+    parts = segments(name)
+    if parts[0] in ("labels", "tenancy"):
+        # The dots of an unquoted key belong to it: neither has any depth.
+        return [parts[0], *filter(None, [".".join(parts[1:])])]
+    return ["owner_id"] if parts == ["owner_references", "id"] else parts
+
+
+def barred(name: str, kind: str) -> bool:
+    """Whether no search of a kind may name a field, as the operator has it; of all kinds together: of
+    any of them.
+    """
+    parts = _path(name)
+    all_ = [one for of in KINDS[kind].among for one in RESOURCES[of].barred] or KINDS[kind].barred
+    return any(parts[: len(one)] == one for one in map(_path, all_))
+
+
+def check_barred() -> None:
+    """Raises ConfigurationError for what an operator keeps from searches, and no resource has."""
+    for kind, of in RESOURCES.items():
+        known = {*document.members(kind), *columns(kind), "tenancy"}
+        for name in of.barred:
+            if not re.fullmatch(NAME, name) or segments(name)[0] not in known:
+                near = nearest(name, known)
+                hint = f" Is {near} meant?" if near else ""
+                raise ConfigurationError(
+                    f"entities: {kind}.search_disallowed_fields has {name[:200]!r}, a field that no "
+                    f"{of.noun} has.{hint}"
+                )
+
+
 def names(kind: str) -> list[str]:
     """The fields of a kind, as error messages list them."""
     listed = list(columns(kind))
@@ -177,9 +210,7 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
     Raises UnknownField.
     """
     table = KINDS[kind].table
-    parts = segments(name)
-    if parts == ["owner_references", "id"] and "owner_id" in columns(kind):
-        parts = ["owner_id"]
+    parts = _path(name)
     if len(parts) == 1 and parts[0] in columns(kind):
         column = parts[0]
         return Field(name, columns(kind)[column], f"{table}.{column}", column in nullable(kind))
@@ -188,9 +219,8 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
         match parts:
             case ["kind"]:
                 return Field(name, "text", f"'{kind}'::text", nullable=False)
-            case ["labels" | "tenancy" as column, _, *_]:
-                # The dots of an unquoted key belong to it: neither has any depth.
-                key = bind(".".join(parts[1:])) + "::text"
+            case ["labels" | "tenancy" as column, said]:
+                key = bind(said) + "::text"
                 own = {"label" if column == "labels" else "dimension": key}
                 return Field(name, "text", f"({table}.{column} ->> {key})", nullable=True, **own)
             case ["spec", _, *_]:

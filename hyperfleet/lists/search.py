@@ -157,6 +157,8 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
     name, *rest = [child for child in tree.children if isinstance(child, Token)]
     if next(search.terms, MAX_TERMS) == MAX_TERMS:
         raise Fault(name, f"there are more than {MAX_TERMS} comparisons")
+    if columns.barred(name, search.kind):
+        raise Fault(name, f"a search must not name {name}, as the operator of this service has it")
     try:
         field = columns.resolve(name, search.kind, search.bind)
     except columns.UnknownField as error:

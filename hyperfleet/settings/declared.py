@@ -47,6 +47,7 @@ def _kind(entity: Entity) -> Kind:
         "needs_schema": entity.require_spec_schema,
         "names_schema": entity.spec_schema_name is not None or None,
         "references": entity.references or None,
+        "barred": entity.search_disallowed_fields,
     }
     if entity.on_parent_delete:
         own["restrict"] = entity.on_parent_delete == "restrict"

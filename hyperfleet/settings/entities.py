@@ -24,8 +24,6 @@ SUCCESSFUL = "Successful"
 OUTPUT = ("status", "reason", "message")
 # The longest name that the table holds.
 LONGEST = 63
-# What the original knows of a kind beyond what is understood here.
-LATER = ("search_disallowed_fields",)
 # Of the references of one type that a resource may have; and what types may be called.
 MOST_REFERENCES = Reference.most
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
@@ -65,6 +63,7 @@ class Entity:
     :param require_spec_schema: whether nothing is served without that
     :param name_min_len: characters of a name, and ``name_max_len``
     :param required_adapters: the adapters that must report; None: nothing is said of them
+    :param search_disallowed_fields: the fields that no search may name
     :param conditions: the rules of its mapped conditions
     :param references: what its resources may refer to
     """
@@ -78,6 +77,7 @@ class Entity:
     name_min_len: int | None = None
     name_max_len: int | None = None
     required_adapters: tuple[str, ...] | None = None
+    search_disallowed_fields: tuple[str, ...] | None = None
     conditions: tuple[Rule, ...] = ()
     references: tuple[Reference, ...] = ()
 
@@ -141,8 +141,6 @@ def _entity(given: Mapping[str, Any]) -> Entity:
             f"digits, a capital first.{meant(kind, NATIVE)}"
         )
     for member in given:
-        if member in LATER:
-            raise ConfigurationError(f"entities: {kind}.{member} are not supported yet.")
         if member != "kind" and member not in MEMBERS:
             hint = meant(str(member), MEMBERS)
             raise ConfigurationError(f"entities: {kind}.{member} is not supported: unknown.{hint}")
@@ -220,18 +218,27 @@ def _list(where: str, value: Any, what: str) -> list[Any]:
     return found
 
 
-def _adapters(kind: str, value: Any) -> dict[str, Any]:
-    names = _list(f"{kind}.required_adapters", value, "names")
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    """A list of names without repetitions. Raises ConfigurationError otherwise."""
+    names = _list(where, value, "names")
     if not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(f"entities: {kind}.required_adapters must be a list of names.")
+        raise ConfigurationError(f"entities: {where} must be a list of names.")
     # Helm makes a list of one empty name of `={}`.
-    names = [name for name in names if name]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _barred(kind: str, value: Any) -> dict[str, Any]:
+    return {"search_disallowed_fields": _names(f"{kind}.search_disallowed_fields", value)}
+
+
+def _adapters(kind: str, value: Any) -> dict[str, Any]:
+    names = _names(f"{kind}.required_adapters", value)
     for name in names:
         if not ADAPTER.fullmatch(name):
             raise ConfigurationError(
                 f"entities: {kind}.required_adapters has {name[:200]!r}, which {NO_ADAPTER}"
             )
-    return {"required_adapters": tuple(dict.fromkeys(names))}
+    return {"required_adapters": names}
 
 
 def _conditions(kind: str, value: Any) -> dict[str, Any]:
@@ -337,6 +344,7 @@ MEMBERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "name_min_len": _length("name_min_len"),
     "name_max_len": _length("name_max_len"),
     "required_adapters": _adapters,
+    "search_disallowed_fields": _barred,
     "conditions": _conditions,
     "references": _references,
 }

@@ -516,6 +516,7 @@ def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Pat
         (["--metrics-port=8083", "--metrics-host=localhost"], "must differ"),
         (["--access-log=nan"], "nan"),
         (["--statement-timeout=0.0004"], "0.0004"),
+        (["--default-fields=curl=colour"], "'colour' of curl is not a member of any resource"),
     ):
         bad = run_here("config", "--check", "--no-auth", f"--database-url={database}", *arguments)
         assert bad.returncode > 0

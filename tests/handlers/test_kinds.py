@@ -669,7 +669,8 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{**CHANNEL, "parent_kind": "Cluster", "on_parent_delete": "keep"}], "must look like"),
     ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that there is none"),
     ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
-    ([{**CHANNEL, "search_disallowed_fields": ["spec"]}], "fields are not supported yet"),
+    ([{**CHANNEL, "search_disallowed_fields": ["spce"]}], "no channel has. Is spec meant?"),
+    ([{**CHANNEL, "search_disallowed_fields": ["spec."]}], "a field that no channel has"),
     # One of two would count, and nobody be told.
     ("entities: []\nentities: []\n", "the key entities twice: see line 2, column 1"),
     ("entities:\n- {kind: A, plural: as, plural: bs}\n", "the key plural twice: see line 2, column 25"),
@@ -713,6 +714,28 @@ def test_clusters_and_node_pools_have_the_schema_that_they_require_in_the_contra
         made = answered(api.post("/clusters", json={"name": unique(), "spec": {"any": 1}}), 201)
         pools = f"/clusters/{made['id']}/nodepools"
         assert answered(api.post(pools, json={"name": unique(), "spec": {}}), 201)["generation"] == 1
+
+
+def test_what_the_operator_keeps_from_searches_no_search_may_name(database: str, tmp_path: Path) -> None:
+    barred = {"search_disallowed_fields": ["spec", "labels.of.owner", "status.conditions", "owner_id"]}
+    version = {"kind": "Version", "plural": "versions", "parent_kind": "Channel", **barred}
+    native = {"kind": "Cluster", "plural": "clusters", "search_disallowed_fields": []}
+    config = declared_kinds.file(tmp_path, [CHANNEL, version, native])
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+        api = Api(server.url)
+        for named in (
+            *("spec.a=1", "spec.a.b=1", "labels.of.owner='x'", "labels.\"of.owner\"='x'"),
+            *("status.conditions.Ready='True'", "not (status.conditions.A.reason is null)"),
+            *("name='a' or owner_id='x'", "owner_references.id='x'"),
+        ):
+            for path in ("/versions", "/resources", "/changes"):
+                said = refused(api.get(path, params={"search": named}), 400)
+                assert "a search must not name" in said, (path, named)
+            if "owner" not in named or "labels" in named:
+                assert answered(api.get("/clusters", params={"search": named}))["total"] == 0
+        for named in ("labels.of='x'", "labels.of.owners='x'", "status.phase='Ready'", "name='spec'"):
+            assert answered(api.get("/versions", params={"search": named}))["total"] == 0
+        assert answered(api.get("/versions?orderBy=labels.of.owner&fields=spec"))["total"] == 0
 
 
 def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:

@@ -462,8 +462,8 @@ OUTPUT = written()["output"]
         ([entity(name_min_len="x")], "Cluster.name_min_len must be a number from 0 to 63."),
         ([entity(require_spec_schema="x")], "Cluster.require_spec_schema must be true or false."),
         (
-            [entity(search_disallowed_fields=[])],
-            "Cluster.search_disallowed_fields are not supported yet.",
+            [entity(search_disallowed_fields="spec")],
+            "Cluster.search_disallowed_fields must be a list of names.",
         ),
         ([entity(condition=[])], "Cluster.condition is not supported: unknown. Is conditions meant?"),
         ([entity(plural="klusters")], "Cluster.plural is 'clusters' and cannot be changed"),
