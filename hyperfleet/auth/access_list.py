@@ -17,7 +17,7 @@ def parse_rules(text: str) -> list[Rule]:
     """
     try:
         items = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, LookupError, RecursionError, ValueError) as error:
         raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(items, list) or not items:
         raise ValueError("this is not a list of items with a claim and a pattern")

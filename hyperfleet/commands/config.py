@@ -119,6 +119,10 @@ def _check(chosen: Settings) -> None:
     if conninfo:
         connection.wait(conninfo, 0)
         return
-    existing = next(one for one in (folder, *folder.resolve().parents) if one.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        existing = next(one for one in (folder, *folder.resolve().parents) if one.exists())
+        possible = os.access(existing, os.W_OK | os.X_OK)
+    except OSError:
+        possible = False
+    if not possible:
         raise StartError(f"The folder of the embedded PostgreSQL, {folder}, can't be made.")

@@ -108,6 +108,9 @@ def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
     if isinstance(value, list | dict):
         takes = "a list of texts, or one text" if lists else "one value"
         raise ConfigurationError(f"{path}: {name} takes {takes}.")
+    if "\0" in str(value):
+        # Neither flags nor variables can have it, nor can the names of files.
+        raise ConfigurationError(f"{path}: {name} has the character NUL.")
     return str(value)
 
 

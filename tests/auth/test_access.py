@@ -75,6 +75,8 @@ def test_any_rule_lets_in(claims: dict[str, Any], let_in: bool) -> None:
             "- claim: email\n  pattern: a{99999999999}",
             f"- claim: email\n  pattern: '{'(' * 5000}'",
             "[" * 5000,
+            "!!int ''",
+            "- !!timestamp 2026-99-99",
         ),
     ],
 )

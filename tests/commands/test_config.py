@@ -521,6 +521,12 @@ def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Pat
         bad = run_here("config", "--check", "--no-auth", f"--database-url={database}", *arguments)
         assert bad.returncode > 0
         assert says in bad.stdout
+    nul = tmp_path / "nul.yaml"
+    nul.write_text('data_dir: "a\\0b"')
+    bad = run_here("config", "--check", "--no-auth", f"--config={nul}")
+    assert (bad.returncode, "data_dir has the character NUL." in bad.stdout) == (2, True)
+    bad = run_here("config", "--check", "--no-auth", f"--data-dir={tmp_path / ('a' * 300)}")
+    assert (bad.returncode, bad.stdout.endswith("can't be made.\n")) == (1, True)
 
 
 @pytest.mark.slow
