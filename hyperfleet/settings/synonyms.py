@@ -121,8 +121,12 @@ SYNONYMS = (
     Synonym("ocm.self_token", "--ocm-self-token", why=ACCESS),
     Synonym("ocm.self_token_file", "", why=ACCESS),
     Synonym("ocm.debug", "--ocm-debug", why=ACCESS, bare=True),
+    Synonym("ocm.insecure", "--ocm-insecure", why="see --ocm-ca-file", bare=True),
     Synonym(
-        "ocm.mock.enabled", "--ocm-mock-enabled --enable-ocm-mock --enable-mock", why=ACCESS, bare=True
+        "ocm.mock.enabled",
+        "--ocm-mock-enabled --ocm-mock --enable-ocm-mock --enable-mock",
+        why=ACCESS,
+        bare=True,
     ),
     Synonym("adapters.required.cluster", "", "required_adapters_cluster", former="cluster_adapters"),
     Synonym("adapters.required.nodepool", "", "required_adapters_nodepool", former="nodepool_adapters"),

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,11 @@ class AdapterNames(Names):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """The names; fails for one that no report could have, for which everybody would wait forever."""
-        with suppress(ValueError):
-            listed = json.loads(value) if isinstance(value, str) else None
-            value = listed if isinstance(listed, list) else value
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                self.fail(f"{value[:200]!r} is no list in JSON.", param, ctx)
         names = super().convert(value, param, ctx)
         for name in names:
             if not ADAPTER.fullmatch(name):

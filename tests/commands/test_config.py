@@ -347,6 +347,9 @@ def test_required_adapters_are_taken_as_the_original_has_them_a_list_in_json(var
     assert found["required_adapters_nodepool"]["value"] == []
     assert {found[f"required_adapters_{kind}"]["from"] for kind in ("cluster", "nodepool")} == set(env)
     assert not options.strange_variables(env)
+    for broken in ('["validation"', "[" * 100_000):
+        refused = run_here("config", env=dict.fromkeys(env, broken))
+        assert (refused.returncode, "is no list in JSON" in refused.stdout) == (2, True)
 
 
 def test_flags_of_both_generations_are_taken() -> None:
@@ -384,7 +387,7 @@ WHILE = {
     "server": {
         "jwt": {"issuer_url": "https://idp.example", "audience": "fleet", "identity_claim": "sub"}
     },
-    "ocm": {"self_token": "x", "debug": "true", "mock": {"enabled": "false"}},
+    "ocm": {"self_token": "x", "debug": "true", "insecure": "true", "mock": {"enabled": "false"}},
     "metrics": {"tls": {"cert_file": "x", "key_file": "x"}},
     "health": {"tls": {"cert_file": "x", "key_file": "x"}},
 }
@@ -394,7 +397,7 @@ ISSUER = {
     "identity_claims": ["sub"],
 }
 VOID = [
-    *("ocm.self_token", "ocm.debug", "ocm.mock.enabled", "metrics.tls.cert_file"),
+    *("ocm.self_token", "ocm.debug", "ocm.insecure", "ocm.mock.enabled", "metrics.tls.cert_file"),
     *("metrics.tls.key_file", "health.tls.cert_file", "health.tls.key_file"),
 ]
 
@@ -426,6 +429,7 @@ def test_the_flags_that_an_original_of_2026_had_for_a_while_are_taken() -> None:
         *("-f", "text", "--health-db-ping-timeout=2s", "--metrics-tls-cert-file", "x"),
         *("--metrics-tls-key-file=x", "--health-tls-cert-file=x", "--health-tls-key-file", "x"),
         *("--metrics-label-metrics-inclusion-duration=168h", "--ocm-mock-enabled", "--ocm-debug=true"),
+        *("--ocm-mock", "--ocm-insecure"),
         *("--ocm-self-token=x", "--server-jwt-issuer-url=https://idp.example"),
         *("--server-jwt-audience", "fleet", "--server-jwt-identity-claim=sub", "--port=1"),
     )
