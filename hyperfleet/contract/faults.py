@@ -269,7 +269,11 @@ def _copies(value: Any) -> tuple[int, int]:
         return VALUE + (len(value) if isinstance(value, str) else 0), 0
     inner = [_copies(one) for one in (value.values() if isinstance(value, dict) else value)]
     size, copied = sum(own for own, _ in inner), sum(copied for _, copied in inner)
-    return size, copied + (len(value) * size if isinstance(value, dict) else 0)
+    if isinstance(value, dict):
+        # Names may be as long as the body.
+        size += sum(map(len, value))
+        copied += len(value) * size
+    return size, copied
 
 
 def _unknown_members(
