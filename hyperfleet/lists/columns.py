@@ -161,25 +161,45 @@ def _path(name: str) -> list[str]:
     parts = segments(name)
     if parts[0] in ("labels", "tenancy"):
         # The dots of an unquoted key belong to it: neither has any depth.
-        return [parts[0], *filter(None, [".".join(parts[1:])])]
+        return [parts[0], ".".join(parts[1:])] if parts[1:] else parts
     return ["owner_id"] if parts == ["owner_references", "id"] else parts
+
+
+def _sought(name: str) -> list[str]:
+    """The parts of a name, in the one way for all the names that lead to the same value."""
+    match _path(name):
+        case ["status", "conditions", type_, *rest]:
+            return ["status", "conditions", SAME.get(type_, type_), *rest]
+        case ["owner_references"]:
+            # All that a search may ask of these is the id.
+            return ["owner_id"]
+        case parts:
+            return parts
 
 
 def barred(name: str, kind: str) -> bool:
     """Whether no search of a kind may name a field, as the operator has it; of all kinds together: of
     any of them.
     """
-    parts = _path(name)
+    parts = _sought(name)
+    if parts[:2] == ["status", "conditions"] and len(parts) == 3:
+        # What is read of a condition where nothing else is said.
+        parts.append("status")
     all_ = [one for of in KINDS[kind].among for one in RESOURCES[of].barred] or KINDS[kind].barred
-    return any(parts[: len(one)] == one for one in map(_path, all_))
+    return any(parts[: len(one)] == one for one in map(_sought, all_))
 
 
 def check_barred() -> None:
     """Raises ConfigurationError for what an operator keeps from searches, and no resource has."""
+    status = {f"status.{name}" for name in document.members("ClusterStatus")}
     for kind, of in RESOURCES.items():
-        known = {*document.members(kind), *columns(kind), "tenancy"}
+        plain = columns(kind).keys()
+        known = {*document.members(kind), *plain, "tenancy", *status}
         for name in of.barred:
-            if not re.fullmatch(NAME, name) or segments(name)[0] not in known:
+            first, *rest = segments(name) if re.fullmatch(NAME, name) else [""]
+            if first == "status" and rest:
+                first = f"status.{rest[0]}"
+            if first not in known or (rest and first in plain):
                 near = nearest(name, known)
                 hint = f" Is {near} meant?" if near else ""
                 raise ConfigurationError(

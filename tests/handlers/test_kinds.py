@@ -671,6 +671,11 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
     ([{**CHANNEL, "search_disallowed_fields": ["spce"]}], "no channel has. Is spec meant?"),
     ([{**CHANNEL, "search_disallowed_fields": ["spec."]}], "a field that no channel has"),
+    (
+        [{**CHANNEL, "search_disallowed_fields": ["status.phse"]}],
+        "no channel has. Is status.phase meant?",
+    ),
+    ([{**CHANNEL, "search_disallowed_fields": ["name.first"]}], "a field that no channel has"),
     # One of two would count, and nobody be told.
     ("entities: []\nentities: []\n", "the key entities twice: see line 2, column 1"),
     ("entities:\n- {kind: A, plural: as, plural: bs}\n", "the key plural twice: see line 2, column 25"),
@@ -736,6 +741,30 @@ def test_what_the_operator_keeps_from_searches_no_search_may_name(database: str,
         for named in ("labels.of='x'", "labels.of.owners='x'", "status.phase='Ready'", "name='spec'"):
             assert answered(api.get("/versions", params={"search": named}))["total"] == 0
         assert answered(api.get("/versions?orderBy=labels.of.owner&fields=spec"))["total"] == 0
+
+
+def test_a_field_that_is_kept_from_searches_is_so_under_each_of_its_names(
+    database: str, tmp_path: Path
+) -> None:
+    barred = [
+        "status.conditions.Ready.status",
+        "status.conditions.LastKnownReconciled",
+        "owner_references",
+    ]
+    barred.append("status.conditions.Synced.status")
+    version = {"kind": "Version", "plural": "versions", "parent_kind": "Channel"}
+    config = declared_kinds.file(tmp_path, [CHANNEL, {**version, "search_disallowed_fields": barred}])
+    with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
+        api = Api(server.url)
+        for named in (
+            *("status.conditions.Ready='True'", "status.conditions.'Reconciled'.status='True'"),
+            *("status.conditions.Available.reason='x'", "status.conditions.Synced is null"),
+            *("owner_id='x'", "owner_references.\"id\"='x'"),
+        ):
+            said = refused(api.get("/versions", params={"search": named}), 400)
+            assert "a search must not name" in said, named
+        for named in ("status.conditions.Ready.reason='x'", "status.conditions.Synced.reason='x'"):
+            assert answered(api.get("/versions", params={"search": named}))["total"] == 0
 
 
 def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:

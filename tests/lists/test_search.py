@@ -322,6 +322,7 @@ CASES = [
     ("labels.my-key='x'", "d"),
     ("labels.under_score='y'", "d"),
     ("labels.a.b='dotted'", "g"),
+    ("labels.\"\"='x'", ""),
     ("labels.'quote\"d'='100%'", "g"),
     ('labels."quote""d"=\'100%\'', "g"),
     ("labels.'quote\"d' like '100\\%'", "g"),
