@@ -3,6 +3,7 @@
 import base64
 import binascii
 import functools
+import hashlib
 import operator
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,10 @@ def compile_schema(
     named = {name: plain(inner, old=old) for name, inner in needed.items()}
     whole = _dialect(plain(schema, old=old), named, old)
     if named:
-        components = {name: _dialect(inner, named, old) for name, inner in named.items()}
+        components: dict[str, Any] = {}
+        # Each may bring along others, which ask for less.
+        while left := named.keys() - components.keys():
+            components |= {name: _dialect(named[name], named, old) for name in sorted(left)}
         whole = {"allOf": [whole], "components": {"schemas": components}}
     compiled = jsonschema_rs.Draft202012Validator(
         whole,
@@ -162,11 +166,14 @@ def plain(schema: Any, *, old: bool) -> Any:
     return same
 
 
-def _dialect(schema: Any, named: Mapping[str, Any], old: bool) -> Any:
-    """A plain schema as one of JSON Schema 2020-12 that means the same."""
+def _dialect(schema: Any, named: dict[str, Any], old: bool) -> Any:
+    """A plain schema as one of JSON Schema 2020-12 that means the same.
+
+    :param named: what references lead to; what they are changed to lead to is added
+    """
     if not isinstance(schema, Mapping):
         return schema
-    if old and (answered := _read_only(schema, named)):
+    if old and "$ref" not in schema and (answered := _read_only(schema, named)):
         schema = _not_requiring(schema, answered, named)
     same = each(schema, lambda inner, _: _dialect(inner, named, old))
     keys = {word: same.pop(f"x-key-{note}") for word, note in KEYS.items() if f"x-key-{note}" in same}
@@ -210,22 +217,31 @@ def _read_only(schema: Any, named: Mapping[str, Any]) -> set[str]:
 
 
 def _not_requiring(
-    schema: Any, names: set[str], named: Mapping[str, Any], within: tuple[Any, ...] = ()
+    schema: Any, names: set[str], named: dict[str, Any], within: tuple[Any, ...] = ()
 ) -> Any:
     """A schema of an object that asks for none of these members, nor do the parts of its allOf: OpenAPI
     3.0 has it that what is read only need not be sent. The schema itself where it asks for none.
 
+    :param named: takes what a reference then leads to: in its place, it might be within itself
     :param within: what it is a part of, for those that are parts of themselves
     """
     one = followed(schema, named)
     if not isinstance(one, Mapping) or any(one is other for other in within):
         return schema
+    ref = schema.get("$ref", "")
+    name = hashlib.sha256(repr((ref, sorted(names))).encode()).hexdigest() if ref else ""
+    if ref and name in named:
+        return {"$ref": PREFIX + name}
     asked, parts = one.get("required", ()), one.get("allOf", ())
     required = [name for name in asked if name not in names]
     allof = [_not_requiring(part, names, named, (*within, one)) for part in parts]
     if len(required) == len(asked) and all(map(operator.is_, allof, parts)):
         return schema
-    return {**one, **({"required": required} if asked else {}), **({"allOf": allof} if parts else {})}
+    same = {**one, **({"required": required} if asked else {}), **({"allOf": allof} if parts else {})}
+    if not ref:
+        return same
+    named[name] = same
+    return {"$ref": PREFIX + name}
 
 
 def name_of(ref: str) -> str:

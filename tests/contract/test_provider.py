@@ -444,6 +444,16 @@ def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path
         ("spec.inner.id", "required"),
         ("spec.inner.size", "required"),
     ]
+    # Also of what has the like of itself within.
+    for wrapped in ({"$ref": SCHEMAS + "Base"}, {"allOf": [{"$ref": SCHEMAS + "Base"}]}, needs, spec):
+        node = {**base, "required": ["id", "size"]}
+        node["properties"] = {**node["properties"], "child": wrapped}
+        check = compiled(tmp_path, "3.0.3", wrapped, Base=node, Needs=needs, Own={"allOf": [node]})
+        assert check({"size": 1, "child": {"size": 1, "child": {"size": 1}}}) == []
+        assert {*check({"size": 1, "child": {"size": 1, "child": {"id": 1}}})} == {
+            ("spec.child.child.size", "required"),
+            ("spec.child.child.id", "type"),
+        }
     # Two schemas whose references end alike are two.
     members = {"id": {"$ref": SCHEMAS + "Base/properties/size"}, "other": {"$ref": SCHEMAS + "size"}}
     spec = {"required": ["id"], "properties": members}
