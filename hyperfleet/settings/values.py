@@ -44,9 +44,12 @@ class AdapterNames(Names):
         """The names; fails for one that no report could have, for which everybody would wait forever."""
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
-                value = json.loads(value)
+                listed = json.loads(value)
             except (ValueError, RecursionError):
                 self.fail(f"{value[:200]!r} is no list in JSON.", param, ctx)
+            if not all(isinstance(one, str) for one in listed):
+                self.fail(f"{value[:200]!r} is no list of texts.", param, ctx)
+            value = listed
         names = super().convert(value, param, ctx)
         for name in names:
             if not ADAPTER.fullmatch(name):

@@ -350,6 +350,10 @@ def test_required_adapters_are_taken_as_the_original_has_them_a_list_in_json(var
     for broken in ('["validation"', "[" * 100_000):
         refused = run_here("config", env=dict.fromkeys(env, broken))
         assert (refused.returncode, "is no list in JSON" in refused.stdout) == (2, True)
+    # A name that nobody has said would be waited for without end.
+    for strange in ('["dns", null]', "[true]", "[5]", '[["dns"]]'):
+        refused = run_here("config", env=dict.fromkeys(env, strange))
+        assert (refused.returncode, "is no list of texts" in refused.stdout) == (2, True)
 
 
 def test_flags_of_both_generations_are_taken() -> None:
