@@ -64,11 +64,13 @@ KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevalu
 # More faults are not told: a body of a megabyte can have half a million. The validator finds all of
 # them before it tells the first, some 20 us each, so that of a value with more parts than MAX_PARTS
 # only the first fault is looked for; and so where its copies may come to more than MAX_COPIED bytes:
-# with each wrong name it copies the object that has it. VALUE is what a number counts there.
+# with each wrong name it copies the object that has it. VALUE is what a number counts there, and HOLDER
+# what an object or a list does, also an empty one.
 MAX_FAULTS = 1000
 MAX_PARTS = 10_000
 MAX_COPIED = 50_000_000
 VALUE = 50
+HOLDER = 4 * VALUE
 # Of as many unknown members what was meant is looked for, some 10 us for each known one.
 HINTED = 50
 MAX_NAME = 100
@@ -268,7 +270,7 @@ def _copies(value: Any) -> tuple[int, int]:
     if not isinstance(value, dict | list):
         return VALUE + (len(value) if isinstance(value, str) else 0), 0
     inner = [_copies(one) for one in (value.values() if isinstance(value, dict) else value)]
-    size, copied = sum(own for own, _ in inner), sum(copied for _, copied in inner)
+    size, copied = HOLDER + sum(own for own, _ in inner), sum(copied for _, copied in inner)
     if isinstance(value, dict):
         # Names may be as long as the body.
         size += sum(map(len, value))

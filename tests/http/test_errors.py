@@ -124,6 +124,13 @@ def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
     labels = {f"-{number}{'x' * 3000}": "" for number in range(300)}
     body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": labels})), 400)
     assert [error["field"] for error in body["errors"]] == ["labels"]
+    # Of nothing but empty objects, too.
+    nested: dict[str, Any] = {}
+    for _ in range(8):
+        nested = {"": nested}
+    emptied = {f"-{number}": nested for number in range(900)}
+    body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": emptied})), 400)
+    assert [error["field"] for error in body["errors"]] == ["labels"]
     body = problem(api.get("/clusters?" + "&".join(f"size{number}=1" for number in range(3000))), 400)
     assert body["errors"][0]["message"].endswith("did you mean size?")
     assert len(body["errors"]) == 50
