@@ -91,7 +91,8 @@ def _completed(url: str, given: Mapping[str, str]) -> str:
     try:
         known: dict[str, Any] = {**conninfo_to_dict(url), **given}
         # Of several servers, the next one must be found before the request gives up.
-        patience = {"connect_timeout": "2"} if "," in str(known.get("host", "")) else {}
+        several = "," in f"{known.get('host', '')}{known.get('hostaddr', '')}"
+        patience = {"connect_timeout": "2"} if several else {}
         return make_conninfo(**{**DEFAULTS, **patience, **known})
     except psycopg.ProgrammingError as error:
         told = f"The settings of the database are not understood: {reason(error)}"

@@ -60,3 +60,12 @@ def test_a_server_that_says_nothing_makes_requests_wait_for_the_next_one_and_fai
         began = time.monotonic()
         api.cluster()
         assert time.monotonic() - began < 3
+
+
+def test_of_servers_that_are_named_by_addresses_alone_a_silent_one_costs_as_little() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        both = f"hostaddr=127.0.0.1,127.0.0.1 port={silent.getsockname()[1]},1 dbname=fleet"
+        began = time.monotonic()
+        with pytest.raises(psycopg.OperationalError):
+            connection.connect(connection.conninfo(Settings(database_url=both)))
+        assert 1 < time.monotonic() - began < 4
