@@ -69,7 +69,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             answer = session.get(f"{service}{BASE}/changes", params=params, timeout=TIMEOUT)
             page = answer.json()
             # A proxy in between may have words of its own.
-            detail = page.get("detail", answer.reason)
+            detail = page.get("detail") or answer.reason
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise click.ClickException(f"--url: {error}") from None
         except requests.exceptions.MissingSchema:
@@ -78,7 +78,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             # Also where the answer ends before its end.
             pause = _wait(pause, "there is no answer")
             continue
-        if answer.status_code == 410:
+        if answer.status_code == 410 and "after" in wanted:
             message = "What happened since is not known any more; list again. Going on from now."
             click.echo(message, err=True)
             del wanted["after"]
@@ -86,7 +86,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             pause = _wait(pause, detail)
         elif not answer.ok:
             raise click.ClickException(detail)
-        elif page.get("kind") != "ChangeList":
+        elif not ("next" in page and isinstance(page.get("items"), list)):
             pause = _wait(pause, "what answers is not the API")
         else:
             pause, wanted["after"] = FIRST, page["next"]

@@ -122,6 +122,18 @@ def test_a_token_file_that_is_written_anew_does_not_end_it(api: Api, tmp_path: P
         one.until(lambda: len(one.lines) == 3)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [(410, b"{}", "Error: Gone\n"), (404, b'{"detail": null}', "Error: Not Found\n")],
+)
+def test_what_is_refused_by_another_than_the_api_ends_it_with_the_reason_too(
+    status: int, body: bytes, told: str
+) -> None:
+    with JsonServer(lambda *_: (status, {}, body)) as server:
+        done = run("watch", f"--url={server.url}")
+    assert (done.returncode, done.stdout) == (1, told)
+
+
 @pytest.mark.parametrize("url", ["localhost:1", "nowhere", "http://"])
 def test_an_address_that_is_none_is_told(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
@@ -129,8 +141,16 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
     assert "Error: --url" in ended.stdout
 
 
-def test_what_answers_that_is_not_the_api_is_told_and_asked_again() -> None:
-    with JsonServer(lambda *_: (200, {}, b'{"status": "ok"}')) as server:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status": "ok"}',
+        b'{"kind": "ChangeList"}',
+        b'{"kind": "ChangeList", "items": null, "next": "there"}',
+    ],
+)
+def test_what_answers_that_is_not_the_api_is_told_and_asked_again(body: bytes) -> None:
+    with JsonServer(lambda *_: (200, {}, body)) as server:
         one = Watching(f"--url={server.url}")
         try:
             one.until(lambda: len(server.asked) > 1)
