@@ -255,8 +255,15 @@ def _parsed(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Sources have parsed it as JSON, but for half a surrogate pair.
-        raise Refused("it holds a character that PostgreSQL cannot") from None
+        # Sources have parsed it as JSON: it has half a surrogate pair, or a number beyond all doubles.
+        pass
+    try:
+        value = json.loads(text, parse_constant=int)
+    except ValueError:
+        raise Refused("it holds a number that is out of range") from None
+    if not storable(json.dumps(value, ensure_ascii=False)):
+        raise Refused("it holds a character that PostgreSQL cannot")
+    return value
 
 
 def _too_deep(text: str, most: int) -> bool:

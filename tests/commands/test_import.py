@@ -999,6 +999,28 @@ def test_reports_that_are_not_found_though_their_resource_is_are_told(
     assert numbers_of(sql) == (119, 1)
 
 
+def test_reports_with_numbers_that_no_double_holds_are_taken(
+    fleet: tuple[Service, str], api: Api, database: str
+) -> None:
+    service, url = fleet
+    service.clusters, service.pools = [there(1, spec={"n": 10**400}), there(2)], []
+    conditions = [{"type": "Available", "status": "True"}]
+    report = {"adapter": "dns", "observed_generation": 1, "conditions": conditions}
+    texts = [b'{"n": -1%s}' % (b"0" * 400), b'{"n": 1e400}']
+
+    def over(path: str, _query: dict[str, str]) -> Any:
+        if not path.endswith("/statuses"):
+            return None
+        answer = json.dumps(listed([{**report, "data": "it"}])).encode()
+        return answer.replace(b'"it"', texts[path != f"/clusters/{uid(1)}/statuses"])
+
+    service.over = over
+    output = ask(database, url, code=3)
+    [shown] = api.get(f"/clusters/{uid(1)}/statuses").json()["items"]
+    assert shown["data"] == {"n": -(10**400)}
+    assert output.endswith(f"Not taken: 1\n  report {uid(2)}: it holds a number that is out of range\n")
+
+
 DEEP = b"[" * 5000 + b"]" * 5000
 
 
