@@ -175,8 +175,8 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             raise ValueError(f"it links to somewhere else: {link[:100]}")
         response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
-        answer = response.json()
-        if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+        answer: dict[str, Any] = response.json()
+        if not _is_list(answer):
             raise ValueError("it does not answer as the API of HyperFleet does.")
         return answer
 
@@ -199,3 +199,13 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
         return first["total"], stored(first)
 
     return source
+
+
+def _is_list(answer: Any) -> bool:
+    """Whether an answer is a list as the API shows it, with what was asked for."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+        return False
+    wanted = {"id", "name", "spec"}
+    return "total" in answer and all(
+        isinstance(item, dict) and wanted <= item.keys() for item in answer["items"]
+    )

@@ -159,7 +159,17 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
         assert "Traceback" not in ended.stdout
 
 
-@pytest.mark.parametrize("content", [b"[1]", b'{"status": "ok"}', b'{"items": 1, "total": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1]",
+        b'{"status": "ok"}',
+        b'{"items": 1, "total": 1}',
+        b'{"items": []}',
+        b'{"items": [null], "total": 1}',
+        b'{"kind": "PodList", "items": [{"metadata": {"name": "p"}, "spec": {}}], "total": 1}',
+    ],
+)
 def test_a_service_that_is_another_one_is_an_error_in_words(content: bytes) -> None:
     with JsonServer(lambda *_: (200, {}, content)) as server:
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
