@@ -18,11 +18,13 @@ COLUMNS = """
 SELECT table_name::text, array_agg(column_name::text) FROM information_schema.columns
 WHERE table_schema = ANY(current_schemas(false)) GROUP BY table_name
 """
-# Those that the role may not read; what is in them would be missing without a word.
+# Those of which the role may not read each column; what is in them would be missing without a word.
 HIDDEN = """
 SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY(current_schemas(false)) AND c.relname = ANY(%s)
-  AND NOT has_table_privilege(c.oid, 'SELECT') ORDER BY c.relname
+  AND EXISTS (SELECT 1 FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
+              AND NOT a.attisdropped AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT'))
+ORDER BY c.relname
 """
 BESIDE = ["resource_conditions", "resource_labels", "resource_references"]
 # What tells the original's tables from those of anybody else, this service's among them.

@@ -585,6 +585,30 @@ def test_it_refuses_to_run_where_that_cannot_be_meant(
         assert "Traceback" not in ended.stdout
 
 
+def test_a_role_that_may_read_each_column_suffices(newest: Original, database: str) -> None:
+    fill(newest)
+    role = f"columns_{next(numbers)}"
+    newest.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    try:
+        newest.conn.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        newest.conn.execute(f"REVOKE SELECT ON resource_labels FROM {role}")
+        columns = [
+            name
+            for (name,) in newest.conn.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'resource_labels'::regclass"
+                " AND attnum > 0"
+            )
+        ]
+        theirs = make_conninfo(newest.conninfo, user=role, password="secret")
+        newest.conn.execute(f"GRANT SELECT ({', '.join(columns[1:])}) ON resource_labels TO {role}")
+        assert "it lacks SELECT on resource_labels." in take(database, theirs, code=1)
+        newest.conn.execute(f"GRANT SELECT ({columns[0]}) ON resource_labels TO {role}")
+        take(database, theirs)
+    finally:
+        newest.conn.execute(f"DROP OWNED BY {role} CASCADE")
+        newest.conn.execute(f"DROP ROLE {role}")
+
+
 def test_a_role_that_may_only_read_suffices(first: Original, database: str, tmp_path: Path) -> None:
     fill(first)
     role = f"{first.conn.info.dbname}_reader"
