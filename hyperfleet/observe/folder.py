@@ -30,6 +30,7 @@ def shared() -> Iterator[str]:
         _remove_dead(place)
         made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
         held = Path(made.name, "new").open("wb")  # noqa: SIM115 (closed below)
+        fcntl.flock(held, fcntl.LOCK_EX)
     except OSError as error:
         raise StartError(
             f"Several processes need a folder for temporary files: {error.strerror}. Mount one at /tmp, "
@@ -37,7 +38,6 @@ def shared() -> Iterator[str]:
         ) from None
     # Unlocked once the folder is gone.
     with held, made as folder:
-        fcntl.flock(held, fcntl.LOCK_EX)
         # Under its name it has always been locked.
         Path(held.name).rename(Path(folder, HELD))
         yield folder
