@@ -40,6 +40,7 @@ def test_sigterm_loses_none_of_two_hundred_requests_under_way(
                 deadline = time.monotonic() + 10
                 while under_way(server) < 200:
                     assert time.monotonic() < deadline
+                    time.sleep(0.05)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
             assert {one.result() for one in sent} == {201}
@@ -76,6 +77,7 @@ def test_who_is_just_connecting_at_sigterm_is_answered_and_keeps_no_end_waiting(
                 deadline = time.monotonic() + 10
                 while under_way(server) < 1:
                     assert time.monotonic() < deadline
+                    time.sleep(0.02)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.5)
                 with (
@@ -117,6 +119,8 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
                 # It has what either schema asks for.
                 body = {"name": f"w{number}-{step}", "spec": {"a": 1, "b": 1}}
                 statuses[number].add(api.post("/clusters", json=body).status_code)
+                # So that there is room for those who read the file.
+                time.sleep(0.05)
 
         with ThreadPoolExecutor(8) as threads:
             writing = [threads.submit(write, number) for number in range(8)]

@@ -52,9 +52,11 @@ class Browser:
         return value
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a tab of a browser, whose start takes most of the time."""
     assert CHROMIUM
+    folder = tmp_path_factory.mktemp("browser")
     process = subprocess.Popen(
         [
             CHROMIUM,
@@ -69,7 +71,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
             "--disable-dev-shm-usage",
             # Whatever is not this machine does not resolve.
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-            f"--user-data-dir={tmp_path}",
+            f"--user-data-dir={folder}",
             "--remote-debugging-port=0",
             "about:blank",
         ],
@@ -77,19 +79,23 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        port_file = tmp_path / "DevToolsActivePort"
+        port_file = folder / "DevToolsActivePort"
         deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().count("\n")):
             assert time.monotonic() < deadline, "Chromium does not start"
             time.sleep(0.1)
         port = port_file.read_text().split()[0]
         tabs = requests.get(f"http://127.0.0.1:{port}/json", timeout=10).json()
-        page = next(tab for tab in tabs if tab["type"] == "page")
-        with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Browser(socket)
+        yield next(tab for tab in tabs if tab["type"] == "page")["webSocketDebuggerUrl"]
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def browser(tab: str) -> Iterator[Browser]:
+    with connect(tab, max_size=None) as socket:
+        yield Browser(socket)
 
 
 def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
