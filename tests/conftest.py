@@ -227,6 +227,9 @@ def root() -> Path:
 class Api(requests.Session):
     """An HTTP client of a running service; paths are relative to the version's base."""
 
+    # Seconds that it waits for an answer where a test does not say it.
+    timeout: float = 30
+
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
@@ -238,7 +241,7 @@ class Api(requests.Session):
             url = self.url + url[1:]
         elif url.startswith("/"):
             url = self.base + url
-        kwargs.setdefault("timeout", 30)
+        kwargs.setdefault("timeout", self.timeout)
         return super().request(method, url, *args, **kwargs)
 
     def cluster(self, name: str = "c1", **members: Any) -> dict[str, Any]:

@@ -242,12 +242,12 @@ def test_no_pattern_and_no_name_take_long_together(pattern: str) -> None:
         )
     )
     issuer = verifier.issuers["Authorization"][A]
-    start = time.monotonic()
+    start = time.thread_time()
     for letter in "ax":
         for length in (MAX_LENGTH - 1, 10 * MAX_LENGTH):
             with pytest.raises(errors.Problem):
                 issuer.identity({"email": letter * length + "!"}, {})  # type: ignore[arg-type]
-    assert time.monotonic() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_a_gateway_names_the_caller_where_the_issuer_says_so(start: Start) -> None:

