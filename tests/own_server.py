@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,30 +103,17 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
     it ``synchronous``.
     """
     made = embedded._server(primary.files)
-    folder = Path(tempfile.mkdtemp(prefix="hyperfleet-", dir=MEMORY))
-    files = folder / "postgresql"
-    files.mkdir()
-    try:
+    with server_folder(watched=False) as folder:
+        files = folder / "postgresql"
+        files.mkdir()
         for one in (folder, files):
             if made.system_user:
                 shutil.chown(one, made.system_user)
             one.chmod(0o700)
         host = str(conninfo_to_dict(primary.conninfo)["host"])
         source = f"host={host} port=5432 user=postgres application_name={name}"
-        pg(
-            made,
-            folder,
-            "pg_basebackup",
-            "-d",
-            source,
-            "-D",
-            str(files),
-            "-R",
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-        )
+        copied = ("-d", source, "-D", str(files), "-R", "-X", "stream", "-c", "fast")
+        pg(made, folder, "pg_basebackup", *copied)
         options = f"-h '' -p 5432 -k {folder}"
         log = str(folder / "log")
         pg(made, folder, "pg_ctl", "-w", "-D", str(files), "start", "-o", options, "-l", log)
@@ -145,8 +131,6 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
             # A test may have ended it.
             with suppress(subprocess.SubprocessError):
                 pg(made, folder, "pg_ctl", "-w", "-D", str(files), "stop", "-m", "immediate")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fill(server: Server, api: Api) -> None:

@@ -26,20 +26,28 @@ HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
 _SHM = Path("/dev/shm")
 MEMORY = str(_SHM) if os.access(_SHM, os.W_OK) and shutil.disk_usage(_SHM).free > 4 << 30 else None
 
-# Waits for the end of the process that has made the folder, and for the server in it to be at rest.
+# Waits for the end of the process that has made the folder, then for so many half seconds that a server
+# in it ends by itself, and ends it otherwise.
 REMOVE = """
 read -r _
-for _ in $(seq 60); do [ -e "$0/postgresql/postmaster.pid" ] && sleep 0.5; done
+for _ in $(seq "$1"); do [ -e "$0/postgresql/postmaster.pid" ] && sleep 0.5; done
+pid=$(head -n 1 "$0/postgresql/postmaster.pid" 2>/dev/null)
+[ -n "$pid" ] && [ "/proc/$pid/cwd" -ef "$0/postgresql" ] && kill -QUIT "$pid" && sleep 1
 rm -rf "$0"
 """
 
 
 @contextmanager
-def server_folder(place: Path | str | None = MEMORY) -> Iterator[Path]:
-    """A folder for the files of a server, which goes also where this process is killed."""
+def server_folder(place: Path | str | None = MEMORY, *, watched: bool = True) -> Iterator[Path]:
+    """A folder for the files of a server, which goes also where this process is killed.
+
+    :param watched: whether the server ends by itself then
+    """
     made = tempfile.mkdtemp(prefix="hyperfleet-", dir=place)
     remover = subprocess.Popen(
-        ["/bin/sh", "-c", REMOVE, made], stdin=subprocess.PIPE, start_new_session=True
+        ["/bin/sh", "-c", REMOVE, made, "60" if watched else "0"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         yield Path(made)

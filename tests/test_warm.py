@@ -65,10 +65,11 @@ def test_one_that_was_forked_is_as_one_with_an_interpreter_of_its_own(
 
 PYTEST = """
 import sys
+from own_server import own_server, standby
 from process import Serving, server_folder
-with server_folder() as files:
+with server_folder() as files, own_server() as server, standby(server) as other:
     serving = Serving("--no-auth", "--database-url", sys.argv[1])
-    print(serving.process.pid, files, flush=True)
+    print(serving.process.pid, files, server.files.parent, other, flush=True)
     sys.stdin.read()
 """
 
@@ -83,14 +84,17 @@ def test_nothing_is_left_where_pytest_is_killed(database: str, root: Path) -> No
     )
     assert killed.stdout
     with killed.stdout as output:
-        pid, files = output.readline().split()
+        pid, *folders = output.readline().split()
     service = psutil.Process(int(pid))
     processes = [service, service.parent()]
     assert psutil.Process(killed.pid) in processes[1].parents()
+    for folder in folders[1:]:
+        first = Path(folder, "postgresql", "postmaster.pid").read_text().split()[0]
+        processes.append(psutil.Process(int(first)))
     killed.kill()
     killed.wait(10)
-    assert psutil.wait_procs(processes, timeout=10)[1] == []
-    deadline = time.monotonic() + 10
-    while Path(files).exists():
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
+    deadline = time.monotonic() + 60
+    while any(Path(folder).exists() for folder in folders):
         assert time.monotonic() < deadline
         time.sleep(0.02)
