@@ -4,14 +4,16 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import NamedTuple
 
 from click.testing import CliRunner
@@ -54,6 +56,16 @@ def server_folder(place: Path | str | None = MEMORY, *, watched: bool = True) ->
     finally:
         shutil.rmtree(made, ignore_errors=True)
         remover.communicate()
+
+
+def free_port() -> int:
+    """A port on which nobody listens, below those that the kernel gives to who connects: one of these
+    may be taken before anybody listens there.
+    """
+    while True:
+        port = SystemRandom().randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 # How many processes serve where a test does not say it: TEST_WORKERS=2 shows that two do as well as one.

@@ -18,7 +18,7 @@ import requests
 import yaml
 from conftest import Api
 from issuer import key_pair, key_set, self_signed
-from process import CLEAN, Serving, run, run_here
+from process import CLEAN, Serving, free_port, run, run_here
 from psycopg.conninfo import conninfo_to_dict
 from rendered import CASES, ROOT, Mounted, case, helm, needs_helm, one, settings, template
 
@@ -221,8 +221,7 @@ def test_the_job_migrates_an_empty_database_and_the_pod_then_serves(mount: Mount
 @contextmanager
 def pgbouncer(beside: Mounted, database: str) -> Iterator[int]:
     """Runs the sidecar's own command, on a free port; it does not run as root."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     user = None
     if os.geteuid() == 0:
         host = Path(str(conninfo_to_dict(database)["host"]))

@@ -12,7 +12,7 @@ import requests
 from conftest import Api
 from issuer import KeyServer, key_pair, key_set
 from own_server import own_server
-from process import CLEAN, HYPERFLEET, Serving
+from process import CLEAN, HYPERFLEET, Serving, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -130,10 +130,7 @@ def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
 def test_while_the_database_is_not_there_at_the_start_the_process_is_alive_and_waits(
     tmp_path: Path,
 ) -> None:
-    ports = []
-    for _ in range(3):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports.append(free.getsockname()[1])
+    ports = [free_port() for _ in range(3)]
     api, health = (f"http://127.0.0.1:{port}" for port in ports[:2])
     with own_server() as server:
         server.stop()

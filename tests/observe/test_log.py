@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 import requests
 from conftest import Api
 from issuer import key_pair
-from process import CLEAN, HYPERFLEET, Serving
+from process import CLEAN, HYPERFLEET, Serving, free_port
 
 from hyperfleet import __version__
 from hyperfleet.observe.log import Secrets
@@ -246,8 +245,7 @@ def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_
     database: str, count: int
 ) -> None:
     reading, writing = os.pipe()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             *(HYPERFLEET, "serve", "--no-auth", f"--port={port}", "--health-port=0", "--metrics-port=0"),

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 import requests
 import yaml
 from conftest import Api
-from process import Serving
+from process import Serving, free_port
 
 pytestmark = [
     pytest.mark.tools,
@@ -108,9 +107,7 @@ def refusing(database: str) -> Iterator[Serving]:
 
 @pytest.fixture
 def prometheus(serving: Serving, refusing: Serving, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     targets = [one.metrics.split("/")[2] for one in (serving, refusing)]
     config = tmp_path / "prometheus.yaml"
     config.write_text(
