@@ -15,6 +15,7 @@ from hyperfleet.contract import document
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
 from hyperfleet.nearest import nearest
+from hyperfleet.settings.entities import meant
 from hyperfleet.storable import FORBIDDEN
 
 # moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type; reference
@@ -200,11 +201,9 @@ def check_barred() -> None:
             if first == "status" and rest:
                 first = f"status.{rest[0]}"
             if first not in known or (rest and first in plain):
-                near = nearest(name, known)
-                hint = f" Is {near} meant?" if near else ""
                 raise ConfigurationError(
                     f"entities: {kind}.search_disallowed_fields has {name[:200]!r}, a field that no "
-                    f"{of.noun} has.{hint}"
+                    f"{of.noun} has.{meant(name, known)}"
                 )
 
 

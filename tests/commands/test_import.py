@@ -223,22 +223,22 @@ def test_a_second_run_changes_nothing(first: Original, database: str, sql: psyco
     assert state() == before
 
 
+def rule(folder: Path, when: str, message: str) -> Path:
+    """A settings file by which clusters have a condition ``Seen``."""
+    said = {"status": '"True"', "reason": '"Seen"', "message": message}
+    output = {name: {"expression": text} for name, text in said.items()}
+    seen = {"type": "Seen", "when": {"expression": when}, "output": output}
+    file = folder / "rules.yaml"
+    file.write_text(json.dumps({"entities": [{"kind": "Cluster", "conditions": [seen]}]}))
+    return file
+
+
 def test_rules_of_mapped_conditions_see_what_is_taken(
     first: Original, api: Api, database: str, tmp_path: Path
 ) -> None:
     fill(first)
-    rules = tmp_path / "rules.yaml"
-    rules.write_text("""
-entities:
-  - kind: Cluster
-    conditions:
-      - type: Seen
-        when: {expression: 'statuses.exists(s, s.adapter == "dns")'}
-        output:
-          status: {expression: '"True"'}
-          reason: {expression: '"Seen"'}
-          message: {expression: 'toJson(resource.spec) + toJson(statuses[0].data)'}
-""")
+    message = "toJson(resource.spec) + toJson(statuses[0].data)"
+    rules = rule(tmp_path, 'statuses.exists(s, s.adapter == "dns")', message)
     take(database, first, "--config", str(rules))
 
     def messages(id_: str) -> list[str]:
@@ -270,18 +270,7 @@ def test_rules_of_mapped_conditions_see_numbers_that_no_double_holds(
 ) -> None:
     first.cluster(A, "prod", spec={"n": 10**400})
     first.report(A, "dns")
-    rules = tmp_path / "rules.yaml"
-    rules.write_text("""
-entities:
-  - kind: Cluster
-    conditions:
-      - type: Seen
-        when: {expression: 'true'}
-        output:
-          status: {expression: '"True"'}
-          reason: {expression: '"Seen"'}
-          message: {expression: 'statuses[0].adapter'}
-""")
+    rules = rule(tmp_path, "true", "statuses[0].adapter")
     take(database, first, "--config", str(rules))
     found = api.get(f"/clusters/{A}").json()
     assert found["spec"] == {"n": 10**400}

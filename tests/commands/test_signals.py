@@ -37,10 +37,7 @@ def test_sigterm_loses_none_of_two_hundred_requests_under_way(
             with sql.transaction():
                 sql.execute("LOCK TABLE clusters")
                 sent = [threads.submit(write, number) for number in range(200)]
-                deadline = time.monotonic() + 10
-                while under_way(server) < 200:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+                wait_until_under_way(server, 200)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
             assert {one.result() for one in sent} == {201}
@@ -74,10 +71,7 @@ def test_who_is_just_connecting_at_sigterm_is_answered_and_keeps_no_end_waiting(
             with sql.transaction():
                 sql.execute("LOCK TABLE clusters")
                 sent = threads.submit(api.post, "/clusters", json={"name": "c1", "spec": {}})
-                deadline = time.monotonic() + 10
-                while under_way(server) < 1:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
+                wait_until_under_way(server, 1)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.5)
                 with (
@@ -100,6 +94,13 @@ def under_way(server: Serving) -> float:
         for line in lines
         if line.startswith("hyperfleet_api_requests_in_flight{")
     )
+
+
+def wait_until_under_way(server: Serving, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while under_way(server) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
