@@ -5,14 +5,18 @@ import json
 import os
 import select
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import orjson
 import psycopg
+from psycopg._queries import PostgresQuery
 from psycopg.abc import Buffer, PQGen
-from psycopg.adapt import Loader
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.adapt import Loader, Transformer
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.waiting import Ready, Wait
@@ -88,6 +92,32 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         finally:
             if self.pgconn.status != ConnStatus.OK:
                 self._hang_up()
+
+    async def rows(
+        self, statement: str, values: Mapping[str, Any], prepare: bool | None = None
+    ) -> list[TupleRow]:
+        """The rows of one statement; ``prepare`` as psycopg's ``execute`` has it.
+
+        As a cursor of psycopg would get them, in a third of the time: what is prepared, or is not to be,
+        is sent at once, and its only result taken. To prepare, and to forget it, is left to psycopg.
+        """
+        transformer = Transformer(self)
+        query = PostgresQuery(transformer)
+        query.convert(statement, values)
+        names, key = self._prepared._names, (query.query, query.types)
+        if prepare is False:
+            self.pgconn.send_query_params(query.query, query.params, query.types, query.formats)
+        elif key in names:
+            names.move_to_end(key)
+            self.pgconn.send_query_prepared(names[key], query.params, query.formats)
+        else:
+            cursor = await self.execute(statement, values, prepare=prepare)
+            return await cursor.fetchall()
+        [result] = await self.wait(execute(self.pgconn))
+        if result.status != ExecStatus.TUPLES_OK:
+            raise error_from_result(result)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -54,12 +54,12 @@ async def fetch_on(
     began = time.perf_counter()
     try:
         if conn.travelling is None:
-            cursor = await conn.execute(statement, values, prepare=prepare)
+            rows = await conn.rows(statement, values, prepare)
         else:
             async with conn.transaction():
                 await _travel(conn)
                 cursor = await conn.execute(statement, values)
-        rows = await cursor.fetchall()
+            rows = await cursor.fetchall()
     except psycopg.Error as error:
         pool.saw(statement, time.perf_counter() - began, error)
         raise

@@ -168,3 +168,64 @@ def test_documents_are_compressed_by_what_is_fastest_where_the_server_has_it(
         "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
     ).fetchall()
     assert uvloop.run(main()) == ("lz4" if "lz4" in offered else "pglz")
+
+
+def test_no_connection_stays_unused_for_long_while_others_are_used(database: str) -> None:
+    """What is in between, such as a firewall, forgets connections on which nothing is said."""
+
+    async def main() -> bool:
+        async with new_pool(database, 4) as pool:
+            pids = {conn.info.backend_pid for conn in [await pool.getconn() for _ in range(4)]}
+            for conn in list(pool.used):
+                await pool.putconn(conn)
+            used = set()
+            end = time.monotonic() + 100 * ASK_AGAIN
+            while used != pids and time.monotonic() < end:
+                used |= {pid for (pid,) in await fetch(pool, "SELECT pg_backend_pid()", {})}
+                await asyncio.sleep(ASK_AGAIN / 4)
+        return used == pids
+
+    assert uvloop.run(main())
+
+
+def test_a_connection_that_is_too_old_is_made_anew_when_it_is_given_back(database: str) -> None:
+    async def main() -> bool:
+        async with new_pool(database, 1) as pool:
+            conn = await pool.getconn()
+            old = conn.info.backend_pid
+            conn._expire_at = time.monotonic()
+            await pool.putconn(conn)
+            [(pid,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
+        return bool(pid != old)
+
+    assert uvloop.run(main())
+
+
+def test_a_statement_is_prepared_when_it_has_come_five_times_and_never_where_that_is_not_wanted(
+    database: str,
+) -> None:
+    async def main() -> list[int]:
+        prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '/* %% */%%'"
+        found = []
+        async with new_pool(database, 1) as pool:
+            for prepare, name in ((False, "planned"), (None, "kept")):
+                for number in range(8):
+                    rows = await fetch(pool, f"/* {name} */ SELECT %(n)s + 1", {"n": number}, prepare)
+                    assert rows == [(number + 1,)]
+                [(count,)] = await fetch(pool, prepared, {}, prepare=False)
+                found.append(count)
+        return found
+
+    assert uvloop.run(main()) == [0, 1]
+
+
+def test_a_statement_that_failed_leaves_the_connection_as_it_was(database: str) -> None:
+    async def main() -> None:
+        async with new_pool(database, 1) as pool:
+            [(pid,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
+            for _ in range(8):
+                with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
+                    await fetch(pool, "SELECT 1 / %(n)s", {"n": 0})
+            assert await fetch(pool, "SELECT 1 / %(n)s, pg_backend_pid()", {"n": 1}) == [(1, pid)]
+
+    uvloop.run(main())
