@@ -301,12 +301,6 @@ LISTED: dict[str, Kind] = {
 KINDS: dict[str, Kind] = {}
 
 
-def kind_of(members: Mapping[str, Any]) -> Kind:
-    """A kind from its members as JSON has them."""
-    references = tuple(Reference(**one) for one in members["references"])
-    return Kind(**{**members, "among": tuple(members["among"]), "references": references})
-
-
 def declare(kinds: Iterable[Kind]) -> None:
     """Makes these kinds known, beside or in place of the native ones, and no others.
 
