@@ -253,9 +253,6 @@ def known_id(text: str) -> str:
     return id_here(text) if ID.fullmatch(text) or OLD_ID.fullmatch(text) else ""
 
 
-# The provider's schema of each.
-SPECS: dict[str, str] = {}
-
 # Of what there are lists beside.
 LISTED: dict[str, Kind] = {
     kind.name: kind
@@ -313,8 +310,6 @@ def declare(kinds: Iterable[Kind]) -> None:
         if not NAME.fullmatch(kind.name):
             raise ValueError(kind.name)
         RESOURCES[kind.name] = kind
-    SPECS.clear()
-    SPECS.update((kind.name, kind.spec) for kind in RESOURCES.values() if kind.spec)
     KINDS.clear()
     KINDS.update({**RESOURCES, **LISTED})
     KINDS[ALL] = Kind(

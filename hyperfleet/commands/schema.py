@@ -16,7 +16,7 @@ from hyperfleet.commands.bearer import Session
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
-from hyperfleet.kinds import BASE, NATIVE, RESOURCES, SPECS, both
+from hyperfleet.kinds import BASE, NATIVE, RESOURCES, both
 from hyperfleet.settings.catalogue import Settings
 
 COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
@@ -78,9 +78,9 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
             f"{file} cannot be used:\n" + "\n".join(f"  {line}" for line in error.faults)
         ) from None
     click.echo(f"{file}: OpenAPI {document.version}, {len(document.schemas)} schemas in use")
-    for kind, name in SPECS.items():
-        state = "ok" if kind in document.validators else "missing: such specs are not validated"
-        click.echo(f"  {name:12}  {state}")
+    for kind in RESOURCES.values():
+        state = "ok" if kind.name in document.validators else "missing: such specs are not validated"
+        click.echo(f"  {kind.spec:12}  {state}")
     for line in document.warnings:
         click.echo(f"  warning: {line}")
     if not against:

@@ -18,7 +18,7 @@ from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.contract.schema import PREFIX
 from hyperfleet.engine import apart
 from hyperfleet.errors import Fault, StartError
-from hyperfleet.kinds import NATIVE, RESOURCES, SPECS, declare
+from hyperfleet.kinds import NATIVE, RESOURCES, declare
 from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
@@ -136,9 +136,10 @@ def _log_broken(error: BrokenDocument) -> None:
 
 def _log_loaded(path: str, document: Document) -> None:
     logger.info("the provider schema %s, OpenAPI %s, is in force", path, document.version)
-    for kind, name in SPECS.items():
-        if kind not in document.validators:
-            logger.warning("%s has no %s: the spec of a %s is not validated", path, name, kind)
+    for kind in RESOURCES.values():
+        if kind.name not in document.validators:
+            told = "%s has no %s: the spec of a %s is not validated"
+            logger.warning(told, path, kind.spec, kind.name)
     for line in document.warnings[:LOGGED]:
         logger.warning("provider schema: %s", line)
 
@@ -156,9 +157,10 @@ def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
     # Generators of clients make one type of each name, whatever it names.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
     taken = {name for kind in kinds for name in components[kind]} | document.schemas.keys()
+    specs = {kind.spec for kind in RESOURCES.values()}
     names = {
         name: free("Provider" + name, taken)
-        for name in document.schemas.keys() & components["schemas"].keys() - set(SPECS.values())
+        for name in document.schemas.keys() & components["schemas"].keys() - specs
     }
     shown = {
         names.get(name, name): one if document.old else _older(one)

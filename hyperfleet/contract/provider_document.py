@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from hyperfleet.contract import alternatives, schema
 from hyperfleet.contract.faults import FORMATS, explain
 from hyperfleet.contract.schema import PREFIX
-from hyperfleet.kinds import RESOURCES, SPECS
+from hyperfleet.kinds import RESOURCES
 
 DRAFT = "https://json-schema.org/draft/2020-12/"
 META = jsonschema_rs.Draft202012Validator(
@@ -92,9 +92,9 @@ def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> D
     plain = {name: schema.plain(one, old=old) for name, one in spread.items()}
     decided = {name: alternatives.decided(one, plain) for name, one in plain.items()}
     validators = {
-        kind: schema.compile_schema({"$ref": PREFIX + name}, decided, old=old)
-        for kind, name in SPECS.items()
-        if name in schemas
+        kind.name: schema.compile_schema({"$ref": PREFIX + kind.spec}, decided, old=old)
+        for kind in RESOURCES.values()
+        if kind.spec in schemas
     }
     return Document(version, schemas, validators, warnings)
 
@@ -199,7 +199,7 @@ def _checked(document: Any) -> Document:
     old = version.startswith("3.0")
     named = {name: alternatives.referring(one) for name, one in named.items()}
     spread, bases = alternatives.spread(named)
-    needed = schema.reached([PREFIX + name for name in SPECS.values()], spread)
+    needed = schema.reached([PREFIX + kind.spec for kind in RESOURCES.values()], spread)
     schemas = {name: one for name, one in named.items() if {name, bases.get(name)} & needed.keys()}
     warnings: list[str] = []
     for name, one in schemas.items():
