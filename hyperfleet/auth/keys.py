@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from jose import jwk
 from jose.backends.base import Key
@@ -97,23 +97,6 @@ def knows(keys: Keys, kid: str) -> bool:
     return any(kid == known for known, _ in keys)
 
 
-class Source(Protocol):
-    """Where keys come from."""
-
-    name: str
-
-    async def find(self, kid: str) -> Keys:
-        """The keys at hand, up to date as far as needed to answer for this key id.
-
-        Raises Unreachable when no keys are at hand and none are to be had.
-        """
-        ...
-
-    def state(self) -> tuple[str, float | None]:
-        """``ok`` or what is wrong, and since when the keys are at hand, of the monotonic clock."""
-        ...
-
-
 class KeyFile:
     """Keys in a file, read again when it changes."""
 
@@ -122,7 +105,9 @@ class KeyFile:
         self.file = Watched[Keys](path, parse_keys)
 
     def state(self) -> tuple[str, float | None]:
-        """A file that can't be read ends the start; later, what was read before stays in force."""
+        """``ok`` or what is wrong, and since when the keys are at hand, of the monotonic clock. A file
+        that can't be read ends the start; later, what was read before stays in force.
+        """
         self.file.get()
         return ("the last ones are in force" if self.file.broken else "ok"), None
 
@@ -146,13 +131,16 @@ class KeyServer:
         self.thread = ThreadPoolExecutor(1, "keys")
 
     def state(self) -> tuple[str, float | None]:
-        """Whether its keys are at hand, and since when."""
+        """Whether its keys are at hand, and since when, as of a file."""
         if self.keys is None:
             return ("not asked yet" if self.tried < 0 else "not to be had"), None
         return ("ok" if self.got >= self.tried - 1 else "the last ones are in force"), self.got
 
     async def find(self, kid: str) -> Keys:
-        """The keys of the server; fetches them when they are old, or lack this one."""
+        """The keys of the server; fetches them when they are old, or lack this one.
+
+        Raises Unreachable when no keys are at hand and none are to be had.
+        """
         now = time.monotonic()
         age = now - self.tried
         if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
@@ -187,3 +175,7 @@ class KeyServer:
                 at_hand = "there are none" if self.keys is None else "the last ones stay in force"
                 logger.warning("no keys could be fetched, %s: %s", at_hand, error)
             self.tried = time.monotonic()
+
+
+# Where keys come from.
+Source: TypeAlias = KeyFile | KeyServer
