@@ -22,7 +22,7 @@ from hyperfleet.kinds import NATIVE
 from hyperfleet.status.conditions import foldings
 from hyperfleet.takeover.api import Api
 from hyperfleet.takeover.database import Database
-from hyperfleet.takeover.passes import Counts, Takeover, Wishes
+from hyperfleet.takeover.passes import Counts, Takeover
 from hyperfleet.takeover.rows import Rows
 from hyperfleet.takeover.source import Source, Unreadable
 
@@ -46,8 +46,8 @@ def run(values: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         conninfo = stack.enter_context(embedded.reached(chosen))
         rows = Rows(derive=values["derive_ids"], tenants=chosen.tenant_enabled)
-        wishes = Wishes(dry=values["dry_run"], remove_most=values["remove_most"])
-        takeover = Takeover(conninfo, source, foldings(chosen), rows, wishes)
+        wishes = {"dry": values["dry_run"], "remove_most": values["remove_most"]}
+        takeover = Takeover(conninfo, source, foldings(chosen), rows, **wishes)
         stack.callback(takeover.close)
         try:
             _open(source, conninfo)

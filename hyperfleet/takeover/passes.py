@@ -65,25 +65,14 @@ class Counts:
         self.elsewhere = other.elsewhere or self.elsewhere
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What is wanted of an import.
-
-    :param dry: that nothing is written
-    :param remove_most: that what is gone there goes here, too, even if it is most of all
-    """
-
-    dry: bool = False
-    remove_most: bool = False
-
-
 class Takeover:
     """Takes over what a source holds.
 
     :param conninfo: of this service's database
     :param foldings: what the statuses of each kind are folded by
     :param rows: says what can be stored
-    :param wishes: how it is to be done
+    :param dry: whether nothing is to be written
+    :param remove_most: whether what is gone there goes here, too, even if it is most of all
     """
 
     def __init__(
@@ -92,11 +81,13 @@ class Takeover:
         source: Source,
         foldings: Mapping[str, Folding],
         rows: Rows,
-        wishes: Wishes,
+        *,
+        dry: bool,
+        remove_most: bool,
     ) -> None:
         self._conninfo, self._source = conninfo, source
         self._foldings, self._rows = foldings, rows
-        self._dry, self._remove_most = wishes.dry, wishes.remove_most
+        self._dry, self._remove_most = dry, remove_most
         # Holds the lock that keeps other imports away.
         self._alone: psycopg.Connection[Any] | None = None
         # What a dry run would have stored and removed: nobody finds it in the database.
