@@ -263,6 +263,20 @@ def followed(schema: Any, named: Mapping[str, Any]) -> Any:
     return None
 
 
+def depth(value: Any) -> int:
+    """How many levels a value has, of which a scalar is one, too."""
+    level, count = [value], 0
+    while level:
+        count += 1
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return count
+
+
 def tidy(schema: Mapping[str, Any], value: Any) -> Any:
     """A valid value without the members that are null where null means absent; the value itself where
     there is nothing to change.

@@ -153,7 +153,7 @@ def parse(body: bytes) -> Any:
         raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.") from None
     except ValueError as error:
         raise Problem(MALFORMED, f"The body has a number out of range: {error}.") from None
-    if body.count(b"{") + body.count(b"[") > schema.MAX_DEPTH and _depth(value) > schema.MAX_DEPTH:
+    if body.count(b"{") + body.count(b"[") > schema.MAX_DEPTH and schema.depth(value) > schema.MAX_DEPTH:
         raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.")
     # Such characters can only have come as an escape, so most bodies need no look.
     if b"\\u0000" in body or re.search(rb"\\ud[89a-f]", body, re.IGNORECASE):
@@ -165,19 +165,6 @@ def parse(body: bytes) -> Any:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
 
 
 def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:

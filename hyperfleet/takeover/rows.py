@@ -14,7 +14,7 @@ import xxhash
 from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
-from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema
+from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema, depth
 from hyperfleet.kinds import ID, NATIVE, id_here
 from hyperfleet.settings import tenancy
 from hyperfleet.status.fold import AVAILABLE, READY, Status
@@ -24,11 +24,6 @@ from hyperfleet.storable import storable
 # Where an id is kept that is no UUID.
 ORIGINAL_ID = "hyperfleet.io/original-id"
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-
-# How deep JSON text is, is found without parsing it, which no parser does to any depth.
-STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
-EMPTY = re.compile(r"\[\]|\{\}")
-INNERMOST = re.compile(r"[\[{][^\[\]{}]*+[\]}]")
 
 
 class Refusal(NamedTuple):
@@ -267,15 +262,14 @@ def _parsed(text: str) -> Any:
 
 
 def _too_deep(text: str, most: int) -> bool:
-    """Whether JSON text has more levels than that, of which a scalar is one, too, as the API counts."""
+    """Whether JSON text has more levels than that, as the API counts them."""
     if text.count("[") + text.count("{") <= most:
         return False
-    text = EMPTY.sub("0", STRING.sub("0", text))
-    for _ in range(most - 1):
-        text, found = INNERMOST.subn("0", text)
-        if not found:
-            return False
-    return "[" in text or "{" in text
+    try:
+        return depth(json.loads(text, parse_int=str, parse_float=str)) > most
+    except RecursionError:
+        # No parser goes to any depth.
+        return True
 
 
 def _condition(body: Mapping[str, Any], given: Mapping[str, Any], created: str, last: str) -> Condition:
