@@ -22,9 +22,8 @@ from hyperfleet.kinds import NATIVE
 from hyperfleet.status.conditions import foldings
 from hyperfleet.takeover.api import Api
 from hyperfleet.takeover.database import Database
-from hyperfleet.takeover.passes import Counts, Takeover
-from hyperfleet.takeover.rows import Rows
-from hyperfleet.takeover.source import Source, Unreadable
+from hyperfleet.takeover.passes import Counts, Source, Takeover
+from hyperfleet.takeover.rows import Rows, Unreadable
 
 # What the command comes to where it has done its work, but something was not taken.
 INCOMPLETE = 3

@@ -19,8 +19,7 @@ from hyperfleet import times
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import BASE, NATIVE
 from hyperfleet.storable import storable
-from hyperfleet.takeover.rows import LABEL_VALUE, Raw, Refusal
-from hyperfleet.takeover.source import BATCH, Pass, Unreadable
+from hyperfleet.takeover.rows import BATCH, LABEL_VALUE, Raw, Refusal, Unreadable
 
 PAGE = 100
 # Requests at a time: reports are asked for one resource after the other.
@@ -47,6 +46,8 @@ class Patience(Retry):
 
 class Api:
     """The REST API of an original.
+
+    What ``identity`` and ``certain`` are is said of :class:`hyperfleet.takeover.database.Database`.
 
     :param url: its address, which may end in the API's base path or not
     :param token: empty where none is needed
@@ -89,9 +90,9 @@ class Api:
         return f"the service {self.name}"
 
     @contextmanager
-    def look(self, _since: str | None, _again: Collection[str]) -> Iterator[Pass]:
+    def look(self, _since: str | None, _again: Collection[str]) -> Iterator["Look"]:
         """All that it shows; its lists cannot be asked for what was changed."""
-        yield _Look(self)
+        yield Look(self)
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """What is at a path; None where nothing is. Raises Unreadable."""
@@ -171,8 +172,10 @@ class Api:
         return found
 
 
-class _Look:
-    """What is seen in one pass; not one moment, since a page comes after the other."""
+class Look:
+    """What is seen in one pass; not one moment, since a page comes after the other. ``at`` is when it
+    was, by this clock.
+    """
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -184,14 +187,14 @@ class _Look:
         return len(self._items[kind])
 
     def ids(self, kind: str, *, anew: bool = False) -> set[str]:
-        """The ids of all resources of a kind that were seen, or are now: one may have slipped from page
-        to page while the list was read.
+        """The ids of all resources of a kind that were seen, or ``anew`` are now: one may have slipped
+        from page to page while the list was read.
         """
         items = self._api.resources(kind) if anew else self._items[kind]
         return {one["id"] for one in items}
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
-        """The resources of a kind, with their reports."""
+        """The resources of a kind, with their reports; those that are being deleted come last."""
         rest = iter(sorted(self._items[kind], key=lambda one: bool(one.get("deleted_time"))))
         # Unlike those of concurrent.futures, these threads keep no process that is told to end.
         with ThreadPool(TOGETHER) as threads:

@@ -11,8 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from hyperfleet.database import connection
 from hyperfleet.errors import StartError
 from hyperfleet.kinds import NATIVE
-from hyperfleet.takeover.rows import Raw, Refusal
-from hyperfleet.takeover.source import BATCH, Pass
+from hyperfleet.takeover.rows import BATCH, Raw, Refusal
 
 COLUMNS = """
 SELECT table_name::text, array_agg(column_name::text) FROM information_schema.columns
@@ -126,6 +125,9 @@ class Shape(NamedTuple):
 class Database:
     """The database of an original.
 
+    ``identity`` is what it is known by from one run to the next, without any secret, once it is looked
+    at; and ``certain`` whether no other has that identity.
+
     :param conninfo: where it is
     """
 
@@ -169,7 +171,7 @@ class Database:
         return f"the database {self.name} (tables {found}, adapter_statuses)"
 
     @contextmanager
-    def look(self, since: str | None, again: Collection[str]) -> Iterator[Pass]:
+    def look(self, since: str | None, again: Collection[str]) -> Iterator["Look"]:
         """One snapshot of it.
 
         :param since: only what was changed since; None: all there is
@@ -177,7 +179,7 @@ class Database:
         """
         with self._snapshot() as conn:
             self._identify(conn)
-            yield _Look(conn, self.shape, since, again)
+            yield Look(conn, self.shape, since, again)
 
     @contextmanager
     def _snapshot(self) -> Iterator[psycopg.Connection[Any]]:
@@ -223,8 +225,8 @@ class Database:
             return conn.execute(seen, [high, low]).fetchone() == (True,)
 
 
-class _Look:
-    """What is seen in one snapshot."""
+class Look:
+    """What is seen in one snapshot; ``at`` is when it was, by the clock there."""
 
     def __init__(
         self, conn: psycopg.Connection[Any], shape: Shape, since: str | None, again: Collection[str]
@@ -250,7 +252,7 @@ class _Look:
         return {row[0] for row in self._conn.execute(statement)}
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
-        """The resources of a kind, with their reports."""
+        """The resources of a kind, with their reports; those that are being deleted come last."""
         apart = self._shape.name == "newest" and "resource_labels" in self._shape.columns
         order = ORDER[self._shape.has(kind, "deleted_time")]
         own = self._shape.has(kind, "status_conditions")

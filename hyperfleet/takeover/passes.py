@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 
@@ -11,10 +11,13 @@ from hyperfleet.database import connection
 from hyperfleet.kinds import NATIVE, id_here
 from hyperfleet.status.conditions import Folding
 from hyperfleet.status.report import Report
-from hyperfleet.takeover import target
-from hyperfleet.takeover.rows import Item, Raw, Refusal, Refused, Rows, name_of
-from hyperfleet.takeover.source import BATCH, Pass, Source, Unreadable
+from hyperfleet.takeover import api, database, target
+from hyperfleet.takeover.rows import BATCH, Item, Raw, Refusal, Refused, Rows, Unreadable, name_of
 from hyperfleet.takeover.target import Here, Known, Written
+
+# What can be looked at, again and again, and what is seen then.
+Source: TypeAlias = api.Api | database.Database
+Look: TypeAlias = api.Look | database.Look
 
 # Times that a batch is tried again which met somebody else's change.
 TRIES = 5
@@ -168,7 +171,7 @@ class Takeover:
             raise Unreadable(BUSY)
 
     def _missing(
-        self, conn: psycopg.Connection[Any], look: Pass, kind: str, counts: Counts
+        self, conn: psycopg.Connection[Any], look: Look, kind: str, counts: Counts
     ) -> list[str]:
         """What is gone there; nothing where something is more likely to be wrong with the source."""
         before = target.imported(conn, kind, self._source.identity)
@@ -185,7 +188,7 @@ class Takeover:
             return []
         return sorted(lost)
 
-    def _remove(self, conn: psycopg.Connection[Any], look: Pass, counts: Counts) -> None:
+    def _remove(self, conn: psycopg.Connection[Any], look: Look, counts: Counts) -> None:
         """Removes what is gone there: node pools before their clusters."""
         missing = {kind: self._missing(conn, look, kind, counts) for kind in NATIVE}
         for kind in reversed(NATIVE):

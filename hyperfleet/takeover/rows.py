@@ -21,6 +21,8 @@ from hyperfleet.status.fold import AVAILABLE, READY, Status
 from hyperfleet.status.report import Condition, Report, words
 from hyperfleet.storable import storable
 
+# Resources that are read, and written in one transaction, at a time.
+BATCH = 500
 # Where an id is kept that is no UUID.
 ORIGINAL_ID = "hyperfleet.io/original-id"
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -55,6 +57,10 @@ class Raw(NamedTuple):
 
 class Refused(Exception):
     """Why something is not taken."""
+
+
+class Unreadable(Exception):
+    """Why a source cannot be taken over, for now or at all."""
 
 
 @dataclass

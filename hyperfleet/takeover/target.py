@@ -15,8 +15,7 @@ from hyperfleet.resources.resource import REPORT, REPORT_SEEN
 from hyperfleet.settings import tenancy
 from hyperfleet.status.conditions import Folding
 from hyperfleet.status.report import Report
-from hyperfleet.takeover.rows import Item, raw_text
-from hyperfleet.takeover.source import BATCH
+from hyperfleet.takeover.rows import BATCH, Item, raw_text
 
 # What was taken from elsewhere is looked at as if it had changed, and is from here then.
 KNOWN = both("""
