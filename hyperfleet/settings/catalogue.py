@@ -17,9 +17,8 @@ from hyperfleet.settings.entities import Entity
 from hyperfleet.settings.values import (
     FILE,
     AdapterNames,
-    Dimensions,
-    Issuers,
     Level,
+    Mappings,
     Names,
     Seconds,
     Share,
@@ -180,7 +179,7 @@ class Settings:
         (),
         "Issuers with particulars of their own, instead: a list in the file, JSON elsewhere. What one "
         "leaves out is as the settings for all issuers say.",
-        type=Issuers(),
+        type=Mappings(issuers.parse),
     )
     jwt_audiences: tuple[str, ...] = setting(
         (), "Audiences, by comma, one of which a token must name. Default: any.", type=Names()
@@ -204,7 +203,7 @@ class Settings:
         (),
         "What makes a tenant: header, key and required of each dimension; a list in the file, JSON "
         "elsewhere.",
-        type=Dimensions(),
+        type=Mappings(tenancy.parse),
     )
     ocm_base_url: str = setting("https://api.openshift.com", "Where --enable-authz asks.")
     ocm_token_url: str = setting(

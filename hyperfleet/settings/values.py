@@ -3,13 +3,13 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hyperfleet.kinds import ADAPTER, NO_ADAPTER
-from hyperfleet.settings import issuers, tenancy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -58,36 +58,26 @@ class AdapterNames(Names):
 
 
 class Mappings(Names):
-    """A list of mappings: JSON, or the list itself in a YAML file."""
+    """A list of mappings: JSON, or the list itself in a YAML file.
+
+    :param parse: finds what they say; raises ValueError, with a sentence
+    """
 
     name = "json"
     no_items = ()
 
-    @staticmethod
-    def parsed(value: Any) -> tuple[Any, ...]:
-        """What the mappings say. Raises ValueError, with a sentence."""
-        raise NotImplementedError
+    def __init__(self, parse: Callable[[Any], tuple[Any, ...]]) -> None:
+        super().__init__()
+        self.parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
         """What the mappings say; fails with what is wrong with one."""
         try:
-            return self.parsed(value)
+            return self.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-class Issuers(Mappings):
-    """Issuers of tokens."""
-
-    parsed = staticmethod(issuers.parse)
-
-
-class Dimensions(Mappings):
-    """What tells tenants apart."""
-
-    parsed = staticmethod(tenancy.parse)
 
 
 class Whole(click.IntRange):

@@ -13,7 +13,7 @@ import yaml
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.issuers import MEMBERS
 from hyperfleet.settings.synonyms import BY_FIELD, SYNONYMS
-from hyperfleet.settings.values import Dimensions, Issuers, Names, Seconds, Whole
+from hyperfleet.settings.values import Names, Seconds, Whole
 
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
 HEADING = "## Values\n"
@@ -57,10 +57,10 @@ def values() -> dict[str, Any]:
 def setting_type(name: str) -> dict[str, Any]:
     """What a setting may be in YAML."""
     kind = DECLARED[name].metadata["option"].get("type")
-    if isinstance(kind, Issuers):
+    if name == "jwt_configs":
         members = {member: {"type": ["string", "null"]} for member in MEMBERS}
         return {"type": ["array", "null"], "items": closed(members, required=["issuer_url"])}
-    if isinstance(kind, Dimensions):
+    if name == "tenant_dimensions":
         text = {"type": ["string", "null"]}
         members = {"header": text, "key": text, "required": {"type": ["boolean", "string", "null"]}}
         return {"type": ["array", "null"], "items": closed(members, required=["header", "key"])}
