@@ -31,24 +31,6 @@ TIMEOUT = 2.0
 READ_ONLY = "/* readiness */ SELECT current_setting('transaction_read_only')"
 
 
-class Maintenance:
-    """Whether an operator has taken the service out of service; one word for all its processes, of those
-    too that are started later.
-    """
-
-    def __init__(self) -> None:
-        self.shared = mmap.mmap(-1, 1)
-
-    @property
-    def on(self) -> bool:
-        """Whether it is."""
-        return self.shared[0] == 1
-
-    @on.setter
-    def on(self, on: bool) -> None:
-        self.shared[0] = int(on)
-
-
 class Health:
     """What keeps the service from its work, check by check.
 
@@ -65,7 +47,9 @@ class Health:
         ending: threading.Event,
     ) -> None:
         self.pool, self.provider, self.others, self.ending = pool, provider, others, ending
-        self.maintenance = Maintenance()
+        # Whether an operator has taken the service out of service; one byte for all its processes, also
+        # of those that are started later.
+        self.maintenance = mmap.mmap(-1, 1)
         self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
         # What each check said last, and since when as far as anybody has looked.
         self.said: dict[str, tuple[str, float]] = {}
@@ -117,7 +101,7 @@ class Health:
     def _own(self) -> dict[str, Any]:
         if self.ending.is_set():
             return {"draining": True}
-        return {"maintenance": True} if self.maintenance.on else {}
+        return {"maintenance": True} if self.maintenance[0] else {}
 
     def _note(self, own: Mapping[str, Any], wrong: Mapping[str, Any]) -> None:
         """Notes since when each check is in its state."""
@@ -163,8 +147,8 @@ class Health:
         client = request.client.host if request.client else ""
         if not _loopback(client):
             return JSONResponse({"error": "only from the machine itself"}, 403)
-        self.maintenance.on = request.url.path.endswith("/down")
-        logger.warning("an operator says: %s", "down" if self.maintenance.on else "up")
+        self.maintenance[0] = down = request.url.path.endswith("/down")
+        logger.warning("an operator says: %s", "down" if down else "up")
         return JSONResponse({})
 
 
