@@ -203,7 +203,7 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
         gauges.update()
         return fleet
 
-    def died(pid: int, *, wanted: bool) -> None:
+    def died(pid: int, wanted: bool) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         restarts.inc(int(not wanted))
 

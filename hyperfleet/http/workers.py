@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from hyperfleet.observe import log
 
@@ -32,13 +32,6 @@ PAUSE = 1.0
 TICK = 0.5
 # Seconds beyond those that workers take to end by themselves, after which they are made to.
 GRACE = 5
-
-
-class Ended(Protocol):
-    """Who is told of workers that have ended."""
-
-    def __call__(self, pid: int, *, wanted: bool) -> None:
-        """The process has ended, as it was wanted to or not."""
 
 
 class Worker(NamedTuple):
@@ -62,7 +55,7 @@ class Workers:
         self,
         listeners: Sequence[socket.socket],
         work: Callable[[socket.socket, int], None],
-        ended: Ended,
+        ended: Callable[[int, bool], None],
         patience: float,
     ) -> None:
         self.listeners = listeners
@@ -140,7 +133,7 @@ class Workers:
             if not done:
                 continue
             worker = self.running.pop(pid)
-            self.ended(pid, wanted=self.deadline is not None)
+            self.ended(pid, self.deadline is not None)
             code = os.waitstatus_to_exitcode(status)
             now = time.monotonic()
             if self.deadline is None:
