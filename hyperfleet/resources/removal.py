@@ -264,7 +264,10 @@ def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
                 waiting += left(conn, gone)
         if not waiting:
             break
-        gone = again(service, *waiting.pop())
+        kind, id_ = waiting.pop()
+        with service.turns.of(id_), transaction(service.pool) as conn:
+            gone = finish(conn, kind, id_, service.foldings)
+        tell(gone)
 
 
 def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -273,16 +276,6 @@ def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, s
     if not ids:
         return []
     return [(row[0], row[1]) for row in conn.execute(LEFT, {"ids": ids, "kinds": [*RESOURCES]})]
-
-
-def again(service: Service, kind: str, id_: str) -> list[tuple[str, str]]:
-    """Looks again at a marked resource, which may have nothing left to wait for; the result is that of
-    :func:`settle`.
-    """
-    with service.turns.of(id_), transaction(service.pool) as conn:
-        gone = finish(conn, kind, id_, service.foldings)
-    tell(gone)
-    return gone
 
 
 def settle(
