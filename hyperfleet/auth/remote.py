@@ -45,11 +45,12 @@ def check_url(name: str, url: str) -> None:
         raise ConfigurationError(f"{name}: {given} https.")
     if not host:
         raise ConfigurationError(f"{name}: the URL names no host.")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(f"{name}: the URL of {host} must be https, except on this machine.")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, or the address of a client, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

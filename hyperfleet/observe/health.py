@@ -1,7 +1,6 @@
 """What operators ask: is the process alive, can it do its work, what keeps it from it."""
 
 import asyncio
-import ipaddress
 import logging
 import mmap
 import threading
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from hyperfleet.auth.remote import is_loopback
 from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
 from hyperfleet.database.pool import Pool
@@ -145,7 +145,7 @@ class Health:
     async def switch(self, request: Request) -> JSONResponse:
         """``POST /healthcheck/down`` and ``/up``: takes the service out of service, and back."""
         client = request.client.host if request.client else ""
-        if not _loopback(client):
+        if not is_loopback(client):
             return JSONResponse({"error": "only from the machine itself"}, 403)
         self.maintenance[0] = down = request.url.path.endswith("/down")
         logger.warning("an operator says: %s", "down" if down else "up")
@@ -167,13 +167,6 @@ def health_app(health: Health) -> Starlette:
             Route("/healthcheck/up", health.switch, methods=["POST"]),
         ]
     )
-
-
-def _loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _word(error: psycopg.Error) -> str:
