@@ -190,7 +190,7 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
         # In a mapping all values are texts.
         meant = {json.dumps(value): value for value in own if not isinstance(value, str)}
         values = [meant.get(value, value) for value, target in targets.items() if target == ref]
-        values = values or own or ([schema.name_of(ref)] if ref else [])
+        values = values or own or ([ref.rpartition("/")[2]] if ref else [])
         if not values or any(value in found for value in values):
             return {}
         found |= dict.fromkeys(values, index)

@@ -244,11 +244,6 @@ def _not_requiring(
     return {"$ref": PREFIX + name}
 
 
-def name_of(ref: str) -> str:
-    """The name of the schema that a reference leads to."""
-    return ref.rpartition("/")[2]
-
-
 def followed(schema: Any, named: Mapping[str, Any]) -> Any:
     """What a schema that is a reference refers to; references to references end somewhere, or None."""
     for _ in range(10):
