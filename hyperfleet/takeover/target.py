@@ -9,7 +9,7 @@ import psycopg
 
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import NATIVE, both
-from hyperfleet.resources.refold import fold_all
+from hyperfleet.resources.refold import UPDATE, fold_all
 from hyperfleet.resources.removal import remove
 from hyperfleet.resources.resource import REPORT, REPORT_SEEN
 from hyperfleet.settings import tenancy
@@ -92,11 +92,6 @@ WRITE: dict[str, LiteralString] = {
     kind: statement if NATIVE[kind].parent else statement.replace("id, owner_id, name", "id, name")
     for kind, statement in ((kind, _WRITE[kind]) for kind in NATIVE)
 }
-SET_STATUS = both("""
-UPDATE {table} AS resource SET status = given.status, version = version + 1
-FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given (id uuid, status jsonb)
-WHERE resource.id = given.id
-""")
 STORE = both("""
 INSERT INTO adapter_statuses
     (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
@@ -272,7 +267,7 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
         conn.execute(WRITE[kind], {"rows": _json(rows)})
     if written.folded:
         rows = [{"id": item.id, "status": status} for item, status in written.folded]
-        conn.execute(SET_STATUS[kind], {"rows": _json(rows)})
+        conn.execute(UPDATE[kind], {"folded": _json(rows)})
     if written.reports:
         rows = []
         for item, report in written.reports:
