@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse
@@ -48,31 +49,26 @@ def meanwhile(
 
     :param listeners: of the API, of health checks and of metrics; they stay open
     """
-    found: list[T] = []
-    failed: list[BaseException] = []
+    done: Future[T] = Future()
 
     def working() -> None:
         try:
-            found.append(work())
+            done.set_result(work())
         except BaseException as error:
-            failed.append(error)
+            done.set_exception(error)
 
     # Nobody waits for it when the process is told to stop.
-    thread = threading.Thread(target=working, daemon=True)
-    thread.start()
-    thread.join(SOON)
-    if thread.is_alive():
+    threading.Thread(target=working, daemon=True).start()
+    if wait([done], SOON).not_done:
         apps = [
             App(app, socket.socket(fileno=os.dup(listener.fileno())), certificate)
             for app, listener, certificate in zip(APPS, listeners, certificates, strict=True)
         ]
 
         def look() -> None:
-            if not thread.is_alive():
+            if done.done():
                 servers.stop()
 
         servers = Servers(apps, Ending(1), contextlib.nullcontext(), beat=look)
         servers.run()
-    if failed:
-        raise failed[0]
-    return found[0] if found else None
+    return done.result() if done.done() else None
