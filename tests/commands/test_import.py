@@ -457,10 +457,15 @@ def test_what_was_created_or_changed_here_is_not_touched(
     first.conn.execute("UPDATE node_pools SET updated_time = now()")
     output = take(database, first, code=3)
     assert f"node pool {P} 'workers': it was removed here after the import" in output
-    api.node_pool(theirs.json(), "here-only")
+    here_only = api.node_pool(theirs.json(), "here-only")
     first.conn.execute("UPDATE clusters SET deleted_at = now() WHERE name = 'prod'")
     output = take(database, first, code=3)
     assert f"cluster {A} 'prod': it is gone there, and something belongs to it here" in output
+    assert api.delete(api.url + here_only["href"]).status_code == 202
+    assert api.patch(f"/clusters/{A}", json={"labels": {"kept": "here"}}).status_code == 200
+    output = take(database, first, code=3)
+    assert f"cluster {A} 'prod': it is gone there, and was changed here after the import" in output
+    assert api.get(f"/clusters/{A}").json()["labels"] == {"kept": "here"}
     assert api.read(own) == own
 
 
@@ -1075,6 +1080,32 @@ def test_an_answer_that_is_broken_is_told_in_a_line(
     output = ask(database, url, code=code)
     assert says in output
     assert code == 1 or "clusters    1 new" in output
+
+
+def test_what_is_of_another_type_than_it_must_be_is_told_of_each(
+    fleet: tuple[Service, str], database: str
+) -> None:
+    service, url = fleet
+    strange: list[tuple[dict[str, Any], str]] = [
+        ({"labels": ["a"]}, "its labels are no mapping of texts"),
+        ({"labels": {"a": 1}}, "its labels are no mapping of texts"),
+        ({"labels": {"a": "\0"}}, "its labels hold a character that PostgreSQL cannot"),
+        ({"created_by": 5}, "its created_by is no text"),
+        ({"updated_by": "\0"}, "its updated_by is no text"),
+        ({"deleted_time": shown(0), "deleted_by": []}, "its deleted_by is no text"),
+        ({"deleted_time": "soon"}, "deleted_time is no time"),
+        ({"generation": True}, "its generation is no whole number from 1 to 2147483647"),
+        ({"generation": 2**31}, "its generation is no whole number from 1 to 2147483647"),
+        ({"spec": None}, "its spec is no JSON object"),
+        ({"id": "no value of a label"}, "its id cannot be the value of a label, where it would be kept"),
+    ]
+    odd = [there(number + 1, **more) for number, (more, _) in enumerate(strange)]
+    service.clusters, service.pools = [there(0), *odd], []
+    lines = ask(database, url, "--derive-ids", code=3).partition("Not taken: ")[2].splitlines()
+    assert lines[0] == str(len(strange))
+    for number, (more, reason) in enumerate(strange):
+        about = f"  cluster {more.get('id', uid(number + 1))} 'c{number + 1}': {reason}"
+        assert any(line.startswith(about) for line in lines), (about, lines)
 
 
 def test_an_address_that_is_none_is_told(database: str) -> None:

@@ -422,6 +422,12 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     assert check({"u": 1}) == [("spec.t", "required")]
 
 
+def test_a_member_that_the_alternative_which_was_meant_lacks_is_named(tmp_path: Path) -> None:
+    disk = {"type": "object", "properties": {"size": {}}, "additionalProperties": False}
+    check = compiled(tmp_path, "3.0.3", {"properties": {"disk": {"oneOf": [disk, {"type": "string"}]}}})
+    assert check({"disk": {"size": 1, "sizee": 1}}) == [("spec.disk.sizee", "additionalProperties")]
+
+
 def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path) -> None:
     base = {"properties": {"id": {"type": "string", "readOnly": True}, "size": {"type": "integer"}}}
     own = {"required": ["id", "size"]}
@@ -920,12 +926,27 @@ def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api
 
 
 def test_openapi_3_1_is_shown_in_the_words_of_3_0(service: Callable[..., Api], tmp_path: Path) -> None:
-    spec = {"properties": {"any": True, "none": False}, "items": True, "additionalProperties": False}
+    zone = {"$ref": "#/components/schemas/Zone"}
+    members = {
+        **{"any": True, "none": False, "one": {"const": 5}, "above": {"exclusiveMinimum": 3}},
+        **{"several": {"type": ["string", "integer", "null"]}, "maybe": {"type": ["string", "null"]}},
+        **{"zone": {**zone, "description": "Where."}, "like": {"examples": ["a", "b"]}},
+    }
+    spec = {"properties": members, "items": True, "additionalProperties": False}
     file = tmp_path / "provider.json"
-    file.write_text(json.dumps({"openapi": "3.1.0", "components": {"schemas": {"ClusterSpec": spec}}}))
+    schemas = {"ClusterSpec": spec, "Zone": {"type": "string"}}
+    file.write_text(json.dumps({"openapi": "3.1.0", "components": {"schemas": schemas}}))
     shown = service(openapi_schema_path=str(file)).get("//openapi").json()
+    several = [{"type": "string"}, {"type": "integer"}]
     assert shown["components"]["schemas"]["ClusterSpec"] == {
-        "properties": {"any": {}, "none": {"not": {}}},
+        "properties": {
+            **{"any": {}, "none": {"not": {}}, "one": {"enum": [5]}},
+            "above": {"minimum": 3, "exclusiveMinimum": True},
+            "several": {"anyOf": several, "nullable": True},
+            "maybe": {"type": "string", "nullable": True},
+            "zone": {"allOf": [zone], "description": "Where."},
+            "like": {"example": "a"},
+        },
         "items": {},
         "additionalProperties": False,
     }

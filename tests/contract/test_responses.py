@@ -10,7 +10,7 @@ from conftest import Api
 from helpers_contract import problem
 from process import Serving
 
-from hyperfleet.contract import responses
+from hyperfleet.contract import document, responses
 from hyperfleet.settings.catalogue import Settings
 
 # The service makes its documents in SQL: this is how one could come to break the contract.
@@ -50,6 +50,23 @@ def test_under_sample_it_is_answered_logged_and_counted(database: str, sql: psyc
             time.sleep(0.3)
         metrics = requests.get(server.metrics, timeout=5).text
         assert 'hyperfleet_contract_breaches_total{operation="getClusterById"}' in metrics
+
+
+def test_what_an_answer_has_that_none_may_have_is_named() -> None:
+    contract = responses.Contract(document.load())
+
+    def said(operation: str, status: int, media_type: str, body: bytes) -> tuple[str, str]:
+        answer = responses.Answer(operation, status, media_type, body, False)
+        [found] = contract.faults(answer)
+        return found["field"], found["message"]
+
+    html, json = "text/html", "application/json"
+    wrong = said("getClusterById", 200, html, b"{}")
+    assert wrong == ("Content-Type", "text/html is none that the answer has")
+    assert said("getClusterById", 200, "", b"{}")[1] == "none is none that the answer has"
+    assert said("getClusterById", 200, json, b"{") == ("body", "is not JSON")
+    assert said("getClusterById", 404, html, b"NaN") == ("body", "is not JSON")
+    assert said("forceDeleteCluster", 204, json, b"{}") == ("body", "there must be none")
 
 
 def test_under_off_nothing_is_looked_at(

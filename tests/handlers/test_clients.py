@@ -499,6 +499,21 @@ def test_an_unknown_parameter_is_refused_and_the_one_that_was_meant_named(
         assert body["errors"][0]["message"].endswith(f"did you mean {meant}?")
 
 
+def test_each_name_that_other_apis_have_for_a_parameter_is_told_ours(api: Api) -> None:
+    meant = {
+        "pageSize": ("limit", "per_page", "perPage", "page_size", "maxResults"),
+        "search": ("labelSelector", "fieldSelector", "filter", "q", "query"),
+        "orderBy": ("sort", "sortBy", "sort_by", "order_by"),
+        "fields": ("select", "include"),
+        "page": ("offset", "start"),
+        "continue": ("next", "cursor", "pageToken", "page_token"),
+    }
+    sent = [name for names in meant.values() for name in names]
+    errors = problem(api.get("/clusters", params=dict.fromkeys(sent, "1")), 400)["errors"]
+    told = {error["field"]: error["message"].split("; ")[1] for error in errors}
+    assert told == {n: f"did you mean {ours}?" for ours, names in meant.items() for n in names}
+
+
 def test_an_unknown_parameter_is_refused_everywhere_and_changes_nothing(api: Api) -> None:
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"

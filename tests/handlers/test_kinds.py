@@ -687,6 +687,7 @@ WRONG: list[tuple[list[Json], str]] = [
     # Whom the access review lets read such resources, it would let read who did what.
     ([{"kind": "Audit", "plural": "audits"}], "cannot be called Audit"),
     ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels stands for something else already"),
+    ([{"kind": "Past", "plural": "cluster-history"}], "come to the operation getClusterHistory"),
 ]
 
 

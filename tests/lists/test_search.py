@@ -516,6 +516,7 @@ FAULTS = [
     ("name=\"a'", 5, "no closing quote"),
     ("name=bar", 5, "found bar"),
     ("name=null", 5, "expected a value"),
+    ("name=" + "b" * 41, 5, f"found {'b' * 40}…"),
     ("name='a' name='b'", 9, "expected and, or or the end"),
     ("name='a' and", 12, "expected a field"),
     ("name='a' or or name='b'", 15, "expected a comparison operator"),

@@ -187,6 +187,19 @@ def test_a_key_is_remembered_for_24_hours_and_not_longer(
     assert total(api, path) == 2
 
 
+def test_keys_that_are_too_old_make_room_when_another_comes(api: Api, sql: psycopg.Connection) -> None:
+    for number in range(3):
+        check(post(api, "/clusters", {**BODY, "name": f"c{number}"}, f"key-{number}"), 201)
+    grow_old(sql, "24 hours 1 minute")
+    check(post(api, "/clusters", BODY), 201)
+    assert sql.execute("SELECT key FROM idempotency_keys").fetchall() == [(KEY,)]
+
+
+def test_a_trailing_slash_makes_no_other_request(api: Api) -> None:
+    first = post(api, "/clusters", BODY)
+    same(first, post(api, "/clusters/", BODY))
+
+
 def test_repeating_does_not_prolong_the_24_hours(api: Api, sql: psycopg.Connection) -> None:
     first = post(api, "/clusters", BODY)
     grow_old(sql, "23 hours")

@@ -517,6 +517,16 @@ def test_what_does_not_exist_cannot_be_changed(api: Api, kind: str) -> None:
             problem(response, 404)
 
 
+def test_merge_patches_come_to_no_more_than_one_body_may_hold(api: Api) -> None:
+    text = "x" * 600_000
+    cluster = api.cluster(spec={"first": text})
+    found = problem(patch(api, cluster, {"spec": {"second": text}}, MERGE), 400)
+    assert [(one["field"], one["constraint"]) for one in found["errors"]] == [("body", "size")]
+    assert "1048576 bytes as a whole" in found["errors"][0]["message"]
+    assert read(api, cluster)[1] == cluster
+    check(patch(api, cluster, {"spec": {"first": None, "second": text}}, MERGE))
+
+
 def test_a_node_pool_is_changed_under_its_own_cluster_only(api: Api) -> None:
     node_pool = api.node_pool(api.cluster("c1"))
     other = api.cluster("c2")

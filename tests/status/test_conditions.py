@@ -206,6 +206,31 @@ def test_what_is_unknown_and_what_looks_like_a_secret_is_not_seen() -> None:
     assert '"type":"Other"' in found["message"]
 
 
+# As the documentation names them.
+PARTS = (
+    *("password", "passphrase", "secret", "token", "credential", "auth", "bearer", "private", "cert"),
+    *("kubeconfig", "connection", "apikey", "api_key", "accesskey", "accountkey", "encryptionkey"),
+    *("registrykey", "servicekey", "signingkey", "sshkey"),
+)
+
+
+def test_each_name_that_may_be_that_of_a_secret_hides_it() -> None:
+    spec = {f"my{part.title()}1": "sesame" for part in PARTS}
+    (found,) = mapped(rule(message="toJson(resource.spec)"), spec=spec)
+    assert json.loads(found["message"]) == dict.fromkeys(spec, "***REDACTED***")
+
+
+def test_what_lies_deeper_than_twenty_levels_is_left_out() -> None:
+    def nested(levels: int, within: Any) -> Any:
+        for level in reversed(range(levels)):
+            within = [within] if level % 2 else {"a": within}
+        return within
+
+    reports = [report("a", nested(25, "deep"), Up="True")]
+    (found,) = mapped(rule(message="toJson(statuses[0].data)"), reports=reports)
+    assert json.loads(found["message"]) == nested(20, {})
+
+
 # What comes of it
 
 
