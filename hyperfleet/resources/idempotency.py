@@ -91,9 +91,7 @@ def create(
         with transaction(pool) as conn:
             row = insert(conn)
         return row and row[1:], location
-    request = hashlib.sha256(
-        json.dumps([once.path.rstrip("/"), once.body], sort_keys=True).encode()
-    ).digest()
+    request = hashlib.sha256(json.dumps([once.path, once.body], sort_keys=True).encode()).digest()
     claim = {"by": once.claimant(by), "key": once.key, "request": request, "at": times.now()}
     with transaction(pool) as conn:
         claimed = conn.execute(CLAIM, claim)
