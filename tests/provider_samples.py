@@ -106,6 +106,8 @@ BROKEN = {
     "parent": (HEAD + "      discriminator: {propertyName: a}\n      properties: {b: {$ref: '#/components/schemas/A'}}\n    A: {allOf: 5}\n", "line 7: components.schemas.A.allOf: must be an array"),
     "discriminating": (HEAD + "      properties: {a: {$ref: '#/components/schemas/A'}}\n    B: {allOf: [{$ref: '#/components/schemas/A'}]}\n    A:\n      discriminator: {propertyName: a}\n      properties:\n        b: {type: strng}\n", "line 10: components.schemas.A.properties.b.type: must be one of array, "),
     "nowhere": (HEAD + "      $ref: '#/components/schemas/Gone'\n", "line 5: components.schemas.ClusterSpec.$ref: refers to #/components/schemas/Gone, which is not in this document"),
+    "mapping": (HEAD + "      discriminator:\n        propertyName: a\n        mapping: {x: Gone}\n", "line 7: components.schemas.ClusterSpec.discriminator.mapping.x: refers to #/components/schemas/Gone, which is not in this document"),
+    "deep": ("openapi: 3.0.3\ncomponents: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
     "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),
     "elsewhere": (HEAD + "      $ref: '#/x-more/A'\nx-more: {A: {}}\n", "refers to #/x-more/A; what is referred to must be in components.schemas"),
     "anchor": (HEAD + "      $ref: '#here'\n", "refers to #here; what is referred to must be in components.schemas"),

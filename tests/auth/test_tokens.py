@@ -731,6 +731,23 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "this is not a JSON Web Key Set"),
+        ('{"keys": {}}', "this is not a JSON Web Key Set"),
+        ("[" * 100_000, "this is not a JSON Web Key Set"),
+        ('{"keys": [{"kty": "oct", "kid": "a", "k": "c2VjcmV0"}]}', "no key that can verify a signature"),
+    ],
+)
+def test_a_file_that_has_no_keys_ends_the_start(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=says):
+        Guard(Settings(jwk_cert_url="", jwk_cert_file=file))
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"jwk_cert_url": ""}, "no keys to verify them with"),
@@ -739,6 +756,7 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
         ({"jwk_cert_url": "http://127.0.0.1@evil.example/certs"}, "must be https"),
         ({"jwk_cert_url": "file:///etc/passwd"}, "the scheme file is not https"),
         ({"jwk_cert_url": "certs"}, "neither http nor https"),
+        ({"jwk_cert_url": "https:///certs"}, "names no host"),
         ({"jwt_issuers": ("https://a=http://b",)}, "must be https"),
         ({"jwt_issuers": ("https://a=/no/such/file",)}, "No such file"),
         ({"jwk_cert_url": "", "jwt_issuers": ("https://a",)}, "no keys to verify them with"),

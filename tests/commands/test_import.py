@@ -1417,9 +1417,11 @@ def test_tenants_are_taken_over_where_they_are_kept_apart(
     newest.node_pool(P, "workers", A)
     newest.cluster(uid(20), "odd", tenancy={"org": "a b"})
     newest.cluster(uid(21), "odd-too", tenancy={"org": 1})
+    newest.cluster(uid(22), "listed", tenancy=Jsonb(["org"]))
     refused = take(database, newest, code=3)
-    assert refused.count("it belongs to a tenant") == 4
+    assert refused.count("it belongs to a tenant") == 5
     output = take(database, newest, "--tenant-enabled", code=3)
+    assert f"cluster {uid(22)} 'listed': its tenancy is no mapping of at most 8 texts" in output
     assert output.count("its tenancy has a key or a value that no tenant can have here") == 2
     assert sql.execute(
         "SELECT id::text, tenancy FROM all_resources ORDER BY tenancy, id"

@@ -24,6 +24,7 @@ from provider_samples import AWS, AWS_POOL, BROKEN, GCP, GCP_POOL, HEAD, PROVIDE
 from hyperfleet.contract import faults as faults_module
 from hyperfleet.contract import provider
 from hyperfleet.contract.provider_document import BrokenDocument, read
+from hyperfleet.contract.schema import compile_schema
 from hyperfleet.errors import StartError
 from hyperfleet.settings.catalogue import Settings
 
@@ -385,6 +386,17 @@ def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
     }
 
 
+def test_of_many_values_the_first_twenty_are_told_and_how_many_more_there_are() -> None:
+    def said(count: int) -> str:
+        validator = compile_schema({"enum": [f"v{number}" for number in range(count)]})
+        [found] = faults_module.faults(validator, "x", ["spec"])
+        return found["message"]
+
+    twenty = "must be one of " + ", ".join(f"v{number}" for number in range(20))
+    assert said(20) == twenty
+    assert said(22) == f"{twenty} and 2 more"
+
+
 def test_references_that_go_round_end(tmp_path: Path) -> None:
     tree = {"properties": {"left": {"$ref": "#/components/schemas/Tree"}, "n": {"type": "integer"}}}
     check = compiled(tmp_path, "3.0.3", {"$ref": "#/components/schemas/Tree"}, Tree=tree)
@@ -417,6 +429,11 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     )
     assert check({"t": "x", "a": 1}) == []
     assert check({"t": "x"}) == [("spec", "oneOf")]
+    # A list is no value that a discriminator chooses by.
+    either = {"properties": {"t": {"enum": [["x"], "x"]}}, "required": ["a"]}
+    check = compiled(tmp_path, "3.0.3", one, A=either, B={"properties": {"t": {"enum": ["y"]}}})
+    assert check({"t": "x"}) == [("spec.a", "required")]
+    assert check({"t": "y"}) == []
     # As a key without a value in YAML.
     check = compiled(tmp_path, "3.0.3", {"oneOf": [{"required": ["t"]}], "discriminator": None})
     assert check({"u": 1}) == [("spec.t", "required")]

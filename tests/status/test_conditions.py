@@ -181,6 +181,7 @@ def test_data_is_looked_into_without_fear_of_what_is_missing(
         ("statuses[0].observed_generation", "1"),
         ("1.5", "1.5"),
         ("2.0", "2"),
+        ("7u", "7"),
         ("null", ""),
     ],
 )

@@ -723,6 +723,42 @@ def test_the_verdict_is_read_from_available_then_ready_then_the_rest_but_progres
 
 GOOD = {"Available": "True"}
 BAD = {"Available": "False"}
+DONE = {"Finalized": "True"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "reports", "ready", "available"),
+    [
+        (RESOURCE, [], "dns (no report), val (no report)", "dns (no report), val (no report)"),
+        (RESOURCE, [stored("dns", 2, **GOOD)], "val (no report)", "val (no report)"),
+        (
+            *(RESOURCE, [stored("dns", 1, **GOOD), stored("val", 2, **BAD), stored("other", 2, **BAD)]),
+            "dns (True at generation 1), val (False at generation 2)",
+            "val (False at generation 2)",
+        ),
+        (
+            *(RESOURCE, [stored("dns", 2, **GOOD), stored("val", 1, **GOOD)]),
+            "val (True at generation 1)",
+            "dns (True at generation 2), val (True at generation 1)",
+        ),
+        (
+            *(DELETED, [stored("dns", 2, **GOOD, **DONE), stored("val", 2, **GOOD)]),
+            *("val (Finalized missing at generation 2)", ""),
+        ),
+        (
+            *(DELETED, [stored("dns", 2, **DONE), stored("val", 1, **DONE)]),
+            "val (Finalized True at generation 1)",
+            "dns (True at generation 2), val (True at generation 1)",
+        ),
+        (DELETED, [stored("dns", 2, **DONE), stored("val", 2, **DONE)], "3.", ""),
+    ],
+)
+def test_messages_name_those_who_stand_in_the_way_and_what_they_said_and_nobody_else(
+    resource: Json, reports: list[Json], ready: str, available: str
+) -> None:
+    status = fold(resource, reports, None, ["dns", "val"], at(10), 3)
+    told = [c["message"].partition(": ")[2] for c in status["conditions"][:4]]
+    assert told == [ready, available, ready, available]
 
 
 @pytest.mark.parametrize(
