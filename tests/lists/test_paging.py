@@ -19,12 +19,14 @@ from psycopg.types.json import Jsonb
 
 def follow(api: Api, path: str) -> Iterator[dict[str, Any]]:
     """The pages of a list, by their next links."""
-    while path:
+    for _ in range(1000):
         answer = api.get(path)
         assert answer.status_code == 200, answer.text
         yield answer.json()
-        path = answer.json().get("next", "")
-        path = path and api.url + path
+        if not (path := answer.json().get("next", "")):
+            return
+        path = api.url + path
+    raise AssertionError("the links do not end")
 
 
 def ids(pages: Any) -> list[str]:
