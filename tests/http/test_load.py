@@ -8,9 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+import pytest
 import requests
 from conftest import Api
 from helpers_contract import problem
+
+from hyperfleet.database import together
 
 
 def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_carried_out(
@@ -90,3 +93,23 @@ def test_slow_searches_leave_connections_to_all_else(service: Callable[..., Api]
             assert time.monotonic() - start < 1
         conn.rollback()
         assert {one.result() for one in waiting} <= {200, 503}
+
+
+def test_a_list_for_which_there_is_no_room_in_time_is_told_to_come_again(
+    service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "POOL_TIMEOUT", 0.1)
+    api = service(db_pool_size=2, statement_timeout=20)
+    blocked = f"/clusters/{api.cluster()['id']}/statuses"
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'adapter_statuses'::regclass"
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database) as conn:
+        conn.execute("LOCK TABLE adapter_statuses IN ACCESS EXCLUSIVE MODE")
+        first = threads.submit(Api(api.url).get, blocked)
+        while conn.execute(waiting).fetchone() == (0,):
+            time.sleep(0.01)
+        answer = api.get("/nodepools")
+        assert problem(answer, 503)["code"] == "HYPERFLEET-SVC-002"
+        assert answer.headers["Retry-After"]
+        conn.rollback()
+        assert first.result().status_code == 200
+    assert api.get("/nodepools").status_code == 200
