@@ -76,6 +76,20 @@ def test_spec_may_be_any_json_and_is_kept(api: Api) -> None:
     assert check(api.get("/clusters"))["items"][0]["spec"] == spec
 
 
+def test_null_for_a_member_that_must_be_there_is_none_and_what_else_is_of_the_wrong_type_is_told_so(
+    api: Api,
+) -> None:
+    told = [
+        [(error["field"], error["message"], error["constraint"]) for error in body["errors"]]
+        for value in (None, 5)
+        for body in [problem(api.post("/clusters", json={"name": value, "spec": value}), 400)]
+    ]
+    assert told == [
+        [("name", "is required", "required"), ("spec", "is required", "required")],
+        [("name", "must be a string", "type"), ("spec", "must be an object", "type")],
+    ]
+
+
 def test_names_within_the_bounds_are_taken(api: Api) -> None:
     for name in ("a", "0", "a" * 63, "a-b", "a--b", "0-9", "xn--zrich-kva"):
         assert check(api.post("/clusters", json={"name": name, "spec": {}}), 201)["name"] == name

@@ -101,11 +101,11 @@ def test_a_list_for_which_there_is_no_room_in_time_is_told_to_come_again(
     monkeypatch.setattr(together, "POOL_TIMEOUT", 0.1)
     api = service(db_pool_size=2, statement_timeout=20)
     blocked = f"/clusters/{api.cluster()['id']}/statuses"
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'adapter_statuses'::regclass"
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'adapter_statuses'::regclass AND NOT granted"
     with ThreadPoolExecutor(1) as threads, psycopg.connect(database) as conn:
         conn.execute("LOCK TABLE adapter_statuses IN ACCESS EXCLUSIVE MODE")
         first = threads.submit(Api(api.url).get, blocked)
-        while conn.execute(waiting).fetchone() == (0,):
+        while conn.execute(waits).fetchone() == (0,):
             time.sleep(0.01)
         answer = api.get("/nodepools")
         assert problem(answer, 503)["code"] == "HYPERFLEET-SVC-002"

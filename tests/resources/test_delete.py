@@ -54,6 +54,9 @@ def test_delete_marks_and_the_resource_stays_for_its_adapters(
     for type_ in ("Ready", "Reconciled"):
         assert condition(marked, type_)["status"] == "False"
         assert condition(marked, type_)["observed_generation"] == 2
+        # Nobody has reported on this generation, so this is as new as the wish that it goes.
+        assert condition(marked, type_)["last_updated_time"] == marked["updated_time"]
+    assert marked["status"]["last_updated_time"] == marked["updated_time"] == marked["deleted_time"]
     listed = check(api.get(collection(resource)))
     assert (listed["total"], listed["items"]) == (1, [marked])
 
@@ -182,6 +185,7 @@ def test_deleting_a_cluster_marks_its_node_pools_and_no_others(
         assert marked["deleted_time"] >= pool["created_time"]
         assert condition(marked, "Reconciled")["status"] == "False"
         assert condition(marked, "Reconciled")["observed_generation"] == generation
+        assert condition(marked, "Reconciled")["last_updated_time"] == marked["updated_time"]
         refused(patch(api, pool, {"spec": {"x": 1}}), 409)
     assert api.read(pools[0])["status"]["phase"] == "NotReady"
     assert condition(api.read(pools[0]), "Available")["status"] == "True"
