@@ -319,6 +319,19 @@ def test_who_waits_for_one_thing_is_not_answered_by_another(api: Api) -> None:
         assert told(api.get(search).json()["items"]) == [("created", "Cluster", "wanted")]
 
 
+def test_all_who_wait_for_a_thing_in_whatever_words_are_answered_by_it(api: Api) -> None:
+    cluster = api.cluster()
+    token, own = now(api), f"owner_id={cluster['id']}"
+    asked = [f"/changes?after={token}&wait=20&{said}" for said in ("", "kind=NodePool", own)]
+    asked.append(f"{asked[1]}&{own}")
+    with ThreadPoolExecutor(len(asked)) as threads:
+        waiting = [threads.submit(Api(api.url).get, path) for path in asked]
+        time.sleep(0.5)
+        api.node_pool(cluster)
+        for path, one in zip(asked, waiting, strict=True):
+            assert told(one.result().json()["items"]) == [("created", "NodePool", "np1")], path
+
+
 def test_a_stream_has_all_that_comes_and_goes_on_where_it_ended(api: Api) -> None:
     token = now(api)
     api.cluster("c1")

@@ -397,6 +397,13 @@ def test_of_many_values_the_first_twenty_are_told_and_how_many_more_there_are() 
     assert said(22) == f"{twenty} and 2 more"
 
 
+def test_what_is_of_the_wrong_type_is_not_told_to_be_none_of_the_values_too(tmp_path: Path) -> None:
+    members = {"a": {"type": "string", "enum": ["x", "y"]}, "b": {"type": "string", "const": "x"}}
+    check = compiled(tmp_path, "3.1.0", {"properties": members})
+    assert check({"a": 5, "b": 5}) == [("spec.a", "type"), ("spec.b", "type")]
+    assert check({"a": "z", "b": "z"}) == [("spec.a", "enum"), ("spec.b", "const")]
+
+
 def test_references_that_go_round_end(tmp_path: Path) -> None:
     tree = {"properties": {"left": {"$ref": "#/components/schemas/Tree"}, "n": {"type": "integer"}}}
     check = compiled(tmp_path, "3.0.3", {"$ref": "#/components/schemas/Tree"}, Tree=tree)

@@ -22,6 +22,8 @@ from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from watchers import Watcher, fleet, news
 
+from hyperfleet.database.reads import position
+
 pytestmark = pytest.mark.slow
 
 POSITION = "Hyperfleet-Position"
@@ -422,6 +424,11 @@ def test_without_standbys_no_position_is_told_and_one_that_is_sent_is_of_no_acco
     assert api.get("/clusters", headers={POSITION: "FFFFFFFF/FFFFFFFF"}).json()["total"] == 1
 
 
+def test_positions_are_told_apart_beyond_four_gigabytes_of_log() -> None:
+    told = ["0/FFFFFFFF", "1/0", "1/B374D848", "16/3"]
+    assert sorted(told, key=position) == told
+
+
 def test_standbys_of_no_database_are_refused_at_the_start() -> None:
     refused = run("serve", "--no-auth", "--read-database-url=postgresql://localhost/x")
     assert refused.returncode == 2
@@ -464,11 +471,30 @@ def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
         assert watcher.wrong == []
         assert watcher.listed == 1
         assert news(watcher.copy) == expected
-    # As far behind as may be, a standby knows nothing of this token: it is no token of another feed.
-    for folder in folders:
-        paused(folder)
-    api.cluster("late")
-    link = api.get("/clusters", headers={POSITION: "FFFFFFF/FFFFFFFF"}).json()["changes"]
-    answer = api.get(link.removeprefix("/api/hyperfleet/v1"))
-    assert answer.status_code == 200
-    assert answer.json()["items"] == []
+
+
+def test_a_token_that_a_standby_does_not_know_yet_is_none_of_another_feed(
+    nodes: tuple[Server, list[str]],
+) -> None:
+    primary, folders = nodes
+    with Serving(
+        *("--no-auth", "--database-url", primary.conninfo),
+        *("--read-database-url", of(primary, folders), "--max-staleness=60"),
+    ) as serving:
+        api = Api(serving.url)
+        for folder in folders:
+            paused(folder)
+        try:
+            api.cluster("too-late")
+            link = api.get("/clusters", headers={POSITION: "FFFFFFF/FFFFFFFF"}).json()["changes"]
+            before = served(serving)
+            answer = api.get(link.removeprefix("/api/hyperfleet/v1"))
+            assert answer.status_code == 200
+            assert answer.json()["items"] == []
+            # A standby was asked first.
+            after = served(serving)
+            assert sum(after.values()) == sum(before.values()) + 2
+            assert after["primary"] == before["primary"] + 1
+        finally:
+            for folder in folders:
+                resume(folder)
