@@ -8,6 +8,7 @@ import http
 import termios
 from typing import Any, cast
 
+import httptools
 import uuid_utils
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -27,6 +28,8 @@ GOODBYE = 0.5
 LINGER = 2.0
 # Methods whose operations all have a body.
 WRITING = ("POST", "PUT", "PATCH")
+# What says where a request ends.
+FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _Joined:
@@ -79,6 +82,10 @@ class Protocol(HttpToolsProtocol):
         self.deadline: asyncio.TimerHandle | None = None
         self.in_head = True
         self.head_size = 0
+        # Bytes since the last of a body that are none of it.
+        self.beside = 0
+        # Whether the parser is told once more what a head has said.
+        self.repeating = False
         self.refused = False
         self.stuck: asyncio.TimerHandle | None = None
 
@@ -101,29 +108,74 @@ class Protocol(HttpToolsProtocol):
         if self.refused:
             return
         self._start_clock()
+        self._unset_keepalive_if_required()
         if self.in_head:
             self.head_size += len(data)
-        super().data_received(data)
+        else:
+            self.beside += len(data)
+        self._parse(data)
         # A head that is complete is measured inside, where the answer is like all others.
-        if self.in_head and self.head_size > self.limits.head and not self.transport.is_closing():
+        size = self.head_size if self.in_head else self.beside
+        if size > self.limits.head and not self.transport.is_closing():
             self._refuse(errors.HEADERS_TOO_LARGE)
+
+    def _parse(self, data: bytes) -> None:
+        """Reads; what asks for another protocol is a request like all others (RFC 9110, 7.8)."""
+        left = memoryview(data)
+        try:
+            while left:
+                try:
+                    self.parser.feed_data(left)
+                    return
+                except httptools.HttpParserUpgrade as asked:
+                    left = left[asked.args[0] :]
+                    self._stay()
+        except httptools.HttpParserError:
+            self._refuse(errors.BAD_REQUEST)
+
+    def _stay(self) -> None:
+        """Has the body read of a request that asks for another protocol. Its own parser leaves that to
+        the other, so that a body would be taken for the next request.
+        """
+        framing = (b"%s: %s\r\n" % one for one in self.headers if one[0] in FRAMING)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.repeating = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
 
     def on_message_begin(self) -> None:
         """A request begins, maybe within the bytes that ended the one before."""
-        self._start_clock()
-        super().on_message_begin()
+        if not self.repeating:
+            self._start_clock()
+            super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is read; what comes after a body is none (RFC 9110, 6.5.1), and not kept."""
+        if self.in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is read."""
+        if self.repeating:
+            self.repeating = False
+            return
         self.in_head = False
         super().on_headers_complete()
         if self.leaving.is_set():
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is read."""
+        self.beside = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The request is read whole."""
+        if self.parser.should_upgrade():
+            # Its body is not.
+            return
         self._stop_clock()
-        self.in_head, self.head_size = True, 0
+        self.in_head, self.head_size, self.beside = True, 0, 0
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -161,10 +213,6 @@ class Protocol(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self.loop.call_later(GOODBYE, self.transport.abort)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, in the form of all other errors."""
-        self._refuse(errors.BAD_REQUEST)
 
     def _start_clock(self) -> None:
         if self.deadline is None:
@@ -209,6 +257,10 @@ class Protocol(HttpToolsProtocol):
         elif self.cycle is not None and not self.cycle.response_complete:
             # Nothing may come between the parts of an answer to what came before.
             self.cycle.keep_alive = False
+            return
+        elif not self.in_head:
+            # It has its answer.
+            self.loop.call_later(LINGER, self.transport.close)
             return
         problem = Problem(code)
         token = trace_id.set(str(uuid_utils.uuid7()))

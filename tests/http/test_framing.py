@@ -1,0 +1,164 @@
+"""Where a request ends and the next one begins, and what is a header of it: as every proxy sees it."""
+
+import http.client
+import json
+import socket
+import time
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import Api
+from helpers_contract import BASE, JSON, check
+
+from hyperfleet import errors
+
+UPGRADE = (
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+)
+GET = f"GET {BASE}/clusters?size=0 HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+LAST = f"GET {BASE}/clusters?size=0 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+
+
+def total(api: Api) -> int:
+    return int(check(api.get("/clusters?size=0"))["total"])
+
+
+class Answers(BytesIO):
+    """What came back, as :mod:`http.client` reads it."""
+
+    def makefile(self, *_: object) -> "Answers":
+        return self
+
+    def close(self) -> None:
+        """The next answer is in it as well."""
+
+
+def answered(api: Api, *said: bytes) -> list[tuple[int, bytes]]:
+    """The answers on one connection, each with its body, after each of these was said on it."""
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        for one in said:
+            connection.sendall(one)
+            time.sleep(0.05)
+        came = Answers(b"".join(iter(lambda: connection.recv(65536), b"")))
+    found = []
+    while came.tell() < len(came.getvalue()):
+        answer = http.client.HTTPResponse(came)  # type: ignore[arg-type]
+        answer.begin()
+        found.append((answer.status, answer.read()))
+    return found
+
+
+def creation(name: str, headers: str = "", *, chunked: bool = False) -> tuple[bytes, bytes]:
+    """The head and the body of a request that creates a cluster."""
+    body = json.dumps({"name": name, "spec": {}}).encode()
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\nContent-Type: {JSON}\r\n{headers}{length}"
+    head += "\r\n\r\n"
+    return head.encode(), b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("asked", [UPGRADE, "Connection: upgrade\r\nUpgrade: websocket\r\n"])
+def test_a_request_that_asks_for_another_protocol_is_read_whole(
+    api: Api, asked: str, chunked: bool
+) -> None:
+    """As Java's client does with its first request."""
+    one, two, three = (creation(name, asked, chunked=chunked) for name in ("one", "two", "three"))
+    assert [status for status, _ in answered(api, one[0] + one[1], GET, LAST)] == [201, 200, 200]
+    assert [status for status, _ in answered(api, *two, LAST)] == [201, 200]
+    assert [status for status, _ in answered(api, three[0] + three[1] + GET + LAST)] == [201, 200, 200]
+    assert total(api) == 3
+
+
+def test_a_body_is_no_request_whatever_its_head_asks_for(api: Api) -> None:
+    hidden = f"POST {BASE}/clusters HTTP/1.1\r\nContent-Length: 24\r\n\r\n".encode()
+    hidden += b'{"name":"h", "spec": {}}'
+    for name in (UPGRADE, "Connection: upgrade\r\nUpgrade: websocket\r\n"):
+        for method in ("POST", "GET", "PUT", "DELETE"):
+            head = f"{method} {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{name}"
+            head += f"Content-Length: {len(hidden)}\r\n\r\n"
+            assert len(answered(api, head.encode() + hidden, LAST)) == 2
+            assert len(answered(api, head.encode(), hidden, LAST)) == 2
+        head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{name}Transfer-Encoding: gzip\r\n\r\n"
+        assert [status for status, _ in answered(api, head.encode() + hidden)] == [400]
+    assert total(api) == 0
+
+
+def test_requests_after_one_that_asks_for_another_protocol_are_answered(api: Api) -> None:
+    asking = GET.replace(b"Host: test\r\n", b"Host: test\r\n" + UPGRADE.encode())
+    assert [status for status, _ in answered(api, asking + GET + asking + LAST)] == [200] * 4
+    assert [status for status, _ in answered(api, asking * 500 + LAST)] == [200] * 501
+
+
+def test_what_comes_after_a_body_is_no_header(api: Api) -> None:
+    """A proxy that takes headers away, or sets them, need not look there (RFC 9110, 6.5.1)."""
+    head, body = creation("one", "Trailer: X-Request-ID\r\n", chunked=True)
+    body = body[:-2] + b"X-Request-ID: trailing\r\nIdempotency-Key: \xff\r\n\r\n"
+    parts = urlsplit(api.url)
+    for said in ((head + body,), (head, body)):
+        with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+            for one in said:
+                connection.sendall(one)
+                time.sleep(0.05)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status in (201, 409)
+            assert answer.headers["X-Request-ID"] != "trailing"
+    assert total(api) == 1
+
+
+@pytest.mark.parametrize("piece", [b"X-Filler: " + b"x" * 50 + b"\r\n", b"x" * 60])
+def test_what_comes_after_a_body_is_bounded(api: Api, piece: bytes) -> None:
+    head, body = creation("one", chunked=True)
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        connection.sendall(head + body[:-2])
+        begun = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() < begun + 15:
+                connection.sendall(piece * 1000)
+                time.sleep(0.01)
+        assert time.monotonic() < begun + 10
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        connection.sendall(head + body[:-2])
+        time.sleep(0.1)
+        connection.sendall(piece * 4000)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert errors.HEADERS_TOO_LARGE.encode() in answer
+    assert total(api) == 0
+
+
+def test_a_body_in_the_smallest_pieces_is_read(api: Api) -> None:
+    head, _ = creation("one", chunked=True)
+    body = json.dumps({"name": "one", "spec": {"filler": "x" * 50_000}}).encode()
+    pieces = b"".join(b"1;why=not\r\n%c\r\n" % byte for byte in body)
+    assert [status for status, _ in answered(api, head, pieces + b"0\r\n\r\n" + LAST)] == [201, 200]
+
+
+def test_a_request_that_is_answered_before_its_end_is_not_answered_twice(api: Api) -> None:
+    for path in ("/nothing", "/clusters/nothing"):
+        head = f"POST {BASE}{path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert [status for status, _ in answered(api, head.encode(), b"ZZ\r\n")] in ([404], [405])
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5, 5",
+        "Content-Length: +5",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding:\r\n chunked",
+        "X: y\nContent-Length: 5",
+        "X: y\rContent-Length: 5",
+    ],
+)
+def test_a_request_whose_end_is_not_sure_is_refused(api: Api, framing: str) -> None:
+    head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n"
+    assert [status for status, _ in answered(api, head.encode() + b"0\r\n\r\n" + GET)] == [400]
