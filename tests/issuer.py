@@ -133,15 +133,19 @@ class JsonServer:
 
 
 class KeyServer(JsonServer):
-    """Publishes keys; ``keys`` may be changed at any time, ``broken`` is what it answers instead."""
+    """Publishes keys; ``pairs`` may be changed at any time, ``broken`` is what it answers instead, and
+    ``delay`` how many seconds its answers are on their way.
+    """
 
     def __init__(self, *pairs: KeyPair) -> None:
         self.pairs = list(pairs)
         self.broken: Answer | None = None
+        self.delay = 0.0
         super().__init__(self.publish)
 
     def publish(self, *_: Any) -> Answer:
         content = json.dumps(key_set(*self.pairs)).encode()
+        time.sleep(self.delay)
         return self.broken or (200, {"Content-Type": "application/json"}, content)
 
 

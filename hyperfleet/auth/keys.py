@@ -124,8 +124,11 @@ class KeyServer:
         self.client = client
         # None until the server has answered once; then its word counts, also that there are none.
         self.keys: Keys | None = None
-        self.tried = self.got = float("-inf")
+        # When it was asked last, when that was done, and when it gave keys.
+        self.begun = self.tried = self.got = float("-inf")
         self.sought = float("-inf")
+        # Ends once the keys are there that were asked for last because one was not known.
+        self.seeking: asyncio.Future[None] | None = None
         self.lock = threading.Lock()
         # One of its own: those who wait for a slow server would take the threads of all else.
         self.thread = ThreadPoolExecutor(1, "keys")
@@ -143,28 +146,36 @@ class KeyServer:
         """
         now = time.monotonic()
         age = now - self.tried
+        unknown = self.keys is not None and not knows(self.keys, kid)
         if age >= (RETRY_EVERY if self.keys is None else STALE_AFTER):
             await self._apart(now)
-        elif self.keys is not None and not knows(self.keys, kid) and now - self.sought >= SEEK_EVERY:
+        elif unknown and now - self.sought >= SEEK_EVERY:
             self.sought = now
-            await self._apart(now)
+            self.seeking = self._apart(now, anew=True)
         elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
             # Whoever asks now does not wait for it.
             self._apart(now)
+        if unknown and self.seeking is not None and not self.seeking.done():
+            # For all who come meanwhile: theirs may be the same one.
+            await asyncio.shield(self.seeking)
         if self.keys is None:
             raise Unreachable(self.url)
         return self.keys
 
-    def _apart(self, since: float) -> asyncio.Future[None]:
+    def _apart(self, since: float, *, anew: bool = False) -> asyncio.Future[None]:
         # With the context, whose request's id stands in the log.
         run = contextvars.copy_context().run
-        return asyncio.get_running_loop().run_in_executor(self.thread, run, self.fetch, since)
+        return asyncio.get_running_loop().run_in_executor(self.thread, run, self.fetch, since, anew)
 
-    def fetch(self, since: float) -> None:
-        """Gets the keys, unless another thread has tried since."""
+    def fetch(self, since: float, anew: bool) -> None:
+        """Gets the keys, unless another thread has tried since.
+
+        :param anew: whether keys that were on their way then will not do
+        """
         with self.lock:
-            if self.tried > since:
+            if (self.begun if anew else self.tried) > since:
                 return
+            self.begun = time.monotonic()
             try:
                 status, document = self.client.json("GET", self.url)
                 if status != 200:

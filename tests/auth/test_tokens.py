@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -461,6 +462,37 @@ def test_keys_are_rotated(start: Start, keys: KeyServer) -> None:
     keys.pairs = [old, new]
     assert ask(api, new.token()).status_code == 200
     assert ask(api, old.token()).status_code == 200
+
+
+def test_a_new_key_works_at_once_for_all_who_come_while_it_is_fetched(
+    start: Start, keys: KeyServer
+) -> None:
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.pairs.append(key_pair("two"))
+    keys.delay = 0.5
+    tokens = [key_pair("two").token(jti=str(number)) for number in range(10)]
+    with ThreadPoolExecutor(10) as threads:
+        statuses = [one.status_code for one in threads.map(lambda token: ask(api, token), tokens)]
+    assert statuses == [200] * 10
+    assert len(keys.asked) == 2
+
+
+def test_a_new_key_works_at_once_also_while_keys_without_it_are_on_their_way(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
+    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
+    api, new = start(), key_pair("two")
+    assert ask(api, key_pair().token()).status_code == 200
+    time.sleep(0.3)
+    keys.delay = 0.5
+    assert ask(api, key_pair().token()).status_code == 200
+    while len(keys.asked) < 2:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    keys.pairs.append(new)
+    assert ask(api, new.token()).status_code == 200
 
 
 def test_unknown_keys_are_asked_for_once_a_minute(start: Start, keys: KeyServer) -> None:
