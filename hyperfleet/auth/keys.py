@@ -85,6 +85,8 @@ def _key(member: Any) -> Keys:
         public = {name: member[name] for name in ("kty", "crv", "x", "y")}
     else:
         return {}
+    if not all(isinstance(value, str) for value in public.values()):
+        raise ValueError("the members of a key must be texts")
     return {
         (kid, algorithm): jwk.construct(public, algorithm)
         for algorithm in fitting

@@ -748,6 +748,10 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
                     {"kty": "OKP", "crv": "Ed25519", "kid": "okp", "x": "eA"},
                     {"kty": "RSA", "kid": "half", "e": "AQAB"},
                     off_curve,
+                    # No texts, of which some would be taken for the size of one.
+                    rs.jwk(kid="number", e=65537),
+                    rs.jwk(kid="large", e=10**400),
+                    es.jwk(kid="far", y=10**400),
                     KeyPair("short", bits=1024).jwk(),
                     None,
                     "x",
