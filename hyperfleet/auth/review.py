@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 from hyperfleet import errors
 from hyperfleet.auth.remote import Client, Unreachable, check_url
@@ -23,6 +23,11 @@ RETRY_EVERY = 1.0
 AT_ONCE = 8
 # A token for the reviews is renewed so many seconds before its end.
 MARGIN = 30
+# The longest life of one that is believed, also where that is no number or has no end.
+LONGEST = 3600.0
+
+# The account, the action and the type of resource.
+Question: TypeAlias = tuple[str, str, str]
 
 
 class Review:
@@ -51,7 +56,8 @@ class Review:
         self.lock = threading.Lock()
         self.threads = ThreadPoolExecutor(AT_ONCE, "access-review")
         self.retry_at = 0.0
-        self.answers: dict[tuple[str, str, str], tuple[bool, float]] = {}
+        self.answers: dict[Question, tuple[bool, float]] = {}
+        self.asking: dict[Question, asyncio.Task[bool]] = {}
 
     async def allows(self, account: str, verb: str, kind: str) -> bool:
         """Whether the account may; the answer is kept for a minute.
@@ -60,17 +66,39 @@ class Review:
         """
         question = (account, verb, kind)
         answer, end = self.answers.get(question, (False, 0.0))
-        if time.monotonic() >= end:
-            try:
-                self._refuse_in_vain()
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(self.threads, self._ask, question)
-            except Unreachable as error:
-                logger.warning("access review: %s", error)
-                raise Problem(errors.NO_REVIEW) from None
-            if len(self.answers) >= MAX_REVIEWS:
-                self.answers.clear()
-            self.answers[question] = (answer, time.monotonic() + REVIEW_FOR)
+        if time.monotonic() < end:
+            return answer
+        try:
+            return await asyncio.shield(self._shared(question))
+        except Unreachable as error:
+            logger.warning("access review: %s", error)
+            raise Problem(errors.NO_REVIEW) from None
+
+    def _shared(self, question: Question) -> asyncio.Task[bool]:
+        """The answer to come, one for all who wait for the same: a client with a hundred requests must
+        not keep others from asking.
+        """
+        asking = self.asking.get(question)
+        if asking is None:
+            asking = self.asking[question] = asyncio.create_task(self._asked(question))
+
+            def done(task: asyncio.Task[bool]) -> None:
+                del self.asking[question]
+                # Those who have waited for it may all be gone.
+                _ = task.cancelled() or task.exception()
+
+            asking.add_done_callback(done)
+        return asking
+
+    async def _asked(self, question: Question) -> bool:
+        self._refuse_in_vain()
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self.threads, self._ask, question)
+        # At its end, as the newest.
+        self.answers.pop(question, None)
+        if len(self.answers) >= MAX_REVIEWS:
+            del self.answers[next(iter(self.answers))]
+        self.answers[question] = (answer, time.monotonic() + REVIEW_FOR)
         return answer
 
     def _refuse_in_vain(self) -> None:
@@ -85,7 +113,7 @@ class Review:
             self.retry_at = time.monotonic() + RETRY_EVERY
             raise
 
-    def _ask(self, question: tuple[str, str, str]) -> bool:
+    def _ask(self, question: Question) -> bool:
         account, verb, kind = question
         refused = ""
         body = {"account_username": account, "action": verb, "resource_type": kind}
@@ -110,6 +138,6 @@ class Review:
                     self.retry_at = time.monotonic() + RETRY_EVERY
                     raise Unreachable(f"{self.token_url} answers {status} without a token")
                 life = document.get("expires_in")
-                life = life if isinstance(life, int | float) else 60
-                self.token, self.token_end = token, time.monotonic() + max(life - MARGIN, 1)
+                life = min(life, LONGEST) if isinstance(life, int | float) else 60
+                self.token, self.token_end = token, time.monotonic() + max(1, life - MARGIN)
             return self.token

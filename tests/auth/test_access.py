@@ -128,6 +128,8 @@ class Ocm(JsonServer):
         self.allowed: set[tuple[str, str, str]] = set()
         self.tokens = 0
         self.broken: Answer | None = None
+        self.life: Any = 900
+        self.delay = 0.0
 
     def respond(self, method: str, path: str, body: bytes, headers: Any) -> Answer:
         if self.broken:
@@ -141,12 +143,13 @@ class Ocm(JsonServer):
             }:
                 return 401, {}, b"{}"
             self.tokens += 1
-            return self.json({"access_token": f"own-{self.tokens}", "expires_in": 900})
+            return self.json({"access_token": f"own-{self.tokens}", "expires_in": self.life})
         assert (method, path) == ("POST", "/api/authorizations/v1/access_review")
         if headers["Authorization"] != f"Bearer own-{self.tokens}":
             return 401, {}, b"{}"
         question = json.loads(body)
         assert question.keys() == {"account_username", "action", "resource_type"}
+        time.sleep(self.delay)
         return self.json({**question, "allowed": tuple(question.values()) in self.allowed})
 
     def json(self, value: Any) -> Answer:
@@ -251,6 +254,36 @@ def test_the_answers_kept_are_bounded(reviewed: Api, ocm: Ocm, monkeypatch: pyte
     assert len(ocm.questions) == 10
     forbidden(reviewed.get("/clusters", headers=bearer(username="u0")))
     assert len(ocm.questions) == 11
+    # The oldest went, and no others.
+    forbidden(reviewed.get("/clusters", headers=bearer(username="u9")))
+    assert len(ocm.questions) == 11
+
+
+def test_who_asks_often_asks_once_and_keeps_no_others_waiting(reviewed: Api, ocm: Ocm) -> None:
+    ocm.allowed = {("bob", "get", "Cluster"), ("carol", "get", "Cluster")}
+    ocm.delay = 1.0
+
+    def ask(name: str) -> tuple[int, float]:
+        begun = time.monotonic()
+        headers = bearer(username=name)
+        status = requests.get(f"{reviewed.base}/clusters", headers=headers, timeout=30).status_code
+        return status, time.monotonic() - begun
+
+    with ThreadPoolExecutor(61) as threads:
+        often = [threads.submit(ask, "bob") for _ in range(60)]
+        while not ocm.questions:
+            time.sleep(0.01)
+        status, took = threads.submit(ask, "carol").result()
+        assert status == 200
+        assert took < 3
+        assert {one.result()[0] for one in often} == {200}
+    assert len(ocm.questions) == 2
+
+
+@pytest.mark.parametrize("life", [float("nan"), 10**400, float("inf"), -1, True, "900", None])
+def test_any_life_of_the_services_own_token_will_do(reviewed: Api, ocm: Ocm, life: Any) -> None:
+    ocm.allowed, ocm.life = {("alice", "get", "Cluster")}, life
+    assert reviewed.get("/clusters", headers=bearer()).status_code == 200
 
 
 @pytest.mark.parametrize(
