@@ -35,6 +35,8 @@ logger = logging.getLogger("hyperfleet.request")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 METHODS = (*cors.METHODS, "OPTIONS")
+# Characters of an address in a trace.
+LONGEST = 500
 BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 # Version, trace, parent and flags (https://www.w3.org/TR/trace-context/, 3.2).
 TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
@@ -103,7 +105,8 @@ class Logged:
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
         token = trace_id.set(request_id)
-        traced = self._trace(scope["method"], headers)
+        known = scope["method"] if scope["method"] in METHODS else ""
+        traced = self._trace(known, scope, headers)
         # A request that was sent ahead on the same connection starts with what the last one left.
         identity.current.set("")
         tenants.current.set(None)
@@ -131,11 +134,11 @@ class Logged:
         finally:
             # Who waits on purpose is not slow.
             taken = (aside.since or time.perf_counter()) - start
-            method = scope["method"] if scope["method"] in METHODS else "other"
+            method = known or "other"
             path = route[0] if route else UNKNOWN
             self.requests.count(method, path, status, taken)
             if traced is not None and self.tracing is not None:
-                self.tracing.end(traced, method, path, status)
+                self.tracing.end(traced, known, "".join(route[:1]), status)
             if codes:
                 by = (identity.current.get(), request_id, tenants.current.get())
                 self.refusals.saw(Refused(method, path, scope["path"], status, codes[0], *by))
@@ -153,13 +156,22 @@ class Logged:
         more = {"method": "other", "path": UNKNOWN, "status": status, "client": client}
         logger.info("what came is no request, or came too slowly: %d", status, extra=more)
 
-    def _trace(self, method: str, headers: Headers) -> Any:
+    def _trace(self, method: str, scope: Scope, headers: Headers) -> Any:
         """The span of a request where traces are made; else what its client says of its own is noted."""
         if self.tracing is not None:
-            return self.tracing.begin(method, headers)
+            where = _address(scope)[:LONGEST]
+            return self.tracing.begin(method, where, scope.get("scheme", "http"), headers)
         parent = TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
         span.set((parent[1], parent[2]) if parent else None)
         return None
+
+
+def _address(scope: Scope) -> str:
+    """The path of a request, as it may be shown."""
+    # The address of a resource has none of these; what has them may hold a secret.
+    where = scope["path"]
+    where = shown(where) if "=" in where or ":" in where else where
+    return quote(where, safe="/*")
 
 
 def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Sequence[str]) -> None:
@@ -168,10 +180,7 @@ def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Seq
     :param answered: how, and in what time
     :param codes: of errors, if there were any
     """
-    # The address of a resource has none of these; what has them may hold a secret.
-    where = scope["path"]
-    where = shown(where) if "=" in where or ":" in where else where
-    said = scope["method"], quote(where, safe="/*"), answered["status"], answered["duration_ms"]
+    said = scope["method"], _address(scope), answered["status"], answered["duration_ms"]
     more = {
         **answered,
         "client": (scope.get("client") or ("",))[0],

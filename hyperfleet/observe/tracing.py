@@ -1,5 +1,5 @@
-"""Traces of requests and of their statements, by OpenTelemetry. Where they are off, nothing of it is
-imported.
+"""Traces of requests and of their statements, by OpenTelemetry and its semantic conventions. Where they
+are off, nothing of it is imported.
 """
 
 import importlib
@@ -74,10 +74,17 @@ class Tracing:
         self.context, self.trace = context, trace
         self.propagator = TraceContextTextMapPropagator()
 
-    def begin(self, method: str, headers: Mapping[str, str]) -> Any:
-        """The span of a request, a part of the trace that its ``traceparent`` names, if it has one."""
+    def begin(self, method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Any:
+        """The span of a request, a part of the trace that its ``traceparent`` names, if it has one.
+
+        :param method: empty for one that HTTP does not know
+        :param path: as it may be shown
+        """
         parent = self.propagator.extract(headers)
-        span = self.tracer.start_span(method, context=parent, kind=self.trace.SpanKind.SERVER)
+        # Here, where a sampler sees them.
+        known = {"http.request.method": method or "_OTHER", "url.path": path, "url.scheme": scheme}
+        kind = self.trace.SpanKind.SERVER
+        span = self.tracer.start_span(method or "HTTP", context=parent, kind=kind, attributes=known)
         self.context.attach(self.trace.set_span_in_context(span))
         trace_id, span_id, _ = _ids(span)
         log.span.set((trace_id, span_id))
@@ -85,17 +92,19 @@ class Tracing:
         return span
 
     def end(self, span: Any, method: str, route: str, status: int) -> None:
-        """Ends the span of a request, which is named by its route."""
-        span.update_name(f"{method} {route}")
-        span.set_attributes(
-            {
-                "http.request.method": method,
-                "http.route": route,
-                "http.response.status_code": status,
-                "hyperfleet.request_id": log.trace_id.get(),
-            }
-        )
+        """Ends the span of a request, which is named by its route.
+
+        :param route: empty where there is none
+        :param status: 0 where there was no answer
+        """
+        if route:
+            span.update_name(f"{method or 'HTTP'} {route}")
+            span.set_attribute("http.route", route)
+        if status:
+            span.set_attribute("http.response.status_code", status)
+        span.set_attribute("hyperfleet.request_id", log.trace_id.get())
         if status >= 500:
+            span.set_attribute("error.type", str(status))
             span.set_status(self.trace.StatusCode.ERROR)
         span.end()
 
@@ -107,7 +116,11 @@ class Tracing:
         )
         span.set_attributes({"db.system.name": "postgresql", "db.operation.name": name})
         if error is not None:
-            span.set_status(self.trace.StatusCode.ERROR, type(error).__name__)
+            sort = type(error).__name__
+            span.set_attribute("error.type", sort)
+            if error.sqlstate:
+                span.set_attribute("db.response.status_code", error.sqlstate)
+            span.set_status(self.trace.StatusCode.ERROR, sort)
         span.end(end)
 
     def close(self) -> None:

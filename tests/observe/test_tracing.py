@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 from conftest import Api
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -98,6 +99,9 @@ def test_a_request_and_its_statements_are_one_trace_that_goes_on_from_the_client
         known = {one.key: one.value for one in request.attributes}
         assert known["http.route"].string_value == "/api/hyperfleet/v1/clusters/-/statuses"
         assert known["http.response.status_code"].int_value == 201
+        assert known["http.request.method"].string_value == "PUT"
+        assert known["url.path"].string_value == f"/api/hyperfleet/v1/clusters/{cluster['id']}/statuses"
+        assert known["url.scheme"].string_value == "http"
         assert known["hyperfleet.request_id"].string_value == answer.headers["X-Request-ID"]
         of = receiver.spans[0][0]
         assert of["service.name"] == "hyperfleet-api"
@@ -130,6 +134,32 @@ def test_statements_that_requests_share_are_in_the_trace_of_each(
             assert found["clusters_create"].parent_span_id == request.span_id
             assert request.start_time_unix_nano <= found["clusters_create"].end_time_unix_nano
             assert found["clusters_create"].end_time_unix_nano <= request.end_time_unix_nano
+
+
+def test_what_is_not_known_of_a_request_is_named_as_the_conventions_say(
+    database: str, receiver: Receiver
+) -> None:
+    traces = [f"{number:032x}" for number in range(1, 4)]
+    with Serving("--no-auth", "--database-url", database, env=environment(receiver)) as server:
+        for trace, method, path in zip(
+            traces,
+            ("PROPFIND", "GET", "GET"),
+            ("/clusters", "/token=hunter2&" + "x" * 5000, "/clusters"),
+            strict=True,
+        ):
+            parent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+            requests.request(method, f"{server.url}/api/hyperfleet/v1{path}", headers=parent, timeout=30)
+        spans = {trace: receiver.trace(trace, 1) for trace in traces}
+    other, lost, listed = (
+        next(one for one in spans[trace].values() if one.kind == Span.SPAN_KIND_SERVER)
+        for trace in traces
+    )
+    assert (other.name, lost.name, listed.name) == ("HTTP", "GET", "GET /api/hyperfleet/v1/clusters")
+    known = [{one.key: one.value for one in span.attributes} for span in (other, lost)]
+    assert known[0]["http.request.method"].string_value == "_OTHER"
+    assert not any("http.route" in one for one in known)
+    assert len(known[1]["url.path"].string_value) == 500
+    assert "hunter2" not in known[1]["url.path"].string_value
 
 
 @pytest.mark.parametrize(
@@ -170,7 +200,12 @@ def test_a_failed_statement_and_its_request_are_marked(
         found = receiver.trace(answer.headers["traceparent"].split("-")[1], 2)
         assert found["clusters_read"].status.code == Status.STATUS_CODE_ERROR
         assert found["clusters_read"].status.message == "LockNotAvailable"
-        assert found["GET /api/hyperfleet/v1/clusters/-"].status.code == Status.STATUS_CODE_ERROR
+        known = {one.key: one.value.string_value for one in found["clusters_read"].attributes}
+        assert known["error.type"] == "LockNotAvailable"
+        assert known["db.response.status_code"] == "55P03"
+        request = found["GET /api/hyperfleet/v1/clusters/-"]
+        assert request.status.code == Status.STATUS_CODE_ERROR
+        assert {one.key: one.value.string_value for one in request.attributes}["error.type"] == "503"
 
 
 def test_what_is_left_is_sent_at_the_end(database: str, receiver: Receiver) -> None:
