@@ -168,8 +168,13 @@ def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]
     """
     if cert_file is None or key_file is None:
         raise ConfigurationError("HTTPS needs --https-cert-file and --https-key-file.")
+
+    def asked() -> str:
+        # Otherwise OpenSSL asks on the terminal, for each listener.
+        raise ConfigurationError(f"{key_file}: a key with a passphrase cannot be used.")
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, asked)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"{cert_file}, {key_file}: {error}") from None
     return {"ssl_certfile": cert_file, "ssl_keyfile": key_file}

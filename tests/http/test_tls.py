@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from conftest import Api
+from cryptography.hazmat.primitives import serialization
 from issuer import key_pair, key_set, self_signed
 from process import Serving, run
 
@@ -125,6 +126,26 @@ def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path,
     )
     assert done.returncode == 2
     assert str(key) in done.stdout
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
+    database: str, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    certificate, key = files
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"open sesame"),
+        )
+    )
+    arguments = ["--no-auth", f"--database-url={database}", "--enable-https"]
+    arguments += [f"--https-cert-file={certificate}", f"--https-key-file={locked}"]
+    for command in (["serve", "--port=0"], ["config", "--check"]):
+        refused = run(*command, *arguments)
+        assert refused.returncode != 0
+        assert "a key with a passphrase cannot be used" in refused.stdout
 
 
 def test_with_authentication_it_serves_on_every_address(database: str, tmp_path: Path) -> None:
