@@ -1,7 +1,7 @@
 """What a request may cost: bytes of its head and its body, and the time that it takes to arrive."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -57,8 +57,12 @@ class Limited:
             detail = f"The address and the headers must have at most {self.limits.head} bytes."
             raise Problem(errors.HEADERS_TOO_LARGE, detail)
         timed = self._timed(receive)
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.limits.body:
+            if headers.get("expect", "").lower() == "100-continue":
+                # The body is not on its way yet, and who waits with it is not told to send it.
+                raise self._too_large({"Connection": "close"})
             await self._drain(timed)
             raise self._too_large()
         await self.app(scope, self._bounded(timed), send)
@@ -106,5 +110,6 @@ class Limited:
             if not message.get("more_body"):
                 return
 
-    def _too_large(self) -> Problem:
-        return Problem(errors.TOO_LARGE, f"The body must have at most {self.limits.body} bytes.")
+    def _too_large(self, headers: Mapping[str, str] | None = None) -> Problem:
+        detail = f"The body must have at most {self.limits.body} bytes."
+        return Problem(errors.TOO_LARGE, detail, headers=headers)

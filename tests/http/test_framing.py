@@ -162,3 +162,11 @@ def test_a_request_that_is_answered_before_its_end_is_not_answered_twice(api: Ap
 def test_a_request_whose_end_is_not_sure_is_refused(api: Api, framing: str) -> None:
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n"
     assert [status for status, _ in answered(api, head.encode() + b"0\r\n\r\n" + GET)] == [400]
+
+
+def test_who_waits_with_a_body_that_is_too_large_is_not_told_to_send_it(api: Api) -> None:
+    """As curl does with large ones."""
+    head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\nContent-Type: {JSON}\r\n"
+    head += "Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    [(status, body)] = answered(api, head.encode())
+    assert (status, json.loads(body)["code"]) == (413, errors.TOO_LARGE)
