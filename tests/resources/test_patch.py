@@ -358,6 +358,9 @@ def test_everything_that_may_not_be_repeated_is_named_at_once(api: Api, kind: st
     body = {"name": "another", "id": NO_ID, "labels": {"k": 1}}
     named = {error["field"] for error in problem(patch(api, resource, body), 400)["errors"]}
     assert named & {"name", "id", "labels.k"}
+    other = {"name": "another", "id": NO_ID, "kind": "NodePool" if kind == "Cluster" else "Cluster"}
+    for media_type in BOTH_TYPES:
+        problem(patch(api, resource, {**other, "spec": {"x": 1}}, media_type), 400, *other)
     assert read(api, resource)[1] == resource
 
 
