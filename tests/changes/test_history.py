@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore
@@ -230,9 +231,12 @@ def test_where_no_process_can_be_started_large_generations_are_told_in_few_words
 
 def test_small_documents_are_compared_in_a_moment() -> None:
     # What is compared on the loop must not hold it up: the worst that fits.
-    one, other = [n % 10 for n in range(1000)], [n * 7 % 10 for n in range(1000)]
-    assert len(json.dumps([one, other], separators=(",", ":"))) < differences.SMALL
+    count = (differences.SMALL - 5) // 4
+    one, other = [n % 10 for n in range(count)], [n * 7 % 10 for n in range(count)]
+    assert len(json.dumps([one, other], separators=(",", ":"))) <= differences.SMALL
+    start = time.thread_time()
     assert differences.between(one, other)
+    assert time.thread_time() - start < 0.2
 
 
 @BOTH_KINDS
