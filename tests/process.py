@@ -19,6 +19,7 @@ from typing import NamedTuple
 from click.testing import CliRunner
 from warm import Started, possible
 
+from hyperfleet import kinds
 from hyperfleet.cli import main
 
 HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
@@ -197,6 +198,11 @@ def run(
 def run_here(*arguments: str, env: dict[str, str] | None = None) -> Ended:
     """The command in this process, which is faster than one of its own."""
     unset = {key: None for key in os.environ if key not in CLEAN}
-    result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
+    known = [*kinds.RESOURCES.values()]
+    try:
+        result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
+    finally:
+        # The kinds that it has declared are nothing to the tests that come after it.
+        kinds.declare(known)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return Ended(result.exit_code, result.output)
