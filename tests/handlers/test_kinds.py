@@ -18,7 +18,7 @@ from alike import FINALIZED, answered, at, unique
 from conftest import Api, migrated
 from exchange import play
 from helpers_contract import BASE, OPERATIONS
-from process import Serving, run
+from process import Serving, run, run_here
 from pytest_postgresql.executors import NoopExecutor
 
 from hyperfleet.contract.schema import PREFIX, compile_schema
@@ -790,7 +790,7 @@ def test_a_mistake_ends_the_start_with_a_sentence(
     if isinstance(given, str):
         Path(config).write_text(given)
     data = f"--data-dir={tmp_path / 'data'}"
-    done = run("config", "--check", "--no-auth", f"--config={config}", data)
+    done = run_here("config", "--check", "--no-auth", f"--config={config}", data)
     assert done.returncode != 0
     assert says in " ".join(done.stdout.split()), done.stdout
     assert "Traceback" not in done.stdout

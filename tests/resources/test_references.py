@@ -15,7 +15,7 @@ import pytest
 import requests
 from alike import FINALIZED, MERGE, answered, at, unique
 from conftest import Api, migrated
-from process import Serving, run
+from process import Serving, run_here
 from pytest_postgresql.executors import NoopExecutor
 
 pytestmark = pytest.mark.slow
@@ -674,7 +674,7 @@ def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
 )
 def test_a_mistake_in_the_declaration_is_told(tmp_path: Any, references: Any, told: str) -> None:
     file = declared_kinds.file(tmp_path, [{"kind": "Zone", "plural": "zones", "references": references}])
-    ended = run("config", "--check", "--no-auth", "--config", file)
+    ended = run_here("config", "--check", "--no-auth", "--config", file)
     assert ended.returncode != 0
     assert told in " ".join(ended.stdout.split())
 
