@@ -637,7 +637,7 @@ def dump(sql: psycopg.Connection) -> list[Any]:
 def test_it_goes_on_after_a_kill_and_ends_as_if_there_had_been_none(
     first: Original, database: str, sql: psycopg.Connection, postgres: NoopExecutor
 ) -> None:
-    first.fleet(3000)
+    first.fleet(3000, pools=1, reports=1)
     arguments = [HYPERFLEET, "import", "--from-database", first.conninfo, "--database-url", database]
     deadline = time.monotonic() + 60
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=CLEAN) as process:
