@@ -58,6 +58,9 @@ def read(sql: psycopg.Connection, kind: str, query: dict[str, Any], of: Within) 
 
 def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(large: psycopg.Connection) -> None:
     sql = large
+    # Each would be a change in the feed, of which lists read nothing.
+    for table in ("clusters", "node_pools"):
+        sql.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_changed")
     sql.execute(GIVE.format(tenants=TENANTS))  # type: ignore[arg-type]
     sql.execute(GIVE_BELOW)
     sql.execute("VACUUM ANALYZE")
