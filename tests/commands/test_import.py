@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +172,23 @@ def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
     assert api.get("/nodepools").json()["total"] == 2
 
 
+def held_up(original: Original, database: str, sql: psycopg.Connection) -> Future[str]:
+    """What an import says in the end, which waits for somebody's lock by now."""
+    arguments = ("import", "--from-database", original.conninfo, "--database-url", database)
+    said: Future[str] = Future()
+    threading.Thread(target=lambda: said.set_result(run(*arguments).stdout), daemon=True).start()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    end = time.monotonic() + 30
+    while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return said
+
+
 def test_who_takes_a_name_while_it_is_imported_has_it(
     first: Original, database: str, sql: psycopg.Connection
 ) -> None:
     fill(first)
-    outputs: list[str] = []
-    arguments = ("import", "--from-database", first.conninfo, "--database-url", database)
-    import_ = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
     with psycopg.connect(database) as other:
         other.execute(
             """INSERT INTO clusters
@@ -186,14 +196,10 @@ def test_who_takes_a_name_while_it_is_imported_has_it(
                VALUES (%s, 'prod', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
             [D],
         )
-        import_.start()
-        end = time.monotonic() + 30
-        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    import_.join(20)
-    assert f"cluster {A} 'prod': its name is that of {D}" in outputs[0]
-    assert "clusters    1 new" in outputs[0]
+        import_ = held_up(first, database, sql)
+    output = import_.result(20)
+    assert f"cluster {A} 'prod': its name is that of {D}" in output
+    assert "clusters    1 new" in output
 
 
 def test_searches_are_planned_for_what_was_taken(
@@ -1326,21 +1332,12 @@ def test_what_comes_back_has_no_version_that_it_had(newest: Original, api: Api, 
 
 def test_two_imports_do_not_meet(newest: Original, database: str, sql: psycopg.Connection) -> None:
     newest.cluster(A, "prod")
-    arguments = ("import", "--from-database", newest.conninfo, "--database-url", database)
-    outputs: list[str] = []
-    first = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE clusters IN EXCLUSIVE MODE")
-        first.start()
-        end = time.monotonic() + 30
-        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        first = held_up(newest, database, sql)
         assert "Another import into this database is running." in take(database, newest, code=1)
         take(database, newest, "--dry-run")
-    first.join(20)
-    assert "All was taken." in outputs[0]
+    assert "All was taken." in first.result(20)
     take(database, newest)
 
 
@@ -1348,10 +1345,6 @@ def test_what_somebody_makes_meanwhile_is_not_overwritten(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
     newest.cluster(A, "prod")
-    outputs: list[str] = []
-    arguments = ("import", "--from-database", newest.conninfo, "--database-url", database)
-    import_ = threading.Thread(target=lambda: outputs.append(run(*arguments).stdout))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
     with psycopg.connect(database) as other:
         other.execute(
             """INSERT INTO clusters
@@ -1359,13 +1352,9 @@ def test_what_somebody_makes_meanwhile_is_not_overwritten(
                VALUES (%s, 'mine', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
             [A],
         )
-        import_.start()
-        end = time.monotonic() + 30
-        while sql.execute(waiting, [sql.info.dbname]).fetchone() == (0,):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    import_.join(20)
-    assert f"cluster {A} 'prod': it is here already, and did not come by an import" in outputs[0]
+        import_ = held_up(newest, database, sql)
+    said = f"cluster {A} 'prod': it is here already, and did not come by an import"
+    assert said in import_.result(20)
     assert sql.execute("SELECT name FROM clusters").fetchall() == [("mine",)]
 
 
