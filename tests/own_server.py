@@ -83,13 +83,32 @@ def pg(server: Any, files: Path, program: str, *arguments: str) -> None:
     pgexec(program, arguments, bin_path=server.bin_path, user=server.system_user, cwd=files)
 
 
+def processes(files: Path) -> list[int]:
+    """All processes of the server that has these files, the first one first."""
+    first = int((files / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text()
+    return [first, *map(int, children.split())]
+
+
+@contextmanager
+def frozen(files: Path) -> Iterator[None]:
+    """The server that has these files says and closes nothing for as long as the block lasts."""
+    stopped = processes(files)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
 def kill(files: Path) -> None:
     """Ends the server that has these files as the kernel does when memory runs out: all processes at
     once, and nobody says goodbye.
     """
-    first = int((files / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{first}/task/{first}/children").read_text()
-    for pid in [first, *map(int, children.split())]:
+    first, *others = processes(files)
+    for pid in (first, *others):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while Path(f"/proc/{first}").exists() and "Z" not in Path(f"/proc/{first}/stat").read_text():

@@ -2,8 +2,6 @@
 far behind.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import pytest
 import requests
 from alike import problem
 from conftest import Api
-from own_server import Server, kill, own_server, standby
+from own_server import Server, frozen, kill, own_server, standby
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -217,14 +215,6 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
         assert states[f"standby {second}:5432"]["state"] == "the server is no standby"
 
 
-def frozen(files: Path, number: int) -> None:
-    """Stops all processes of a server, which then says and closes nothing; or lets them go on."""
-    first = int((files / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{first}/task/{first}/children").read_text()
-    for pid in [first, *map(int, children.split())]:
-        os.kill(pid, number)
-
-
 def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
     with own_server() as primary, standby(primary, synchronous=False) as second:
         files = Path(second) / "postgresql"
@@ -250,13 +240,10 @@ def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
             with ThreadPoolExecutor(16) as threads:
                 asked = [threads.submit(reading, number) for number in range(16)]
                 time.sleep(0.5)
-                frozen(files, signal.SIGSTOP)
-                try:
+                with frozen(files):
                     time.sleep(5)
                     over.set()
                     ends = [one.result() for one in asked]
-                finally:
-                    frozen(files, signal.SIGCONT)
             assert set().union(*(statuses for statuses, _ in ends)) == {200}
             assert max(slowest for _, slowest in ends) < 4
             before = served(serving)[second]

@@ -1,18 +1,15 @@
 """No request takes longer than it may, whatever it waits for."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import requests
 from conftest import Api
-from own_server import Server, own_server
+from own_server import frozen, own_server
 from process import Serving
 
 pytestmark = pytest.mark.slow
@@ -75,27 +72,13 @@ def test_a_database_that_stopped_in_the_middle_holds_up_no_answer() -> None:
     ):
         api = Api(serving.url)
         clusters = [api.cluster(f"c{number}") for number in range(4)]
-        postgres = backends(server)
-        for pid in postgres:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            with ThreadPoolExecutor(16) as threads:
-                ends = list(threads.map(timed, asked(serving.url, clusters)))
-        finally:
-            for pid in postgres:
-                os.kill(pid, signal.SIGCONT)
+        with frozen(server.files), ThreadPoolExecutor(16) as threads:
+            ends = list(threads.map(timed, asked(serving.url, clusters)))
         assert {status for status, _, _ in ends} == {503}, ends
         assert max(seconds for _, seconds, _ in ends) < 3
         deadline = time.monotonic() + 10
         while api.get("/clusters").status_code != 200:
             assert time.monotonic() < deadline
-
-
-def backends(server: Server) -> list[int]:
-    """All processes of a PostgreSQL."""
-    first = int((server.files / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{first}/task/{first}/children").read_text()
-    return [first, *map(int, children.split())]
 
 
 def test_a_client_that_sends_slowly_is_not_ended_by_it(database: str) -> None:

@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import os
 import re
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +12,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
+from own_server import frozen
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -120,20 +118,10 @@ def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(dat
 def test_a_database_that_hangs_is_told_by_readyz_in_time(tmp_path: Any) -> None:
     with Serving("--no-auth", "--data-dir", str(tmp_path)) as server:
         assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
-        postmaster = int((tmp_path / "postgresql" / "postmaster.pid").read_text().split()[0])
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True, check=False
-        )
-        family = [postmaster, *map(int, listed.stdout.split())]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(tmp_path / "postgresql"):
             answer = requests.get(server.health + "/readyz", timeout=5)
             assert answer.status_code == 503
             assert requests.get(server.health + "/healthz", timeout=5).status_code == 200
-        finally:
-            for pid in family:
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
