@@ -271,6 +271,7 @@ def test_two_deletes_at_once_are_one(service: Callable[..., Api], sql: psycopg.C
 
 def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Callable[..., Api]) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
+    seen: Counter[int] = Counter()
     with racers(one, two, seed=9) as threads:
         for index in range(ROUNDS // 4):
             cluster = one.cluster(f"c{index}")
@@ -279,6 +280,7 @@ def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Call
                 remove(cluster),
             )
             assert deleted.status_code == 202
+            seen[changed.status_code] += 1
             now = two.read(cluster)
             if changed.status_code == 200:
                 assert "deleted_time" not in changed.json()
@@ -286,6 +288,8 @@ def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Call
             else:
                 assert changed.status_code == 409
                 assert (now["spec"], now["generation"]) == ({}, 2)
+    # Both happened, or the two did not meet.
+    assert set(seen) == {200, 409}, seen
 
 
 def test_last_reports_of_a_cluster_and_its_node_pools_at_once_remove_them_all(
