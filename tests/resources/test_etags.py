@@ -52,10 +52,8 @@ def weak(tag: str) -> str:
 
 
 @BOTH_KINDS
-def test_every_answer_with_a_resource_carries_its_strong_tag(
-    service: Callable[..., Api], kind: str
-) -> None:
-    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+def test_every_answer_with_a_resource_carries_its_strong_tag(waiting: Api, kind: str) -> None:
+    api = waiting
     created = api.post(place(api, kind), json={"name": "one", "spec": {}})
     resource = check(created, 201)
     tags = [created.headers["ETag"]]
@@ -260,8 +258,8 @@ def test_a_report_in_between_makes_a_version_pass(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_the_present_version_may_be_deleted(service: Callable[..., Api], kind: str) -> None:
-    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
+def test_the_present_version_may_be_deleted(waiting: Api, kind: str) -> None:
+    api = waiting
     for form in ("{}", '"other", {}', "*"):
         resource = create(api, kind, f"r{len(form)}")
         tag, _ = read(api, resource)
@@ -292,11 +290,8 @@ def test_what_does_not_exist_is_not_found_before_its_version_is_compared(api: Ap
 
 
 @BOTH_KINDS
-def test_a_marked_resource_stays_unchanged_whichever_version_is_named(
-    service: Callable[..., Api], kind: str
-) -> None:
-    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
-    resource = create(api, kind)
+def test_a_marked_resource_stays_unchanged_whichever_version_is_named(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
     delete(api, resource)
     before = read(api, resource)
     refused(change(api, resource, before[0]), 409)

@@ -107,11 +107,8 @@ def test_the_first_answer_stays_the_answer_whatever_becomes_of_the_resource(api:
     assert total(api, path) == 0
 
 
-def test_the_first_answer_stays_the_answer_when_the_cluster_is_marked(
-    service: Callable[..., Api],
-) -> None:
-    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
-    cluster = api.cluster("owner")
+def test_the_first_answer_stays_the_answer_when_the_cluster_is_marked(waiting: Api) -> None:
+    api, cluster = waiting, waiting.cluster("owner")
     path = at(cluster, "/nodepools")
     first = post(api, path, BODY)
     check(first, 201)

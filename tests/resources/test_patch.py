@@ -546,9 +546,8 @@ def test_a_node_pool_is_changed_under_its_own_cluster_only(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_a_marked_resource_cannot_be_changed(service: Callable[..., Api], kind: str) -> None:
-    api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
-    resource = create(api, kind)
+def test_a_marked_resource_cannot_be_changed(waiting: Api, kind: str) -> None:
+    api, resource = waiting, create(waiting, kind)
     check(api.delete(at(resource)), 202)
     before = read(api, resource)
     for media_type in BOTH_TYPES:
