@@ -70,11 +70,17 @@ def prepared() -> Path:
     return files / "postgresql"
 
 
+def lay(folder: Path) -> Path:
+    """Leaves such files in a folder, which is the one of an embedded PostgreSQL then."""
+    # With their owner, who is another one when the tests run as root.
+    subprocess.run(["cp", "-a", prepared(), folder], check=True)
+    return folder
+
+
 @contextmanager
 def own_server(disk: Path | None = None) -> Iterator[Server]:
     with server_folder(disk or MEMORY) as files:
-        # With their owner, who is another one when the tests run as root.
-        subprocess.run(["cp", "-a", prepared(), files], check=True)
+        lay(files)
         with embedded.running(files) as conninfo:
             yield Server(files, conninfo)
 

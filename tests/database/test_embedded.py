@@ -12,6 +12,7 @@ import psutil
 import psycopg
 import pytest
 import requests
+from own_server import lay
 from process import CLEAN, Serving, run
 
 from hyperfleet.database import embedded
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def used(folder: Path) -> Path:
+    """A folder that has been used before, in which a server is there far sooner than in a new one."""
+    return lay(folder)
 
 
 def servers(folder: Path) -> list[int]:
@@ -63,38 +70,38 @@ def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     assert servers(path) == []
 
 
-def test_stopping_removes_nothing_that_is_not_its_own(folder: Path) -> None:
+def test_stopping_removes_nothing_that_is_not_its_own(used: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as shared:
         Path(shared).chmod(0o777)
         kept = Path(shared) / "somebody's file"
         kept.touch()
-        with embedded.running(folder):
-            files = folder / "postgresql"
+        with embedded.running(used):
+            files = used / "postgresql"
             restart = ("restart", "-m", "fast", "-l", str(files / "log"), "-o", f"-h '' -k {shared}")
             embedded._pg_ctl(embedded._server(files), files, *restart)
         assert kept.exists()
 
 
-def test_a_killed_owner_leaves_no_process_behind(folder: Path) -> None:
-    server = Serving("--no-auth", "--data-dir", str(folder), wait=180)
+def test_a_killed_owner_leaves_no_process_behind(used: Path) -> None:
+    server = Serving("--no-auth", "--data-dir", str(used), wait=180)
     # The server and who watches it; and whatever else the owner has started, such as workers.
-    assert len(servers(folder)) > 1
+    assert len(servers(used)) > 1
     children = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
-    wait_for_none(folder)
+    wait_for_none(used)
     assert psutil.wait_procs(children, 60)[1] == []
 
 
-def test_an_owner_that_ends_properly_has_ended_everything_by_then(folder: Path) -> None:
-    with Serving("--no-auth", "--data-dir", str(folder)) as server:
+def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path) -> None:
+    with Serving("--no-auth", "--data-dir", str(used)) as server:
         assert server.stop() == 0
-    assert servers(folder) == []
+    assert servers(used) == []
 
 
-def test_who_is_killed_takes_the_server_from_nobody_else(folder: Path) -> None:
-    with Serving("--no-auth", "--data-dir", str(folder)) as stays:
-        killed = Serving("--no-auth", "--data-dir", str(folder))
+def test_who_is_killed_takes_the_server_from_nobody_else(used: Path) -> None:
+    with Serving("--no-auth", "--data-dir", str(used)) as stays:
+        killed = Serving("--no-auth", "--data-dir", str(used))
         killed.process.kill()
         killed.process.wait()
         end = time.monotonic() + 3
@@ -103,15 +110,15 @@ def test_who_is_killed_takes_the_server_from_nobody_else(folder: Path) -> None:
             assert answer.status_code == 200
             time.sleep(0.1)
         assert stays.stop() == 0
-    wait_for_none(folder)
+    wait_for_none(used)
 
 
-def test_a_folder_in_use_is_not_torn_down(folder: Path, root: Path) -> None:
-    command = [sys.executable, "-m", "hyperfleet.database.embedded", "stop", str(folder)]
-    with Serving("--no-auth", "--data-dir", str(folder)) as server:
+def test_a_folder_in_use_is_not_torn_down(used: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "hyperfleet.database.embedded", "stop", str(used)]
+    with Serving("--no-auth", "--data-dir", str(used)) as server:
         refused = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
         assert refused.returncode == 1
-        assert refused.stderr.strip() == f"{folder} is in use."
+        assert refused.stderr.strip() == f"{used} is in use."
         health = requests.get(server.health + "/readyz", timeout=5)
         assert health.status_code == 200
     assert subprocess.run(command, env=CLEAN, check=False).returncode == 0
