@@ -723,6 +723,7 @@ def test_the_verdict_is_read_from_available_then_ready_then_the_rest_but_progres
 
 GOOD = {"Available": "True"}
 BAD = {"Available": "False"}
+UNKNOWN = {"Available": "Unknown"}
 DONE = {"Finalized": "True"}
 
 
@@ -1087,6 +1088,34 @@ def test_the_name_of_the_successful_condition_is_the_adapter_in_pascal_case(
         "last_updated_time": at(10),
         "last_transition_time": at(12),
     }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "required", "heard"),
+    [
+        (GOOD, BAD, [], "second"),
+        (BAD, GOOD, [], "first"),
+        (GOOD, UNKNOWN, [], "second"),
+        (UNKNOWN, GOOD, [], "first"),
+        (UNKNOWN, BAD, [], "second"),
+        (GOOD, GOOD, [], "first"),
+        (GOOD, BAD, ["a-b"], "first"),
+        (BAD, GOOD, ["a_b"], "second"),
+        (GOOD, BAD, ["a-b", "a_b"], "second"),
+    ],
+)
+def test_of_adapters_that_share_a_successful_condition_a_required_one_is_heard_and_then_the_worst(
+    first: Json, second: Json, required: list[str], heard: str
+) -> None:
+    reports = [stored("a-b", 1, 10, **first), stored("a_b", 1, 20, **second)]
+    for order in (reports, reports[::-1]):
+        status = fold(RESOURCE, order, None, required, at(22))
+        (shared,) = status["conditions"][4:]
+        says, seconds = (first, 10) if heard == "first" else (second, 20)
+        assert (shared["type"], shared["status"]) == ("ABSuccessful", says["Available"])
+        assert shared["last_updated_time"] == at(seconds)
+        # Each has its own entry all the same.
+        assert [entry["adapter"] for entry in status["adapters"]] == ["a-b", "a_b"]
 
 
 def test_a_successful_condition_keeps_its_creation_and_dates_its_changes() -> None:
