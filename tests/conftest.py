@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import declared_kinds
 import hypothesis
+import laid
 import psycopg
 import pytest
 import requests
@@ -69,6 +70,14 @@ LONGEST = {
 }
 
 
+def pytest_configure() -> None:
+    laid.begin()
+
+
+def pytest_unconfigure() -> None:
+    laid.kept.close()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
@@ -101,22 +110,36 @@ def postgres() -> Iterator[NoopExecutor]:
     """The server, and the migrated template that each test's database is copied from."""
     given = os.environ.get("HYPERFLEET_TEST_DATABASE_URL")
     if given:
-        yield from template(given)
+        server = executor(given)
+        janitor = DatabaseJanitor(
+            user=server.user,
+            host=server.host,
+            port=server.port,
+            dbname=server.template_dbname,
+            password=server.password,
+            as_template=True,
+        )
+        with janitor:
+            migration.apply(url(server, server.template_dbname))
+            yield server
     else:
         # Not among pytest's folders: each run closes them to other users, and PostgreSQL is one when
         # the tests run as root.
-        with server_folder() as files, embedded.running(files) as conninfo:
+        with server_folder() as files, embedded.running(laid.lay(files)) as conninfo:
+            server = executor(conninfo)
             with psycopg.connect(conninfo, autocommit=True) as conn:
                 # Nothing here has to outlive a crash.
                 for name in ("fsync", "synchronous_commit", "full_page_writes"):
                     conn.execute(f"ALTER SYSTEM SET {name} = off")
                 conn.execute("SELECT pg_reload_conf()")
-            yield from template(conninfo)
+                conn.execute(f"CREATE DATABASE {server.template_dbname} TEMPLATE postgres")
+            yield server
 
 
-def template(conninfo: str) -> Iterator[NoopExecutor]:
+def executor(conninfo: str) -> NoopExecutor:
+    """How a server is reached, and what a run's databases there are called."""
     parts = conninfo_to_dict(conninfo)
-    server = NoopExecutor(
+    return NoopExecutor(
         host=str(parts.get("host") or "127.0.0.1"),
         port=parts.get("port") or 5432,
         user=str(parts.get("user") or "postgres"),
@@ -124,17 +147,6 @@ def template(conninfo: str) -> Iterator[NoopExecutor]:
         dbname=f"hyperfleet_test_{os.getpid()}",
         options="",
     )
-    janitor = DatabaseJanitor(
-        user=server.user,
-        host=server.host,
-        port=server.port,
-        dbname=server.template_dbname,
-        password=server.password,
-        as_template=True,
-    )
-    with janitor:
-        migration.apply(url(server, server.template_dbname))
-        yield server
 
 
 def url(server: NoopExecutor, dbname: str) -> str:

