@@ -77,17 +77,22 @@ def processes(files: Path) -> list[int]:
     return [first, *map(int, children.split())]
 
 
+def send(pids: list[int], number: int) -> None:
+    """Sends all of them a signal, of which one that ends just now needs none."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 @contextmanager
 def frozen(files: Path) -> Iterator[None]:
     """The server that has these files says and closes nothing for as long as the block lasts."""
     stopped = processes(files)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+    send(stopped, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+        send(stopped, signal.SIGCONT)
 
 
 def kill(files: Path) -> None:
@@ -95,8 +100,7 @@ def kill(files: Path) -> None:
     once, and nobody says goodbye.
     """
     first, *others = processes(files)
-    for pid in (first, *others):
-        os.kill(pid, signal.SIGKILL)
+    send([first, *others], signal.SIGKILL)
     deadline = time.monotonic() + 10
     while Path(f"/proc/{first}").exists() and "Z" not in Path(f"/proc/{first}/stat").read_text():
         assert time.monotonic() < deadline
