@@ -30,7 +30,7 @@ ADAPTERS = ("dns-adapter", "validation", "pull_secret", "hyperShift.v2")
 TWO = ("dns-adapter", "validation")
 # Many more are a target of their own: make test-histories.
 HISTORIES = int(os.environ.get("HYPERFLEET_TEST_HISTORIES", "500"))
-LAWS = settings(max_examples=300, deadline=None, database=None)
+LAWS = settings(max_examples=150, deadline=None, database=None)
 
 
 def at(seconds: float) -> str:
