@@ -819,7 +819,7 @@ comparisons = st.tuples(
 @pytest.mark.slow
 @settings(
     deadline=None,
-    max_examples=3000,
+    max_examples=1000,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @example("name='a' and", "Cluster")
