@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
+from laid import lay
 from own_server import frozen
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -116,7 +117,7 @@ def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(dat
 
 
 def test_a_database_that_hangs_is_told_by_readyz_in_time(tmp_path: Any) -> None:
-    with Serving("--no-auth", "--data-dir", str(tmp_path)) as server:
+    with Serving("--no-auth", "--data-dir", str(lay(tmp_path))) as server:
         assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
         with frozen(tmp_path / "postgresql"):
             answer = requests.get(server.health + "/readyz", timeout=5)
