@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
+from laid import lay
 from process import Serving
 
 pytestmark = pytest.mark.slow
@@ -80,17 +80,8 @@ def test_the_walk_works_on_a_fresh_data_folder_and_its_data_outlives_a_restart(t
         assert again == cluster
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_embedded_postgresql_ends_with_the_service(tmp_path: Path, number: int) -> None:
-    with Serving("--no-auth", "--data-dir", str(tmp_path)) as server:
-        postmaster = int((tmp_path / "postgresql" / "postmaster.pid").read_text().split()[0])
-        assert is_running(postmaster)
-        assert server.stop(number) == 0
-        assert not is_running(postmaster)
-
-
 def test_a_killed_service_leaves_nothing_that_keeps_the_next_one_from_starting(tmp_path: Path) -> None:
-    server = Serving("--no-auth", "--data-dir", str(tmp_path))
+    server = Serving("--no-auth", "--data-dir", str(lay(tmp_path)))
     postmaster = int((tmp_path / "postgresql" / "postmaster.pid").read_text().split()[0])
     server.process.kill()
     server.process.wait()

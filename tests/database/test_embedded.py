@@ -93,9 +93,11 @@ def test_a_killed_owner_leaves_no_process_behind(used: Path) -> None:
     assert psutil.wait_procs(children, 60)[1] == []
 
 
-def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path, number: int) -> None:
     with Serving("--no-auth", "--data-dir", str(used)) as server:
-        assert server.stop() == 0
+        assert servers(used) != []
+        assert server.stop(number) == 0
     assert servers(used) == []
 
 
