@@ -107,7 +107,7 @@ def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
     with Serving("--no-auth", "--database-url", bouncer, "--log-level", "warning") as server:
         assert "through a pooler" in server.output
         with ThreadPoolExecutor(12) as threads:
-            list(threads.map(lambda number: life(Api(server.url), number), range(36)))
+            list(threads.map(lambda number: life(Api(server.url), number), range(24)))
         assert Api(server.health).get("//readyz").status_code == 200
         assert seen_by_others(bouncer) == before
         assert "psycopg" not in server.output
