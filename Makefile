@@ -124,8 +124,9 @@ db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebo
 	$(BIN)/python -m hyperfleet.database.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
+# OCI's own format, which Podman and Buildah would choose, has no HEALTHCHECK. Docker does not heed the variable.
 image: $(TOOLS)/release.stamp ## Build the container image
-	$(CONTAINER_TOOL) build --tag $(IMAGE) \
+	BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --tag $(IMAGE) \
 		--build-arg VERSION=$$($(RELEASE)/hatchling version) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 

@@ -63,6 +63,16 @@ def test_only_what_the_wheel_is_made_of_gets_into_the_build() -> None:
     }
 
 
+def test_make_has_podman_and_buildah_keep_the_health_check(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tool = tmp_path / "tool"
+    tool.write_text('#!/bin/sh\necho "$BUILDAH_FORMAT: $*"\n')
+    tool.chmod(0o755)
+    words = ["make", "-o", ".tools/release.stamp", "image", "CONTAINER_TOOL=./tool", "IMAGE=mine:1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("docker: build --tag mine:1 ")
+
+
 @pytest.mark.tools
 @pytest.mark.skipif(not HADOLINT, reason="no hadolint: make test-tools installs it")
 def test_hadolint_has_nothing_to_say() -> None:
