@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import http
 import termios
+import threading
 from typing import Any, cast
 
 import httptools
@@ -73,12 +74,20 @@ class Protocol(HttpToolsProtocol):
     """The server's protocol, with limits.
 
     :param leaving: set once the server ends
+    :param begun: set before, as soon as the service is asked to stop
     """
 
-    def __init__(self, *args: Any, limits: Limits, leaving: asyncio.Event, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        limits: Limits,
+        leaving: asyncio.Event,
+        begun: threading.Event,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits
-        self.leaving = leaving
+        self.leaving, self.begun = leaving, begun
         self.deadline: asyncio.TimerHandle | None = None
         self.in_head = True
         self.head_size = 0
@@ -161,7 +170,8 @@ class Protocol(HttpToolsProtocol):
             return
         self.in_head = False
         super().on_headers_complete()
-        if self.leaving.is_set():
+        if self.leaving.is_set() or self.begun.is_set():
+            # Who comes again comes to another; the end would meet the request on its way otherwise.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

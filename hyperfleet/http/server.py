@@ -77,7 +77,9 @@ class _Server(uvicorn.Server):
         listening = asyncio.get_running_loop().create_server
         self.servers = [
             await listening(
-                functools.partial(protocol, config=config, leaving=self.leaving, **of),
+                functools.partial(
+                    protocol, config=config, leaving=self.leaving, begun=self.ending.begun, **of
+                ),
                 sock=one,
                 ssl=config.ssl,
                 backlog=config.backlog,

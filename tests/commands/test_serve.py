@@ -303,6 +303,23 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
         assert server.process.wait(20) == 0
 
 
+def test_whoever_keeps_a_connection_is_sent_to_another_before_the_service_goes(database: str) -> None:
+    given = ("--no-auth", "--database-url", database, "--shutdown-delay=3", "--workers=2")
+    with Serving(*given) as server, requests.Session() as session:
+        url = server.url + "/api/hyperfleet/v1/clusters"
+        assert "Connection" not in session.get(url, timeout=5).headers
+        server.process.terminate()
+        # The workers hear of it a moment later.
+        end = time.monotonic() + 2
+        while (answer := session.get(url, timeout=5)).headers.get("Connection") != "close":
+            assert time.monotonic() < end
+        assert answer.status_code == 200
+        # The same of a connection that is new, and of what changes something.
+        made = session.post(url, json={"name": "late", "spec": {}}, timeout=5)
+        assert (made.status_code, made.headers["Connection"]) == (201, "close")
+        assert server.process.wait(20) == 0
+
+
 def test_the_version_is_told_in_both_spellings() -> None:
     told = {"--version": __version__, "version": f"{__version__} (commit {__commit__})"}
     for spelling, line in told.items():
