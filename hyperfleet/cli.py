@@ -1,5 +1,7 @@
 """The command line: the program ``hyperfleet``, and its commands."""
 
+import os
+import signal
 import sys
 import warnings
 
@@ -22,6 +24,9 @@ def main() -> None:
     if not sys.warnoptions:
         # Libraries speak to their developers in warnings; an operator can do nothing about them.
         warnings.simplefilter("ignore")
+    if os.getpid() == 1:
+        # A container's first process, which the kernel spares signals that nobody handles.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command()

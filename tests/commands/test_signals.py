@@ -1,8 +1,10 @@
 """Signals under load: whoever was answered was served, and nobody was lost."""
 
+import os
 import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import pytest
 import requests
 from conftest import Api
 from issuer import self_signed
-from process import Serving
+from process import HYPERFLEET, Serving
 
 pytestmark = pytest.mark.slow
 
@@ -141,3 +143,21 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
             refused = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"a": 1}})
             assert refused.status_code == 400
         assert server.stop() == 0
+
+
+def test_a_command_that_is_the_first_process_of_a_container_ends_at_sigterm() -> None:
+    first = ["unshare", "--pid", "--fork", "--kill-child"]
+    try:
+        subprocess.run([*first, "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("process ids of one's own need root")
+    words = [*first, HYPERFLEET, "watch", "--url=http://127.0.0.1:1"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "no answer" in process.stderr.readline()
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            os.kill(int(children), signal.SIGTERM)
+            assert process.wait(20) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
