@@ -38,9 +38,10 @@ from remembered import remember
 from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
+from hyperfleet.http.certificate import Certificate
 from hyperfleet.http.limits import limits
 from hyperfleet.http.routing import Shipped
-from hyperfleet.http.server import App, Ending, Servers, address, certificate, listen
+from hyperfleet.http.server import App, Ending, Servers, address, listen
 from hyperfleet.settings.catalogue import Settings
 
 # What decides whether a change lands must not depend on luck; a developer's run looks further each time.
@@ -321,7 +322,7 @@ class Service:
             self.listener.close()
             raise
         chosen = self.settings
-        tls = certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else {}
+        tls = Certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else None
         self.servers = Servers(
             [App(self.app, self.listener, tls)], Ending(5), self.pool, limits=limits(chosen)
         )

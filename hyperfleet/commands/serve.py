@@ -62,11 +62,11 @@ class Parts(NamedTuple):
     """What the settings alone make of a service.
 
     :param secure: whether the API, the health checks and the metrics are served with TLS
-    :param certificates: what each of them is given for it
+    :param certificates: of each of them that is
     """
 
     secure: tuple[bool, bool, bool]
-    certificates: list[dict[str, Any]]
+    certificates: list[Any]
     guard: Any
     holder: Any
 
@@ -76,14 +76,14 @@ def parts(chosen: Settings) -> Parts:
     # Not needed by the other commands, and slow to import.
     from hyperfleet.auth.guard import Guard  # noqa: PLC0415
     from hyperfleet.contract import provider  # noqa: PLC0415
-    from hyperfleet.http.server import certificate  # noqa: PLC0415
+    from hyperfleet.http.certificate import Certificate  # noqa: PLC0415
 
     if tracing.wanted(chosen.tracing_enabled, os.environ):
         tracing.check()
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
-    tls = certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else {}
+    tls = Certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else None
     guard = Guard(chosen) if chosen.authenticated else None
-    return Parts(secure, [tls if wanted else {} for wanted in secure], guard, provider.load(chosen))
+    return Parts(secure, [tls if wanted else None for wanted in secure], guard, provider.load(chosen))
 
 
 def places(chosen: Settings) -> list[tuple[str, int]]:

@@ -6,18 +6,17 @@ import functools
 import logging
 import signal
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from hyperfleet.errors import ConfigurationError, StartError
+from hyperfleet.errors import StartError
+from hyperfleet.http.certificate import Certificate
 from hyperfleet.http.limits import Limits, limits
 from hyperfleet.http.protocol import Protocol
 from hyperfleet.observe import log
@@ -63,10 +62,13 @@ class _Server(uvicorn.Server):
     words.
     """
 
-    def __init__(self, config: uvicorn.Config, ending: Ending, patience: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ending: Ending, patience: float, certificate: Certificate | None
+    ) -> None:
         super().__init__(config)
         self.ending = ending
         self.patience = patience
+        self.certificate = certificate
         self.leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -81,10 +83,10 @@ class _Server(uvicorn.Server):
                     protocol, config=config, leaving=self.leaving, begun=self.ending.begun, **of
                 ),
                 sock=one,
-                ssl=config.ssl,
+                ssl=self.certificate.context if self.certificate else None,
                 backlog=config.backlog,
                 # Before TLS has begun no clock of the protocol runs.
-                ssl_handshake_timeout=self.patience if config.ssl else None,
+                ssl_handshake_timeout=self.patience if self.certificate else None,
             )
             for one in sockets or ()
         ]
@@ -163,31 +165,12 @@ def address(listener: socket.socket, *, secure: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def certificate(cert_file: Path | None, key_file: Path | None) -> dict[str, Any]:
-    """What a server is given to speak TLS 1.2 or newer.
-
-    Raises ConfigurationError when a file is not named, cannot be read, or the two do not fit.
-    """
-    if cert_file is None or key_file is None:
-        raise ConfigurationError("HTTPS needs --https-cert-file and --https-key-file.")
-
-    def asked() -> str:
-        # Otherwise OpenSSL asks on the terminal, for each listener.
-        raise ConfigurationError(f"{key_file}: a key with a passphrase cannot be used.")
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, asked)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{cert_file}, {key_file}: {error}") from None
-    return {"ssl_certfile": cert_file, "ssl_keyfile": key_file}
-
-
 class App(NamedTuple):
-    """An application, the socket that it is on, and what :func:`certificate` gives; nothing for HTTP."""
+    """An application, the socket that it is on, and its certificate; none for HTTP."""
 
     app: ASGIApp
     listener: socket.socket
-    certificate: Mapping[str, Any] = {}
+    certificate: Certificate | None = None
 
 
 class Servers:
@@ -216,6 +199,7 @@ class Servers:
         self.beat = beat
         self.reload_wanted = asyncio.Event()
         self.sockets = [one.listener for one in apps]
+        self.certificates = {one.certificate for one in apps if one.certificate}
         self.servers = [
             _Server(
                 uvicorn.Config(
@@ -229,10 +213,10 @@ class Servers:
                     # Who asks for maintenance must be on the machine, whatever a header says.
                     proxy_headers=index == 0,
                     timeout_keep_alive=KEEP_ALIVE,
-                    **one.certificate,
                 ),
                 ending,
                 limits.time,
+                one.certificate,
             )
             for index, one in enumerate(apps)
         ]
@@ -301,6 +285,8 @@ class Servers:
     async def _beating(self) -> None:
         while True:
             self.beat()
+            for one in self.certificates:
+                await asyncio.to_thread(one.renew)
             await asyncio.sleep(1)
 
     def _orphaned(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.http.certificate import Certificate
 from hyperfleet.http.problems import send_problem
 from hyperfleet.http.server import App, Ending, Servers
 
@@ -42,7 +43,7 @@ APPS: Sequence[ASGIApp] = (no_api, only_alive, only_alive)
 
 
 def meanwhile(
-    listeners: Sequence[socket.socket], certificates: Sequence[Mapping[str, Any]], work: Callable[[], T]
+    listeners: Sequence[socket.socket], certificates: Sequence[Certificate | None], work: Callable[[], T]
 ) -> T | None:
     """Serves these until some work is done, unless that is soon. Returns what it comes to, and raises
     what it raises; None when the process is told to stop before.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -126,6 +127,56 @@ def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path,
     )
     assert done.returncode == 2
     assert str(key) in done.stdout
+
+
+def shown(url: str) -> bytes:
+    """The certificate that a new connection is shown."""
+    where = urlsplit(url)
+    pem = ssl.get_server_certificate((str(where.hostname), int(where.port or 0)), timeout=20)
+    return ssl.PEM_cert_to_DER_cert(pem)
+
+
+def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_without_a_restart(
+    database: str, tmp_path: Path
+) -> None:
+    """As Kubernetes mounts a Secret: the link to the folder of its files is swapped."""
+    folders = [tmp_path / name for name in ("old", "broken", "new")]
+    ders = []
+    for folder in folders:
+        folder.mkdir()
+        cert, _ = self_signed(folder)
+        ders.append(ssl.PEM_cert_to_DER_cert(cert.read_text()))
+    (folders[1] / "tls.key").write_bytes((folders[2] / "tls.key").read_bytes())
+
+    def swap(folder: Path) -> None:
+        (tmp_path / "next").symlink_to(folder)
+        (tmp_path / "next").replace(tmp_path / "data")
+
+    swap(folders[0])
+    given = (
+        *("--no-auth", "--workers=2", "--database-url", database, "--enable-https"),
+        *("--enable-health-check-https", "--enable-metrics-https"),
+        *(f"--https-cert-file={tmp_path}/data/tls.crt", f"--https-key-file={tmp_path}/data/tls.key"),
+    )
+    with Serving(*given) as server, requests.Session() as kept:
+        urls = [server.url] * 8 + [server.health, server.metrics]
+        asked: Any = {
+            "url": server.url + "/api/hyperfleet",
+            "verify": str(folders[0] / "tls.crt"),
+            "timeout": 20,
+        }
+        assert kept.get(**asked).status_code == 200
+        swap(folders[1])
+        time.sleep(3)
+        assert {shown(url) for url in urls} == {ders[0]}
+        assert server.output.count("the last certificate stays in force") == 2
+        swap(folders[2])
+        end = time.monotonic() + 20
+        while {shown(url) for url in urls} != {ders[2]} and time.monotonic() < end:
+            time.sleep(0.2)
+        assert {shown(url) for url in urls} == {ders[2]}
+        # Who was there before is not sent away.
+        assert kept.get(**asked).status_code == 200
 
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
