@@ -5,10 +5,11 @@ lock is a row in a table, which stays behind when a run is killed.)
 """
 
 import functools
+import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,8 @@ from yoyo.connections import DatabaseURI
 from hyperfleet.database import connection
 from hyperfleet.files import shipped
 
+logger = logging.getLogger(__name__)
+
 
 class MigrationRefused(Exception):
     """Why nothing was migrated, and what helps."""
@@ -28,6 +31,21 @@ class MigrationRefused(Exception):
 
 # Any number does, as long as it is always the same one.
 LOCK = 4937015
+# Seconds before the next try of a migration that got no lock, and the try that is told of.
+PAUSE = 1.0
+TOLD = 3
+
+
+class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """Runs migrations, those in a transaction without waiting for a lock for long: who waits for a table
+    keeps all who come after from it, and a dump holds all tables until it is done.
+    """
+
+    def begin(self) -> None:
+        """Begins a transaction."""
+        super().begin()
+        # Of this transaction alone: whose session it is, is a pooler's choice.
+        self.execute("SET LOCAL lock_timeout = '500ms'")
 
 
 @contextmanager
@@ -39,7 +57,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
     # As connection.connect() has it.
     parts["prepare_threshold"] = None
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
-    with _turn(conninfo), PostgresqlPsycopgBackend(uri, "_yoyo_migration") as backend:
+    with _turn(conninfo), Backend(uri, "_yoyo_migration") as backend:
         backend.init_database()
         yield backend
 
@@ -85,6 +103,25 @@ def _files() -> Any:
     return read_migrations(str(shipped("migrations")))
 
 
+def _each(step: Callable[[Any], None], migrations: Iterable[Any]) -> list[str]:
+    """Takes the step for each, and returns their names. One that got no lock has left nothing behind,
+    and is tried again.
+    """
+    done = []
+    for one in migrations:
+        tries = 0
+        while one.id not in done:
+            try:
+                step(one)
+                done.append(one.id)
+            except psycopg.errors.LockNotAvailable:
+                tries += 1
+                if tries == TOLD:
+                    logger.warning("%s waits for older transactions, such as a dump", one.id)
+                time.sleep(PAUSE)
+    return done
+
+
 def apply(conninfo: str) -> list[str]:
     """Applies what is pending, each migration in a transaction; returns their names, oldest first.
 
@@ -92,9 +129,7 @@ def apply(conninfo: str) -> list[str]:
     psycopg.Error when a statement fails; the migrations before it stay.
     """
     with _backend(conninfo) as backend:
-        pending = backend.to_apply(_files())
-        backend.apply_migrations(pending)
-        return [migration.id for migration in pending]
+        return _each(backend.apply_one, backend.to_apply(_files()))
 
 
 def roll_back(conninfo: str, count: int) -> list[str]:
@@ -104,9 +139,7 @@ def roll_back(conninfo: str, count: int) -> list[str]:
     """
     with _backend(conninfo) as backend, connection.connect(conninfo) as conn:
         refuse_unknown(conn)
-        newest = backend.to_rollback(_files())[:count]
-        backend.rollback_migrations(newest)
-        return [migration.id for migration in newest]
+        return _each(backend.rollback_one, backend.to_rollback(_files())[:count])
 
 
 @functools.cache
@@ -148,7 +181,9 @@ def refuse_unknown(conn: connection.Connection) -> None:
         )
 
 
-DROP = re.compile(r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) (?:IF EXISTS )?([a-z_]+)")
+DROP = re.compile(
+    r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) (?:CONCURRENTLY )?(?:IF EXISTS )?([a-z_]+)"
+)
 MADE_ANEW = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY ([a-z_]+)")
 
 

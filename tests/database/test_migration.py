@@ -1,6 +1,7 @@
 """The schema goes forward and back."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -11,6 +12,9 @@ from psycopg.conninfo import make_conninfo
 from hyperfleet.database import migration
 
 pytestmark = pytest.mark.slow
+
+# Those of the schema, without the record of its migrations.
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ 'yoyo' ORDER BY 1"
 
 
 def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(database: str) -> None:
@@ -124,3 +128,32 @@ def test_tenants_come_while_somebody_dumps_and_others_write(
     # As after one that was killed between its last statement and the note that it is done.
     sql.execute("DELETE FROM _yoyo_migration WHERE migration_id ~ '^0010'")
     assert migration.apply(database) == [name for name in names if name.startswith("0010")]
+
+
+@pytest.mark.parametrize("first", ["0005", "0007", "0008", "0012", "0013"])
+def test_no_migration_and_no_rollback_keeps_others_waiting_behind_a_dump(
+    first: str, database: str, sql: psycopg.Connection
+) -> None:
+    names = [name for name in migration.names() if name >= first]
+    migration.roll_back(database, len(names))
+    sql.execute("SET lock_timeout = '2s'")
+
+    def beside_a_dump(step: Callable[[], list[str]]) -> list[str]:
+        tables = [name for (name,) in sql.execute(TABLES)]
+        with psycopg.connect(database) as dump, ThreadPoolExecutor(1) as threads:
+            dump.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
+            stepping = threads.submit(step)
+            try:
+                until = time.monotonic() + 4
+                while time.monotonic() < until:
+                    for table in tables:
+                        # As every writer of it does.
+                        sql.execute(f"DELETE FROM {table} WHERE false")
+                assert not stepping.done()
+            finally:
+                dump.rollback()
+            return stepping.result(60)
+
+    assert beside_a_dump(lambda: migration.apply(database)) == names
+    newest = [name for name in names[::-1] if name >= "0010"]
+    assert beside_a_dump(lambda: migration.roll_back(database, len(newest))) == newest
