@@ -107,6 +107,7 @@ def _serve(
     from hyperfleet.http.server import App, Ending, Servers, address, listen, spread  # noqa: PLC0415
     from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
+    from hyperfleet.observe.metrics import go_on_from  # noqa: PLC0415
 
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
     secure, certificates, guard, holder = parts(chosen)
@@ -144,7 +145,8 @@ def _serve(
     _settle_memory()
     if count > 1:
         own = spread(listeners[0], count)
-        workers = Workers(own, work, died, chosen.shutdown_timeout + chosen.shutdown_delay)
+        patience = chosen.shutdown_timeout + chosen.shutdown_delay
+        workers = Workers(own, work, died, go_on_from, patience)
     _banner(addresses, told, count, chosen)
     if count > 1:
         workers.run()

@@ -48,6 +48,7 @@ class Workers:
     :param work: what a worker does with its socket until it is told to stop; the descriptor that it is
         given beside is at its end once the first process is gone
     :param ended: told the process of each worker that has ended, and whether it was wanted to
+    :param follows: told the process that a new worker has taken the place of, in the new one
     :param patience: seconds that they may take to stop
     """
 
@@ -56,13 +57,17 @@ class Workers:
         listeners: Sequence[socket.socket],
         work: Callable[[socket.socket, int], None],
         ended: Callable[[int, bool], None],
+        follows: Callable[[int], None],
         patience: float,
     ) -> None:
         self.listeners = listeners
         self.work = work
         self.ended = ended
+        self.follows = follows
         self.patience = patience
         self.running: dict[int, Worker] = {}
+        # The process of the last worker of each number.
+        self.last: dict[int, int] = {}
         # Those to be started, and when.
         self.wanted = dict.fromkeys(range(len(listeners)), 0.0)
         self.deadline: float | None = None
@@ -102,6 +107,7 @@ class Workers:
         pid = os.fork()
         if pid:
             self.running[pid] = Worker(number, time.monotonic())
+            self.last[number] = pid
             return
         status = 1
         try:
@@ -109,6 +115,8 @@ class Workers:
             for other, listener in enumerate(self.listeners):
                 if other != number:
                     listener.close()
+            if number in self.last:
+                self.follows(self.last[number])
             self.work(self.listeners[number], self.watched)
             status = 0
         except SystemExit as stop:

@@ -210,14 +210,22 @@ def _processes() -> set[int]:
     return {int(name) for name in names if Path(f"/proc/{name}").exists()}
 
 
+def go_on_from(pid: int) -> None:
+    """Takes over the files of a process that has ended, before anything is counted in this one: else the
+    files of all that ever ended would be kept, and read by each scrape.
+    """
+    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{pid}.db"):
+        path.rename(path.with_stem(path.stem.removesuffix(str(pid)) + str(os.getpid())))
+
+
 def _counted(exporter: PrometheusMetrics) -> tuple[str, str]:
     """What all processes have counted, as text, and its media type."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
             content, kind = exporter.generate_metrics()
-        except struct.error:
-            # A process has just made a file, in which there is nothing yet.
+        except (struct.error, FileNotFoundError):
+            # A process has just made a file, in which there is nothing yet, or taken one over.
             if time.monotonic() > until:
                 raise
             time.sleep(0.005)

@@ -98,6 +98,36 @@ def test_a_scrape_waits_for_a_worker_that_just_begins_to_count(serving: Serving)
     assert not begun.exists()
 
 
+def test_workers_that_die_leave_nothing_behind_but_what_they_have_counted(serving: Serving) -> None:
+    def counted() -> float:
+        metrics = requests.get(serving.metrics, timeout=5).text
+        (line,) = re.findall(r"hyperfleet_api_requests_total{.*/compatibility.*} (\S+)", metrics)
+        return float(line)
+
+    def files() -> int:
+        return len(list(counted_in(serving).glob("*.db")))
+
+    for _ in range(30):
+        # Each on a connection of its own, so that both processes count.
+        assert Api(serving.url).get("/compatibility").status_code == 200
+    assert counted() == 30
+    before = files()
+    for _ in range(4):
+        killed = wait_until_two(serving)[0]
+        os.kill(killed, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while killed in workers(serving):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        wait_until_two(serving)
+        while list(counted_in(serving).glob(f"*_{killed}.db")):
+            assert time.monotonic() < deadline
+            assert counted() == 30
+    assert counted() == 30
+    assert samples(serving, "hyperfleet_api_worker_restarts_total") == [4]
+    assert files() <= before
+
+
 def test_what_a_killed_service_counted_in_is_removed_at_the_next_start_and_no_other(
     serving: Serving, database: str
 ) -> None:
