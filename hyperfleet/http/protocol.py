@@ -55,9 +55,9 @@ class _Joined:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Sends what was held back."""
-        if self.held:
-            held, self.held = self.held, b""
+        """Sends what was held back, unless the client has gone meanwhile."""
+        held, self.held = self.held, b""
+        if held and not self.transport.is_closing():
             self.transport.write(held)
 
     def close(self) -> None:
