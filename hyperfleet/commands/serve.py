@@ -182,10 +182,12 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
     from prometheus_client import Counter, multiprocess  # noqa: PLC0415
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
+    from hyperfleet.observe import counts  # noqa: PLC0415
     from hyperfleet.observe.gauges import Fleet, Gauges  # noqa: PLC0415
     from hyperfleet.observe.metrics import OWN, Statements, build_info, metrics_app  # noqa: PLC0415
     from hyperfleet.observe.metrics import reads as counted  # noqa: PLC0415
 
+    counts.install()
     primary = reads.primary
     gauges, fleet = Gauges(registry, primary, holder), Fleet(primary, chosen.stuck_after)
     build_info(registry)

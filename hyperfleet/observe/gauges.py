@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,8 +164,10 @@ class Fleet(Collector):
                 if not self._fresh():
                     await self._ask()
                     new = self.shared.with_suffix(".new")
-                    new.write_text(json.dumps([self.looked, self.rows]))
-                    new.replace(self.shared)
+                    # Where there is no room for it, who is asked next asks again.
+                    with suppress(OSError):
+                        new.write_text(json.dumps([self.looked, self.rows]))
+                        new.replace(self.shared)
 
     def _fresh(self) -> bool:
         """Whether what was found last, by whichever process, need not be asked for again."""

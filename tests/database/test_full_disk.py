@@ -1,7 +1,6 @@
 """A disk that is full: what was acknowledged stays, reads go on, and writes do so when there is room."""
 
 import random
-import subprocess
 import tempfile
 import threading
 import time
@@ -14,6 +13,7 @@ import requests
 from conftest import Api
 from own_server import own_server
 from process import Serving
+from small_disk import fill_up, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -24,31 +24,8 @@ SIZE = "200m"
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A disk of its own, so small that it is soon full."""
-    with tempfile.TemporaryDirectory(prefix="hyperfleet-disk-") as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", folder],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if mounted.returncode:
-            pytest.skip(f"no disk of its own can be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill_up(disk: Path) -> Path:
-    """Leaves no byte of it free."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(b"\0" * 65536)
-            except OSError:
-                break
-    return ballast
+    with tempfile.TemporaryDirectory(prefix="hyperfleet-disk-") as folder, small_disk(folder, SIZE):
+        yield Path(folder)
 
 
 def writes(api: Api, number: int, over: threading.Event) -> tuple[dict[str, str], int]:

@@ -15,6 +15,7 @@ import pytest
 import requests
 from conftest import Api
 from process import Serving
+from small_disk import fill_up, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,25 @@ def test_workers_that_die_leave_nothing_behind_but_what_they_have_counted(servin
     assert counted() == 30
     assert samples(serving, "hyperfleet_api_worker_restarts_total") == [4]
     assert files() <= before
+
+
+def test_workers_that_find_no_room_to_count_in_serve_all_the_same(serving: Serving) -> None:
+    folder = counted_in(serving)
+    with small_disk(folder, "1m"):
+        ballast = fill_up(folder)
+        for pid in wait_until_two(serving):
+            os.kill(pid, signal.SIGKILL)
+        assert serving.says(f"metrics are incomplete: {folder}: No space left on device")
+        served = wait_until_two(serving)
+        clusters = [Api(serving.url).cluster(f"c{number}") for number in range(16)]
+        assert requests.get(serving.metrics, timeout=5).status_code == 200
+        assert workers(serving) == served
+        ballast.unlink()
+        for cluster in clusters:
+            Api(serving.url).read(cluster)
+        assert sum(samples(serving, "hyperfleet_api_requests_total")) >= 16
+        assert samples(serving, "hyperfleet_api_resources{") == [16]
+        assert workers(serving) == served
 
 
 def test_what_a_killed_service_counted_in_is_removed_at_the_next_start_and_no_other(
