@@ -260,10 +260,10 @@ def _banner(addresses: list[str], database: Mapping[str, str], count: int, chose
         more = {name.lower(): what for name, what in told.items()}
         logger.info("HyperFleet API %s serves", __version__, extra=more)
         return
-    click.echo(f"HyperFleet API {__version__}")
-    for name, what in told.items():
-        click.echo(f"  {name:10}{what}")
-    sys.stdout.flush()
+    lines = [f"HyperFleet API {__version__}", *(f"  {name:10}{what}" for name, what in told.items())]
+    # Where there is no room for it, as for the log, the service serves all the same.
+    with contextlib.suppress(OSError):
+        click.echo("\n".join(lines))
 
 
 def _database(

@@ -102,8 +102,10 @@ class Workers:
 
     def _start(self, number: int) -> None:
         # What waits to be written would be written by both.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # To a disk that is full nothing can be written.
+            with suppress(OSError):
+                stream.flush()
         pid = os.fork()
         if pid:
             self.running[pid] = Worker(number, time.monotonic())

@@ -130,16 +130,25 @@ class _Json(OrjsonFormatter):
 
 
 class _Lines(logging.Handler):
-    """Writes each line at once to a pipe, and drops it where nobody reads: a reader that has stopped
-    must not stop the service.
+    """Writes each line at once to a pipe or a file, and drops it where nobody reads or there is no room:
+    who does not take the log must not stop the service.
+
+    :param pipe: whether it is one
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, pipe: bool) -> None:
         super().__init__()
-        # As a description of its own, so that nobody else's writes change.
-        self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+        # A pipe as a description of its own, so that nobody else's writes change; a file as it is, since
+        # all who write to it go on behind each other.
+        self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK) if pipe else os.dup(fd)
+        self.why = "nobody read them" if pipe else "they could not be written"
         self.lost = 0
         self.cut = False
+
+    def close(self) -> None:
+        """Lets go of the pipe or the file."""
+        os.close(self.fd)
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a line, and before it how many were lost."""
@@ -149,8 +158,8 @@ class _Lines(logging.Handler):
             self.handleError(record)
             return
         if self.lost:
-            told = "%d lines were lost: nobody read them"
-            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, told, (self.lost,), None)
+            told = "%d lines were lost: %s"
+            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, told, (self.lost, self.why), None)
             self.filter(lost)
             if not self._write(self.format(lost)):
                 self.lost += 1
@@ -172,8 +181,9 @@ class _Lines(logging.Handler):
 
 def _handler(stream: TextIO) -> logging.Handler:
     try:
-        if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
-            return _Lines(stream.fileno())
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+            return _Lines(stream.fileno(), pipe=stat.S_ISFIFO(mode))
     except (OSError, ValueError):
         # No descriptor, or a pipe of somebody else's.
         pass

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ import requests
 from conftest import Api
 from issuer import key_pair
 from process import CLEAN, HYPERFLEET, Serving, free_port
+from small_disk import fill_up, small_disk
 
 from hyperfleet import __version__
 from hyperfleet.observe.log import Secrets
@@ -285,3 +287,44 @@ def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_
         process.terminate()
         os.close(reading)
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_full_disk_under_the_log_stops_nobody_and_its_end_is_told_with_what_was_lost(
+    database: str, tmp_path: Path, form: str
+) -> None:
+    port, errors = free_port(), tmp_path / "errors"
+    (tmp_path / "disk").mkdir()
+    with small_disk(tmp_path / "disk", "64k"):
+        ballast, lines = fill_up(tmp_path / "disk"), tmp_path / "disk" / "log"
+        with lines.open("a") as output, errors.open("w") as beside:
+            process = subprocess.Popen(
+                [
+                    *(HYPERFLEET, "serve", "--no-auth", f"--port={port}", f"--log-format={form}"),
+                    *("--health-port=0", "--metrics-port=0", "--workers=2", "--database-url", database),
+                ],
+                stdout=output,
+                stderr=beside,
+                env=CLEAN,
+            )
+        try:
+            api = Api(f"http://127.0.0.1:{port}")
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    # The line of a request is written before the next one on its connection is answered.
+                    for _ in range(3):
+                        api.get("/clusters").raise_for_status()
+                    break
+                except requests.ConnectionError:
+                    assert time.monotonic() < deadline and process.poll() is None, errors.read_text()
+                    time.sleep(0.05)
+            ballast.unlink()
+            deadline = time.monotonic() + 20
+            while "lines were lost: they could not be written" not in lines.read_text():
+                assert time.monotonic() < deadline
+                api.get("/clusters").raise_for_status()
+            assert errors.read_text() == ""
+        finally:
+            process.terminate()
+            process.wait(20)
