@@ -293,7 +293,7 @@ def _database(
 def _pending(conninfo: str) -> dict[str, str]:
     """What the banner says of the migrations that the database lacks; nothing when it has all."""
     try:
-        with connection.connect(conninfo) as conn:
+        with connection.connect(conninfo) as conn, connection.answering(conn):
             lacking = migration.pending(conn)
     except psycopg.Error as error:
         return {"Schema": f"unknown: {connection.reason(error)}"}

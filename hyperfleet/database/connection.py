@@ -1,9 +1,13 @@
 """Connections to PostgreSQL: where it is, how long to wait for it, and what its errors say of it."""
 
 import logging
+import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import psycopg
@@ -26,6 +30,9 @@ DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+
+# Seconds within which who has taken a connection must answer on it, at the start.
+ANSWER = 5.0
 
 # What a server says of a user, a password or a name that it does not know, and libpq of a word that it
 # does not understand: words alone, since libpq has no SQLSTATE of a connection that was not made.
@@ -121,6 +128,34 @@ def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
     return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
 
 
+@contextmanager
+def answering(conn: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Hangs up where the block's statements take longer than :data:`ANSWER`, which raises
+    OperationalError: a pooler takes connections that it has no session of the server for.
+    """
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with (
+            suppress(OSError, psycopg.OperationalError),
+            socket.socket(fileno=os.dup(conn.fileno())) as line,
+        ):
+            line.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(ANSWER, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if not late.is_set():
+            raise
+        raise psycopg.OperationalError(f"no answer within {ANSWER:g} s") from error
+    finally:
+        timer.cancel()
+
+
 def wait(conninfo: str, timeout: float) -> bool:
     """Returns once the database answers; a line is logged for each try that failed.
 
@@ -135,7 +170,7 @@ def wait(conninfo: str, timeout: float) -> bool:
     while True:
         tries += 1
         try:
-            with connect(conninfo) as conn:
+            with connect(conninfo) as conn, answering(conn):
                 told = conn.info.backend_pid
                 return conn.execute("SELECT pg_backend_pid()").fetchone() != (told,)
         except psycopg.OperationalError as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -111,6 +112,21 @@ def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
         assert Api(server.health).get("//readyz").status_code == 200
         assert seen_by_others(bouncer) == before
         assert "psycopg" not in server.output
+
+
+def test_a_start_waits_no_longer_for_a_pooler_without_a_session_left_than_for_one_that_is_away(
+    bouncer: str,
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(SESSIONS):
+            stack.enter_context(psycopg.connect(bouncer)).execute("SELECT 1")
+        began = time.monotonic()
+        ended = run(
+            "serve", "--no-auth", "--port=0", "--database-url", bouncer, "--db-connect-timeout=1"
+        )
+        assert (ended.returncode, "no answer within 5 s" in ended.stdout) == (1, True), ended.stdout
+        # PgBouncer itself answers after two minutes.
+        assert time.monotonic() - began < 60
 
 
 def test_nobody_waits_without_end_for_a_pooler_that_says_nothing(
