@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -125,7 +125,20 @@ def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
 
     Leaves no prepared statements behind: whose session it is, is a pooler's choice.
     """
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    conn = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    if strange(conn.info):
+        conn.execute(UTF8)
+    return conn
+
+
+UTF8: LiteralString = "/* encoding */ SET client_encoding = 'UTF8'"
+
+
+def strange(info: psycopg.ConnectionInfo) -> bool:
+    """Whether a database that holds all texts takes them in another encoding, as ``ALTER DATABASE … SET
+    client_encoding`` has it: JSON, which is UTF-8, would be stored as other texts than it says.
+    """
+    return info.parameter_status("server_encoding") == "UTF8" and info.encoding != "utf-8"
 
 
 @contextmanager

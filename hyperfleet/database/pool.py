@@ -269,6 +269,8 @@ def new_pool(
     async def configure(conn: Session) -> None:
         conn.travelling = wanted if shared else None
         conn.adapt()
+        if connection.strange(conn.info):
+            await conn.execute(connection.UTF8)
         if not shared:
             await conn.execute(COMPRESSION)
 

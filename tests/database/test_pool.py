@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import psycopg
 import pytest
@@ -13,6 +13,7 @@ from conftest import Api, Service
 from psycopg.waiting import Ready, Wait
 from psycopg_pool import PoolTimeout
 
+from hyperfleet.database import connection
 from hyperfleet.database.pool import ASK_AGAIN, Pool, new_pool
 from hyperfleet.database.session import Line
 from hyperfleet.database.statements import fetch
@@ -229,3 +230,16 @@ def test_a_statement_that_failed_leaves_the_connection_as_it_was(database: str) 
             assert await fetch(pool, "SELECT 1 / %(n)s, pg_backend_pid()", {"n": 1}) == [(1, pid)]
 
     uvloop.run(main())
+
+
+def test_texts_are_stored_as_they_are_whatever_encoding_the_database_has_for_clients(
+    database: str, service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    name = psycopg.sql.Identifier(sql.info.dbname)
+    sql.execute(psycopg.sql.SQL("ALTER DATABASE {} SET client_encoding = 'LATIN1'").format(name))
+    api = service(database)
+    cluster = api.post("/clusters", json={"name": "c", "spec": {"text": "ü€😀"}}).json()
+    assert sql.execute("SELECT spec ->> 'text' FROM clusters").fetchone() == ("ü€😀",)
+    assert api.read(cluster)["spec"] == {"text": "ü€😀"}
+    with connection.connect(database) as conn:
+        assert conn.execute("SELECT spec ->> 'text' FROM clusters").fetchone() == ("ü€😀",)
