@@ -256,4 +256,9 @@ def _begins(error: Exception, codes: tuple[str, ...]) -> bool:
     if error.sqlstate:
         return error.sqlstate.startswith(codes)
     # Not from the server but from psycopg and its pool, which found none.
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or confused(error)
+
+
+def confused(error: BaseException) -> bool:
+    """Whether psycopg heard more than an answer, as where the server says goodbye right behind it."""
+    return isinstance(error, psycopg.InternalError) and error.sqlstate is None

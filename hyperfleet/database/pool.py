@@ -189,7 +189,8 @@ class Pool(AsyncConnectionPool[Session]):
 
     async def blame(self, conn: Session, error: BaseException) -> None:
         """Closes a connection, if it is of no more use after this error."""
-        if conn.broken or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+        if conn.broken or read_only or connection.confused(error):
             await self.discard(conn)
 
     async def discard(self, conn: Session) -> None:

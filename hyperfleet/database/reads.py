@@ -92,7 +92,7 @@ class Standby:
                 if replayed < max(least, wanted):
                     return None
                 rows = await fetch_on(self.pool, conn, statement, values, prepare)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
             if isinstance(error, psycopg.errors.SerializationFailure):
                 # What it replays has removed rows that the statement could still see.
                 return None
