@@ -101,6 +101,8 @@ def test_a_standby_answers_reads_and_takes_writes_once_it_is_promoted(server: Se
     ("sqlstate", "status", "code"),
     [
         ("25006", 503, "HYPERFLEET-SVC-001"),
+        ("42704", 503, "HYPERFLEET-SVC-001"),
+        ("42P10", 503, "HYPERFLEET-SVC-001"),
         ("53100", 503, "HYPERFLEET-SVC-001"),
         ("53200", 503, "HYPERFLEET-SVC-001"),
         ("53300", 503, "HYPERFLEET-SVC-001"),
