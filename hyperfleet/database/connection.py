@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString, Protocol
+from typing import Any, Protocol
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -33,6 +33,9 @@ DEFAULTS = {
 
 # Seconds within which who has taken a connection must answer on it, at the start.
 ANSWER = 5.0
+
+# What texts are sent and shown in, whatever the database, a role or libpq's variables have for others.
+ENCODING = "UTF8"
 
 # What a server says of a user, a password or a name that it does not know, and libpq of a word that it
 # does not understand: words alone, since libpq has no SQLSTATE of a connection that was not made.
@@ -125,20 +128,10 @@ def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
 
     Leaves no prepared statements behind: whose session it is, is a pooler's choice.
     """
-    conn = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-    if strange(conn.info):
-        conn.execute(UTF8)
+    conn = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, client_encoding=ENCODING)
+    # Of its transactions, whatever a role or a database has for others.
+    conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return conn
-
-
-UTF8: LiteralString = "/* encoding */ SET client_encoding = 'UTF8'"
-
-
-def strange(info: psycopg.ConnectionInfo) -> bool:
-    """Whether a database that holds all texts takes them in another encoding, as ``ALTER DATABASE … SET
-    client_encoding`` has it: JSON, which is UTF-8, would be stored as other texts than it says.
-    """
-    return info.parameter_status("server_encoding") == "UTF8" and info.encoding != "utf-8"
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
     parts: dict[str, Any] = conninfo_to_dict(conninfo)
     # As connection.connect() has it.
     parts["prepare_threshold"] = None
+    parts["client_encoding"] = connection.ENCODING
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
     with _turn(conninfo), Backend(uri, "_yoyo_migration") as backend:
         backend.init_database()
@@ -66,7 +67,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
 def _turn(conninfo: str) -> Iterator[None]:
     # The lock ends with its transaction, which a pooler leaves to who began it; sessions it doesn't.
     with connection.connect(conninfo) as conn:
-        _check_rights(conn)
+        _check(conn)
         while True:
             with conn.transaction():
                 conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -79,17 +80,23 @@ def _turn(conninfo: str) -> Iterator[None]:
 
 
 MAY_CREATE = """
-SELECT current_user, current_database(), schema,
-       coalesce(has_schema_privilege(current_user, schema, 'CREATE'), false)
+SELECT current_user::text, current_database()::text, current_setting('server_encoding')::text,
+       schema::text, coalesce(has_schema_privilege(current_user, schema, 'CREATE'), false)
 FROM current_schema() AS schema
 """
 
 
-def _check_rights(conn: connection.Connection) -> None:
-    # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
+def _check(conn: connection.Connection) -> None:
     row = conn.execute(MAY_CREATE).fetchone()
     assert row is not None
-    user, database, schema, may = row
+    user, database, encoding, schema, may = row
+    if encoding != connection.ENCODING:
+        # It could not hold all that may be in a spec.
+        raise MigrationRefused(
+            f"The database {database} has the encoding {encoding}, and must have {connection.ENCODING}: "
+            f"CREATE DATABASE ... ENCODING '{connection.ENCODING}' TEMPLATE template0;"
+        )
+    # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
     if may:
         return
     schema = schema or "public"

@@ -33,6 +33,10 @@ SELECT set_config(name, 'lz4', false) FROM pg_settings
 WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
 """
 
+# Who has waited for a row goes on with what it has become, and is not told to begin anew, whatever the
+# database or a role has for others.
+ISOLATED = r"-c default_transaction_isolation=read\ committed"
+
 
 class Pool(AsyncConnectionPool[Session]):
     """The connections that are kept open between requests.
@@ -259,19 +263,19 @@ def new_pool(
         # What the triggers of migrations/0013.history.sql look at.
         "hyperfleet.history": str(history),
     }
-    kwargs: dict[str, Any] = {"autocommit": True}
+    kwargs: dict[str, Any] = {"autocommit": True, "client_encoding": connection.ENCODING}
     if shared:
         kwargs["prepare_threshold"] = None
     else:
         own = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
-        options = " ".join([str(own), *(f"-c {name}={value}" for name, value in wanted.items())])
-        conninfo = make_conninfo(conninfo, options=options.strip())
+        own = " ".join([str(own), *(f"-c {name}={value}" for name, value in wanted.items())])
+        conninfo = make_conninfo(conninfo, options=f"{own} {ISOLATED}".strip())
 
     async def configure(conn: Session) -> None:
         conn.travelling = wanted if shared else None
         conn.adapt()
-        if connection.strange(conn.info):
-            await conn.execute(connection.UTF8)
+        # Of transactions that psycopg begins, as of all behind a pooler.
+        await conn.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         if not shared:
             await conn.execute(COMPRESSION)
 

@@ -163,7 +163,7 @@ async def _begin(conn: Session) -> None:
     if conn.travelling is None:
         conn._pipeline = Together(conn)
         await conn._pipeline.__aenter__()
-    await conn.execute("BEGIN")
+    await conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     await _travel(conn)
 
 
