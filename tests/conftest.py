@@ -27,7 +27,7 @@ import psycopg
 import pytest
 import requests
 from connexion.spec import Specification
-from process import server_folder
+from process import CLEAN, server_folder
 from prometheus_client import CollectorRegistry
 from psycopg import sql as composed
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -43,6 +43,10 @@ from hyperfleet.http.limits import limits
 from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, listen
 from hyperfleet.settings.catalogue import Settings
+
+# What a developer has set for libpq must not decide whether a test passes.
+for name in [name for name in os.environ if name.startswith("PG") and name not in CLEAN]:
+    del os.environ[name]
 
 # What decides whether a change lands must not depend on luck; a developer's run looks further each time.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -72,7 +72,9 @@ def free_port() -> int:
 # How many processes serve where a test does not say it: TEST_WORKERS=2 shows that two do as well as one.
 WORKERS = os.environ.get("TEST_WORKERS", "1")
 
-# What a developer has set must not decide whether a test passes.
+# What a developer has set must not decide whether a test passes. No proxy is between what runs here.
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(["localhost", "127.0.0.1", "::1", *filter(None, [os.environ.get(name)])])
 CLEAN = {
     key: value
     for key, value in os.environ.items()

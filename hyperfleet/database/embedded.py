@@ -27,6 +27,17 @@ MISSING = (
     "run pip install 'hyperfleet-api[embedded]', or name a database with --database-url."
 )
 
+# What libpq would otherwise take from the environment, where it speaks of another server.
+OWN = {
+    "user": "postgres",
+    "dbname": "postgres",
+    "hostaddr": "",
+    "options": "",
+    "gssencmode": "disable",
+    "channel_binding": "disable",
+    "target_session_attrs": "any",
+}
+
 # Of a socket's path, most systems take 103 bytes or a few more.
 SOCKET = ".s.PGSQL.5432"
 MAX_SOCKET = 100
@@ -176,7 +187,7 @@ def _start(server: Any, files: Path) -> str:
                 shutil.chown(folder, server.system_user)
         options = f"-h '' -p 5432 -k {shlex.quote(str(folder))}"
         _pg_ctl(server, files, "start", "-o", options, "-l", str(files / "log"))
-    return make_conninfo(user="postgres", dbname="postgres", **_running(files))
+    return make_conninfo(**OWN, **_running(files))
 
 
 def _pg_ctl(server: Any, files: Path, *arguments: str) -> None:

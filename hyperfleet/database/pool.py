@@ -267,7 +267,7 @@ def new_pool(
     if shared:
         kwargs["prepare_threshold"] = None
     else:
-        own = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+        own = conninfo_to_dict(conninfo).get("options", os.environ.get("PGOPTIONS", ""))
         own = " ".join([str(own), *(f"-c {name}={value}" for name, value in wanted.items())])
         conninfo = make_conninfo(conninfo, options=f"{own} {ISOLATED}".strip())
 

@@ -70,6 +70,30 @@ def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     assert servers(path) == []
 
 
+def test_what_libpq_takes_from_the_environment_is_of_other_servers(used: Path) -> None:
+    env = {
+        "PGHOST": "127.0.0.9",
+        "PGHOSTADDR": "127.0.0.9",
+        "PGPORT": "1",
+        "PGDATABASE": "nowhere",
+        "PGUSER": "nobody",
+        "PGOPTIONS": "-c search_path=nowhere",
+        "PGSSLMODE": "verify-full",
+        "PGGSSENCMODE": "require",
+        "PGCHANNELBINDING": "require",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGCLIENTENCODING": "LATIN1",
+        "PGDATESTYLE": "German",
+        "PGTZ": "Asia/Kathmandu",
+    }
+    with Serving("--no-auth", "--data-dir", str(used), env=env) as server:
+        url = f"{server.url}/api/hyperfleet/v1/clusters"
+        made = requests.post(url, json={"name": "c1", "spec": {"t": "€"}}, timeout=10)
+        assert made.status_code == 201, made.text
+        assert made.json()["spec"] == {"t": "€"}
+        assert server.stop() == 0
+
+
 def test_stopping_removes_nothing_that_is_not_its_own(used: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as shared:
         Path(shared).chmod(0o777)
