@@ -63,3 +63,34 @@ class RoundTrips:
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+
+SAID = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+GOODBYE = b"E" + (len(SAID) + 4).to_bytes(4) + SAID
+
+
+class LastWords(RoundTrips):
+    """Lets the server say goodbye, when that is ``wanted``, between its answer to a command and its word
+    that it is ready.
+
+    :param command: as the server says that it is done: ``COMMIT``, ``SELECT 1``
+    """
+
+    wanted = False
+
+    def __init__(self, conninfo: str, command: str) -> None:
+        tag = command.encode() + b"\0"
+        self.done = b"C" + (len(tag) + 4).to_bytes(4) + tag
+        super().__init__(conninfo)
+
+    def _copy(self, source: socket.socket, sink: socket.socket, who: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                before, done, _ = data.partition(self.done)
+                if self.wanted and done:
+                    self.wanted = False
+                    sink.sendall(before + done + GOODBYE)
+                    break
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)

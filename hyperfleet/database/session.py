@@ -99,7 +99,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         """The rows of one statement; ``prepare`` as psycopg's ``execute`` has it.
 
         As a cursor of psycopg would get them, in a third of the time: what is prepared, or is not to be,
-        is sent at once, and its only result taken. To prepare, and to forget it, is left to psycopg.
+        is sent at once, and its result taken. To prepare, and to forget it, is left to psycopg.
         """
         transformer = Transformer(self)
         query = PostgresQuery(transformer)
@@ -113,9 +113,12 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         else:
             cursor = await self.execute(statement, values, prepare=prepare)
             return await cursor.fetchall()
-        [result] = await self.wait(execute(self.pgconn))
-        if result.status != ExecStatus.TUPLES_OK:
-            raise error_from_result(result)
+        results = await self.wait(execute(self.pgconn))
+        for result in results:
+            # The last is an error where the server says goodbye right behind what was found.
+            if result.status != ExecStatus.TUPLES_OK:
+                raise error_from_result(result)
+        result = results[0]
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 

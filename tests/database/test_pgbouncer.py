@@ -1,13 +1,12 @@
 """Through PgBouncer in transaction mode, where each transaction may get another session of a few."""
 
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -17,7 +16,7 @@ from original import Original, uid
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from round_trips import RoundTrips
+from round_trips import LastWords, RoundTrips
 
 from hyperfleet.database import migration
 
@@ -185,31 +184,8 @@ def test_it_costs_a_round_trip_for_each_statement_and_three_for_the_transaction(
     wire.close()
 
 
-COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
-SAID = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
-GOODBYE = b"E" + (len(SAID) + 4).to_bytes(4) + SAID
-
-
-class LastWords(RoundTrips):
-    """Lets the server say goodbye between its answer to a COMMIT and its word that it is ready."""
-
-    wanted = False
-
-    def _copy(self, source: socket.socket, sink: socket.socket, who: str) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                before, committed, _ = data.partition(COMMITTED)
-                if self.wanted and committed:
-                    self.wanted = False
-                    sink.sendall(before + committed + GOODBYE)
-                    break
-                sink.sendall(data)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
-
-
 def test_a_server_that_ends_a_session_right_after_its_commit_is_one_that_is_away(bouncer: str) -> None:
-    wire = LastWords(bouncer)
+    wire = LastWords(bouncer, "COMMIT")
     with Serving("--no-auth", "--workers=1", "--database-url", wire.conninfo) as server:
         api = Api(server.url)
         path = f"/clusters/{api.cluster()['id']}"

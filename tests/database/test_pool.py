@@ -12,6 +12,7 @@ import uvloop
 from conftest import Api, Service
 from psycopg.waiting import Ready, Wait
 from psycopg_pool import PoolTimeout
+from round_trips import LastWords
 
 from hyperfleet.database import connection
 from hyperfleet.database.pool import ASK_AGAIN, Pool, new_pool
@@ -243,3 +244,23 @@ def test_texts_are_stored_as_they_are_whatever_encoding_the_database_has_for_cli
     assert api.read(cluster)["spec"] == {"text": "ü€😀"}
     with connection.connect(database) as conn:
         assert conn.execute("SELECT spec ->> 'text' FROM clusters").fetchone() == ("ü€😀",)
+
+
+@pytest.mark.parametrize("prepare", [None, False])
+def test_a_server_that_says_goodbye_behind_its_answer_is_one_that_is_away(
+    database: str, prepare: bool | None
+) -> None:
+    wire = LastWords(database, "SELECT 1")
+
+    async def main() -> None:
+        async with new_pool(wire.conninfo, 1) as pool:
+            for _ in range(8):
+                assert await fetch(pool, "SELECT 1", {}, prepare) == [(1,)]
+            wire.wanted = True
+            with pytest.raises(psycopg.OperationalError, match="administrator command"):
+                await fetch(pool, "SELECT 1", {}, prepare)
+            assert not wire.wanted
+            assert await fetch(pool, "SELECT 1", {}, prepare) == [(1,)]
+
+    uvloop.run(main())
+    wire.close()
