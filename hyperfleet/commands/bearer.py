@@ -1,7 +1,12 @@
 """The token with which a command asks a service."""
 
+from typing import Any
+from urllib.parse import urlsplit
+
 import click
 import requests
+
+from hyperfleet.auth.remote import is_loopback
 
 
 def checked(token: str) -> str:
@@ -30,6 +35,13 @@ class Session(requests.Session):
     def _with_token(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
+
+    def merge_environment_settings(self, url: Any, *rest: Any) -> Any:
+        """What the environment says of a request; no proxy is between this machine and itself."""
+        settings = super().merge_environment_settings(url, *rest)
+        if is_loopback(urlsplit(url).hostname or ""):
+            settings["proxies"] = {}
+        return settings
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response

@@ -198,6 +198,15 @@ def test_the_token_that_is_given_is_shown_whatever_netrc_has_for_the_host(tmp_pa
     assert [headers["Authorization"] for *_, headers in server.asked] == ["Bearer mine"] * 2
 
 
+def test_no_proxy_of_the_environment_is_between_a_machine_and_itself() -> None:
+    proxy = "http://127.0.0.1:9"
+    with JsonServer(lambda *_: (403, {}, b"{}")) as server:
+        env = {"http_proxy": proxy, "all_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
+        done = run("watch", "--url", server.url, env=env)
+    assert done.returncode == 1
+    assert len(server.asked) == 1, done.stdout
+
+
 def test_it_goes_on_after_answers_that_end_too_early_or_are_a_proxys(api: Api) -> None:
     cluster = api.cluster()
     page = {"kind": "ChangeList", "items": [], "next": "there"}
