@@ -13,7 +13,7 @@ import pytest
 import requests
 import schemathesis
 from conftest import Api, Service, migrated
-from helpers_contract import LEAK, OPERATIONS, Operation, check, operation_of, problem
+from helpers_contract import LEAK, check, operation_of, problem
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from pytest_postgresql.executors import NoopExecutor
@@ -44,19 +44,6 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 every_operation = pytest.mark.parametrize("name", FUZZED)
-# How many requests an operation is sent; fewer that break the contract where another takes the same.
-MANY, FEW = 12, 5
-
-
-def examples(name: str) -> int:
-    first = next(one for one in OPERATIONS.values() if taken(one) == taken(OPERATIONS[name]))
-    return MANY if first.id == name else FEW
-
-
-def taken(operation: Operation) -> tuple[str, str]:
-    """What an operation takes, besides the ids in its path."""
-    given = [one for one in operation.parameters if not one["name"].endswith("_id")]
-    return operation.method, repr([given, operation.body])
 
 
 def bounded(examples: int) -> Callable[[Any], Any]:
@@ -124,7 +111,7 @@ def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name
     # Not what the operation before may have removed.
     world.cluster = {}
 
-    @bounded(MANY)
+    @bounded(12)
     @given(case=FUZZED[name].as_strategy(GenerationMode.POSITIVE), hit=st.integers(0, 3))
     def follow(case: Case, hit: int) -> None:
         if hit == 3 and case.method == "GET":
@@ -146,7 +133,7 @@ def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: 
     if not FUZZED[name].query and not FUZZED[name].body:
         pytest.skip("any string is a path")
 
-    @bounded(examples(name))
+    @bounded(12)
     @given(case=FUZZED[name].as_strategy(GenerationMode.NEGATIVE), hit=st.integers(0, 3))
     def break_(case: Case, hit: int) -> None:
         response = world.send(case, hit > 0)
