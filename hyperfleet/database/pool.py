@@ -82,8 +82,6 @@ class Pool(AsyncConnectionPool[Session]):
         """
         while True:
             await asyncio.sleep(ASK_AGAIN)
-            # Each is used now and then, so that none is forgotten by what is in between.
-            self._pool.rotate()
             self._forget()
             if self._waiting:
                 self._maybe_grow_pool()
@@ -131,14 +129,13 @@ class Pool(AsyncConnectionPool[Session]):
             await self.putconn(conn)
 
     def _take(self) -> Session | None:
-        """A connection that is idle, if there is one.
-
-        Of these the one that was used last, whose server process has most at hand. psycopg's own way to
-        give, and to take back, costs as much as a statement; what has to be waited for is left to it.
+        """A connection that is idle, if there is one; in turn, so that none is forgotten by what is in
+        between. psycopg's own way to give, and to take back, costs as much as a statement; what must be
+        waited for is left to it.
         """
         if self._closed or not self._pool:
             return None
-        conn = self._pool.pop()
+        conn = self._pool.popleft()
         self._nconns_min = min(self._nconns_min, len(self._pool))
         conn._pool = self
         return conn

@@ -28,18 +28,26 @@ class Counts(MmapedDict):
     told = False
 
     def __init__(self, filename: str) -> None:
-        # Made with its first entry.
+        # Opened with its first entry.
         self.path = Path(filename)
         self._f = None  # type: ignore[assignment]
         self._positions: dict[str, int] = {}
 
     def _init_value(self, key: str) -> None:
         if self._f is None:
-            self._make()
-        elif self._used + len(key.encode()) + ENTRY > self._capacity:
+            self._open()
+            if key in self._positions:
+                return
+        if self._used + len(key.encode()) + ENTRY > self._capacity:
             os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
         super()._init_value(key)  # type: ignore[no-untyped-call]
         Counts.told = False
+
+    def _open(self) -> None:
+        # There is one where the process goes on from another.
+        if not self.path.exists():
+            self._make()
+        super().__init__(str(self.path))  # type: ignore[no-untyped-call]
 
     def _make(self) -> None:
         new = self.path.with_suffix(".new")
@@ -51,7 +59,6 @@ class Counts(MmapedDict):
             with suppress(OSError):
                 new.unlink()
             raise
-        super().__init__(str(self.path))  # type: ignore[no-untyped-call]
 
     def read_value(self, key: str) -> tuple[float, float]:
         """The value of a key, and when it was set; 0 where there is no room for it."""

@@ -68,7 +68,8 @@ def test_make_has_podman_and_buildah_keep_the_health_check(tmp_path: Path) -> No
     tool = tmp_path / "tool"
     tool.write_text('#!/bin/sh\necho "$BUILDAH_FORMAT: $*"\n')
     tool.chmod(0o755)
-    words = ["make", "-o", ".tools/release.stamp", "image", "CONTAINER_TOOL=./tool", "IMAGE=mine:1"]
+    words = ["make", "--no-print-directory", "-o", ".tools/release.stamp", "image"]
+    words += ["CONTAINER_TOOL=./tool", "IMAGE=mine:1"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].startswith("docker: build --tag mine:1 ")
 
