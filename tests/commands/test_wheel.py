@@ -79,7 +79,7 @@ def test_an_installed_wheel_migrates_serves_and_shows_the_contract(
         assert "swagger-ui-bundle.js" in page
         contract = requests.get(server.url + "/openapi", timeout=5).json()
         assert contract["paths"]["/api/hyperfleet/v1/clusters"]["get"]["operationId"] == "getClusters"
-        assert server.stop() == 0
+        assert server.stop() == 0, server.output
     listed = run("migrate", "--list", "--database-url", database, command=command, cwd=empty)
     assert listed.returncode == 0
     assert listed.stdout.startswith("applied")
