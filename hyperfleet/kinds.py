@@ -85,7 +85,7 @@ class Kind:
     references: tuple[Reference, ...] = ()
     barred: tuple[str, ...] = ()
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
         """What paths and the contract call the id of one: ``cluster_id``."""
         return f"{self.name.lower()}_id"
@@ -250,9 +250,7 @@ def id_here(old: str) -> str:
 
 def known_id(text: str) -> str:
     """The id that a text stands for here, one of the original too; empty where it is none."""
-    if ID.fullmatch(text):
-        return text.lower()
-    return id_here(text) if OLD_ID.fullmatch(text) else ""
+    return id_here(text) if ID.fullmatch(text) or OLD_ID.fullmatch(text) else ""
 
 
 # Of what there are lists beside.

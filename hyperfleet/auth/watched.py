@@ -17,6 +17,16 @@ LOOK_EVERY = 0.1
 T = TypeVar("T")
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What is another one as soon as a file is; None where there is none."""
+    try:
+        # Follows links: Kubernetes swaps the target of one to change a mounted file.
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 class Watched(Generic[T]):
     """What a file holds, a tenth of a second after a change of it at the latest.
 
@@ -37,7 +47,7 @@ class Watched(Generic[T]):
         self.encoding = encoding
         self.looked = time.monotonic()
         try:
-            self.stamp = self._stamp()
+            self.stamp = stamp(path)
             self.value = parse(path.read_text(encoding=self.encoding))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path}: {_reason(error)}") from None
@@ -48,13 +58,10 @@ class Watched(Generic[T]):
         if now - self.looked < LOOK_EVERY:
             return self.value
         self.looked = now
-        try:
-            stamp = self._stamp()
-        except OSError:
-            stamp = None
-        if stamp != self.stamp:
+        latest = stamp(self.path)
+        if latest != self.stamp:
             # Also after a failure: it is reported once, and tried again at the next change.
-            self.stamp = stamp
+            self.stamp = latest
             self.broken = True
             try:
                 self.value = self.parse(self.path.read_text(encoding=self.encoding))
@@ -67,11 +74,6 @@ class Watched(Generic[T]):
                     _reason(error),
                 )
         return self.value
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        # Follows links: Kubernetes swaps the target of one to change a mounted file.
-        status = self.path.stat()
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _reason(error: OSError | ValueError) -> str:

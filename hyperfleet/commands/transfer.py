@@ -45,8 +45,8 @@ def run(values: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         conninfo = stack.enter_context(embedded.reached(chosen))
         rows = Rows(derive=values["derive_ids"], tenants=chosen.tenant_enabled)
-        wishes = {"dry": values["dry_run"], "remove_most": values["remove_most"]}
-        takeover = Takeover(conninfo, source, foldings(chosen), rows, **wishes)
+        dry, most = values["dry_run"], values["remove_most"]
+        takeover = Takeover(conninfo, source, foldings(chosen), rows, dry=dry, remove_most=most)
         stack.callback(takeover.close)
         try:
             _open(source, conninfo)

@@ -98,7 +98,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
     ) -> list[TupleRow]:
         """The rows of one statement; ``prepare`` as psycopg's ``execute`` has it.
 
-        As a cursor of psycopg would get them, in a third of the time: what is prepared, or is not to be,
+        As a cursor of psycopg would get them, for less: what is prepared, or is not to be,
         is sent at once, and its result taken. To prepare, and to forget it, is left to psycopg.
         """
         transformer = Transformer(self)

@@ -4,6 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from hyperfleet.auth.watched import stamp
 from hyperfleet.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,5 @@ class Certificate:
         # Otherwise OpenSSL asks on the terminal.
         raise ConfigurationError(f"{self.key_file}: a key with a passphrase cannot be used.")
 
-    def _stamps(self) -> list[tuple[int, int, int]]:
-        found = []
-        for file in (self.cert_file, self.key_file):
-            try:
-                # Follows links: Kubernetes swaps the target of one to change a mounted file.
-                status = file.stat()
-            except OSError:
-                continue
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-        return found
+    def _stamps(self) -> tuple[object, object]:
+        return stamp(self.cert_file), stamp(self.key_file)
