@@ -37,7 +37,16 @@ CREATED: LiteralString = """, recorded AS (
     FROM created JOIN given ON given.id = created.id
 )
 """
-# those that were changed;
+# each of those that were changed, from what was given;
+CHANGED_EACH: LiteralString = """, recorded AS (
+    INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
+                       request, method, path, tenancy)
+    SELECT given.at, given.by, given.action, given.reason, '{kind}', changed.id, changed.name,
+           changed.generation, given.request, given.method, given.path, changed.tenancy
+    FROM changed JOIN given ON given.id = changed.id
+)
+"""
+# those that were changed alike;
 CHANGED: LiteralString = """, recorded AS (
     INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                        request, method, path, tenancy)

@@ -1,7 +1,6 @@
 """Reports of adapters, and the status that they come to."""
 
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -16,15 +15,8 @@ from hyperfleet.handlers import request
 from hyperfleet.handlers.response import about, answer, empty, listed
 from hyperfleet.kinds import both
 from hyperfleet.resources import removal, resource
-from hyperfleet.resources.resource import (
-    REPORT,
-    REPORT_SEEN,
-    SEEN,
-    SEEN_COLUMNS,
-    SET_STATUS,
-    Held,
-    Hold,
-)
+from hyperfleet.resources.resource import SET_STATUS, Held, Hold
+from hyperfleet.resources.snapshot import FREE, look
 from hyperfleet.service import Service
 from hyperfleet.status.fold import Status, is_reconciled, same_but_for_times
 from hyperfleet.status.report import Report, discard_reason, merge
@@ -38,20 +30,6 @@ Taken: TypeAlias = tuple[bytes, str]
 TOLERANCE = timedelta(minutes=5)
 # What a Go client sends that has set no time.
 UNSAID = datetime.min.replace(tzinfo=UTC)
-
-# What a report is held against, as it is at one moment.
-_STATE = """/* {table}_state */
-SELECT id::text, {owner}::text, deleted_time IS NOT NULL, version, generation, status,
-       hyperfleet_time(created_time), hyperfleet_time(updated_time),
-       (SELECT json_agg(json_build_array(adapter, observed_generation, conditions,
-                                         hyperfleet_time(adapter_statuses.created_time),
-                                         hyperfleet_time(last_report_time){data}))
-        FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id){whole} {tenancy}
-FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only}
-"""
-STATE = both(_STATE.replace("{data}", "").replace("{whole}", ""))
-# The same with what rules of mapped conditions look at.
-STATE_SEEN = both(_STATE.replace("{data}", ", data").replace("{whole}", SEEN_COLUMNS))
 
 GIVEN = """/* {table}_report */
 WITH given AS (
@@ -73,21 +51,15 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
 RETURNING owner_id::text, document::bpchar
 """
 STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
-# Whatever changes a resource or a report on it raises its version. Nobody is waited for: of several
-# resources, one that is locked must not keep the others waiting. By ``silent`` the triggers of the feed
-# and of the transitions know whether the version has news.
-UNCHANGED = """, free AS (
-    SELECT {table}.id FROM {table} JOIN given USING (id)
-    WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
-    FOR NO KEY UPDATE OF {table} SKIP LOCKED
-), held AS (
+# By ``silent`` the triggers of the feed and of the transitions know whether the version has news.
+UNCHANGED = """, held AS (
     UPDATE {table} SET status = given.status, version = {table}.version + 1,
         silent = ({table}.version + 1) * CASE WHEN given.silent THEN 1 ELSE -1 END
     FROM given WHERE {table}.id = given.id AND {table}.id = ANY(ARRAY(SELECT id FROM free))
     RETURNING {table}.id
 )
 """
-STORE_AT_ONCE = both(GIVEN + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
+STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
 
 def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
@@ -154,45 +126,29 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
     Returns None when the resource was marked meanwhile: what it belongs to has to be locked before it.
     """
     with service.turns.of(resource.turn(owner)):
-        state = STATE_SEEN if service.foldings[kind].rules else STATE
-        found = wait_for(service.together(state.of(kind, owner)).get(owner["id"]))
-        if (
-            found is None
-            or owner.get("owner_id") not in (None, found[0])
-            or not resource.sees(owner, found[-1:])
-        ):
-            raise resource.not_found(kind, owner["id"])
+        found = look(service, kind, owner)
+        if found.state["deleted_time"]:
+            # Its end may depend on others.
+            return _take_locked(service, kind, owner, report, marked=True)
         taken = _take_at_once(service, kind, owner, report, found)
-        return taken or _take_locked(service, kind, owner, report, marked=bool(found[1]))
+        return taken or _take_locked(service, kind, owner, report, marked=False)
 
 
 def _take_at_once(
-    service: Service, kind: str, owner: dict[str, Any], report: Any, found: Sequence[Any]
+    service: Service, kind: str, owner: dict[str, Any], report: Any, found: Held
 ) -> Taken | None:
     """Takes a report with one statement, which does nothing where its resource is no longer as it was
-    found, or locked; None then, and for a resource that is marked, whose end may depend on others.
-
-    :param found: as :data:`STATE` has it, after the id
+    found, or locked; None then.
     """
-    _, marked, version, generation, status, created, updated, rows, *seen = found
-    if "tenancy" in owner:
-        seen.pop()
-    if marked:
-        return None
-    state: Any = {
-        **{"id": owner["id"], "version": version, "generation": generation, "status": status},
-        **{"created_time": created, "updated_time": updated, "deleted_time": None},
-        **(dict(zip(SEEN, seen, strict=True)) if seen else {}),
-    }
-    members = REPORT_SEEN if seen else REPORT
-    reports: list[Any] = [dict(zip(members, row, strict=True)) for row in rows or ()]
-    found_held = Held(state, reports, 0, service.foldings[kind])
-    held, merged, discarded = _judged(kind, found_held, report)
+    held, merged, discarded = _judged(kind, found, report)
     if merged is None:
         return b"", discarded
     status = held.fold(merged["last_report_time"])
     silent = same_but_for_times(held.state["status"], status)
-    values = {"id": owner["id"], "version": version, "status": status, "silent": silent, **merged}
+    values = {
+        **{"id": owner["id"], "version": held.state["version"]},
+        **{"status": status, "silent": silent, **merged},
+    }
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
     if row is None:
         return None

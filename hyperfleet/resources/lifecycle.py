@@ -10,37 +10,57 @@ import json_merge_patch
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
-from hyperfleet.changes.audit import CHANGED, Origin
+from hyperfleet.changes.audit import CHANGED_EACH, Origin
 from hyperfleet.changes.history import PAST, not_kept
-from hyperfleet.database.statements import transaction
+from hyperfleet.database.statements import filled, transaction
+from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES, both
 from hyperfleet.resources import references, resource
 from hyperfleet.resources.etag import Precondition
-from hyperfleet.resources.resource import DOCUMENT, Hold, Stored, stored
+from hyperfleet.resources.resource import DOCUMENT, Held, Hold, Stored, stored
+from hyperfleet.resources.snapshot import FREE, look
 from hyperfleet.service import Service
 from hyperfleet.status.fold import State, is_reconciled
 
+# A label that is as it was is left alone, so that no index has to be written for it.
 CHANGE: LiteralString = """/* {table}_change */
-WITH dropped AS (
-    DELETE FROM labels
-    WHERE owner_type = '{kind}' AND owner_id = %(id)s AND NOT %(labels)s::jsonb ? key
+WITH given AS (
+    SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
+        (id uuid, version bigint, labels jsonb, spec jsonb, status jsonb, at timestamptz, by text,
+         action text, reason text, request text, method text, path text)
+)"""
+CHANGED: LiteralString = """, changed AS (
+    UPDATE {table} SET labels = given.labels, spec = given.spec, status = given.status,
+        generation = {table}.generation + 1, version = {table}.version + 1,
+        updated_time = given.at, updated_by = given.by, request = given.request
+    FROM given WHERE {table}.id = given.id AND {table}.id = ANY({held})
+    RETURNING {table}.id, name, generation, tenancy, {table}.labels, created_time,
+        {document} AS document
+), dropped AS (
+    DELETE FROM labels USING changed
+    WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[]) AND owner_id = changed.id
+        AND NOT changed.labels ? key
 ), kept AS (
     INSERT INTO labels (owner_type, owner_id, key, value, created_time)
-    SELECT '{kind}', %(id)s, label.key, label.value, %(created_time)s
-    FROM jsonb_each_text(%(labels)s::jsonb) AS label
+    SELECT '{kind}', changed.id, label.key, label.value, created_time
+    FROM changed, jsonb_each_text(labels) AS label
     WHERE NOT EXISTS (
-        SELECT FROM labels AS same WHERE same.owner_type = '{kind}' AND same.owner_id = %(id)s
+        SELECT FROM labels AS same WHERE same.owner_type = '{kind}'
+            AND same.owner_id = ANY(%(ids)s::uuid[]) AND same.owner_id = changed.id
             AND same.key = label.key AND same.value = label.value)
     ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
-), changed AS (
-    UPDATE {table} SET labels = %(labels)s, spec = %(spec)s, status = %(status)s,
-        generation = generation + 1, version = version + 1,
-        updated_time = %(at)s, updated_by = %(by)s, request = %(request)s
-    WHERE id = %(id)s RETURNING id, name, generation, tenancy, {document} AS document
+)"""
+FOUND: LiteralString = "SELECT id::text, document::bpchar FROM changed"
+CHANGE_AT_ONCE = both(
+    CHANGE + FREE + CHANGED.replace("{held}", "ARRAY(SELECT id FROM free)") + CHANGED_EACH + FOUND
 )
-"""
-CHANGES = both(CHANGE + CHANGED + DOCUMENT)
+CHANGE_LOCKED = both(
+    CHANGE.replace("_change */", "_change_locked */")
+    + CHANGED.replace("{held}", "%(ids)s::uuid[]")
+    + CHANGED_EACH
+    + DOCUMENT
+)
 
 
 class Change(NamedTuple):
@@ -68,8 +88,42 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
     :param key: ``id``, and ``owner_id`` of a node pool
     Raises Problem for a result that could not have been created.
     """
+    with service.turns.of(resource.turn(key)):
+        done = None
+        if change.generation is None and "references" not in change.body:
+            done = _at_once(service, kind, key, change)
+        return done or _locked(service, kind, key, change)
+
+
+def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored | None:
+    """Changes a resource with one statement, along with those that others change at the same moment.
+    It does nothing where the resource is no longer as it was found, or locked; None then, and for a
+    large one, and where there is nothing to change.
+    """
+    held = look(service, kind, key, whole=True)
+    old = held.state
+    if old["spec"] is None:
+        return None
+    _refuse(kind, old, change)
+    after, given = _after(old, change.body, merge=change.merge)
+    if _same(_before(old), after):
+        return None
+    checked = change.checked and "spec" in given and not change.merge
+    whole = _as_created(kind, old, after, references.something(kind))
+    resource.check(service, kind, whole, replaced=checked)
+    row = wait_for(
+        service.together(CHANGE_AT_ONCE[kind]).get(old["id"], _row(held, after, change, "patch"))
+    )
+    if row is None:
+        return None
+    _tell(service, kind, old)
+    return Stored(bytes(row[0]), old["version"] + 1)
+
+
+def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
+    """Changes a resource while it is locked."""
     referring = change.body.get("references")
-    with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
+    with transaction(service.pool) as conn:
         targets = (
             references.Targets(conn, kind, referring, _scope(key), own=key["id"]) if referring else None
         )
@@ -78,23 +132,14 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         past = back and conn.execute(PAST, {"id": key["id"], "generation": back})
         held = hold.found()
         old = held.state
-        change.precondition.check(old["version"])
-        _refuse_other_names(kind, old, change.body)
-        if old["deleted_time"]:
-            raise Problem(
-                WRONG_STATE, f"The {RESOURCES[kind].noun} is being deleted; it cannot be changed."
-            )
-        before: dict[str, Any] = {"labels": old["labels"], "spec": old["spec"]}
+        _refuse(kind, old, change)
         body = _wanted(kind, back, past.fetchone()) if back and past else change.body
-        given = {name: body[name] for name in before if name in body}
-        after = {**before, **given}
-        if change.merge:
-            after = {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
+        after, given = _after(old, body, merge=change.merge)
         known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
         # References that lead to the same may be said wrongly.
         said = wanted != known
         refers = said and not references.same(known, wanted)
-        same = _same(before, after) and not refers
+        same = _same(_before(old), after) and not refers
         if same and not said:
             return Stored(old["document"], old["version"])
         checked = change.checked and "spec" in given and not change.merge
@@ -105,19 +150,45 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         if refers:
             refs = targets.resolved(wanted, known) if targets else {}
             references.replace(conn, kind, old["id"], refs)
-        at = max(times.now(), old["updated_time"])
-        status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
-        new = {name: Jsonb(value) for name, value in {**after, "status": status}.items()}
-        values = {
-            "id": old["id"],
-            "created_time": old["created_time"],
-            "at": at,
-            "action": "rollback" if back else "patch",
-        }
-        changed = conn.execute(CHANGES[kind], {**values, **change.origin.values(), **new})
+        row = _row(held, after, change, "rollback" if back else "patch")
+        changed = conn.execute(CHANGE_LOCKED[kind], {"ids": filled([old["id"]]), "rows": Jsonb([row])})
+    _tell(service, kind, old)
+    return stored(changed, old["version"] + 1)
+
+
+def _refuse(kind: str, old: State, change: Change) -> None:
+    """Raises Problem where a resource is not to be changed, or not so."""
+    change.precondition.check(old["version"])
+    _refuse_other_names(kind, old, change.body)
+    if old["deleted_time"]:
+        raise Problem(WRONG_STATE, f"The {RESOURCES[kind].noun} is being deleted; it cannot be changed.")
+
+
+def _before(old: State) -> dict[str, Any]:
+    return {"labels": old["labels"], "spec": old["spec"]}
+
+
+def _after(old: State, body: Mapping[str, Any], *, merge: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Labels and spec as they are to be, and what was given of them."""
+    before = _before(old)
+    given = {name: body[name] for name in before if name in body}
+    if merge:
+        return {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}, given
+    return {**before, **given}, given
+
+
+def _row(held: Held, after: Mapping[str, Any], change: Change, action: str) -> dict[str, Any]:
+    """What is given for a resource to the statement that changes it."""
+    old = held.state
+    at = max(times.now(), old["updated_time"])
+    status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
+    own = {"id": old["id"], "version": old["version"], "at": at, "action": action, "status": status}
+    return {**own, **after, **change.origin.values()}
+
+
+def _tell(service: Service, kind: str, old: State) -> None:
     if is_reconciled(old["status"]):
         service.events.started(kind, deleting=False)
-    return stored(changed, old["version"] + 1)
 
 
 def _as_created(kind: str, old: State, after: Mapping[str, Any], refs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hyperfleet.database import connection
 from hyperfleet.database.pool import ASK_AGAIN, Pool, new_pool
 from hyperfleet.database.session import Line
 from hyperfleet.database.statements import fetch
+from hyperfleet.resources.snapshot import LONGEST
 
 
 def test_those_who_wait_get_connections_in_the_order_in_which_they_came(database: str) -> None:
@@ -135,12 +136,13 @@ def test_plans_of_reads_reports_and_patches_are_kept(default_service: Service, d
     switch = default_service.pool
     with switch.over(new_pool(database, 1)):
         api = Api(default_service.url)
-        cluster = api.cluster()
+        cluster, large = api.cluster(), api.cluster("large", spec={"text": "x" * LONGEST})
         for number in range(20):
             api.read(cluster)
             assert api.report(cluster).status_code == 201
-            patched = api.patch(f"/clusters/{cluster['id']}", json={"labels": {"n": str(number)}})
-            assert patched.status_code == 200
+            for one in (cluster, large):
+                patched = api.patch(f"/clusters/{one['id']}", json={"labels": {"n": str(number)}})
+                assert patched.status_code == 200
         asked = fetch(
             switch.pool,
             "SELECT split_part(statement, ' ', 2), custom_plans, generic_plans"
@@ -152,6 +154,7 @@ def test_plans_of_reads_reports_and_patches_are_kept(default_service: Service, d
             for name, custom, generic in asyncio.run_coroutine_threadsafe(asked, switch.loop).result(10)
         }
     named = {"clusters_read", "clusters_state", "clusters_report", "clusters_lock", "clusters_change"}
+    named |= {"clusters_whole", "clusters_change_locked"}
     assert named <= plans.keys()
     # PostgreSQL tries five times.
     assert {name: custom for name, (custom, _) in plans.items() if custom > 5} == {}

@@ -265,6 +265,50 @@ def test_reports_at_the_same_moment_do_not_wait_for_one_on_a_locked_cluster(
         assert stored["data"] == {"of": cluster["id"]}
 
 
+def test_patches_at_the_same_moment_have_each_its_own_end_and_do_not_wait_for_a_locked_cluster(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api, start = service(), threading.Barrier(16)
+    clusters = [api.cluster(f"c{number}", labels={"old": "x"}) for number in range(16)]
+
+    def change(number: int) -> float:
+        own, path = Api(api.url), f"/clusters/{clusters[number]['id']}"
+        start.wait()
+        began = time.monotonic()
+        for step in range(5):
+            wanted = {"labels": {"of": f"c{number}", f"step{step}": "x"}, "spec": {"n": [number, step]}}
+            changed = own.patch(path, json=wanted)
+            assert (changed.status_code, changed.headers["ETag"]) == (200, f'"{step + 2}"')
+            assert {name: changed.json()[name] for name in wanted} == wanted
+            # What is refused to one is nothing to the others.
+            assert own.patch(path, json={"labels": {"of": "not!"}}).status_code == 400
+            stale = own.patch(path, json={"spec": {"lost": True}}, headers={"If-Match": '"1"'})
+            assert stale.status_code == 412
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(16) as threads:
+        with sql.transaction():
+            sql.execute("SELECT FROM clusters WHERE id = %s FOR UPDATE", [clusters[7]["id"]])
+            asked = [threads.submit(change, number) for number in range(16)]
+            others = [one.result() for one in asked if one is not asked[7]]
+            assert not asked[7].done()
+        asked[7].result()
+    assert max(others) < 5
+    assert (
+        api.get("/clusters", params={"search": "labels.old = 'x' or labels.step0 = 'x'"}).json()["items"]
+        == []
+    )
+    for number, cluster in enumerate(clusters):
+        found = api.get("/clusters", params={"search": f"labels.of = 'c{number}'"}).json()["items"]
+        assert found == [api.read(cluster)]
+        past = api.get(f"/clusters/{cluster['id']}/history").json()["items"]
+        specs = {one["generation"]: one["spec"] for one in past}
+        assert specs == {1: {}, **{step + 2: {"n": [number, step]} for step in range(5)}}
+        search = f"id = '{cluster['id']}' and action = 'patch' and generation > 0"
+        records = api.get("/audit", params={"search": search, "size": 100}).json()["items"]
+        assert sorted(one["generation"] for one in records) == [2, 3, 4, 5, 6]
+
+
 def test_whoever_has_written_reads_it_at_once_beside_fifteen_who_read_all_the_time(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:

@@ -11,8 +11,8 @@ import yaml
 from conftest import Api
 from process import Serving, run, run_here
 
-from hyperfleet.handlers.statuses import STATE, STATE_SEEN
 from hyperfleet.resources.resource import _statements
+from hyperfleet.resources.snapshot import LOOK, LOOK_SEEN
 
 pytestmark = pytest.mark.slow
 
@@ -194,8 +194,8 @@ def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
 
 
 def test_without_rules_neither_spec_nor_data_is_read() -> None:
-    assert "spec" not in STATE["Cluster"]
-    assert "spec" in STATE_SEEN["Cluster"]
+    assert "spec" not in LOOK["Cluster"]
+    assert "spec" in LOOK_SEEN["Cluster"]
     plain = _statements("Cluster", whole=False, seen=False, children=True, root="", scoped=False)
     assert not any(re.search(r"\bspec\b|\bdata\b", one) for one in plain)
 
