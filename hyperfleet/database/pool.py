@@ -53,6 +53,9 @@ class Pool(AsyncConnectionPool[Session]):
     renewed = float("-inf")
     # Why no connection could be made, since one could.
     trouble: Exception | None = None
+    # Whether a pooler shares the sessions out: each statement is a round trip then, and so are the
+    # beginning and the end of a transaction.
+    shared = False
 
     def __init__(self, *args: Any, statement_timeout: float, **kwargs: Any) -> None:
         """:param statement_timeout: seconds after which the server gives up a statement; 0: never"""
@@ -276,7 +279,7 @@ def new_pool(
         if not shared:
             await conn.execute(COMPRESSION)
 
-    return Pool(
+    made = Pool(
         conninfo,
         connection_class=Session,
         kwargs=kwargs,
@@ -289,3 +292,5 @@ def new_pool(
         name=name,
         statement_timeout=statement_timeout,
     )
+    made.shared = shared
+    return made
