@@ -128,8 +128,10 @@ class Pool(AsyncConnectionPool[Session]):
             if _alive(conn) and not (_takes_no_writes(conn) and self._due()):
                 self.used[conn] = time.monotonic() + self.patience
                 return conn
-            await self.discard(conn)
-            await self.putconn(conn)
+            try:
+                await self.discard(conn)
+            finally:
+                await self.putconn(conn)
 
     def _take(self) -> Session | None:
         """A connection that is idle, if there is one; in turn, so that none is forgotten by what is in
@@ -154,15 +156,16 @@ class Pool(AsyncConnectionPool[Session]):
         if task is not None and task.cancelling():
             # Who is cancelled in the moment in which it gets a connection is not told by psycopg's
             # pool, and would go on as if nobody had.
-            await super().putconn(conn)
+            await self.putconn(conn)
             raise asyncio.CancelledError
         return conn
 
     async def putconn(self, conn: Session) -> None:
-        """Takes a connection back."""
+        """Takes a connection back, also where the caller is cancelled meanwhile."""
         self.used.pop(conn, None)
         if self._waiting or self._closed or not self._stays(conn):
-            await super().putconn(conn)
+            # To hand it to who has just begun to wait may take a turn of the loop.
+            await asyncio.shield(super().putconn(conn))
             return
         conn._pool = None
         self._pool.append(conn)

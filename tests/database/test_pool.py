@@ -61,6 +61,28 @@ def test_who_is_cancelled_in_the_moment_in_which_it_gets_a_connection_ends(datab
     assert uvloop.run(main()) == ["cancelled"] * 20
 
 
+def test_who_is_cancelled_while_it_gives_a_connection_to_who_has_just_begun_to_wait_keeps_none(
+    database: str,
+) -> None:
+    async def main() -> None:
+        async with new_pool(database, 1) as pool:
+            conn, done = await pool.getconn(), asyncio.Event()
+
+            async def give_back() -> None:
+                await done.wait()
+                await pool.putconn(conn)
+
+            giving = asyncio.create_task(give_back())
+            await asyncio.sleep(0)
+            # All in one turn of the loop, and in this order.
+            waiting = asyncio.create_task(fetch(pool, "SELECT 1", {}))
+            done.set()
+            asyncio.get_running_loop().call_soon(giving.cancel)
+            assert await waiting == [(1,)]
+
+    uvloop.run(main())
+
+
 def test_a_connection_that_ended_while_it_was_idle_costs_the_loop_nothing(
     database: str, sql: psycopg.Connection
 ) -> None:
