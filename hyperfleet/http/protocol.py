@@ -168,8 +168,12 @@ class Protocol(HttpToolsProtocol):
         if self.repeating:
             self.repeating = False
             return
-        self.in_head = False
+        if self.parser.get_http_version() == "1.0":
+            # It does not know that it waits for anything (RFC 9110, 10.1.1).
+            self.expect_100_continue = False
+        # Raises for an address that is none, which is a fault of the head.
         super().on_headers_complete()
+        self.in_head = False
         if self.leaving.is_set() or self.begun.is_set():
             # Who comes again comes to another; the end would meet the request on its way otherwise.
             self.cycle.keep_alive = False

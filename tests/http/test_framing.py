@@ -170,3 +170,17 @@ def test_who_waits_with_a_body_that_is_too_large_is_not_told_to_send_it(api: Api
     head += "Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
     [(status, body)] = answered(api, head.encode())
     assert (status, json.loads(body)["code"]) == (413, errors.TOO_LARGE)
+
+
+def test_who_cannot_wait_with_a_body_is_not_told_to_send_it(api: Api) -> None:
+    head, body = creation("one", "Expect: 100-continue\r\n")
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        connection.sendall(head.replace(b"HTTP/1.1", b"HTTP/1.0") + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("line", ["CONNECT test:443", "GET http://[::/", "GET http://test"])
+def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, line: str) -> None:
+    [(status, body)] = answered(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
+    assert (status, json.loads(body)["code"]) == (400, errors.BAD_REQUEST)
