@@ -24,8 +24,10 @@ class Certificate:
             raise ConfigurationError("HTTPS needs --https-cert-file and --https-key-file.")
         self.cert_file, self.key_file = cert_file, key_file
         self.stamps = self._stamps()
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._load(self.context)
+        # What servers are given, which each new connection leaves for the latest: in one that is in use,
+        # a certificate would for a moment be without its key.
+        self.context = self.latest = self._loaded()
+        self.context.sni_callback = self._take_latest
 
     def renew(self) -> None:
         """Reads the files again if they have changed. Where they cannot be used, the last certificate
@@ -36,19 +38,23 @@ class Certificate:
             return
         self.stamps = stamps
         try:
-            # Of a pair that does not fit, no half must come into force.
-            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-            self._load(self.context)
+            self.latest = self._loaded()
         except ConfigurationError as error:
             logger.error("the last certificate stays in force: %s", error)
         else:
             logger.info("the certificate %s was read again", self.cert_file)
 
-    def _load(self, context: ssl.SSLContext) -> None:
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.cert_file, self.key_file, self._asked)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"{self.cert_file}, {self.key_file}: {error}") from None
+        return context
+
+    def _take_latest(self, connection: ssl.SSLObject, _name: str | None, _given: ssl.SSLContext) -> None:
+        """Called at the beginning of each connection, also of one that names no server."""
+        connection.context = self.latest
 
     def _asked(self) -> str:
         # Otherwise OpenSSL asks on the terminal.

@@ -4,9 +4,10 @@ import json
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from issuer import key_pair, key_set, self_signed
 from process import Serving, run
 
 from hyperfleet import errors
+from hyperfleet.http.certificate import Certificate
 from hyperfleet.settings.catalogue import CONSOLES
 
 pytestmark = pytest.mark.slow
@@ -177,6 +179,55 @@ def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_w
         assert {shown(url) for url in urls} == {ders[2]}
         # Who was there before is not sent away.
         assert kept.get(**asked).status_code == 200
+
+
+def agreed(given: ssl.SSLContext, name: str | None) -> bytes:
+    """The certificate that a client is shown by a server which has been given this."""
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asking.wrap_bio(back, there, server_hostname=name)
+    server = given.wrap_bio(there, back, server_side=True)
+    for _ in range(4):
+        for end in (client, server):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return client.getpeercert(binary_form=True) or b""
+
+
+def test_no_connection_fails_that_begins_while_a_certificate_is_renewed(tmp_path: Path) -> None:
+    ders = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        cert, _ = self_signed(tmp_path / name)
+        ders.append(ssl.PEM_cert_to_DER_cert(cert.read_text()))
+
+    def swap(name: str) -> None:
+        (tmp_path / "next").symlink_to(tmp_path / name)
+        (tmp_path / "next").replace(tmp_path / "data")
+
+    swap("one")
+    certificate = Certificate(tmp_path / "data" / "tls.crt", tmp_path / "data" / "tls.key")
+    ended = threading.Event()
+
+    def renewing() -> None:
+        while not ended.wait(0.01):
+            for name in ("two", "one"):
+                swap(name)
+                certificate.renew()
+
+    thread = threading.Thread(target=renewing)
+    thread.start()
+    try:
+        for _ in range(300):
+            for name in ("test", None):
+                assert agreed(certificate.context, name) in ders
+    finally:
+        ended.set()
+        thread.join()
+    swap("two")
+    certificate.renew()
+    assert {agreed(certificate.context, name) for name in ("test", None)} == {ders[1]}
 
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
