@@ -226,6 +226,9 @@ class Servers:
         on the descriptor ``watched``; requests under way end.
         """
         self.watched = watched
+        for one in self.certificates:
+            # A worker that takes the place of another was born with that of the start.
+            one.renew()
         # What a signal raised before would tear the loop apart as soon as that has begun. Only the main
         # thread can take signals; a test runs a server in another.
         with contextlib.suppress(ValueError):

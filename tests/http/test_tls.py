@@ -1,12 +1,15 @@
 """What a connection may do: TLS, what browsers are told, and limits on size and time."""
 
 import json
+import os
 import re
+import signal
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,11 @@ def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path,
     assert str(key) in done.stdout
 
 
+def processes(first: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(one) for one in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
+
+
 def shown(url: str) -> bytes:
     """The certificate that a new connection is shown."""
     where = urlsplit(url)
@@ -179,6 +187,14 @@ def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_w
         assert {shown(url) for url in urls} == {ders[2]}
         # Who was there before is not sent away.
         assert kept.get(**asked).status_code == 200
+        # A worker that takes the place of another finds connections that have waited for it.
+        worker = processes(server.process.pid)[-1]
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(16) as threads:
+            waiting = [threads.submit(shown, server.url) for _ in range(16)]
+            time.sleep(0.5)
+            os.kill(worker, signal.SIGKILL)
+            assert {one.result() for one in waiting} == {ders[2]}
 
 
 def agreed(given: ssl.SSLContext, name: str | None) -> bytes:
