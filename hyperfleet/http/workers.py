@@ -71,6 +71,8 @@ class Workers:
         # Those to be started, and when.
         self.wanted = dict.fromkeys(range(len(listeners)), 0.0)
         self.deadline: float | None = None
+        # Whether workers were asked to read something anew.
+        self.reloaded = False
         # None is lost from here on: they wait for whom they are meant for.
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         for number in OTHERS:
@@ -90,6 +92,7 @@ class Workers:
             found = signal.sigtimedwait(WATCHED, TICK)
             if found and found.si_signo in FORWARDED:
                 self._tell(found.si_signo)
+                self.reloaded = self.reloaded or found.si_signo == signal.SIGHUP
                 if found.si_signo in log.STEPS:
                     # For the workers that are started later.
                     log.tell(log.STEPS[found.si_signo])
@@ -119,6 +122,9 @@ class Workers:
                     listener.close()
             if number in self.last:
                 self.follows(self.last[number])
+            if self.reloaded:
+                # It has what the first process read at its start; heard once it serves.
+                os.kill(os.getpid(), signal.SIGHUP)
             self.work(self.listeners[number], self.watched)
             status = 0
         except SystemExit as stop:

@@ -273,6 +273,15 @@ def test_a_reload_reaches_all(database: str, tmp_path: Path) -> None:
         for number in range(12):
             made = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"b": 1}})
             assert made.status_code == 201
+        # Also one that takes the place of another afterwards.
+        os.kill(workers(server)[0], signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while server.output.count("is in force") < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for number in range(12, 24):
+            made = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"b": 1}})
+            assert made.status_code == 201
         assert server.stop() == 0
 
 
