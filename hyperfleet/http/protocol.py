@@ -126,7 +126,7 @@ class Protocol(HttpToolsProtocol):
         # A head that is complete is measured inside, where the answer is like all others.
         size = self.head_size if self.in_head else self.beside
         if size > self.limits.head and not self.transport.is_closing():
-            self._refuse(errors.HEADERS_TOO_LARGE)
+            self._refuse(Problem(errors.HEADERS_TOO_LARGE))
 
     def _parse(self, data: bytes) -> None:
         """Reads; what asks for another protocol is a request like all others (RFC 9110, 7.8)."""
@@ -139,8 +139,9 @@ class Protocol(HttpToolsProtocol):
                 except httptools.HttpParserUpgrade as asked:
                     left = left[asked.args[0] :]
                     self._stay()
-        except httptools.HttpParserError:
-            self._refuse(errors.BAD_REQUEST)
+        except httptools.HttpParserError as error:
+            said = error.__context__
+            self._refuse(said if isinstance(said, Problem) else Problem(errors.BAD_REQUEST))
 
     def _stay(self) -> None:
         """Has the body read of a request that asks for another protocol. Its own parser leaves that to
@@ -168,9 +169,14 @@ class Protocol(HttpToolsProtocol):
         if self.repeating:
             self.repeating = False
             return
-        if self.parser.get_http_version() == "1.0":
+        old = self.parser.get_http_version() == "1.0"
+        if old:
             # It does not know that it waits for anything (RFC 9110, 10.1.1).
             self.expect_100_continue = False
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or not (hosts or old):
+            # Whoever is in between may have gone by another than is read here (RFC 9112, 3.2).
+            raise Problem(errors.BAD_REQUEST, f"The request has {hosts} Host headers; it must have one.")
         # Raises for an address that is none, which is a fault of the head.
         super().on_headers_complete()
         self.in_head = False
@@ -248,7 +254,7 @@ class Protocol(HttpToolsProtocol):
         elif not self.in_head:
             self.loop.call_later(GRACE, self._end_late_body)
         elif self.head_size:
-            self._refuse(errors.TOO_SLOW)
+            self._refuse(Problem(errors.TOO_SLOW))
         else:
             # Opened and never used.
             self.transport.close()
@@ -257,7 +263,7 @@ class Protocol(HttpToolsProtocol):
         if not self.in_head:
             self.transport.close()
 
-    def _refuse(self, code: str) -> None:
+    def _refuse(self, problem: Problem) -> None:
         """Answers without the application, and listens for a moment, without keeping what comes."""
         if self.refused:
             return
@@ -276,7 +282,6 @@ class Protocol(HttpToolsProtocol):
             # It has its answer.
             self.loop.call_later(LINGER, self.transport.close)
             return
-        problem = Problem(code)
         token = trace_id.set(str(uuid_utils.uuid7()))
         body, headers = render(problem, "", "")
         headers |= {

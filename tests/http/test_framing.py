@@ -184,3 +184,21 @@ def test_who_cannot_wait_with_a_body_is_not_told_to_send_it(api: Api) -> None:
 def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, line: str) -> None:
     [(status, body)] = answered(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
     assert (status, json.loads(body)["code"]) == (400, errors.BAD_REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (" HTTP/1.1\r\n", [400]),
+        (" HTTP/1.1\r\nHost: one\r\nhost: two\r\n", [400]),
+        (" HTTP/1.0\r\nHost: one\r\nHost: one\r\n", [400]),
+        # So that probes of load balancers work.
+        (" HTTP/1.0\r\n", [200]),
+        (" HTTP/1.1\r\nHost:\r\n", [200, 200]),
+    ],
+)
+def test_a_request_says_once_which_host_it_is_for(api: Api, head: str, expected: list[int]) -> None:
+    found = answered(api, f"GET {BASE}/clusters?size=0{head}\r\n".encode() + LAST)
+    assert [status for status, _ in found] == expected
+    if expected == [400]:
+        assert "Host" in json.loads(found[0][1])["detail"]
