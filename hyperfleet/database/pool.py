@@ -66,6 +66,7 @@ class Pool(AsyncConnectionPool[Session]):
         self.patience = 2 * statement_timeout + MARGIN if statement_timeout else float("inf")
         # The connections in use, and when they have been so for too long.
         self.used: dict[Session, float] = {}
+        self.hanging: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Opens the pool; it is closed at the end of the block."""
@@ -90,8 +91,11 @@ class Pool(AsyncConnectionPool[Session]):
                 self._maybe_grow_pool()
             now = time.monotonic()
             for conn, end in self.used.items():
-                if end < now and conn.line is not None:
-                    conn.line.cut()
+                if end < now:
+                    self.used[conn] = float("inf")
+                    task = asyncio.create_task(conn.abandon())
+                    self.hanging.add(task)
+                    task.add_done_callback(self.hanging.discard)
 
     def _forget(self) -> None:
         """Lets go of those whose time was over, who would be in the queue until a connection comes."""

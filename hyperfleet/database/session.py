@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 # Seconds in which a server must have given up what it is asked to.
 GIVE_UP = 0.5
+# The part of PostgreSQL that warns of a COMMIT which no standby has. Its words are in any language.
+ALONE = "SyncRepWaitForLSN"
 
 
 class Raw(Loader):
@@ -64,9 +66,12 @@ class Session(psycopg.AsyncConnection[TupleRow]):
 
     travelling: dict[str, str] | None = None
     line: "Line | None" = None
+    # Whether the server has given up waiting for its standby, in what it was asked last.
+    alone = False
 
     def adapt(self) -> None:
         """Gives JSON to orjson, and texts that only pass through to :class:`Raw`."""
+        self.add_notice_handler(self._noticed)
         self.adapters.register_loader("bpchar", Raw)
         set_json_dumps(_dumps, self)
         set_json_loads(_loads, self)
@@ -76,13 +81,17 @@ class Session(psycopg.AsyncConnection[TupleRow]):
 
         As psycopg's own, but the loop is told of the socket once for each connection, and not for each
         8 kB that come.
+
+        Raises SystemError, as psycopg has it, for what is done and a standby was not waited for, since
+        somebody has ended the wait: it is no more certain than what was not answered.
         """
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
+        self.alone = False
         try:
             if self.line is None or self.line.closed:
                 self.line = Line(self.pgconn.socket)
-            return await self.line.wait(gen)
+            found = await self.line.wait(gen)
         except OSError as error:
             raise psycopg.OperationalError("the socket of the connection is closed") from error
         except asyncio.CancelledError:
@@ -92,6 +101,12 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         finally:
             if self.pgconn.status != ConnStatus.OK:
                 self._hang_up()
+        if self.alone:
+            raise psycopg.errors.SystemError("the wait for a standby was ended; it may lack this")
+        return found
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        self.alone = self.alone or notice.source_function == ALONE
 
     async def rows(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None = None
@@ -126,6 +141,19 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         """Closes the connection."""
         self._hang_up()
         await super().close()
+
+    async def abandon(self) -> None:
+        """Hangs up on what does not come to its end, and asks the server to give it up: while one waits
+        for a standby, it does not notice that nobody is there any more.
+        """
+        asking = asyncio.create_task(self.cancel_safe(timeout=GIVE_UP))
+        # Whom to ask is known from here on.
+        await asyncio.sleep(0)
+        if self.line is not None:
+            self.line.cut()
+        # A server that is gone need not be asked.
+        with suppress(psycopg.Error, OSError):
+            await asking
 
     def _hang_up(self) -> None:
         if self.line is not None:

@@ -45,7 +45,7 @@ class Asked(NamedTuple, Generic[V]):
     """What somebody has asked for.
 
     :param values: what is to be written
-    :param contexts: of those who asked
+    :param contexts: of those who asked, and wait for the answer
     """
 
     values: Any
@@ -64,7 +64,8 @@ class Rounds(Generic[K, V]):
     def __init__(self, work: Callable[[dict[K, Any]], Awaitable[Mapping[K, V]]]) -> None:
         self.work = work
         self.asked: dict[K, Asked[V]] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
+        # The rounds, each with what it does.
+        self.tasks: dict[asyncio.Task[None], tuple[Asked[V], ...]] = {}
         self.busy = False
 
     async def get(self, key: K, values: Any = None) -> V | None:
@@ -80,20 +81,34 @@ class Rounds(Generic[K, V]):
             known = self.asked[key] = Asked(values, _answer(), [])
             if not self.busy:
                 self._begin()
-        known.contexts.append(copy_context())
-        # One who goes away takes nothing from the others.
-        return await asyncio.shield(known.answer)
+        context = copy_context()
+        known.contexts.append(context)
+        try:
+            # One who goes away takes nothing from the others.
+            return await asyncio.shield(known.answer)
+        except asyncio.CancelledError:
+            known.contexts[:] = [one for one in known.contexts if one is not context]
+            self._left(known)
+            raise
+
+    def _left(self, asked: Asked[V]) -> None:
+        """Ends the round that nobody waits for any more, which would keep its connection and its locks,
+        as where a COMMIT waits for a standby that is away.
+        """
+        for task, all_asked in self.tasks.items():
+            if any(one is asked for one in all_asked) and not any(one.contexts for one in all_asked):
+                task.cancel()
 
     def _begin(self) -> None:
         self.busy = True
         task = asyncio.create_task(self._round(), context=Context())
-        self.tasks.add(task)
+        self.tasks[task] = ()
         # A round that hangs keeps nobody from the next one.
         overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
 
         def ended(_: object) -> None:
             overdue.cancel()
-            self.tasks.discard(task)
+            del self.tasks[task]
             self._next()
 
         task.add_done_callback(ended)
@@ -106,6 +121,9 @@ class Rounds(Generic[K, V]):
     async def _round(self) -> None:
         # Only now, so that all who came with the same turn of the loop are among them.
         asked = {key: self.asked.pop(key) for key in list(islice(self.asked, LARGEST))}
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks[task] = tuple(asked.values())
         try:
             await self._do(asked)
         except BLAMED:

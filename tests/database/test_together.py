@@ -116,6 +116,27 @@ def test_an_error_reaches_all_who_asked_and_one_who_leaves_takes_nothing_from_th
     asyncio.run(main())
 
 
+def test_a_round_that_nobody_waits_for_any_more_is_ended_and_no_other() -> None:
+    async def main() -> None:
+        source = Source(0.3)
+        rounds = Rounds(source.many)
+        first, second, third = (asyncio.create_task(rounds.get(key)) for key in "aab")
+        await asyncio.sleep(0.01)
+        other = asyncio.create_task(rounds.get("c"))
+        await asyncio.sleep(2 * together.PATIENCE)
+        assert len(rounds.tasks) == 2
+        first.cancel()
+        third.cancel()
+        await asyncio.sleep(0.01)
+        assert len(rounds.tasks) == 2
+        second.cancel()
+        await asyncio.sleep(0.01)
+        assert len(rounds.tasks) == 1
+        assert await other == 0
+
+    asyncio.run(main())
+
+
 def test_a_statement_that_fails_because_of_one_row_is_run_again_for_each() -> None:
     async def main() -> None:
         runs: list[list[str]] = []

@@ -1,0 +1,109 @@
+"""A primary that acknowledges nothing without its standby, while that is away."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from conftest import Api
+from own_server import BACKENDS, POOL, Server, frozen, own_server, standby
+from process import Serving
+
+pytestmark = pytest.mark.slow
+
+WAITING = f"{BACKENDS} AND wait_event = 'SyncRep'"
+END = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Server, Path]]:
+    """The primary, and the files of its standby."""
+    with own_server() as primary, standby(primary) as second:
+        yield primary, Path(second) / "postgresql"
+
+
+def writes(api: Api, name: str) -> list[Callable[[Api], requests.Response]]:
+    """A creation, one with a key, a report, a change and a deletion, which don't wait for each other."""
+    reported, changed, deleted = (api.cluster(f"{name}-{number}") for number in range(3))
+    body = {"spec": {"a": name}}
+    return [
+        lambda api: api.post("/clusters", json={"name": f"{name}-a", **body}),
+        lambda api: api.post(
+            "/clusters", json={"name": f"{name}-b", **body}, headers={"Idempotency-Key": f"{name}-b"}
+        ),
+        lambda api: api.report(reported),
+        lambda api: api.patch(f"/clusters/{changed['id']}", json=body),
+        lambda api: api.delete(f"/clusters/{deleted['id']}"),
+    ]
+
+
+def until(server: Server, statement: str, count: int) -> list[Any]:
+    deadline = time.monotonic() + 10
+    while len(found := server.ask(statement)) != count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
+
+
+def test_who_ends_the_wait_for_a_standby_makes_no_write_acknowledged(pair: tuple[Server, Path]) -> None:
+    primary, files = pair
+    with Serving("--no-auth", "--workers=1", "--database-url", primary.conninfo) as serving:
+        api = Api(serving.url)
+        asked = writes(api, "ended")
+        with ThreadPoolExecutor(len(asked)) as threads:
+            with frozen(files):
+                answers = [threads.submit(one, Api(serving.url)) for one in asked]
+                until(primary, WAITING, len(asked))
+                primary.ask(END)
+                told = [one.result() for one in answers]
+            assert [(one.status_code, one.json()["code"]) for one in told] == [
+                (503, "HYPERFLEET-SVC-001")
+            ] * len(asked)
+        assert serving.says("the wait for a standby was ended")
+        # The connections are as good as before.
+        again = [one(api).status_code for one in writes(api, "again")]
+        assert again == [201, 201, 201, 200, 202]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # A request gives up, or what is in the connection is given up.
+        ("--request-timeout=1", "--statement-timeout=0.1"),
+        ("--request-timeout=60", "--statement-timeout=0.1"),
+    ],
+)
+def test_no_session_of_the_server_is_left_behind_that_waits_for_a_standby(
+    pair: tuple[Server, Path], settings: tuple[str, ...]
+) -> None:
+    primary, files = pair
+    arguments = "--no-auth", "--workers=1", "--database-url", primary.conninfo
+    with Serving(*arguments, *settings) as serving:
+        api = Api(serving.url)
+        over, seen = threading.Event(), [0]
+        # What is removed is not there to be removed once more.
+        asked = [one for _ in range(2) for one in writes(api, f"l{time.monotonic_ns()}")[:-1]]
+
+        def go_on(one: Callable[[Api], requests.Response]) -> None:
+            own = Api(serving.url)
+            while not over.is_set():
+                # A name is seen to be taken as soon as nobody waits for the standby any more.
+                assert one(own).status_code in (503, 409)
+
+        with ThreadPoolExecutor(len(asked)) as threads, frozen(files):
+            going = [threads.submit(go_on, one) for one in asked]
+            until(primary, WAITING, POOL)
+            end = time.monotonic() + 9
+            while time.monotonic() < end:
+                seen.append(len(primary.ask(BACKENDS)))
+                time.sleep(0.1)
+            over.set()
+            for one in going:
+                one.result()
+        # One more may be on its way out.
+        assert max(seen) <= POOL + 1
+        assert api.get("/clusters?size=0").status_code == 200
