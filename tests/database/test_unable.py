@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,8 +14,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 pytestmark = pytest.mark.slow
 
-GONE = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+GONE = f"""{END}
 WHERE application_name = 'hyperfleet' AND datname = %(name)s
 """
 
@@ -207,6 +208,41 @@ def the_only_connection(sql: psycopg.Connection, theirs: str) -> psycopg.Connect
         except psycopg.OperationalError:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_a_password_that_changes_is_taken_from_its_passfile_by_all_workers(tmp_path: Path) -> None:
+    def write(password: str) -> None:
+        """Names another file, as Kubernetes does with what it mounts."""
+        file = tmp_path / password
+        file.write_text(f"*:*:*:changing:{password}\n")
+        file.chmod(0o600)
+        link = tmp_path / "link"
+        link.symlink_to(file)
+        link.replace(tmp_path / "passfile")
+
+    with own_server() as server:
+        server.ask("CREATE ROLE changing LOGIN PASSWORD 'before'")
+        server.ask("GRANT ALL ON ALL TABLES IN SCHEMA public TO changing")
+        rules = server.files / "pg_hba.conf"
+        rules.write_text("local all changing scram-sha-256\n" + rules.read_text())
+        server.ask("SELECT pg_reload_conf()")
+        write("before")
+        theirs = make_conninfo(server.conninfo, user="changing", passfile=str(tmp_path / "passfile"))
+        with Serving("--no-auth", "--workers=2", "--database-url", theirs) as serving:
+            assert create(Api(serving.url)).status_code == 201
+            server.ask("ALTER ROLE changing PASSWORD 'after'")
+            # Who is in stays in.
+            assert {create(Api(serving.url)).status_code for _ in range(8)} == {201}
+            server.ask(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'changing'"
+            )
+            ended = time.monotonic()
+            while "refuses connections" not in create(Api(serving.url)).text:
+                assert time.monotonic() - ended < 5
+            write("after")
+            # What could not be made is tried again after a moment.
+            time.sleep(1)
+            assert {create(Api(serving.url)).status_code for _ in range(8)} == {201}
 
 
 def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
