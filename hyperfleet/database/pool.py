@@ -264,6 +264,8 @@ def new_pool(
         "lock_timeout": f"{milliseconds * 9 // 10}ms",
         # A process that is stopped must not hold its locks for ever.
         "idle_in_transaction_session_timeout": f"{milliseconds * 2}ms",
+        # That a standby was not waited for is a warning, and nothing else says so.
+        "client_min_messages": "warning",
         # Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
         "jit": "off",
         "max_parallel_workers_per_gather": "0",
