@@ -124,6 +124,18 @@ class Machine:
             _ip("-n", self.name, "route", "add", "blackhole", f"{other.address}/32")
 
 
+class Keeper(Machine):
+    """An etcd."""
+
+    @property
+    def etcd(self) -> str:
+        return f"{self.address}:2379"
+
+    def start(self) -> None:
+        urls = [f"--{name}-client-urls=http://{self.etcd}" for name in ("listen", "advertise")]
+        self.run("etcd", "--data-dir", str(self.folder / "data"), *urls)
+
+
 class Node(Machine):
     """A PostgreSQL under Patroni."""
 
@@ -165,7 +177,7 @@ class Node(Machine):
 class Cluster:
     """The nodes, and the database that the service is to use."""
 
-    def __init__(self, keeper: Machine, nodes: list[Node]) -> None:
+    def __init__(self, keeper: Keeper, nodes: list[Node]) -> None:
         self.keeper, self.nodes = keeper, nodes
         hosts = ",".join(f"{node.address}:5432" for node in nodes)
         self.url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
@@ -235,12 +247,11 @@ def cluster() -> Iterator[Cluster]:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("address", "add", f"{NET}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
-        keeper = Machine(bridge, 0, folder, made.system_user)
-        urls = [f"--{name}-client-urls=http://{keeper.address}:2379" for name in ("listen", "advertise")]
-        keeper.run("etcd", "--data-dir", str(keeper.folder / "data"), *urls)
+        keeper = Keeper(bridge, 0, folder, made.system_user)
+        keeper.start()
         nodes = [Node(bridge, number, folder, made.system_user) for number in (1, 2, 3)]
         for node in nodes:
-            node.configure(f"{keeper.address}:2379", made.bin_path)
+            node.configure(keeper.etcd, made.bin_path)
             node.start()
         running = Cluster(keeper, nodes)
         running.whole()

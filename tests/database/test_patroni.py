@@ -141,3 +141,26 @@ def test_no_acknowledged_write_is_lost_whatever_becomes_of_the_primary() -> None
             assert through(running, writing, "loses all but its clients", running.part) < FAILOVER
             for one in first, second:
                 assert requests.get(f"{one.health}/readyz", timeout=10).status_code == 200
+            for node in running.nodes:
+                node.plug()
+            running.whole()
+            without_etcd(running, writing)
+
+
+def without_etcd(running: Cluster, writing: list[Writer]) -> None:
+    """Patroni leaves no primary; reads go on where they may come from a standby."""
+    anybody = running.url.replace("read-write", "prefer-standby")
+    with Serving("--no-auth", "--workers=1", "--database-url", anybody) as reading:
+        api, ready = Api(reading.url), f"{reading.health}/readyz"
+        with load(writing):
+            running.keeper.kill()
+            until(lambda: not any(writes(node, "local") for node in running.nodes), FAILOVER)
+            until(lambda: "read-only" in requests.get(ready, timeout=10).text, 10)
+            assert [api.get("/clusters?size=1").status_code for _ in range(20)] == [200] * 20
+            assert api.read(writing[0].cluster)["id"] == writing[0].cluster["id"]
+            refused = api.post("/clusters", json={"name": "nowhere", "spec": {}})
+            assert (refused.status_code, "read-only" in refused.json()["detail"]) == (503, True)
+            running.keeper.start()
+            back = time.monotonic()
+            until(lambda: [end for end in done(writing) if end > back], FAILOVER)
+        assert_nothing_is_lost(Api(writing[0].url), writing)
