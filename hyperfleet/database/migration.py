@@ -192,13 +192,16 @@ DROP = re.compile(
     r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) (?:CONCURRENTLY )?(?:IF EXISTS )?([a-z_]+)"
 )
 MADE_ANEW = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY ([a-z_]+)")
+# At the beginning of a line: not what a function does when it is called.
+ROWS = re.compile(r"^DELETE FROM ([a-z_]+)", re.MULTILINE)
 
 
 def drops(name: str) -> list[str]:
-    """What the rollback of a migration drops, such as ``table clusters``; tables come first, since
-    what they hold goes with them.
+    """What the rollback of a migration drops, such as ``table clusters`` or ``rows of audit``; tables
+    come first, since what they hold goes with them.
     """
     text = shipped("migrations").joinpath(f"{name}.rollback.sql").read_text(encoding="utf-8")
     anew = set(MADE_ANEW.findall(text))
-    found = [f"{sort.lower()} {what}" for sort, what in DROP.findall(text) if what not in anew]
+    found = [f"rows of {what}" for what in ROWS.findall(text)]
+    found += [f"{sort.lower()} {what}" for sort, what in DROP.findall(text) if what not in anew]
     return sorted(dict.fromkeys(found), key=lambda what: not what.startswith("table"))

@@ -72,6 +72,12 @@ def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psyc
     [tenth] = [line for line in refused.stdout.splitlines() if line.startswith("0010.")]
     assert "index clusters_tenancy" in tenth
     assert "resources_name," not in tenth
+    # What goes out of tables that stay is named, too.
+    [history] = [line for line in refused.stdout.splitlines() if line.startswith("0013.")]
+    assert "rows of audit" in history
+    [kinds] = [line for line in refused.stdout.splitlines() if line.startswith("0007.")]
+    for table in ("adapter_statuses", "labels"):
+        assert f"rows of {table}" in kinds
     assert migration.applied(sql) == migration.names()
     done = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
     assert done.returncode == 0, done.stdout
