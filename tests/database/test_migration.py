@@ -1,11 +1,14 @@
 """The schema goes forward and back."""
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import Api
 from process import Serving, run
 from psycopg.conninfo import make_conninfo
 
@@ -58,6 +61,34 @@ def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
         assert run("migrate", "--database-url", theirs).returncode == 0
     finally:
         sql.execute(f"DROP OWNED BY {role} CASCADE")
+        sql.execute(f"DROP ROLE {role}")
+
+
+def test_a_role_with_the_grants_of_the_docs_writes_right_after_a_migration(
+    service: Callable[..., Api], root: Path, database: str, sql: psycopg.Connection
+) -> None:
+    role, names = f"{sql.info.dbname}_serves", [name for name in migration.names() if name >= "0009"]
+    migration.roll_back(database, len(names))
+    page = (root / "docs" / "operating.md").read_text()
+    grants = re.findall(r"^(ALTER DEFAULT PRIVILEGES .*|GRANT SELECT, .*);", page, re.MULTILINE)
+    assert len(grants) == 2
+    sql.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        for grant in grants:
+            sql.execute(grant.replace("migrates", "CURRENT_USER").replace("serves", role))
+        assert migration.apply(database) == names
+        api = service(make_conninfo(database, user=role))
+        token = api.get("/changes").json()["next"]
+        cluster = api.cluster()
+        path = f"/clusters/{cluster['id']}"
+        assert api.patch(path, json={"spec": {"a": 1}}).status_code == 200
+        assert api.report(cluster, "dns", observed_generation=2).status_code in {200, 201}
+        told = api.get(f"/changes?after={token}").json()["items"]
+        assert [one["change"] for one in told] == ["created", "updated", "status"]
+        assert api.get(f"{path}/history").json()["total"] == 2
+        assert api.delete(path).status_code == 202
+    finally:
+        sql.execute(f"DROP OWNED BY {role}")
         sql.execute(f"DROP ROLE {role}")
 
 
