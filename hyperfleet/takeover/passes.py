@@ -10,6 +10,7 @@ import psycopg
 from hyperfleet.database import connection
 from hyperfleet.kinds import NATIVE, id_here
 from hyperfleet.status.conditions import Folding
+from hyperfleet.status.fold import Status
 from hyperfleet.status.report import Report
 from hyperfleet.takeover import api, database, target
 from hyperfleet.takeover.rows import BATCH, Item, Raw, Refusal, Refused, Rows, Unreadable, name_of
@@ -321,7 +322,8 @@ class Takeover:
         reports = {**before, **newer}
         if whole or newer:
             at = max([item.row["updated_time"], *(one["last_report_time"] for one in reports.values())])
-            folding, previous = self._foldings[item.kind], found.status if found else item.before
+            folding = self._foldings[item.kind]
+            previous = _before(found.status, item.before) if found else item.before
             state: Any = item.row
             if folding.rules:
                 state, reports = item.seen(reports, newer)
@@ -347,6 +349,22 @@ def _newer(item: Item, found: Here | None, known: Known | None) -> bool | None:
         return False
     # Not every change there has a new time, and the original may have been set back.
     return True if found.age == known.age else None
+
+
+def _before(here: Status, there: Status | None) -> Status:
+    """The status before: of each condition the word that came later, here or there. What it came to
+    between two passes was seen there alone.
+    """
+    if there is None:
+        return here
+    words = {one["type"]: one for one in here["conditions"]}
+    for one in there["conditions"]:
+        own = words.setdefault(one["type"], one)
+        if one["last_transition_time"] > own["last_transition_time"]:
+            words[one["type"]] = {**one, "created_time": own["created_time"]}
+    last = max(here, there, key=lambda status: status["last_transition_time"])
+    moved = {"phase": last["phase"], "last_transition_time": last["last_transition_time"]}
+    return {**here, **moved, "conditions": [*words.values()]}  # type: ignore[typeddict-item]
 
 
 def _refused(kind: str, id_: str, name: str, reason: str) -> Refusal:

@@ -160,6 +160,63 @@ def test_what_ran_there_goes_on_running_here(
     assert "validator (True at generation 1)" in found["Ready"]["message"]
 
 
+@pytest.mark.parametrize("which", ["first", "newest"])
+def test_what_came_to_run_there_between_two_imports_goes_on_running_here(
+    which: str, request: pytest.FixtureRequest, api: Api, database: str
+) -> None:
+    original: Original = request.getfixturevalue(which)
+
+    def says(*rows: tuple[str, str, int, float]) -> None:
+        there = [
+            {
+                **{"type": name, "status": status, "observed_generation": generation, "reason": "R"},
+                **{"created_time": shown(0), "last_updated_time": shown(8)},
+                "last_transition_time": shown(minute),
+            }
+            for name, status, generation, minute in rows
+        ]
+        if original.newest:
+            original.conn.execute("DELETE FROM resource_conditions")
+            for one in there:
+                original.insert("resource_conditions", resource_id=A, **one)
+        else:
+            original.conn.execute("UPDATE clusters SET status_conditions = %s", [Jsonb(there)])
+
+    ready, available = (
+        ("Reconciled", "LastKnownReconciled") if original.newest else ("Ready", "Available")
+    )
+    original.cluster(A, "prod")
+    says((ready, "False", 1, 0), (available, "False", 1, 0))
+    take(database, original)
+    assert conditions(api, A)["Available"]["status"] == "False"
+    # It ran at its first generation; of the second one, the one adapter has heard, the other has not.
+    original.conn.execute(
+        f"UPDATE {'resources' if original.newest else 'clusters'} SET generation = 2, updated_time = %s",
+        [at(5)],
+    )
+    original.report(A, "dns", observed_generation=2, last_report_time=at(8))
+    original.report(A, "validator", observed_generation=1, last_report_time=at(3))
+    says((ready, "False", 2, 5), (available, "True", 1, 3))
+    take(database, original)
+    found = conditions(api, A)
+    for name in ("Available", "LastKnownReconciled"):
+        assert (found[name]["status"], found[name]["observed_generation"]) == ("True", 1)
+        assert found[name]["last_transition_time"] == shown(3)
+    for name in ("Ready", "Reconciled"):
+        assert (found[name]["status"], found[name]["last_transition_time"]) == ("False", shown(5))
+        assert found[name]["created_time"] == shown(0)
+
+    # What was heard here since counts, until there is a newer word there.
+    here = api.get(f"/clusters/{A}").json()
+    for adapter in ("dns", "validator"):
+        assert api.report(here, adapter, observed_generation=2).status_code in {200, 201}
+    came = conditions(api, A)["Ready"]["last_transition_time"]
+    original.conn.execute("UPDATE adapter_statuses SET updated_time = %s", [at(9)])
+    take(database, original)
+    assert conditions(api, A)["Ready"]["last_transition_time"] == came
+    assert conditions(api, A)["Available"]["observed_generation"] == 2
+
+
 def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
     first: Original, api: Api, database: str
 ) -> None:
