@@ -47,6 +47,31 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         # Of this transaction alone: whose session it is, is a pooler's choice.
         self.execute("SET LOCAL lock_timeout = '500ms'")
 
+    def apply_one(self, migration: Any, force: bool = False, mark: bool = True) -> None:
+        """Applies a migration. That it is done is noted by the transaction that does it, so that whoever
+        ends in between, or is killed, may be run again; one without a transaction can be anyway.
+        """
+        migration.load()
+        if not migration.use_transactions:
+            super().apply_one(migration, force, mark)
+            return
+        with self.copy() as own, own.transaction():
+            migration.process_steps(own, "apply", force=force)
+            own.mark_one(migration, log=False)
+        # Not before: it looks names up, which others would wait for.
+        self.log_migration(migration, "apply")
+
+    def rollback_one(self, migration: Any, force: bool = False) -> None:
+        """Takes a migration back, and the note of it in the same way."""
+        migration.load()
+        if not migration.use_transactions:
+            super().rollback_one(migration, force)
+            return
+        with self.copy() as own, own.transaction():
+            migration.process_steps(own, "rollback", force=force)
+            own.unmark_one(migration, log=False)
+        self.log_migration(migration, "rollback")
+
 
 @contextmanager
 def _backend(conninfo: str) -> Iterator[Any]:

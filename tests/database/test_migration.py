@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Api
-from process import Serving, run
+from process import Serving, run, start
 from psycopg.conninfo import make_conninfo
 
 from hyperfleet.database import migration
@@ -141,6 +141,35 @@ def test_serve_says_at_its_start_which_migrations_are_pending(database: str) -> 
     migration.roll_back(database, 1)
     with Serving("--no-auth", "--database-url", database) as server:
         assert f"{newest} pending: run hyperfleet migrate" in server.output
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_migration_that_is_killed_before_it_is_noted_can_be_run_again(
+    back: bool, database: str, sql: psycopg.Connection
+) -> None:
+    newest = migration.names()[-1]
+    if not back:
+        migration.roll_back(database, 1)
+    arguments = ("migrate", "--database-url", database, *(("--rollback", "1", "--yes") if back else ()))
+    waiting = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND query ~ '_yoyo_migration'"
+    )
+    with psycopg.connect(database) as holder:
+        # Whoever notes something there waits.
+        holder.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")
+        started = start(*arguments)
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not sql.execute(waiting).fetchall():
+            time.sleep(0.01)
+        started.kill()
+        started.wait(10)
+    ended = run(*arguments)
+    assert ended.returncode == 0, ended.stdout
+    assert f"{'rolled back' if back else 'applied'}  {newest}" in ended.stdout
+    assert migration.pending(sql) == ([newest] if back else [])
+    functions = sql.execute("SELECT FROM pg_proc WHERE proname = 'hyperfleet_place'").fetchall()
+    assert len(functions) == (0 if back else 1)
 
 
 def test_tenants_come_while_somebody_dumps_and_others_write(
