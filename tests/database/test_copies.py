@@ -1,5 +1,6 @@
 """The data goes elsewhere: published, dumped and restored, it is the same and counted right."""
 
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_every_table_has_an_identity_for_replication(sql: psycopg.Connection) ->
         " AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)"
     ).fetchall()
     assert lacking == []
+
+
+def test_a_subscriber_takes_over_with_the_sequences_that_the_docs_set(
+    api: Api, root: Path, sql: psycopg.Connection
+) -> None:
+    before = [f"c{number}" for number in range(8)]
+    for name in before:
+        api.cluster(name)
+    # Rows come with their numbers there, and none is drawn for them.
+    for table, column in (("audit", "id"), ("changes", "sequence")):
+        sql.execute("SELECT setval(pg_get_serial_sequence(%s, %s), 1, false)", [table, column])
+    page = (root / "docs" / "operating.md").read_text()
+    [statement] = re.findall(r"^SELECT setval\(.*?;$", page, re.DOTALL | re.MULTILINE)
+    sql.execute(statement)
+    link = api.get("/clusters").json()["changes"]
+    cluster = api.cluster("two")
+    assert api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).status_code == 200
+    assert [one["name"] for one in api.get("/" + link).json()["items"]] == ["two", "two"]
+    found = [(one["name"], one["action"]) for one in api.get("/audit").json()["items"]]
+    created = [(name, "create") for name in ("two", *reversed(before))]
+    assert found == [("two", "patch"), *created]
 
 
 @pytest.mark.parametrize(
