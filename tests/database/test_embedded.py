@@ -150,15 +150,54 @@ def test_a_folder_in_use_is_not_torn_down(used: Path, root: Path) -> None:
     assert subprocess.run(command, env=CLEAN, check=False).returncode == 0
 
 
-def test_a_moved_checkout_is_installed_anew(folder: Path, root: Path) -> None:
-    checkout = folder / "a checkout"
-    checkout.mkdir()
-    shutil.copy(root / "Makefile", checkout)
-    (checkout / ".venv").mkdir()
-    (checkout / ".venv" / "kept").touch()
-    (checkout / ".venv" / "place").write_text(f"{checkout}\n")
-    subprocess.run(["make", "help"], cwd=checkout, check=True, capture_output=True, env=CLEAN)
+@pytest.fixture
+def checkout(folder: Path, root: Path) -> Path:
+    """A folder with the Makefile, and a Python that makes an environment sooner than a real one."""
+    made = folder / "it's a checkout"
+    made.mkdir()
+    shutil.copy(root / "Makefile", made)
+    python = made / "python"
+    does = f"mkdir -p .venv/bin && ln -s {shutil.which('true')} .venv/bin/python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || {{ {does}; }}\n')
+    python.chmod(0o755)
+    make(made, "PYTHON=./python", ".venv/bin/python")
+    (made / ".venv" / "kept").touch()
+    return made
+
+
+def make(folder: Path, *arguments: str, **env: str) -> str:
+    given = {**CLEAN, **env}
+    command = ["make", *arguments]
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=given
+    ).stdout
+
+
+def test_a_moved_checkout_is_installed_anew(checkout: Path, folder: Path) -> None:
+    make(checkout, "help")
     assert (checkout / ".venv" / "kept").exists()
     moved = checkout.rename(folder / "moved")
-    subprocess.run(["make", "help"], cwd=moved, check=True, capture_output=True, env=CLEAN)
+    make(moved, "help")
     assert not (moved / ".venv").exists()
+
+
+def test_an_environment_whose_python_is_gone_or_another_is_made_anew(checkout: Path) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    # One that does not see what was installed.
+    python.symlink_to(shutil.which("false") or "")
+    make(checkout, "help")
+    assert not (checkout / ".venv").exists()
+    make(checkout, "PYTHON=./python", ".venv/bin/python")
+    python.unlink()
+    python.symlink_to(checkout / "gone")
+    make(checkout, "PYTHON=./python", ".venv/bin/python")
+    assert python.exists()
+
+
+def test_packages_of_another_python_do_not_come_before_those_that_make_installs(checkout: Path) -> None:
+    env = {"PYTHONPATH": "/elsewhere", "PYTHONHOME": "/elsewhere"}
+    told = make(checkout, "--eval=show:;@env", "show", **env)
+    assert "PATH=" in told
+    assert "/elsewhere" not in told
+    assert (checkout / ".venv" / "kept").exists()
