@@ -36,6 +36,10 @@ OWN = {
     "gssencmode": "disable",
     "channel_binding": "disable",
     "target_session_attrs": "any",
+    "sslnegotiation": "postgres",
+    "sslcertmode": "disable",
+    "require_auth": "",
+    "requirepeer": "",
 }
 
 # Of a socket's path, most systems take 103 bytes or a few more.
