@@ -6,6 +6,7 @@ decided here, by locks in the data folder: the kernel gives them back however a 
 
 import fcntl
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -45,6 +46,9 @@ OWN = {
 # Of a socket's path, most systems take 103 bytes or a few more.
 SOCKET = ".s.PGSQL.5432"
 MAX_SOCKET = 100
+
+# What files that are being made are called.
+BEGUN = ".postgresql-begun-"
 
 # Waits for the owner's word that it has stopped the server itself; the end of the pipe without it means
 # that the owner is dead.
@@ -182,7 +186,7 @@ def _start(server: Any, files: Path) -> str:
     """The connection string of the server, which is started unless it runs already."""
     _forget_the_dead(files)
     if not (files / "postmaster.pid").exists():
-        server.ensure_pgdata_inited()
+        _make(server, files)
         folder = files
         # A comma parts the folders of several sockets.
         if len(str(files / SOCKET).encode()) > MAX_SOCKET or "," in str(files):
@@ -192,6 +196,39 @@ def _start(server: Any, files: Path) -> str:
         options = f"-h '' -p 5432 -k {shlex.quote(str(folder))}"
         _pg_ctl(server, files, "start", "-o", options, "-l", str(files / "log"))
     return make_conninfo(**OWN, **_running(files))
+
+
+def _make(server: Any, files: Path) -> None:
+    """Makes the files of a new server, where there are none: beside their place, which they take when
+    they are whole, so that whoever is interrupted meanwhile can begin anew.
+    """
+    if not (files / "PG_VERSION").exists():
+        place = files.resolve()
+        for left in place.parent.glob(f"{BEGUN}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        begun = Path(tempfile.mkdtemp(prefix=BEGUN, dir=place.parent))
+        try:
+            _fill(_server(begun))
+            begun.rename(place)
+        finally:
+            shutil.rmtree(begun, ignore_errors=True)
+    server.ensure_pgdata_inited()
+
+
+def _fill(server: Any) -> None:
+    try:
+        server.ensure_pgdata_inited()
+    except subprocess.CalledProcessError as error:
+        # Mostly the environment names a locale that this machine lacks: then without one. What else is
+        # wrong is so again, and says what it is.
+        subprocess.run(  # noqa: S603
+            error.cmd,
+            check=True,
+            capture_output=True,
+            text=True,
+            user=server.system_user,
+            env={**os.environ, "LC_ALL": "C"},
+        )
 
 
 def _pg_ctl(server: Any, files: Path, *arguments: str) -> None:
@@ -228,6 +265,8 @@ def _forget_the_dead(files: Path) -> None:
 
 def _reason(error: Exception, files: Path) -> str:
     log = files / "log"
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        return "\n".join([str(error), *error.stderr.splitlines()[-5:]])
     if isinstance(error, subprocess.SubprocessError) and log.exists():
         return "\n".join([str(error), *log.read_text(errors="replace").splitlines()[-5:]])
     return str(error)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import requests
 from laid import lay
-from process import CLEAN, Serving, run
+from process import CLEAN, HYPERFLEET, Serving, run, start
 
 from hyperfleet.database import embedded
 
@@ -68,6 +68,39 @@ def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     with embedded.running(path) as conninfo, psycopg.connect(conninfo) as conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
     assert servers(path) == []
+
+
+def test_who_is_interrupted_while_the_files_are_made_begins_anew(folder: Path) -> None:
+    process = start("migrate", "--data-dir", str(folder))
+    end = time.monotonic() + 60
+    while not [*folder.rglob("PG_VERSION")]:
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    done = run("migrate", "--data-dir", str(folder))
+    assert done.returncode == 0, done.stdout
+    assert "applied" in done.stdout
+    assert {path.name for path in folder.iterdir()} == {"postgresql", ".turn", ".users"}
+
+
+@pytest.mark.parametrize("name", ["LANG", "LC_ALL"])
+def test_a_locale_that_this_machine_lacks_does_not_matter(folder: Path, name: str) -> None:
+    # Whoever comes by ssh from another system may bring one.
+    env = {"LC_ALL": "", name: "xx_YY.UTF-8"}
+    done = run("migrate", "--data-dir", str(folder), env=env)
+    assert done.returncode == 0, done.stdout
+    assert "applied" in done.stdout
+
+
+def test_why_the_files_cannot_be_made_is_said(folder: Path) -> None:
+    small = ["/bin/sh", "-c", 'ulimit -f 100; exec "$0" "$@"', HYPERFLEET]
+    command = [*small, "migrate", "--data-dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_libpq_takes_from_the_environment_is_of_other_servers(used: Path) -> None:
