@@ -121,10 +121,10 @@ db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and
 	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
 
 db/login: $(VENV)/run.stamp ## Open psql on it
-	$(BIN)/python -m hyperfleet.database.embedded psql $(DATA_DIR)
+	$(BIN)/python -W ignore -m hyperfleet.database.embedded psql $(DATA_DIR)
 
 db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebody uses it
-	$(BIN)/python -m hyperfleet.database.embedded stop $(DATA_DIR)
+	$(BIN)/python -W ignore -m hyperfleet.database.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
 # OCI's own format, which Podman and Buildah would choose, has no HEALTHCHECK. Docker does not heed the variable.
