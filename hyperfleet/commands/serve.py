@@ -41,15 +41,33 @@ def serve(**values: Any) -> None:
     options.check(chosen)
     conninfo, folder = embedded.place(chosen)
     count = chosen.workers or (min(cores(), MOST_WORKERS) if conninfo else 1)
+    hung_up = _hung_up()
     _stop_on_signals()
     # Until somebody hears them; unhandled, they would end the process.
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(0) if hung_up() else None)
     with contextlib.ExitStack() as stack:
         if count > 1:
             # Where each process counts for all to see; looked at when the library is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(shared_folder())
-        _serve(chosen, conninfo, folder, count, stack)
+        _serve(chosen, conninfo, folder, count, hung_up, stack)
+
+
+def _hung_up() -> Callable[[], bool]:
+    """Tells whether the terminal that the command was started on has been closed: SIGHUP says that, too.
+    With nohup it never has.
+    """
+
+    def terminal() -> bool:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDONLY))
+        except OSError:
+            return False
+        return True
+
+    attended = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL and terminal()
+    return lambda: attended and not terminal()
 
 
 def _stop_on_signals() -> None:
@@ -97,7 +115,12 @@ def places(chosen: Settings) -> list[tuple[str, int]]:
 
 
 def _serve(
-    chosen: Settings, conninfo: str, folder: Path, count: int, stack: contextlib.ExitStack
+    chosen: Settings,
+    conninfo: str,
+    folder: Path,
+    count: int,
+    hung_up: Callable[[], bool],
+    stack: contextlib.ExitStack,
 ) -> None:
     # Not needed by the other commands, and slow to import.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
@@ -132,6 +155,14 @@ def _serve(
         gauges.update()
         api.refusals.beat()
 
+    first = os.getpid()
+
+    async def reload() -> None:
+        if hung_up():
+            os.kill(first, signal.SIGTERM)
+        else:
+            await holder.reload()
+
     def work(listener: socket.socket, watched: int | None = None) -> None:
         apps = [
             App(api, listener, certificates[0]),
@@ -140,7 +171,7 @@ def _serve(
         ]
         bounds = limits(chosen)._replace(refused=api.refused)
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
-            Servers(apps, ending, reads, holder.reload, bounds, beat).run(watched)
+            Servers(apps, ending, reads, reload, bounds, beat).run(watched)
 
     _settle_memory()
     if count > 1:

@@ -1,22 +1,26 @@
 """Signals under load: whoever was answered was served, and nobody was lost."""
 
+import fcntl
 import os
+import shlex
 import signal
 import socket
 import ssl
 import subprocess
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 import pytest
 import requests
 from conftest import Api
 from issuer import self_signed
-from process import HYPERFLEET, Serving
+from process import CLEAN, HYPERFLEET, Serving
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +147,42 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
             refused = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"a": 1}})
             assert refused.status_code == 400
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("before", "ends"), [("", True), ("trap '' HUP; ", False)])
+def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_told_to_stay(
+    database: str, before: str, ends: bool
+) -> None:
+    mine, theirs = os.openpty()
+    options = ["--no-auth", "--workers=2", "--port=0", "--health-port=0", "--metrics-port=0"]
+    command = [HYPERFLEET, "serve", *options, "--database-url", database]
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", f"{before}{shlex.join(command)}; true"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=CLEAN,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no lock is taken)
+    )
+    os.close(theirs)
+    told = b""
+    while b"Access" not in told:
+        told += os.read(mine, 1 << 12)
+    address = told.decode().partition("API")[2].split()[2].removesuffix("/api/hyperfleet/v1")
+    [served] = psutil.Process(shell.pid).children()
+    workers = served.children()
+    os.kill(served.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    assert requests.get(f"{address}/api/hyperfleet", timeout=5).status_code == 200
+    os.close(mine)
+    left = psutil.wait_procs([served, *workers], 10 if ends else 2)[1]
+    assert (left == []) == ends
+    if not ends:
+        assert requests.get(f"{address}/api/hyperfleet", timeout=5).status_code == 200
+        served.terminate()
+        assert psutil.wait_procs(left, 10)[1] == []
+    shell.wait(10)
 
 
 def test_a_command_that_is_the_first_process_of_a_container_ends_at_sigterm() -> None:
