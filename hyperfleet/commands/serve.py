@@ -55,19 +55,18 @@ def serve(**values: Any) -> None:
 
 
 def _hung_up() -> Callable[[], bool]:
-    """Tells whether the terminal that the command was started on has been closed: SIGHUP says that, too.
-    With nohup it never has.
+    """Tells whether the terminal has been closed that the command was started on, in the foreground:
+    SIGHUP says that, too. With nohup it never has.
     """
 
-    def terminal() -> bool:
-        try:
-            os.close(os.open("/dev/tty", os.O_RDONLY))
-        except OSError:
-            return False
-        return True
+    def foreground() -> int:
+        with contextlib.suppress(OSError), Path("/dev/tty").open("rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno())
+        return 0
 
-    attended = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL and terminal()
-    return lambda: attended and not terminal()
+    on = foreground()
+    attended = on == os.getpgrp() and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    return lambda: attended and not foreground()
 
 
 def _stop_on_signals() -> None:

@@ -202,8 +202,9 @@ def _make(server: Any, files: Path) -> None:
     """Makes the files of a new server, where there are none: beside their place, which they take when
     they are whole, so that whoever is interrupted meanwhile can begin anew.
     """
-    if not (files / "PG_VERSION").exists():
-        place = files.resolve()
+    place = files.resolve()
+    # Nothing can take the place of a volume that is mounted there.
+    if not (place / "PG_VERSION").exists() and not place.is_mount():
         for left in place.parent.glob(f"{BEGUN}*"):
             shutil.rmtree(left, ignore_errors=True)
         begun = Path(tempfile.mkdtemp(prefix=BEGUN, dir=place.parent))

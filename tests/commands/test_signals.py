@@ -149,15 +149,18 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize(("before", "ends"), [("", True), ("trap '' HUP; ", False)])
+@pytest.mark.parametrize(
+    ("how", "ends"),
+    [("{}; true", True), ("trap '' HUP; {}; true", False), ("set -m; {} & wait; true", False)],
+)
 def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_told_to_stay(
-    database: str, before: str, ends: bool
+    database: str, how: str, ends: bool
 ) -> None:
     mine, theirs = os.openpty()
     options = ["--no-auth", "--workers=2", "--port=0", "--health-port=0", "--metrics-port=0"]
     command = [HYPERFLEET, "serve", *options, "--database-url", database]
     shell = subprocess.Popen(
-        ["/bin/sh", "-c", f"{before}{shlex.join(command)}; true"],
+        ["/bin/sh", "-c", how.format(shlex.join(command))],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -179,6 +182,8 @@ def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_to
     left = psutil.wait_procs([served, *workers], 10 if ends else 2)[1]
     assert (left == []) == ends
     if not ends:
+        os.kill(served.pid, signal.SIGHUP)
+        time.sleep(0.5)
         assert requests.get(f"{address}/api/hyperfleet", timeout=5).status_code == 200
         served.terminate()
         assert psutil.wait_procs(left, 10)[1] == []
