@@ -227,7 +227,9 @@ def test_a_password_that_changes_is_taken_from_its_passfile_by_all_workers(tmp_p
         rules.write_text("local all changing scram-sha-256\n" + rules.read_text())
         server.ask("SELECT pg_reload_conf()")
         write("before")
-        theirs = make_conninfo(server.conninfo, user="changing", passfile=str(tmp_path / "passfile"))
+        # That of the embedded server is for who needs no password.
+        own = {"require_auth": "scram-sha-256", "passfile": str(tmp_path / "passfile")}
+        theirs = make_conninfo(server.conninfo, user="changing", **own)
         with Serving("--no-auth", "--workers=2", "--database-url", theirs) as serving:
             assert create(Api(serving.url)).status_code == 201
             server.ask("ALTER ROLE changing PASSWORD 'after'")
