@@ -469,6 +469,9 @@ def test_a_token_that_a_standby_does_not_know_yet_is_none_of_another_feed(
         *("--read-database-url", of(primary, folders), "--max-staleness=60"),
     ) as serving:
         api = Api(serving.url)
+        # One that could not serve yet would be left alone for a second.
+        while len(served(serving).keys() - {"primary"}) < len(folders):
+            api.get("/clusters")
         for folder in folders:
             paused(folder)
         try:
