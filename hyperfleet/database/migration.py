@@ -52,25 +52,25 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         ends in between, or is killed, may be run again; one without a transaction can be anyway.
         """
         migration.load()
-        if not migration.use_transactions:
+        if migration.use_transactions:
+            self._do(migration, "apply", Backend.mark_one, force=force)
+        else:
             super().apply_one(migration, force, mark)
-            return
-        with self.copy() as own, own.transaction():
-            migration.process_steps(own, "apply", force=force)
-            own.mark_one(migration, log=False)
-        # Not before: it looks names up, which others would wait for.
-        self.log_migration(migration, "apply")
 
     def rollback_one(self, migration: Any, force: bool = False) -> None:
         """Takes a migration back, and the note of it in the same way."""
         migration.load()
-        if not migration.use_transactions:
+        if migration.use_transactions:
+            self._do(migration, "rollback", Backend.unmark_one, force=force)
+        else:
             super().rollback_one(migration, force)
-            return
+
+    def _do(self, migration: Any, what: str, note: Callable[..., None], *, force: bool) -> None:
         with self.copy() as own, own.transaction():
-            migration.process_steps(own, "rollback", force=force)
-            own.unmark_one(migration, log=False)
-        self.log_migration(migration, "rollback")
+            migration.process_steps(own, what, force=force)
+            note(own, migration, log=False)
+        # Not before: it looks names up, which others would wait for.
+        self.log_migration(migration, what)
 
 
 @contextmanager

@@ -53,19 +53,20 @@ class Pool(AsyncConnectionPool[Session]):
     renewed = float("-inf")
     # Why no connection could be made, since one could.
     trouble: Exception | None = None
-    # Whether a pooler shares the sessions out: each statement is a round trip then, and so are the
-    # beginning and the end of a transaction.
-    shared = False
 
-    def __init__(self, *args: Any, statement_timeout: float, **kwargs: Any) -> None:
-        """:param statement_timeout: seconds after which the server gives up a statement; 0: never"""
+    def __init__(self, *args: Any, statement_timeout: float, shared: bool, **kwargs: Any) -> None:
+        """:param statement_timeout: seconds after which the server gives up a statement; 0: never
+        :param shared: whether a pooler shares the sessions out: each statement is a round trip then, and
+            so are the beginning and the end of a transaction
+        """
         super().__init__(*args, open=False, **kwargs)
-        self.statement_timeout = statement_timeout
+        self.statement_timeout, self.shared = statement_timeout, shared
         # Seconds after which nobody waits for an answer on a connection any more. A few statements that
         # take their time one after the other still get their answers.
         self.patience = 2 * statement_timeout + MARGIN if statement_timeout else float("inf")
         # The connections in use, and when they have been so for too long.
         self.used: dict[Session, float] = {}
+        # Those that hang up, which nobody else holds.
         self.hanging: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -288,7 +289,7 @@ def new_pool(
         if not shared:
             await conn.execute(COMPRESSION)
 
-    made = Pool(
+    return Pool(
         conninfo,
         connection_class=Session,
         kwargs=kwargs,
@@ -300,6 +301,5 @@ def new_pool(
         reconnect_timeout=ASK_AGAIN,
         name=name,
         statement_timeout=statement_timeout,
+        shared=shared,
     )
-    made.shared = shared
-    return made

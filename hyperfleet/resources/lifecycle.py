@@ -81,6 +81,11 @@ class Change(NamedTuple):
     checked: bool = True
     generation: int | None = None
 
+    @property
+    def spec_is_checked(self) -> bool:
+        """Whether the provider's schema was asked already for the spec that it comes to."""
+        return self.checked and "spec" in self.body and not self.merge
+
 
 def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
     """Changes labels and spec of a resource; a patch that changes nothing changes nothing.
@@ -106,12 +111,11 @@ def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change
     if old["spec"] is None:
         return None
     _refuse(kind, old, change)
-    after, given = _after(old, change.body, merge=change.merge)
+    after = _after(old, change.body, merge=change.merge)
     if _same(_before(old), after):
         return None
-    checked = change.checked and "spec" in given and not change.merge
     whole = _as_created(kind, old, after, references.something(kind))
-    resource.check(service, kind, whole, replaced=checked)
+    resource.check(service, kind, whole, replaced=change.spec_is_checked)
     row = wait_for(
         service.together(CHANGE_AT_ONCE[kind]).get(old["id"], _row(held, after, change, "patch"))
     )
@@ -135,7 +139,7 @@ def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change)
         old = held.state
         _refuse(kind, old, change)
         body = _wanted(kind, back, past.fetchone()) if back and past else change.body
-        after, given = _after(old, body, merge=change.merge)
+        after = _after(old, body, merge=change.merge)
         known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
         # References that lead to the same may be said wrongly.
         said = wanted != known
@@ -143,9 +147,8 @@ def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change)
         same = _same(_before(old), after) and not refers
         if same and not said:
             return Stored(old["document"], old["version"])
-        checked = change.checked and "spec" in given and not change.merge
         whole = _as_created(kind, old, after, wanted if said else references.something(kind))
-        resource.check(service, kind, whole, replaced=checked or same)
+        resource.check(service, kind, whole, replaced=change.spec_is_checked or same)
         if same:
             return Stored(old["document"], old["version"])
         if refers:
@@ -169,13 +172,13 @@ def _before(old: State) -> dict[str, Any]:
     return {"labels": old["labels"], "spec": old["spec"]}
 
 
-def _after(old: State, body: Mapping[str, Any], *, merge: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Labels and spec as they are to be, and what was given of them."""
+def _after(old: State, body: Mapping[str, Any], *, merge: bool) -> dict[str, Any]:
+    """Labels and spec as they are to be."""
     before = _before(old)
     given = {name: body[name] for name in before if name in body}
     if merge:
-        return {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}, given
-    return {**before, **given}, given
+        return {"labels": {}, **json_merge_patch.merge(copy.deepcopy(before), given)}
+    return {**before, **given}
 
 
 def _row(held: Held, after: Mapping[str, Any], change: Change, action: str) -> dict[str, Any]:
