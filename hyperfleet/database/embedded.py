@@ -4,6 +4,7 @@ The wheel brings the programs and knows how to make a data folder. Who may start
 decided here, by locks in the data folder: the kernel gives them back however a process ends.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -211,6 +212,10 @@ def _make(server: Any, files: Path) -> None:
         try:
             _fill(_server(begun))
             begun.rename(place)
+        except OSError as error:
+            # So is a folder of the same disk that is mounted there, which does not look like a volume.
+            if error.errno != errno.EBUSY:
+                raise
         finally:
             shutil.rmtree(begun, ignore_errors=True)
     server.ensure_pgdata_inited()

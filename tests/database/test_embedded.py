@@ -85,6 +85,22 @@ def test_who_is_interrupted_while_the_files_are_made_begins_anew(folder: Path) -
     assert {path.name for path in folder.iterdir()} == {"postgresql", ".turn", ".users"}
 
 
+def test_the_files_may_be_made_on_a_folder_that_is_mounted_there(folder: Path) -> None:
+    files, volume = folder / "data" / "postgresql", folder / "volume"
+    files.mkdir(parents=True)
+    volume.mkdir()
+    mount = ["mount", "--bind", volume, files]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("to mount a folder needs root")
+    try:
+        done = run("migrate", "--data-dir", str(files.parent))
+        assert done.returncode == 0, done.stdout
+        assert (volume / "PG_VERSION").exists()
+        assert {path.name for path in files.parent.iterdir()} == {"postgresql", ".turn", ".users"}
+    finally:
+        subprocess.run(["umount", "--lazy", files], check=True)
+
+
 @pytest.mark.parametrize("name", ["LANG", "LC_ALL"])
 def test_a_locale_that_this_machine_lacks_does_not_matter(folder: Path, name: str) -> None:
     # Whoever comes by ssh from another system may bring one.
