@@ -65,7 +65,9 @@ def _hung_up() -> Callable[[], bool]:
         return 0
 
     on = foreground()
-    attended = on == os.getpgrp() and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    # A script that starts it in the background leaves it in its own group, but has it ignore SIGINT.
+    left = signal.SIG_IGN in (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT))
+    attended = on == os.getpgrp() and not left
     return lambda: attended and not foreground()
 
 

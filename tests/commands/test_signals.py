@@ -151,7 +151,13 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
 
 @pytest.mark.parametrize(
     ("how", "ends"),
-    [("{}; true", True), ("trap '' HUP; {}; true", False), ("set -m; {} & wait; true", False)],
+    [
+        ("{}; true", True),
+        ("trap '' HUP; {}; true", False),
+        ("set -m; {} & wait; true", False),
+        # In a script, whose group a service stays in; it is the terminal's until the script is done.
+        ("{} & wait; true", False),
+    ],
 )
 def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_told_to_stay(
     database: str, how: str, ends: bool
