@@ -18,6 +18,7 @@ from hyperfleet import __version__
 from hyperfleet.commands import options
 from hyperfleet.database import connection, embedded, migration
 from hyperfleet.database.pool import new_pool
+from hyperfleet.errors import StartError
 from hyperfleet.http.workers import Workers, cores
 from hyperfleet.kinds import BASE
 from hyperfleet.observe import log, tracing
@@ -318,7 +319,12 @@ def _database(
         where = connection.describe(conninfo) + (", through a pooler" if shared else "")
         return conninfo, shared, {"Database": where, **_pending(conninfo)}
     conninfo = stack.enter_context(embedded.running(folder))
-    migration.apply(conninfo)
+    try:
+        migration.apply(conninfo)
+    except psycopg.Error as error:
+        raise StartError(
+            f"The schema of the embedded PostgreSQL in {folder} is not made: {connection.reason(error)}"
+        ) from error
     return conninfo, False, {"Database": "embedded PostgreSQL", "Data": str(folder)}
 
 

@@ -1,6 +1,7 @@
 """The embedded PostgreSQL: wherever its folder lies, whoever else has one, however its owner ends."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import requests
 from laid import lay
 from process import CLEAN, HYPERFLEET, Serving, run, start
+from small_disk import fill_up, small_disk
 
 from hyperfleet.database import embedded
 from hyperfleet.errors import ConfigurationError
@@ -123,6 +125,23 @@ def test_why_the_files_cannot_be_made_is_said(folder: Path) -> None:
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_full_before_the_schema_is_there_is_told_in_a_line(folder: Path) -> None:
+    with small_disk(folder, "200m"):
+        with embedded.running(folder / "data"):
+            pass
+        ballast = fill_up(folder)
+        with ballast.open("r+b") as file:
+            file.truncate(ballast.stat().st_size - 300_000)
+        for command in (["serve", "--no-auth"], ["migrate"]):
+            done = run(*command, "--data-dir", str(folder / "data"))
+            assert done.returncode == 1, done.stdout
+            assert re.search("^Error: .*No space left on device", done.stdout, re.MULTILINE), done.stdout
+            assert "Traceback" not in done.stdout
+        ballast.unlink()
+        with Serving("--no-auth", "--data-dir", str(folder / "data")) as server:
+            assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
 
 
 def test_who_has_no_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
