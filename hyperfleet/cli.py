@@ -21,12 +21,22 @@ from hyperfleet.commands.watch import watch
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
+    _complete_streams()
     if not sys.warnoptions:
         # Libraries speak to their developers in warnings; an operator can do nothing about them.
         warnings.simplefilter("ignore")
     if os.getpid() == 1:
         # A container's first process, which the kernel spares signals that nobody handles.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _complete_streams() -> None:
+    """Puts nothing where whoever started the program has closed a stream: a file or a connection would
+    come to its number, and to what is written there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 (as long as the process lives)
 
 
 @main.command()

@@ -1,7 +1,11 @@
 """`hyperfleet serve` and `hyperfleet migrate` as processes: settings, start, refusals, probes."""
 
+import itertools
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import requests
-from process import Serving, run, run_here
+from process import CLEAN, HYPERFLEET, Serving, free_port, run, run_here
 from psycopg.conninfo import make_conninfo
 
 from hyperfleet import __commit__, __version__
@@ -370,3 +374,29 @@ def test_requests_under_way_are_finished_when_the_service_stops(database: str) -
                 blocker.rollback()
                 assert waiting.result().status_code == 200
         assert server.process.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what Linux says of a process")
+def test_whoever_starts_it_may_have_closed_all_its_streams(database: str) -> None:
+    ports = [free_port() for _ in range(3)]
+    flags = zip(("--port", "--health-port", "--metrics-port"), map(str, ports), strict=True)
+    given = [HYPERFLEET, "serve", "--no-auth", "--database-url", database, *itertools.chain(*flags)]
+    closed = ["/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *given]
+    process = subprocess.Popen(closed, env=CLEAN)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            with suppress(requests.ConnectionError):
+                assert requests.get(f"http://127.0.0.1:{ports[1]}/readyz", timeout=5).status_code == 200
+                break
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        # What is no connection has the numbers of the streams.
+        for number in range(3):
+            assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path(os.devnull)
+        process.terminate()
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+        process.wait()
