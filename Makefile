@@ -25,7 +25,7 @@ LOCKED_PIP = $(RELEASE)/python -m pip --disable-pip-version-check --python $(LOC
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z/-]+):.*## /\1\t/' | expand -t 20
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # A virtual environment holds its own path in many places: in a checkout that was moved it is made anew, and
 # where its Python is gone, or is another by now that does not see what was installed.

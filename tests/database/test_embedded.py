@@ -312,7 +312,8 @@ def test_an_environment_whose_python_is_gone_or_another_is_made_anew(checkout: P
 
 def test_packages_of_another_python_do_not_come_before_those_that_make_installs(checkout: Path) -> None:
     env = {"PYTHONPATH": "/elsewhere", "PYTHONHOME": "/elsewhere"}
-    told = make(checkout, "--eval=show:;@env", "show", **env)
+    (checkout / "show.mk").write_text("show:; @env\n")
+    told = make(checkout, "-f", "Makefile", "-f", "show.mk", "show", **env)
     assert "PATH=" in told
     assert "/elsewhere" not in told
     assert (checkout / ".venv" / "kept").exists()
