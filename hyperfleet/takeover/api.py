@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.pool import ThreadPool
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -20,6 +20,8 @@ from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import BASE, NATIVE
 from hyperfleet.storable import storable
 from hyperfleet.takeover.rows import BATCH, LABEL_VALUE, Raw, Refusal, Unreadable
+
+T = TypeVar("T")
 
 PAGE = 100
 # Requests at a time: reports are asked for one resource after the other.
@@ -125,32 +127,72 @@ class Api:
 
         :param names: what tells items apart: the first of these members that one has
         """
+        found = self._all(path, names, lambda one: one)
+        return None if found is None else list(found.values())
+
+    def ids(self, kind: str) -> set[str]:
+        """The ids of all resources of a kind. Raises Unreadable where there is no such list."""
+        found = self._all(_list(kind), ["id"], lambda _: None)
+        if found is None:
+            raise Unreadable(f"{self.name}{_list(kind)} answers 404.")
+        return set(found)
+
+    def each(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The resources of a kind, each once, as its page is read; no more than a page is held.
+
+        Raises Unreadable for a list that does not come to the total that it tells, or is not there.
+        """
+        path, given, shown, total = _list(kind), set[str](), 0, 1
         for _ in range(TRIES):
-            found: dict[str, dict[str, Any]] = {}
-            total, page = 1, 0
-            link: str | None = None
-            while len(found) < total:
-                page += 1
-                answer = self.get(link) if link else self.get(path, {"page": page, "pageSize": PAGE})
-                if answer is None:
-                    return None
-                before = len(found)
-                found |= self._page(path, answer, names)
-                # A link neither skips nor repeats; a page by its number may.
-                link, total = answer.get("next"), answer["total"]
-                if len(found) == before:
-                    break
+            shown = 0
+            for items, told in self._pages(path, ["id"]):
+                shown, total = shown + len(items), told
+                yield from (one for id_, one in items.items() if id_ not in given)
+                given |= items.keys()
+            if shown >= total:
+                return
+        raise Unreadable(f"{self.name}{path} shows {shown} items, but tells of {total}.")
+
+    def _all(
+        self, path: str, names: Collection[str], keep: Callable[[dict[str, Any]], T]
+    ) -> dict[str, T] | None:
+        """What is kept of each item of a list, by what tells them apart; None where there is none."""
+        found: dict[str, T] = {}
+        total: int | None = None
+        for _ in range(TRIES):
+            found, total = {}, None
+            for items, told in self._pages(path, names):
+                total = told
+                found |= {key: keep(one) for key, one in items.items()}
+            if total is None:
+                return None
             if len(found) >= total:
-                return list(found.values())
+                return found
         raise Unreadable(f"{self.name}{path} shows {len(found)} items, but tells of {total}.")
 
-    def resources(self, kind: str) -> list[dict[str, Any]]:
-        """All resources of a kind. Raises Unreadable where there is no such list."""
-        path = f"{BASE}/{NATIVE[kind].segment}"
-        items = self.items(path, "id")
-        if items is None:
-            raise Unreadable(f"{self.name}{path} answers 404.")
-        return items
+    def _pages(
+        self, path: str, names: Collection[str]
+    ) -> Iterator[tuple[dict[str, dict[str, Any]], int]]:
+        """What each page of a list shows that those before did not, by what tells items apart, and the
+        total that it tells; to the last page, or the first with nothing new. None of a list that is not
+        there.
+        """
+        seen: set[str] = set()
+        total, page = 1, 0
+        link: str | None = None
+        while len(seen) < total:
+            page += 1
+            answer = self.get(link) if link else self.get(path, {"page": page, "pageSize": PAGE})
+            if answer is None:
+                return
+            items = self._page(path, answer, names)
+            new = {key: one for key, one in items.items() if key not in seen}
+            seen |= new.keys()
+            # A link neither skips nor repeats; a page by its number may.
+            link, total = answer.get("next"), answer["total"]
+            yield new, total
+            if not new:
+                return
 
     def _page(
         self, path: str, answer: dict[str, Any], names: Collection[str]
@@ -180,27 +222,41 @@ class Look:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.at = times.now()
-        self._items = {kind: api.resources(kind) for kind in NATIVE}
+        # Nothing else of them: there may be many, and they may be large.
+        self._ids = {kind: api.ids(kind) for kind in NATIVE}
 
     def count(self, kind: str) -> int:
         """How many resources of a kind there are."""
-        return len(self._items[kind])
+        return len(self._ids[kind])
 
     def ids(self, kind: str, *, anew: bool = False) -> set[str]:
         """The ids of all resources of a kind that were seen, or ``anew`` are now: one may have slipped
         from page to page while the list was read.
         """
-        items = self._api.resources(kind) if anew else self._items[kind]
-        return {one["id"] for one in items}
+        return self._api.ids(kind) if anew else self._ids[kind]
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
         """The resources of a kind, with their reports; those that are being deleted come last."""
-        rest = iter(sorted(self._items[kind], key=lambda one: bool(one.get("deleted_time"))))
+        rest = self._rest(kind)
         # Unlike those of concurrent.futures, these threads keep no process that is told to end.
         with ThreadPool(TOGETHER) as threads:
             while batch := list(islice(rest, BATCH)):
                 raws = threads.imap(lambda item: self._whole(kind, item), batch)
                 yield [raw for raw in raws if raw is not None]
+
+    def _rest(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The resources of a kind in their order, for which the list may be read twice."""
+        given: set[str] = set()
+        marked = False
+        for one in self._api.each(kind):
+            if one.get("deleted_time"):
+                marked = True
+            else:
+                given.add(one["id"])
+                yield one
+        if marked:
+            # What is marked by now, and was given before, comes as that with the next pass.
+            yield from (one for one in self._api.each(kind) if one["id"] not in given)
 
     def others(self) -> Iterator[Refusal]:
         """Nothing: these lists hold clusters and node pools alone."""
@@ -244,6 +300,10 @@ class Look:
             return ""
         above = [] if kind == "Cluster" else [NATIVE["Cluster"].segment, ids[0]]
         return "/".join([BASE, *above, NATIVE[kind].segment, ids[-1]])
+
+
+def _list(kind: str) -> str:
+    return f"{BASE}/{NATIVE[kind].segment}"
 
 
 def _text(value: Any) -> str | None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -26,6 +27,7 @@ from pytest_postgresql.executors import NoopExecutor
 from urllib3 import HTTPResponse
 
 from hyperfleet.takeover.api import PATIENCE, RETRIES, Patience
+from hyperfleet.takeover.api import Api as Source
 
 numbers = itertools.count(1)
 A, B, C, D = (uid(number) for number in range(1, 5))
@@ -1058,6 +1060,20 @@ def test_most_is_removed_where_that_is_meant(
     assert dry.splitlines()[2:] == real.splitlines()[2:]
     assert "node pools  0 new, 0 changed, 0 same, 50 removed" in real
     assert numbers_of(sql) == (30, 0)
+
+
+def test_what_is_read_over_the_api_is_not_held_as_a_whole(fleet: tuple[Service, str]) -> None:
+    service, url = fleet
+    service.clusters = [there(number, spec={"large": "x" * 20_000}) for number in range(3000)]
+    tracemalloc.start()
+    try:
+        with Source(url, "").look(None, ()) as look:
+            batch = next(look.batches("Cluster"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (look.count("Cluster"), len(batch)) == (3000, 500)
+    assert peak < 45e6, "all of them have 60 MB"
 
 
 def test_reports_that_are_not_found_though_their_resource_is_are_told(
