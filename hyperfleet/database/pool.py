@@ -138,6 +138,11 @@ class Pool(AsyncConnectionPool[Session]):
             finally:
                 await self.putconn(conn)
 
+    def heard(self, conn: Session) -> None:
+        """Has a connection in use be waited for anew, since the server has answered on it."""
+        if conn in self.used:
+            self.used[conn] = time.monotonic() + self.patience
+
     def _take(self) -> Session | None:
         """A connection that is idle, if there is one; in turn, so that none is forgotten by what is in
         between. psycopg's own way to give, and to take back, costs as much as a statement; what must be

@@ -103,6 +103,7 @@ class Statements:
         began = time.perf_counter()
 
         def saw() -> None:
+            self.pool.heard(self.conn)
             self.pool.saw(statement, time.perf_counter() - began)
 
         return Rows(wait_for(self.conn.execute(statement, values)), saw)

@@ -4,6 +4,7 @@ As SQLAlchemy's asyncio extension does it for its ORM. A function that waits cos
 many may wait as like.
 """
 
+import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,8 @@ class _Outcome:
 
 
 _idle = _Idle()
+# Else the loop alone would know of them, which forgets.
+_going_on: set[asyncio.Task[Any]] = set()
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -103,3 +106,28 @@ def wait_for(awaitable: Awaitable[T]) -> T:
         raise RuntimeError("nobody is there to wait for it: call this below greenlets.run")
     value: T = loop.switch(awaitable)
     return value
+
+
+def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a plain function, which goes on to its end where its caller is cancelled meanwhile.
+
+    To be called by what :func:`run` has called.
+    """
+    task = asyncio.get_running_loop().create_task(run(function, *args, **kwargs))
+    _going_on.add(task)
+    task.add_done_callback(_ended)
+    return wait_for(asyncio.shield(task))
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _going_on.discard(task)
+    if not task.cancelled():
+        # Where the caller is gone, nobody else asks for it.
+        task.exception()
+
+
+def breathe() -> None:
+    """Lets the loop do other things in the midst of much work, where there is a loop."""
+    loop = greenlet.getcurrent().parent
+    if loop is not None:
+        loop.switch(asyncio.sleep(0))

@@ -4,6 +4,7 @@ from typing import Any
 
 import flask
 
+from hyperfleet.engine.greenlets import to_the_end
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import empty, shown
 from hyperfleet.resources import lifecycle, marking, removal
@@ -27,11 +28,12 @@ def deleted(kind: str, key: dict[str, Any]) -> flask.Response:
     """The resource with its mark."""
     shape = request.shape(kind)
     service, own = request.service(), request.scoped(key)
-    marked = marking.mark(service, kind, own, request.precondition(), request.origin())
+    # Much may be below it: who comes again after the end of his time finds it done.
+    marked = to_the_end(marking.mark, service, kind, own, request.precondition(), request.origin())
     return shown(shape, marked, 202)
 
 
 def forced_out(kind: str, key: dict[str, Any], reason: str) -> flask.Response:
     """Nothing, after the end of a marked resource."""
-    removal.force(request.service(), kind, request.scoped(key), request.origin(reason))
+    to_the_end(removal.force, request.service(), kind, request.scoped(key), request.origin(reason))
     return empty(204)

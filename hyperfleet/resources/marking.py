@@ -9,14 +9,14 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.changes.audit import CHANGED, Origin
-from hyperfleet.database.connection import Connection
+from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.etag import Precondition
 from hyperfleet.resources.removal import IDS
-from hyperfleet.resources.resource import DOCUMENT, Hold, Stored, stored
+from hyperfleet.resources.resource import BATCH, DOCUMENT, Held, Hold, Stored, stored
 from hyperfleet.service import Service
 from hyperfleet.status.fold import State
 
@@ -85,7 +85,8 @@ def mark(
         owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
         under = {**key, "root": kind, "owner_id": None}
-        holds = [Hold(conn, of.name, under, service.foldings[of.name]) for of in below(kind)]
+        locks = {of.name: resource.lock_below(conn, of.name, under) for of in below(kind)}
+        holds = [Hold(conn, of, under, service.foldings[of]) for of in locks]
         kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
         referring = [
             conn.execute(one, {**key, "ids": [key["id"]]})
@@ -108,7 +109,7 @@ def mark(
         for statement in _letting_go(kind):
             conn.execute(statement, {"ids": [key["id"]]})
         at = max(times.now(), old["updated_time"])
-        marked, gone, fewer = _mark_below(conn, holds, at, origin)
+        marked, gone, fewer = _mark_below(conn, locks, holds, at, origin)
         held = held._replace(children=held.children - fewer[old["id"]])
         generation = old["generation"] + 1
         status = held.fold(at, generation=generation, deleted_time=at, updated_time=at)
@@ -199,11 +200,12 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) 
 
 
 def _mark_below(
-    conn: Connection, holds: list[Hold], at: str, origin: Origin
+    conn: Connection, locks: Mapping[str, Cursor], holds: list[Hold], at: str, origin: Origin
 ) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
-    """Marks what is below a resource along with it, from the lowest on.
+    """Marks what is below a resource along with it, from the lowest on, some at a time.
 
-    :param holds: of each kind, after that of its parent
+    :param locks: of each kind, after its parent, the ids of those that are locked
+    :param holds: the first of them
     :returns: the kind of each that was marked; kind and id of each that was removed at once instead;
         and by the ids of owners how many of theirs were
     """
@@ -211,25 +213,38 @@ def _mark_below(
     gone: list[tuple[str, str]] = []
     fewer = Counter[str]()
     for hold in reversed(holds):
-        statuses: list[dict[str, Any]] = []
-        ended: list[str] = []
-        for held in hold.all():
-            state: Any = held.state
-            left = held._replace(children=held.children - fewer[state["id"]])
-            # A resource of a moment ago may be newer than the clock of this replica says.
-            moment = max(at, state["updated_time"])
-            generation = state["generation"] + 1
-            if left.ended(generation):
-                ended.append(state["id"])
+        ids = [id_ for (id_,) in locks[hold.kind]]
+        # Those were looked at before what is below them was removed.
+        batch = [held._replace(children=held.children - fewer[held.state["id"]]) for held in hold.all()]
+        for start in range(0, len(ids), BATCH):
+            if start:
+                some = {"ids": ids[start : start + BATCH]}
+                batch = Hold(conn, hold.kind, some, hold.folding).all()
+            ended = _mark_some(conn, hold.kind, batch, at, origin)
+            for state in ended:
                 fewer[state["owner_id"]] += 1
-                continue
-            status = left.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
-            statuses.append({"id": state["id"], "status": status})
-        if statuses:
-            values = {"marked": Jsonb(statuses), "at": at, "action": "delete", **origin.values()}
-            conn.execute(MARKS_ALL[hold.kind], values)
-        if ended:
-            removal.remove(conn, hold.kind, *ended, origin=origin)
-        marked += [hold.kind] * len(statuses)
-        gone += [(hold.kind, id_) for id_ in ended]
+                gone.append((hold.kind, state["id"]))
+            marked += [hold.kind] * (len(batch) - len(ended))
     return marked, gone, fewer
+
+
+def _mark_some(conn: Connection, kind: str, batch: list[Held], at: str, origin: Origin) -> list[Any]:
+    """Marks some of a kind, or removes them at once; returns the states of those that are gone."""
+    statuses: list[dict[str, Any]] = []
+    ended: list[Any] = []
+    for held in batch:
+        state: Any = held.state
+        # A resource of a moment ago may be newer than the clock of this replica says.
+        moment = max(at, state["updated_time"])
+        generation = state["generation"] + 1
+        if held.ended(generation):
+            ended.append(state)
+            continue
+        status = held.fold(at, generation=generation, updated_time=moment, deleted_time=moment)
+        statuses.append({"id": state["id"], "status": status})
+    if statuses:
+        values = {"marked": Jsonb(statuses), "at": at, "action": "delete", **origin.values()}
+        conn.execute(MARKS_ALL[kind], values)
+    if ended:
+        removal.remove(conn, kind, *(state["id"] for state in ended), origin=origin)
+    return ended

@@ -6,7 +6,7 @@ The order of locks is that of :mod:`hyperfleet.resources.resource`.
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -16,9 +16,10 @@ from hyperfleet.changes import audit
 from hyperfleet.changes.audit import SERVICE, Origin
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
+from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, quoted, referrers
-from hyperfleet.resources.resource import SET_STATUS, Hold, not_found, turn
+from hyperfleet.resources.resource import BATCH, SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
 
@@ -36,7 +37,7 @@ SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
 
 # Whoever locks several locks them in this order.
 LOCK_BELOW: LiteralString = """/* {table}_lock_all */
-SELECT 1 FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
+SELECT id::text FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
 """
 
 # Labels and reports have no foreign key to follow.
@@ -102,6 +103,8 @@ SELECT DISTINCT target.kind, target.id::text FROM gone JOIN all_resources AS tar
     ON target.id = gone.target_id AND target.kind = gone.target_kind
 WHERE target.deleted_time IS NOT NULL AND target.kind = ANY(%(kinds)s)
 """
+
+HEARD = "/* heard */ SELECT 1"
 
 IDS: LiteralString = "%(ids)s::uuid[]"
 THESE: LiteralString = "id = ANY(%(ids)s)"
@@ -183,20 +186,21 @@ def _only(kinds: Sequence[Kind]) -> LiteralString:
 
 
 @functools.cache
-def _removal(kind: str) -> tuple[list[LiteralString], LiteralString, list[LiteralString]]:
-    """What removes resources with all that is below them: the statements that lock it, the one that
-    records it, and those that remove it, from the lowest on. The foreign key of node pools is checked at
-    the end of each.
+def _locks(kind: str) -> dict[str, LiteralString]:
+    """The statements that lock what is below resources of a kind, by its kind."""
+    return {
+        of.name: LOCK_BELOW.format(table=of.table, owned=owned(of.name, kind, IDS)) for of in below(kind)
+    }
+
+
+@functools.cache
+def _removal(kind: str) -> tuple[LiteralString, LiteralString]:
+    """The statement that records some of a kind, and the one that removes them. The foreign key of node
+    pools is checked at the end of that.
     """
-    which = {of: owned(of.name, kind, IDS) for of in below(kind)}
-    locks = [LOCK_BELOW.format(table=of.table, owned=these) for of, these in which.items()]
-    which = {RESOURCES[kind]: THESE, **which}
-    parts = [
-        AUDITED.format(kind=of.name, table=of.table, document=of.document, which=one)
-        for of, one in which.items()
-    ]
-    removals = [_removing(of, one, "document") for of, one in which.items()]
-    return locks, audit.FORCED.format(all=" UNION ALL ".join(parts)), removals[::-1]
+    of = RESOURCES[kind]
+    audited = AUDITED.format(kind=kind, table=of.table, document=of.document, which=THESE)
+    return audit.FORCED.format(all=audited), _removing(of, THESE, "document")
 
 
 @functools.cache
@@ -246,7 +250,9 @@ def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> 
 
 def tell(gone: Iterable[tuple[str, str]]) -> None:
     """Logs the removal of resources that nobody has to do anything for any more: kind and id of each."""
-    for kind, id_ in gone:
+    for number, (kind, id_) in enumerate(gone):
+        if number % BATCH == BATCH - 1:
+            breathe()
         more = {"kind": kind, "id": id_, "reason": ENDED}
         logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
 
@@ -323,7 +329,6 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
     why. Raises Problem for a resource that is not marked.
     """
     at, by, reason = times.now(), origin.by, origin.reason
-    locks, record, removals = _removal(kind)
     around, let_go = _around(kind)
     values = {"ids": [key["id"]], "at": at, **origin.values()}
     with service.turns.of(turn(key)), transaction(service.pool) as conn:
@@ -342,16 +347,36 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
                 f"The {RESOURCES[kind].noun} is not being deleted. DELETE it first; only what is being "
                 "deleted can be force-deleted.",
             )
-        for statement in locks:
+        locks = {of: conn.execute(statement, values) for of, statement in _locks(kind).items()}
+        tree = {kind: [key["id"]], **{of: [row[0] for row in found] for of, found in locks.items()}}
+        removed = [(of, id_) for of, ids in tree.items() for id_ in ids]
+        _each(conn, tree, lambda of: _removal(of)[0], values)
+        for statement in let_go:
             conn.execute(statement, values)
-        gone = conn.execute(record, values)
-        for statement in (*let_go, *removals):
-            conn.execute(statement, values)
+        _each(conn, dict(reversed(tree.items())), lambda of: _removal(of)[1], values)
         settled = settle(conn, owners.all(), at, service.foldings, origin)
-    removed = gone.fetchall()
-    for gone_kind, gone_id in removed:
+    for number, (gone_kind, gone_id) in enumerate(removed):
+        if number % BATCH == 0:
+            breathe()
         more = {"kind": gone_kind, "id": gone_id, "reason": reason}
         said = (gone_kind, gone_id, by, reason)
         logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
     tell(settled)
     after(service, [*removed, *settled])
+
+
+def _each(
+    conn: Connection,
+    tree: Mapping[str, Sequence[str]],
+    statement: Callable[[str], LiteralString],
+    values: Mapping[str, Any],
+) -> None:
+    """Runs the statement of each kind for its ids, some at a time: one for thousands would not end in
+    the time that a statement has.
+    """
+    for kind, ids in tree.items():
+        for start in range(0, len(ids), BATCH):
+            conn.execute(statement(kind), {**values, "ids": ids[start : start + BATCH]})
+            if len(ids) > BATCH:
+                # Not all of them travel together: who hears nothing for long hangs up.
+                conn.execute(HEARD).fetchone()

@@ -89,9 +89,17 @@ WHERE target_id = ANY({ids}) AND source_kind IN ({kinds}) AND keeps AND EXISTS (
 GROUP BY target_id
 """
 
+# Statuses that are folded at a time: thousands may be below one, and others are served in between.
+BATCH = 100
+
 # Which resources: those that are named, or those below another that are not marked as deleted.
 NAMED = "%(ids)s::uuid[]"
-BELOW = "ARRAY(SELECT id FROM {table} WHERE {owned} AND deleted_time IS NULL)"
+BELOW = "SELECT id FROM {table} WHERE {owned} AND deleted_time IS NULL"
+# The first of these; apart, lest they be looked for in the order of all ids that there are.
+FIRST: LiteralString = "ARRAY(SELECT id FROM ({below} OFFSET 0) AS below ORDER BY id LIMIT {batch})"
+LOCK_EACH: LiteralString = """/* {table}_lock_below */
+SELECT id::text FROM {table} WHERE id IN ({below}) ORDER BY id FOR NO KEY UPDATE
+"""
 OWN_ROOT = "ARRAY(SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only} {scope})"
 
 SET_STATUS = both("""/* {table}_set_status */
@@ -148,15 +156,32 @@ def _lock(ids: LiteralString, columns: LiteralString) -> Statements:
 
 
 @functools.cache
+def _below(kind: str, *, root: str, scoped: bool) -> LiteralString:
+    """The query for what is below some of a kind, and not marked as deleted."""
+    above = RESOURCES[root]
+    owners = OWN_ROOT.format(table=above.table, only=above.only, scope=SCOPE) if scoped else NAMED
+    return BELOW.format(table=RESOURCES[kind].table, owned=owned(kind, root, owners))
+
+
+def lock_below(conn: Connection, kind: str, key: Mapping[str, Any]) -> Cursor:
+    """Locks all of a kind that are below a resource, and not marked as deleted; finds their ids.
+
+    :param key: as :class:`Hold` has it, with ``root``
+    """
+    below = _below(kind, root=key["root"], scoped="tenancy" in key)
+    statement = LOCK_EACH.format(table=RESOURCES[kind].table, below=below)
+    return conn.execute(statement, {**key, "ids": filled([key["id"]])})
+
+
+@functools.cache
 def _statements(
     kind: str, *, whole: bool, seen: bool, children: bool, root: str, scoped: bool
 ) -> list[LiteralString]:
     of = RESOURCES[kind]
     ids = NAMED
     if root:
-        above = RESOURCES[root]
-        owners = OWN_ROOT.format(table=above.table, only=above.only, scope=SCOPE) if scoped else NAMED
-        ids, scoped = BELOW.format(table=of.table, owned=owned(kind, root, owners)), False
+        below = _below(kind, root=root, scoped=scoped)
+        ids, scoped = FIRST.format(below=below, batch=str(BATCH)), False
     columns: LiteralString = WHOLE_COLUMNS if whole else SEEN_COLUMNS if seen else ""
     data: LiteralString = ", data" if seen else ""
     lock = _lock(ids, columns)
@@ -182,8 +207,8 @@ class Hold:
     may travel with them.
 
     :param key: ``id`` or ``ids``, ``owner_id`` of what must belong to that owner, and ``tenancy`` of
-        what a tenant must see; with ``root``, a kind, those are meant that are below these, directly
-        or not, and not marked as deleted
+        what a tenant must see; with ``root``, a kind, the first :data:`BATCH` are meant of
+        those that are below these, directly or not, and not marked as deleted
     :param folding: what their statuses are folded by
     :param whole: whether a state is to have name, labels, spec and document, which can be large
     :param children: whether what belongs to them is counted, which counts for marked ones alone

@@ -1,5 +1,6 @@
 """DELETE: the mark, the wait for those who have to clean up, and the end."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -459,3 +460,72 @@ def test_a_patch_of_the_other_media_type_is_refused_as_well_once_marked(waiting:
     refused(patch(waiting, cluster, {"spec": {"x": 1}}, MERGE), 409)
     # One that would change nothing is a change that was asked for, too.
     refused(patch(waiting, cluster, {"spec": cluster["spec"]}), 409)
+
+
+# Much at once
+
+
+def many(api: Api, sql: psycopg.Connection, number: int) -> tuple[Json, list[str]]:
+    """A cluster with so many node pools, and the ids of these."""
+    cluster = api.cluster("large")
+    api.report(cluster, "dns")
+    pool = api.node_pool(cluster, "first")
+    api.report(pool, "np")
+    columns = "owner_id, labels, spec, status, created_time, updated_time, created_by, updated_by"
+    sql.execute(
+        f"INSERT INTO node_pools (id, name, {columns}) SELECT gen_random_uuid(), 'n' || n, {columns}"
+        " FROM node_pools, generate_series(2, %s) n",
+        [number],
+    )
+    sql.execute(
+        "INSERT INTO adapter_statuses (owner_type, owner_id, adapter, observed_generation, conditions,"
+        " created_time, last_report_time) SELECT owner_type, id, adapter, observed_generation,"
+        " conditions, r.created_time, last_report_time FROM adapter_statuses r, node_pools p"
+        " WHERE owner_type = 'NodePool' AND p.name <> 'first'"
+    )
+    return cluster, [str(row[0]) for row in sql.execute("SELECT id FROM node_pools")]
+
+
+def eventually(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end, "not within 30 s"
+
+
+def slow(sql: psycopg.Connection, what: str) -> None:
+    """Has each change of a node pool take 10 ms."""
+    sql.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.01); RETURN coalesce(NEW, OLD); END $$"
+    )
+    sql.execute(f"CREATE TRIGGER slow BEFORE {what} ON node_pools FOR EACH ROW EXECUTE FUNCTION slow()")
+
+
+def test_what_takes_longer_than_a_statement_or_a_request_may_is_marked_all_the_same(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(request_timeout=1, statement_timeout=2)
+    cluster, pools = many(api, sql, 250)
+    slow(sql, "UPDATE")
+    assert api.delete(at(cluster)).status_code == 503
+    # Whoever asks again waits for his turn, and finds it done.
+    eventually(lambda: api.delete(at(cluster)).status_code == 202)
+    rows = sql.execute("SELECT id, generation, status FROM node_pools WHERE deleted_time IS NOT NULL")
+    marked = {str(id_): (generation, status["phase"]) for id_, generation, status in rows}
+    assert marked == dict.fromkeys(pools, (2, "NotReady"))
+    assert api.read(cluster)["generation"] == 2
+
+
+def test_what_takes_longer_than_a_statement_or_a_request_may_goes_by_force_all_the_same(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
+    api = service(request_timeout=1, statement_timeout=2)
+    cluster, pools = many(api, sql, 250)
+    eventually(lambda: api.delete(at(cluster)).status_code == 202)
+    slow(sql, "DELETE")
+    by_force = f"{at(cluster)}/force-delete"
+    assert api.post(by_force, json={"reason": "stuck"}).status_code == 503
+    eventually(lambda: api.post(by_force, json={"reason": "stuck"}).status_code == 404)
+    assert left(sql) == {}
+    records = sql.execute("SELECT resource_id::text FROM audit WHERE document IS NOT NULL").fetchall()
+    assert sorted(id_ for (id_,) in records) == sorted([cluster["id"], *pools])
