@@ -1,35 +1,13 @@
 """Clusters."""
 
-from collections.abc import Mapping
-from typing import Any, LiteralString
+from typing import Any
 
 import flask
 
-from hyperfleet.changes import audit
-from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import LABELLED, Row, created
+from hyperfleet.handlers.creation import created
 from hyperfleet.handlers.response import listed, read
 from hyperfleet.resources import resource
-from hyperfleet.service import Service
-
-# In one order, so that no two who create several wait for each other; and one whose name somebody else
-# is about to give does not keep the others waiting.
-CREATED = """
-, patience AS MATERIALIZED (
-    SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
-), created AS (
-    INSERT INTO clusters
-        (id, name, labels, spec, status, created_time, updated_time, created_by, updated_by, request,
-         tenancy)
-    SELECT id, name, labels, spec, status, at, at, by, by, request, tenancy
-    FROM given, patience ORDER BY name, tenancy
-    ON CONFLICT ON CONSTRAINT clusters_name DO NOTHING
-    RETURNING id, created_time, labels, document, tenancy
-)"""
-RECORDED: LiteralString = (LABELLED + audit.CREATED).format(kind="Cluster")
-FOUND = "SELECT id::text, document::bpchar FROM created"
-CREATE: LiteralString = "/* clusters_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 
 
 def get_clusters(**query: Any) -> flask.Response:
@@ -39,12 +17,7 @@ def get_clusters(**query: Any) -> flask.Response:
 
 def post_cluster(body: dict[str, Any]) -> flask.Response:
     """Creates a cluster. A name that is taken is a conflict."""
-    return created("Cluster", body, CREATE, run=_together)
-
-
-def _together(service: Service, statement: LiteralString, values: Mapping[str, Any]) -> Row:
-    """Creates a cluster along with those that others create at the same moment."""
-    return wait_for(service.together(statement).get(values["id"], values))
+    return created("Cluster", body)
 
 
 def get_cluster_by_id(cluster_id: str) -> flask.Response:

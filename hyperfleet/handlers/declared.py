@@ -1,54 +1,16 @@
 """Resources of declared kinds: the operations of each, which are those of :mod:`.resources`."""
 
-import functools
-from typing import Any, LiteralString
+from typing import Any
 
 import flask
 
-from hyperfleet.changes import audit
 from hyperfleet.errors import INVALID, Problem
 from hyperfleet.handlers import history, statuses
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import FOUND, LABELLED, created
+from hyperfleet.handlers.creation import created
 from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.kinds import BASE, RESOURCES, Kind
 from hyperfleet.resources import resource
-
-# The lock keeps the owner from being marked or removed until the resource is there to be seen.
-OWNER: LiteralString = """
-, owner AS (
-    SELECT id, deleted_time, '{kind}' AS kind, {address} AS href, tenancy
-    FROM {table}
-    WHERE id = (SELECT owner_id FROM given) AND tenancy @> (SELECT tenancy FROM given) {only} FOR SHARE
-)"""
-NO_OWNER: LiteralString = """
-, owner AS (
-    SELECT NULL::uuid AS id, NULL::timestamptz AS deleted_time, NULL AS kind, NULL AS href, tenancy
-    FROM given
-)"""
-CREATED: LiteralString = """
-, created AS (
-    INSERT INTO {table}
-        (id, kind, href, owner_kind, owner_id, owner_href, name, labels, spec, status,
-         created_time, updated_time, created_by, updated_by, request, tenancy)
-    SELECT given.id, '{kind}', given.href, owner.kind, owner.id, owner.href, name, labels, spec, status,
-           at, at, by, by, request, owner.tenancy
-    FROM given, owner WHERE owner.deleted_time IS NULL
-    ON CONFLICT DO NOTHING
-    RETURNING id, created_time, labels, document, tenancy
-)"""
-
-
-@functools.cache
-def _create(kind: str) -> LiteralString:
-    of, owner = RESOURCES[kind], NO_OWNER
-    if of.parent:
-        parent = RESOURCES[of.parent]
-        owner = OWNER.format(
-            kind=parent.name, address=parent.address, table=parent.table, only=parent.only
-        )
-    rest: LiteralString = CREATED + LABELLED + audit.CREATED + FOUND
-    return "/* resources_create */" + resource.GIVEN + owner + rest.format(table=of.table, kind=of.name)
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +43,7 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     owner_id = _owner(of, path)
     if of.parent and owner_id is None:
         raise elsewhere(of)
-    return created(kind, body, _create(kind), owner_id)
+    return created(kind, body, owner_id)
 
 
 def elsewhere(of: Kind) -> Problem:

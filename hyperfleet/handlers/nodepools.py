@@ -1,31 +1,13 @@
 """Node pools."""
 
-from typing import Any, LiteralString
+from typing import Any
 
 import flask
 
-from hyperfleet.changes import audit
 from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import FOUND, LABELLED, created
+from hyperfleet.handlers.creation import created
 from hyperfleet.handlers.response import below, listed, read
 from hyperfleet.resources import resource
-
-# The lock keeps the owner from being marked or removed until the node pool is there to be seen.
-CREATED = """
-, owner AS (
-    SELECT clusters.id, clusters.deleted_time, clusters.tenancy FROM clusters, given
-    WHERE clusters.id = given.owner_id AND clusters.tenancy @> given.tenancy FOR SHARE OF clusters
-), created AS (
-    INSERT INTO node_pools
-        (id, owner_id, name, labels, spec, status, created_time, updated_time, created_by, updated_by,
-         request, tenancy)
-    SELECT given.id, owner.id, name, labels, spec, status, at, at, by, by, request, owner.tenancy
-    FROM given, owner WHERE owner.deleted_time IS NULL
-    ON CONFLICT ON CONSTRAINT node_pools_name DO NOTHING
-    RETURNING id, created_time, labels, document, tenancy
-)"""
-RECORDED: LiteralString = (LABELLED + audit.CREATED).format(kind="NodePool")
-CREATE: LiteralString = "/* node_pools_create */" + resource.GIVEN + CREATED + RECORDED + FOUND
 
 
 def get_node_pools(**query: Any) -> flask.Response:
@@ -42,7 +24,7 @@ def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
     """Creates a node pool. A name that its cluster has already is a conflict, and so is a cluster
     that is being deleted.
     """
-    return created("NodePool", body, CREATE, cluster_id)
+    return created("NodePool", body, cluster_id)
 
 
 def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
