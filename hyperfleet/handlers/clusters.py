@@ -1,40 +1,21 @@
-"""Clusters."""
+"""The operations on clusters, by the names that the contract has for them."""
 
-from typing import Any
+from functools import partial
 
-import flask
+from hyperfleet.handlers import operations
 
-from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import created
-from hyperfleet.handlers.response import listed, read
-from hyperfleet.resources import resource
-
-
-def get_clusters(**query: Any) -> flask.Response:
-    """One page of clusters."""
-    return listed("Cluster", query)
-
-
-def post_cluster(body: dict[str, Any]) -> flask.Response:
-    """Creates a cluster. A name that is taken is a conflict."""
-    return created("Cluster", body)
-
-
-def get_cluster_by_id(cluster_id: str) -> flask.Response:
-    """A cluster."""
-    return read("Cluster", resource.key_of(cluster_id))
-
-
-def patch_cluster_by_id(cluster_id: str, body: dict[str, Any]) -> flask.Response:
-    """Changes a cluster's labels or spec."""
-    return patched("Cluster", resource.key_of(cluster_id), body)
-
-
-def delete_cluster_by_id(cluster_id: str) -> flask.Response:
-    """Marks a cluster and its node pools as deleted."""
-    return deleted("Cluster", resource.key_of(cluster_id))
-
-
-def force_delete_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
-    """Removes a marked cluster and its node pools now."""
-    return forced_out("Cluster", resource.key_of(cluster_id), body["reason"])
+get_clusters = partial(operations.get_resources, "Cluster")
+post_cluster = partial(operations.post_resource, "Cluster")
+get_cluster_by_id = partial(operations.get_resource_by_id, "Cluster")
+patch_cluster_by_id = partial(operations.patch_resource_by_id, "Cluster")
+delete_cluster_by_id = partial(operations.delete_resource_by_id, "Cluster")
+force_delete_cluster = partial(operations.force_delete_resource, "Cluster")
+get_cluster_statuses = partial(operations.get_resource_statuses, "Cluster")
+get_cluster_adapter_statuses = get_cluster_statuses
+# Older clients POST what newer ones PUT.
+post_cluster_statuses = put_cluster_statuses = partial(operations.put_resource_statuses, "Cluster")
+get_cluster_history = partial(operations.get_resource_history, "Cluster")
+get_cluster_generation = partial(operations.get_resource_generation, "Cluster")
+get_cluster_generation_diff = partial(operations.get_resource_generation_diff, "Cluster")
+rollback_cluster = partial(operations.rollback_resource, "Cluster")
+get_cluster_transitions = partial(operations.get_resource_transitions, "Cluster")

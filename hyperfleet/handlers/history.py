@@ -18,7 +18,7 @@ OF_TYPE: LiteralString = "owner_id = %(id)s AND type = %(type)s"
 def generations(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.Response:
     """One page of the generations of a resource, the newest first.
 
-    :param key: finds it, as :func:`resource.key_of` has it
+    :param key: finds it, as :func:`hyperfleet.handlers.operations.key` has it
     """
     return listed("ResourceGeneration", query, about(kind, key, OF))
 
@@ -65,73 +65,3 @@ def transitions(kind: str, key: dict[str, Any], query: dict[str, Any]) -> flask.
     """One page of what became of the conditions of a resource, the newest first."""
     type_ = query.pop("type_", None)
     return listed("Transition", query, about(kind, key, OF_TYPE if type_ else OF, {"type": type_}))
-
-
-def get_cluster_history(cluster_id: str, **query: Any) -> flask.Response:
-    """One page of the generations of a cluster."""
-    return generations("Cluster", resource.key_of(cluster_id), query)
-
-
-def get_cluster_generation(cluster_id: str, generation: int) -> flask.Response:
-    """A generation of a cluster."""
-    return one_generation("Cluster", resource.key_of(cluster_id), generation)
-
-
-def get_cluster_generation_diff(
-    cluster_id: str, generation: int, to: int | None = None
-) -> flask.Response:
-    """What two generations of a cluster differ in."""
-    return difference("Cluster", resource.key_of(cluster_id), generation, to)
-
-
-def rollback_cluster(cluster_id: str, body: dict[str, Any]) -> flask.Response:
-    """Wants of a cluster what was wanted of it before."""
-    return rolled_back("Cluster", resource.key_of(cluster_id), body)
-
-
-def get_cluster_transitions(cluster_id: str, **query: Any) -> flask.Response:
-    """One page of the transitions of a cluster."""
-    return transitions("Cluster", resource.key_of(cluster_id), query)
-
-
-def get_node_pool_history(
-    nodepool_id: str, cluster_id: str | None = None, **query: Any
-) -> flask.Response:
-    """One page of the generations of a node pool."""
-    return generations("NodePool", resource.key_of(cluster_id, nodepool_id), query)
-
-
-def get_node_pool_generation(
-    nodepool_id: str, generation: int, cluster_id: str | None = None
-) -> flask.Response:
-    """A generation of a node pool."""
-    return one_generation("NodePool", resource.key_of(cluster_id, nodepool_id), generation)
-
-
-def get_node_pool_generation_diff(
-    nodepool_id: str, generation: int, cluster_id: str | None = None, to: int | None = None
-) -> flask.Response:
-    """What two generations of a node pool differ in."""
-    return difference("NodePool", resource.key_of(cluster_id, nodepool_id), generation, to)
-
-
-def rollback_node_pool(
-    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
-) -> flask.Response:
-    """Wants of a node pool what was wanted of it before."""
-    return rolled_back("NodePool", resource.key_of(cluster_id, nodepool_id), body)
-
-
-def get_node_pool_transitions(
-    nodepool_id: str, cluster_id: str | None = None, **query: Any
-) -> flask.Response:
-    """One page of the transitions of a node pool."""
-    return transitions("NodePool", resource.key_of(cluster_id, nodepool_id), query)
-
-
-# The same where the path names no cluster.
-get_history_of_node_pool = get_node_pool_history
-get_generation_of_node_pool = get_node_pool_generation
-get_generation_diff_of_node_pool = get_node_pool_generation_diff
-rollback_node_pool_by_id = rollback_node_pool
-get_transitions_of_node_pool = get_node_pool_transitions

@@ -1,58 +1,31 @@
-"""Node pools."""
+"""The operations on node pools, by the names that the contract has for them: each has two where the path
+may name the cluster or not.
+"""
 
-from typing import Any
+from functools import partial
 
-import flask
+from hyperfleet.handlers import operations
 
-from hyperfleet.handlers.changes import deleted, forced_out, patched
-from hyperfleet.handlers.creation import created
-from hyperfleet.handlers.response import below, listed, read
-from hyperfleet.resources import resource
-
-
-def get_node_pools(**query: Any) -> flask.Response:
-    """One page of the node pools of all clusters."""
-    return listed("NodePool", query)
-
-
-def get_node_pools_by_cluster_id(cluster_id: str, **query: Any) -> flask.Response:
-    """One page of the node pools of a cluster."""
-    return listed("NodePool", query, below("Cluster", resource.key("Cluster", cluster_id)))
-
-
-def create_node_pool(cluster_id: str, body: dict[str, Any]) -> flask.Response:
-    """Creates a node pool. A name that its cluster has already is a conflict, and so is a cluster
-    that is being deleted.
-    """
-    return created("NodePool", body, cluster_id)
-
-
-def get_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
-    """A node pool; where a cluster is named, found under that one alone."""
-    return read("NodePool", resource.key_of(cluster_id, nodepool_id))
-
-
-def patch_node_pool_by_id(
-    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
-) -> flask.Response:
-    """Changes a node pool's labels or spec."""
-    return patched("NodePool", resource.key_of(cluster_id, nodepool_id), body)
-
-
-def delete_node_pool_by_id(nodepool_id: str, cluster_id: str | None = None) -> flask.Response:
-    """Marks a node pool as deleted."""
-    return deleted("NodePool", resource.key_of(cluster_id, nodepool_id))
-
-
-def force_delete_node_pool(
-    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
-) -> flask.Response:
-    """Removes a marked node pool now."""
-    return forced_out("NodePool", resource.key_of(cluster_id, nodepool_id), body["reason"])
-
-
-# The same where the path names no cluster.
-get_node_pool = get_node_pool_by_id
-patch_node_pool = patch_node_pool_by_id
-delete_node_pool = delete_node_pool_by_id
+get_node_pools = get_node_pools_by_cluster_id = partial(operations.get_resources, "NodePool")
+create_node_pool = partial(operations.post_resource, "NodePool")
+get_node_pool_by_id = get_node_pool = partial(operations.get_resource_by_id, "NodePool")
+patch_node_pool_by_id = patch_node_pool = partial(operations.patch_resource_by_id, "NodePool")
+delete_node_pool_by_id = delete_node_pool = partial(operations.delete_resource_by_id, "NodePool")
+force_delete_node_pool = partial(operations.force_delete_resource, "NodePool")
 force_delete_node_pool_by_id = force_delete_node_pool
+get_node_pools_statuses = partial(operations.get_resource_statuses, "NodePool")
+get_node_pool_adapter_statuses = get_node_pools_statuses
+get_statuses_of_node_pool = get_adapter_statuses_of_node_pool = get_node_pools_statuses
+put_node_pool_statuses = partial(operations.put_resource_statuses, "NodePool")
+put_statuses_of_node_pool = put_node_pool_statuses
+# Older clients POST what newer ones PUT.
+post_node_pool_statuses = post_statuses_of_node_pool = put_node_pool_statuses
+get_node_pool_history = partial(operations.get_resource_history, "NodePool")
+get_history_of_node_pool = get_node_pool_history
+get_node_pool_generation = partial(operations.get_resource_generation, "NodePool")
+get_generation_of_node_pool = get_node_pool_generation
+get_node_pool_generation_diff = partial(operations.get_resource_generation_diff, "NodePool")
+get_generation_diff_of_node_pool = get_node_pool_generation_diff
+rollback_node_pool = rollback_node_pool_by_id = partial(operations.rollback_resource, "NodePool")
+get_node_pool_transitions = partial(operations.get_resource_transitions, "NodePool")
+get_transitions_of_node_pool = get_node_pool_transitions

@@ -50,7 +50,7 @@ def tenant() -> Mapping[str, str]:
 def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
     """What finds a resource for the caller: none of another tenant.
 
-    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
+    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
     """
     own = tenant()
     return {**key, "tenancy": Jsonb(own)} if own else dict(key)

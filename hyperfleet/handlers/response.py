@@ -65,7 +65,7 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
 def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
     """The answer to a GET of a resource: 304 for who has it already (RFC 9110, 13.1.2).
 
-    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
+    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
     Raises Problem where it is not.
     """
     shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
@@ -96,7 +96,7 @@ def about(
 ) -> Within:
     """What there is about a resource, if the caller sees that.
 
-    :param key: finds the resource, as :func:`hyperfleet.resources.resource.key_of` makes it
+    :param key: finds the resource, as :func:`hyperfleet.handlers.operations.key` makes it
     :param where: the condition that makes the list, and ``more`` values for it than the key has
     """
     own = request.scoped(key)

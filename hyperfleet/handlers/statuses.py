@@ -62,48 +62,14 @@ UNCHANGED = """, held AS (
 STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
 
-def get_cluster_statuses(cluster_id: str, **query: Any) -> flask.Response:
-    """One page of the reports on a cluster."""
-    return reports("Cluster", resource.key_of(cluster_id), query)
-
-
-def post_cluster_statuses(cluster_id: str, body: dict[str, Any]) -> flask.Response:
-    """Takes a report on a cluster."""
-    return report("Cluster", resource.key_of(cluster_id), body)
-
-
-def get_node_pools_statuses(
-    nodepool_id: str, cluster_id: str | None = None, **query: Any
-) -> flask.Response:
-    """One page of the reports on a node pool."""
-    return reports("NodePool", resource.key_of(cluster_id, nodepool_id), query)
-
-
-def post_node_pool_statuses(
-    nodepool_id: str, body: dict[str, Any], cluster_id: str | None = None
-) -> flask.Response:
-    """Takes a report on a node pool."""
-    return report("NodePool", resource.key_of(cluster_id, nodepool_id), body)
-
-
-# Older clients POST what newer ones PUT.
-put_cluster_statuses = post_cluster_statuses
-put_node_pool_statuses = post_node_pool_statuses
-# The same where the path names no cluster, and by another name of the list.
-get_statuses_of_node_pool = get_node_pools_statuses
-post_statuses_of_node_pool = put_statuses_of_node_pool = post_node_pool_statuses
-get_cluster_adapter_statuses = get_cluster_statuses
-get_node_pool_adapter_statuses = get_adapter_statuses_of_node_pool = get_node_pools_statuses
-
-
 def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
-    """One page of the reports on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
+    """One page of the reports on a resource; ``owner`` finds it, as :func:`operations.key` has it."""
     where = "owner_type = %(kind)s AND owner_id = %(id)s"
     return listed("AdapterStatus", query, about(kind, owner, where, {"kind": kind}))
 
 
 def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
-    """Takes a report on a resource; ``owner`` finds it, as :func:`resource.key_of` has it."""
+    """Takes a report on a resource; ``owner`` finds it, as :func:`operations.key` has it."""
     observed, faults = _observed_time(body)
     faults += _repetitions(body["conditions"])
     if faults:

@@ -34,8 +34,8 @@ class Shipped(OpenAPISpecification):
         pass
 
 
-# Where the operations of declared kinds are: each is given the kind first.
-DECLARED = "hyperfleet.handlers.declared"
+# Where the operations of kinds are: each is given the kind first.
+OF_KIND = "hyperfleet.handlers.operations"
 
 
 class HandlerResolver(Resolver):
@@ -46,7 +46,7 @@ class HandlerResolver(Resolver):
         of = operation._operation.get("x-kind", {})
         if "kind" not in of:
             return super().resolve(operation)
-        function = self.resolve_function_from_operation_id(f"{DECLARED}.{of['operation']}")
+        function = self.resolve_function_from_operation_id(f"{OF_KIND}.{of['operation']}")
         return Resolution(functools.partial(function, of["kind"]), self.resolve_operation_id(operation))
 
     def resolve_function_from_operation_id(self, operation_id: str) -> Any:

@@ -281,16 +281,6 @@ def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:
     return "tenancy" not in key or key["tenancy"].obj.items() <= tenancy[0].items()
 
 
-def key_of(cluster_id: str | None, nodepool_id: str | None = None) -> dict[str, Any]:
-    """What finds the resource that a path names: ``id``, and ``owner_id`` of a node pool, which is None
-    where the path names no cluster.
-    """
-    owner = None if cluster_id is None else key("Cluster", cluster_id)
-    if nodepool_id is None:
-        return {"id": owner}
-    return {"id": key("NodePool", nodepool_id), "owner_id": owner}
-
-
 def not_found(kind: str, id_: str) -> Problem:
     """The error of a resource that is not there, or not where it was looked for."""
     return Problem(NOT_FOUND, f"There is no {KINDS[kind].noun} with the id '{id_[:100]}' here.")

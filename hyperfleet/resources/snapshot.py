@@ -55,7 +55,7 @@ FREE: LiteralString = """, free AS (
 def look(service: Service, kind: str, key: Mapping[str, Any], *, whole: bool = False) -> Held:
     """A resource with the reports on it; what belongs to it is not counted.
 
-    :param key: as :func:`hyperfleet.resources.resource.key_of` makes it
+    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
     :param whole: whether its state has its name, its labels, and its spec, which is None where it is
         large
     Raises Problem where it is not.

@@ -1,23 +1,28 @@
-"""Resources of declared kinds: the operations of each, which are those of :mod:`.resources`."""
+"""The operations on resources of a kind, which each is given first: those of declared kinds are bound to
+it by the contract, those of clusters and node pools by the modules of these names.
+"""
 
 from typing import Any
 
 import flask
 
+from hyperfleet.engine.greenlets import to_the_end
 from hyperfleet.errors import INVALID, Problem
-from hyperfleet.handlers import history, statuses
-from hyperfleet.handlers.changes import deleted, forced_out, patched
+from hyperfleet.handlers import history, request, statuses
 from hyperfleet.handlers.creation import created
-from hyperfleet.handlers.response import below, listed, read
+from hyperfleet.handlers.response import below, empty, listed, read, shown
 from hyperfleet.kinds import BASE, RESOURCES, Kind
-from hyperfleet.resources import resource
+from hyperfleet.resources import lifecycle, marking, removal, resource
+from hyperfleet.resources.lifecycle import Change
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
-    """What finds the resource that a path names, which takes the ids away from what the path has."""
+    """What finds the resource that a path names, which takes the ids away from what the path has:
+    ``id``, and ``owner_id`` of what belongs to another, which is None where the path does not name that.
+    """
     of = RESOURCES[kind]
-    id_, owner_id = resource.key(kind, path.pop(of.key)), _owner(of, path)
-    return {"id": id_, "owner_id": owner_id} if of.parent else {"id": id_}
+    owner = {"owner_id": _owner(of, path)} if of.parent else {}
+    return {"id": resource.key(kind, path.pop(of.key)), **owner}
 
 
 def _owner(of: Kind, path: dict[str, Any]) -> str | None:
@@ -40,10 +45,10 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     is an owner that is being deleted.
     """
     of = RESOURCES[kind]
-    owner_id = _owner(of, path)
-    if of.parent and owner_id is None:
+    parent_id = path.get(RESOURCES[of.parent].key) if of.parent else None
+    if of.parent and parent_id is None:
         raise elsewhere(of)
-    return created(kind, body, owner_id)
+    return created(kind, body, parent_id)
 
 
 def elsewhere(of: Kind) -> Problem:
@@ -56,23 +61,37 @@ def elsewhere(of: Kind) -> Problem:
 
 
 def get_resource_by_id(kind: str, **path: Any) -> flask.Response:
-    """A resource."""
+    """A resource; where the path names what it belongs to, found under that one alone."""
     return read(kind, key(kind, path))
 
 
-def patch_resource_by_id(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Changes a resource's labels or spec."""
-    return patched(kind, key(kind, path), body)
+def patch_resource_by_id(
+    kind: str, body: dict[str, Any], *, checked: bool = True, **path: Any
+) -> flask.Response:
+    """Changes a resource's labels or spec.
+
+    :param checked: whether the body was held against the provider's schema already
+    """
+    own, shape = key(kind, path), request.shape(kind)
+    change = Change(body, request.merges(), request.precondition(), request.origin(), checked)
+    return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(own), change))
 
 
 def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
     """Marks a resource, and what belongs to it, as deleted."""
-    return deleted(kind, key(kind, path))
+    own, shape = request.scoped(key(kind, path)), request.shape(kind)
+    # Much may be below it: who comes again after the end of his time finds it done.
+    marked = to_the_end(
+        marking.mark, request.service(), kind, own, request.precondition(), request.origin()
+    )
+    return shown(shape, marked, 202)
 
 
 def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
     """Removes a marked resource, and what belongs to it, now."""
-    return forced_out(kind, key(kind, path), body["reason"])
+    own, origin = request.scoped(key(kind, path)), request.origin(body["reason"])
+    to_the_end(removal.force, request.service(), kind, own, origin)
+    return empty(204)
 
 
 def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
