@@ -2,18 +2,25 @@
 it by the contract, those of clusters and node pools by the modules of these names.
 """
 
-from typing import Any
+from typing import Any, LiteralString
 
 import flask
 
-from hyperfleet.engine.greenlets import to_the_end
+from hyperfleet.changes.history import ONE, TWO, not_kept
+from hyperfleet.engine.greenlets import to_the_end, wait_for
 from hyperfleet.errors import INVALID, Problem
-from hyperfleet.handlers import history, request, statuses
+from hyperfleet.handlers import request
 from hyperfleet.handlers.creation import created
-from hyperfleet.handlers.response import below, empty, listed, read, shown
+from hyperfleet.handlers.response import about, answer, below, empty, listed, read, shown
+from hyperfleet.handlers.statuses import report
 from hyperfleet.kinds import BASE, RESOURCES, Kind
 from hyperfleet.resources import lifecycle, marking, removal, resource
 from hyperfleet.resources.lifecycle import Change
+
+# What there is about a resource.
+OF: LiteralString = "owner_id = %(id)s"
+OF_TYPE: LiteralString = f"{OF} AND type = %(type)s"
+REPORTS: LiteralString = "owner_type = %(kind)s AND owner_id = %(id)s"
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
@@ -96,36 +103,62 @@ def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> flask
 
 def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
     """One page of the reports on a resource."""
-    return statuses.reports(kind, key(kind, given), given)
+    within = about(kind, key(kind, given), REPORTS, {"kind": kind})
+    return listed("AdapterStatus", given, within)
 
 
 def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
     """Takes a report on a resource."""
-    return statuses.report(kind, key(kind, path), body)
+    return report(kind, key(kind, path), body)
 
 
 def get_resource_history(kind: str, **given: Any) -> flask.Response:
-    """One page of the generations of a resource."""
-    return history.generations(kind, key(kind, given), given)
+    """One page of the generations of a resource, the newest first."""
+    return listed("ResourceGeneration", given, about(kind, key(kind, given), OF))
 
 
 def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Response:
-    """A generation of a resource."""
-    return history.one_generation(kind, key(kind, path), generation)
+    """A generation of a resource. Raises Problem where it is not kept."""
+    own = request.scoped(key(kind, path))
+    shape = request.shape("ResourceGeneration")
+    values = {"owner_id": None, **own, "generation": generation}
+    found = request.reader().rows(ONE.of(kind, own), values)
+    if not found:
+        raise resource.not_found(kind, own["id"])
+    [(kept, document)] = found
+    if document is None:
+        raise not_kept(kind, generation, kept)
+    return answer(shape.text(document), 200, shape.headers)
 
 
 def get_resource_generation_diff(
     kind: str, generation: int, to: int | None = None, **path: Any
 ) -> flask.Response:
-    """What two generations of a resource differ in."""
-    return history.difference(kind, key(kind, path), generation, to)
+    """What makes one generation of another. Raises Problem where one of them is not kept."""
+    own = request.scoped(key(kind, path))
+    values = {"owner_id": None, **own, "generation": generation, "to": to}
+    rows = request.reader().rows(TWO.of(kind, own), values)
+    if not rows:
+        raise resource.not_found(kind, own["id"])
+    [(kept, other, before, after)] = rows
+    for one, found in ((generation, before), (other, after)):
+        if found is None:
+            raise not_kept(kind, one, kept)
+    members = [dict(zip(("labels", "spec"), one, strict=True)) for one in (before, after)]
+    operations = wait_for(request.service().differences.text(*members))
+    return answer(b'{"from":%d,"to":%d,"operations":%b}' % (generation, other, operations))
 
 
 def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Wants of a resource what was wanted of it before."""
-    return history.rolled_back(kind, key(kind, path), body)
+    """Wants of a resource the labels and the spec of a past generation again."""
+    own, shape = key(kind, path), request.shape(kind)
+    number, why = body["generation"], body.get("reason")
+    said = f"back to generation {number}" + (f": {why}" if why else "")
+    change = Change({}, False, request.precondition(), request.origin(said), False, number)
+    return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(own), change))
 
 
 def get_resource_transitions(kind: str, **given: Any) -> flask.Response:
-    """One page of the transitions of a resource."""
-    return history.transitions(kind, key(kind, given), given)
+    """One page of what became of the conditions of a resource, the newest first."""
+    own, type_ = key(kind, given), given.pop("type_", None)
+    return listed("Transition", given, about(kind, own, OF_TYPE if type_ else OF, {"type": type_}))

@@ -12,7 +12,7 @@ from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
-from hyperfleet.handlers.response import about, answer, empty, listed
+from hyperfleet.handlers.response import answer, empty
 from hyperfleet.kinds import both
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.resource import SET_STATUS, Held, Hold
@@ -60,12 +60,6 @@ UNCHANGED = """, held AS (
 )
 """
 STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
-
-
-def reports(kind: str, owner: dict[str, Any], query: dict[str, Any]) -> flask.Response:
-    """One page of the reports on a resource; ``owner`` finds it, as :func:`operations.key` has it."""
-    where = "owner_type = %(kind)s AND owner_id = %(id)s"
-    return listed("AdapterStatus", query, about(kind, owner, where, {"kind": kind}))
 
 
 def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
