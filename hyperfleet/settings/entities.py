@@ -144,11 +144,12 @@ def _entity(given: Mapping[str, Any]) -> Entity:
         if member != "kind" and member not in MEMBERS:
             hint = meant(str(member), MEMBERS)
             raise ConfigurationError(f"entities: {kind}.{member} is not supported: unknown.{hint}")
-    values: dict[str, Any] = {}
-    for member, check in MEMBERS.items():
-        if member in given:
-            values |= check(kind, given[member])
-    return Entity(kind, **values)
+    said = {
+        member: check(f"{kind}.{member}", given[member])
+        for member, check in MEMBERS.items()
+        if member in given
+    }
+    return Entity(kind, **{member: value for member, value in said.items() if value is not None})
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -157,48 +158,44 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f" Is {near} meant?" if near else ""
 
 
-def _text(
-    member: str, looks: re.Pattern[str], is_: Mapping[str, str]
-) -> Callable[[str, Any], dict[str, Any]]:
+def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any], str | None]:
     """The check of a member that is a text.
 
     :param looks: what it looks like
     :param is_: by their names what it is of the kinds that are there anyway, and cannot be changed
     """
 
-    def check(kind: str, value: Any) -> dict[str, Any]:
-        if kind in is_ and value != is_[kind]:
-            shown = repr(is_[kind]) if is_[kind] else "none"
+    def check(where: str, value: Any) -> str | None:
+        own = is_.get(where.partition(".")[0], value)
+        if value != own:
+            shown = repr(own) if own else "none"
             raise ConfigurationError(
-                f"entities: {kind}.{member} is {shown} and cannot be changed, not even to {value!r}."
+                f"entities: {where} is {shown} and cannot be changed, not even to {value!r}."
             )
-        if value in EMPTY:
-            return {}
-        if not isinstance(value, str) or not looks.fullmatch(value):
-            raise ConfigurationError(
-                f"entities: {kind}.{member} must look like {looks.pattern}, unlike {str(value)[:200]!r}."
-            )
-        return {member: value}
+        return None if value in EMPTY else _alike(where, value, looks)
 
     return check
 
 
-def _schema_required(kind: str, value: Any) -> dict[str, Any]:
-    if value in EMPTY:
-        return {}
+def _alike(where: str, value: Any, looks: re.Pattern[str]) -> str:
+    """A text that looks so. Raises ConfigurationError otherwise."""
+    if not isinstance(value, str) or not looks.fullmatch(value):
+        raise ConfigurationError(
+            f"entities: {where} must look like {looks.pattern}, unlike {str(value)[:200]!r}."
+        )
+    return value
+
+
+def _switch(where: str, value: Any) -> bool | None:
     said = SAID.get(str(value).lower())
-    if said is None:
-        raise ConfigurationError(f"entities: {kind}.require_spec_schema must be true or false.")
-    return {"require_spec_schema": said}
+    if said is None and value not in EMPTY:
+        raise ConfigurationError(f"entities: {where} must be true or false.")
+    return said
 
 
-def _length(member: str) -> Callable[[str, Any], dict[str, Any]]:
-    def check(kind: str, value: Any) -> dict[str, Any]:
-        number = _number(f"{kind}.{member}", value, LONGEST)
-        # As in the original, 0 says nothing.
-        return {member: number} if number else {}
-
-    return check
+def _length(where: str, value: Any) -> int | None:
+    # As in the original, 0 says nothing.
+    return _number(where, value, LONGEST) or None
 
 
 def _number(where: str, value: Any, most: int) -> int:
@@ -227,36 +224,31 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _barred(kind: str, value: Any) -> dict[str, Any]:
-    return {"search_disallowed_fields": _names(f"{kind}.search_disallowed_fields", value)}
-
-
-def _adapters(kind: str, value: Any) -> dict[str, Any]:
-    names = _names(f"{kind}.required_adapters", value)
+def _adapters(where: str, value: Any) -> tuple[str, ...]:
+    names = _names(where, value)
     for name in names:
         if not ADAPTER.fullmatch(name):
-            raise ConfigurationError(
-                f"entities: {kind}.required_adapters has {name[:200]!r}, which {NO_ADAPTER}"
-            )
-    return {"required_adapters": names}
+            raise ConfigurationError(f"entities: {where} has {name[:200]!r}, which {NO_ADAPTER}")
+    return names
 
 
-def _conditions(kind: str, value: Any) -> dict[str, Any]:
-    rules = _list(f"{kind}.conditions", value, "rules")
+def _conditions(where: str, value: Any) -> tuple[Rule, ...]:
+    rules = _list(where, value, "rules")
     if len(rules) > MOST_RULES:
         raise ConfigurationError(
-            f"entities: {kind}.conditions has {len(rules)} rules; at most {MOST_RULES} are allowed."
+            f"entities: {where} has {len(rules)} rules; at most {MOST_RULES} are allowed."
         )
     found: dict[str, Rule] = {}
     for index, rule in enumerate(rules):
-        one = _rule(kind, f"{kind}.conditions[{index}]", rule)
+        one = _rule(f"{where}[{index}]", rule)
         if one.type in found:
-            raise ConfigurationError(f"entities: {kind}.conditions has the type {one.type!r} twice.")
+            raise ConfigurationError(f"entities: {where} has the type {one.type!r} twice.")
         found[one.type] = one
-    return {"conditions": tuple(found.values())}
+    return tuple(found.values())
 
 
-def _rule(kind: str, where: str, given: Any) -> Rule:
+def _rule(where: str, given: Any) -> Rule:
+    kind = where.partition(".")[0]
     whole = _members(where, given, ("type", "when", "output"))
     type_ = whole["type"]
     if not isinstance(type_, str) or not type_ or not type_.isprintable():
@@ -287,24 +279,20 @@ def _rule(kind: str, where: str, given: Any) -> Rule:
     return Rule(type_, **found)
 
 
-def _references(kind: str, value: Any) -> dict[str, Any]:
+def _references(where: str, value: Any) -> tuple[Reference, ...]:
     found: dict[str, Reference] = {}
-    for index, one in enumerate(_list(f"{kind}.references", value, "mappings")):
-        ref = _reference(f"{kind}.references[{index}]", one)
+    for index, one in enumerate(_list(where, value, "mappings")):
+        ref = _reference(f"{where}[{index}]", one)
         if ref.type in found:
-            raise ConfigurationError(f"entities: {kind}.references has the type {ref.type} twice.")
+            raise ConfigurationError(f"entities: {where} has the type {ref.type} twice.")
         found[ref.type] = ref
-    return {"references": tuple(found.values())}
+    return tuple(found.values())
 
 
 def _reference(where: str, given: Any) -> Reference:
     whole = _members(where, given, ("ref_type", "target_kind"), ("min", "max"))
-    for name, looks in (("ref_type", TYPE), ("target_kind", NAME)):
-        if not isinstance(whole[name], str) or not looks.fullmatch(whole[name]):
-            raise ConfigurationError(
-                f"entities: {where}.{name} must look like {looks.pattern}, "
-                f"unlike {str(whole[name])[:200]!r}."
-            )
+    type_ = _alike(f"{where}.ref_type", whole["ref_type"], TYPE)
+    target = _alike(f"{where}.target_kind", whole["target_kind"], NAME)
     least, most = (
         _number(f"{where}.{name}", whole.get(name, ""), MOST_REFERENCES) for name in ("min", "max")
     )
@@ -314,7 +302,7 @@ def _reference(where: str, given: Any) -> Reference:
         raise ConfigurationError(
             f"entities: {where}.min is {least}, which is more than its max, {most}."
         )
-    return Reference(whole["ref_type"], whole["target_kind"], least, most)
+    return Reference(type_, target, least, most)
 
 
 def _members(
@@ -332,19 +320,17 @@ def _members(
     return given
 
 
-# What may be said of a kind, and who checks it: given the kind and the value, the fields of Entity.
-MEMBERS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
-    "plural": _text("plural", SEGMENT, {name: of.segment for name, of in NATIVE.items()}),
-    "parent_kind": _text("parent_kind", NAME, {name: of.parent or "" for name, of in NATIVE.items()}),
-    "on_parent_delete": _text("on_parent_delete", re.compile("cascade|restrict"), {}),
-    "spec_schema_name": _text(
-        "spec_schema_name", SCHEMA, {name: of.spec for name, of in NATIVE.items()}
-    ),
-    "require_spec_schema": _schema_required,
-    "name_min_len": _length("name_min_len"),
-    "name_max_len": _length("name_max_len"),
+# What may be said of a kind, and who checks it: of a place and a value, what that says; None: nothing.
+MEMBERS: dict[str, Callable[[str, Any], Any]] = {
+    "plural": _text(SEGMENT, {name: of.segment for name, of in NATIVE.items()}),
+    "parent_kind": _text(NAME, {name: of.parent or "" for name, of in NATIVE.items()}),
+    "on_parent_delete": _text(re.compile("cascade|restrict"), {}),
+    "spec_schema_name": _text(SCHEMA, {name: of.spec for name, of in NATIVE.items()}),
+    "require_spec_schema": _switch,
+    "name_min_len": _length,
+    "name_max_len": _length,
     "required_adapters": _adapters,
-    "search_disallowed_fields": _barred,
+    "search_disallowed_fields": _names,
     "conditions": _conditions,
     "references": _references,
 }
