@@ -138,7 +138,7 @@ def _take_locked(
             status, gone = None, [(kind, owner["id"])]
             origin = request.origin()
             removal.remove(conn, kind, owner["id"], origin=origin)
-            gone += removal.settle(conn, above.all() if above else [], at, service.foldings, origin)
+            gone += removal.settle(conn, above() if above else [], at, service.foldings, origin)
         else:
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})

@@ -98,7 +98,7 @@ def mark(
         if old["deleted_time"]:
             if referrers(kind) and held.ended():
                 # Who was to look again when the last that referred to it was gone did not come to it.
-                lines = [*owners.all(), (kind, old["id"])]
+                lines = [*owners(), (kind, old["id"])]
                 removal.settle(conn, lines, times.now(), service.foldings)
             return Stored(old["document"], old["version"])
         for restricting, found in kept.items():

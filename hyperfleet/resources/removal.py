@@ -14,11 +14,11 @@ from psycopg.types.json import Jsonb
 from hyperfleet import times
 from hyperfleet.changes import audit
 from hyperfleet.changes.audit import SERVICE, Origin
-from hyperfleet.database.connection import Connection, Cursor
+from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, Kind, above, below, both, owned, quoted, referrers
+from hyperfleet.kinds import ONLY, RESOURCES, Kind, above, below, both, owned, quoted, referrers
 from hyperfleet.resources.resource import BATCH, SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
@@ -70,7 +70,6 @@ SELECT 1 FROM {table} WHERE id IN ({ids}) {only} ORDER BY {order} id FOR NO KEY 
 """
 # Of kinds that share a table: theirs is the order of locks, too.
 KIND_BY_KIND: LiteralString = "array_position(ARRAY[{kinds}], kind),"
-AMONG: LiteralString = "AND kind IN ({kinds})"
 GIVEN: LiteralString = "SELECT unnest(%(ids)s::uuid[])"
 OF_KIND: LiteralString = "SELECT id FROM {table} WHERE {which}"
 SOURCES: LiteralString = "SELECT source_id FROM resource_references WHERE target_id IN ({tree})"
@@ -182,7 +181,7 @@ def _runs(kinds: Iterable[Kind]) -> list[list[Kind]]:
 
 
 def _only(kinds: Sequence[Kind]) -> LiteralString:
-    return AMONG.format(kinds=quoted(of.name for of in kinds)) if kinds[0].shared else ""
+    return ONLY.format(types=quoted(of.name for of in kinds)) if kinds[0].shared else ""
 
 
 @functools.cache
@@ -217,25 +216,19 @@ def _removing(
     return whole.format(table=of.table, kind=of.name, which=which, document=document, recorded=recorded)
 
 
-class Owners:
-    """The locks on what a resource belongs to, from the root on."""
+def lock_above(
+    conn: Connection, kind: str, key: Mapping[str, Any]
+) -> Callable[[], list[tuple[str, str]]]:
+    """Locks what a resource belongs to, and what that belongs to, from the root on.
 
-    def __init__(self, found: list[tuple[str, Cursor]]) -> None:
-        self._found = found
-
-    def all(self) -> list[tuple[str, str]]:
-        """Kind and id of each that there is: a kind may have belonged to none, or to another one, when a
-        resource was created, or its owner may have gone while the kind was off the list.
-        """
-        rows = [(kind, cursor.fetchone()) for kind, cursor in self._found]
-        return [(kind, row[0]) for kind, row in rows if row]
-
-
-def lock_above(conn: Connection, kind: str, key: Mapping[str, Any]) -> Owners:
-    """Locks what a resource belongs to, and what that belongs to, from the root on."""
+    :returns: what tells kind and id of each that there is, once it is asked: a kind may have belonged to
+        none, or to another one, when a resource was created, or its owner may have gone while the kind
+        was off the list
+    """
     values = {"owner_id": None, **key}
     statements = _owners(kind, scoped="tenancy" in key)
-    return Owners([(of, conn.execute(statement, values)) for of, statement in statements])
+    locked = [(of, conn.execute(statement, values)) for of, statement in statements]
+    return lambda: [(of, row[0]) for of, found in locked if (row := found.fetchone())]
 
 
 def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> None:
@@ -320,7 +313,7 @@ def finish(
     """Removes a marked resource for which nobody has to do anything any more, and then maybe what waits
     for it. Runs in the caller's transaction; parameters and result are those of :func:`settle`.
     """
-    owners = lock_above(conn, kind, {"id": id_}).all()
+    owners = lock_above(conn, kind, {"id": id_})()
     return settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
@@ -354,7 +347,7 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
         for statement in let_go:
             conn.execute(statement, values)
         _each(conn, dict(reversed(tree.items())), lambda of: _removal(of)[1], values)
-        settled = settle(conn, owners.all(), at, service.foldings, origin)
+        settled = settle(conn, owners(), at, service.foldings, origin)
     for number, (gone_kind, gone_id) in enumerate(removed):
         if number % BATCH == 0:
             breathe()
