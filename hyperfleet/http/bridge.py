@@ -60,8 +60,7 @@ class Bridge:
             # What follows has no end that the next request of the connection could wait for.
             content = iter(())
         if isinstance(content, Later):
-            if ASIDE in scope:
-                scope[ASIDE].step()
+            scope[ASIDE].step()
             gone = asyncio.create_task(_gone(receive))
             try:
                 if content.pieces is not None:

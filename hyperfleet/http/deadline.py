@@ -46,8 +46,7 @@ class Deadline:
                     begun = True
                     limit.reschedule(None)
 
-                if ASIDE in scope:
-                    scope[ASIDE].leaving.append(aside)
+                scope[ASIDE].leaving.append(aside)
                 await self.app(scope, heard, answer)
         except TimeoutError:
             if not limit.expired():

@@ -90,8 +90,7 @@ class Fair:
                 self.working[place] = time.monotonic()
             else:
                 place = await self._turn(client or self._client(scope))
-            if ASIDE in scope:
-                scope[ASIDE].leaving.append(leave)
+            scope[ASIDE].leaving.append(leave)
             await self.app(scope, receive, send)
         finally:
             leave()

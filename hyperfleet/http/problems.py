@@ -5,10 +5,8 @@ import logging
 from urllib.parse import quote
 
 import psycopg
-import starlette.exceptions
-import werkzeug.exceptions
-from connexion.exceptions import ProblemException, UnsupportedMediaTypeProblem
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
 from hyperfleet import errors
@@ -21,11 +19,6 @@ logger = logging.getLogger("hyperfleet.request")
 # Answers that have no body, and say nothing of its length (RFC 9110, 8.6).
 BODILESS = (204, 304)
 
-HTTP_ERRORS = (
-    starlette.exceptions.HTTPException,
-    ProblemException,
-    werkzeug.exceptions.HTTPException,
-)
 NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -48,21 +41,17 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
     """The problem that an exception of any layer is shown as."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, UnsupportedMediaTypeProblem):
-        return Problem(errors.UNSUPPORTED_TYPE)
-    if isinstance(error, HTTP_ERRORS):
-        # Starlette, Connexion and Werkzeug each have a word of their own for it.
-        names = ("status_code", "status", "code")
-        status = next((getattr(error, name) for name in names if getattr(error, name, None)), 500)
-        if status == 401:
+    # Starlette's, of which Connexion's are.
+    if isinstance(error, HTTPException):
+        if error.status_code == 401:
             # Connexion found no token that it could have asked about.
             return errors.refusal(errors.NO_TOKEN)
-        if status == 404:
+        if error.status_code == 404:
             return Problem(errors.NO_PATH)
-        if status == 405:
+        if error.status_code == 405:
             return Problem(errors.BAD_METHOD)
-        if 400 <= status < 500:
-            return Problem(errors.BAD_REQUEST, str(getattr(error, "detail", None) or ""))
+        if 400 <= error.status_code < 500:
+            return Problem(errors.BAD_REQUEST, error.detail or "")
     if connection.busy(error) or isinstance(error, BLOCKED):
         return Problem(errors.BUSY)
     if connection.unable(error) or isinstance(error, NOT_MIGRATED):
