@@ -31,7 +31,7 @@ from hyperfleet.http.cors import Cors
 from hyperfleet.http.deadline import Deadline
 from hyperfleet.http.fairness import Fair
 from hyperfleet.http.layers import Browsers, Errors, Logged, Page, Pages, Plain
-from hyperfleet.http.limits import Limited, limits
+from hyperfleet.http.limits import Limited
 from hyperfleet.http.position import Positioned
 from hyperfleet.http.routing import UI, BrowserPages, HandlerResolver, Shipped, TableRouting
 from hyperfleet.kinds import BASE
@@ -102,7 +102,7 @@ def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
     """The layers that bound what a request may cost, and how many there may be."""
     settings = service.settings
     return Fair(
-        Limited(inner, limits(settings)),
+        Limited(inner, settings),
         settings.max_requests,
         requests.refused.inc,
         # All of them come through one gateway.

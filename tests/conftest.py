@@ -39,7 +39,6 @@ from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
 from hyperfleet.http.certificate import Certificate
-from hyperfleet.http.limits import limits
 from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, listen
 from hyperfleet.settings.catalogue import Settings
@@ -328,7 +327,7 @@ class Service:
         chosen = self.settings
         tls = Certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else None
         self.servers = Servers(
-            [App(self.app, self.listener, tls)], Ending(5), self.pool, limits=limits(chosen)
+            [App(self.app, self.listener, tls)], Ending(5), self.pool, settings=chosen
         )
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()

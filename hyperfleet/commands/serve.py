@@ -128,7 +128,6 @@ def _serve(
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from hyperfleet.app import create_app  # noqa: PLC0415
-    from hyperfleet.http.limits import limits  # noqa: PLC0415
     from hyperfleet.http.server import App, Ending, Servers, address, listen, spread  # noqa: PLC0415
     from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
@@ -171,9 +170,8 @@ def _serve(
             App(health, listeners[1], certificates[1]),
             App(metrics, listeners[2], certificates[2]),
         ]
-        bounds = limits(chosen)._replace(refused=api.refused)
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
-            Servers(apps, ending, reads, reload, bounds, beat).run(watched)
+            Servers(apps, ending, reads, reload, chosen, beat).run(watched)
 
     _settle_memory()
     if count > 1:

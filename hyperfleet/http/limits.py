@@ -1,8 +1,7 @@
 """What a request may cost: bytes of its head and its body, and the time that it takes to arrive."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,50 +15,24 @@ from hyperfleet.settings.catalogue import Settings
 PATIENCE = 16
 
 
-class Limits(NamedTuple):
-    """What a request may cost.
-
-    :param head: bytes of its line and its headers
-    :param body: bytes of its body
-    :param time: seconds from its first byte, or the start of the connection, to its last
-    :param idle: seconds in which its client must have taken some of the answer
-    :param refused: told of what was refused before it was a request: the client's address and the status
-    """
-
-    head: int
-    body: int
-    time: float
-    idle: float
-    refused: Callable[[str, int], object] = lambda _client, _status: None
-
-
-def limits(settings: Settings) -> Limits:
-    """The limits that the settings ask for."""
-    return Limits(
-        settings.max_header_size,
-        settings.max_body_size,
-        settings.read_timeout,
-        settings.write_timeout,
-    )
-
-
 class Limited:
-    """Lets requests pass that are within their limits. Raises Problem for others."""
+    """Lets requests pass that are within the limits of the settings. Raises Problem for others."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.limits = limits
+        self.head, self.body = settings.max_header_size, settings.max_body_size
+        self.time = settings.read_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
-        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.head:
-            detail = f"The address and the headers must have at most {self.limits.head} bytes."
+        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.head:
+            detail = f"The address and the headers must have at most {self.head} bytes."
             raise Problem(errors.HEADERS_TOO_LARGE, detail)
         timed = self._timed(receive)
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.body:
+        if length.isdigit() and int(length) > self.body:
             if headers.get("expect", "").lower() == "100-continue":
                 # The body is not on its way yet, and who waits with it is not told to send it.
                 raise self._too_large({"Connection": "close"})
@@ -68,7 +41,7 @@ class Limited:
         await self.app(scope, self._bounded(timed), send)
 
     def _timed(self, receive: Receive) -> Receive:
-        end = asyncio.get_running_loop().time() + self.limits.time
+        end = asyncio.get_running_loop().time() + self.time
         whole = False
 
         async def timed() -> Message:
@@ -94,7 +67,7 @@ class Limited:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.limits.body:
+            if size > self.body:
                 if message.get("more_body"):
                     await self._drain(receive)
                 raise self._too_large()
@@ -103,7 +76,7 @@ class Limited:
         return bounded
 
     async def _drain(self, receive: Receive) -> None:
-        left = self.limits.body * PATIENCE
+        left = self.body * PATIENCE
         while left > 0:
             message = await receive()
             left -= len(message.get("body", b"")) or 1
@@ -111,5 +84,5 @@ class Limited:
                 return
 
     def _too_large(self, headers: Mapping[str, str] | None = None) -> Problem:
-        detail = f"The body must have at most {self.limits.body} bytes."
+        detail = f"The body must have at most {self.body} bytes."
         return Problem(errors.TOO_LARGE, detail, headers=headers)

@@ -7,6 +7,7 @@ import fcntl
 import http
 import termios
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -15,9 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
-from hyperfleet.http.limits import Limits
 from hyperfleet.http.problems import render
 from hyperfleet.observe.log import trace_id
+from hyperfleet.settings.catalogue import Settings
 
 # The layer inside answers a body that is late in a better way; this one ends who does not listen.
 GRACE = 2.0
@@ -73,6 +74,8 @@ class _Joined:
 class Protocol(HttpToolsProtocol):
     """The server's protocol, with limits.
 
+    :param settings: what a request may cost
+    :param refused: told of what was refused before it was a request: the client's address and the status
     :param leaving: set once the server ends
     :param begun: set before, as soon as the service is asked to stop
     """
@@ -80,13 +83,15 @@ class Protocol(HttpToolsProtocol):
     def __init__(
         self,
         *args: Any,
-        limits: Limits,
+        settings: Settings,
+        refused: Callable[[str, int], object],
         leaving: asyncio.Event,
         begun: threading.Event,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.limits = limits
+        self.settings = settings
+        self.tell_refused = refused
         self.leaving, self.begun = leaving, begun
         self.deadline: asyncio.TimerHandle | None = None
         self.in_head = True
@@ -125,7 +130,7 @@ class Protocol(HttpToolsProtocol):
         self._parse(data)
         # A head that is complete is measured inside, where the answer is like all others.
         size = self.head_size if self.in_head else self.beside
-        if size > self.limits.head and not self.transport.is_closing():
+        if size > self.settings.max_header_size and not self.transport.is_closing():
             self._refuse(Problem(errors.HEADERS_TOO_LARGE))
 
     def _parse(self, data: bytes) -> None:
@@ -211,7 +216,7 @@ class Protocol(HttpToolsProtocol):
             self.stuck = None
 
     def _watch_taking(self) -> None:
-        self.stuck = self.loop.call_later(self.limits.idle, self._end_stuck, self._untaken())
+        self.stuck = self.loop.call_later(self.settings.write_timeout, self._end_stuck, self._untaken())
 
     def _untaken(self) -> int:
         """Bytes that the client has not confirmed: of the kernel too, which holds megabytes."""
@@ -236,7 +241,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_clock(self) -> None:
         if self.deadline is None:
-            self.deadline = self.loop.call_later(self.limits.time, self._late)
+            self.deadline = self.loop.call_later(self.settings.read_timeout, self._late)
 
     def _stop_clock(self) -> None:
         if self.deadline is not None:
@@ -291,7 +296,7 @@ class Protocol(HttpToolsProtocol):
         }
         status = http.HTTPStatus(problem.entry.status)
         if not within:
-            self.limits.refused(self.client[0] if self.client else "", status.value)
+            self.tell_refused(self.client[0] if self.client else "", status.value)
         trace_id.reset(token)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp
 
 from hyperfleet.errors import StartError
 from hyperfleet.http.certificate import Certificate
-from hyperfleet.http.limits import Limits, limits
 from hyperfleet.http.protocol import Protocol
 from hyperfleet.observe import log
 from hyperfleet.settings.catalogue import Settings
@@ -174,12 +173,13 @@ class App(NamedTuple):
 
 
 class Servers:
-    """Several applications, each on its own socket, that start together; the first of them stops first.
+    """Several applications, each on its own socket, that start together; the first of them stops first,
+    and is told what was ``refused`` on any, if it wants to know.
 
     :param ending: how they stop
     :param pool: what is open as long as they run
     :param reload: what SIGHUP asks for; one at a time
-    :param limits: what a request may cost
+    :param settings: what a request may cost
     :param beat: called every second
     """
 
@@ -189,10 +189,11 @@ class Servers:
         ending: Ending,
         pool: contextlib.AbstractAsyncContextManager[object],
         reload: Callable[[], Awaitable[object]] | None = None,
-        limits: Limits = limits(Settings()),  # noqa: B008 (it does not change)
+        settings: Settings = Settings(),  # noqa: B008 (it does not change)
         beat: Callable[[], object] = lambda: None,
     ) -> None:
-        protocol: Any = functools.partial(Protocol, limits=limits)
+        refused = getattr(apps[0].app, "refused", lambda _client, _status: None)
+        protocol: Any = functools.partial(Protocol, settings=settings, refused=refused)
         self.ending = ending
         self.pool = pool
         self.reload = reload
@@ -215,7 +216,7 @@ class Servers:
                     timeout_keep_alive=KEEP_ALIVE,
                 ),
                 ending,
-                limits.time,
+                settings.read_timeout,
                 one.certificate,
             )
             for index, one in enumerate(apps)
