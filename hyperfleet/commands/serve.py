@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import psycopg
@@ -78,21 +78,12 @@ def _stop_on_signals() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
 
 
-class Parts(NamedTuple):
-    """What the settings alone make of a service.
+def parts(chosen: Settings) -> tuple[list[Any], Any, Any]:
+    """What the settings alone make of a service: the certificates of the API, the health checks and the
+    metrics, as far as they are served with TLS, the guard, if there is one, and the provider's document.
 
-    :param secure: whether the API, the health checks and the metrics are served with TLS
-    :param certificates: of each of them that is
+    Raises StartError or ConfigurationError for settings with which nothing could be served.
     """
-
-    secure: tuple[bool, bool, bool]
-    certificates: list[Any]
-    guard: Any
-    holder: Any
-
-
-def parts(chosen: Settings) -> Parts:
-    """Raises StartError or ConfigurationError for settings with which nothing could be served."""
     # Not needed by the other commands, and slow to import.
     from hyperfleet.auth.guard import Guard  # noqa: PLC0415
     from hyperfleet.contract import provider  # noqa: PLC0415
@@ -103,7 +94,7 @@ def parts(chosen: Settings) -> Parts:
     secure = (chosen.enable_https, chosen.enable_health_check_https, chosen.enable_metrics_https)
     tls = Certificate(chosen.https_cert_file, chosen.https_key_file) if any(secure) else None
     guard = Guard(chosen) if chosen.authenticated else None
-    return Parts(secure, [tls if wanted else None for wanted in secure], guard, provider.load(chosen))
+    return [tls if wanted else None for wanted in secure], guard, provider.load(chosen)
 
 
 def places(chosen: Settings) -> list[tuple[str, int]]:
@@ -134,7 +125,7 @@ def _serve(
     from hyperfleet.observe.metrics import go_on_from  # noqa: PLC0415
 
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
-    secure, certificates, guard, holder = parts(chosen)
+    certificates, guard, holder = parts(chosen)
     listeners = [stack.enter_context(listen(*place)) for place in places(chosen)]
     conninfo, shared, told = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
@@ -149,7 +140,8 @@ def _serve(
     keys = guard.verifier.keys if guard else dict
     health = health_app(Health(reads.primary, holder, lambda: keys() | reads.states(), ending.begun))
     addresses = [
-        address(listener, secure=wanted) for listener, wanted in zip(listeners, secure, strict=True)
+        address(listener, secure=bool(tls))
+        for listener, tls in zip(listeners, certificates, strict=True)
     ]
 
     def beat() -> None:
@@ -165,11 +157,8 @@ def _serve(
             await holder.reload()
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
-        apps = [
-            App(api, listener, certificates[0]),
-            App(health, listeners[1], certificates[1]),
-            App(metrics, listeners[2], certificates[2]),
-        ]
+        served = zip((api, health, metrics), (listener, *listeners[1:]), certificates, strict=True)
+        apps = [App(*one) for one in served]
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
             Servers(apps, ending, reads, reload, chosen, beat).run(watched)
 

@@ -154,31 +154,23 @@ class Known(NamedTuple):
 
     :param fingerprint: of all that was read; empty where it is to be looked at anew
     :param content: of the resource itself
+    :param age: what it was here, too, unless it was changed here
     """
 
     fingerprint: str
     content: str
-    generation: int
-    updated_time: str
-
-    @property
-    def age(self) -> tuple[int, str]:
-        """What it was here, too, unless it was changed here."""
-        return self.generation, self.updated_time
+    age: tuple[int, str]
 
 
 class Here(NamedTuple):
-    """A resource as it is here."""
+    """A resource as it is here.
 
-    generation: int
-    updated_time: str
+    :param age: its generation and the time of its last change, which grow with each
+    """
+
+    age: tuple[int, str]
     status: Any
     reports: dict[str, Report]
-
-    @property
-    def age(self) -> tuple[int, str]:
-        """What grows with each change."""
-        return self.generation, self.updated_time
 
 
 @dataclass
@@ -210,7 +202,7 @@ def alone(conn: psycopg.Connection[Any]) -> bool:
 def known(conn: Connection, kind: str, source: str, ids: Sequence[str]) -> dict[str, Known]:
     """What is remembered of what was taken before."""
     rows = conn.execute(KNOWN[kind], {"ids": ids, "source": source})
-    return {id_: Known(*remembered) for id_, *remembered in rows}
+    return {id_: Known(mark, content, (number, at)) for id_, mark, content, number, at in rows}
 
 
 def elsewhere(conn: psycopg.Connection[Any], source: str) -> int:
@@ -236,7 +228,7 @@ def here(
     for id_, generation, updated, status, rows in conn.execute(HERE[lock, seen][kind], {"ids": ids}):
         reports: list[Any] = [dict(zip(members, row, strict=True)) for row in rows or ()]
         by_adapter = {report["adapter"]: report for report in reports}
-        found[id_] = Here(generation, updated, status, by_adapter)
+        found[id_] = Here((generation, updated), status, by_adapter)
     return found
 
 
