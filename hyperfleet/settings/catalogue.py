@@ -1,8 +1,8 @@
 """Every setting, declared once: flag, environment variable, YAML key, default and help.
 
 A setting is a field of :class:`Settings`. Its flag is ``--field-name``, its environment variable
-``HYPERFLEET_FIELD_NAME`` and its YAML key ``field_name``, or nested, as ``field: {name: ...}``. A
-flag wins over the environment, that over the file given by ``--config``, that over the default.
+``HYPERFLEET_FIELD_NAME`` and its YAML key ``field_name``, or nested, as ``field: {name: ...}``. A flag
+overrides the environment, which overrides the file given by ``--config``, which overrides the default.
 """
 
 import dataclasses
@@ -96,132 +96,130 @@ class Settings:
     """All settings of the service, with their defaults."""
 
     host: str = setting(
-        "", "Address of the API. Default: 127.0.0.1 with --no-auth, every address without."
+        "", "Address of the API. Default: 127.0.0.1 with --no-auth, otherwise all addresses."
     )
-    port: int = setting(8000, "Port of the API; 0 takes a free one.", type=PORT)
-    health_host: str = setting("", "Address of the health checks. Default: as --host.")
-    health_port: int = setting(8083, "Port of the health checks; 0 takes a free one.", type=PORT)
-    metrics_host: str = setting("", "Address of the metrics. Default: as --host.")
-    metrics_port: int = setting(8080, "Port of the metrics; 0 takes a free one.", type=PORT)
+    port: int = setting(8000, "Port of the API; 0: any free port.", type=PORT)
+    health_host: str = setting("", "Address of the health checks. Default: the value of --host.")
+    health_port: int = setting(8083, "Port of the health checks; 0: any free port.", type=PORT)
+    metrics_host: str = setting("", "Address of the metrics. Default: the value of --host.")
+    metrics_port: int = setting(8080, "Port of the metrics; 0: any free port.", type=PORT)
     workers: int = setting(
         0,
-        "Processes that serve; 0: as many as there are processor cores for this one, at most 4, and one "
-        "with the embedded database.",
+        "Number of worker processes; 0: one per available processor core, at most 4, or one with the "
+        "embedded database.",
         type=Whole(0, 64),
     )
     max_body_size: int = setting(
-        1024 * 1024, "Largest body of a request, in bytes.", type=Whole(1024, 256 * 1024 * 1024)
+        1024 * 1024, "Maximum size of a request body, in bytes.", type=Whole(1024, 256 * 1024 * 1024)
     )
     max_header_size: int = setting(
-        32 * 1024, "Largest head of a request, in bytes.", type=Whole(1024, 1024 * 1024)
+        32 * 1024, "Maximum size of a request's headers, in bytes.", type=Whole(1024, 1024 * 1024)
     )
-    read_timeout: int = setting(30, "Seconds in which a request must have arrived.", type=Whole(1, 3600))
+    read_timeout: int = setting(30, "Seconds within which a request must arrive.", type=Whole(1, 3600))
     write_timeout: int = setting(
         30,
-        "Seconds after which a client that takes nothing of its answer is hung up on.",
+        "Seconds after which a client that reads nothing of its response is disconnected.",
         type=Whole(1, 3600),
     )
     request_timeout: float = setting(
         10.0,
-        "Seconds in which an answer must begin, whatever the request waits for; then 503 is sent.",
+        "Seconds within which a response must begin, whatever the request waits for; otherwise 503.",
         type=Seconds(0.1, 3600),
     )
     max_requests: int = setting(
         500,
-        "Requests that a process has under way or waiting; beyond that they get 503.",
+        "Maximum number of requests per process, in progress or waiting; beyond that they get 503.",
         type=Whole(1, 100_000),
     )
     max_waiting: int = setting(
         5000,
-        "Clients of a process that wait for changes; beyond that they get 503.",
+        "Maximum number of clients per process that wait for changes; beyond that they get 503.",
         type=Whole(0, 1_000_000),
     )
     cors_origins: tuple[str, ...] = setting(
-        CONSOLES, "Origins whose pages may call the API, by comma.", type=Names()
+        CONSOLES, "Origins whose pages may call the API, comma-separated.", type=Names()
     )
     enable_https: bool = switch(False, "Serve the API with TLS.")
     enable_health_check_https: bool = switch(False, "Serve the health checks with TLS.")
     enable_metrics_https: bool = switch(False, "Serve the metrics with TLS.")
-    https_cert_file: Path | None = file("Certificate chain for TLS, PEM.")
-    https_key_file: Path | None = file("Key of the certificate, PEM.")
+    https_cert_file: Path | None = file("File with the certificate chain for TLS, PEM.")
+    https_key_file: Path | None = file("File with the certificate's key, PEM.")
     shutdown_timeout: int = setting(
-        20, "Seconds that requests under way are given at the end.", type=Whole(0, 3600)
+        20, "Seconds that requests in progress get to finish during shutdown.", type=Whole(0, 3600)
     )
     shutdown_delay: int = setting(
         0,
-        "Seconds at the end in which /readyz answers 503 already and requests are still taken.",
+        "Seconds during shutdown in which /readyz already answers 503 but requests are still accepted.",
         type=Whole(0, 300),
     )
 
-    no_auth: bool = switch(False, "Serve without authentication: for development.")
+    no_auth: bool = switch(False, "Serve without authentication, for development.")
     enable_jwt: bool = switch(True, "Require a bearer token.")
     enable_authz: bool = switch(
-        False, "Ask OCM's access review whether the caller may do what it asks for."
+        False, "Ask OCM's access review whether callers are allowed to do what they request."
     )
     any_caller: bool = switch(
-        False, "Let in everybody whom the public issuer, that of the default keys, knows."
+        False, "Let in everyone with an account at the public issuer, that of the default keys."
     )
     jwk_cert_url: str = setting(
         PUBLIC_KEYS,
         "URL of the keys that tokens are verified with; empty for none.",
     )
-    jwk_cert_ca_file: Path | None = file(
-        "File with the certificates that sign those of the key servers."
-    )
-    jwk_cert_file: Path | None = file("File of keys that tokens are verified with, beside the URL.")
+    jwk_cert_ca_file: Path | None = file("File with the CA certificates for the key servers.")
+    jwk_cert_file: Path | None = file("File with keys that tokens are verified with, besides the URL.")
     jwt_issuers: tuple[str, ...] = setting(
         (),
-        "Issuers whose tokens are accepted, by comma: ISSUER for the keys above, or ISSUER=URL or "
-        "ISSUER=FILE with keys of its own. Default: whoever signs with the keys above.",
+        "Issuers whose tokens are accepted, comma-separated: ISSUER for the keys above, ISSUER=URL or "
+        "ISSUER=FILE for its own keys. Default: anyone who signs with the keys above.",
         type=Names(),
     )
     jwt_configs: tuple[issuers.Issuer, ...] = setting(
         (),
-        "Issuers with particulars of their own, instead: a list in the file, JSON elsewhere. What one "
-        "leaves out is as the settings for all issuers say.",
+        "Replaces --jwt-issuers with issuers that have their own settings: a list in the file, JSON "
+        "elsewhere. Omitted members default to the settings for all issuers.",
         type=Mappings(issuers.parse),
     )
     jwt_audiences: tuple[str, ...] = setting(
-        (), "Audiences, by comma, one of which a token must name. Default: any.", type=Names()
+        (), "Audiences, comma-separated, one of which a token must name. Default: any.", type=Names()
     )
     identity_claims: tuple[str, ...] = setting(
         ("email", "username", "preferred_username", "sub"),
-        "Claims that name the caller, by comma; the first that does counts.",
+        "Claims that name the caller, comma-separated; the first usable one counts.",
         type=Names(),
     )
-    acl_file: Path | None = file("YAML list of claims and patterns that let in.")
+    acl_file: Path | None = file("YAML file with a list of claims and patterns that grant access.")
     audit_acl_file: Path | None = file(
-        "The same of those who may read the audit; otherwise those whom --enable-authz lets."
+        "Like --acl-file, for reading the audit. Default: those whom --enable-authz allows."
     )
     tenant_enabled: bool = switch(
-        False, "Keep tenants apart, by headers that a trusted gateway sets (see docs/tenants.md)."
+        False, "Keep tenants apart by headers that a trusted gateway sets (see docs/tenants.md)."
     )
     tenant_system_header: str = setting(
-        "", "Header that is true for system callers, who see all tenants and write statuses alone."
+        "", "Header that is true for system callers, which see all tenants and write only statuses."
     )
     tenant_dimensions: tuple[tenancy.Dimension, ...] = setting(
         (),
-        "What makes a tenant: header, key and required of each dimension; a list in the file, JSON "
-        "elsewhere.",
+        "Dimensions that identify a tenant, each with header, key and required; a list in the file, "
+        "JSON elsewhere.",
         type=Mappings(tenancy.parse),
     )
-    ocm_base_url: str = setting("https://api.openshift.com", "Where --enable-authz asks.")
+    ocm_base_url: str = setting("https://api.openshift.com", "URL of OCM for --enable-authz.")
     ocm_token_url: str = setting(
         "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/token",
-        "Where the token for --enable-authz comes from.",
+        "URL that issues the token for --enable-authz.",
     )
     ocm_client_id: str = secret("Client id for --enable-authz.")
     ocm_client_secret: str = secret("Client secret for --enable-authz.")
-    ocm_ca_file: Path | None = file("File with the certificates that sign those of OCM.")
+    ocm_ca_file: Path | None = file("File with the CA certificates for OCM.")
 
     database_url: str = secret("postgresql:// URL or key=value string. Default: an embedded PostgreSQL.")
     read_database_url: str = secret(
-        "The same of hot standbys, one or several hosts: they serve lists, searches and reads of a "
+        "The same for hot standbys, one or several hosts, which serve lists, searches and reads of a "
         "resource."
     )
     max_staleness: float = setting(
         2.0,
-        "Seconds that a standby may be behind; beyond, and where none serves, the database itself does.",
+        "Seconds that a standby may lag behind; if none is recent enough, the database itself serves.",
         type=Seconds(0.1, 3600),
     )
     db_host: str = secret("Host of the database, instead of --database-url.")
@@ -234,117 +232,119 @@ class Settings:
         "How the connection is encrypted.",
         type=click.Choice(["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
     )
-    db_rootcert: str = setting("", "File with the certificates that sign the database's.")
-    db_pool_size: int = setting(6, "Most connections of a process to the database.", type=Whole(1, 1000))
+    db_rootcert: str = setting("", "File with the CA certificates for the database.")
+    db_pool_size: int = setting(
+        6, "Maximum number of database connections per process.", type=Whole(1, 1000)
+    )
     db_max_connections: int = setting(
         0,
-        "Most connections of the service as a whole, which its processes share; 0: as many as they may "
-        "have each.",
+        "Maximum number of database connections of the whole service, shared by its processes; 0: "
+        "limited per process only.",
         type=Whole(0, 100_000),
     )
     db_connect_timeout: int = setting(
         300,
-        "Seconds to wait at the start for a database that cannot be reached; probes are answered.",
+        "Seconds to wait at startup for an unreachable database; probes are answered meanwhile.",
         type=Whole(0, 86400),
     )
     statement_timeout: float = setting(
         5.0,
-        "Seconds after which a search, or another statement, is ended; 0: never.",
+        "Seconds after which a search or any other statement is ended; 0: never.",
         type=Seconds(0, 3600),
     )
     data_dir: Path | None = setting(
         None,
-        "Folder of the embedded PostgreSQL. Default: hyperfleet in the user's data home.",
+        "Directory of the embedded PostgreSQL. Default: hyperfleet in the user's data home.",
         type=click.Path(file_okay=False, path_type=Path),
     )
 
     required_adapters_cluster: tuple[str, ...] = setting(
         (),
-        "Adapters that must report on a cluster, by comma or a list in JSON. Default: all that do.",
+        "Adapters that must report on a cluster, comma-separated or a JSON list. Default: all that do.",
         type=AdapterNames(),
     )
     required_adapters_nodepool: tuple[str, ...] = setting(
-        (), "Adapters that must report on a node pool, by comma.", type=AdapterNames()
+        (), "Adapters that must report on a node pool, comma-separated.", type=AdapterNames()
     )
 
     changes_retention: float = setting(
         7 * 86400.0,
-        "Seconds for which changes are kept; who has not followed them for so long lists again. 0: for "
-        "ever.",
+        "Seconds for which changes are kept; clients that fall further behind must list again. 0: "
+        "forever.",
         type=Seconds(0, 10 * 366 * 86400),
     )
     require_if_match: bool = switch(
-        False, "Refuse a PATCH or DELETE that does not say which version it is for."
+        False, "Refuse a PATCH or DELETE that does not say which version it applies to."
     )
     history: int = setting(
         100,
-        "Past generations that are kept of each resource, beside the present one; 0: none.",
+        "Number of past generations kept of each resource, besides the current one; 0: none.",
         type=Whole(0, 10_000),
     )
     audit_retention: int = setting(
-        365, "Days for which records of the audit are kept; 0: for ever.", type=Whole(0, 36_500)
+        365, "Days for which audit records are kept; 0: forever.", type=Whole(0, 36_500)
     )
     openapi_schema_path: str = setting(
-        "", "OpenAPI document whose ClusterSpec and NodePoolSpec say what specs may hold."
+        "", "OpenAPI document whose ClusterSpec and NodePoolSpec define what specs may contain."
     )
     schema_required: bool = switch(
-        True, "Refuse to start when the document at --openapi-schema-path cannot be used."
+        True, "Refuse to start if the document at --openapi-schema-path cannot be used."
     )
 
     default_fields: tuple[str, ...] = setting(
         (STRICT_CLIENT,),
-        "Members shown to clients whose User-Agent begins so, when they do not say it: "
-        "AGENT=FIELDS, separated by semicolons. Default: those that a strict client of December 2025 "
-        "knows.",
+        "Default members for clients whose User-Agent begins with AGENT, if they do not ask for others: "
+        "AGENT=FIELDS, separated by semicolons. Default: the members that a strict client of December "
+        "2025 knows.",
         type=Names(";"),
     )
     validate_responses: str = setting(
         "",
-        "Answers that are checked against the contract: off, sample (one in 100 of an operation, at "
-        "least one a second) or all, under which one that breaks it becomes an error. "
-        "Default: all with the embedded database, else sample.",
+        "Which responses are checked against the contract: off, sample (one in 100 per operation, at "
+        "least one a second) or all, which turns a response that violates it into an error. "
+        "Default: all with the embedded database, otherwise sample.",
         type=click.Choice(["", "off", "sample", "all"]),
     )
     first_generation_metrics: bool = switch(
         False,
-        "Count requests as api_inbound_request_count and _duration too.",
+        "Also count requests as api_inbound_request_count and _duration.",
     )
     stuck_after: float = setting(
         600.0,
-        "Seconds after which a resource that is not as it is wanted counts as stuck in the metrics.",
+        "Seconds after which a resource that is not reconciled counts as stuck in the metrics.",
         type=Seconds(1, 7 * 86400),
     )
     slow_statement: float = setting(
         1.0,
-        "Seconds after which a statement of the database is logged as slow; 0: never.",
+        "Seconds after which a database statement is logged as slow; 0: never.",
         type=Seconds(0, 3600),
     )
     log_level: str = setting(
         "info",
-        "Least severe message that is logged.",
+        "Lowest severity that is logged.",
         type=Level(),
     )
     log_format: str = setting(
         "",
-        "How lines are written: json or text. Default: text on a terminal, else json.",
+        "Format of log lines: json or text. Default: text on a terminal, otherwise json.",
         type=click.Choice(["", "json", "text"]),
     )
     tracing_enabled: str = setting(
         "",
-        "Make traces of requests and statements (OpenTelemetry), and send them where the variables "
-        "OTEL_* say. Default: where these name a place.",
+        "Trace requests and statements (OpenTelemetry), and send traces to the destination set by the "
+        "variables OTEL_*. Default: on if these name a destination.",
         type=click.Choice(["", "true", "false"]),
         is_flag=False,
         flag_value="true",
     )
     log_masked: tuple[str, ...] = setting(
         ("password", "passwd", "secret", "token", "authorization", "api_key", "credential"),
-        "Names, or parts of names, by comma, whose values are never logged.",
+        "Names or parts of names, comma-separated, whose values are never logged.",
         type=Names(),
     )
     access_log: float = setting(
         1.0,
-        "Share of the requests that are logged, from 0 to 1; those that failed always are.",
+        "Share of requests that are logged, from 0 to 1; failed requests always are.",
         type=Share(0, 1),
     )
 
@@ -375,7 +375,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.m
 
 # The settings that name the file which holds another one.
 FILED = {
-    f"{name}_file": file(f"File that holds --{name.replace('_', '-')}.")
+    f"{name}_file": file(f"File that contains --{name.replace('_', '-')}.")
     for name, field in FIELDS.items()
     if field.metadata["filed"]
 }

@@ -39,15 +39,15 @@ class Synonym(NamedTuple):
         return ["HYPERFLEET_" + name.upper() for name in (self.field, self.former) if name]
 
 
-KEPT = "connections are kept as long as they are of use"
+KEPT = "connections are kept as long as they are useful"
 RETRIED = "see --db-connect-timeout"
 STDOUT = "the log goes to stdout"
 DEBUG = "see --log-level=debug"
-ONE_CERTIFICATE = "see --https-cert-file, which is for all"
+ONE_CERTIFICATE = "see --https-cert-file, which applies to all listeners"
 ACCESS = "see --enable-authz"
 
 SYNONYMS = (
-    Synonym("server.hostname", "--server-hostname --api-server-hostname", why="no answer has one"),
+    Synonym("server.hostname", "--server-hostname --api-server-hostname", why="no response has one"),
     Synonym("server.host", "--server-host", "host"),
     Synonym("server.port", "--server-port", "port"),
     Synonym("server.openapi_schema_path", "--server-openapi-schema-path", "openapi_schema_path"),
@@ -68,7 +68,7 @@ SYNONYMS = (
     Synonym("server.tenant.enabled", "--server-tenant-enabled", "tenant_enabled", bare=True),
     Synonym("server.tenant.system_header", "--server-tenant-system-header", "tenant_system_header"),
     Synonym("server.tenant.dimensions", "", "tenant_dimensions"),
-    Synonym("database.dialect", "--db-dialect", why="it is PostgreSQL"),
+    Synonym("database.dialect", "--db-dialect", why="it is always PostgreSQL"),
     Synonym("database.host", "", "db_host"),
     Synonym("database.host_file", "", "db_host_file"),
     Synonym("database.port", "", "db_port"),
@@ -105,7 +105,7 @@ SYNONYMS = (
     Synonym(
         "metrics.label_metrics_inclusion_duration",
         "--metrics-label-metrics-inclusion-duration",
-        why="no metric is of a label",
+        why="no metric is about labels",
     ),
     Synonym("metrics.deletion_stuck_threshold", "--metrics-deletion-stuck-threshold", "stuck_after"),
     Synonym(
@@ -117,7 +117,7 @@ SYNONYMS = (
     Synonym("health.tls.cert_file", "--health-tls-cert-file", why=ONE_CERTIFICATE),
     Synonym("health.tls.key_file", "--health-tls-key-file", why=ONE_CERTIFICATE),
     Synonym("health.shutdown_timeout", "--health-shutdown-timeout", "shutdown_timeout"),
-    Synonym("health.db_ping_timeout", "--health-db-ping-timeout", why="it is 2 s"),
+    Synonym("health.db_ping_timeout", "--health-db-ping-timeout", why="it is always 2 s"),
     Synonym("ocm.self_token", "--ocm-self-token", why=ACCESS),
     Synonym("ocm.self_token_file", "", why=ACCESS),
     Synonym("ocm.debug", "--ocm-debug", why=ACCESS, bare=True),
