@@ -14,6 +14,7 @@ import pytest
 import requests
 from alike import problem
 from conftest import Api
+from older import flush_counters
 from own_server import Server, frozen, kill, own_server, standby
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run
@@ -84,7 +85,7 @@ def served(serving: Serving) -> dict[str, int]:
 def reads_of(folder: str) -> int:
     """Transactions that a server of PostgreSQL has committed, by its own word."""
     with psycopg.connect(host=folder, port=5432, user="postgres", autocommit=True) as conn:
-        conn.execute("SELECT pg_stat_force_next_flush()")
+        flush_counters(conn)
         time.sleep(0.1)
         query = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'"
         [(count,)] = conn.execute(query).fetchall()

@@ -11,6 +11,7 @@ import pytest
 import requests
 from conftest import Api
 from issuer import KeyServer, key_pair, key_set
+from older import end_others
 from own_server import own_server
 from process import CLEAN, HYPERFLEET, Serving, free_port
 
@@ -50,10 +51,7 @@ def test_each_check_has_a_name_a_state_and_an_age(database: str, sql: psycopg.Co
         name = psycopg.sql.Identifier(sql.info.dbname)
         switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
         sql.execute(switch.format(name))
-        sql.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        end_others(sql)
         deadline = time.monotonic() + 5
         while checks(server)[1]["writable"] != "read-only":
             assert time.monotonic() < deadline
