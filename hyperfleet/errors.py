@@ -109,15 +109,15 @@ CATALOGUE: dict[str, Entry] = {
         (401, "authentication-error", EXPIRED_TOKEN, "Token expired", "The token has expired."),
         (
             *(401, "authentication-error", NO_IDENTITY, "No identity"),
-            "The token has no claim that names the caller, which a change is recorded under.",
+            "The token has no claim that names the caller, under whose name changes are recorded.",
         ),
         (403, "authorization-error", FORBIDDEN, "Forbidden", "The caller is not allowed to do this."),
         (404, "not-found", NO_PATH, "No such path", "The API has no such path."),
         (404, "not-found", NOT_FOUND, "Not found", "There is no such resource."),
         (
             *(410, "gone", GONE, "Too old"),
-            "The feed does not go on from this token, which is too old or of another database; read the "
-            "list again, and go on with its link changes.",
+            "The feed cannot continue from this token, which is too old or from another database; read "
+            "the list again, and continue with its changes link.",
         ),
         (409, "conflict", NAME_TAKEN, "Name taken", "Another resource has this name."),
         (
@@ -126,16 +126,19 @@ CATALOGUE: dict[str, Entry] = {
         ),
         (
             *(409, "conflict", WRONG_STATE, "Wrong state"),
-            "What is being deleted cannot be changed; nothing else can be force-deleted.",
+            "A resource being deleted cannot be changed; only such a resource can be force-deleted.",
         ),
         (
             428,
             "conflict",
             UNCONDITIONAL,
             "If-Match required",
-            "A change must name the version that it is for, in If-Match.",
+            "A change must name in If-Match the version that it is for.",
         ),
-        (422, "conflict", KEY_REUSED, "Key reused", "The Idempotency-Key came with another request."),
+        (
+            *(422, "conflict", KEY_REUSED, "Key reused"),
+            "The Idempotency-Key was already used with another request.",
+        ),
         (
             413,
             "limit-exceeded",

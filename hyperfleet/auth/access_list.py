@@ -27,7 +27,7 @@ def parse_rules(text: str) -> list[Rule]:
             raise ValueError("each item must have a claim and a pattern, and nothing else")
         claim, pattern = item["claim"], item["pattern"]
         if not isinstance(claim, str) or not isinstance(pattern, str):
-            raise ValueError("a claim and a pattern must be texts")
+            raise ValueError("a claim and a pattern must be strings")
         try:
             rules.append((claim, re.compile(pattern)))
         except (re.error, OverflowError, RecursionError) as error:

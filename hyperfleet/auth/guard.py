@@ -87,9 +87,9 @@ class Guard:
         chosen = self.rules or self.review or settings.any_caller
         if self.verifier.lets_in(PUBLIC_KEYS) and not chosen:
             raise ConfigurationError(
-                "Whoever has any account with the public issuer could write: say who may with "
-                "--jwt-audiences, --acl-file or --enable-authz, or with --any-caller that everybody "
-                "may; or name the keys of another issuer, with --jwk-cert-url."
+                "Anyone with an account at the public issuer could write: restrict callers with "
+                "--jwt-audiences, --acl-file or --enable-authz, let everybody in with --any-caller, or "
+                "name the keys of another issuer with --jwk-cert-url."
             )
 
     async def admit(
@@ -130,7 +130,7 @@ class Guard:
         if self.auditors is not None and matches(self.auditors.get(), claims):
             return True
         if self.review is None:
-            raise _forbidden("The audit is for those whom its access list names.")
+            raise _forbidden("Only callers that the access list of the audit names may read it.")
         return False
 
     async def _verified(
@@ -141,7 +141,7 @@ class Guard:
         for header, token in tokens:
             try:
                 if len(headers.getlist(header)) > 1:
-                    raise refusal(errors.INVALID_TOKEN, f"There must be one {header} header.")
+                    raise refusal(errors.INVALID_TOKEN, f"There must be exactly one {header} header.")
                 return await self.verifier.claims(token, header)
             except Problem as problem:
                 problems.append(problem)

@@ -17,7 +17,7 @@ from hyperfleet.errors import Problem
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.settings.tenancy import WORD
 
-SYSTEM_WRITES = "A system caller reads everything, and writes statuses alone."
+SYSTEM_WRITES = "A system caller can read everything, but write only statuses."
 
 # The tenancy of the caller of the request at hand. Of a system caller it is empty, and everything is
 # seen; it is None where nobody has asked for it.
@@ -64,11 +64,11 @@ class Tenants:
                 found[one.key] = value
             elif one.required:
                 raise Problem(
-                    errors.FORBIDDEN, f"The header {one.header} is missing, which says whose this is."
+                    errors.FORBIDDEN, f"The header {one.header}, which names the tenant, is missing."
                 )
         if not found:
             # Nobody must come to see everything because a setting was wrong.
-            raise Problem(errors.FORBIDDEN, "No header says whose this is.")
+            raise Problem(errors.FORBIDDEN, "No header names the tenant.")
         return found
 
 
@@ -76,6 +76,6 @@ def _one(headers: Headers, name: str) -> str:
     values = headers.getlist(name)
     if len(values) > 1:
         # One is the client's own, and which is not known.
-        raise Problem(errors.FORBIDDEN, f"There must be one {name} header.")
+        raise Problem(errors.FORBIDDEN, f"There must be exactly one {name} header.")
     # Of white space HTTP knows these alone; what else looks like it is part of a value.
     return values[0].strip(" \t") if values else ""

@@ -88,9 +88,9 @@ class Verifier:
         self.headers = tuple(self.issuers) or (AUTHORIZATION,)
         if not all(one.sources for one in self._all()):
             raise ConfigurationError(
-                "Tokens are required, but there are no keys to verify them with: give --jwk-cert-url, "
-                "--jwk-cert-file, or a source of keys with each of --jwt-issuers or --jwt-configs; or "
-                "--no-auth."
+                "Tokens are required, but there are no keys to verify them with: set --jwk-cert-url or "
+                "--jwk-cert-file, name the keys of each issuer in --jwt-issuers or --jwt-configs, or "
+                "use --no-auth."
             )
 
     def _own(self, issuer: Issuer, client: Client) -> list[Source]:
@@ -265,4 +265,4 @@ def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
         raise refusal(errors.INVALID_TOKEN, errors.BAD_TYPE)
     # As OCM's services refuse it: somebody else acts under the name.
     if claims.get("impersonated", False) is not False:
-        raise refusal(errors.INVALID_TOKEN, "A token of an impersonation is not accepted.")
+        raise refusal(errors.INVALID_TOKEN, "Impersonation tokens are not accepted.")

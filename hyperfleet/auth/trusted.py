@@ -53,13 +53,15 @@ class Trusted:
         name = name or identity.from_claims(claims, self.claims)
         # A name is bounded in length, and the time that this takes by that.
         if self.pattern is not None and not (name and self.pattern.is_valid(name)):
-            raise refusal(errors.NO_IDENTITY, "The caller's identity is none that its issuer may name.")
+            raise refusal(errors.NO_IDENTITY, "The token's issuer may not name this identity.")
         return name
 
     def _of_gateway(self, headers: Headers) -> str:
         given = headers.getlist(self.identity_header)
         if len(given) > 1:
-            raise refusal(errors.NO_IDENTITY, f"There must be one {self.identity_header} header.")
+            raise refusal(
+                errors.NO_IDENTITY, f"There must be exactly one {self.identity_header} header."
+            )
         if not given or not given[0].strip():
             return ""
         try:
@@ -88,7 +90,6 @@ def _pattern(issuer: Issuer) -> jsonschema_rs.Validator:
         )
     except ValueError:
         raise ConfigurationError(
-            f"identity_claim_pattern of {issuer.issuer_url}: {pattern[:200]!r} is not a regular "
-            "expression that can be used here: there are no back-references, no look-around and no "
-            "[:classes:]."
+            f"identity_claim_pattern of {issuer.issuer_url}: {pattern[:200]!r} is not a supported "
+            "regular expression: back-references, look-around and [:classes:] cannot be used."
         ) from None

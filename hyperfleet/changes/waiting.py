@@ -68,7 +68,7 @@ class Waiting:
     def admit(self) -> None:
         """Raises Problem where no more may wait."""
         if self.count >= self.most:
-            raise Problem(BUSY, f"{self.most} clients wait for changes already; try again.")
+            raise Problem(BUSY, f"{self.most} clients are already waiting for changes; try again.")
 
     def idle(self, place: Place) -> bool:
         """Whether nothing has come behind a place, as was seen a moment ago."""
@@ -128,7 +128,7 @@ class Waiting:
                     pause = await self._once(self.seen)
                 except (psycopg.Error, TimeoutError) as error:
                     # They wait as long as they want to, and are told then.
-                    logger.debug("the feed could not be looked at: %s", type(error).__name__)
+                    logger.debug("the feed could not be read: %s", type(error).__name__)
                     pause = FAILED
         finally:
             self.seen, self.delay = None, 0.0

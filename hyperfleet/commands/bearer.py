@@ -12,7 +12,7 @@ from hyperfleet.auth.remote import is_loopback
 def checked(token: str) -> str:
     """A token, as it is. Raises click's UsageError for one that no header can have."""
     if not (token.isascii() and token.isprintable()):
-        raise click.UsageError("The token has characters that no token has.")
+        raise click.UsageError("The token has characters that a token cannot have.")
     return token
 
 

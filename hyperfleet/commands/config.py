@@ -37,9 +37,9 @@ IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
     type=click.Choice(["table", "yaml", "json"]),
     default="table",
     show_default=True,
-    help="How the settings are shown.",
+    help="How to show the settings.",
 )
-@click.option("--check", is_flag=True, help="Only say whether a start with them would succeed.")
+@click.option("--check", is_flag=True, help="Only check whether the service would start with them.")
 def config(output: str, check: bool, **values: Any) -> None:
     """Show the settings in force, and where each comes from."""
     chosen = options.from_options(values)

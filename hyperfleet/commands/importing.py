@@ -28,20 +28,20 @@ from hyperfleet.settings.values import FILE
     help="Bearer token for --from-api.",
 )
 @click.option("--token-file", type=FILE, help="File that holds --token.")
-@click.option("--derive-ids", is_flag=True, help="Make a UUID of each id that is none.")
-@click.option("--dry-run", is_flag=True, help="Read everything, write nothing, report the same.")
+@click.option("--derive-ids", is_flag=True, help="Derive a UUID from each id that is not one.")
+@click.option("--dry-run", is_flag=True, help="Read and report everything, but write nothing.")
 @click.option(
     "--remove-most",
     is_flag=True,
-    help="Remove here what is gone there, even if it is most of what was imported, or all.",
+    help="Remove here what is gone from the original, even if that is most or all of the import.",
 )
-@click.option("--follow", is_flag=True, help="Go on with what changes, until SIGINT or SIGTERM.")
+@click.option("--follow", is_flag=True, help="Keep importing changes until SIGINT or SIGTERM.")
 def import_(**values: Any) -> None:
-    """Take over what a running original holds, from its database or over its API.
+    """Import what a running original holds, from its database or through its API.
 
-    May be run again at any time: it goes on, and changes nothing that is the same already. Nothing is
-    written to the original. Exits with 0 when all was taken, with 3 when something was not, which is
-    listed with the reasons.
+    Can be run again at any time: it continues, and leaves alone what is already the same. Nothing is
+    written to the original. Exits with 0 if everything was imported, with 3 if something was not, and
+    lists that with the reasons.
     """
     # Not needed by the other commands, and slow to import.
     from hyperfleet.commands import transfer  # noqa: PLC0415

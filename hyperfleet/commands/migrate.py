@@ -15,8 +15,8 @@ from hyperfleet.settings.catalogue import Settings
 @options.options("database_", "db_", "data_dir", "log_level", "required_adapters_")
 @click.command()
 @click.option("--list", "show", is_flag=True, help="Only show what is applied and what is pending.")
-@click.option("--rollback", type=click.IntRange(1), help="Take back so many of the newest migrations.")
-@click.option("--yes", is_flag=True, help="Take back without asking.")
+@click.option("--rollback", type=click.IntRange(1), help="Roll back this many of the newest migrations.")
+@click.option("--yes", is_flag=True, help="Roll back without asking.")
 @click.option(
     "--refold", is_flag=True, help="Fold every status anew, after required adapters or rules changed."
 )
@@ -65,10 +65,8 @@ def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("What is dropped is lost with all that it holds; if so, add --yes.")
-    click.confirm(
-        f"Drop all this from {connection.describe(conninfo)}, with all that it holds?", abort=True
-    )
+        raise click.UsageError("Everything dropped is lost with its data; add --yes to go ahead.")
+    click.confirm(f"Drop all this from {connection.describe(conninfo)}, with all its data?", abort=True)
 
 
 def _refold(conninfo: str, chosen: Settings) -> None:

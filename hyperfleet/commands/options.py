@@ -228,17 +228,17 @@ def from_options(values: Mapping[str, Any]) -> Settings:
         if rank < other or (rank == other and not chosen[name]):
             chosen[name], given[name] = content(given[path_name], path), given[path_name]
         elif rank == other:
-            raise ConfigurationError(f"{given[name]} and {given[path_name]} say the same: give one.")
+            raise ConfigurationError(f"{given[name]} and {given[path_name]} exclude each other.")
     for name in ("database_url", "read_database_url"):
         if chosen.get(name):
             chosen[name] = database_url(given[name], chosen[name])
     if chosen.get("database_url") and chosen.get("db_host"):
         raise ConfigurationError(
-            f"{given['database_url']} and {given['db_host']} both name a database: give one."
+            f"{given['database_url']} and {given['db_host']} both name a database: give only one."
         )
     if chosen.get("jwt_configs") and chosen.get("jwt_issuers"):
         both = f"{given['jwt_configs']} and {given['jwt_issuers']}"
-        raise ConfigurationError(f"{both} both name issuers: give one.")
+        raise ConfigurationError(f"{both} both name issuers: give only one.")
     if not _are_ports(chosen.get("db_port", "")):
         raise ConfigurationError(f"{given['db_port']} must be a port from 1 to 65535.")
     settings = Settings(**_of_entities(ctx, chosen, given), entities=ctx.meta.get(ENTITIES, ()))
@@ -258,7 +258,7 @@ def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str,
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise ConfigurationError(
                 f"{given[name]} and required_adapters of {entity.kind}, under entities in "
-                f"{ctx.meta[FROM]}, say the same: give one."
+                f"{ctx.meta[FROM]}, exclude each other."
             )
         chosen[name] = entity.required_adapters
     return chosen
@@ -268,10 +268,10 @@ def check(chosen: Settings) -> None:
     """Raises ConfigurationError for settings that contradict each other."""
     if chosen.read_database_url and not chosen.database_url and not chosen.db_host:
         raise ConfigurationError(
-            "--read-database-url names standbys: say with --database-url of which database."
+            "--read-database-url names standbys: name their primary with --database-url."
         )
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
-        raise ConfigurationError("--enable-authz needs to know who asks: leave out --enable-jwt=false.")
+        raise ConfigurationError("--enable-authz needs to know who asks: remove --enable-jwt=false.")
     if chosen.tenant_enabled:
         for fault in tenancy.contradictions(chosen.tenant_system_header, chosen.tenant_dimensions):
             raise ConfigurationError(fault)
@@ -361,7 +361,7 @@ def database_url(given: str, url: str) -> str:
         url = scheme[0].lower() + url[len(scheme[0]) :]
     elif not re.match(r"\w+\s*=", url):
         raise ConfigurationError(
-            f"{given} must be a URL such as postgresql://USER:PASSWORD@HOST:PORT/NAME, or texts such as "
+            f"{given} must be a URL such as postgresql://USER:PASSWORD@HOST:PORT/NAME, or pairs such as "
             "host=HOST dbname=NAME."
         )
     try:
@@ -394,6 +394,6 @@ def _are_ports(text: str) -> bool:
 
 
 ENCODE = (
-    " In a URL, what is no letter or digit in a user or a password is written with a percent sign: "
+    " In a URL, percent-encode each character of a user or password that is not a letter or digit: "
     "%40 for @, %2F for /, %3A for :, %23 for #, %3F for ?, %25 for %."
 )

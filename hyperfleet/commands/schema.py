@@ -54,8 +54,8 @@ def schema_group() -> None:
     "--against",
     default="",
     metavar="URL|DATABASE",
-    help="Try the stored specs too: http(s):// address of a service, connection string of a database, "
-    "or 'database' for the one that the settings name.",
+    help="Check the stored specs too: http(s):// address of a service, connection string of a "
+    "database, or 'database' for the one that the settings name.",
 )
 @click.option(
     "--token",
@@ -67,8 +67,8 @@ def schema_group() -> None:
 def check(file: Path, against: str, token: str, **values: Any) -> None:
     """Check the provider's OpenAPI document FILE before it is rolled out.
 
-    Says what is wrong with it and, with --against, which stored specs it would refuse. Exits with 1 in
-    either case.
+    Reports what is wrong with it and, with --against, which stored specs it would refuse. Exits with 1
+    in either case.
     """
     chosen = options.from_options(values)
     try:
@@ -91,7 +91,7 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
             broken = [_report(kind, document, *source(kind)) for kind in document.validators]
     except psycopg.errors.UndefinedTable:
         raise click.ClickException(
-            "The database cannot be read: it lacks migrations, or it is another service's."
+            "The database cannot be read: it lacks migrations or belongs to another service."
         ) from None
     except psycopg.Error as error:
         told = f"The database cannot be read: {connection.reason(error)}"
@@ -135,7 +135,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
     if not conninfo:
         # Who only asks what would break gets no new database where the folder is misspelt.
         if not embedded.made(folder):
-            raise click.ClickException(f"There is no database in {folder}; none is named either.")
+            raise click.ClickException(f"There is no database in {folder}; the settings name no other.")
         conninfo = stack.enter_context(embedded.running(folder))
     return _from_database(conninfo, stack)
 
@@ -177,7 +177,7 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         if not _is_list(answer):
-            raise ValueError("it does not answer as the API of HyperFleet does.")
+            raise ValueError("it does not answer like the HyperFleet API.")
         return answer
 
     def stored(answer: dict[str, Any]) -> Iterator[Stored]:

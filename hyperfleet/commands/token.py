@@ -29,7 +29,7 @@ class Lifetime(click.ParamType[Any]):
             return value
         match = re.fullmatch(r"(-?\d{1,9})([smhd])", str(value))
         if match is None:
-            self.fail(f"{value!r} is not like 30m, 12h or 7d.", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 30m, 12h or 7d.", param, ctx)
         return int(match[1]) * UNITS[match[2]]
 
 
@@ -42,15 +42,15 @@ class Lifetime(click.ParamType[Any]):
     show_default="hyperfleet in the user's configuration",
     help="Folder of the key pair, the key set and the token.",
 )
-@click.option("--email", default="developer@hyperfleet.local", show_default=True, help="Who it names.")
-@click.option("--username", default="developer", show_default=True, help="The account it names.")
-@click.option("--issuer", default="https://hyperfleet.local", show_default=True, help="Its iss.")
-@click.option("--audience", help="Its aud.")
+@click.option("--email", default="developer@hyperfleet.local", show_default=True, help="Email it names.")
+@click.option("--username", default="developer", show_default=True, help="Account it names.")
+@click.option("--issuer", default="https://hyperfleet.local", show_default=True, help="Its iss claim.")
+@click.option("--audience", help="Its aud claim.")
 @click.option(
-    "--lifetime", type=Lifetime(), default="12h", show_default=True, help="How long it is valid."
+    "--lifetime", type=Lifetime(), default="12h", show_default=True, help="How long the token is valid."
 )
 @click.option(
-    "--claim", "claims", multiple=True, metavar="NAME=VALUE", help="Another claim; JSON, or else text."
+    "--claim", "claims", multiple=True, metavar="NAME=VALUE", help="Another claim, as JSON or text."
 )
 def token(
     folder: Path, lifetime: int, audience: str | None, claims: tuple[str, ...], **who: str
@@ -58,7 +58,7 @@ def token(
     """Make a token for development, and print it.
 
     The first call makes a key pair; `hyperfleet serve --jwk-cert-file DIR/jwks.json` then accepts the
-    tokens, without a network. Never do that in production: who has the folder can be anybody.
+    tokens, without a network. Never do that in production: anyone with the folder can pose as anybody.
     """
     try:
         key = _key(folder)

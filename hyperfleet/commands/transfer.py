@@ -78,7 +78,7 @@ def _secret(values: dict[str, Any], name: str) -> str:
         return str(values[name])
     source = click.get_current_context().get_parameter_source(name)
     if values[name] and source is click.core.ParameterSource.COMMANDLINE:
-        raise ConfigurationError(f"{flag} and {flag}-file say the same: give one.")
+        raise ConfigurationError(f"{flag} and {flag}-file exclude each other.")
     return options.content(f"{flag}-file", Path(path))
 
 
@@ -139,7 +139,7 @@ def _follow(takeover: Takeover) -> Counts:
         except (psycopg.OperationalError, Unreadable) as error:
             if ending or not since:
                 raise
-            told = f"{_clock()}  not possible at present: {connection.reason(error)}"
+            told = f"{_clock()}  not possible at the moment: {connection.reason(error)}"
             click.echo(told, err=True)
             stop.wait(PAUSE)
             continue
@@ -166,12 +166,12 @@ def _tell(counts: Counts, *, whole: bool, took: float) -> None:
     stored = counts.number("stored", "AdapterStatus")
     click.echo(
         f"{_clock()}  {'all' if whole else 'changes'}: {looked} looked at, {line}, {stored} reports, "
-        f"{len(counts.refusals)} not taken ({took:.1f} s)"
+        f"{len(counts.refusals)} not imported ({took:.1f} s)"
     )
 
 
 def _report(counts: Counts, *, dry: bool) -> None:
-    click.echo("Nothing was written; this is what would be:" if dry else "Done:")
+    click.echo("Nothing was written; this is what would have been:" if dry else "Done:")
     for kind, of in NATIVE.items():
         numbers = (
             f"{counts.number(name, kind)} {name}" for name in ("new", "changed", "same", "removed")
@@ -179,11 +179,11 @@ def _report(counts: Counts, *, dry: bool) -> None:
         click.echo(f"  {of.noun + 's':11} {', '.join(numbers)}")
     click.echo(f"  {'reports':11} {counts.number('stored', 'AdapterStatus')} stored")
     if counts.elsewhere:
-        click.echo(f"From another original, and left alone: {counts.elsewhere} resources")
+        click.echo(f"Left alone, as they came from another original: {counts.elsewhere} resources")
     if not counts.refusals:
-        click.echo("All was taken.")
+        click.echo("Everything was imported.")
         return
-    click.echo(f"Not taken: {len(counts.refusals)}")
+    click.echo(f"Not imported: {len(counts.refusals)}")
     for refusal in counts.refusals:
         name = f" {refusal.name!r}" if refusal.name else ""
         click.echo(f"  {refusal.kind} {refusal.id}{name}: {refusal.reason}")

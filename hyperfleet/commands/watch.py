@@ -26,27 +26,27 @@ FIRST, LAST = 0.5, 10.0
     envvar="HYPERFLEET_URL",
     show_envvar=True,
     show_default=True,
-    help="Where the API is.",
+    help="URL of the API.",
 )
 @click.option("--token", default="", envvar="HYPERFLEET_TOKEN", show_envvar=True, help="Bearer token.")
-@click.option("--token-file", type=FILE, help="File that holds --token; read anew for each request.")
+@click.option("--token-file", type=FILE, help="File that holds --token; read again for each request.")
 @click.option("--kind", help="Only resources of this kind, such as Cluster.")
 @click.option("--owner-id", help="Only what belongs to this resource.")
 @click.option("--search", help="Only resources that this expression matches, as in lists.")
 @click.option("--fields", help="The members to show of each resource, with --output=json.")
-@click.option("--after", help="Go on from this token; without it, from now on.")
+@click.option("--after", help="Continue from this token; without it, from now on.")
 @click.option(
     "--output",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="A line for people, or one of JSON for each change.",
+    help="Print each change as a line of text, or of JSON.",
 )
 def watch(url: str, token: str, token_file: Path | None, output: str, **query: str | None) -> None:
-    """Show what happens to resources, until it is interrupted.
+    """Show changes to resources as they happen, until you interrupt it.
 
-    Goes on after interruptions where it was. If the service does not know that place any more, says so
-    on the standard error, and goes on from now.
+    After a lost connection, continues where it was. If the service no longer knows that place, says so
+    on standard error and continues from now.
     """
     # Not needed by the other commands, and slow to import.
     import requests  # noqa: PLC0415
@@ -79,7 +79,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
             pause = _wait(pause, "there is no answer")
             continue
         if answer.status_code == 410 and "after" in wanted:
-            message = "What happened since is not known any more; list again. Going on from now."
+            message = "What happened since then is no longer known; list again. Continuing from now."
             click.echo(message, err=True)
             del wanted["after"]
         elif answer.status_code >= 500:
@@ -87,7 +87,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
         elif not answer.ok:
             raise click.ClickException(detail)
         elif not ("next" in page and isinstance(page.get("items"), list)):
-            pause = _wait(pause, "what answers is not the API")
+            pause = _wait(pause, "the server that answers is not the API")
         else:
             pause, wanted["after"] = FIRST, page["next"]
             for item in page["items"]:

@@ -57,7 +57,7 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
     components["parameters"][kind.key] = {
         **components["parameters"]["resource_id"],
         "name": kind.key,
-        "description": f"The id of a {kind.noun}. One that is no UUID is not found.",
+        "description": f"The id of a {kind.noun}; 404 if it is not a UUID.",
     }
     of = f" Each belongs to a {RESOURCES[kind.parent].noun}." if kind.parent else ""
     document["tags"].append({"name": kind.segment, "description": f"Resources of a declared kind.{of}"})
@@ -76,8 +76,8 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
             for operation in _operations(made):
                 if operation["operationId"] in known:
                     raise ConfigurationError(
-                        f"entities: {kind.name} and its plural come to the operation "
-                        f"{operation['operationId']}, which there is already."
+                        f"entities: {kind.name} and its plural make the operation "
+                        f"{operation['operationId']}, which already exists."
                     )
                 known.add(operation["operationId"])
 
@@ -90,7 +90,7 @@ def _put(where: dict[str, Any], name: str, what: Any, kind: Kind) -> None:
 
 def _taken(kind: Kind, name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"entities: a kind cannot be called {kind.name}: {name} stands for something else already."
+        f"entities: a kind cannot be called {kind.name}: {name} already stands for something else."
     )
 
 
@@ -162,7 +162,7 @@ def _references(ref: Reference) -> dict[str, Any]:
     bounds = {"minItems": ref.least} if ref.least else {"nullable": True}
     return {
         "type": "array",
-        "description": f"The {noun} that is referred to." if ref.most == 1 else f"Each a {noun}.",
+        "description": f"The {noun} referred to." if ref.most == 1 else f"Each a {noun}.",
         **bounds,
         "maxItems": ref.most,
         "items": {

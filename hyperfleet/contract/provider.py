@@ -58,7 +58,7 @@ class Provider:
         document in force.
         """
         if not self.path:
-            logger.info("no provider schema is configured; nothing to read anew")
+            logger.info("no provider schema is configured; nothing to reload")
             return False
         try:
             self.document = await _read_apart(self.path)
@@ -118,10 +118,10 @@ def load(settings: Settings) -> Provider:
         if settings.schema_required:
             raise StartError(
                 f"The provider schema {path} cannot be used: {error.faults[0]}\n"
-                f"Mend it until 'hyperfleet schema check {path}' passes, or start without "
+                f"Fix it until 'hyperfleet schema check {path}' passes, or start without "
                 "validation of specs: --schema-required=false."
             ) from None
-        logger.error("SPECS ARE NOT VALIDATED: mend %s and send SIGHUP, or start anew", path)
+        logger.error("SPECS ARE NOT VALIDATED: fix %s and send SIGHUP, or restart", path)
         return Provider(path, None, "the file could not be read; specs are not validated")
     _log_loaded(path, document)
     return Provider(path, document)

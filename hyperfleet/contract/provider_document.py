@@ -33,7 +33,7 @@ ANNOTATIONS = PARTS["meta-data"] | {"example", "externalDocs", "xml"}
 RULES = set().union(*PARTS.values()) - ANNOTATIONS
 RULES |= {"discriminator", "nullable", "definitions", "additionalItems"}
 # What OpenAPI 3.1 has no longer, and what says it now.
-FORMER = {"nullable": "say type: [..., 'null']", "additionalItems": "say items, beside prefixItems"}
+FORMER = {"nullable": "use type: [..., 'null']", "additionalItems": "use items, beside prefixItems"}
 KNOWN_FORMATS = {
     *(*FORMATS, "time", "duration", "idn-email", "idn-hostname", "uri-reference", "uri-template"),
     *("iri", "iri-reference", "json-pointer", "relative-json-pointer"),
@@ -41,7 +41,7 @@ KNOWN_FORMATS = {
     *("binary", "float", "double", "password"),
 }
 
-UNUSABLE = "is a regular expression that is too large, or has what is not understood here"
+UNUSABLE = "is a regular expression that is too large or uses unsupported syntax"
 
 # What is wrong with a document, or warns of it: where, and in words.
 Finding: TypeAlias = tuple[schema.Path, str]
@@ -153,7 +153,7 @@ def _parsed(text: str) -> Any:
         raise
     except (TypeError, ValueError) as error:
         circular = "Circular" in str(error)
-        reason = "a YAML anchor holds itself" if circular else f"has a value that JSON lacks: {error}"
+        reason = "a YAML anchor contains itself" if circular else f"has a value that JSON lacks: {error}"
         raise ValueError(reason) from None
 
 
@@ -206,7 +206,7 @@ def _checked(document: Any) -> Document:
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)
         found += [((*place, *at), message) for at, message in _faults_of(simple, named)]
         # Also where it says nothing about values: /openapi repeats it.
-        found += [((*place, *at), "is no number that JSON has") for at in _infinite(one)]
+        found += [((*place, *at), "is not a number in JSON") for at in _infinite(one)]
         warnings += [f"{_dotted((*place, *at))}: {message}" for at, message in _unheeded(one, old)]
     if found:
         raise _Findings(*found)
@@ -247,7 +247,7 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
             and isinstance(discriminator.get("propertyName"), str)
             and isinstance(discriminator.get("mapping") or {}, Mapping)
         ):
-            yield (*at, "discriminator"), "must be an object with a propertyName and perhaps a mapping"
+            yield (*at, "discriminator"), "must be an object with a propertyName and maybe a mapping"
         for keyword in ("$ref", "$dynamicRef"):
             if wrong := _misleading(inner.get(keyword), named):
                 yield (*at, keyword), wrong
@@ -297,7 +297,7 @@ def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
         alone = old and "$ref" in inner
         for keyword in inner:
             if alone and keyword in RULES - {"$ref"}:
-                yield (*at, keyword), "is beside a $ref, where nothing counts in OpenAPI 3.0"
+                yield (*at, keyword), "is ignored: OpenAPI 3.0 ignores what is beside a $ref"
             elif keyword in FORMER and not old:
                 yield (*at, keyword), f"is not checked in OpenAPI 3.1: {FORMER[keyword]}"
             elif not (alone or keyword in RULES | ANNOTATIONS or keyword.startswith(("x-", "$"))):

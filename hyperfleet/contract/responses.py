@@ -59,7 +59,7 @@ class Contract:
         responses = self.responses[answer.operation]
         status = str(answer.status) if str(answer.status) in responses else "default"
         if status not in responses:
-            return [fault(["status"], f"{answer.status} is none that the operation has", RULE)]
+            return [fault(["status"], f"{answer.status} is not a status of this operation", RULE)]
         content = responses[status].get("content", {})
         media_type = answer.media_type
         if answer.status >= 400:
@@ -68,7 +68,7 @@ class Contract:
         if not content:
             return [fault(["body"], "there must be none", RULE)] if answer.body else []
         if media_type not in content:
-            message = f"{media_type or 'none'} is none that the answer has"
+            message = f"{media_type or 'none'} is not a media type of this answer"
             return [fault(["Content-Type"], message, RULE)]
         key = (answer.operation, status, media_type, answer.partial)
         if key not in self.compiled:
@@ -106,7 +106,7 @@ class Checked:
         self.mode = mode
         self.breaches = Counter(
             "hyperfleet_contract_breaches",
-            "Answers that broke the contract, as far as they were looked at.",
+            "Answers that broke the contract, among those that were checked.",
             ["operation"],
             registry=registry,
         )

@@ -109,7 +109,7 @@ class Numbers:
     def integer(self, text: str) -> int:
         """Raises ValueError for one with too many digits."""
         if len(text) > MAX_DIGITS:
-            raise ValueError(f"an integer of {len(text)} digits, where {MAX_DIGITS} are the most")
+            raise ValueError(f"an integer of {len(text)} digits; at most {MAX_DIGITS} are allowed")
         return int(text)
 
     def other(self, text: str) -> float | int:
@@ -283,7 +283,7 @@ def _unknown(name: str, known: Sequence[str]) -> Fault:
     if not known:
         other = "this operation has no parameters"
     else:
-        other = f"did you mean {meant}?" if meant in known else f"it may be {', '.join(known)}"
+        other = f"did you mean {meant}?" if meant in known else f"expected one of {', '.join(known)}"
     message = f"is not a parameter of this operation; {other}"
     # A name is cut, as it comes from the client.
     return {"field": name[:100] or "''", "message": message, "constraint": "unknown"}

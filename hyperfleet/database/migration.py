@@ -118,7 +118,7 @@ def _check(conn: connection.Connection) -> None:
     if encoding != connection.ENCODING:
         # It could not hold all that may be in a spec.
         raise MigrationRefused(
-            f"The database {database} has the encoding {encoding}, and must have {connection.ENCODING}: "
+            f"The database {database} has the encoding {encoding}, but must have {connection.ENCODING}: "
             f"CREATE DATABASE ... ENCODING '{connection.ENCODING}' TEMPLATE template0;"
         )
     # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
@@ -208,7 +208,7 @@ def refuse_unknown(conn: connection.Connection) -> None:
     strange = unknown(conn)
     if strange:
         raise MigrationRefused(
-            f"A newer version has applied {', '.join(strange)}, which must be taken back first: "
+            f"A newer version has applied {', '.join(strange)}, which must be rolled back first: "
             "use that version's migrate --rollback."
         )
 

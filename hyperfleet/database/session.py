@@ -102,7 +102,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
             if self.pgconn.status != ConnStatus.OK:
                 self._hang_up()
         if self.alone:
-            raise psycopg.errors.SystemError("the wait for a standby was ended; it may lack this")
+            raise psycopg.errors.SystemError("the wait for a standby was cut short; it may lack this")
         return found
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:

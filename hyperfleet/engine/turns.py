@@ -38,7 +38,7 @@ class Turns:
         if queue is None:
             self.queues[resource] = deque()
         elif len(queue) >= LONGEST:
-            raise _busy(f"{LONGEST} requests wait for their turn already")
+            raise _busy(f"{LONGEST} requests are already waiting for their turn")
         else:
             wait_for(self._wait(queue, resource))
         try:
@@ -73,4 +73,4 @@ class Turns:
 
 
 def _busy(why: str) -> Problem:
-    return Problem(BUSY, f"Others are changing this resource, and {why}. Try again.")
+    return Problem(BUSY, f"Other requests are changing this resource, and {why}. Try again.")

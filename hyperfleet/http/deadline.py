@@ -53,5 +53,5 @@ class Deadline:
                 raise
             raise Problem(
                 errors.BUSY,
-                f"The request was not done within {self.seconds:g} s; it may still be carried out.",
+                f"The request was not completed within {self.seconds:g} s; it may still be carried out.",
             ) from None

@@ -97,7 +97,7 @@ class Fair:
 
     def _make_room(self, client: Client) -> None:
         self.refused()
-        refusal = Problem(errors.BUSY, f"The service works on {self.most} requests already; try again.")
+        refusal = Problem(errors.BUSY, f"The service already works on {self.most} requests; try again.")
         greedy = max(self.waiting, key=lambda one: len(self.waiting[one]), default=client)
         queue = self.waiting.get(greedy, deque())
         if len(queue) <= len(self.waiting.get(client, ())) + 1:

@@ -47,7 +47,7 @@ ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
 
 CUT_OFF = Problem(
     errors.BUSY,
-    "The service stops before the request is done; it may have been carried out or not.",
+    "The service is stopping and cut the request off; it may or may not have been carried out.",
     headers={"Connection": "close"},
 )
 
@@ -154,7 +154,7 @@ class Logged:
         """Counts and logs what was refused before it was a request."""
         self.requests.count("other", UNKNOWN, status, 0)
         more = {"method": "other", "path": UNKNOWN, "status": status, "client": client}
-        logger.info("what came is no request, or came too slowly: %d", status, extra=more)
+        logger.info("what arrived was not a request, or arrived too slowly: %d", status, extra=more)
 
     def _trace(self, method: str, scope: Scope, headers: Headers) -> Any:
         """The span of a request where traces are made; else what its client says of its own is noted."""
@@ -251,13 +251,13 @@ class Errors:
         if problem.entry.status == 405:
             # The router knows the methods of one route; the contract knows the path's.
             allow = ", ".join(sorted(next(fits, {"GET": [], "HEAD": []})))
-            detail = f"{scope['method'][:20]} is not possible here; these methods are: {allow}."
+            detail = f"{scope['method'][:20]} is not possible here; use one of: {allow}."
             return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
         if problem.entry.status == 415:
             # With its parameters: the charset may be what is wrong.
             sent = Headers(scope=scope).get("content-type", "").strip()[:100]
             taken = " and ".join(next(fits, {}).get(scope["method"], ())) or "no body"
-            detail = f"The body was sent as {sent!r}; this operation takes {taken}, in UTF-8."
+            detail = f"The body was sent as {sent!r}; this operation accepts {taken}, in UTF-8."
             return Problem(errors.UNSUPPORTED_TYPE, detail)
         return problem
 

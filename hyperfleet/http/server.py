@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
         patience.cancel()
         under_way = list(self.server_state.tasks)
         if under_way and not closing.done():
-            logger.warning("requests are cut off at the end of the service: %d", len(under_way))
+            logger.warning("requests cut off as the service stops: %d", len(under_way))
         for task in under_way:
             task.cancel()
         await asyncio.wait([closing], timeout=FAREWELL)

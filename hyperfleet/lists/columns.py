@@ -87,7 +87,7 @@ KEPT = {
 }
 
 
-EXAMPLE = "a field is such as name, labels.KEY, spec.PATH or status.conditions.TYPE"
+EXAMPLE = "use a field such as name, labels.KEY, spec.PATH or status.conditions.TYPE"
 
 
 class Wrong(ValueError):
@@ -253,14 +253,14 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
                 made = _condition(name, table, type_, rest[0] if rest else "status", bind)
             case ["status", "conditions", _, _, _, *_]:
                 raise UnknownField(
-                    f"unknown field {name}; a condition's type that has dots goes in quotes, as in "
+                    f"unknown field {name}; put a condition's type that has dots in quotes, as in "
                     'status.conditions."example.com/Synced".reason'
                 )
     if made:
         return made
     near = nearest(name, names(kind))
     listed = " or ".join([*columns(kind)][:2])
-    example = f"a field is such as {listed}" if kind in LISTED else EXAMPLE
+    example = f"use a field such as {listed}" if kind in LISTED else EXAMPLE
     other = f"did you mean {near}?" if near else example
     raise UnknownField(f"unknown field {name}; {other}")
 

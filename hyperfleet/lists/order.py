@@ -17,7 +17,7 @@ COUNTED = 100
 FORMER = {"created_at": "created_time", "updated_at": "updated_time"}
 
 KEY = re.compile(rf"\s*({columns.NAME})(?:\s+((?ai:asc|desc)))?\s*")
-KEYS = "fields between commas, each with asc or desc after it or nothing, such as name desc,created_time"
+KEYS = "fields separated by commas, each with or without asc or desc, such as name desc,created_time"
 # The SQL types by which a key's value from an earlier page is compared.
 CASTS: dict[str, str] = {
     "text": "text",
@@ -78,7 +78,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     order, direction = (order or "").strip(), (direction or "").strip()
     if order.lower() in ("asc", "desc"):
         if direction and direction.lower() != order.lower():
-            raise OrderError(f"must name the fields, not only {order}, where order is given too")
+            raise OrderError(f"must name fields, not only {order}, if order is given too")
         order, direction = "", order
     if direction and direction.lower() not in ("asc", "desc"):
         if order and order != direction:

@@ -65,6 +65,6 @@ class Place(NamedTuple):
             packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             epoch, position, sequence, check = PACKED.unpack(packed)
         except (ValueError, binascii.Error, struct.error):
-            message = "must be a token that the feed of changes, or the link changes of a list, has had"
+            message = "must be a token from the feed of changes or from a list's changes link"
             raise bad_parameter(name, message) from None
         return cls(position, sequence, check, epoch.hex())

@@ -16,7 +16,7 @@ MAX_MEMBERS = 100
 MAX_DEPTH = 16
 # What is within may be asked for as a whole: status.* is status.
 MEMBER = re.compile(rf"\s*({columns.NAME})(\.\*)?\s*")
-MANY = "members between commas, such as name,status.phase"
+MANY = "members separated by commas, such as name,status.phase"
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def _check(kind: str, path: list[str]) -> None:
             return
         if name not in known:
             near = nearest(name, known)
-            other = f"did you mean {near}?" if near else f"expected some of {', '.join(known)}"
+            other = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
             raise ProjectionError(f"unknown member {'.'.join(path[: depth + 1])}; {other}")
         inner = _inner(known[name])
         if inner is None:
@@ -183,7 +183,7 @@ def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:
     if names == "*":
         return Shape()
     if "*" in names.split(","):
-        raise bad_parameter("fields", "* asks for everything and stands alone", names)
+        raise bad_parameter("fields", "* asks for everything and must stand alone", names)
     if names:
         try:
             return Shape(project(names, kind))

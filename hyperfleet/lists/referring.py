@@ -47,7 +47,7 @@ def _wanted(kind: str, query: Mapping[str, Any]) -> tuple[str | None, list[UUID]
         near = nearest(type_, known)
         meant = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
         here = KINDS[kind].noun
-        message = f"must be a type of references; {meant}" if known else f"a {here} refers to nothing"
+        message = f"must be a type of reference; {meant}" if known else f"a {here} refers to nothing"
         raise bad_parameter("ref_type", message, type_)
     return type_, None if target is None else ids([target])
 

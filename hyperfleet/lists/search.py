@@ -158,7 +158,7 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
     if next(search.terms, MAX_TERMS) == MAX_TERMS:
         raise Fault(name, f"there are more than {MAX_TERMS} comparisons")
     if columns.barred(name, search.kind):
-        raise Fault(name, f"a search must not name {name}, as the operator of this service has it")
+        raise Fault(name, f"the operator of this service does not allow searches by {name}")
     try:
         field = columns.resolve(name, search.kind, search.bind)
     except columns.UnknownField as error:
@@ -167,7 +167,7 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
     operator, *operands = [token for token in rest if token.type != "NOT"]
     symbol = operator.lower()
     if field.type == "reference" and symbol not in ("=", "!=", "<>", "in", "is"):
-        raise Fault(operator, f"{operator} is not for references; {name} goes with =, != and in")
+        raise Fault(operator, f"{operator} does not work with references; use =, != or in with {name}")
     match symbol:
         case "=" | "!=" | "<>" | "in":
             negated = negated or symbol in ("!=", "<>")
@@ -188,7 +188,7 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
         case _:
             negated = negated or symbol in ("~!", "!~")
             if field.type not in ("text", "uuid", "any"):
-                raise Fault(operator, f"{operator} is for text, and {name} is none")
+                raise Fault(operator, f"{operator} works only with text, which {name} is not")
             sql = _pattern(search, field, symbol, operands[0])
     return f"({sql} IS NOT TRUE)" if negated else sql
 

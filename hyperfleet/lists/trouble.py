@@ -33,7 +33,7 @@ def searching(searched: bool, timeout: float) -> Iterator[None]:
         # An operator may cancel a statement too; the server says which it was in its own language only.
         if not searched or time.monotonic() - began < timeout:
             raise
-        raise bad_search("takes too long; ask for less, or by fields that are indexed") from None
+        raise bad_search("takes too long; narrow it, or search by indexed fields") from None
 
 
 def bad_search(message: str) -> Problem:
@@ -44,5 +44,5 @@ def bad_search(message: str) -> Problem:
 def unknown_kind(name: str) -> Problem:
     """The error of a parameter ``kind`` that names none."""
     near = nearest(name, RESOURCES)
-    other = f"did you mean {near}?" if near else f"it may be {', '.join(RESOURCES)}"
+    other = f"did you mean {near}?" if near else f"expected one of {', '.join(RESOURCES)}"
     return bad_parameter("kind", f"is not a kind of resource; {other}", name)

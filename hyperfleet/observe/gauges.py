@@ -61,14 +61,14 @@ class Gauges:
         self.looks = [(_gauge(name, look, registry), look.at) for name, look in LOOKS.items()]
         self.validated = Gauge(
             "hyperfleet_spec_validation",
-            "1 where specs of the kind are held against the provider's schema.",
+            "1 if specs of the kind are validated by the provider's schema.",
             ["kind"],
             registry=registry,
             multiprocess_mode="livemin",
         )
         self.read = provider.path and Gauge(
             "hyperfleet_provider_schema_ok",
-            "0 where the provider's schema could not be read when it was last tried.",
+            "0 if the last attempt to read the provider's schema failed.",
             registry=registry,
             multiprocess_mode="livemin",
         )
@@ -99,17 +99,17 @@ LOOKS = {
         "Connections to the database.", lambda _, stats: stats.get("pool_size", 0)
     ),
     "hyperfleet_db_connections_in_use": Look(
-        "Connections that a statement is on.",
+        "Connections in use by a statement.",
         lambda _, stats: stats.get("pool_size", 0) - stats.get("pool_available", 0),
     ),
     "hyperfleet_db_connections_waiting": Look(
         "Statements that wait for a connection.", lambda _, stats: stats.get("requests_waiting", 0)
     ),
     "hyperfleet_api_requests_in_flight": Look(
-        "Requests that are not answered yet.", lambda gauges, _: gauges.under_way()
+        "Requests not answered yet.", lambda gauges, _: gauges.under_way()
     ),
     "hyperfleet_api_resource_queue_longest": Look(
-        "Requests that wait to change the one resource which most wait for.",
+        "Requests waiting to change the resource with the longest queue.",
         lambda gauges, _: gauges.longest(),
         "livemax",
     ),
@@ -117,7 +117,7 @@ LOOKS = {
         "Clients that wait for changes.", lambda gauges, _: gauges.waiting()
     ),
     "hyperfleet_api_changes_delay_seconds": Look(
-        "For how long the oldest change is held back, since an older transaction still runs; looked at "
+        "For how long an older transaction that still runs has held back the oldest change; measured "
         "while a client waits.",
         lambda gauges, _: gauges.delay(),
         "livemax",
@@ -183,7 +183,7 @@ class Fleet(Collector):
         except (psycopg.Error, TimeoutError) as error:
             self.rows = []
             told = connection.reason(error) or f"no answer within {TIMEOUT:g} s"
-            logger.warning("the fleet could not be looked at for its metrics: %s", told)
+            logger.warning("the metrics of the fleet could not be read: %s", told)
         self.looked = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
@@ -193,12 +193,12 @@ class Fleet(Collector):
         resources = GaugeMetricFamily(
             f"{prefix}s", "Resources by their phase.", labels=["resource_type", "phase", *OWN]
         )
-        waiting = GaugeMetricFamily(pending, "Resources that are not as they are wanted.", labels=names)
+        waiting = GaugeMetricFamily(pending, "Resources not in their desired state.", labels=names)
         stuck = GaugeMetricFamily(
-            f"{pending}_stuck", "Resources that have not been as they are wanted for long.", labels=names
+            f"{pending}_stuck", "Resources that have long not been in their desired state.", labels=names
         )
         longest = GaugeMetricFamily(
-            f"{pending}_stuck_duration_seconds", "Seconds that the longest of these is so.", labels=names
+            f"{pending}_stuck_duration_seconds", "Seconds for the longest of these.", labels=names
         )
         for kind, phase, deleted, count, late, seconds in self.rows:
             of = resource_type(kind)

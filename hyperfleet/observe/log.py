@@ -265,7 +265,7 @@ def tell(steps: int) -> None:
     _quieten()
     # Whatever the level is, so that it can be seen that it was changed.
     name = logging.getLevelName(level).lower()
-    logger.log(max(level, logging.WARNING), "the log is of level %s from now on", name)
+    logger.log(max(level, logging.WARNING), "the log level is now %s", name)
 
 
 def is_json() -> bool:

@@ -107,7 +107,7 @@ class Statements:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
             "hyperfleet_db_query_duration_seconds",
-            "Seconds from sending a statement to having its rows.",
+            "Seconds from sending a statement to receiving its rows.",
             ["operation", *OWN],
             registry=registry,
             buckets=STATEMENT_BUCKETS,
@@ -137,7 +137,7 @@ class Events:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.begun = Counter(
             "hyperfleet_api_reconciliation_started",
-            "Resources that were created, marked as deleted, or changed when they were as wanted.",
+            "Resources that were created, marked as deleted, or changed while in their desired state.",
             ["resource_type", "is_delete", *OWN],
             registry=registry,
         )
@@ -166,7 +166,7 @@ def reads(registry: CollectorRegistry) -> Callable[[str], None]:
     """What is told who has served a read: a standby, by its host and port, or the primary."""
     counter = Counter(
         "hyperfleet_db_reads",
-        "Statements for those who only read, by the server that took them.",
+        "Read-only statements, by the server that ran them.",
         ["node", *OWN],
         registry=registry,
     )

@@ -122,7 +122,7 @@ class Refusals:
         self.writes = writes(document)
         self.dropped = prometheus_client.Counter(
             "hyperfleet_audit_dropped",
-            "Refused writes that are not in the audit, since there were too many.",
+            "Refused writes missing from the audit because there were too many.",
             [*OWN],
             registry=registry,
         ).labels(*OWN.values())

@@ -62,8 +62,8 @@ class Tracing:
         except ImportError as error:
             package = "opentelemetry-exporter-otlp-proto-grpc" if _protocol() == "grpc" else EXTRA
             raise StartError(
-                f"Traces are asked for, but {error.name} is not installed: "
-                f"pip install '{package}', or --tracing-enabled=false."
+                f"Tracing is enabled, but {error.name} is not installed: "
+                f"run pip install '{package}', or set --tracing-enabled=false."
             ) from None
         own: dict[str, Any] = {"service.version": __version__}
         if not os.environ.get("OTEL_SERVICE_NAME"):
@@ -137,7 +137,7 @@ def check() -> None:
     except StartError:
         raise
     except Exception as error:
-        raise StartError(f"Traces are asked for, and can't be made: {error}") from error
+        raise StartError(f"Tracing is enabled, but cannot start: {error}") from error
 
 
 def parent_of(span: Any) -> str:

@@ -141,12 +141,12 @@ def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
     count, marked = row
     if not count:
         return
-    are = "is 1" if count == 1 else f"are {count}"
-    which = f", {marked} of them being deleted already" if marked else ""
+    are = "is" if count == 1 else "are"
+    which = f", {marked} of them already being deleted" if marked else ""
     raise Problem(
         WRONG_STATE,
-        f"The {RESOURCES[kind].noun} cannot be deleted: there {are} of its {restricting.segment} "
-        f"left{which}, which must be gone first.",
+        f"The {RESOURCES[kind].noun} cannot be deleted while {count} of its {restricting.segment} {are} "
+        f"left{which}. Delete its {restricting.segment} first.",
     )
 
 
@@ -194,8 +194,8 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) 
         told.append(f"{refer} to it or to what is below it that cannot be seen from here")
     raise Problem(
         WRONG_STATE,
-        f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Who refers "
-        "to it must be changed or deleted first.",
+        f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Change or "
+        "delete what refers to it first.",
     )
 
 

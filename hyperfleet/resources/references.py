@@ -129,9 +129,9 @@ def _id(one: Mapping[str, Any]) -> str:
 def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:
     noun = RESOURCES[of.target].noun
     if again:
-        return f"names a {noun} that is named before"
+        return f"names a {noun} that is already named"
     if deleted is None:
-        return f"must be the id of a {noun} that there is"
+        return f"must be the id of an existing {noun}"
     return f"names a {noun} that is being deleted" if deleted else ""
 
 

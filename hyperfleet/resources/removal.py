@@ -247,7 +247,7 @@ def tell(gone: Iterable[tuple[str, str]]) -> None:
         if number % BATCH == BATCH - 1:
             breathe()
         more = {"kind": kind, "id": id_, "reason": ENDED}
-        logger.info("%s %s removed: nobody has to finalize it any more", kind, id_, extra=more)
+        logger.info("%s %s removed: no adapter has to finalize it any more", kind, id_, extra=more)
 
 
 def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:

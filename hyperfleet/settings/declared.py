@@ -55,13 +55,13 @@ def _kind(entity: Entity) -> Kind:
     kind = NATIVE.get(entity.kind) or _new(entity)
     if entity.on_parent_delete and not kind.parent:
         raise ConfigurationError(
-            f"entities: {kind.name}.on_parent_delete says something of a kind that belongs to none."
+            f"entities: {kind.name}.on_parent_delete is given for a kind without a parent."
         )
     kind = replace(kind, **given)
     if kind.shortest > kind.longest:
         raise ConfigurationError(
             f"entities: names of a {kind.name} have at least {kind.shortest} characters and at most "
-            f"{kind.longest}, so that there is none."
+            f"{kind.longest}, so that no name is possible."
         )
     return kind
 
@@ -90,7 +90,7 @@ def _check_names(kinds: Sequence[Kind]) -> None:
     for kind in kinds:
         if kind.segment in TAKEN:
             raise ConfigurationError(
-                f"entities: {kind.name}.plural cannot be {kind.segment!r}, which the API has already."
+                f"entities: {kind.name}.plural cannot be {kind.segment!r}, which the API already uses."
             )
         other = plurals.setdefault(kind.segment, kind.name)
         if other != kind.name:
@@ -99,10 +99,10 @@ def _check_names(kinds: Sequence[Kind]) -> None:
             )
         other = lower.setdefault(kind.name.lower(), kind.name)
         if other != kind.name:
-            raise ConfigurationError(f"entities: {other} and {kind.name} differ in capitals alone.")
+            raise ConfigurationError(f"entities: {other} and {kind.name} differ only in capitalization.")
         if kind.parent is not None and kind.parent not in names:
             raise ConfigurationError(
-                f"entities: {kind.name}.parent_kind is {kind.parent}, a kind that there is not."
+                f"entities: {kind.name}.parent_kind is {kind.parent}, which is not a known kind."
             )
 
 
@@ -113,8 +113,8 @@ def _check_references(kinds: Mapping[str, Kind]) -> None:
         for ref in kind.references:
             if ref.target not in kinds:
                 raise ConfigurationError(
-                    f"entities: {kind.name}.references: {ref.type} leads to {ref.target}, a kind that "
-                    "there is not."
+                    f"entities: {kind.name}.references: {ref.type} leads to {ref.target}, which is "
+                    "not a known kind."
                 )
         needs[kind.name] = {ref.target for ref in kind.references if ref.least}
         needs[kind.name] |= {kind.parent} if kind.parent else set()
@@ -124,6 +124,6 @@ def _check_references(kinds: Mapping[str, Kind]) -> None:
     circle = [name for name in needs if any(ref.least for ref in kinds[name].references)]
     if circle:
         raise ConfigurationError(
-            f"entities: {' and '.join(circle)} must refer to what there cannot be before, so that there "
-            "can never be one."
+            f"entities: {' and '.join(circle)} must refer to resources that cannot exist before them, "
+            "so that none can ever be created."
         )

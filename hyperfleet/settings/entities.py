@@ -155,7 +155,7 @@ def _entity(given: Mapping[str, Any]) -> Entity:
 def meant(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that a wrong one is near to; empty: there is none."""
     near = nearest(name, known)
-    return f" Is {near} meant?" if near else ""
+    return f" Did you mean {near}?" if near else ""
 
 
 def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any], str | None]:
@@ -170,7 +170,7 @@ def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any]
         if value != own:
             shown = repr(own) if own else "none"
             raise ConfigurationError(
-                f"entities: {where} is {shown} and cannot be changed, not even to {value!r}."
+                f"entities: {where} is {shown} and cannot be changed to {value!r}."
             )
         return None if value in EMPTY else _alike(where, value, looks)
 
@@ -181,7 +181,7 @@ def _alike(where: str, value: Any, looks: re.Pattern[str]) -> str:
     """A text that looks so. Raises ConfigurationError otherwise."""
     if not isinstance(value, str) or not looks.fullmatch(value):
         raise ConfigurationError(
-            f"entities: {where} must look like {looks.pattern}, unlike {str(value)[:200]!r}."
+            f"entities: {where} must match {looks.pattern}, unlike {str(value)[:200]!r}."
         )
     return value
 
@@ -270,7 +270,7 @@ def _rule(where: str, given: Any) -> Rule:
         place = f"{where}.{name}"
         text = _members(place, holder, ("expression",))["expression"]
         if not isinstance(text, str):
-            raise ConfigurationError(f"entities: {place}.expression must be a text.")
+            raise ConfigurationError(f"entities: {place}.expression must be a string.")
         try:
             Expression(text, boolean=name == "when")
         except Refused as error:

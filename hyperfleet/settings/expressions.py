@@ -91,8 +91,8 @@ class Expression:
             ("BOOL", "DYN") if boolean else ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL", "DYN")
         )
         if kind not in allowed:
-            wanted = "true or false" if boolean else "a text"
-            raise Refused(f"comes to a value of the type {kind.lower()}, and must come to {wanted}")
+            wanted = "true or false" if boolean else "a string"
+            raise Refused(f"yields a value of the type {kind.lower()}, but must yield {wanted}")
 
     def value(self, values: Values) -> Value:
         """What it comes to. Raises Failed where that is an error, or a list, a map or the like;
@@ -101,7 +101,7 @@ class Expression:
         if time.thread_time() > values.until:
             raise Failed(f"the rules before it took longer than {SECONDS:g} s")
         if self._shape.work(values) > WORK:
-            raise Failed("it could take too long, with its loops and as much as there is to look at")
+            raise Failed("it could take too long: its loops have too much to look at")
         try:
             found = self._program.eval(values.prepared)
             kind = found.type().name()
@@ -109,9 +109,9 @@ class Expression:
                 value: Value = found.plain_value()
                 return value
             # Nothing else is made a value of Python: it may be large.
-            reason = _reason(found.plain_value()) if kind == "ERROR" else f"it came to a {kind.lower()}"
+            reason = _reason(found.plain_value()) if kind == "ERROR" else f"it yielded a {kind.lower()}"
         except TypeError:
-            reason = "it came to what has no text, such as an optional value"
+            reason = "it yielded a value that has no text, such as an optional one"
         except Exception as error:
             reason = _reason(error)
         raise Failed(reason)

@@ -106,7 +106,7 @@ def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
     if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
         return list(value)
     if isinstance(value, list | dict):
-        takes = "a list of texts, or one text" if lists else "one value"
+        takes = "a list of strings, or one string" if lists else "one value"
         raise ConfigurationError(f"{path}: {name} takes {takes}.")
     if "\0" in str(value):
         # Neither flags nor variables can have it, nor can the names of files.
@@ -117,4 +117,4 @@ def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
 def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A hint at the known name that a wrong one is near to; empty: there is none."""
     near = nearest(name, known)
-    return f"; is {prefix}{near} meant?" if near else ""
+    return f"; did you mean {prefix}{near}?" if near else ""

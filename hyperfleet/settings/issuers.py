@@ -83,7 +83,7 @@ def parse(value: Any) -> tuple[Issuer, ...]:
         if one.identity_header.lower() in carriers:
             raise ValueError(f"issuer {number}: identity_header is a header that carries tokens.")
         if (one.issuer_url, one.header.lower()) in seen:
-            raise ValueError(f"issuer {number}: this issuer_url is named already, for the same header.")
+            raise ValueError(f"issuer {number}: this issuer_url is already named for the same header.")
         seen.add((one.issuer_url, one.header.lower()))
     return found
 
@@ -113,8 +113,8 @@ def said(given: Mapping[Any, Any], members: Iterable[str], which: str, what: str
         name = str(key).replace("-", "_")
         if name not in members:
             near = nearest(name, members)
-            meant = f"; is {near} meant?" if near else "."
-            raise ValueError(f"{which}: {name[:100]} is no member of {what}{meant}")
+            meant = f"; did you mean {near}?" if near else "."
+            raise ValueError(f"{which}: {name[:100]} is not a member of {what}{meant}")
         if value not in EMPTY:
             found[name] = value
     return found
@@ -128,7 +128,7 @@ def _issuer(number: int, members: Any) -> Issuer:
     given: dict[str, str] = {}
     for name, value in said(members, MEMBERS, f"issuer {number}", "an issuer").items():
         if not isinstance(value, str):
-            raise ValueError(f"issuer {number}: {name} must be a text.")
+            raise ValueError(f"issuer {number}: {name} must be a string.")
         if text := value if name == "identity_claim_pattern" else value.strip():
             given[name] = text
     if "issuer_url" not in given:
@@ -141,7 +141,7 @@ def _issuer(number: int, members: Any) -> Issuer:
     if taken(issuer.identity_header):
         raise ValueError(
             f"issuer {number}: identity_header cannot be {issuer.identity_header}, "
-            "which requests have for something else."
+            "which requests use for something else."
         )
     if issuer.jwk_cert_ca_file and not issuer.jwk_cert_url:
         raise ValueError(f"issuer {number}: jwk_cert_ca_file needs a jwk_cert_url.")

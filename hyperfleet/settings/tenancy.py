@@ -80,7 +80,7 @@ def _header(what: str, value: Any) -> str:
     text = value.strip() if isinstance(value, str) else ""
     name = text.lower()
     if taken(name):
-        raise ValueError(f"{what} cannot be {text}, which requests have for something else.")
+        raise ValueError(f"{what} cannot be {text}, which requests use for something else.")
     if not HEADER.fullmatch(text) or name in NO_NAMES:
         raise ValueError(f"{what} cannot be {str(value)[:100]!r}.")
     return text
@@ -89,24 +89,24 @@ def _header(what: str, value: Any) -> str:
 def contradictions(system_header: str, dimensions: Sequence[Dimension]) -> Iterator[str]:
     """What is wrong with these for telling tenants apart, each as a sentence."""
     if not system_header:
-        yield "--tenant-enabled needs --tenant-system-header, by which a gateway names system callers."
+        yield "--tenant-enabled needs --tenant-system-header, with which a gateway marks system callers."
     else:
         try:
             _header("--tenant-system-header", system_header)
         except ValueError as error:
             yield str(error)
     if not dimensions:
-        yield "--tenant-enabled needs --tenant-dimensions: the headers that say whose a request is."
+        yield "--tenant-enabled needs --tenant-dimensions: the headers that name a request's tenant."
     elif not any(one.required for one in dimensions):
-        yield "--tenant-dimensions: one dimension at least must be required: else a caller has none."
+        yield "--tenant-dimensions: at least one dimension must be required: else callers may have none."
     if system_header.lower() in {one.header.lower() for one in dimensions}:
-        yield "--tenant-dimensions: the header of --tenant-system-header is that of a dimension, too."
+        yield "--tenant-dimensions: the header of --tenant-system-header is also that of a dimension."
 
 
 def faults(tenancy: Any) -> str:
     """Why something read elsewhere cannot be a tenancy here; empty: it can."""
     if not isinstance(tenancy, Mapping) or len(tenancy) > MOST:
-        return f"its tenancy is no mapping of at most {MOST} texts"
+        return f"its tenancy is not a mapping of at most {MOST} strings"
     for key, value in tenancy.items():
         if not (isinstance(value, str) and WORD.fullmatch(key) and WORD.fullmatch(value)):
             return "its tenancy has a key or a value that no tenant can have here"

@@ -46,9 +46,9 @@ class AdapterNames(Names):
             try:
                 listed = json.loads(value)
             except (ValueError, RecursionError):
-                self.fail(f"{value[:200]!r} is no list in JSON.", param, ctx)
+                self.fail(f"{value[:200]!r} is not a list in JSON.", param, ctx)
             if not all(isinstance(one, str) for one in listed):
-                self.fail(f"{value[:200]!r} is no list of texts.", param, ctx)
+                self.fail(f"{value[:200]!r} is not a list of strings.", param, ctx)
             value = listed
         names = super().convert(value, param, ctx)
         for name in names:

@@ -68,7 +68,7 @@ class Rules:
         try:
             values = self._values(resource, reports)
         except (Failed, TooLarge) as error:
-            size = f"what rules see is larger than {LARGEST} characters"
+            size = f"the data that rules see is larger than {LARGEST} characters"
             for rule in self._compiled:
                 self._fails(rule, size if isinstance(error, TooLarge) else error)
             return []
@@ -133,7 +133,7 @@ class Rules:
         return says
 
     def _fails(self, rule: _Compiled, reason: object) -> None:
-        self._tell(rule, logging.WARNING, f"comes to no condition: {reason}")
+        self._tell(rule, logging.WARNING, f"yields no condition: {reason}")
 
     def _tell(self, rule: _Compiled, level: int, what: str) -> None:
         """Logs, unless it has done so of this rule a moment ago."""

@@ -63,7 +63,7 @@ class Api:
             parts = urlsplit(url)
             _ = parts.port
         except ValueError as error:
-            raise ConfigurationError(f"--from-api is no URL: {error}.") from None
+            raise ConfigurationError(f"--from-api is not a URL: {error}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError("--from-api must be a URL such as https://HOST:PORT.")
         if parts.username or parts.password:
@@ -88,7 +88,7 @@ class Api:
         except Unreadable as error:
             raise StartError(str(error)) from None
         if answer is None or not isinstance(answer.get("items"), list):
-            raise StartError(f"{self.name} does not answer as the API of HyperFleet does.")
+            raise StartError(f"{self.name} does not answer like the HyperFleet API.")
         return f"the service {self.name}"
 
     @contextmanager
@@ -109,15 +109,15 @@ class Api:
             answer = json.loads(response.content, parse_constant=_no_number)
         except ValueError as error:
             if isinstance(error, requests.RequestException):
-                raise Unreadable(f"{self.name}{path} cannot be asked for.") from None
-            raise NotJson(f"{self.name}{path} does not answer JSON.") from None
+                raise Unreadable(f"{self.name}{path} cannot be requested.") from None
+            raise NotJson(f"{self.name}{path} does not answer with JSON.") from None
         except RecursionError:
-            raise NotJson(f"{self.name}{path} answers JSON of too many levels.") from None
+            raise NotJson(f"{self.name}{path} answers with JSON of too many levels.") from None
         except requests.RequestException as error:
             reason = type(error).__name__
             raise Unreadable(f"{self.name}{path} cannot be read: {reason}.") from None
         if not isinstance(answer, dict):
-            raise NotJson(f"{self.name}{path} answers no JSON object.")
+            raise NotJson(f"{self.name}{path} does not answer with a JSON object.")
         return answer
 
     def items(self, path: str, *names: str) -> list[dict[str, Any]] | None:
@@ -151,7 +151,7 @@ class Api:
                 given |= items.keys()
             if shown >= total:
                 return
-        raise Unreadable(f"{self.name}{path} shows {shown} items, but tells of {total}.")
+        raise Unreadable(f"{self.name}{path} shows {shown} items, but its total is {total}.")
 
     def _all(
         self, path: str, names: Collection[str], keep: Callable[[dict[str, Any]], T]
@@ -168,7 +168,7 @@ class Api:
                 return None
             if len(found) >= total:
                 return found
-        raise Unreadable(f"{self.name}{path} shows {len(found)} items, but tells of {total}.")
+        raise Unreadable(f"{self.name}{path} shows {len(found)} items, but its total is {total}.")
 
     def _pages(
         self, path: str, names: Collection[str]
@@ -200,9 +200,9 @@ class Api:
         """The items of a page, by what tells them apart. Raises NotJson for what is no page."""
         items, total, link = answer.get("items"), answer.get("total"), answer.get("next")
         if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
-            raise NotJson(f"{self.name}{path} answers no list of objects.")
+            raise NotJson(f"{self.name}{path} does not answer with a list of objects.")
         if not isinstance(total, int):
-            raise NotJson(f"{self.name}{path} tells no total.")
+            raise NotJson(f"{self.name}{path} has no total.")
         if link is not None and not (isinstance(link, str) and link.startswith("/")):
             raise NotJson(f"{self.name}{path} links to somewhere else.")
         found = {}
@@ -274,9 +274,9 @@ class Look:
                     # It is gone since the list was read.
                     return None
                 reports, missing = shown or [], shown is None
-                reason = "its reports are not found, though it is" if missing else ""
+                reason = "its reports are not found, although it is" if missing else ""
             except NotJson:
-                reason = "its reports are no JSON"
+                reason = "its reports are not JSON"
             if reason:
                 refusals = (Refusal("report", item["id"], "", reason),)
             if kind == "Cluster" and item.get("deleted_time"):
@@ -311,7 +311,7 @@ def _text(value: Any) -> str | None:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _certificates() -> str | bool:

@@ -157,9 +157,9 @@ class Database:
             if not newest and not _fits(columns, FIRST):
                 tables = ", ".join(sorted(columns)) or "none that this role may see"
                 raise StartError(
-                    f"{self.name} is no database of the original: it should have the tables clusters, "
-                    "node_pools and adapter_statuses, or resources and adapter_statuses, with the "
-                    f"original's columns. Tables found: {tables}."
+                    f"{self.name} is not a database of the original: it should have the tables "
+                    "clusters, node_pools and adapter_statuses, or resources and adapter_statuses, with "
+                    f"the original's columns. Tables found: {tables}."
                 )
             hidden = [table for (table,) in conn.execute(HIDDEN, [BESIDE if newest else []])]
             if hidden:

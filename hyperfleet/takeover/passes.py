@@ -35,10 +35,10 @@ UNSTORABLE = (
     psycopg.errors.ProgramLimitExceeded,
 )
 REMOVED = "it was removed here after the import"
-OWN = "it is here already, and did not come by an import"
+OWN = "it is already here, and did not come from an import"
 NEWER = "it was changed here after the import, and is no newer there"
-NOTHING = "nothing is there any more; kept here, unless you say --remove-most"
-MOST = "it is gone there, as most of them are; kept here, unless you say --remove-most"
+NOTHING = "nothing is left there; kept here, unless you give --remove-most"
+MOST = "it is gone there, as most of them are; kept here, unless you give --remove-most"
 BUSY = "Another import into this database is running."
 
 
@@ -248,7 +248,7 @@ class Takeover:
         for raw, id_ in zip(raws, ids, strict=True):
             first = self._ids.setdefault((kind, id_), raw.id)
             if first != raw.id:
-                reason = f"its id is that of {first}, but for the case"
+                reason = f"its id is that of {first}, apart from case"
                 counts.refusals.append(_refused(kind, raw.id, name_of(raw), reason))
                 continue
             if id_ in known and known[id_].fingerprint == self._rows.fingerprint(raw):

@@ -168,7 +168,7 @@ class Rows:
         }
         if given.get("tenancy"):
             if not self.tenants:
-                raise Refused("it belongs to a tenant, and without --tenant-enabled all would see it")
+                raise Refused("it belongs to a tenant, and without --tenant-enabled all could see it")
             if fault := tenancy.faults(given["tenancy"]):
                 raise Refused(fault)
             # What belongs to a cluster has that one's.
@@ -204,7 +204,7 @@ class Rows:
         """The id that a resource has here. Raises Refused for one that it cannot have."""
         if not ID.fullmatch(old):
             if not self.derive:
-                raise Refused("its id is no UUID; --derive-ids makes one of it")
+                raise Refused("its id is not a UUID; --derive-ids makes one from it")
             if not LABEL_VALUE.fullmatch(old):
                 raise Refused("its id cannot be the value of a label, where it would be kept")
         return id_here(old)
@@ -263,7 +263,7 @@ def _parsed(text: str) -> Any:
     except ValueError:
         raise Refused("it holds a number that is out of range") from None
     if not storable(json.dumps(value, ensure_ascii=False)):
-        raise Refused("it holds a character that PostgreSQL cannot")
+        raise Refused("it holds a character that PostgreSQL cannot store")
     return value
 
 
@@ -338,7 +338,7 @@ def _time(given: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
             try:
                 return _moment(str(given[name]))
             except (ValueError, OverflowError):
-                raise Refused(f"{name} is no time between the years 1 and 9999") from None
+                raise Refused(f"{name} is not a time between the years 1 and 9999") from None
     if otherwise:
         return otherwise
     raise Refused(f"it has no {names[0]}")
@@ -356,7 +356,7 @@ def _generation(value: Any) -> int:
         # The first generation shows none of a node pool.
         return 1
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise Refused("its generation is no whole number from 1 to 2147483647")
+        raise Refused("its generation is not a whole number from 1 to 2147483647")
     return value
 
 
@@ -365,9 +365,9 @@ def _labels(value: Any) -> dict[str, str]:
         return {}
     pairs = value.items() if isinstance(value, dict) else ()
     if not isinstance(value, dict) or not all(isinstance(text, str) for _, text in pairs):
-        raise Refused("its labels are no mapping of texts")
+        raise Refused("its labels are not a mapping of strings")
     if not all(storable(key + text) for key, text in pairs):
-        raise Refused("its labels hold a character that PostgreSQL cannot")
+        raise Refused("its labels hold a character that PostgreSQL cannot store")
     return value
 
 
@@ -376,7 +376,7 @@ def _object(name: str, text: str | None) -> Any:
     if text is None or (text == "null" and name != "spec"):
         return None
     if not text.startswith("{"):
-        raise Refused(f"its {name} is no JSON object")
+        raise Refused(f"its {name} is not a JSON object")
     # Whoever sends it has it in a body.
     if _too_deep(text, MAX_DEPTH - 1):
         raise Refused(f"its {name} has more than {MAX_DEPTH - 1} levels")
@@ -386,11 +386,11 @@ def _object(name: str, text: str | None) -> Any:
 
 def _check_storable(name: str, text: str) -> None:
     if "\\u" in text and not storable(json.dumps(json.loads(text), ensure_ascii=False)):
-        raise Refused(f"its {name} holds a character that PostgreSQL cannot")
+        raise Refused(f"its {name} holds a character that PostgreSQL cannot store")
 
 
 def _text(given: Mapping[str, Any], name: str) -> str:
     text = given.get(name)
     if text is not None and not (isinstance(text, str) and storable(text)):
-        raise Refused(f"its {name} is no text")
+        raise Refused(f"its {name} is not text")
     return text or ""

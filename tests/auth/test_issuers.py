@@ -202,7 +202,7 @@ def test_a_header_that_comes_twice_is_refused(start: Start) -> None:
     for name, code in (("X-Token", errors.INVALID_TOKEN), ("X-Caller", errors.NO_IDENTITY)):
         status, problem = api.answer(("X-Token", of(A)), ("X-Caller", "ann"), (name, "ben"))
         assert (status, problem["code"]) == (401, code)
-        assert problem["detail"] == f"There must be one {name} header."
+        assert problem["detail"] == f"There must be exactly one {name} header."
 
 
 def test_a_header_that_comes_twice_leaves_the_token_of_another_good(start: Start) -> None:
@@ -356,7 +356,7 @@ def test_each_issuer_with_the_public_keys_has_to_say_who_may() -> None:
     public = {"issuer_url": A, "jwk_cert_url": PUBLIC_KEYS}
     mine = {"issuer_url": B, "jwk_cert_url": B, "audience": "fleet"}
     for configs in ([public], [mine, public], [{"issuer_url": A}, mine]):
-        with pytest.raises(ConfigurationError, match="any account with the public issuer"):
+        with pytest.raises(ConfigurationError, match="an account at the public issuer"):
             Guard(Settings(jwt_configs=parse(configs)))
         Guard(Settings(jwt_configs=parse(configs), jwt_audiences=("fleet",)))
         Guard(Settings(jwt_configs=parse(configs), any_caller=True))

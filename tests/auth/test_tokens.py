@@ -97,7 +97,7 @@ def ask(api: Api, token: str, **headers: str) -> requests.Response:
 
 # What is said of a token more closely.
 CLOSER = {
-    errors.BAD_TYPE: {"A token of an impersonation is not accepted."},
+    errors.BAD_TYPE: {"Impersonation tokens are not accepted."},
     errors.BAD_ALGORITHM: {"The token's key is not for its algorithm."},
     errors.UNKNOWN_KEY: {"The token does not say which key it is signed with."},
     errors.BAD_AUDIENCE: {f"{errors.BAD_AUDIENCE} Expected: fleet, fleets."},
@@ -835,7 +835,7 @@ def test_the_default_keys_are_those_of_red_hat_sso() -> None:
 def test_with_the_public_keys_somebody_has_to_say_who_may(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigurationError, match="any account with the public issuer could write"):
+    with pytest.raises(ConfigurationError, match="an account at the public issuer could write"):
         Guard(Settings(**settings))
     acl = tmp_path / "acl.yaml"
     acl.write_text("- {claim: email, pattern: '@example[.]com$'}")

@@ -221,7 +221,7 @@ def test_the_audit_is_a_list_like_others(api: Api) -> None:
     tag = api.get("/audit").headers["ETag"]
     assert api.get("/audit", headers={"If-None-Match": tag}).status_code == 304
     found = problem(api.get("/audit?search=unheard='1'"), 400, "search")
-    assert "a field is such as record or time" in found["detail"]
+    assert "use a field such as record or time" in found["detail"]
     problem(api.get("/audit?search=labels.a='1'"), 400, "search")
     problem(api.get("/audit?orderBy=spec.a"), 400, "orderBy")
     problem(api.get("/audit?fields=spec"), 400, "fields")
@@ -291,7 +291,7 @@ def test_only_those_read_it_whom_its_list_names(start: Start, tmp_path: Path) ->
     body = {"name": "c1", "spec": {}}
     cluster = check(api.post("/clusters", json=body, headers=bob), 201)
     found = problem(api.get("/audit", headers=bob), 403)
-    assert found["detail"] == "The audit is for those whom its access list names."
+    assert found["detail"] == "Only callers that the access list of the audit names may read it."
     problem(api.get("/audit"), 401)
     assert api.head("/audit", headers=bob).status_code == 403
     (record,) = check(api.get("/audit", headers=ann))["items"]

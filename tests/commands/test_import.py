@@ -87,7 +87,7 @@ def test_the_service_shows_what_the_original_held(
     assert "clusters    2 new, 0 changed, 0 same, 0 removed" in output
     assert "node pools  2 new, 0 changed, 0 same, 0 removed" in output
     assert "reports     4 stored" in output
-    assert "All was taken." in output
+    assert "Everything was imported." in output
     assert original.checksum() == before
 
     cluster = api.get(f"/clusters/{A}").json()
@@ -351,7 +351,7 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(
     for table in ("clusters", "node_pools", "adapter_statuses", "labels", "imports"):
         assert sql.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     real = take(database, first, code=3)
-    assert "Nothing was written; this is what would be:" in dry
+    assert "Nothing was written; this is what would have been:" in dry
     assert dry.splitlines()[2:] == real.splitlines()[2:]
 
 
@@ -366,7 +366,7 @@ def test_what_the_first_generation_no_longer_shows_is_not_taken(
     first.report(A, "old", deleted_at=at(5))
     output = take(database, first, code=3)
     assert f"node pool {S} 'under-what-is-gone': its cluster {C} is not here" in output
-    assert "Not taken: 1\n" in output
+    assert "Not imported: 1\n" in output
     assert api.get("/clusters").json()["total"] == 2
     assert api.get("/nodepools").json()["total"] == 2
     assert api.get(f"/clusters/{A}/statuses").json()["total"] == 2
@@ -428,18 +428,18 @@ def test_what_cannot_be_taken_is_told_with_the_reason(newest: Original, api: Api
     newest.report(B, "early", observed_generation=0)
     newest.report(B, "listed", data=Jsonb([1]))
     output = take(database, newest, code=3)
-    lines = output.partition("Not taken: ")[2].splitlines()
+    lines = output.partition("Not imported: ")[2].splitlines()
     assert lines[0] == "17"
     for line in (
         f"cluster {odd[0]} 'Prod_West': its name must match the pattern",
         f"cluster {odd[1]} '{'a' * 64}': its name must have at most 63 characters",
-        "cluster not-a-uuid 'fine': its id is no UUID; --derive-ids makes one of it",
-        f"cluster {odd[2]} 'list': its spec is no JSON object",
+        "cluster not-a-uuid 'fine': its id is not a UUID; --derive-ids makes one from it",
+        f"cluster {odd[2]} 'list': its spec is not a JSON object",
         f"cluster {odd[3]} 'prod': its name is that of {A}",
         f"cluster {odd[4]} 'tenant': it belongs to a tenant",
-        f"cluster {odd[5]} 'never': created_time is no time",
-        f"cluster {odd[6]} 'zero': its generation is no whole number",
-        f"node pool {odd[7]} 'orphan': its id is no UUID",
+        f"cluster {odd[5]} 'never': created_time is not a time",
+        f"cluster {odd[6]} 'zero': its generation is not a whole number",
+        f"node pool {odd[7]} 'orphan': its id is not a UUID",
         f"node pool {odd[8]} 'orphan-of': its cluster {odd[0]} is not here",
         f"Channel {odd[9]} 'stable': this service knows no such kind",
         f"reference {A} 'channel': references are not kept: Channel {odd[9]}",
@@ -447,13 +447,13 @@ def test_what_cannot_be_taken_is_told_with_the_reason(newest: Original, api: Api
         f"report {B} 'silent': conditions must have at least 1 item",
         f"report {B} 'strange': conditions[0].status must be one of",
         f"report {B} 'early': observed_generation must be at least 1",
-        f"report {B} 'listed': its data is no JSON object",
+        f"report {B} 'listed': its data is not a JSON object",
     ):
         assert any(one.startswith("  " + line) for one in lines), (line, output)
     assert api.get("/clusters").json()["total"] == 2
     assert api.get(f"/clusters/{B}/statuses").json()["total"] == 1
     # Nothing of this is remembered as done: the next run says the same.
-    assert take(database, newest, code=3).partition("Not taken: ")[2].splitlines() == lines
+    assert take(database, newest, code=3).partition("Not imported: ")[2].splitlines() == lines
 
 
 def test_ids_of_december_become_uuids_where_that_is_wanted(
@@ -463,8 +463,8 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     first.node_pool(ksuid(2), "workers", ksuid(1))
     first.report(ksuid(1), "dns")
     output = take(database, first, code=3)
-    assert f"cluster {ksuid(1)} 'prod': its id is no UUID; --derive-ids makes one of it" in output
-    assert "All was taken." in take(database, first, "--derive-ids")
+    assert f"cluster {ksuid(1)} 'prod': its id is not a UUID; --derive-ids makes one from it" in output
+    assert "Everything was imported." in take(database, first, "--derive-ids")
     found = api.get(f"/clusters?search=labels.hyperfleet.io/original-id='{ksuid(1)}'").json()["items"]
     assert [one["name"] for one in found] == ["prod"]
     assert found[0]["status"]["phase"] == "Ready"
@@ -593,7 +593,7 @@ def test_a_source_that_has_lost_everything_removes_nothing(
     take(database, first)
     first.conn.execute("TRUNCATE clusters, node_pools, adapter_statuses")
     output = take(database, first, code=3)
-    assert "nothing is there any more; kept here" in output
+    assert "nothing is left there; kept here" in output
     assert api.get("/clusters").json()["total"] == 2
 
 
@@ -622,7 +622,7 @@ def test_it_refuses_to_run_where_that_cannot_be_meant(
 ) -> None:
     with migrated(postgres, f"other_{next(numbers)}") as other:
         said = take(database, other, code=1)
-        assert "is no database of the original" in said
+        assert "is not a database of the original" in said
         assert "Tables found: _yoyo_log, _yoyo_migration" in said
         assert "clusters, feeds, generations, idempotency_keys" in said
     assert "is the one of this service" in take(database, database, code=1)
@@ -716,7 +716,7 @@ def test_it_goes_on_after_a_kill_and_ends_as_if_there_had_been_none(
     assert taken[0] % 500 == 0, "whole batches"
     assert sql.execute("SELECT count(*) FROM imports").fetchone() == taken, "and what is known of each"
     output = take(database, first)
-    assert "All was taken." in output
+    assert "Everything was imported." in output
     assert f"clusters    {3000 - taken[0]} new, 0 changed, {taken[0]} same" in output
     with migrated(postgres, f"whole_{next(numbers)}") as other:
         take(other, first)
@@ -789,7 +789,7 @@ def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
     finally:
         following.process.kill()
     assert any(" all: " in line for line in following.lines[2:])
-    assert "All was taken.\n" in following.lines
+    assert "Everything was imported.\n" in following.lines
     reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
     assert reports["dns"]["last_report_time"] == shown(3)
 
@@ -908,7 +908,7 @@ def test_a_service_of_the_first_generation_is_a_source(
     ):
         ended = run_here(*arguments, *given, env=env)
         assert ended.returncode == 3, ended.stdout
-        assert f"report {uid(101)}: its reports are no JSON" in ended.stdout
+        assert f"report {uid(101)}: its reports are not JSON" in ended.stdout
         assert "sesame" not in ended.stdout
     assert {method for method, *_ in old.asked} == {"GET"}
     cluster = api.get(f"/clusters/{A}").json()
@@ -1007,21 +1007,21 @@ WRONG: dict[str, tuple[Over, int, str]] = {
     ),
     "the same page again and again": (
         lambda path, _: listed([there(n) for n in range(1, 101)], 120) if path == "/clusters" else None,
-        *(1, "/clusters shows 100 items, but tells of 120."),
+        *(1, "/clusters shows 100 items, but its total is 120."),
     ),
     "an empty second page": (
         lambda path, query: listed([], 120) if path == "/clusters" and query["page"] != "1" else None,
-        *(1, "/clusters shows 100 items, but tells of 120."),
+        *(1, "/clusters shows 100 items, but its total is 120."),
     ),
     "a link to itself": (
         lambda path, _: (
             listed([there(1)], 10**9, next=f"{BASE}/clusters?a=b") if path == "/clusters" else None
         ),
-        *(1, "/clusters shows 1 items, but tells of 1000000000."),
+        *(1, "/clusters shows 1 items, but its total is 1000000000."),
     ),
     "no node pools": (
         lambda path, _: listed([]) if path == "/nodepools" else None,
-        *(3, f"node pool {uid(7, 1)}: nothing is there any more; kept here"),
+        *(3, f"node pool {uid(7, 1)}: nothing is left there; kept here"),
     ),
     "few clusters": (
         lambda path, _: listed([there(n) for n in range(1, 21)]) if path == "/clusters" else None,
@@ -1090,9 +1090,9 @@ def test_reports_that_are_not_found_though_their_resource_is_are_told(
 
     service.over = over
     output = ask(database, url, code=3)
-    assert f"report {uid(2)}: its reports are not found, though it is" in output
+    assert f"report {uid(2)}: its reports are not found, although it is" in output
     assert f"node pool {uid(4, 1)} 'p4': it names no cluster" in output
-    assert "Not taken: 2\n" in output
+    assert "Not imported: 2\n" in output
     assert numbers_of(sql) == (119, 1)
 
 
@@ -1115,7 +1115,9 @@ def test_reports_with_numbers_that_no_double_holds_are_taken(
     output = ask(database, url, code=3)
     [shown] = api.get(f"/clusters/{uid(1)}/statuses").json()["items"]
     assert shown["data"] == {"n": -(10**400)}
-    assert output.endswith(f"Not taken: 1\n  report {uid(2)}: it holds a number that is out of range\n")
+    assert output.endswith(
+        f"Not imported: 1\n  report {uid(2)}: it holds a number that is out of range\n"
+    )
 
 
 # More than any Python parses: 3.13 goes to ten thousand.
@@ -1129,7 +1131,7 @@ DEEP = b"[" * 300_000 + b"]" * 300_000
         ([there(1, id=5)], 1, "/clusters shows an item without id."),
         ([there(1, id=None)], 1, "/clusters shows an item without id."),
         ([there(1, id="a\ud800")], 1, "/clusters shows an item without id."),
-        ([there(1, id="../secret?x=")], 3, "cluster ../secret?x= 'c1': its id is no UUID"),
+        ([there(1, id="../secret?x=")], 3, "cluster ../secret?x= 'c1': its id is not a UUID"),
         (
             [there(1, name="a\ud800")],
             3,
@@ -1137,8 +1139,8 @@ DEEP = b"[" * 300_000 + b"]" * 300_000
         ),
         ([there(1, spec={"a": "\ud800"})], 3, "its spec holds a character that PostgreSQL cannot"),
         ([there(1, spec={"a": {"b": "\ud800"}})], 3, "'c1': its spec holds a character"),
-        ("many", 1, "/clusters tells no total."),
-        ([1], 1, "/clusters tells no total."),
+        ("many", 1, "/clusters has no total."),
+        ([1], 1, "/clusters has no total."),
         (b'{"items": [{"id": "x", "spec": ' + DEEP + b'}], "total": 1}', 1, "JSON of too many levels."),
     ],
 )
@@ -1167,21 +1169,21 @@ def test_what_is_of_another_type_than_it_must_be_is_told_of_each(
 ) -> None:
     service, url = fleet
     strange: list[tuple[dict[str, Any], str]] = [
-        ({"labels": ["a"]}, "its labels are no mapping of texts"),
-        ({"labels": {"a": 1}}, "its labels are no mapping of texts"),
+        ({"labels": ["a"]}, "its labels are not a mapping of strings"),
+        ({"labels": {"a": 1}}, "its labels are not a mapping of strings"),
         ({"labels": {"a": "\0"}}, "its labels hold a character that PostgreSQL cannot"),
-        ({"created_by": 5}, "its created_by is no text"),
-        ({"updated_by": "\0"}, "its updated_by is no text"),
-        ({"deleted_time": shown(0), "deleted_by": []}, "its deleted_by is no text"),
-        ({"deleted_time": "soon"}, "deleted_time is no time"),
-        ({"generation": True}, "its generation is no whole number from 1 to 2147483647"),
-        ({"generation": 2**31}, "its generation is no whole number from 1 to 2147483647"),
-        ({"spec": None}, "its spec is no JSON object"),
+        ({"created_by": 5}, "its created_by is not text"),
+        ({"updated_by": "\0"}, "its updated_by is not text"),
+        ({"deleted_time": shown(0), "deleted_by": []}, "its deleted_by is not text"),
+        ({"deleted_time": "soon"}, "deleted_time is not a time"),
+        ({"generation": True}, "its generation is not a whole number from 1 to 2147483647"),
+        ({"generation": 2**31}, "its generation is not a whole number from 1 to 2147483647"),
+        ({"spec": None}, "its spec is not a JSON object"),
         ({"id": "no value of a label"}, "its id cannot be the value of a label, where it would be kept"),
     ]
     odd = [there(number + 1, **more) for number, (more, _) in enumerate(strange)]
     service.clusters, service.pools = [there(0), *odd], []
-    lines = ask(database, url, "--derive-ids", code=3).partition("Not taken: ")[2].splitlines()
+    lines = ask(database, url, "--derive-ids", code=3).partition("Not imported: ")[2].splitlines()
     assert lines[0] == str(len(strange))
     for number, (more, reason) in enumerate(strange):
         about = f"  cluster {more.get('id', uid(number + 1))} 'c{number + 1}': {reason}"
@@ -1190,7 +1192,7 @@ def test_what_is_of_another_type_than_it_must_be_is_told_of_each(
 
 def test_an_address_that_is_none_is_told(database: str) -> None:
     for address in ("http://[::1", "http://h:99999"):
-        assert "--from-api is no URL: " in ask(database, address, code=2)
+        assert "--from-api is not a URL: " in ask(database, address, code=2)
 
 
 def nested(levels: int, innermost: str = "") -> str:
@@ -1252,7 +1254,7 @@ def test_a_row_that_is_strange_is_told_and_the_others_are_taken(
     newest.cluster(upper, "upper")
     newest.cluster(lower, "lower")
     output = take(database, newest, code=3)
-    lines = output.partition("Not taken: ")[2].splitlines()
+    lines = output.partition("Not imported: ")[2].splitlines()
     assert lines[0] == "6", output
     for line in (
         f"cluster {uid(20)} 'c20': its spec has more than 63 levels",
@@ -1262,12 +1264,12 @@ def test_a_row_that_is_strange_is_told_and_the_others_are_taken(
         f"report {B} 'deep-metadata': its metadata has more than 63 levels",
     ):
         assert "  " + line in lines, (line, output)
-    assert f"its id is that of {upper}, but for the case" in output or (
-        f"its id is that of {lower}, but for the case" in output
+    assert f"its id is that of {upper}, apart from case" in output or (
+        f"its id is that of {lower}, apart from case" in output
     )
     assert api.get("/clusters").json()["total"] == 3
     assert api.get(f"/clusters/{B}/statuses").json()["total"] == 1
-    assert take(database, newest, code=3).partition("Not taken: ")[2].splitlines() == lines
+    assert take(database, newest, code=3).partition("Not imported: ")[2].splitlines() == lines
 
 
 @contextlib.contextmanager
@@ -1301,7 +1303,7 @@ def test_another_original_behind_the_same_address_removes_nothing(
         other.cluster(uid(5), "eu-5")
         output = take(database, other)
         assert "clusters    1 new, 0 changed, 1 same, 0 removed" in output
-        assert "From another original, and left alone: 4 resources\n" in output
+        assert "Left alone, as they came from another original: 4 resources\n" in output
         assert numbers_of(sql) == (6, 0)
         other.conn.execute("DELETE FROM resources WHERE name = 'eu-5'")
         assert "1 removed" in take(database, other)
@@ -1361,7 +1363,7 @@ def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
     for _ in range(2):
         output = take(database, newest, code=3)
         assert f"cluster {C} 'three': it was changed here after the import, and is no newer" in output
-        assert "Not taken: 1\n" in output
+        assert "Not imported: 1\n" in output
     assert api.get(f"/clusters/{A}").json()["spec"] == {"fixed": True}
     assert api.get(f"/clusters/{B}").json()["labels"] == {"team": "a", "new": "label"}
     assert api.get("/clusters?search=labels.new='label'").json()["total"] == 1
@@ -1411,7 +1413,7 @@ def test_two_imports_do_not_meet(newest: Original, database: str, sql: psycopg.C
         first = held_up(newest, database, sql)
         assert "Another import into this database is running." in take(database, newest, code=1)
         take(database, newest, "--dry-run")
-    assert "All was taken." in first.result(20)
+    assert "Everything was imported." in first.result(20)
     take(database, newest)
 
 
@@ -1427,7 +1429,7 @@ def test_what_somebody_makes_meanwhile_is_not_overwritten(
             [A],
         )
         import_ = held_up(newest, database, sql)
-    said = f"cluster {A} 'prod': it is here already, and did not come by an import"
+    said = f"cluster {A} 'prod': it is already here, and did not come from an import"
     assert said in import_.result(20)
     assert sql.execute("SELECT name FROM clusters").fetchall() == [("mine",)]
 
@@ -1484,7 +1486,7 @@ def test_tenants_are_taken_over_where_they_are_kept_apart(
     refused = take(database, newest, code=3)
     assert refused.count("it belongs to a tenant") == 5
     output = take(database, newest, "--tenant-enabled", code=3)
-    assert f"cluster {uid(22)} 'listed': its tenancy is no mapping of at most 8 texts" in output
+    assert f"cluster {uid(22)} 'listed': its tenancy is not a mapping of at most 8 strings" in output
     assert output.count("its tenancy has a key or a value that no tenant can have here") == 2
     assert sql.execute(
         "SELECT id::text, tenancy FROM all_resources ORDER BY tenancy, id"

@@ -173,7 +173,7 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
 def test_a_service_that_is_another_one_is_an_error_in_words(content: bytes) -> None:
     with JsonServer(lambda *_: (200, {}, content)) as server:
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
-    said = "The service cannot be read: it does not answer as the API of HyperFleet does."
+    said = "The service cannot be read: it does not answer like the HyperFleet API."
     assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
 
 

@@ -225,14 +225,14 @@ def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database
             problem = answer.json()
             assert (problem["kind"], problem["code"]) == ("Error", "HYPERFLEET-SVC-002")
             assert (problem["status"], problem["instance"]) == (503, "/api/hyperfleet/v1/clusters")
-            assert "stops" in problem["detail"]
+            assert "is stopping" in problem["detail"]
             assert problem["trace_id"] == answer.headers["X-Request-ID"]
         assert server.process.wait(20) == 0
         server.reader.join(5)
         assert "Traceback" not in server.output
         # In the service's own words, and no error of the server's.
         assert "WARNING" in server.output
-        assert "requests are cut off at the end of the service: 2" in server.output
+        assert "requests cut off as the service stops: 2" in server.output
         assert "ERROR" not in server.output
 
 

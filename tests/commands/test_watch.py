@@ -154,7 +154,7 @@ def test_what_answers_that_is_not_the_api_is_told_and_asked_again(body: bytes) -
         one = Watching(f"--url={server.url}")
         try:
             one.until(lambda: len(server.asked) > 1)
-            one.until(lambda: "what answers is not the API; trying again\n" in one.said)
+            one.until(lambda: "the server that answers is not the API; trying again\n" in one.said)
         finally:
             one.process.kill()
             one.process.wait(10)

@@ -661,15 +661,15 @@ def test_every_fault_of_a_document_is_said_and_only_what_the_specs_need_counts(t
     assert warnings == [
         "components.schemas.ClusterSpec.properties.a.minimun: is not a known keyword; it is not checked",
         "components.schemas.ClusterSpec.properties.a.format: cidr is not a known format; it is not checked",
-        "components.schemas.ClusterSpec.properties.a.nullable: is beside a $ref, where nothing counts in OpenAPI 3.0",
+        "components.schemas.ClusterSpec.properties.a.nullable: is ignored: OpenAPI 3.0 ignores what is beside a $ref",
     ]
     file.write_text(
         HEAD.replace("3.0.3", "3.1.0")
         + "      properties: {a: {type: string, nullable: true}, b: {items: {}, additionalItems: false}}\n"
     )
     assert read(file).warnings == [
-        "components.schemas.ClusterSpec.properties.a.nullable: is not checked in OpenAPI 3.1: say type: [..., 'null']",
-        "components.schemas.ClusterSpec.properties.b.additionalItems: is not checked in OpenAPI 3.1: say items, beside prefixItems",
+        "components.schemas.ClusterSpec.properties.a.nullable: is not checked in OpenAPI 3.1: use type: [..., 'null']",
+        "components.schemas.ClusterSpec.properties.b.additionalItems: is not checked in OpenAPI 3.1: use items, beside prefixItems",
     ]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BrokenDocument, match="is not UTF-8"):
@@ -731,7 +731,7 @@ def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
     api = service(openapi_schema_path=str(missing), schema_required=False)
     assert create(api, {"any": 1}).status_code == 201
     assert f"{missing}: cannot be read: No such file or directory" in caplog.text
-    assert f"SPECS ARE NOT VALIDATED: mend {missing} and send SIGHUP" in caplog.text
+    assert f"SPECS ARE NOT VALIDATED: fix {missing} and send SIGHUP" in caplog.text
 
 
 @pytest.mark.slow

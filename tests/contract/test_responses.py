@@ -62,8 +62,8 @@ def test_what_an_answer_has_that_none_may_have_is_named() -> None:
 
     html, json = "text/html", "application/json"
     wrong = said("getClusterById", 200, html, b"{}")
-    assert wrong == ("Content-Type", "text/html is none that the answer has")
-    assert said("getClusterById", 200, "", b"{}")[1] == "none is none that the answer has"
+    assert wrong == ("Content-Type", "text/html is not a media type of this answer")
+    assert said("getClusterById", 200, "", b"{}")[1] == "none is not a media type of this answer"
     assert said("getClusterById", 200, json, b"{") == ("body", "is not JSON")
     assert said("getClusterById", 404, html, b"NaN") == ("body", "is not JSON")
     assert said("forceDeleteCluster", 204, json, b"{}") == ("body", "there must be none")

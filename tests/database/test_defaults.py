@@ -112,4 +112,4 @@ def test_a_database_that_cannot_hold_all_texts_is_refused(postgres: NoopExecutor
     with encoded(postgres, encoding) as conninfo:
         done = run("migrate", "--database-url", conninfo)
     assert done.returncode == 1
-    assert f"has the encoding {encoding}, and must have UTF8: CREATE DATABASE" in done.stdout
+    assert f"has the encoding {encoding}, but must have UTF8: CREATE DATABASE" in done.stdout

@@ -420,7 +420,7 @@ def test_positions_are_told_apart_beyond_four_gigabytes_of_log() -> None:
 def test_standbys_of_no_database_are_refused_at_the_start() -> None:
     refused = run("serve", "--no-auth", "--read-database-url=postgresql://localhost/x")
     assert refused.returncode == 2
-    assert "--read-database-url names standbys: say with --database-url of which" in refused.stdout
+    assert "--read-database-url names standbys: name their primary with --database-url" in refused.stdout
 
 
 def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(

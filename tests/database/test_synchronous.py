@@ -65,7 +65,7 @@ def test_who_ends_the_wait_for_a_standby_makes_no_write_acknowledged(pair: tuple
             assert [(one.status_code, one.json()["code"]) for one in told] == [
                 (503, "HYPERFLEET-SVC-001")
             ] * len(asked)
-        assert serving.says("the wait for a standby was ended")
+        assert serving.says("the wait for a standby was cut short")
         # The connections are as good as before.
         again = [one(api).status_code for one in writes(api, "again")]
         assert again == [201, 201, 201, 200, 202]

@@ -205,14 +205,14 @@ def test_an_owner_that_restricts_is_not_deleted_while_it_has_children(world: Wor
     api, channel = world.api, world.make("Channel")
     versions = [world.make("Version", channel) for _ in range(2)]
     said = refused(api.delete(at(channel)), 409)
-    assert "there are 2 of its versions left" in said
+    assert "while 2 of its versions are left" in said
     assert "deleted_time" not in answered(api.get(at(channel)))
     # As long as it waits for an adapter, a deleted one is there.
     assert api.report(versions[0], "dns").status_code == 201
     for version in versions:
         world.deleted(version)
     said = refused(api.delete(at(channel)), 409)
-    assert "there is 1 of its versions left, 1 of them being deleted already" in said
+    assert "while 1 of its versions is left, 1 of them already being deleted" in said
     assert world.finalized(versions[0], "dns").status_code == 201
     world.deleted(channel)
     assert world.status(channel) == 404
@@ -592,7 +592,7 @@ def test_node_pools_may_keep_their_cluster(database: str, tmp_path: Path) -> Non
         pool = api.node_pool(cluster)
         said = refused(api.delete(at(cluster)), 409)
         assert said == (
-            "The cluster cannot be deleted: there is 1 of its nodepools left, which must be gone first."
+            "The cluster cannot be deleted while 1 of its nodepools is left. Delete its nodepools first."
         )
         answered(api.delete(at(pool)), 202)
         answered(api.delete(at(cluster)), 202)
@@ -643,7 +643,7 @@ CHANNEL: Json = {"kind": "Channel", "plural": "channels"}
 WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "channel", "plural": "channels"}], "not a name that a kind can have"),
     ([{"kind": "Channel"}], "Channel lacks a plural"),
-    ([{"kind": "Channel", "plural": "Channels"}], "Channel.plural must look like"),
+    ([{"kind": "Channel", "plural": "Channels"}], "Channel.plural must match"),
     ([{"kind": "Channel", "plural": "resources"}], "cannot be 'resources'"),
     ([{"kind": "Feed", "plural": "changes"}], "cannot be 'changes'"),
     ([{"kind": "Audit", "plural": "audit"}], "cannot be 'audit'"),
@@ -654,9 +654,9 @@ WRONG: list[tuple[list[Json], str]] = [
     ),
     ([{"kind": "Channel", "plural": "clusters"}], "Cluster and Channel have the same plural"),
     ([CHANNEL, {"kind": "Canal", "plural": "channels"}], "Channel and Canal have the same plural"),
-    ([CHANNEL, {"kind": "CHANNEL", "plural": "canals"}], "differ in capitals alone"),
+    ([CHANNEL, {"kind": "CHANNEL", "plural": "canals"}], "differ only in capitalization"),
     ([CHANNEL, CHANNEL], "names the kind Channel twice"),
-    ([{**CHANNEL, "parent_kind": "Sea"}], "Channel.parent_kind is Sea, a kind that there is not"),
+    ([{**CHANNEL, "parent_kind": "Sea"}], "Channel.parent_kind is Sea, which is not a known kind"),
     ([{**CHANNEL, "parent_kind": "Channel"}], "in a circle"),
     (
         [
@@ -665,15 +665,15 @@ WRONG: list[tuple[list[Json], str]] = [
         ],
         "Channel and Version belong to each other in a circle",
     ),
-    ([{**CHANNEL, "on_parent_delete": "cascade"}], "belongs to none"),
-    ([{**CHANNEL, "parent_kind": "Cluster", "on_parent_delete": "keep"}], "must look like"),
-    ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that there is none"),
+    ([{**CHANNEL, "on_parent_delete": "cascade"}], "kind without a parent"),
+    ([{**CHANNEL, "parent_kind": "Cluster", "on_parent_delete": "keep"}], "must match"),
+    ([{**CHANNEL, "name_min_len": 9, "name_max_len": 3}], "so that no name is possible"),
     ([{**CHANNEL, "name_max_len": 64}], "must be a number from 0 to 63"),
-    ([{**CHANNEL, "search_disallowed_fields": ["spce"]}], "no channel has. Is spec meant?"),
+    ([{**CHANNEL, "search_disallowed_fields": ["spce"]}], "no channel has. Did you mean spec?"),
     ([{**CHANNEL, "search_disallowed_fields": ["spec."]}], "a field that no channel has"),
     (
         [{**CHANNEL, "search_disallowed_fields": ["status.phse"]}],
-        "no channel has. Is status.phase meant?",
+        "no channel has. Did you mean status.phase?",
     ),
     ([{**CHANNEL, "search_disallowed_fields": ["name.first"]}], "a field that no channel has"),
     # One of two would count, and nobody be told.
@@ -686,8 +686,8 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Error", "plural": "slips"}], "cannot be called Error"),
     # Whom the access review lets read such resources, it would let read who did what.
     ([{"kind": "Audit", "plural": "audits"}], "cannot be called Audit"),
-    ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels stands for something else already"),
-    ([{"kind": "Past", "plural": "cluster-history"}], "come to the operation getClusterHistory"),
+    ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels already stands for something else"),
+    ([{"kind": "Past", "plural": "cluster-history"}], "make the operation getClusterHistory"),
 ]
 
 
@@ -736,7 +736,7 @@ def test_what_the_operator_keeps_from_searches_no_search_may_name(database: str,
         ):
             for path in ("/versions", "/resources", "/changes"):
                 said = refused(api.get(path, params={"search": named}), 400)
-                assert "a search must not name" in said, (path, named)
+                assert "does not allow searches by" in said, (path, named)
             if "owner" not in named or "labels" in named:
                 assert answered(api.get("/clusters", params={"search": named}))["total"] == 0
         for named in ("labels.of='x'", "labels.of.owners='x'", "status.phase='Ready'", "name='spec'"):
@@ -763,7 +763,7 @@ def test_a_field_that_is_kept_from_searches_is_so_under_each_of_its_names(
             *("owner_id='x'", "owner_references.\"id\"='x'"),
         ):
             said = refused(api.get("/versions", params={"search": named}), 400)
-            assert "a search must not name" in said, named
+            assert "does not allow searches by" in said, named
         for named in ("status.conditions.Ready.reason='x'", "status.conditions.Synced.reason='x'"):
             assert answered(api.get("/versions", params={"search": named}))["total"] == 0
 

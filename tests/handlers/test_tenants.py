@@ -382,7 +382,7 @@ def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
     channel = answered(one.post("/channels", json={"name": "c", "spec": {}}), 201)
     body = {"name": "r", "spec": {}, "references": {"channel": [{"id": channel["id"]}]}}
     refused = answered(other.post("/users", json=body), 400)
-    assert "must be the id of a channel that there is" in refused["detail"]
+    assert "must be the id of an existing channel" in refused["detail"]
     user = answered(other.post("/users", json={"name": "r", "spec": {}}), 201)
     answered(other.patch(at(user), json={"references": body["references"]}), 400)
     own = answered(one.post("/users", json=body), 201)
@@ -429,7 +429,7 @@ def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> N
     for other in (b, whole):
         body = refers(channels[other])
         refused = answered(whole.patch(at(user), json={"references": body["references"]}), 400)
-        assert "must be the id of a channel that there is" in refused["detail"]
+        assert "must be the id of an existing channel" in refused["detail"]
         # What belongs to another has that one's dimensions.
         answered(whole.post(at(channels[a], "/seats"), json=body), 400)
         answered(a.post(at(channels[a], "/seats"), json=body), 400)

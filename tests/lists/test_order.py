@@ -203,7 +203,7 @@ def test_a_report_keeps_its_adapter() -> None:
 @pytest.mark.parametrize(
     ("names", "kind", "message"),
     [
-        ("foo", "Cluster", "unknown member foo; expected some of kind, id, href, name"),
+        ("foo", "Cluster", "unknown member foo; expected one of kind, id, href, name"),
         ("name,foo.bar", "Cluster", "unknown member foo"),
         ("name.*", "Cluster", "unknown member name.*; name has no members"),
         ("foo.*", "Cluster", "unknown member foo"),
@@ -211,7 +211,7 @@ def test_a_report_keeps_its_adapter() -> None:
         ("status.**", "Cluster", "at character 1"),
         ("owner_references.*", "Cluster", "unknown member owner_references"),
         ("owner_references", "Cluster", "unknown member owner_references"),
-        ("id", "AdapterStatus", "expected some of adapter, observed_generation, conditions"),
+        ("id", "AdapterStatus", "expected one of adapter, observed_generation, conditions"),
         ("", "Cluster", "at character 1"),
         ("name,,id", "Cluster", "at character 6"),
         ("name id", "Cluster", "at character 1"),
@@ -254,7 +254,7 @@ def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest
         assert answer.json()["errors"][0]["field"].startswith(parameter)
     answer = api.get("/clusters?orderBy=desc&order=name")
     assert answer.json()["errors"][0]["message"] == (
-        "must name the fields, not only desc, where order is given too"
+        "must name fields, not only desc, if order is given too"
     )
     # What the contract leaves open may be anything.
     for value in ("spec.any.thing", "labels.any.thing", "status.conditions.type"):

@@ -194,7 +194,7 @@ def test_the_level_changes_by_signal_for_all_workers(database: str, count: int) 
         Api(server.url).get("/clusters").raise_for_status()
         server.process.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + 5
-        while len([e for e in server.events if "of level info" in e["message"]]) < count:
+        while len([e for e in server.events if "log level is now info" in e["message"]]) < count:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         before = len(server.events)

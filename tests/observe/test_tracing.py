@@ -172,7 +172,7 @@ def test_traces_that_cannot_be_made_keep_the_service_from_its_start(
     for command in (["serve", "--workers=2", "--port=0"], ["config", "--check"]):
         refused = run(*command, "--no-auth", f"--database-url={database}", env=env)
         assert refused.returncode == 1
-        assert "Traces are asked for, " in refused.stdout
+        assert "Tracing is enabled, but " in refused.stdout
         assert "serves" not in refused.stdout
 
 

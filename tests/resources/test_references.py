@@ -163,13 +163,13 @@ def test_what_is_wrong_with_references_is_named_with_its_place_and_bound(world: 
     place = "references.wif_config[0].id"
     for id_ in (absent, image["id"], "x", ""):
         assert wrong("/clusters", {"wif_config": [{"id": id_}]}) == [
-            (place, "must be the id of a wif config that there is")
+            (place, "must be the id of an existing wif config")
         ], id_
     assert wrong("/clusters", {"wif_config": ids(wif, wif)}) == [
         ("references.wif_config", "must have at most 1 item")
     ]
     assert wrong("/clusters", {"peers": ids(owner, owner)}) == [
-        ("references.peers[1].id", "names a cluster that is named before")
+        ("references.peers[1].id", "names a cluster that is already named")
     ]
     [(field, message)] = wrong("/clusters", {"wif_config": [{"id": wif["id"], "kind": "Image"}]})
     assert (field, message) == ("references.wif_config[0].kind", "must be WifConfig")
@@ -311,7 +311,9 @@ def test_lists_are_filtered_by_what_their_items_refer_to(world: World) -> None:
     assert "did you mean wif_config?" in faults(api.get("/clusters?ref_type=wif_confg"))[0][1]
     assert "refers to nothing" in faults(api.get("/wif-configs?ref_type=x"))[0][1]
     for expression in ("references.wif_config > 'a'", "references.wif_config like 'a%'"):
-        assert "is not for references" in said(api.get("/clusters", params={"search": expression}), 400)
+        assert "does not work with references" in said(
+            api.get("/clusters", params={"search": expression}), 400
+        )
     for expression in ("references.wif_confg='a'", "references='a'", "references.wif_config=5"):
         answered(api.get("/clusters", params={"search": expression}), 400)
     answered(api.get("/clusters?orderBy=references.wif_config"), 400)
@@ -660,14 +662,14 @@ def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
         ("x", "Zone.references must be a list"),
         ([{"ref_type": "a"}], "Zone.references[0] lacks target_kind"),
         ([{"ref_type": "a", "target_kind": "Zone", "mx": 1}], "Zone.references[0].mx is not supported"),
-        ([{"ref_type": "a b", "target_kind": "Zone"}], "Zone.references[0].ref_type must look like"),
-        ([{"ref_type": "a", "target_kind": "Zon"}], "a leads to Zon, a kind that there is not"),
+        ([{"ref_type": "a b", "target_kind": "Zone"}], "Zone.references[0].ref_type must match"),
+        ([{"ref_type": "a", "target_kind": "Zon"}], "a leads to Zon, which is not a known kind"),
         ([{"ref_type": "a", "target_kind": "Zone", "min": -1}], "min must be a number from 0 to 1000"),
         ([{"ref_type": "a", "target_kind": "Zone", "max": 1001}], "max must be a number from 0 to 1000"),
         ([{"ref_type": "a", "target_kind": "Zone", "min": 2, "max": 1}], "min is 2, which is more"),
         (
             [{"ref_type": "a", "target_kind": "Zone", "min": 1}],
-            "Zone must refer to what there cannot be",
+            "Zone must refer to resources that cannot exist",
         ),
         ([{"ref_type": "a", "target_kind": "Zone"}] * 2, "has the type a twice"),
     ],

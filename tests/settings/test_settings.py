@@ -72,7 +72,7 @@ def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_em
     file = tmp_path / "password"
     file.write_text("filed")
     both = refused("--db-password=mine", f"--db-password-file={file}")
-    assert "--db-password and --db-password-file say the same" in both
+    assert "--db-password and --db-password-file exclude each other" in both
     assert "mine" not in both
     assert "filed" not in both
     variables = {"HYPERFLEET_DB_PASSWORD": "mine", "HYPERFLEET_DB_PASSWORD_FILE": str(file)}
@@ -130,7 +130,7 @@ def test_the_service_links_of_kubernetes_are_no_settings() -> None:
 def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
     output = parse(HYPERFLEET_DB_PASWORD="hidden", HYPERFLEET_CONFIG="", HYPERFLEET_TOKEN="t").output
     assert "HYPERFLEET_DB_PASWORD is ignored" in output
-    assert "is HYPERFLEET_DB_PASSWORD meant?" in output
+    assert "did you mean HYPERFLEET_DB_PASSWORD?" in output
     assert "hidden" not in output
     assert output.count("is ignored") == 1
     assert "meant" not in parse(HYPERFLEET_XYZZY="1").output
@@ -143,7 +143,7 @@ def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database
     env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_PROT": "3"}
     with Serving("--no-auth", env=env) as server:
         assert "HYPERFLEET_PORT is ignored: Kubernetes has set it" in server.output
-        assert "HYPERFLEET_PROT is ignored: there is no such setting; is HYPERFLEET_PORT meant?" in (
+        assert "HYPERFLEET_PROT is ignored: there is no such setting; did you mean HYPERFLEET_PORT?" in (
             server.output
         )
         assert "HYPERFLEET_API_SERVICE_HOST" not in server.output
@@ -296,7 +296,7 @@ def test_of_two_names_of_a_setting_in_a_yaml_file_one_counts_and_the_other_is_to
         config.write_text(text)
         assert chosen(f"--config={config}")["port"] == 2
         assert read_file(config).told == [
-            f"{config}: server.port has no effect here: port is set under another name already"
+            f"{config}: server.port has no effect here: port is already set under another name"
         ]
 
 
@@ -321,11 +321,11 @@ def test_an_unknown_name_in_a_yaml_file_or_in_small_letters_has_a_hint(tmp_path:
     config = tmp_path / "config.yaml"
     config.write_text("db: {pasword: hush}")
     said = refused(f"--config={config}")
-    assert "db_pasword; is db_password meant?" in said
+    assert "db_pasword; did you mean db_password?" in said
     assert "hush" not in said
     for name in ("hyperfleet_port", "Hyperfleet_Port"):
         output = parse(**{name: "9"}).output
-        assert f"{name} is ignored: there is no such setting; is HYPERFLEET_PORT meant?" in output
+        assert f"{name} is ignored: there is no such setting; did you mean HYPERFLEET_PORT?" in output
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "-inf", "1e10", "3600.5", "x", ""])

@@ -298,8 +298,8 @@ def test_what_the_database_cannot_hold_is_left_out() -> None:
         (rule("resource.name"), "'when' is neither true nor false"),
         (rule(status='"Unknown"'), "its status is 'Unknown'"),
         (rule(status="1 / 0 == 1"), "divide by zero"),
-        (rule(reason="resource.spec"), "it came to a map"),
-        (rule(message='{"a": dyn(resource.?name)}["a"]'), "it came to what has no text"),
+        (rule(reason="resource.spec"), "it yielded a map"),
+        (rule(message='{"a": dyn(resource.?name)}["a"]'), "it yielded a value that has no text"),
     ],
 )
 def test_a_rule_that_fails_makes_no_condition_and_one_line(
@@ -310,7 +310,7 @@ def test_a_rule_that_fails_makes_no_condition_and_one_line(
         found = rules.conditions(resource(), (), None, at(second))
         assert [c["type"] for c in found] == ["Other"]
     (line,) = caplog.records
-    assert line.getMessage().startswith("the rule Cluster.Mapped comes to no condition: ")
+    assert line.getMessage().startswith("the rule Cluster.Mapped yields no condition: ")
     assert reason in line.getMessage()
 
 
@@ -381,8 +381,8 @@ def test_whatever_a_rule_yields_the_status_stays_valid_and_nothing_is_raised(
         ("toJson()", "undeclared reference to 'toJson'"),
         ("dig(resource, 1)", "found no matching overload for 'dig'"),
         ('"a" + 1', "found no matching overload"),
-        ("[1]", "and must come to a text"),
-        ("resource.?name", "optional_type<dyn>, and must come to a text"),
+        ("[1]", "but must yield a string"),
+        ("resource.?name", "optional_type<dyn>, but must yield a string"),
         ("'" + "a" * 5000 + "'", "at most 4096 are allowed"),
         ("(" * 100 + "1" + ")" * 100, "recursion limit exceeded"),
         ("statuses.all(a, statuses.all(b, statuses.all(c, statuses.all(d, true))))", "at most 3 deep"),
@@ -409,7 +409,7 @@ def test_what_stands_in_texts_and_comments_is_no_loop(text: str) -> None:
 
 
 def test_whether_there_is_a_condition_must_be_a_truth_value() -> None:
-    with pytest.raises(Refused, match="must come to true or false"):
+    with pytest.raises(Refused, match="must yield true or false"):
         Expression('"true"', boolean=True)
 
 
@@ -441,7 +441,7 @@ def test_no_rule_takes_long_whatever_there_is_to_look_at(case: str, length: int)
 def test_more_than_rules_are_made_for_is_not_shown_to_them(caplog: pytest.LogCaptureFixture) -> None:
     reports = [report("a", {"text": "x" * conditions.LARGEST}, Up="True")]
     assert mapped(rule(), reports=reports) == []
-    assert "what rules see is larger than 262144 characters" in caplog.text
+    assert "the data that rules see is larger than 262144 characters" in caplog.text
     assert mapped(rule(), spec={"text": "x" * conditions.LARGEST}), "no rule looks at the resource"
 
 
@@ -483,7 +483,7 @@ OUTPUT = written()["output"]
         ({"kind": "Cluster"}, "entities must be a list of mappings, each with a kind."),
         (["Cluster"], "entities[0] must be a mapping with a kind."),
         ([{"plural": "clusters"}], "entities[0] must be a mapping with a kind."),
-        ([{"kind": "cluster"}], "Is Cluster meant?"),
+        ([{"kind": "cluster"}], "Did you mean Cluster?"),
         ([entity(), entity()], "entities names the kind Cluster twice."),
         ([entity(name_min_len="x")], "Cluster.name_min_len must be a number from 0 to 63."),
         ([entity(require_spec_schema="x")], "Cluster.require_spec_schema must be true or false."),
@@ -491,7 +491,10 @@ OUTPUT = written()["output"]
             [entity(search_disallowed_fields="spec")],
             "Cluster.search_disallowed_fields must be a list of names.",
         ),
-        ([entity(condition=[])], "Cluster.condition is not supported: unknown. Is conditions meant?"),
+        (
+            [entity(condition=[])],
+            "Cluster.condition is not supported: unknown. Did you mean conditions?",
+        ),
         ([entity(plural="klusters")], "Cluster.plural is 'clusters' and cannot be changed"),
         ([entity(parent_kind="Fleet")], "Cluster.parent_kind is none and cannot be changed"),
         ([entity(required_adapters="dns")], "Cluster.required_adapters must be a list of names."),
@@ -506,7 +509,7 @@ OUTPUT = written()["output"]
         ([entity(conditions=[written(type="x" * 101)])], "has 101 characters; at most 100"),
         ([entity(conditions=[written(also="x")])], "conditions[0].also is not supported: unknown."),
         ([entity(conditions=[written(when="true")])], "Cluster.Mapped.when must be a mapping with expr"),
-        ([entity(conditions=[written(when={"expression": []})])], "when.expression must be a text."),
+        ([entity(conditions=[written(when={"expression": []})])], "when.expression must be a string."),
         (
             [entity(conditions=[written(when={"expression": "1 +"})])],
             "entities: Cluster.Mapped.when: invalid CEL expression: line 1, column 4: Syntax error",
