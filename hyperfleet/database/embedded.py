@@ -275,13 +275,13 @@ def _let_in(server: Any, files: Path) -> None:
         return
     programs = server.bin_path.parent
     libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
-    opened = {*files.parents}
-    for top in filter(Path.exists, (programs, libraries)):
-        opened |= {top, *top.parents, *top.rglob("*")}
-    for path in opened:
+    tops = [top for top in (programs, libraries) if top.exists()]
+    # Above them and the files, others may go through, and see nothing.
+    opened = dict.fromkeys({*files.parents, *(above for top in tops for above in top.parents)}, 0)
+    opened |= dict.fromkeys((path for top in tops for path in (top, *top.rglob("*"))), 0o444)
+    for path, read in opened.items():
         mode = path.stat().st_mode
-        # To be read by all; and run, or gone through, where its owner may.
-        wanted = mode | 0o444 | (0o111 if mode & 0o100 else 0)
+        wanted = mode | read | (0o111 if mode & 0o100 else 0)
         if wanted != mode:
             path.chmod(wanted)
     user = pwd.getpwnam(server.system_user)

@@ -169,9 +169,7 @@ def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any]
         own = is_.get(where.partition(".")[0], value)
         if value != own:
             shown = repr(own) if own else "none"
-            raise ConfigurationError(
-                f"entities: {where} is {shown} and cannot be changed to {value!r}."
-            )
+            raise ConfigurationError(f"entities: {where} is {shown} and cannot be changed to {value!r}.")
         return None if value in EMPTY else _alike(where, value, looks)
 
     return check
