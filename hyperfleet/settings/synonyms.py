@@ -206,6 +206,6 @@ def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not synonym.setting:
             told.append(f"{synonym.path} has no effect here: {synonym.why}")
         elif found.setdefault(synonym.setting, value) != value:
-            kept = f"{synonym.setting} is set under another name already"
+            kept = f"{synonym.setting} is already set under another name"
             told.append(f"{synonym.path} has no effect here: {kept}")
     return found, told
