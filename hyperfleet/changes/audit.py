@@ -68,8 +68,7 @@ GONE: LiteralString = """, recorded AS (
 FORCED: LiteralString = """/* audit_add */
 INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                    request, method, path, document, tenancy)
-SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, gone.kind, gone.id, gone.name, gone.generation,
-       %(request)s, %(method)s, %(path)s, gone.document, gone.tenancy
-FROM ({all}) AS gone
-RETURNING resource_type, resource_id::text
+SELECT %(at)s, %(by)s, 'force-delete', %(reason)s, '{kind}', id, name, generation,
+       %(request)s, %(method)s, %(path)s, {document}, tenancy
+FROM {table} WHERE id = ANY(%(ids)s)
 """

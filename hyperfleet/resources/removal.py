@@ -43,18 +43,14 @@ SELECT id::text FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
 # Labels and reports have no foreign key to follow.
 REMOVE: LiteralString = """/* {table}_remove */
 WITH gone AS (
-    DELETE FROM {table} WHERE {which} RETURNING id, name, generation, tenancy, {document} AS document
+    DELETE FROM {table} WHERE id = ANY(%(ids)s)
+    RETURNING id, name, generation, tenancy, {document} AS document
 ), reports AS (
     DELETE FROM adapter_statuses USING gone
     WHERE owner_type = '{kind}' AND owner_id = gone.id
 ){recorded}
 DELETE FROM labels USING gone WHERE owner_type = '{kind}' AND owner_id = gone.id
 """
-
-AUDITED: LiteralString = (
-    "SELECT '{kind}' AS kind, id, name, generation, tenancy, {document} AS document "
-    "FROM {table} WHERE {which}"
-)
 
 # The same of what others may refer to: they no longer do.
 REMOVE_REFERRED: LiteralString = REMOVE.replace(
@@ -106,7 +102,6 @@ WHERE target.deleted_time IS NOT NULL AND target.kind = ANY(%(kinds)s)
 HEARD = "/* heard */ SELECT 1"
 
 IDS: LiteralString = "%(ids)s::uuid[]"
-THESE: LiteralString = "id = ANY(%(ids)s)"
 
 THERE = both("""/* {table}_seen */
 SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}
@@ -193,27 +188,30 @@ def _locks(kind: str) -> dict[str, LiteralString]:
 
 
 @functools.cache
-def _removal(kind: str) -> tuple[LiteralString, LiteralString]:
-    """The statement that records some of a kind, and the one that removes them. The foreign key of node
-    pools is checked at the end of that.
-    """
+def _record(kind: str) -> LiteralString:
+    """The statement that records some of a kind that go by force."""
     of = RESOURCES[kind]
-    audited = AUDITED.format(kind=kind, table=of.table, document=of.document, which=THESE)
-    return audit.FORCED.format(all=audited), _removing(of, THESE, "document")
+    return audit.FORCED.format(kind=kind, table=of.table, document=of.document)
+
+
+@functools.cache
+def _removal(kind: str) -> LiteralString:
+    """The statement that removes some of a kind that are recorded. The foreign key of node pools is
+    checked at its end.
+    """
+    return _removing(RESOURCES[kind], "document", "")
 
 
 @functools.cache
 def _end(kind: str) -> LiteralString:
     of = RESOURCES[kind]
-    return _removing(of, THESE, of.document, audit.GONE.format(kind=kind))
+    return _removing(of, of.document, audit.GONE.format(kind=kind))
 
 
-def _removing(
-    of: Kind, which: LiteralString, document: LiteralString, recorded: LiteralString = ""
-) -> LiteralString:
+def _removing(of: Kind, document: LiteralString, recorded: LiteralString) -> LiteralString:
     """The statement that removes some of a kind; ``recorded``, what records it, if that is not done."""
     whole = REMOVE_REFERRED if referrers(of.name) else REMOVE
-    return whole.format(table=of.table, kind=of.name, which=which, document=document, recorded=recorded)
+    return whole.format(table=of.table, kind=of.name, document=document, recorded=recorded)
 
 
 def lock_above(
@@ -343,10 +341,10 @@ def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -
         locks = {of: conn.execute(statement, values) for of, statement in _locks(kind).items()}
         tree = {kind: [key["id"]], **{of: [row[0] for row in found] for of, found in locks.items()}}
         removed = [(of, id_) for of, ids in tree.items() for id_ in ids]
-        _each(conn, tree, lambda of: _removal(of)[0], values)
+        _each(conn, tree, _record, values)
         for statement in let_go:
             conn.execute(statement, values)
-        _each(conn, dict(reversed(tree.items())), lambda of: _removal(of)[1], values)
+        _each(conn, dict(reversed(tree.items())), _removal, values)
         settled = settle(conn, owners(), at, service.foldings, origin)
     for number, (gone_kind, gone_id) in enumerate(removed):
         if number % BATCH == 0:
