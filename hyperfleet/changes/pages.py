@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from psycopg.errors import InvalidParameterValue
 from psycopg.types.json import Jsonb
 
+from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
 from hyperfleet.errors import GONE, Problem
@@ -76,6 +78,7 @@ FITS = """(server = (SELECT system_identifier FROM pg_control_system())
 SCOPE = "AND scanned.tenancy @> %(tenancy)s"
 # An operator may have given it to another meanwhile; what is shown is as it is now.
 THEIRS = "AND {table}.tenancy @> %(tenancy)s"
+STATE = "/* changes_state */ SELECT pg_xact_status(%(position)s::xid8)"
 ANEW = "/* changes_anew */ SELECT hyperfleet_feed_anew(false)"
 
 MEMBERS = ("change", "kind", "id", "owner_id", "name", "generation", "version", "time", "by")
@@ -198,6 +201,34 @@ async def read(
     :param position: as :meth:`Reads.fetch` has it
     Raises Problem where the feed does not know the place, or not any more.
     """
+    page, coming = await _behind(reads, wanted, after, newest=newest, position=position), False
+    if not page and after:
+        # It may be a standby that does not have the place yet, or the primary that does not show it yet.
+        coming = await under_way(reads.primary, after)
+    page = page or await _behind(reads, wanted, after, newest=True)
+    if not page and after and coming:
+        page = Page([], after)
+    if not page:
+        raise Problem(GONE)
+    return page
+
+
+async def under_way(primary: Pool, place: Place) -> bool:
+    """Whether the transaction that made a place still runs. A standby shows what was written as soon as
+    it has it; the primary first waits for its own disk, and for all standbys that are to have it.
+    """
+    try:
+        [(state,)] = await fetch(primary, STATE, {"position": str(place.position)})
+    except InvalidParameterValue:
+        # There was none with this number yet: it is a place of a server that was set back.
+        return False
+    return bool(state == "in progress")
+
+
+async def _behind(
+    reads: Reads, wanted: Wanted, after: Place | None, *, newest: bool, position: str = ""
+) -> Page | None:
+    """As :func:`read`, of one server; None where it does not know the place, or had another's feed."""
     statement, values = plan(wanted, after)
     prepare, searched = wanted.search.prepare, bool(wanted.search.sql)
     with searching(searched, reads.primary.statement_timeout):
@@ -210,13 +241,9 @@ async def read(
     if not fits:
         # A dump of another server was restored here; its transactions were numbered differently.
         await fetch(reads.primary, ANEW, {})
-    if after and not (fits and known and epoch == after.epoch):
-        if reads.standbys and not newest and fits:
-            # It may be the standby that does not have it yet.
-            return await read(reads, wanted, after, newest=True)
-        raise Problem(GONE)
-    if not fits:
-        return await read(reads, wanted, after, newest=True)
+        return None
+    if after and not (known and epoch == after.epoch):
+        return None
     if after is None:
         return Page([], Place.parse(now))
     items = [_item(wanted, epoch, row[6:]) for row in rows if row[7] is not None]

@@ -7,6 +7,7 @@ from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 
+from hyperfleet.changes.pages import under_way
 from hyperfleet.database.reads import Reads
 from hyperfleet.errors import BUSY, Problem
 from hyperfleet.lists.place import CHECKED, KNOWN, Place
@@ -145,7 +146,7 @@ class Waiting:
             # It may be the standby that does not have it yet.
             [(known, last, count, found, self.delay)] = await self.reads.newest(SEEN, values)
         if not known:
-            return None
+            return POLL if await under_way(self.reads.primary, seen) else None
         if count:
             self.seen = Place.parse(f"{seen.epoch} {last}")
             wishes: set[Wish] = {(None, None)}

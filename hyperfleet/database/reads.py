@@ -324,7 +324,7 @@ class Reader:
         return rows[0] if rows else None
 
     def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
-        """As :meth:`rows`, by the primary: it has all that any standby has shown."""
+        """As :meth:`rows`, by the primary, which has what any standby lags behind with."""
         return wait_for(self.reads.newest(statement, values, prepare=False, few=True))
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,65 @@ def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
         assert watcher.wrong == []
         assert watcher.listed == 1
         assert news(watcher.copy) == expected
+
+
+@contextmanager
+def waited_for(primary: Server, name: str) -> Iterator[None]:
+    """Within the block the primary acknowledges, and shows, nothing before a standby has it."""
+    try:
+        primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        primary.ask("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 10
+        while not primary.ask("SELECT pid FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield
+    finally:
+        primary.ask("ALTER SYSTEM RESET synchronous_standby_names")
+        primary.ask("SELECT pg_reload_conf()")
+
+
+def test_a_change_that_a_standby_shows_before_its_primary_does_is_not_taken_for_forgotten(
+    nodes: tuple[Server, list[str]],
+) -> None:
+    primary, folders = nodes
+    slow, quick = (Path(folder) / "postgresql" for folder in folders)
+    with (
+        Serving(
+            *("--no-auth", "--database-url", primary.conninfo, "--statement-timeout=0"),
+            *("--read-database-url", of(primary, folders[1:]), "--max-staleness=2"),
+        ) as serving,
+        ThreadPoolExecutor(1) as threads,
+        waited_for(primary, NAMES[0]),
+    ):
+        api = Api(serving.url)
+        link = api.get("/clusters").json()["changes"].removeprefix("/api/hyperfleet/v1")
+        with frozen(slow):
+            waits = threads.submit(Api(serving.url).cluster, "early")
+            deadline = time.monotonic() + 10
+            while not (page := api.get(link).json())["items"]:
+                assert time.monotonic() < deadline
+            assert page["items"][0]["name"] == "early"
+            path = f"/changes?after={page['next']}"
+            # Now the primary has to answer.
+            with frozen(quick):
+                for more in ("", "&wait=3"):
+                    began = time.monotonic()
+                    answer = api.get(path + more)
+                    assert answer.status_code == 200, answer.text
+                    assert answer.json() == {"kind": "ChangeList", "items": [], "next": page["next"]}
+                assert time.monotonic() - began > 2.9
+                headers = {"Accept": "text/event-stream"}
+                with api.get(path, headers=headers, stream=True, timeout=10) as stream:
+                    lines = stream.iter_lines(chunk_size=None)
+                    assert next(lines) == f"id: {page['next']}".encode()
+                assert not waits.done()
+        waits.result()
+        api.cluster("next")
+        deadline = time.monotonic() + 10
+        while not (items := api.get(path).json()["items"]):
+            assert time.monotonic() < deadline
+        assert [item["name"] for item in items] == ["next"]
 
 
 def test_a_token_that_a_standby_does_not_know_yet_is_none_of_another_feed(
