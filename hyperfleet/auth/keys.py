@@ -138,7 +138,7 @@ class KeyServer:
     def state(self) -> tuple[str, float | None]:
         """Whether its keys are at hand, and since when, as of a file."""
         if self.keys is None:
-            return ("not asked yet" if self.tried < 0 else "not to be had"), None
+            return ("not asked yet" if self.tried < 0 else "unavailable"), None
         return ("ok" if self.got >= self.tried - 1 else "the last ones are in force"), self.got
 
     async def find(self, kid: str) -> Keys:

@@ -228,7 +228,7 @@ def from_options(values: Mapping[str, Any]) -> Settings:
         if rank < other or (rank == other and not chosen[name]):
             chosen[name], given[name] = content(given[path_name], path), given[path_name]
         elif rank == other:
-            raise ConfigurationError(f"{given[name]} and {given[path_name]} exclude each other.")
+            raise ConfigurationError(f"Give either {given[name]} or {given[path_name]}, not both.")
     for name in ("database_url", "read_database_url"):
         if chosen.get(name):
             chosen[name] = database_url(given[name], chosen[name])
@@ -257,8 +257,8 @@ def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str,
             continue
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise ConfigurationError(
-                f"{given[name]} and required_adapters of {entity.kind}, under entities in "
-                f"{ctx.meta[FROM]}, exclude each other."
+                f"Give either {given[name]} or required_adapters of {entity.kind}, under entities in "
+                f"{ctx.meta[FROM]}, not both."
             )
         chosen[name] = entity.required_adapters
     return chosen

@@ -66,7 +66,7 @@ def _source(values: dict[str, Any]) -> Source:
     if bool(database) == bool(api):
         raise ConfigurationError("Name the original: either --from-database or --from-api.")
     if values["follow"] and values["dry_run"]:
-        raise ConfigurationError("--follow and --dry-run contradict each other.")
+        raise ConfigurationError("Give either --follow or --dry-run, not both.")
     if database:
         return Database(options.database_url("--from-database", database))
     return Api(api, checked(token))
@@ -78,7 +78,7 @@ def _secret(values: dict[str, Any], name: str) -> str:
         return str(values[name])
     source = click.get_current_context().get_parameter_source(name)
     if values[name] and source is click.core.ParameterSource.COMMANDLINE:
-        raise ConfigurationError(f"{flag} and {flag}-file exclude each other.")
+        raise ConfigurationError(f"Give either {flag} or {flag}-file, not both.")
     return options.content(f"{flag}-file", Path(path))
 
 

@@ -216,10 +216,12 @@ def _ready(
     if resource.get("deleted_time"):
         late = [n for n in names if n not in current or not finalized(current[n], generation)]
         if not late and not children:
-            message = "All required adapters report Finalized=True and nothing is left below."
+            message = (
+                "All required adapters report Finalized=True, and no resource belongs or refers to it."
+            )
             return says | {"status": "True", "reason": "ReconciledAll", "message": message}
         if not late:
-            message = f"Resources that belong or refer to it are left: {children}."
+            message = f"Resources still belonging or referring to it: {children}."
             reason = "ReconciledWaitingForChildren"
             return says | {"status": "False", "reason": reason, "message": message}
         message = (

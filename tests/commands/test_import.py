@@ -394,7 +394,7 @@ def test_what_is_being_deleted_is_taken_as_that_and_ends_here(
     done = [{"type": "Finalized", "status": "True"}, {"type": "Available", "status": "False"}]
     assert api.report(cluster, "dns", observed_generation=2, conditions=done).status_code == 201
     waiting = api.get(f"/clusters/{A}").json()["status"]["conditions"]
-    assert "Resources that belong or refer to it are left: 1." in [
+    assert "Resources still belonging or referring to it: 1." in [
         c["message"] for c in waiting if c["type"] == "Reconciled"
     ]
     pool = api.get(f"/nodepools/{P}").json()
@@ -633,7 +633,10 @@ def test_it_refuses_to_run_where_that_cannot_be_meant(
         (("--from-database", "mysql://u:secret@h/d"), "the scheme mysql is not postgresql"),
         (("--from-api", "http://u:secret@h"), "must not hold a user or a password"),
         (("--from-api", "ftp://h"), "must be a URL such as"),
-        (("--from-api", "http://h", "--follow", "--dry-run"), "contradict each other"),
+        (
+            ("--from-api", "http://h", "--follow", "--dry-run"),
+            "Give either --follow or --dry-run, not both.",
+        ),
         (("--from-api", "http://127.0.0.1:1", "--token", "secret"), "cannot be read"),
         (("--from-database", "postgresql://u:secret@127.0.0.1:1/d"), "The import failed"),
     ):

@@ -424,7 +424,7 @@ def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World
     # Nobody has to finalize it, but who refers to it is still there and may need it.
     assert world.delete(wif) == world.read(wif)
     messages = [one["message"] for one in world.read(wif)["status"]["conditions"]]
-    assert "Resources that belong or refer to it are left: 1." in messages
+    assert "Resources still belonging or referring to it: 1." in messages
     assert world.status(wif) == 200
     [(field, message)] = faults(
         world.api.post(

@@ -72,7 +72,7 @@ def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_em
     file = tmp_path / "password"
     file.write_text("filed")
     both = refused("--db-password=mine", f"--db-password-file={file}")
-    assert "--db-password and --db-password-file exclude each other" in both
+    assert "Give either --db-password or --db-password-file, not both." in both
     assert "mine" not in both
     assert "filed" not in both
     variables = {"HYPERFLEET_DB_PASSWORD": "mine", "HYPERFLEET_DB_PASSWORD_FILE": str(file)}
