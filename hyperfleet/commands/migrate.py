@@ -30,13 +30,9 @@ def migrate(show: bool, rollback: int | None, yes: bool, refold: bool, **values:
                 _show(conninfo)
             elif rollback:
                 _confirm_rollback(conninfo, rollback, yes)
-                for name in migration.roll_back(conninfo, rollback):
-                    click.echo(f"rolled back  {name}")
+                migration.roll_back(conninfo, rollback, lambda name: click.echo(f"rolled back  {name}"))
             else:
-                done = migration.apply(conninfo)
-                for name in done:
-                    click.echo(f"applied  {name}")
-                if not done:
+                if not migration.apply(conninfo, lambda name: click.echo(f"applied  {name}")):
                     click.echo("The schema is up to date.")
                 if refold:
                     _refold(conninfo, chosen)

@@ -135,7 +135,9 @@ def _files() -> Any:
     return read_migrations(str(shipped("migrations")))
 
 
-def _each(step: Callable[[Any], None], migrations: Iterable[Any]) -> list[str]:
+def _each(
+    step: Callable[[Any], None], migrations: Iterable[Any], told: Callable[[str], object]
+) -> list[str]:
     """Takes the step for each, and returns their names. One that got no lock has left nothing behind,
     and is tried again.
     """
@@ -146,6 +148,7 @@ def _each(step: Callable[[Any], None], migrations: Iterable[Any]) -> list[str]:
             try:
                 step(one)
                 done.append(one.id)
+                told(one.id)
             except psycopg.errors.LockNotAvailable:
                 tries += 1
                 if tries == TOLD:
@@ -154,24 +157,28 @@ def _each(step: Callable[[Any], None], migrations: Iterable[Any]) -> list[str]:
     return done
 
 
-def apply(conninfo: str) -> list[str]:
+def apply(conninfo: str, told: Callable[[str], object] = lambda _name: None) -> list[str]:
     """Applies what is pending, each migration in a transaction; returns their names, oldest first.
 
+    :param told: called with the name of each migration as soon as it is applied
     Waits for another run to finish. Raises MigrationRefused for a role that may not create tables,
     psycopg.Error when a statement fails; the migrations before it stay.
     """
     with _backend(conninfo) as backend:
-        return _each(backend.apply_one, backend.to_apply(_files()))
+        return _each(backend.apply_one, backend.to_apply(_files()), told)
 
 
-def roll_back(conninfo: str, count: int) -> list[str]:
+def roll_back(
+    conninfo: str, count: int, told: Callable[[str], object] = lambda _name: None
+) -> list[str]:
     """Takes the newest ``count`` applied migrations back; returns their names, newest first.
 
+    :param told: as :func:`apply` has it
     Raises MigrationRefused when a newer version has applied what this one can't take back.
     """
     with _backend(conninfo) as backend, connection.connect(conninfo) as conn:
         refuse_unknown(conn)
-        return _each(backend.rollback_one, backend.to_rollback(_files())[:count])
+        return _each(backend.rollback_one, backend.to_rollback(_files())[:count], told)
 
 
 @functools.cache

@@ -64,6 +64,21 @@ def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
         sql.execute(f"DROP ROLE {role}")
 
 
+def test_a_migration_that_fails_is_told_after_those_that_were_applied(
+    database: str, sql: psycopg.Connection
+) -> None:
+    migration.roll_back(database, len(migration.names()))
+    # What the second one makes is there already.
+    sql.execute("CREATE TABLE audit ()")
+    done = run("migrate", "--database-url", database)
+    assert done.returncode == 1
+    applied, failed = done.stdout.splitlines()[:2]
+    assert applied == f"applied  {migration.names()[0]}"
+    assert failed.startswith("Error: The migration failed: ")
+    listed = run("migrate", "--list", "--database-url", database)
+    assert [line.split()[0] for line in listed.stdout.splitlines()[:2]] == ["applied", "pending"]
+
+
 def test_a_role_with_the_grants_of_the_docs_writes_right_after_a_migration(
     service: Callable[..., Api], root: Path, database: str, sql: psycopg.Connection
 ) -> None:
