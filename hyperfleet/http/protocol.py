@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import fcntl
 import http
+import re
 import termios
 import threading
 from collections.abc import Callable
@@ -30,6 +31,8 @@ GOODBYE = 0.5
 LINGER = 2.0
 # Methods whose operations all have a body.
 WRITING = ("POST", "PUT", "PATCH")
+# What a Host header may name: a host and a port, or nothing (RFC 9112, 3.2; RFC 3986, 3.2.2).
+HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.~:%-]+\])(?::\d*)?")
 # What says where a request ends.
 FRAMING = (b"content-length", b"transfer-encoding")
 
@@ -178,10 +181,13 @@ class Protocol(HttpToolsProtocol):
         if old:
             # It does not know that it waits for anything (RFC 9110, 10.1.1).
             self.expect_100_continue = False
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts > 1 or not (hosts or old):
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not (hosts or old):
             # Whoever is in between may have gone by another than is read here (RFC 9112, 3.2).
-            raise Problem(errors.BAD_REQUEST, f"The request has {hosts} Host headers; it must have one.")
+            message = f"The request has {len(hosts)} Host headers; it must have one."
+            raise Problem(errors.BAD_REQUEST, message)
+        if hosts and not HOST.fullmatch(hosts[0]):
+            raise Problem(errors.BAD_REQUEST, "The Host header must name a host, and may name a port.")
         # Raises for an address that is none, which is a fault of the head.
         super().on_headers_complete()
         self.in_head = False

@@ -195,6 +195,13 @@ def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, 
         # So that probes of load balancers work.
         (" HTTP/1.0\r\n", [200]),
         (" HTTP/1.1\r\nHost:\r\n", [200, 200]),
+        (" HTTP/1.1\r\nHost: my_service.ns.svc:8000\r\n", [200, 200]),
+        (" HTTP/1.1\r\nHost: [fe80::1%25eth0]:8000\r\n", [200, 200]),
+        (" HTTP/1.1\r\nHost: a b\r\n", [400]),
+        (" HTTP/1.1\r\nHost: a/b\r\n", [400]),
+        (" HTTP/1.1\r\nHost: me@one\r\n", [400]),
+        (" HTTP/1.1\r\nHost: one:80:81\r\n", [400]),
+        (" HTTP/1.0\r\nHost: one, two\r\n", [400]),
     ],
 )
 def test_a_request_says_once_which_host_it_is_for(api: Api, head: str, expected: list[int]) -> None:
