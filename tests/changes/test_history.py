@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore
@@ -19,6 +20,7 @@ from process import run_here
 from round_trips import RoundTrips
 
 from hyperfleet.changes import differences
+from hyperfleet.database.pool import new_pool
 from hyperfleet.engine import apart
 from hyperfleet.kinds import RESOURCES
 
@@ -268,7 +270,7 @@ def test_each_read_takes_one_round_trip_and_a_rollback_two(
     database: str, service: Callable[..., Api]
 ) -> None:
     wire = RoundTrips(database)
-    api = service(wire.conninfo)
+    api = service(wire.conninfo, pool=new_pool(wire.conninfo, 1))
     cluster = api.cluster()
 
     def trips(method: str, path: str, body: Any = None) -> int:
@@ -276,16 +278,26 @@ def test_each_read_takes_one_round_trip_and_a_rollback_two(
         assert api.request(method, at(cluster, path), json=body).ok
         return wire.count
 
-    lists = []
-    for number in range(7):
-        assert trips("PATCH", "", {"spec": {"n": number}}) == 2
-        lists += [trips("GET", "/history"), trips("GET", "/transitions")]
-        assert trips("GET", "/history/1") == 1
-        assert trips("GET", "/history/1/diff") == 1
-        assert trips("POST", "/rollback", {"generation": 1}) == 2
-    # A plan that is kept takes one more, once for each connection.
-    assert sorted(lists)[:10] == [1] * 10
-    assert max(lists) <= 2
+    requests = (
+        (2, "PATCH", ""),
+        (1, "GET", "/history"),
+        (1, "GET", "/transitions"),
+        (1, "GET", "/history/1"),
+        (1, "GET", "/history/1/diff"),
+        (2, "POST", "/rollback"),
+    )
+    more: dict[str, list[int]] = defaultdict(list)
+    for number in range(12):
+        for expected, method, path in requests:
+            body = {"PATCH": {"spec": {"n": number}}, "POST": {"generation": 1}}.get(method)
+            taken = trips(method, path, body)
+            assert taken >= expected
+            if taken > expected:
+                more[path].append(taken - expected)
+    # A statement that is used often is prepared: that takes one more, once on each connection.
+    for spent in more.values():
+        assert len(spent) <= 2
+        assert sum(spent) <= 2
     wire.close()
 
 

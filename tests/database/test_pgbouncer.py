@@ -168,7 +168,8 @@ def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -
 def test_it_costs_a_round_trip_for_each_statement_and_three_for_the_transaction(bouncer: str) -> None:
     """They don't travel together, since PgBouncer 1.18 sometimes keeps a session from others then."""
     wire = RoundTrips(bouncer)
-    with Serving("--no-auth", "--workers=1", "--database-url", wire.conninfo) as server:
+    options = ("--workers=1", "--db-pool-size=1", "--database-url", wire.conninfo)
+    with Serving("--no-auth", *options) as server:
         api = Api(server.url)
         path = f"/clusters/{api.cluster()['id']}"
         for number in range(8):
