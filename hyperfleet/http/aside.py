@@ -1,24 +1,22 @@
-"""Who waits for what may not happen for long, and takes nothing from others meanwhile."""
+"""Requests that wait on purpose for something that may not happen for long, such as the next change."""
 
 import time
 from collections.abc import Callable
 
-# Where a request's place among the others is told to whoever finds out that it waits.
+# The scope's key for a request's Aside, which the bridge tells once the request turns out to wait.
 ASIDE = "hyperfleet.aside"
 
 
 class Aside:
-    """A request, which steps aside at most once: from then on it has no deadline, and no place that
-    another could have.
-    """
+    """A request that may step aside once: then it has no deadline, and no slot that others could use."""
 
     def __init__(self) -> None:
         self.leaving: list[Callable[[], None]] = []
-        # When it stepped aside.
+        # When the request stepped aside, by time.perf_counter(). None means that it has not.
         self.since: float | None = None
 
     def step(self) -> None:
-        """Steps aside."""
+        """Gives up the request's deadline and slot."""
         self.since = time.perf_counter()
         for leave in self.leaving:
             leave()

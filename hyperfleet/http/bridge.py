@@ -1,4 +1,4 @@
-"""From the server's protocol to the handlers: ASGI outside, Flask's request inside, without a thread."""
+"""The bridge from ASGI to the handlers, which run within a Flask request but without a thread."""
 
 import asyncio
 import io
@@ -21,43 +21,43 @@ from hyperfleet.http.problems import BODILESS, explain, render
 
 logger = logging.getLogger(__name__)
 
-# Whether only the head of the answer is wanted.
+# The scope's key that marks a HEAD request, which is routed as GET.
 HEAD = "hyperfleet.head"
 
-# Pieces of large answers that are made at once, so that those that are taken quickly keep neither memory
-# nor connections from others.
+# How many pieces of large responses are made at once, so that those that are read quickly leave memory
+# and connections to other requests.
 PIECES = 2
 
-# Bytes of a stream that are sent at a time: many may get the same, and each has its own copy of what it
-# does not take.
+# Bytes of a stream that are sent at once. Many clients may get the same stream, and the unread part is
+# copied for each.
 SLICE = 32768
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class Bridge:
-    """Calls the function of an operation, in a greenlet of the event loop, within a request of Flask's.
+    """Calls the function of an operation, in a greenlet and within a Flask request context.
 
-    Connexion has found the operation and checked what it is called with, so that Flask's own routing
-    and Connexion's own binding, which look at all of that once more, are left out.
+    Connexion has already found the operation and validated its arguments, so Flask's routing and
+    Connexion's parameter binding, which would repeat that, are skipped.
 
-    :param application: whose requests they are
+    :param application: the Flask application whose requests they are
     """
 
     def __init__(self, application: flask.Flask) -> None:
         self.application = application
         self.pieces = asyncio.Semaphore(PIECES)
-        # Nobody asks Flask where a request leads.
+        # Flask's routing is not used.
         application.create_url_adapter = lambda _request: None  # type: ignore[method-assign, assignment]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request. Raises Problem where there is no operation."""
+        """Answers a request. Raises Problem if there is no operation."""
         if CALL not in scope:
             raise Problem(errors.NO_PATH)
         environ: Any = build_environ(scope, io.BytesIO())  # type: ignore[arg-type]
         status, headers, content = await greenlets.run(self._answer, environ, *scope[CALL])
         if isinstance(content, Later) and content.pieces is not None and scope.get(HEAD):
-            # What follows has no end that the next request of the connection could wait for.
+            # The pieces may never end, and the next request of the connection would wait for them.
             content = iter(())
         if isinstance(content, Later):
             scope[ASIDE].step()
@@ -77,7 +77,7 @@ class Bridge:
                 pieces = iter(()) if scope.get(HEAD) else content
                 await self._stream(status, headers, pieces, receive, send)
                 return
-            # To this version a length is told, or nothing.
+            # HTTP/1.0 has no chunked encoding, so the length must be known.
             content = await greenlets.run(b"".join, content)
             headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -86,18 +86,18 @@ class Bridge:
     async def _stream(
         self, status: int, headers: Headers, content: Iterator[bytes], receive: Receive, send: Send
     ) -> None:
-        """Sends an answer in pieces, each made when the client has taken the one before."""
+        """Sends a response in pieces, each made once the client has taken the previous one."""
         await send({"type": "http.response.start", "status": status, "headers": headers})
         gone = asyncio.create_task(_gone(receive))
         try:
             while True:
-                # The server finds out that the client is slow when the loop comes round.
+                # The server only notices that the client is slow when the loop runs.
                 await asyncio.sleep(0)
-                # Waits until what was sent before is taken.
+                # Waits until the client has taken what was sent before.
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
                 async with self.pieces:
                     if gone.done():
-                        # What is sent so far must not look like the whole.
+                        # Returns without the end, so that the part sent so far does not look complete.
                         return
                     piece = await greenlets.run(next, content, None)
                     if piece is None:
@@ -105,7 +105,7 @@ class Bridge:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                     del piece
         except Exception as error:
-            # The head is sent. That the end is missing tells the client that it has not got all.
+            # The head has been sent. The missing end tells the client that the response is incomplete.
             logger.warning("an answer was cut off: %s", explain(error))
             return
         finally:
@@ -115,7 +115,7 @@ class Bridge:
     async def _awaited(
         self, later: Later, environ: dict[str, Any], gone: asyncio.Task[None]
     ) -> tuple[int, Headers, bytes] | None:
-        """An answer that has come; None where its client has gone away before."""
+        """Waits for the body of a response, and returns None if the client goes away first."""
         assert later.body is not None
         found = asyncio.ensure_future(later.body())
         try:
@@ -140,7 +140,7 @@ class Bridge:
         gone: asyncio.Task[None],
         send: Send,
     ) -> None:
-        """Sends the pieces of an answer as they come, for as long as the client is there."""
+        """Sends the pieces of a response as they come, until they end or the client goes away."""
         await send({"type": "http.response.start", "status": status, "headers": headers})
         following = asyncio.create_task(_sent(pieces, send))
         try:
@@ -148,7 +148,7 @@ class Bridge:
         finally:
             following.cancel()
         if following.done() and not following.cancelled() and (error := following.exception()):
-            # That the end is missing tells the client that it has not got all.
+            # The missing end tells the client that the response is incomplete.
             logger.warning("an answer was cut off: %s", error)
 
     def _answer(
@@ -164,17 +164,17 @@ class Bridge:
                 return status, _encoded(headers), answer
             if status in BODILESS:
                 del headers["Content-Length"]
-            # Flask's own way to its pieces would hold each until the next one is asked for.
+            # Flask's own iterator would hold each piece until the next one is requested.
             content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()
         except Exception as error:
-            # Here, so that the answer is checked by the contract like all others.
+            # Rendered here, so that it is checked against the contract like every response.
             return _failed(error, environ)
         return status, _encoded(headers), content
 
 
 def _failed(error: Exception, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
     problem = explain(error)
-    # As WSGI has it: each byte is a character (PEP 3333).
+    # WSGI strings have one character per byte (PEP 3333).
     path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
     content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
     headers["content-length"] = str(len(content))
@@ -188,7 +188,7 @@ def _encoded(headers: Mapping[str, str]) -> Headers:
 async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:
     async for piece in pieces:
         for at in range(0, len(piece), SLICE):
-            # Where the client is slow, the server finds out when the loop comes round, and waits then.
+            # If the client is slow, the server notices when the loop runs, and send() then waits.
             await asyncio.sleep(0)
             part = piece[at : at + SLICE]
             await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -196,7 +196,7 @@ async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:
 
 
 async def _gone(receive: Receive) -> None:
-    """Waits until the client has gone away, or can't be heard any more."""
+    """Waits until the client has disconnected or cannot be read from any more."""
     with suppress(Exception):
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -1,4 +1,4 @@
-"""The certificate of the service, which may be renewed while it serves."""
+"""The TLS certificate of the service, which may be renewed while it serves."""
 
 import logging
 import ssl
@@ -11,12 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 class Certificate:
-    """A certificate with its key, for TLS 1.2 or newer; read again when their files change, as
-    Kubernetes' API server does. Connections keep the one that they began with.
+    """A certificate with its key, for TLS 1.2 or newer, reloaded when either file changes.
 
-    :param cert_file: the chain, PEM
-    :param key_file: PEM
-    Raises ConfigurationError when a file is not named, cannot be read, or the two do not fit.
+    The API server of Kubernetes does the same. Open connections keep the certificate they started with.
+
+    :param cert_file: the certificate chain, PEM
+    :param key_file: its private key, PEM
+    Raises ConfigurationError if a file is not named or cannot be read, or if the two do not match.
     """
 
     def __init__(self, cert_file: Path | None, key_file: Path | None) -> None:
@@ -24,15 +25,13 @@ class Certificate:
             raise ConfigurationError("HTTPS needs --https-cert-file and --https-key-file.")
         self.cert_file, self.key_file = cert_file, key_file
         self.stamps = self._stamps()
-        # What servers are given, which each new connection leaves for the latest: in one that is in use,
-        # a certificate would for a moment be without its key.
+        # Servers get the first context, and each new connection switches to the latest one. Replacing
+        # the certificate of a context in use would leave it without its key for a moment.
         self.context = self.latest = self._loaded()
         self.context.sni_callback = self._take_latest
 
     def renew(self) -> None:
-        """Reads the files again if they have changed. Where they cannot be used, the last certificate
-        stays in force, which is said once.
-        """
+        """Reloads changed files; if they are unusable, logs that once and keeps the old certificate."""
         stamps = self._stamps()
         if stamps == self.stamps:
             return
@@ -53,11 +52,11 @@ class Certificate:
         return context
 
     def _take_latest(self, connection: ssl.SSLObject, _name: str | None, _given: ssl.SSLContext) -> None:
-        """Called at the beginning of each connection, also of one that names no server."""
+        """Called by OpenSSL at the start of each connection, even if the client names no server."""
         connection.context = self.latest
 
     def _asked(self) -> str:
-        # Otherwise OpenSSL asks on the terminal.
+        # Without this, OpenSSL would prompt for the passphrase on the terminal.
         raise ConfigurationError(f"{self.key_file}: a key with a passphrase cannot be used.")
 
     def _stamps(self) -> tuple[object, object]:

@@ -1,4 +1,4 @@
-"""Smaller answers for who takes them (RFC 9110, 8.4)."""
+"""Compression of responses for clients that accept gzip (RFC 9110, 8.4)."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Smaller bodies fit into one packet anyway.
 LEAST = 1024
-# The fastest level: 0.2 ms for 300 kB, a tenth of what sending them over a network takes.
+# The fastest level: 0.2 ms for 300 kB, a tenth of the time to send them over a network.
 LEVEL = 1
-# From here on it takes a millisecond and more, in which the loop has other things to do.
+# Compressing bodies from this size takes a millisecond or more, too long to block the loop.
 LARGE = 1024 * 1024
-# The type of answers that never end.
+# The media type of responses that never end.
 EVENTS = b"text/event-stream"
-# What zlib calls the format of gzip.
+# The value of wbits that selects the gzip format.
 GZIP = 31
 
 
 def takes_gzip(scope: Scope) -> bool:
-    """Whether a client takes gzip, which Go's ask for unless told otherwise."""
+    """Returns whether a client accepts gzip. Clients written in Go do unless told otherwise."""
     taken = False
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
@@ -29,13 +29,13 @@ def takes_gzip(scope: Scope) -> bool:
                 if coding in (b"gzip", b"*"):
                     taken = weight not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
                 if coding == b"gzip":
-                    # Said of it alone, whatever is said of all others.
+                    # An explicit entry for gzip overrides "*".
                     return taken
     return taken
 
 
 class Compressed:
-    """Compresses answers that are large enough, or come in pieces; what is encoded already stays so."""
+    """Compresses responses that are large enough or come in pieces, unless they are already encoded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -49,9 +49,9 @@ class Compressed:
         async def answer(message: Message) -> None:
             nonlocal head, pieces
             if message["type"] == "http.response.start":
-                # A cache must not give it to who takes it otherwise.
+                # A cache must not serve it to clients that accept other encodings.
                 message["headers"] = [*message["headers"], (b"vary", b"Accept-Encoding")]
-                # Events are to arrive one by one.
+                # Events must arrive one by one.
                 if wanted and not any(
                     name == b"content-encoding" or (name == b"content-type" and value == EVENTS)
                     for name, value in message["headers"]
@@ -80,14 +80,14 @@ class Compressed:
 
 
 async def _beside(compress: Callable[..., bytes], body: bytes, *more: int) -> bytes:
-    """Compresses a body, a large one in another thread."""
+    """Compresses a body; a large one in another thread."""
     if len(body) < LARGE:
         return compress(body, *more)
     return await asyncio.to_thread(compress, body, *more)
 
 
 def _encoded(start: Message, length: int | None = None) -> None:
-    """Says in the head of an answer that it is compressed."""
+    """Marks a response as compressed in its head, and replaces or drops its length."""
     kept = [one for one in start["headers"] if one[0] != b"content-length"]
     if length is not None:
         kept.append((b"content-length", str(length).encode()))

@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the API from a browser."""
+"""CORS: which pages of other origins may call the API from a browser."""
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -28,11 +28,12 @@ RESPONSE_HEADERS = (
 
 
 class Cors(CORSMiddleware):
-    """The application for pages of these origins too. Cookies play no part: a token is sent with each
-    request by the page itself.
+    """Allows pages of the configured origins to call the application.
 
-    :param app: the whole application, errors included
-    :param origins: ``https://host``, as browsers send them; none turns it off
+    Cookies are not used: the page itself sends a token with each request.
+
+    :param app: the whole application, including error handling
+    :param origins: allowed origins, such as ``https://host``; an empty tuple turns CORS off
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
@@ -45,20 +46,20 @@ class Cors(CORSMiddleware):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request; one that names no origin, as most do, is not looked at any further."""
+        """Answers a request. Most have no Origin header, and are passed on directly."""
         if any(name == b"origin" for name, _ in scope["headers"]):
             await super().__call__(scope, receive, send)
             return
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # A cache must not give it to a page of another origin.
+                # A cache must not serve it to a page of another origin.
                 message["headers"] = [*message["headers"], (b"vary", b"Origin")]
             await send(message)
 
         await self.app(scope, receive, answer)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks first; to others the application gives its own."""
+        """Returns the response to a preflight request. If refused, the application responds instead."""
         response = super().preflight_response(request_headers)
         return response if response.status_code == 200 else self.app  # type: ignore[return-value]

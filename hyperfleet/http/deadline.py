@@ -1,4 +1,4 @@
-"""How long a request may take, whatever it waits for."""
+"""The deadline of a request, whatever it waits for."""
 
 import asyncio
 
@@ -10,11 +10,11 @@ from hyperfleet.http.aside import ASIDE
 
 
 class Deadline:
-    """Ends a request that is not answered in time. Raises Problem for it.
+    """Ends requests that are not answered in time. Raises Problem for them.
 
-    The time that a client takes to send its request, or to take its answer, has bounds of its own.
+    The time that a client takes to send its request or to read the response is limited elsewhere.
 
-    :param seconds: from the end of a request to the beginning of its answer
+    :param seconds: from the end of a request to the start of its response
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Whose request is next: clients take turns, however many connections each of them has."""
+"""Fairness: clients take turns, however many connections each of them has."""
 
 import asyncio
 import time
@@ -13,32 +13,32 @@ from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
 from hyperfleet.kinds import BASE
 
-# Where the feed of changes is.
+# The path of the feed of changes.
 FEED = f"{BASE}/changes"
-# Requests that are worked on before others have to wait for their turn: so many that statements which
-# may be shared are, and so few that one who comes anew need not wait for long.
+# Requests that are worked on at once; others wait for their turn. Enough to let requests share
+# statements, and few enough that a new client does not wait long.
 AT_ONCE = 8
-# Seconds after which a request leaves its place to another, done or not: what waits for a lock or for
-# its client keeps nobody from anything.
+# Seconds after which a request's slot goes to another, finished or not, so that a request that waits for
+# a lock or for its client holds up nobody.
 PATIENCE = 0.02
 
-# The address, what the client calls itself, and the token that it shows: some come through one proxy.
-# None of that is verified; whoever makes it up is served in the order of arrival, as all would be.
+# Clients are told apart by address, User-Agent and token, because some share a proxy. None of that is
+# verified: a client that makes it up is served in order of arrival, as without turns.
 NAMES = (b"user-agent", b"authorization")
 Client: TypeAlias = tuple[str, tuple[bytes, ...]]
 Turn: TypeAlias = asyncio.Future[None]
 
 
 class Fair:
-    """Lets requests pass, one of each client in turn where more come than are worked on at once.
+    """Passes on requests; if more come than are worked on at once, one of each client in turn.
 
-    :param most: how many may be under way; beyond that the newest of the client that has most of them
-        waiting is refused, with Problem
-    :param refused: told of each that is
-    :param more: headers beside that tell clients apart
-    :param followers: how many beside may follow the feed of changes: those who wait for the same come
-        again at the same moment
-    :param calm: what these wait for before they pass
+    :param most: how many may be in progress; beyond that, the newest request of the client with the most
+        requests waiting is refused with Problem
+    :param refused: called for each refused request
+    :param more: names of further headers that tell clients apart
+    :param followers: how many more may follow the feed of changes, since followers that wait for the
+        same change all return at the same moment
+    :param calm: awaited by followers before they pass
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Fair:
         self.refused = refused
         self.names = frozenset((*NAMES, *(name.lower().encode() for name in more)))
         self.under_way = self.following = 0
-        # The requests at a place, the oldest first, and when each took it.
+        # The requests that hold a slot, oldest first, and when each of them got it.
         self.working: dict[object, float] = {}
-        # The next client first.
+        # The requests that wait, by client; the next client first.
         self.waiting: dict[Client, deque[Turn]] = {}
         self.overdue: asyncio.TimerHandle | None = None
 
@@ -115,7 +115,7 @@ class Fair:
             await turn
         except BaseException:
             if self.working.pop(turn, None) is not None:
-                # It came, but nobody is there any more.
+                # The turn came, but the request was cancelled at the same time.
                 self._next()
             self._leave(client, turn)
             raise
@@ -129,7 +129,7 @@ class Fair:
                 del self.waiting[client]
 
     def _next(self) -> None:
-        """Gives places to those who wait, as far as there are any."""
+        """Gives free slots to waiting requests."""
         now = time.monotonic()
         while self.waiting:
             if len(self.working) >= AT_ONCE:
@@ -156,6 +156,6 @@ class Fair:
 
     def _client(self, scope: Scope) -> Client:
         address = scope.get("client")
-        # With the name, so that two headers that are left out are not taken for each other.
+        # Includes the names, since two clients may send the same value in different headers.
         said = (b"%s:%s" % one for one in scope["headers"] if one[0] in self.names)
         return (address[0] if address else "", tuple(said))

@@ -1,4 +1,4 @@
-"""The layers that every request passes, the outermost first."""
+"""The layers that every request passes through, outermost first."""
 
 import asyncio
 import logging
@@ -35,14 +35,14 @@ logger = logging.getLogger("hyperfleet.request")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 METHODS = (*cors.METHODS, "OPTIONS")
-# Characters of an address in a trace.
+# The maximum number of characters of a path in a trace.
 LONGEST = 500
 BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 # Version, trace, parent and flags (https://www.w3.org/TR/trace-context/, 3.2).
 TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-# What clients say of a body that nobody has told them the type of: curl the second, for example.
+# Media types that clients send when nobody has set one; curl sends the second, for example.
 ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
 
 CUT_OFF = Problem(
@@ -51,8 +51,8 @@ CUT_OFF = Problem(
     headers={"Connection": "close"},
 )
 
-# What a browser must not do with an answer: guess its type, show it in a frame, run anything of it,
-# keep it, or tell others its address.
+# What a browser must not do with a response: guess its type, show it in a frame, run anything in it,
+# store it, or tell other sites its address.
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -63,7 +63,7 @@ DATA = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 ]
-# The page of Swagger UI has a script and a style in it, and loads the rest from here.
+# The Swagger UI page contains an inline script and style, and loads the rest from this server.
 PAGE = [
     *SECURITY,
     (
@@ -73,15 +73,15 @@ PAGE = [
         b"form-action 'none'; frame-ancestors 'none'",
     ),
 ]
-# A year, as is usual; only said where it is true already (RFC 6797, 7.2).
+# A year, as is usual. Only sent over HTTPS (RFC 6797, 7.2).
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Logged:
-    """Gives each request an id, and logs, counts and times its answer.
+    """Gives each request an id, and logs, counts and times its response.
 
-    :param share: how many of the requests that were not refused are logged, from 0 to 1
-    :param farewell: ends at the end of the service what would go on for as long as its clients like
+    :param share: the fraction of requests answered without an error that is logged, from 0 to 1
+    :param farewell: called when the service stops, to end responses that could go on indefinitely
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Logged:
         self.app = app
         self.requests, self.refusals = requests, refusals
         self.share, self.farewell = share, farewell
-        # Set where traces are made, in each process.
+        # Set in each process if tracing is enabled.
         self.tracing: Tracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,11 +107,11 @@ class Logged:
         token = trace_id.set(request_id)
         known = scope["method"] if scope["method"] in METHODS else ""
         traced = self._trace(known, scope, headers)
-        # A request that was sent ahead on the same connection starts with what the last one left.
+        # A pipelined request starts with the context of the previous one on its connection.
         identity.current.set("")
         tenants.current.set(None)
         status = size = 0
-        # The layer that finds the route puts it in.
+        # Filled in by the layer that finds the route.
         route: list[str] = []
         scope[ROUTE] = route
         aside = scope[ASIDE] = Aside()
@@ -132,7 +132,7 @@ class Logged:
         try:
             await self.app(scope, receive, answer)
         finally:
-            # Who waits on purpose is not slow.
+            # Time spent waiting on purpose does not count.
             taken = (aside.since or time.perf_counter()) - start
             method = known or "other"
             path = route[0] if route else UNKNOWN
@@ -151,13 +151,13 @@ class Logged:
             trace_id.reset(token)
 
     def refused(self, client: str, status: int) -> None:
-        """Counts and logs what was refused before it was a request."""
+        """Counts and logs input that was refused before it became a request."""
         self.requests.count("other", UNKNOWN, status, 0)
         more = {"method": "other", "path": UNKNOWN, "status": status, "client": client}
         logger.info("what arrived was not a request, or arrived too slowly: %d", status, extra=more)
 
     def _trace(self, method: str, scope: Scope, headers: Headers) -> Any:
-        """The span of a request where traces are made; else what its client says of its own is noted."""
+        """Returns the span of a request if it is traced; else notes its traceparent for the log."""
         if self.tracing is not None:
             where = _address(scope)[:LONGEST]
             return self.tracing.begin(method, where, scope.get("scheme", "http"), headers)
@@ -167,18 +167,18 @@ class Logged:
 
 
 def _address(scope: Scope) -> str:
-    """The path of a request, as it may be shown."""
-    # The address of a resource has none of these; what has them may hold a secret.
+    """Returns the path of a request, percent-encoded and without secrets."""
+    # Paths of resources contain neither character; other paths that do may contain a secret.
     where = scope["path"]
     where = shown(where) if "=" in where or ":" in where else where
     return quote(where, safe="/*")
 
 
 def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Sequence[str]) -> None:
-    """Writes the line of a request.
+    """Writes the log line of a request.
 
-    :param answered: how, and in what time
-    :param codes: of errors, if there were any
+    :param answered: its method, path, status, duration and size
+    :param codes: the codes of its errors, if any
     """
     said = scope["method"], _address(scope), answered["status"], answered["duration_ms"]
     more = {
@@ -192,7 +192,7 @@ def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Seq
 
 
 class Browsers:
-    """Tells browsers what not to do with an answer, unless the answer says so itself."""
+    """Adds the headers for browsers, except those that the response already has."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -214,9 +214,9 @@ class Browsers:
 
 
 class Errors:
-    """Turns every exception into one kind of error, unless an answer was begun already.
+    """Turns every exception into a problem response, unless a response has already begun.
 
-    :param routes: the paths of the contract
+    :param routes: the routes of the contract
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
@@ -239,22 +239,22 @@ class Errors:
                 raise
             await send_problem(self._told(explain(error), scope), scope, answer)
         except asyncio.CancelledError:
-            # The service stops, and waits no longer.
+            # The service is stopping and no longer waits for the request.
             if begun:
                 raise
             await send_problem(CUT_OFF, scope, answer)
 
     def _told(self, problem: Problem, scope: Scope) -> Problem:
-        """The problem, with what the contract knows of the path that was asked for."""
+        """Returns the problem, completed with what the contract says about the requested path."""
         path = scope["path"].rstrip("/")
         fits = (route.methods for route in self.routes if route.pattern.fullmatch(path))
         if problem.entry.status == 405:
-            # The router knows the methods of one route; the contract knows the path's.
+            # The router knows the methods of one route only; the contract knows all of the path's.
             allow = ", ".join(sorted(next(fits, {"GET": [], "HEAD": []})))
             detail = f"{scope['method'][:20]} is not possible here; use one of: {allow}."
             return Problem(errors.BAD_METHOD, detail, headers={"Allow": allow})
         if problem.entry.status == 415:
-            # With its parameters: the charset may be what is wrong.
+            # Includes the parameters, since the charset may be what is wrong.
             sent = Headers(scope=scope).get("content-type", "").strip()[:100]
             taken = " and ".join(next(fits, {}).get(scope["method"], ())) or "no body"
             detail = f"The body was sent as {sent!r}; this operation accepts {taken}, in UTF-8."
@@ -263,26 +263,24 @@ class Errors:
 
 
 class Plain:
-    """Evens out what the contract does not distinguish: a slash at the end, HEAD and GET, the spelling
-    of a media type.
-    """
+    """Evens out what the contract does not distinguish: trailing slashes, HEAD, media type spelling."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request. Raises Problem for a path or a type that there is not."""
+        """Answers a request. Raises Problem for a path or a media type that cannot exist."""
         plain = dict(scope)
         path = scope["path"]
         if "//" in path or CONTROL.search(path):
-            # Routers disagree about these, and no resource is there.
+            # Routers disagree about such paths, and no resource has one.
             raise Problem(errors.NO_PATH)
         if path.endswith("/") and not path.startswith(f"{UI}/"):
             plain["path"] = path.rstrip("/") or "/"
             plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
         plain["headers"], plain[UNSURE] = _plain_headers(scope["headers"], scope["method"])
         if scope["method"] == "HEAD":
-            # The server leaves the body of the answer out.
+            # The server omits the body of the response.
             plain["method"], plain[HEAD] = "GET", True
         query: bytes = scope["query_string"]
         if not query.isascii():
@@ -295,8 +293,9 @@ class Plain:
 def _plain_headers(
     headers: Sequence[tuple[bytes, bytes]], method: str
 ) -> tuple[list[tuple[bytes, bytes]], bool]:
-    """The headers with a media type in the spelling that everybody knows, without one where there is no
-    body to have one; and whether the body may be something else than the JSON that it is taken for.
+    """Returns headers with a normalized media type, and whether the body may be other than JSON.
+
+    Drops an empty type; also an invalid one if the method has no body, otherwise raises Problem.
     """
     plain, unsure = [], False
     for name, value in headers:
@@ -306,7 +305,7 @@ def _plain_headers(
         kind, semicolon, rest = value.partition(b";")
         kind = kind.strip().lower()
         if kind in ANYTHING:
-            # Their charset is one that nobody has told them either, as a library's for texts.
+            # Nobody has chosen their charset either; libraries set one for text.
             unsure, kind, semicolon, rest = True, b"application/json", b"", b""
         if MEDIA_TYPE.fullmatch(kind):
             plain.append((name, kind + semicolon + rest))
@@ -316,9 +315,9 @@ def _plain_headers(
 
 
 class Page(NamedTuple):
-    """An answer that is always the same.
+    """A response that is always the same.
 
-    :param zipped: the content compressed, for who takes that
+    :param zipped: the compressed content, for clients that accept gzip
     """
 
     status: int
@@ -328,7 +327,7 @@ class Page(NamedTuple):
 
 
 class Pages:
-    """Answers at once what is always the same.
+    """Serves fixed pages without passing the request on.
 
     :param pages: by path; may be changed while they are served
     """

@@ -1,4 +1,4 @@
-"""What a request may cost: bytes of its head and its body, and the time that it takes to arrive."""
+"""Limits of a request: bytes of its head and its body, and the time that it takes to arrive."""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from hyperfleet import errors
 from hyperfleet.errors import Problem
 from hyperfleet.settings.catalogue import Settings
 
-# A client that is told that its body is too large is listened to for this many times the limit: it
-# would miss the answer if the connection closed while it was sending.
+# If a body is too large, up to this many times the limit is read and discarded: a client would miss the
+# response if the connection closed while it was still sending.
 PATIENCE = 16
 
 
 class Limited:
-    """Lets requests pass that are within the limits of the settings. Raises Problem for others."""
+    """Passes on requests within the limits of the settings. Raises Problem for others."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -34,7 +34,7 @@ class Limited:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.body:
             if headers.get("expect", "").lower() == "100-continue":
-                # The body is not on its way yet, and who waits with it is not told to send it.
+                # The client waits for 100 (Continue) before it sends the body, and does not get it.
                 raise self._too_large({"Connection": "close"})
             await self._drain(timed)
             raise self._too_large()
@@ -47,7 +47,7 @@ class Limited:
         async def timed() -> Message:
             nonlocal whole
             if whole:
-                # Nothing more is to come but the end of the connection, for which a handler may wait.
+                # Only the end of the connection can follow, and a handler may wait for that.
                 return await receive()
             try:
                 async with asyncio.timeout_at(end):

@@ -1,4 +1,4 @@
-"""What lets the next request of who has written see what was written, whichever server answers it."""
+"""The position that lets a client read its own writes, whichever server answers."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,15 +6,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Methods that change nothing.
 READING = ("GET", "HEAD", "OPTIONS")
-# Whoever is told of what others have written may want to see it.
+# Statuses about what others have written, which the client may want to read next.
 CONFLICTS = (409, 412)
 
 
 class Positioned:
-    """Adds ``Hyperfleet-Position`` to the answers of writes.
+    """Adds ``Hyperfleet-Position`` to responses to writes.
 
     :param app: the API
-    :param written: a position that all acknowledged writes are before
+    :param written: returns a position that is not before any acknowledged write
     """
 
     def __init__(self, app: ASGIApp, written: Callable[[], Awaitable[str]]) -> None:

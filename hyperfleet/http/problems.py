@@ -1,4 +1,4 @@
-"""Errors of every layer, as the one object that clients are sent (RFC 9457)."""
+"""Errors of every layer, as the one object that clients receive (RFC 9457)."""
 
 import json
 import logging
@@ -16,19 +16,19 @@ from hyperfleet.observe.log import code, trace_id, traced
 
 logger = logging.getLogger("hyperfleet.request")
 
-# Answers that have no body, and say nothing of its length (RFC 9110, 8.6).
+# Statuses without a body, and without a Content-Length (RFC 9110, 8.6).
 BODILESS = (204, 304)
 
 NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.UndefinedFunction,
-    # As long as a restore of a dump has not come to the constraints, which a statement names or needs.
+    # While a dump is being restored, before the constraints that a statement names or needs exist.
     psycopg.errors.UndefinedObject,
     psycopg.errors.InvalidColumnReference,
 )
 
-# What a statement ran into that may be over the next time.
+# Failures of statements that may succeed when retried.
 BLOCKED = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
@@ -38,13 +38,13 @@ BLOCKED = (
 
 
 def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each kind of error)
-    """The problem that an exception of any layer is shown as."""
+    """Returns the problem that an exception of any layer is reported as."""
     if isinstance(error, Problem):
         return error
-    # Starlette's, of which Connexion's are.
+    # Starlette's exceptions, which Connexion's are derived from.
     if isinstance(error, HTTPException):
         if error.status_code == 401:
-            # Connexion found no token that it could have asked about.
+            # Connexion found no token to check.
             return errors.refusal(errors.NO_TOKEN)
         if error.status_code == 404:
             return Problem(errors.NO_PATH)
@@ -63,7 +63,7 @@ def explain(error: Exception) -> Problem:  # noqa: PLR0911 (one line for each ki
 
 
 def _what_lacks(error: Exception) -> str:
-    """What a client is told of a database that can't do its work; nothing of one that is away."""
+    """Returns what to tell clients about a database that cannot work; empty if it is unreachable."""
     if isinstance(error, NOT_MIGRATED):
         return "The database's schema is not up to date."
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
@@ -74,8 +74,9 @@ def _what_lacks(error: Exception) -> str:
 
 
 def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a problem: ``application/json`` for a client that asks for that alone. The log
-    is told its code.
+    """Returns the body and headers of a problem, and notes its code for the log.
+
+    The type is ``application/json`` if ``accept`` names that and not ``application/problem+json``.
     """
     told = code.get()
     if told is not None:
@@ -94,7 +95,7 @@ async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
-    """Sends a whole answer."""
+    """Sends a response with its whole body."""
     pairs = [
         (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
     ]

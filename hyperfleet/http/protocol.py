@@ -1,4 +1,4 @@
-"""How a connection reads requests: within a time and a size, which the server itself leaves open."""
+"""The HTTP protocol of a connection, with the limits of time and size that uvicorn lacks."""
 
 import array
 import asyncio
@@ -21,25 +21,26 @@ from hyperfleet.http.problems import render
 from hyperfleet.observe.log import trace_id
 from hyperfleet.settings.catalogue import Settings
 
-# The layer inside answers a body that is late in a better way; this one ends who does not listen.
+# Seconds after which a connection with a late body is closed. The limits layer sends a better answer
+# before; this is for clients that do not react to it.
 GRACE = 2.0
-# Seconds in which a client may answer to the end of a TLS connection, or send its request on one that
-# has come too late.
+# Seconds for a client to answer the closing of a TLS connection, or to send its request on a connection
+# that was accepted too late.
 GOODBYE = 0.5
-# Seconds in which a client that is refused may finish what it sends: it would miss the answer if the
-# connection closed before.
+# Seconds for a refused client to finish sending; if closed earlier, it would miss the response.
 LINGER = 2.0
 # Methods whose operations all have a body.
 WRITING = ("POST", "PUT", "PATCH")
 # What a Host header may name: a host and a port, or nothing (RFC 9112, 3.2; RFC 3986, 3.2.2).
 HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.~:%-]+\])(?::\d*)?")
-# What says where a request ends.
+# The headers that determine where a request ends.
 FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _Joined:
-    """A transport that sends the head of an answer together with the beginning of its body: to send
-    each on its own takes a tenth of all that a small answer takes.
+    """A transport that sends the head of a response together with the beginning of its body.
+
+    Sending them separately takes a tenth of the total time of a small response.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,7 +51,7 @@ class _Joined:
         return getattr(self.transport, name)
 
     def write(self, data: bytes) -> None:
-        """Sends what was held back, and this; or holds it back until the loop comes round."""
+        """Sends what was held back together with this, or holds this back until the loop runs."""
         if self.held:
             held, self.held = self.held, b""
             self.transport.write(held + data)
@@ -59,28 +60,29 @@ class _Joined:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Sends what was held back, unless the client has gone meanwhile."""
+        """Sends what was held back, unless the client has gone in the meantime."""
         held, self.held = self.held, b""
         if held and not self.transport.is_closing():
             self.transport.write(held)
 
     def close(self) -> None:
-        """Closes the connection when all is sent."""
+        """Closes the connection once everything is sent."""
         self.flush()
         self.transport.close()
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that are not sent yet."""
+        """Returns the number of bytes that have not been sent yet."""
         return self.transport.get_write_buffer_size() + len(self.held)
 
 
 class Protocol(HttpToolsProtocol):
-    """The server's protocol, with limits.
+    """Uvicorn's protocol, with limits.
 
-    :param settings: what a request may cost
-    :param refused: told of what was refused before it was a request: the client's address and the status
-    :param leaving: set once the server ends
-    :param begun: set before, as soon as the service is asked to stop
+    :param settings: the limits of a request
+    :param refused: called with the client's address and the status if input is refused before it becomes
+        a request
+    :param leaving: set once the server stops
+    :param begun: set before that, as soon as the service is asked to stop
     """
 
     def __init__(
@@ -99,9 +101,9 @@ class Protocol(HttpToolsProtocol):
         self.deadline: asyncio.TimerHandle | None = None
         self.in_head = True
         self.head_size = 0
-        # Bytes since the last of a body that are none of it.
+        # Bytes received since the last part of a body that do not belong to it.
         self.beside = 0
-        # Whether the parser is told once more what a head has said.
+        # Whether a new parser is being fed a head that has already been read.
         self.repeating = False
         self.refused = False
         self.stuck: asyncio.TimerHandle | None = None
@@ -111,7 +113,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, _Joined(transport, self.loop)))
         self._start_clock()
         if self.leaving.is_set():
-            # It was being accepted when all others were told. What it was made for may be on its way.
+            # Accepted while the others were told to close. Its first request may be on the way.
             self.loop.call_later(GOODBYE, self.shutdown)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,7 +123,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Passes on what belongs to a request that is within its limits."""
+        """Parses received data, as long as it is within the limits."""
         if self.refused:
             return
         self._start_clock()
@@ -131,13 +133,13 @@ class Protocol(HttpToolsProtocol):
         else:
             self.beside += len(data)
         self._parse(data)
-        # A head that is complete is measured inside, where the answer is like all others.
+        # A complete head is measured by the limits layer, which responds like every other layer.
         size = self.head_size if self.in_head else self.beside
         if size > self.settings.max_header_size and not self.transport.is_closing():
             self._refuse(Problem(errors.HEADERS_TOO_LARGE))
 
     def _parse(self, data: bytes) -> None:
-        """Reads; what asks for another protocol is a request like all others (RFC 9110, 7.8)."""
+        """Parses data; a request to upgrade to another protocol is like any other (RFC 9110, 7.8)."""
         left = memoryview(data)
         try:
             while left:
@@ -152,8 +154,9 @@ class Protocol(HttpToolsProtocol):
             self._refuse(said if isinstance(said, Problem) else Problem(errors.BAD_REQUEST))
 
     def _stay(self) -> None:
-        """Has the body read of a request that asks for another protocol. Its own parser leaves that to
-        the other, so that a body would be taken for the next request.
+        """Continues with the body of a request that asks for another protocol.
+
+        Its parser leaves the body to that protocol, and would take it for the next request.
         """
         framing = (b"%s: %s\r\n" % one for one in self.headers if one[0] in FRAMING)
         self.parser = httptools.HttpRequestParser(self)
@@ -162,60 +165,60 @@ class Protocol(HttpToolsProtocol):
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
 
     def on_message_begin(self) -> None:
-        """A request begins, maybe within the bytes that ended the one before."""
+        """Starts the clock of a request, which may begin in the bytes that ended the previous one."""
         if not self.repeating:
             self._start_clock()
             super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header is read; what comes after a body is none (RFC 9110, 6.5.1), and not kept."""
+        """Keeps a header; a field after the body is a trailer, and dropped (RFC 9110, 6.5.1)."""
         if self.in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is read."""
+        """Checks the head once it is complete, and starts the request."""
         if self.repeating:
             self.repeating = False
             return
         old = self.parser.get_http_version() == "1.0"
         if old:
-            # It does not know that it waits for anything (RFC 9110, 10.1.1).
+            # HTTP/1.0 clients do not wait for 100 (Continue) (RFC 9110, 10.1.1).
             self.expect_100_continue = False
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or not (hosts or old):
-            # Whoever is in between may have gone by another than is read here (RFC 9112, 3.2).
+            # A proxy may have used a different Host than would be used here (RFC 9112, 3.2).
             message = f"The request has {len(hosts)} Host headers; it must have one."
             raise Problem(errors.BAD_REQUEST, message)
         if hosts and not HOST.fullmatch(hosts[0]):
             raise Problem(errors.BAD_REQUEST, "The Host header must name a host, and may name a port.")
-        # Raises for an address that is none, which is a fault of the head.
+        # Raises if the target is not a URL, while in_head still says that the head is at fault.
         super().on_headers_complete()
         self.in_head = False
         if self.leaving.is_set() or self.begun.is_set():
-            # Who comes again comes to another; the end would meet the request on its way otherwise.
+            # The client's next request then goes elsewhere, rather than meet this connection closing.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body is read."""
+        """Passes on a part of the body."""
         self.beside = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is read whole."""
+        """Ends the clock of a request that was read completely."""
         if self.parser.should_upgrade():
-            # Its body is not.
+            # Its body has not been read.
             return
         self._stop_clock()
         self.in_head, self.head_size, self.beside = True, 0, 0
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """The client does not take what it is sent as fast as it is sent."""
+        """Called when the client reads more slowly than the response is sent."""
         super().pause_writing()
         self._watch_taking()
 
     def resume_writing(self) -> None:
-        """It has taken enough."""
+        """Called when the client has caught up."""
         super().resume_writing()
         if self.stuck is not None:
             self.stuck.cancel()
@@ -225,7 +228,7 @@ class Protocol(HttpToolsProtocol):
         self.stuck = self.loop.call_later(self.settings.write_timeout, self._end_stuck, self._untaken())
 
     def _untaken(self) -> int:
-        """Bytes that the client has not confirmed: of the kernel too, which holds megabytes."""
+        """Returns how many bytes the client has not acknowledged, including the kernel's megabytes."""
         held = array.array("i", [0])
         with contextlib.suppress(OSError):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
@@ -238,9 +241,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
-        """Lets a request under way end; a client that is idle is not waited for to say goodbye, as TLS
-        would.
-        """
+        """Closes the connection after its request; does not wait long for an idle TLS client."""
         super().shutdown()
         if self.transport.is_closing():
             self.loop.call_later(GOODBYE, self.transport.abort)
@@ -260,14 +261,14 @@ class Protocol(HttpToolsProtocol):
             return
         answering = self.cycle is not None and not self.cycle.response_complete
         if self.flow.read_paused or (self.in_head and answering):
-            # It is the service that is slow, with what came before.
+            # The service is slow, with an earlier request.
             self._start_clock()
         elif not self.in_head:
             self.loop.call_later(GRACE, self._end_late_body)
         elif self.head_size:
             self._refuse(Problem(errors.TOO_SLOW))
         else:
-            # Opened and never used.
+            # The connection was never used.
             self.transport.close()
 
     def _end_late_body(self) -> None:
@@ -275,22 +276,22 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answers without the application, and listens for a moment, without keeping what comes."""
+        """Sends an error without the application, then discards input until the connection closes."""
         if self.refused:
             return
         self.refused = True
         self._stop_clock()
         within = self._reads_body()
         if within:
-            # The rest of the body never comes: nobody is to wait for it, nor to answer.
+            # The rest of the body never comes: the application must neither wait for it nor respond.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         elif self.cycle is not None and not self.cycle.response_complete:
-            # Nothing may come between the parts of an answer to what came before.
+            # Nothing may come between the parts of the response to an earlier request.
             self.cycle.keep_alive = False
             return
         elif not self.in_head:
-            # It has its answer.
+            # The request has been answered.
             self.loop.call_later(LINGER, self.transport.close)
             return
         token = trace_id.set(str(uuid_utils.uuid7()))
@@ -310,7 +311,7 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(LINGER, self.transport.close)
 
     def _reads_body(self) -> bool:
-        """Whether a request has begun that does nothing before its body is whole, which it is not."""
+        """Returns whether the current request has done nothing yet because its body is incomplete."""
         cycle = self.cycle
         return (
             cycle is not None

@@ -13,20 +13,21 @@ from connexion.resolver import Resolution, Resolver
 from connexion.spec import OpenAPISpecification, Specification
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Where the page of the API lies.
+# The path of the Swagger UI.
 UI = "/openapi-ui"
-# Where a request's route is told to the outer layers: its path, with - for what differs in it.
+# The scope's key for a request's route, for outer layers: its path, with - for each parameter.
 ROUTE = "hyperfleet.route"
 
 
 def snake_case(name: str) -> str:
-    """``getClusterById`` as ``get_cluster_by_id``."""
+    """Converts ``getClusterById`` to ``get_cluster_by_id``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 class Shipped(OpenAPISpecification):
-    """The contract as Connexion takes it. That it is OpenAPI is what tests say, and not each start: the
-    check takes longer than all else that a start does with the contract.
+    """The contract as Connexion's specification, without validating it against OpenAPI.
+
+    Tests do that. At each start it would take longer than everything else done with the contract.
     """
 
     @classmethod
@@ -34,15 +35,15 @@ class Shipped(OpenAPISpecification):
         pass
 
 
-# Where the operations of kinds are: each is given the kind first.
+# The module with the operations of all kinds; their first argument is the kind.
 OF_KIND = "hyperfleet.handlers.operations"
 
 
 class HandlerResolver(Resolver):
-    """Finds the function of an operation: its id in snake case, in the module that its path names."""
+    """Finds an operation's function: its id in snake case, in the module that its path names."""
 
     def resolve(self, operation: AbstractOperation) -> Resolution:
-        """What Connexion binds; of a declared kind's operation the one that it was made from."""
+        """Returns what Connexion binds; for a declared kind, the operation that its own derives from."""
         of = operation._operation.get("x-kind", {})
         if "kind" not in of:
             return super().resolve(operation)
@@ -50,15 +51,13 @@ class HandlerResolver(Resolver):
         return Resolution(functools.partial(function, of["kind"]), self.resolve_operation_id(operation))
 
     def resolve_function_from_operation_id(self, operation_id: str) -> Any:
-        """The function; raises ResolverError for an operation that nobody wrote."""
+        """Returns the function. Raises ResolverError if nobody has written it."""
         module, _, name = operation_id.rpartition(".")
         return utils.get_function_from_name(f"{module}.{snake_case(name)}")
 
 
 class Found(NamedTuple):
-    """An operation in the table: what Connexion's layers are told, where its parameters are, and its
-    path with - for them.
-    """
+    """An operation in the table: Connexion's context, parameters by segment, path with - for them."""
 
     context: dict[str, str]
     names: dict[int, str]
@@ -66,20 +65,20 @@ class Found(NamedTuple):
 
 
 class TableRouting(RoutingMiddleware):
-    """Connexion's routing by a table of its own routes, in place of a scan of all of them: an
-    operation is found by the method and the segments of the path, with a mark for each parameter.
+    """Connexion's routing, by a table instead of a scan of all routes.
 
-    What the table does not have - an unknown path, a method that a path lacks - is Connexion's to say.
+    Operations are found by their method and the segments of their path, with a mark for parameters.
+    Paths and methods that the table lacks are left to Connexion.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(app)
         self.table: dict[tuple[str, ...], Found] = {}
-        # For each number of segments, where parameters may be among them: the fewest first.
+        # For each number of segments, the sets of positions that parameters may have, smallest first.
         self.shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def add_api(self, specification: Specification, **options: Any) -> None:
-        """Takes the routes of a contract."""
+        """Adds the routes of a contract."""
         super().add_api(specification, **options)
         for mount in self.router.routes:
             for route in mount.app.routes:
@@ -87,7 +86,7 @@ class TableRouting(RoutingMiddleware):
 
     def _add(self, base: str, route: Any) -> None:
         segments = (base + route.path).split("/")
-        # Starlette's {generation:int}: what it may be, the contract's validation says.
+        # Starlette writes {generation:int}. The values of parameters are validated by the contract.
         names = {
             at: text[1:-1].partition(":")[0] for at, text in enumerate(segments) if text.startswith("{")
         }
@@ -105,7 +104,7 @@ class TableRouting(RoutingMiddleware):
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, with the operation that it is for."""
+        """Passes on a request together with its operation."""
         segments = scope["path"].split("/")
         for shape in self.shapes.get(len(segments), ()):
             key = list(segments)
@@ -123,7 +122,7 @@ class TableRouting(RoutingMiddleware):
 
 
 class BrowserPages(SwaggerUIMiddleware):
-    """Connexion's pages for a browser, asked for what is theirs alone."""
+    """Connexion's pages for browsers, which only handles requests for them."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""

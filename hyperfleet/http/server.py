@@ -1,4 +1,4 @@
-"""The three listeners - API, health, metrics - from their sockets to their end."""
+"""The three listeners (API, health, metrics), from their sockets to their end."""
 
 import asyncio
 import contextlib
@@ -23,21 +23,21 @@ from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 
-# Longer than the idle time after which usual clients drop a connection themselves, so that no
-# request meets a connection that is just being closed.
+# Longer than the idle time after which common clients drop a connection themselves, so that no request
+# arrives on a connection that is just being closed.
 KEEP_ALIVE = 95
-# Seconds in which the answers to requests that were cut off go out.
+# Seconds for responses to requests that were cut off to be sent.
 FAREWELL = 1.0
 
 
 @dataclass
 class Ending:
-    """How the service ends.
+    """How the service stops.
 
-    :param timeout: seconds that requests under way are given
-    :param delay: seconds before, in which others are still taken
+    :param timeout: seconds that requests in progress may still take
+    :param delay: seconds before that, in which new requests are still accepted
     :param begun: set as soon as the service is asked to stop
-    :param now: set when it is asked once more, by who does not want to wait
+    :param now: set when it is asked again, by someone who does not want to wait
     """
 
     timeout: int
@@ -46,20 +46,18 @@ class Ending:
     now: threading.Event = field(default_factory=threading.Event)
 
     def ask(self) -> None:
-        """Asks the service to stop, or to hurry; may be called from any thread."""
+        """Asks the service to stop, or to hurry if already asked. May be called from any thread."""
         (self.now if self.begun.is_set() else self.begun).set()
 
     async def patience(self, seconds: float) -> None:
-        """Waits so long, unless the service is to hurry."""
+        """Waits for this many seconds, unless the service must hurry."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.now.is_set():
             await asyncio.sleep(0.1)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to whoever runs several of them, and cuts requests off in its own
-    words.
-    """
+    """A server that leaves signals to its runner, and cuts requests off with a proper response."""
 
     def __init__(
         self, config: uvicorn.Config, ending: Ending, patience: float, certificate: Certificate | None
@@ -71,7 +69,7 @@ class _Server(uvicorn.Server):
         self.leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens as the server itself does, and gives the beginning of TLS as long as a request."""
+        """Listens as uvicorn does, but gives the TLS handshake as long as a request has to arrive."""
         config = self.config
         protocol: Any = config.http_protocol_class
         of = {"server_state": self.server_state, "app_state": self.lifespan.state}
@@ -84,7 +82,7 @@ class _Server(uvicorn.Server):
                 sock=one,
                 ssl=self.certificate.context if self.certificate else None,
                 backlog=config.backlog,
-                # Before TLS has begun no clock of the protocol runs.
+                # The protocol's own clock does not run before the TLS handshake is done.
                 ssl_handshake_timeout=self.patience if self.certificate else None,
             )
             for one in sockets or ()
@@ -92,12 +90,12 @@ class _Server(uvicorn.Server):
         self.started = True
 
     def leave(self) -> None:
-        """Asks it to stop."""
+        """Asks the server to stop."""
         self.should_exit = True
         self.leaving.set()
 
     async def main_loop(self) -> None:
-        """Serves until it is asked to stop, and does not wait for its next tick then."""
+        """Serves until asked to stop, without waiting for the next tick then."""
         ticking = asyncio.create_task(super().main_loop())
         leaving = asyncio.create_task(self.leaving.wait())
         await asyncio.wait([ticking, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -105,11 +103,11 @@ class _Server(uvicorn.Server):
         leaving.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the listener and lets requests under way end, for as long as they are given."""
+        """Closes the listener and lets requests in progress end, within the time that they are given."""
         closing = asyncio.create_task(super().shutdown(sockets))
         farewell = getattr(self.config.app, "farewell", None)
         if farewell is not None:
-            # Only now, when those who are sent away come to another.
+            # Only now that the listener is closed, so that these clients reconnect elsewhere.
             asyncio.get_running_loop().call_soon(farewell)
         patience = asyncio.create_task(self.ending.patience(self.ending.timeout))
         await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
@@ -134,23 +132,24 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Returns a listening socket; port 0 takes a free one.
 
     :param shared: whether others may listen there, too
-    Raises StartError with the address and the reason when it is not free.
+    Raises StartError with the address and the reason if it is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048, reuse_port=shared)
     except OSError as error:
-        # What the socket module adds is left out.
+        # Without what the socket module adds.
         reason = str(error.strerror or error).partition(" (while attempting")[0]
         raise StartError(f"Cannot listen on {host}:{port}: {reason}") from None
 
 
 def spread(listener: socket.socket, count: int) -> list[socket.socket]:
-    """So many listening sockets on the port of the first, which is closed; the kernel spreads
-    connections between them. Raises StartError when another has taken the port meanwhile.
+    """Returns several listening sockets on the port of the first, which is closed.
+
+    The kernel spreads connections over them. Raises StartError if the port has been taken since.
     """
     host, port = listener.getsockname()[:2]
     listener.close()
@@ -158,14 +157,14 @@ def spread(listener: socket.socket, count: int) -> list[socket.socket]:
 
 
 def address(listener: socket.socket, *, secure: bool = False) -> str:
-    """``http://host:port`` of a listening socket, or ``https://``."""
+    """Returns the ``http://host:port`` of a listening socket, or its ``https://`` URL."""
     host, port = listener.getsockname()[:2]
     scheme = "https" if secure else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class App(NamedTuple):
-    """An application, the socket that it is on, and its certificate; none for HTTP."""
+    """An application, its socket, and its certificate; None means plain HTTP."""
 
     app: ASGIApp
     listener: socket.socket
@@ -173,13 +172,14 @@ class App(NamedTuple):
 
 
 class Servers:
-    """Several applications, each on its own socket, that start together; the first of them stops first,
-    and is told what was ``refused`` on any, if it wants to know.
+    """Several applications, each on its own socket, that start together; the first one stops first.
+
+    If it has a method ``refused``, that is called for input refused by any of them.
 
     :param ending: how they stop
-    :param pool: what is open as long as they run
-    :param reload: what SIGHUP asks for; one at a time
-    :param settings: what a request may cost
+    :param pool: what is open while they run
+    :param reload: what SIGHUP triggers, one at a time
+    :param settings: the limits of a request
     :param beat: called every second
     """
 
@@ -211,7 +211,7 @@ class Servers:
                     log_config=None,
                     access_log=False,
                     server_header=False,
-                    # Who asks for maintenance must be on the machine, whatever a header says.
+                    # On the others, maintenance must come from this machine, whatever headers say.
                     proxy_headers=index == 0,
                     timeout_keep_alive=KEEP_ALIVE,
                 ),
@@ -223,15 +223,16 @@ class Servers:
         ]
 
     def run(self, watched: int | None = None) -> None:
-        """Serves until :meth:`stop` is called, SIGINT or SIGTERM arrives, or there is something to read
-        on the descriptor ``watched``; requests under way end.
+        """Serves until told to stop, and lets requests in progress end.
+
+        Told by :meth:`stop`, SIGINT, SIGTERM, or something to read on the descriptor ``watched``.
         """
         self.watched = watched
         for one in self.certificates:
-            # A worker that takes the place of another was born with that of the start.
+            # A worker that replaces another one has inherited the certificate of the start.
             one.renew()
-        # What a signal raised before would tear the loop apart as soon as that has begun. Only the main
-        # thread can take signals; a test runs a server in another.
+        # The former handlers raise exceptions, which would break the loop as it starts. Only the main
+        # thread may set handlers; a test runs a server in another.
         with contextlib.suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: self.stop())
@@ -244,14 +245,14 @@ class Servers:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        # Only the main thread can take signals; a test runs a server in another.
+        # Only the main thread may set handlers; a test runs a server in another.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
             for wanted, steps in log.STEPS.items():
                 loop.add_signal_handler(wanted, log.tell, steps)
-            # A worker is born with signals that wait.
+            # A worker inherits a mask that blocks these signals.
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:
             loop.add_reader(self.watched, self._orphaned)
@@ -268,7 +269,7 @@ class Servers:
         await asyncio.wait([asked, *serving], return_when=asyncio.FIRST_COMPLETED)
         for task in background:
             task.cancel()
-        # The first alone: the others say that it is going for as long as that takes.
+        # The first one alone: meanwhile the others report that it is stopping.
         self.servers[0].leave()
         await serving[0]
         for server in self.servers[1:]:
@@ -279,7 +280,7 @@ class Servers:
     async def _reloading(self) -> None:
         while self.reload is not None:
             await self.reload_wanted.wait()
-            # Whoever asks from now on has seen a newer file.
+            # Requests to reload from now on refer to a newer file.
             self.reload_wanted.clear()
             try:
                 await self.reload()

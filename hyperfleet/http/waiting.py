@@ -1,4 +1,4 @@
-"""What is served while the database is not there yet: the process is alive, and can do nothing."""
+"""What is served until the database is available: the process is alive, but can do nothing."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from hyperfleet.http.server import App, Ending, Servers
 
 T = TypeVar("T")
 
-# Seconds in which a database that is there has answered.
+# Seconds within which an available database has responded.
 SOON = 1.0
 
 
@@ -29,7 +29,7 @@ async def no_api(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 async def only_alive(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers ``/healthz``, and to all else that the database is not reachable."""
+    """Answers ``/healthz`` with 200, and everything else with 503: the database is not reachable."""
     alive = scope["path"] == "/healthz"
     said: dict[str, Any] = {"status": "ok"} if alive else {"status": "unavailable"}
     if b"verbose" in scope["query_string"] and not alive:
@@ -45,10 +45,11 @@ APPS: Sequence[ASGIApp] = (no_api, only_alive, only_alive)
 def meanwhile(
     listeners: Sequence[socket.socket], certificates: Sequence[Certificate | None], work: Callable[[], T]
 ) -> T | None:
-    """Serves these until some work is done, unless that is soon. Returns what it comes to, and raises
-    what it raises; None when the process is told to stop before.
+    """Serves APPS until some work is done, unless it is done within SOON.
 
-    :param listeners: of the API, of health checks and of metrics; they stay open
+    Returns its result or raises its exception; returns None if the process is told to stop first.
+
+    :param listeners: those of the API, health checks and metrics; they stay open
     """
     done: Future[T] = Future()
 
@@ -58,7 +59,7 @@ def meanwhile(
         except BaseException as error:
             done.set_exception(error)
 
-    # Nobody waits for it when the process is told to stop.
+    # A daemon, since nothing waits for it when the process is told to stop.
     threading.Thread(target=working, daemon=True).start()
     if wait([done], SOON).not_done:
         apps = [

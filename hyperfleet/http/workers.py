@@ -1,8 +1,7 @@
-"""Several processes that serve together: one is started for each, and again when it dies.
+"""Several processes that serve together; each one that dies is replaced.
 
-Each has a listening socket of its own on the one port, between which the kernel spreads connections.
-They are kept by the first process, so that what has connected to a dead worker's is answered by the
-next one.
+Each has its own listening socket on the one port, and the kernel spreads connections over them. The
+first process keeps the sockets open, so connections to a dead worker's are answered by its successor.
 """
 
 import logging
@@ -21,35 +20,35 @@ from hyperfleet.observe import log
 
 logger = logging.getLogger(__name__)
 
-# What is passed on to every worker.
+# Signals that are passed on to every worker.
 STOP = (signal.SIGTERM, signal.SIGINT)
 OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 FORWARDED = (*STOP, *OTHERS)
 WATCHED = (*FORWARDED, signal.SIGCHLD)
-# A worker that lived no longer than this many seconds is replaced after a pause as long.
+# Seconds to wait before replacing a worker that has lived no longer than this.
 PAUSE = 1.0
-# Seconds between two looks, where no signal comes before.
+# Seconds between checks, if no signal comes earlier.
 TICK = 0.5
-# Seconds beyond those that workers take to end by themselves, after which they are made to.
+# Seconds that workers get beyond their own time to stop, before they are killed.
 GRACE = 5
 
 
 class Worker(NamedTuple):
-    """A process that serves: its number, and when it was started."""
+    """A worker process: its number, and when it was started by the monotonic clock."""
 
     number: int
     started: float
 
 
 class Workers:
-    """Runs so many workers until it is told to stop.
+    """Runs one worker process per socket until told to stop.
 
-    :param listeners: the sockets that they serve from, one for each
-    :param work: what a worker does with its socket until it is told to stop; the descriptor that it is
-        given beside is at its end once the first process is gone
-    :param ended: told the process of each worker that has ended, and whether it was wanted to
-    :param follows: told the process that a new worker has taken the place of, in the new one
-    :param patience: seconds that they may take to stop
+    :param listeners: the sockets that they serve, one each
+    :param work: serves its socket until told to stop; its second argument is a descriptor that reaches
+        its end once the first process is gone
+    :param ended: called with the pid of each worker that has ended, and whether it was told to
+    :param follows: called in a new worker with the pid of the one that it replaces
+    :param patience: seconds that workers may take to stop
     """
 
     def __init__(
@@ -66,20 +65,20 @@ class Workers:
         self.follows = follows
         self.patience = patience
         self.running: dict[int, Worker] = {}
-        # The process of the last worker of each number.
+        # The pid of the last worker of each number.
         self.last: dict[int, int] = {}
-        # Those to be started, and when.
+        # The numbers of workers to start, and when.
         self.wanted = dict.fromkeys(range(len(listeners)), 0.0)
         self.deadline: float | None = None
-        # Whether workers were asked to read something anew.
+        # Whether workers were asked to reload.
         self.reloaded = False
-        # None is lost from here on: they wait for whom they are meant for.
+        # Blocked signals are not lost, but pending until the process that they are for takes them.
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         for number in OTHERS:
             signal.signal(number, signal.SIG_DFL)
 
     def run(self) -> None:
-        """Returns when all workers have ended after the signal to stop."""
+        """Runs the workers; returns when all have ended after the signal to stop."""
         self.watched, self.alive = os.pipe()
         while self.running or self.deadline is None:
             now = time.monotonic()
@@ -94,19 +93,19 @@ class Workers:
                 self._tell(found.si_signo)
                 self.reloaded = self.reloaded or found.si_signo == signal.SIGHUP
                 if found.si_signo in log.STEPS:
-                    # For the workers that are started later.
+                    # Workers that are started later inherit it.
                     log.tell(log.STEPS[found.si_signo])
                 if found.si_signo in STOP and self.deadline is None:
                     self.deadline = time.monotonic() + self.patience + GRACE
-                    # From here on a port is open as long as its worker has it open.
+                    # From here on, each port is open for as long as its worker keeps it open.
                     for listener in self.listeners:
                         listener.close()
             self._bury()
 
     def _start(self, number: int) -> None:
-        # What waits to be written would be written by both.
+        # Otherwise both processes would write what is buffered.
         for stream in (sys.stdout, sys.stderr):
-            # To a disk that is full nothing can be written.
+            # This fails if the disk is full.
             with suppress(OSError):
                 stream.flush()
         pid = os.fork()
@@ -123,7 +122,7 @@ class Workers:
             if number in self.last:
                 self.follows(self.last[number])
             if self.reloaded:
-                # It has what the first process read at its start; heard once it serves.
+                # It has inherited what the first process read at its start; delivered once it serves.
                 os.kill(os.getpid(), signal.SIGHUP)
             self.work(self.listeners[number], self.watched)
             status = 0
@@ -134,7 +133,7 @@ class Workers:
         finally:
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
-            # Nothing of the first process is undone here, such as its database.
+            # Exits without cleaning up what belongs to the first process, such as its database.
             os._exit(status)
 
     def _tell(self, number: int) -> None:
@@ -143,7 +142,7 @@ class Workers:
                 os.kill(pid, number)
 
     def _bury(self) -> None:
-        """Looks which workers have ended, and wants them again."""
+        """Reaps workers that have ended, and schedules their replacement."""
         for pid in list(self.running):
             done, status = os.waitpid(pid, os.WNOHANG)
             if not done:
@@ -159,13 +158,11 @@ class Workers:
 
 
 def cores() -> int:
-    """How many processor cores this process may use: those that it is bound to, and no more than the
-    quota of its control group (cgroup v2, cpu.max) comes to.
-    """
+    """Returns how many CPU cores this process may use, by affinity and the quota of its cgroup (v2)."""
     bound = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, min(bound, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
-        # No such group, or one without a quota.
+        # There is no such group, or it has no quota.
         return bound
