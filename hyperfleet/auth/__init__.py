@@ -1,4 +1,4 @@
-"""Who may: tokens and their keys, the access list, the access review, and who the caller is.
+"""Authentication and authorization: tokens and keys, the access list and review, the caller, tenants.
 
 It may import settings and errors; it knows no kind of resource and no SQL.
 """

@@ -1,4 +1,4 @@
-"""The access list: which claims of a token let in."""
+"""The access list: which claims of a token admit a caller."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,11 @@ Rule = tuple[str, re.Pattern[str]]
 
 
 def parse_rules(text: str) -> list[Rule]:
-    """The rules of an access list: YAML, ``- claim: email`` with ``pattern: ^.*@redhat\\.com$``.
+    """Parses the rules of an access list from YAML.
 
-    Raises ValueError for another text, a pattern that is none, and for an empty list: a file that was
-    cut off must not let everybody in, nor lock everybody out.
+    Each item is like ``- claim: email`` with ``pattern: ^.*@redhat\\.com$``. Raises ValueError for other
+    text, an invalid pattern, and an empty list: a truncated file must not admit everybody, nor lock
+    everybody out.
     """
     try:
         items = yaml.safe_load(text)
@@ -36,10 +37,10 @@ def parse_rules(text: str) -> list[Rule]:
 
 
 def matches(rules: Sequence[Rule], claims: Mapping[str, Any]) -> bool:
-    """Whether any rule's pattern is found in the claim that it names."""
+    """Returns whether any rule's pattern is found in the claim that it names."""
     for claim, pattern in rules:
         value = claims.get(claim)
-        # "$" would match before a line break at the end too.
+        # "$" would also match before a final line break.
         if isinstance(value, str) and value.isprintable() and pattern.search(value):
             return True
     return False

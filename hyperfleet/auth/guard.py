@@ -1,7 +1,7 @@
-"""Who may: what Connexion asks before it calls any operation that is not public.
+"""The guard, which Connexion asks before it calls any operation that is not public.
 
-One decision for all of them: the token is good, the caller is on the access list, the access review
-allows the action, and a change can be recorded under a name.
+It makes one decision for all of them: the token is good, the caller is on the access list, the access
+review allows the action, and a change can be recorded under a name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,14 @@ from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
 
-# What a review is asked of who wants to read the audit.
+# What a review is asked about a caller who wants to read the audit.
 AUDIT = ("get", "Audit")
-# How OCM names an account, the preferred claim first.
+# The claims that may hold the name of an OCM account, the preferred one first.
 ACCOUNT = ("username", "preferred_username", "sub")
 
 
 class Bearer(BearerSecurityHandler):
-    """Binds the guard to the contract's security scheme: what Connexion asks before each operation that
-    is not public.
+    """Binds the guard to the contract's security scheme.
 
     :param reviews: by operation, what an access review is asked: the action and the type of resource
     """
@@ -40,15 +39,15 @@ class Bearer(BearerSecurityHandler):
         self.reviews = reviews
 
     def get_fn(self, security_scheme: Any, required_scopes: Any) -> Any:
-        """What Connexion calls with a request."""
+        """Returns the function that Connexion calls with a request."""
         return self.claims
 
     async def claims(self, request: ConnexionRequest) -> Any:
-        """The claims of a caller who may; Connexion's mark for none when there is no token.
+        """Returns the claims of an admitted caller, or Connexion's mark for no token.
 
         Raises Problem: 401, 403 or 503.
         """
-        # Connexion's request looks anew for each thing that it is asked for.
+        # Connexion's request parses these anew on each access.
         scope = request.scope
         headers = Headers(scope=scope)
         tokens = [
@@ -58,15 +57,15 @@ class Bearer(BearerSecurityHandler):
         ]
         if not tokens:
             return NO_VALUE
-        # With the name of its module before it.
+        # The id is prefixed with the name of its module.
         operation = scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
         return await self.guard.admit(tokens, headers, scope["method"], self.reviews.get(operation))
 
 
 def _token(header: str, value: str) -> str:
-    """The token that a header has; empty for none. Raises Problem, 401, for half a header."""
+    """Returns the token in a header, or "". Raises Problem (401) if Authorization has only a scheme."""
     if header.lower() != "authorization":
-        # Some gateways write the scheme, and some the token alone.
+        # Some gateways send the scheme, others only the token.
         kind, _, token = value.strip(" ").partition(" ")
         return (token if kind.lower() == "bearer" else value).strip(" ")
     parts = value.split(maxsplit=1)
@@ -76,7 +75,7 @@ def _token(header: str, value: str) -> str:
 
 
 class Guard:
-    """Admits callers, by the settings. Raises ConfigurationError for settings that cannot work."""
+    """Admits callers according to the settings. Raises ConfigurationError if these cannot work."""
 
     def __init__(self, settings: Settings) -> None:
         self.verifier = Verifier(settings)
@@ -99,14 +98,14 @@ class Guard:
         method: str,
         what: tuple[str, str] | None,
     ) -> Mapping[str, Any]:
-        """The claims of a caller who may do this.
+        """Returns the claims of a caller who may do this.
 
-        :param tokens: of the request, one or several, each with the header that it came in
-        :param headers: of the request
-        :param method: of the request
-        :param what: what a review is asked: the action and the type of resource; None: nothing
+        :param tokens: those of the request, at least one, each with the header that it came in
+        :param headers: those of the request
+        :param method: that of the request
+        :param what: what a review is asked: the action and the type of resource; None means nothing
 
-        Raises Problem: 401, 403, or 503 when it cannot be told.
+        Raises Problem: 401, 403, or 503 if this cannot be decided.
         """
         claims, issuer = await self._verified(tokens, headers)
         name = issuer.identity(claims, headers)
@@ -124,8 +123,9 @@ class Guard:
         return claims
 
     def _audits(self, claims: Mapping[str, Any]) -> bool:
-        """Whether the list of those who may read the audit names the caller. Raises Problem where it
-        does not, and nobody else is to be asked.
+        """Returns whether the audit's access list names the caller.
+
+        Raises Problem if it does not, and no access review can decide instead.
         """
         if self.auditors is not None and matches(self.auditors.get(), claims):
             return True
@@ -136,7 +136,7 @@ class Guard:
     async def _verified(
         self, tokens: Sequence[tuple[str, str]], headers: Headers
     ) -> tuple[Mapping[str, Any], Trusted]:
-        """The first token that is good. Raises the Problem of the first when none is."""
+        """Returns the claims and issuer of the first valid token, or raises the first Problem."""
         problems: list[Problem] = []
         for header, token in tokens:
             try:

@@ -1,4 +1,4 @@
-"""Who the caller is, and which request it is."""
+"""Who the caller of the current request is, and the request's id."""
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
@@ -7,14 +7,14 @@ from typing import Any
 SYSTEM = "system@hyperfleet.local"
 MAX_LENGTH = 256
 
-# The caller of the request at hand; empty while nobody has shown who they are.
+# The caller of the current request; empty until they are authenticated.
 current: ContextVar[str] = ContextVar("caller", default="")
-# The id of the request at hand.
+# The id of the current request.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 
 def caller() -> str:
-    """The identity that a write is recorded under.
+    """Returns the identity that a write is recorded under.
 
     With authentication, no write gets this far without one: see :mod:`hyperfleet.auth.guard`.
     """
@@ -22,13 +22,13 @@ def caller() -> str:
 
 
 def from_claims(claims: Mapping[str, Any], names: Iterable[str]) -> str:
-    """The identity that a token's claims give: the first of the named claims that can be one.
+    """Returns the identity in a token's claims: the first of the named claims that is usable as one.
 
-    :param claims: of a token that was verified
-    :param names: of claims, the preferred one first
-    :return: without blanks around it; empty when no claim will do. One that is too long is passed over
-        and not cut, as two callers could become one; so is one that is not printable, which could
-        forge a line of a log or look like another.
+    :param claims: those of a verified token
+    :param names: names of claims, the preferred one first
+    :return: the identity without surrounding blanks; empty if no claim is usable. One that is too long
+        is skipped rather than cut, since two callers could become one; so is one that is not printable,
+        which could forge a log line or look like another.
     """
     for name in names:
         value = claims.get(name)
@@ -38,6 +38,6 @@ def from_claims(claims: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def usable(text: str) -> str:
-    """A text as an identity, without blanks around it; empty when it can be none."""
+    """Returns a text as an identity, without surrounding blanks; empty if it cannot be one."""
     text = text.strip()
     return text if len(text) <= MAX_LENGTH and text.isprintable() else ""

@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with, in a file or at a URL."""
+"""The keys that tokens are verified with, from a file or a URL."""
 
 import asyncio
 import contextvars
@@ -21,18 +21,18 @@ from hyperfleet.auth.watched import Watched
 
 logger = logging.getLogger(__name__)
 
-# Signatures alone: with "none" or a shared secret (HS*), anybody could sign (RFC 8725, 3.1 and 3.2).
+# Only signatures: with "none" or a shared secret (HS*), anyone could sign (RFC 8725, 3.1 and 3.2).
 RSA = ("RS256", "RS384", "RS512")
 CURVES = {"P-256": "ES256", "P-384": "ES384"}
 ALGORITHMS = (*RSA, *CURVES.values())
 
-# Seconds after which keys that were fetched are fetched again, meanwhile and before they are used: a
-# key that was withdrawn is in force for no longer than the latter.
+# Seconds after which fetched keys are renewed in the background, and before they are used again. A
+# withdrawn key is accepted no longer than the latter.
 RENEW_AFTER = 30
 STALE_AFTER = 60
-# At most once in so many seconds a token with an unknown key makes the service look for new ones.
+# Seconds between the searches for new keys that tokens with unknown keys may trigger.
 SEEK_EVERY = 60
-# After a fetch that failed.
+# Seconds until a failed fetch is repeated.
 RETRY_EVERY = 5
 
 # Public keys by their id and the algorithm that they are used with.
@@ -40,9 +40,9 @@ Keys = Mapping[tuple[str, str], Key]
 
 
 def parse_keys(text: str | bytes) -> Keys:
-    """The signature keys of a JSON Web Key Set (RFC 7517); others in it are left aside.
+    """Parses the signature keys of a JSON Web Key Set (RFC 7517); other keys are ignored.
 
-    Raises ValueError for a text that is no key set or that has no usable key.
+    Raises ValueError for text that is not a key set, or has no usable key.
     """
     try:
         return _keys(json.loads(text))
@@ -66,7 +66,7 @@ def _keys(document: Any) -> Keys:
 
 
 def _key(member: Any) -> Keys:
-    """One key, with each algorithm that it may be used with: its type decides, never a token."""
+    """Returns a key with each algorithm that it may be used with: its type decides, not a token."""
     kid = member["kid"]
     if not isinstance(kid, str) or not kid or member.get("use", "sig") != "sig":
         return {}
@@ -75,7 +75,7 @@ def _key(member: Any) -> Keys:
     fitting: tuple[str, ...]
     if member["kty"] == "RSA":
         fitting = RSA
-        # The public members alone: whoever publishes the private ones must not make it worse.
+        # Only the public members: a set that leaks the private ones must not do further harm here.
         public = {name: member[name] for name in ("kty", "n", "e")}
         size = int.from_bytes(base64url_decode(member["n"].encode())).bit_length()
         if not 2048 <= size <= 16384:
@@ -95,56 +95,54 @@ def _key(member: Any) -> Keys:
 
 
 def knows(keys: Keys, kid: str) -> bool:
-    """Whether there is a key with this id, for whatever algorithm."""
+    """Returns whether there is a key with this id, for any algorithm."""
     return any(kid == known for known, _ in keys)
 
 
 class KeyFile:
-    """Keys in a file, read again when it changes."""
+    """Keys in a file, which is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self.file = Watched[Keys](path, parse_keys)
 
     def state(self) -> tuple[str, float | None]:
-        """``ok`` or what is wrong, and since when the keys are at hand, of the monotonic clock. A file
-        that can't be read ends the start; later, what was read before stays in force.
-        """
+        """Returns ``ok`` or what is wrong, and None in place of the time that a KeyServer has."""
         self.file.get()
         return ("the last ones are in force" if self.file.broken else "ok"), None
 
     async def find(self, kid: str) -> Keys:
-        """The keys in the file."""
+        """Returns the keys in the file."""
         return self.file.get()
 
 
 class KeyServer:
-    """Keys at a URL, kept for a minute. While the server fails, those it gave last stay in force."""
+    """Keys at a URL, kept for a minute. While the server fails, the last ones stay in force."""
 
     def __init__(self, url: str, client: Client) -> None:
         self.url = self.name = url
         self.client = client
-        # None until the server has answered once; then its word counts, also that there are none.
+        # None until the server has answered; then its answer counts, even if it has no keys.
         self.keys: Keys | None = None
-        # When it was asked last, when that was done, and when it gave keys.
+        # When the last fetch began and ended, and when one last succeeded.
         self.begun = self.tried = self.got = float("-inf")
         self.sought = float("-inf")
-        # Ends once the keys are there that were asked for last because one was not known.
+        # The last fetch that an unknown key has triggered.
         self.seeking: asyncio.Future[None] | None = None
         self.lock = threading.Lock()
-        # One of its own: those who wait for a slow server would take the threads of all else.
+        # A thread of its own: requests to a slow server would use up the threads that others need.
         self.thread = ThreadPoolExecutor(1, "keys")
 
     def state(self) -> tuple[str, float | None]:
-        """Whether its keys are at hand, and since when, as of a file."""
+        """Returns ``ok`` or what is wrong, and since when it has its keys, by the monotonic clock."""
         if self.keys is None:
             return ("not asked yet" if self.tried < 0 else "unavailable"), None
         return ("ok" if self.got >= self.tried - 1 else "the last ones are in force"), self.got
 
     async def find(self, kid: str) -> Keys:
-        """The keys of the server; fetches them when they are old, or lack this one.
+        """Returns the server's keys; fetches them if they are old or lack this one.
 
-        Raises Unreachable when no keys are at hand and none are to be had.
+        Raises Unreachable if there are no keys and none can be fetched.
         """
         now = time.monotonic()
         age = now - self.tried
@@ -155,24 +153,24 @@ class KeyServer:
             self.sought = now
             self.seeking = self._apart(now, anew=True)
         elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
-            # Whoever asks now does not wait for it.
+            # This request does not wait for it.
             self._apart(now)
         if unknown and self.seeking is not None and not self.seeking.done():
-            # For all who come meanwhile: theirs may be the same one.
+            # All requests with an unknown key wait for it, since theirs may be the same.
             await asyncio.shield(self.seeking)
         if self.keys is None:
             raise Unreachable(self.url)
         return self.keys
 
     def _apart(self, since: float, *, anew: bool = False) -> asyncio.Future[None]:
-        # With the context, whose request's id stands in the log.
+        # With the context, which has the request's id for the log.
         run = contextvars.copy_context().run
         return asyncio.get_running_loop().run_in_executor(self.thread, run, self.fetch, since, anew)
 
     def fetch(self, since: float, anew: bool) -> None:
-        """Gets the keys, unless another thread has tried since.
+        """Fetches the keys, unless another thread has tried since.
 
-        :param anew: whether keys that were on their way then will not do
+        :param anew: whether a fetch that was in progress then does not count
         """
         with self.lock:
             if (self.begun if anew else self.tried) > since:
@@ -190,5 +188,5 @@ class KeyServer:
             self.tried = time.monotonic()
 
 
-# Where keys come from.
+# A source of keys.
 Source: TypeAlias = KeyFile | KeyServer

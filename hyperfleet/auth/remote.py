@@ -1,4 +1,4 @@
-"""Requests to the servers that the decision on a caller depends on."""
+"""Requests to the servers that decisions about callers depend on."""
 
 import contextlib
 import ipaddress
@@ -19,27 +19,27 @@ from requests.adapters import HTTPAdapter
 from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError
 
-# Seconds to connect, for the head of an answer, between two pieces of its body, and for the whole body.
+# Seconds to connect, for the head of a response and between pieces of its body; and in total.
 TIMEOUT = 5.0
 DEADLINE = 10.0
 MAX_SIZE = 1024 * 1024
 
 
 class Unreachable(Exception):
-    """There was no usable answer; the text says why, for the log."""
+    """There was no usable response; the text says why, for the log."""
 
 
 def check_url(name: str, url: str) -> None:
-    """Raises ConfigurationError for a URL that is neither https nor on this machine.
+    """Raises ConfigurationError if a URL is neither https nor on this machine.
 
-    :param name: of the setting
+    :param name: the name of the setting
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise ConfigurationError(f"{name}: this is not a URL.") from None
-    # Without what else is in it: there may be a password.
+    # Quotes nothing else of the URL, which may contain a password.
     if parts.scheme not in ("http", "https"):
         given = f"the scheme {parts.scheme} is not" if parts.scheme else "this URL is neither http nor"
         raise ConfigurationError(f"{name}: {given} https.")
@@ -50,7 +50,7 @@ def check_url(name: str, url: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, or the address of a client, is this machine itself."""
+    """Returns whether a host, or the address of a client, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -59,12 +59,13 @@ def is_loopback(host: str) -> bool:
 
 @contextlib.contextmanager
 def _cut_after(seconds: float, cut: Callable[[], object]) -> Iterator[None]:
-    """Ends a connection by ``cut`` unless all is done within some seconds: the times that it has itself
-    begin anew with each byte, where what drips is nothing that is handed on.
+    """Calls ``cut`` to end a connection if the block takes longer than this many seconds.
+
+    The connection's own timeouts restart with each byte, even one that is never passed on.
     """
 
     def end() -> None:
-        # It may be at its end already.
+        # It may already be closed.
         with contextlib.suppress(OSError, AttributeError, RuntimeError, ValueError):
             cut()
 
@@ -78,10 +79,10 @@ def _cut_after(seconds: float, cut: Callable[[], object]) -> Iterator[None]:
 
 
 class _Cut:
-    """A connection that waits no longer for the head of an answer than for a piece of its body."""
+    """A connection that waits no longer for the head of a response than for a piece of its body."""
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
-        """The answer. Raises what a connection does that broke."""
+        """Returns the response. Raises what a broken connection raises."""
         with _cut_after(TIMEOUT, lambda: self.sock.shutdown(socket.SHUT_RDWR)):  # type: ignore[attr-defined]
             return super().getresponse(*args, **options)  # type: ignore[misc]
 
@@ -109,7 +110,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _Beside(_Adapter):
-    """Takes the certificates of a text beside those of the system. Raises ValueError for none."""
+    """Trusts the certificates in a text, and the system's. Raises ValueError if there are none."""
 
     def __init__(self, certificates: str) -> None:
         self.context = ssl.create_default_context()
@@ -126,13 +127,13 @@ class _Beside(_Adapter):
 class Client:
     """Fetches JSON.
 
-    The environment's proxies, netrc and certificates are left aside, so that nothing but the
-    settings decides whom the service believes; redirects are not followed.
+    The environment's proxies, netrc and certificates are ignored, so that only the settings decide whom
+    the service trusts. Redirects are not followed.
 
-    :param ca_file: the certificates that sign the servers'; those of the system if not given
-    :param alone: whether those of the system do not count beside them
+    :param ca_file: certificates that sign those of the servers; None means the system's
+    :param alone: whether they replace the system's certificates, rather than add to them
 
-    Raises ConfigurationError for a file that cannot be used.
+    Raises ConfigurationError if the file cannot be used.
     """
 
     def __init__(self, ca_file: Path | None = None, *, alone: bool = True) -> None:
@@ -142,18 +143,18 @@ class Client:
             self.session.mount(scheme, _Adapter())
         self.beside: Watched[_Beside] | None = None
         if ca_file is not None and alone:
-            # Read with each connection.
+            # Read for each connection.
             self.session.verify = str(ca_file)
         elif ca_file is not None:
-            # What is said of them beside may be in any language and encoding: this one has each byte.
+            # The file may contain other text in any encoding; Latin-1 decodes every byte.
             self.beside = Watched(ca_file, _Beside, "latin-1")
 
     def json(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
-        """The status of an answer, and its JSON; None unless the status is 200.
+        """Returns the status of a response, and its JSON if the status is 200, else None.
 
-        :param options: for requests
+        :param options: passed on to requests
 
-        Raises Unreachable when there is no answer in time, or it is too large or no JSON.
+        Raises Unreachable if there is no response in time, or it is too large or not JSON.
         """
         end = time.monotonic() + DEADLINE
         content = bytearray()
@@ -165,9 +166,9 @@ class Client:
             ) as response:
                 if response.status_code != 200:
                     return response.status_code, None
-                # Looked up only then, since urllib3 before 2.3 has none.
+                # The method is only looked up when needed, since urllib3 before 2.3 lacks it.
                 with _cut_after(end - time.monotonic(), lambda: response.raw.shutdown()):  # noqa: PLW0108
-                    # As much as there is, and not as much as is asked for: that may drip.
+                    # Reads what has arrived: waiting for a full buffer may take long if data drips in.
                     while piece := response.raw.read1(65536, decode_content=True):
                         content += piece
                         if len(content) > MAX_SIZE:

@@ -14,16 +14,16 @@ from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 
-# Seconds for which an answer counts, and as many answers are kept.
+# Seconds for which an answer is kept, and the maximum number of answers.
 REVIEW_FOR = 60
 MAX_REVIEWS = 10_000
-# Seconds in which nobody asks again who has not answered: meanwhile all are refused at once.
+# Seconds after a failure in which reviews fail at once without asking again.
 RETRY_EVERY = 1.0
-# How many ask at once. They have threads of their own: a slow review keeps only reviews waiting.
+# How many reviews run at once, in threads of their own: slow ones only delay other reviews.
 AT_ONCE = 8
-# A token for the reviews is renewed so many seconds before its end.
+# Seconds before its expiry at which the service's own token is renewed.
 MARGIN = 30
-# The longest life of one that is believed, also where that is no number or has no end.
+# The maximum lifetime of that token in seconds, whatever the server says, even NaN or infinity.
 LONGEST = 3600.0
 
 # The account, the action and the type of resource.
@@ -31,12 +31,12 @@ Question: TypeAlias = tuple[str, str, str]
 
 
 class Review:
-    """OCM's access review: may this account do this to this kind of resource?
+    """OCM's access review: may this account do this to this type of resource?
 
-    ``POST /api/authorizations/v1/access_review``, under a token of the service's own (the client
-    credentials of RFC 6749, 4.4).
+    It is ``POST /api/authorizations/v1/access_review``, with a token of the service itself (the client
+    credentials grant of RFC 6749, 4.4).
 
-    Raises ConfigurationError for settings that lack the credentials, or that are not safe.
+    Raises ConfigurationError if the settings lack credentials or are not safe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,9 +60,9 @@ class Review:
         self.asking: dict[Question, asyncio.Task[bool]] = {}
 
     async def allows(self, account: str, verb: str, kind: str) -> bool:
-        """Whether the account may; the answer is kept for a minute.
+        """Returns whether the account may do this; the answer is kept for a minute.
 
-        Raises Problem, 503, when there is no answer.
+        Raises Problem (503) if there is no answer.
         """
         question = (account, verb, kind)
         answer, end = self.answers.get(question, (False, 0.0))
@@ -75,16 +75,14 @@ class Review:
             raise Problem(errors.NO_REVIEW) from None
 
     def _shared(self, question: Question) -> asyncio.Task[bool]:
-        """The answer to come, one for all who wait for the same: a client with a hundred requests must
-        not keep others from asking.
-        """
+        """Returns a review's task, shared so that a client with many requests does not block others."""
         asking = self.asking.get(question)
         if asking is None:
             asking = self.asking[question] = asyncio.create_task(self._asked(question))
 
             def done(task: asyncio.Task[bool]) -> None:
                 del self.asking[question]
-                # Those who have waited for it may all be gone.
+                # All that have waited for it may be gone.
                 _ = task.cancelled() or task.exception()
 
             asking.add_done_callback(done)
@@ -94,7 +92,7 @@ class Review:
         self._refuse_in_vain()
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self.threads, self._ask, question)
-        # At its end, as the newest.
+        # Moved to the end, as the newest.
         self.answers.pop(question, None)
         if len(self.answers) >= MAX_REVIEWS:
             del self.answers[next(iter(self.answers))]
@@ -129,7 +127,7 @@ class Review:
         return document["allowed"] is True
 
     def _own_token(self, refused: str) -> str:
-        """The token of the service itself; another one than the one that was refused."""
+        """Returns the service's own token; a new one if ``refused`` is the current one."""
         with self.lock:
             if self.token == refused or time.monotonic() >= self.token_end:
                 status, document = self._json(self.token_url, data=self.credentials)

@@ -1,7 +1,7 @@
-"""Whose tenant a caller is of: what headers say that a trusted gateway sets.
+"""The tenant of a caller, from headers that a trusted gateway sets.
 
-Asked once for each request, after the caller has shown who they are. How a gateway has to be set up
-for that is in docs/tenants.md.
+They are read once for each request, after authentication. docs/tenants.md describes how the gateway must
+be configured.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ from hyperfleet.settings.tenancy import WORD
 
 SYSTEM_WRITES = "A system caller can read everything, but write only statuses."
 
-# The tenancy of the caller of the request at hand. Of a system caller it is empty, and everything is
-# seen; it is None where nobody has asked for it.
+# The tenancy of the current request's caller. Empty for a system caller, who sees everything; None if it
+# has not been read.
 current: ContextVar[Mapping[str, str] | None] = ContextVar("tenancy", default=None)
 
 
 class Tenants:
-    """The layer that asks, before whatever is not public.
+    """The layer that reads the tenancy of requests for operations that are not public.
 
-    :param operations: those that are not public, by their ids, and whether system callers may do them
+    :param operations: these operations by id, and whether system callers may call them
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, operations: Mapping[str, bool]) -> None:
@@ -37,9 +37,9 @@ class Tenants:
         self.operations = operations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on. Raises Problem, 403, for one that is of no tenant."""
+        """Passes a request on. Raises Problem (403) if it has no tenant."""
         routing: Any = scope.get("extensions", {}).get(ROUTING_CONTEXT, {})
-        # With the name of its module before it.
+        # The id is prefixed with the name of its module.
         operation = str(routing.get("operation_id")).rpartition(".")[2]
         if operation in self.operations:
             found = self.tenancy(Headers(scope=scope))
@@ -49,7 +49,7 @@ class Tenants:
         await self.app(scope, receive, send)
 
     def tenancy(self, headers: Headers) -> dict[str, str]:
-        """The tenancy that headers name; empty for a system caller. Raises Problem, 403."""
+        """Returns the tenancy in headers; empty for a system caller. Raises Problem (403)."""
         if _one(headers, self.system_header).lower() == "true":
             return {}
         found = {}
@@ -67,7 +67,7 @@ class Tenants:
                     errors.FORBIDDEN, f"The header {one.header}, which names the tenant, is missing."
                 )
         if not found:
-            # Nobody must come to see everything because a setting was wrong.
+            # A wrong setting must not let anyone see everything.
             raise Problem(errors.FORBIDDEN, "No header names the tenant.")
         return found
 
@@ -75,7 +75,7 @@ class Tenants:
 def _one(headers: Headers, name: str) -> str:
     values = headers.getlist(name)
     if len(values) > 1:
-        # One is the client's own, and which is not known.
+        # One may be the client's own, and it is not known which.
         raise Problem(errors.FORBIDDEN, f"There must be exactly one {name} header.")
-    # Of white space HTTP knows these alone; what else looks like it is part of a value.
+    # HTTP's only white space; anything else that looks like it is part of the value.
     return values[0].strip(" \t") if values else ""

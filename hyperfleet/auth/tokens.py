@@ -1,4 +1,4 @@
-"""Bearer tokens: JSON Web Tokens (RFC 7519), verified with the keys of those who may issue them."""
+"""Bearer tokens: JSON Web Tokens (RFC 7519), verified with the keys of their issuers."""
 
 import hashlib
 import json
@@ -27,20 +27,20 @@ from hyperfleet.settings.issuers import AUTHORIZATION, Issuer
 
 MAX_SIZE = 16 * 1024
 LEEWAY = 30
-# As many tokens are known by their hashes to be good; each takes some kilobytes of each process.
+# The maximum number of verified tokens remembered by hash; each takes a few kB in every process.
 MAX_VERIFIED = 2_000
 COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a token is good, in seconds since 1970, with some leeway for clocks that differ."""
+    """When a token is valid, in seconds since 1970, with some leeway for clocks that differ."""
 
     begin: float
     end: float
 
     def check(self, now: float) -> None:
-        """Raises Problem, 401, for another time."""
+        """Raises Problem (401) at any other time."""
         if now >= self.end:
             raise refusal(errors.EXPIRED_TOKEN)
         if self.begin > now:
@@ -49,7 +49,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A token that was found good, and what follows from it alone: this is not found out each time."""
+    """A verified token and what follows from it alone, so that this is not repeated each time."""
 
     head: Mapping[str, Any]
     claims: Mapping[str, Any]
@@ -59,9 +59,9 @@ class Verified:
 
 
 class Verifier:
-    """Decides on tokens, by the settings.
+    """Verifies tokens according to the settings.
 
-    Raises ConfigurationError for settings by which nobody could get in, or that are not safe.
+    Raises ConfigurationError if with these nobody could get in, or if they are not safe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -75,9 +75,9 @@ class Verifier:
             self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
         # By the header that a token came in, and its hash.
         self.verified: dict[tuple[str, bytes], Verified] = {}
-        # Without issuers: whoever signs with the keys for all.
+        # Used without configured issuers: anyone who signs with the common keys.
         self.anybody = Trusted(Issuer(""), settings, self.common)
-        # By the header that carries their tokens, in the order given, and by their names.
+        # By the header that carries their tokens, in the order given, and then by their names.
         self.issuers: dict[str, dict[str, Trusted]] = {}
         for issuer in settings.jwt_configs or map(_listed, settings.jwt_issuers):
             header = next(
@@ -94,7 +94,7 @@ class Verifier:
             )
 
     def _own(self, issuer: Issuer, client: Client) -> list[Source]:
-        """The keys of an issuer alone, those of a file first: they are at hand."""
+        """Returns the issuer's own sources of keys, a file first, since that is available at once."""
         found: list[Source] = []
         if issuer.jwk_cert_file:
             found.append(KeyFile(Path(issuer.jwk_cert_file)))
@@ -109,13 +109,11 @@ class Verifier:
         return found
 
     def keys(self) -> dict[str, tuple[str, float | None]]:
-        """How each source of keys is doing, by a name of it: ``ok`` or what is wrong, and since when its
-        keys are at hand, in seconds of the monotonic clock.
-        """
+        """Returns the state of each source of keys (see KeyServer.state), by a name for it."""
         return {f"keys {one.name}": one.state() for each in self._all() for one in each.sources}
 
     def lets_in(self, url: str) -> bool:
-        """Whether the keys at a URL let in whatever audience a token is for."""
+        """Returns whether the keys at a URL admit tokens for any audience."""
         wanted = _spelled(url)
         return any(
             isinstance(one, KeyServer) and _spelled(one.url) == wanted
@@ -125,20 +123,20 @@ class Verifier:
         )
 
     def _all(self) -> list[Trusted]:
-        """Those who may issue tokens."""
+        """Returns all issuers."""
         return [one for named in self.issuers.values() for one in named.values()] or [self.anybody]
 
     async def claims(self, token: str, header: str = AUTHORIZATION) -> tuple[Mapping[str, Any], Trusted]:
-        """The claims of a token that is good, and who has issued it.
+        """Returns the claims of a valid token, and its issuer.
 
-        :param header: that it came in; one of ``headers``
+        :param header: the header that it came in; one of ``headers``
 
-        Raises Problem: 401 which says what is wrong with the token, or 503 when there are no keys to
-        tell. No text of the token is in it.
+        Raises Problem: 401 saying what is wrong with the token, or 503 if the keys to verify it are not
+        available. It contains no text of the token.
         """
         place = header, hashlib.sha256(token.encode()).digest()
         known = self.verified.get(place)
-        # Keys that were read anew are other ones, whatever their ids.
+        # Reloaded keys are new objects, even under the same ids.
         if known is None or await self._key(known.head, known.issuer.sources) is not known.key:
             self.verified.pop(place, None)
             self.verified[place] = known = await self._verified(token, header)
@@ -162,7 +160,7 @@ class Verifier:
         return Verified(head, claims, issuer, key, times)
 
     def _issuer(self, claims: Mapping[str, Any], header: str) -> Trusted:
-        """Whom the token names; one issuer's keys do not speak for another, nor does its header."""
+        """Returns the token's issuer; the keys and the header of one issuer are not good for another."""
         if not self.issuers:
             return self.anybody
         name = claims.get("iss")
@@ -172,8 +170,8 @@ class Verifier:
         return issuer
 
     async def _key(self, header: Mapping[str, Any], sources: Sequence[Source]) -> Key:
-        # By its id alone. A key, a URL or a certificate in the header (jwk, jku, x5u, x5c) is what the
-        # sender wants the service to believe.
+        # Found by id only. A key, URL or certificate in the header (jwk, jku, x5u, x5c) is what the
+        # sender wants the service to trust.
         kid, algorithm = header.get("kid"), header.get("alg")
         if algorithm not in ALGORITHMS:
             raise refusal(errors.INVALID_TOKEN, errors.BAD_ALGORITHM)
@@ -196,7 +194,7 @@ class Verifier:
 
 
 def _spelled(url: str) -> tuple[str, int, str]:
-    """Where a URL leads, however it is spelled (RFC 3986, 6.2): host, port and path."""
+    """Returns the host, port and path of a URL, normalized (RFC 3986, 6.2)."""
     parts = urlsplit(url)
     path = posixpath.normpath("/" + unquote(parts.path).strip("/"))
     return (parts.hostname or "").rstrip("."), parts.port or 443, path
@@ -208,17 +206,17 @@ def _server(name: str, url: str, client: Client) -> KeyServer:
 
 
 def _listed(item: str) -> Issuer:
-    """An issuer as the setting for names alone has it: ISSUER, ISSUER=URL or ISSUER=FILE."""
+    """Returns an issuer given in the short form: ISSUER, ISSUER=URL or ISSUER=FILE."""
     name, _, own = (part.strip() for part in item.partition("="))
     return Issuer(name, own, "") if "://" in own else Issuer(name, "", own)
 
 
 def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header and the claims of a token; nothing is verified yet.
+    """Returns the header and claims of a token, without verifying it.
 
-    Raises Problem for what is no signed token in the compact form (RFC 7515, 7.1), or is one in
-    another than its one canonical spelling: decoders are lenient, and a token that was tampered with
-    must not pass because it decodes to the same bytes.
+    Raises Problem unless it is a signed token in compact form (RFC 7515, 7.1) and in its only canonical
+    spelling: decoders are lenient, and a manipulated token must not pass because it decodes to the same
+    bytes.
     """
     if len(token) > MAX_SIZE:
         raise refusal(errors.INVALID_TOKEN, f"The token has more than {MAX_SIZE} characters.")
@@ -232,20 +230,20 @@ def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
         header, claims = json.loads(parts[0]), json.loads(parts[1])
     except (ValueError, RecursionError):
         raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN) from None
-    # "crit" names what a verifier must understand (RFC 7515, 4.1.11); nothing of it is understood here.
+    # "crit" names extensions that must be understood (RFC 7515, 4.1.11); none is understood here.
     if not isinstance(header, dict) or not isinstance(claims, dict) or "crit" in header:
         raise refusal(errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
     return header, claims
 
 
 def _times(claims: Mapping[str, Any]) -> Times:
-    """RFC 7519, 4.1.4 to 4.1.6. ``exp`` is required: a token without an end could never be outlived."""
+    """Returns when a token is valid (RFC 7519, 4.1.4 to 4.1.6); without ``exp`` it would not end."""
     times: dict[str, float] = {}
     for name in ("exp", "nbf", "iat"):
         value = claims.get(name)
         if value is None and name != "exp":
             continue
-        # Not a finite number: no time.
+        # A number that is not finite is not a time.
         if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
             raise refusal(errors.INVALID_TOKEN, f"The token's {name} is missing or not a time.")
         times[name] = value
@@ -254,15 +252,16 @@ def _times(claims: Mapping[str, Any]) -> Times:
 
 
 def _check_type(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
-    """An access token, and no other that the same key signs: refresh, offline, ID, logout tokens.
+    """Raises Problem unless this is an access token.
 
-    The claim is Keycloak's, and optional, as for other services of OCM; the header is RFC 9068's, 4.
+    The same key also signs refresh, offline, ID and logout tokens. The claim is Keycloak's, and
+    optional, as in other services of OCM; the header is that of RFC 9068, 4.
     """
     claim, kind = claims.get("typ", "Bearer"), header.get("typ", "JWT")
     if not isinstance(claim, str) or claim.lower() != "bearer":
         raise refusal(errors.INVALID_TOKEN, errors.BAD_TYPE)
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in ("jwt", "at+jwt"):
         raise refusal(errors.INVALID_TOKEN, errors.BAD_TYPE)
-    # As OCM's services refuse it: somebody else acts under the name.
+    # OCM's services refuse these, too: somebody else is acting under the name.
     if claims.get("impersonated", False) is not False:
         raise refusal(errors.INVALID_TOKEN, "Impersonation tokens are not accepted.")

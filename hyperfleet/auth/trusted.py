@@ -1,4 +1,4 @@
-"""One issuer whose tokens are accepted: its keys, its audience, and how they name the caller."""
+"""A trusted issuer: its keys, its audience, and how its tokens name the caller."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from hyperfleet.settings.issuers import Issuer
 
 
 class Trusted:
-    """An issuer, by the settings; what it does not say itself, those for all issuers do.
+    """An issuer; what it does not set itself comes from the settings for all issuers.
 
-    Raises ConfigurationError for a pattern that is none.
+    Raises ConfigurationError if its pattern is invalid.
     """
 
     def __init__(self, issuer: Issuer, settings: Settings, sources: Sequence[Source]) -> None:
@@ -28,12 +28,12 @@ class Trusted:
         self.pattern = _pattern(issuer) if issuer.identity_claim_pattern else None
         self.other_audience = errors.BAD_AUDIENCE
         expected = ", ".join(sorted(self.audiences))
-        # It is told in a header too, between quotes.
+        # It is also sent in a header, between quotes.
         if expected.isascii() and expected.isprintable() and not set(expected) & {'"', "\\"}:
             self.other_audience += f" Expected: {expected}."
 
     def check_audience(self, claims: Mapping[str, Any]) -> None:
-        """Raises Problem, 401, for a token that this service is no audience of."""
+        """Raises Problem (401) if a token is not meant for this service."""
         if self.audiences:
             given = claims.get("aud")
             named = given if isinstance(given, list) else [given]
@@ -41,17 +41,17 @@ class Trusted:
                 raise refusal(errors.INVALID_TOKEN, self.other_audience)
 
     def identity(self, claims: Mapping[str, Any], headers: Headers) -> str:
-        """Who the caller of a request is: whom the gateway names, else whom the token does.
+        """Returns who the caller is: the name from the gateway if there is one, else from the token.
 
-        :param claims: of a token of this issuer that was verified
-        :return: empty when neither does
+        :param claims: those of a verified token of this issuer
+        :return: empty if neither names the caller
 
-        Raises Problem, 401, for a name that the issuer's pattern does not let in, and for one of the
-        gateway that cannot be one: the token's would then be that of somebody else.
+        Raises Problem (401) for a name that the issuer's pattern does not allow, and for an unusable
+        name from the gateway, since the token would name somebody else.
         """
         name = self._of_gateway(headers) if self.identity_header else ""
         name = name or identity.from_claims(claims, self.claims)
-        # A name is bounded in length, and the time that this takes by that.
+        # Names are limited in length, which also limits the time that this takes.
         if self.pattern is not None and not (name and self.pattern.is_valid(name)):
             raise refusal(errors.NO_IDENTITY, "The token's issuer may not name this identity.")
         return name
@@ -65,7 +65,7 @@ class Trusted:
         if not given or not given[0].strip():
             return ""
         try:
-            # ASGI servers hand on the bytes as Latin-1.
+            # ASGI servers decode headers as Latin-1.
             name = identity.usable(given[0].encode("latin-1").decode())
         except UnicodeError:
             name = ""
@@ -75,14 +75,14 @@ class Trusted:
 
 
 def _pattern(issuer: Issuer) -> jsonschema_rs.Validator:
-    """What finds an issuer's pattern in a text.
+    """Returns a validator that searches a text for an issuer's pattern.
 
-    Its engine takes a time that is linear in the text's length, whatever the pattern: a caller who may
-    choose a name could else keep the service busy with it. Python's own does not.
+    Its engine takes time linear in the length of the text, whatever the pattern. With Python's own,
+    callers who can choose a name could keep the service busy.
     """
     pattern = issuer.identity_claim_pattern
     try:
-        # A class such as [[:alpha:]] would be taken for another one.
+        # A class such as [[:alpha:]] would be misread as another one.
         if "[:" in pattern:
             raise ValueError
         return jsonschema_rs.validator_for(

@@ -1,4 +1,4 @@
-"""A file of settings that is read again when it changes."""
+"""A settings file that is reloaded when it changes."""
 
 import logging
 import time
@@ -10,17 +10,17 @@ from hyperfleet.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-# Seconds for which a file is not looked at again: to look at it takes a thirtieth of what a small
-# request does, and Kubernetes takes a minute to change a mounted one.
+# Seconds between checks of a file: a check takes a thirtieth of a small request, and Kubernetes takes a
+# minute to update a mounted file.
 LOOK_EVERY = 0.1
 
 T = TypeVar("T")
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:
-    """What is another one as soon as a file is; None where there is none."""
+    """Returns a value that differs once a file has changed; None if there is no file."""
     try:
-        # Follows links: Kubernetes swaps the target of one to change a mounted file.
+        # Follows links: Kubernetes updates a mounted file by changing the target of one.
         status = path.stat()
     except OSError:
         return None
@@ -28,15 +28,15 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 class Watched(Generic[T]):
-    """What a file holds, a tenth of a second after a change of it at the latest.
+    """The value of a file, updated within a tenth of a second after a change.
 
-    :param path: of the file
-    :param parse: makes the value from the text; raises ValueError for a text that is none
-    :param encoding: of the text
+    :param path: the path of the file
+    :param parse: makes the value from the text; raises ValueError if the text is invalid
+    :param encoding: the encoding of the text
 
-    ``broken`` says whether what it holds is no longer what the file does.
+    ``broken`` says whether the value is older than the file because the file cannot be used.
 
-    Raises ConfigurationError, with the reason, for a file that cannot be read or parsed at first.
+    Raises ConfigurationError with the reason if the file cannot be read or parsed at first.
     """
 
     broken = False
@@ -53,14 +53,14 @@ class Watched(Generic[T]):
             raise ConfigurationError(f"{path}: {_reason(error)}") from None
 
     def get(self) -> T:
-        """The value of the file; of the last good one while it is missing or broken."""
+        """Returns the value of the file, or its last good one while the file is missing or broken."""
         now = time.monotonic()
         if now - self.looked < LOOK_EVERY:
             return self.value
         self.looked = now
         latest = stamp(self.path)
         if latest != self.stamp:
-            # Also after a failure: it is reported once, and tried again at the next change.
+            # Set even if this fails: a failure is logged once, and retried at the next change.
             self.stamp = latest
             self.broken = True
             try:
@@ -77,5 +77,5 @@ class Watched(Generic[T]):
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Without the number of the error, and the path once more."""
+    """Returns the reason without the error's number and the path."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,4 +1,4 @@
-"""How plain functions wait on the event loop: their greenlets, their turns, and answers that come later.
+"""How plain functions wait on the event loop: greenlets, turns, and responses that come later.
 
 It may import errors alone.
 """

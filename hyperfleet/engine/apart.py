@@ -1,4 +1,4 @@
-"""Work that would hold up all others, in a process of its own that a module is the program of."""
+"""Work that would hold up everything else, done by a module in a process of its own."""
 
 import asyncio
 import logging
@@ -10,11 +10,11 @@ logger = logging.getLogger(__name__)
 async def answer(
     module: str, *arguments: str, given: bytes = b"", seconds: float, quiet: bool = False
 ) -> bytes:
-    """What the process writes; empty where it fails, or can't be started.
+    """Returns what the process writes to stdout; empty if it fails or cannot be started.
 
-    :param given: what it reads
-    :param quiet: whether nobody is to hear of what it complains about
-    Raises TimeoutError, and ends it, when it takes longer than so many seconds.
+    :param given: what it reads from stdin
+    :param quiet: whether its stderr is discarded
+    Raises TimeoutError, and kills the process, if it takes longer than this many seconds.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -22,7 +22,7 @@ async def answer(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL if quiet else None,
-            # A Ctrl-C in the terminal is for the service.
+            # A Ctrl-C in the terminal is meant for the service.
             start_new_session=True,
         )
     except OSError as error:

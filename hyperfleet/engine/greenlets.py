@@ -1,7 +1,7 @@
-"""Plain functions on the event loop: they run in a greenlet and hand what they wait for to the loop.
+"""Plain functions on the event loop: they run in a greenlet and pass their awaitables to the loop.
 
-As SQLAlchemy's asyncio extension does it for its ORM. A function that waits costs no thread, and as
-many may wait as like.
+SQLAlchemy's asyncio extension works like this. A waiting function costs no thread, so any number may
+wait.
 """
 
 import asyncio
@@ -15,21 +15,19 @@ import greenlet
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# So many that have nothing to do are kept: to make one takes three times as long as to use one again.
+# How many idle greenlets are kept: making one takes three times as long as reusing one.
 KEPT = 64
 
 
 class _Idle(threading.local):
-    """The greenlets of a thread that have nothing to do."""
+    """The idle greenlets of a thread."""
 
     def __init__(self) -> None:
         self.greenlets: list[greenlet.greenlet] = []
 
 
 class _Outcome:
-    """What a function has come to. Emptied by who hears of it: a greenlet that waits for its next
-    function still holds it.
-    """
+    """The outcome of a function. Emptied when taken: an idle greenlet still holds a reference to it."""
 
     __slots__ = ("error", "value")
 
@@ -38,27 +36,27 @@ class _Outcome:
         self.error: BaseException | None = None
 
     def take(self) -> Any:
-        """The value. Raises the error."""
+        """Returns the value or raises the error."""
         value, error, self.value, self.error = self.value, self.error, None, None
         if error is None:
             return value
         try:
             raise error
         finally:
-            # Its traceback has this frame, and this frame it.
+            # The traceback refers to this frame, which must not refer to the error in turn.
             del error
 
 
 _idle = _Idle()
-# Else the loop alone would know of them, which forgets.
+# The loop itself only has weak references to tasks.
 _going_on: set[asyncio.Task[Any]] = set()
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a plain function, awaits for it what it hands to :func:`wait_for`, and returns its result.
+    """Calls a plain function, awaits what it passes to :func:`wait_for`, and returns its result.
 
-    It sees the context variables of the caller, and changes its own copy of them. Where the caller is
-    cancelled, the function hears of it from the :func:`wait_for` that it is in.
+    It sees the caller's context variables, and changes a copy of them. If the caller is cancelled, the
+    error is raised by the :func:`wait_for` that the function is in.
     """
     idle = _idle.greenlets
     task = idle.pop() if idle else greenlet.greenlet(_work)
@@ -79,7 +77,7 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def _work(job: list[Any]) -> None:
-    """Calls one function after the other."""
+    """Calls one function after another."""
     parent = greenlet.getcurrent().parent
     assert parent is not None
     while True:
@@ -88,7 +86,7 @@ def _work(job: list[Any]) -> None:
 
 def _called(job: list[Any]) -> _Outcome:
     outcome = _Outcome()
-    # Nothing of it is held any longer than it takes.
+    # Popped, so that its arguments are not kept longer than the call.
     function, args, kwargs = job.pop()
     try:
         outcome.value = function(*args, **kwargs)
@@ -98,8 +96,9 @@ def _called(job: list[Any]) -> _Outcome:
 
 
 def wait_for(awaitable: Awaitable[T]) -> T:
-    """The result of an awaitable. To be called by what :func:`run` has called; anything else would
-    hold up the loop, and gets a RuntimeError.
+    """Returns the result of an awaitable.
+
+    Must be called from within :func:`run`. Raises RuntimeError elsewhere, where it would block the loop.
     """
     loop = greenlet.getcurrent().parent
     if loop is None:
@@ -109,9 +108,9 @@ def wait_for(awaitable: Awaitable[T]) -> T:
 
 
 def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a plain function, which goes on to its end where its caller is cancelled meanwhile.
+    """Calls a plain function, which runs to its end even if its caller is cancelled.
 
-    To be called by what :func:`run` has called.
+    Must be called from within :func:`run`.
     """
     task = asyncio.get_running_loop().create_task(run(function, *args, **kwargs))
     _going_on.add(task)
@@ -122,12 +121,12 @@ def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 def _ended(task: asyncio.Task[Any]) -> None:
     _going_on.discard(task)
     if not task.cancelled():
-        # Where the caller is gone, nobody else asks for it.
+        # Marks the error as retrieved: nobody else does if the caller is gone.
         task.exception()
 
 
 def breathe() -> None:
-    """Lets the loop do other things in the midst of much work, where there is a loop."""
+    """Lets the loop do other things during long computations; does nothing without a loop."""
     loop = greenlet.getcurrent().parent
     if loop is not None:
         loop.switch(asyncio.sleep(0))

@@ -1,4 +1,4 @@
-"""Answers that come later than the handler that gives them, and take nothing meanwhile."""
+"""Responses that come later than the handler returns, and use no resources meanwhile."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -7,9 +7,9 @@ import flask
 
 
 class Later(flask.Response):
-    """An answer whose body is waited for, or comes in pieces for as long as the client likes.
+    """A response whose body comes later, or in pieces for as long as the client likes.
 
-    :param body: finds the body, within the event loop and outside of any greenlet
+    :param body: returns the body; awaited on the event loop, outside any greenlet
     :param pieces: the pieces of the body, instead
     """
 

@@ -1,5 +1,6 @@
-"""Whose turn it is: those who change one resource come one after the other, before they take a
-connection, so that a resource keeps at most one connection of a process from all others.
+"""Turns: changes to the same resource wait for each other before they take a connection.
+
+So each resource uses at most one connection of a process.
 """
 
 import asyncio
@@ -10,13 +11,13 @@ from contextlib import contextmanager
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import BUSY, Problem
 
-# As many may wait for one resource, and for so many seconds.
+# How many may wait for one resource, and for how many seconds.
 LONGEST = 100
 PATIENCE = 5.0
 
 
 class Turns:
-    """The queues for resources that somebody is changing.
+    """The queues for resources that are being changed.
 
     For plain functions in greenlets of one event loop (see :mod:`hyperfleet.engine.greenlets`).
     """
@@ -25,14 +26,14 @@ class Turns:
         self.queues: dict[str, deque[asyncio.Future[None]]] = {}
 
     def longest(self) -> int:
-        """How many wait for the resource that most wait for."""
+        """Returns the length of the longest queue."""
         return max(map(len, self.queues.values()), default=0)
 
     @contextmanager
     def of(self, resource: str) -> Iterator[None]:
-        """Waits until it is the caller's turn on a resource, which lasts for the block.
+        """Waits for the caller's turn on a resource, which lasts for the block.
 
-        Raises Problem, busy, when too many wait already, or when it takes too long.
+        Raises Problem (busy) if too many are waiting already, or if the turn does not come in time.
         """
         queue = self.queues.get(resource)
         if queue is None:
@@ -54,7 +55,7 @@ class Turns:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                # It came, but too late.
+                # The turn came, but too late.
                 self._pass_on(resource)
             elif turn in queue:
                 queue.remove(turn)
