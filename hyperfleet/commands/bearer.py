@@ -1,4 +1,4 @@
-"""The token with which a command asks a service."""
+"""The token that a command sends to a service."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,17 +10,17 @@ from hyperfleet.auth.remote import is_loopback
 
 
 def checked(token: str) -> str:
-    """A token, as it is. Raises click's UsageError for one that no header can have."""
+    """Returns the token unchanged. Raises click's UsageError if a header cannot carry it."""
     if not (token.isascii() and token.isprintable()):
         raise click.UsageError("The token has characters that a token cannot have.")
     return token
 
 
 class Session(requests.Session):
-    """Shows a token to a service, and to no other one that it leads to.
+    """Sends a token to a service, and to no other server that it redirects to.
 
-    What .netrc has for the host would take the token's place, were it a header: it counts where no
-    token is given.
+    If it were set as a header, credentials from .netrc would replace it; they are used only without a
+    token.
     """
 
     def __init__(self, token: str = "") -> None:
@@ -28,7 +28,7 @@ class Session(requests.Session):
         self.show(token)
 
     def show(self, token: str) -> None:
-        """Shows another token from now on; nothing where it is empty."""
+        """Sets the token to send from now on; an empty one sends nothing."""
         self.token = checked(token)
         self.auth = self._with_token if token else None
 
@@ -37,7 +37,7 @@ class Session(requests.Session):
         return request
 
     def merge_environment_settings(self, url: Any, *rest: Any) -> Any:
-        """What the environment says of a request; no proxy is between this machine and itself."""
+        """Merges the environment's settings, but uses no proxy to reach this machine itself."""
         settings = super().merge_environment_settings(url, *rest)
         if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
@@ -46,7 +46,7 @@ class Session(requests.Session):
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
-        """What is shown where an answer leads elsewhere."""
+        """Drops the token when a redirect leads to another server."""
         if not self.token:
             super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
         elif self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]

@@ -24,9 +24,9 @@ from hyperfleet.settings.issuers import Issuer
 from hyperfleet.settings.tenancy import Dimension
 
 SECRET = ("db_password", "ocm_client_secret")
-# What may be secret in a connection string; in options there may be any setting of PostgreSQL.
+# Parts of a connection string that may be secret; ``options`` may set anything in PostgreSQL.
 WORDS = ("password", "sslpassword", "options", "oauth_client_secret", "scram_client_key")
-# Before the password in a URL.
+# The part of a URL before its password.
 IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
 
 
@@ -69,7 +69,7 @@ def config(output: str, check: bool, **values: Any) -> None:
 
 
 def _shown(name: str, value: Any) -> Any:
-    """A setting as it may be shown: no password."""
+    """Returns a setting without its passwords."""
     if name in SECRET and value:
         return HIDDEN
     if name in ("database_url", "read_database_url") and value:
@@ -86,7 +86,7 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _meet(host: str, other: str) -> bool:
-    """Whether nobody can listen on both addresses at the same port, as where one of them is every."""
+    """Returns whether one port cannot be used on both addresses, as when one of them is 0.0.0.0."""
     # Slow to import.
     from hyperfleet.http.server import listen  # noqa: PLC0415
 
@@ -99,17 +99,17 @@ def _meet(host: str, other: str) -> bool:
 
 
 def _check(chosen: Settings) -> None:
-    """Raises StartError or ConfigurationError for what would keep the service from its start."""
+    """Raises StartError or ConfigurationError for whatever would prevent the service from starting."""
     # Slow to import.
     from hyperfleet.http.server import listen  # noqa: PLC0415
 
     options.check(chosen)
-    # Names of kinds may be taken in the contract.
+    # The contract may already use the names of declared kinds.
     document.load()
     columns.check_barred()
     projection.defaults(chosen.default_fields)
     parts(chosen)
-    # The ports themselves may be in use, by the service that is to be started anew.
+    # Any port will do: the configured ones may be in use by the service that is to be restarted.
     for host, _ in places(chosen):
         listen(host, 0).close()
     for (host, port), (other, other_port) in itertools.combinations(places(chosen), 2):

@@ -1,4 +1,4 @@
-"""``hyperfleet import``: takes over what a running original holds."""
+"""``hyperfleet import``: imports what a running original holds."""
 
 from typing import Any
 

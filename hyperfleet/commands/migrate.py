@@ -52,7 +52,7 @@ def _show(conninfo: str) -> None:
 
 
 def _confirm_rollback(conninfo: str, count: int, yes: bool) -> None:
-    """Says what goes, and with it what it holds; raises click.Abort for who doesn't want that."""
+    """Shows what a rollback drops. Raises click.Abort if the user does not confirm it."""
     with connection.connect(conninfo) as conn:
         migration.refuse_unknown(conn)
         known = [name for name in migration.applied(conn) if name in migration.names()]

@@ -1,4 +1,4 @@
-"""Where settings come from: flags, environment variables, a YAML file, files that hold one value."""
+"""Where settings come from: flags, environment variables, a YAML file, and files with one value."""
 
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ from hyperfleet.settings.values import FILE, Names
 
 logger = logging.getLogger(__name__)
 
-# Where the original looks for its file, and this service too.
+# Where both the original and this service look for the settings file.
 PLACE = Path("/etc/hyperfleet/config.yaml")
-# Where a command's context has the file that is used, and lines for the log.
+# The context's keys for the file that is used, and for lines for the log.
 FROM, TOLD = "hyperfleet.file", "hyperfleet.told"
-# Where it has what the file says of kinds.
+# The context's key for the kinds that the file declares.
 ENTITIES = "hyperfleet.entities"
 
 
@@ -47,7 +47,7 @@ def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) ->
         ctx.default_map, ctx.meta[FROM], ctx.meta[ENTITIES] = read.values, path, read.entities
 
 
-# What Kubernetes sets in every container for a service called hyperfleet, or hyperfleet- and more:
+# Variables that Kubernetes sets in every container for services called hyperfleet or hyperfleet-*:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 LINK = re.compile(
     r"HYPERFLEET_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -57,15 +57,13 @@ FOR_TESTS = "HYPERFLEET_TEST_DATABASE_URL"
 
 
 def _is_link(name: str, value: str) -> bool:
-    """Whether Kubernetes has set a variable, for a service whose name begins as the settings' do."""
+    """Returns whether Kubernetes has set a variable, for a service with a name like a setting's."""
     address = name.endswith("_PORT") and LINK_VALUE.match(value)
     return name.startswith("HYPERFLEET_") and bool(address or LINK.fullmatch(name))
 
 
 def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
-    """The variables of an environment that look like settings and are none; of each the level and the
-    line for the log.
-    """
+    """Returns the variables that look like settings but are not, as levels and lines for the log."""
     known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "COMMIT", "FROM_DATABASE"]
     lines = []
     for variable in sorted(environment):
@@ -87,9 +85,9 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
 
 
 class _Option(click.Option):
-    """An option that does not take Kubernetes' word for the user's.
+    """An option that ignores variables set by Kubernetes.
 
-    :param emptied: whether an empty variable empties it; click takes such a one for not set
+    :param emptied: whether an empty variable empties it; click treats these as not set
     """
 
     def __init__(self, *args: Any, emptied: bool, **kwargs: Any) -> None:
@@ -97,7 +95,7 @@ class _Option(click.Option):
         self.emptied = emptied
 
     def variable(self) -> str:
-        """The variable that the value comes from; empty: from none."""
+        """Returns the variable that provides the value, or "" if none does."""
         for name in self.envvar or ():
             value = os.environ.get(name)
             if value is not None and (value or self.emptied) and not _is_link(name, value):
@@ -108,7 +106,7 @@ class _Option(click.Option):
         return os.environ.get(self.variable())
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Where a value comes from that is wrong, rather than where any could."""
+        """Returns where the invalid value came from, rather than where it could have come from."""
         return _given(ctx, self.name or "") if ctx else super().get_error_hint(ctx)
 
 
@@ -120,7 +118,7 @@ def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
     kind = field.metadata["option"].get("type")
     return _Option(
         ["--" + name.replace("_", "-")],
-        # What has a default that somebody may want to turn off.
+        # An option with a default that somebody may want to turn off.
         emptied=bool(field.default) and (kind is None or isinstance(kind, Names)),
         envvar=variables,
         show_envvar=True,
@@ -134,8 +132,9 @@ def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
 
 
 def options(*only: str) -> Callable[[click.Command], click.Command]:
-    """Adds the options of the settings to a command, and ``--config``: all, or those whose names
-    begin with one of ``only``. What is wrong with them becomes the command's error.
+    """Adds options for settings and ``--config`` to a command, and reports invalid ones as its errors.
+
+    :param only: prefixes of the names of the settings; without any, all are added
     """
 
     def add(command: click.Command) -> click.Command:
@@ -152,7 +151,7 @@ def options(*only: str) -> Callable[[click.Command], click.Command]:
 
 
 def _with_errors(run: Callable[..., Any]) -> Callable[..., Any]:
-    """What a command does, with what is wrong as the command's error."""
+    """Returns a command's function that reports invalid settings as errors of the command."""
 
     @functools.wraps(run)
     def told(*args: Any, **values: Any) -> Any:
@@ -167,7 +166,7 @@ def _with_errors(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _translating(command: click.Command) -> Callable[[click.Context, list[str]], list[str]]:
-    """How a command reads its arguments, with those of the original in place of its own."""
+    """Returns a command's parser, which first translates the original's arguments."""
     parse = command.parse_args
 
     def translated(ctx: click.Context, arguments: list[str]) -> list[str]:
@@ -200,7 +199,7 @@ def _config() -> click.Option:
     )
 
 
-# What counts most comes first.
+# In order of precedence.
 SOURCES = (
     ParameterSource.COMMANDLINE,
     ParameterSource.ENVIRONMENT,
@@ -210,12 +209,10 @@ SOURCES = (
 
 
 def from_options(values: Mapping[str, Any]) -> Settings:
-    """The settings that the present command was called with; what a ``*_file`` holds is read here. The
-    log is set up with them, and told of variables that are no settings; the kinds that they declare are
-    known from then on.
+    """Returns the current command's settings, including the content of ``*_file`` settings.
 
-    Raises ConfigurationError for a file that is empty or cannot be read, and for settings that
-    contradict each other.
+    Also configures the log, logs variables that are not settings, and registers the declared kinds.
+    Raises ConfigurationError for a file that is empty or unreadable, and for contradictory settings.
     """
     ctx = click.get_current_context()
     chosen = {name: value for name, value in values.items() if name in DECLARED}
@@ -248,9 +245,7 @@ def from_options(values: Mapping[str, Any]) -> Settings:
 
 
 def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The settings, with what the file says of kinds. Raises ConfigurationError for what is said at two
-    places.
-    """
+    """Adds the file's settings of kinds. Raises ConfigurationError if one is set in two places."""
     for entity in ctx.meta.get(ENTITIES, ()):
         name = f"required_adapters_{entity.kind.lower()}"
         if entity.required_adapters is None or name not in chosen:
@@ -278,8 +273,9 @@ def check(chosen: Settings) -> None:
 
 
 def sources() -> dict[str, str]:
-    """Where each setting of the present command comes from, by its name: a flag, a variable, a file or
-    the default.
+    """Returns where each of the command's settings comes from, by name.
+
+    That is a flag, a variable, a file, or "default".
     """
     ctx = click.get_current_context()
     found = {}
@@ -317,13 +313,13 @@ def _set_up_log(ctx: click.Context, settings: Settings) -> None:
 
 
 def _rank(ctx: click.Context, name: str) -> int:
-    """The smaller, the more it counts where a setting comes from."""
+    """Returns the precedence of a setting's source; lower values take precedence."""
     source = ctx.get_parameter_source(name)
     return SOURCES.index(source) if source in SOURCES else len(SOURCES)
 
 
 def _given(ctx: click.Context, name: str) -> str:
-    """A setting as whoever gave it knows it: its flag, and where else it comes from, if it does."""
+    """Returns a setting as the user knows it: its flag, and where else it comes from, if it does."""
     flag = "--" + name.replace("_", "-")
     source = ctx.get_parameter_source(name)
     if source is ParameterSource.ENVIRONMENT:
@@ -332,9 +328,9 @@ def _given(ctx: click.Context, name: str) -> str:
 
 
 def content(given: str, path: Path) -> str:
-    """What a file holds that stands for a setting. ``given`` is the name of the one that names the file.
+    """Returns the content of a file that holds a setting's value; ``given`` names the file's setting.
 
-    Raises ConfigurationError for a file that is empty or cannot be read.
+    Raises ConfigurationError if the file is empty or cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
@@ -348,10 +344,10 @@ def content(given: str, path: Path) -> str:
 
 
 def database_url(given: str, url: str) -> str:
-    """Where a database is, as libpq takes it. ``given`` is the name of the setting.
+    """Returns a database's connection string in libpq's form; ``given`` is the name of the setting.
 
-    Raises ConfigurationError for what cannot be meant. The text is not repeated: a password may be in
-    it, also where libpq would look for a host.
+    Raises ConfigurationError if it is invalid. The error does not repeat it, since any part may contain
+    a password, even the one that libpq would take for a host.
     """
     url = url.strip()
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.:-]*)://", url)
@@ -388,7 +384,7 @@ def database_url(given: str, url: str) -> str:
 
 
 def _are_ports(text: str) -> bool:
-    """Whether that is a port, or one for each of several hosts, as libpq takes them."""
+    """Returns whether this is a port, or one port for each of several hosts, as in libpq."""
     given = filter(None, text.split(","))
     return all(one.isascii() and one.isdigit() and 0 < int(one[:9]) < 65536 for one in given)
 

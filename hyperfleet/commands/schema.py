@@ -1,4 +1,4 @@
-"""``hyperfleet schema check``: a provider's document, and the stored specs that it would refuse."""
+"""``hyperfleet schema check``: checks a provider's document, and stored specs against it."""
 
 import contextlib
 import sys
@@ -23,22 +23,22 @@ COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
 STORED = both("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")
 
 BATCH = 500
-# Seconds that a page of a service may take.
+# Seconds that a page from a service may take.
 TIMEOUT = 60
-# As many resources of a kind, and faults of each, are shown.
+# How many resources of a kind are shown, and how many faults of each.
 SHOWN = 20
 FAULTS = 5
 
 
 class Stored(NamedTuple):
-    """A resource that is there already."""
+    """A stored resource."""
 
     id: str
     name: str
     spec: Any
 
 
-# Of a kind: how many are stored, and each of them.
+# A function that returns how many resources of a kind are stored, and each of them.
 Source: TypeAlias = Callable[[str], tuple[int, Iterator[Stored]]]
 
 
@@ -103,7 +103,7 @@ def check(file: Path, against: str, token: str, **values: Any) -> None:
 
 
 def _report(kind: str, document: Document, total: int, stored: Iterator[Stored]) -> int:
-    """Prints how many specs would break, and the first of them; returns how many."""
+    """Prints how many specs would break, and the first ones; returns how many."""
     count = broken = 0
     lines = []
     label = f"Checking {RESOURCES[kind].noun}s"
@@ -133,7 +133,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
         return _from_database(options.database_url("--against", against), stack)
     conninfo, folder = embedded.place(chosen)
     if not conninfo:
-        # Who only asks what would break gets no new database where the folder is misspelt.
+        # Someone who asks what would break must not get a new database for a misspelt folder.
         if not embedded.made(folder):
             raise click.ClickException(f"There is no database in {folder}; the settings name no other.")
         conninfo = stack.enter_context(embedded.running(folder))
@@ -141,7 +141,7 @@ def _source(against: str, token: str, chosen: Settings, stack: contextlib.ExitSt
 
 
 def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
-    """What a database holds at this moment, in batches."""
+    """Reads a snapshot of a database, in batches."""
     conn = stack.enter_context(connection.connect(conninfo))
     conn.autocommit = False
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -162,16 +162,16 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
 
 
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
-    """What a service answers, page by page; its address may end in the API's base path or not.
+    """Reads from a service page by page; its URL may include the API's base path.
 
-    Links lead from page to page: by their numbers, pages shift while resources come and go.
+    Follows links: pages with numbers shift while resources are created and removed.
     """
     session = stack.enter_context(Session(token))
     service = url.rstrip("/").removesuffix(BASE)
 
     def page(link: str) -> dict[str, Any]:
         if not link.startswith("/"):
-            # Behind the address it could be read as another one.
+            # Appended to the URL, it could turn it into another one.
             raise ValueError(f"it links to somewhere else: {link[:100]}")
         response = session.get(service + link, timeout=TIMEOUT)
         response.raise_for_status()
@@ -192,7 +192,7 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
         try:
             first = page(f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec")
         except requests.HTTPError as error:
-            # A kind that is declared with its schema, both to be rolled out, is not served yet.
+            # A declared kind that is rolled out together with its schema is not served yet.
             if kind in NATIVE or error.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
             return 0, iter(())
@@ -202,7 +202,7 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
 
 
 def _is_list(answer: Any) -> bool:
-    """Whether an answer is a list as the API shows it, with what was asked for."""
+    """Returns whether a response is a list as the API returns it, with the requested members."""
     if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
         return False
     wanted = {"id", "name", "spec"}

@@ -26,10 +26,10 @@ from hyperfleet.observe.folder import shared as shared_folder
 from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
-# Where everything is, is told at whatever level.
+# The addresses are logged at every level.
 logger.setLevel(logging.INFO)
 
-# More processes than this are for who asks for them.
+# The maximum number of worker processes, unless more are configured.
 MOST_WORKERS = 4
 
 
@@ -37,27 +37,28 @@ MOST_WORKERS = 4
 @click.command()
 def serve(**values: Any) -> None:
     """Serve the API, its health checks and its metrics."""
-    # Every setting is looked at before a port is taken.
+    # Checks every setting before a port is taken.
     chosen = options.from_options(values)
     options.check(chosen)
     conninfo, folder = embedded.place(chosen)
     count = chosen.workers or (min(cores(), MOST_WORKERS) if conninfo else 1)
     hung_up = _hung_up()
     _stop_on_signals()
-    # Until somebody hears them; unhandled, they would end the process.
+    # Ignored until they are handled, since by default they end the process.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(0) if hung_up() else None)
     with contextlib.ExitStack() as stack:
         if count > 1:
-            # Where each process counts for all to see; looked at when the library is imported.
+            # The directory in which processes share metrics; read when the library is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(shared_folder())
         _serve(chosen, conninfo, folder, count, hung_up, stack)
 
 
 def _hung_up() -> Callable[[], bool]:
-    """Tells whether the terminal has been closed that the command was started on, in the foreground:
-    SIGHUP says that, too. With nohup it never has.
+    """Returns a function that tells whether the terminal of a foreground command has been closed.
+
+    SIGHUP may mean that instead of a reload. With nohup, it always returns False.
     """
 
     def foreground() -> int:
@@ -66,23 +67,23 @@ def _hung_up() -> Callable[[], bool]:
         return 0
 
     on = foreground()
-    # A script that starts it in the background leaves it in its own group, but has it ignore SIGINT.
+    # A script's background command shares the script's process group, but ignores SIGINT.
     left = signal.SIG_IGN in (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT))
     attended = on == os.getpgrp() and not left
     return lambda: attended and not foreground()
 
 
 def _stop_on_signals() -> None:
-    """Whatever is started is stopped again, also when the signal comes before it all runs."""
+    """Exits on a signal, so that whatever has been started is stopped, even during startup."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
 
 
 def parts(chosen: Settings) -> tuple[list[Any], Any, Any]:
-    """What the settings alone make of a service: the certificates of the API, the health checks and the
-    metrics, as far as they are served with TLS, the guard, if there is one, and the provider's document.
+    """Returns what depends on the settings alone: certificates, guard and provider document.
 
-    Raises StartError or ConfigurationError for settings with which nothing could be served.
+    The certificates are those of the API, the health checks and the metrics, None without TLS; the guard
+    is None without authentication. Raises StartError or ConfigurationError if nothing could be served.
     """
     # Not needed by the other commands, and slow to import.
     from hyperfleet.auth.guard import Guard  # noqa: PLC0415
@@ -98,7 +99,7 @@ def parts(chosen: Settings) -> tuple[list[Any], Any, Any]:
 
 
 def places(chosen: Settings) -> list[tuple[str, int]]:
-    """Host and port of the API, the health checks and the metrics."""
+    """Returns the host and port of the API, the health checks and the metrics."""
     host = chosen.host or ("0.0.0.0" if chosen.authenticated else "127.0.0.1")  # noqa: S104
     return [
         (host, chosen.port),
@@ -175,11 +176,10 @@ def _serve(
 
 
 def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:
-    """Where rows are written, and where they are read: by the standbys that the settings name, or by
-    the primary.
+    """Returns where rows are written and read: by the configured standbys, or else by the primary.
 
-    :param count: how many processes share the connections that there may be
-    :param shared: whether a pooler is between
+    :param count: how many processes share the allowed connections
+    :param shared: whether there is a pooler in between
     """
     from hyperfleet.database.reads import Reads, standbys  # noqa: PLC0415
 
@@ -196,9 +196,7 @@ def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:
 
 
 def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[Any, Any, Any]:
-    """What is looked at each second, the application that shows all metrics, and who is told of workers
-    that have died.
-    """
+    """Returns the gauges, updated each second, the metrics app, and a callback for dead workers."""
     from prometheus_client import Counter, multiprocess  # noqa: PLC0415
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
@@ -223,7 +221,7 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
 
     async def looked() -> Collector:
         await fleet.look()
-        # Only then: what has looked has waited for a connection too.
+        # Only afterwards, since the look itself has waited for a connection.
         gauges.update()
         return fleet
 
@@ -235,7 +233,7 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
 
 
 def _trace(api: Any, reads: Any) -> "tracing.Tracing":
-    """Lets a process make traces: what sends them does not survive a fork."""
+    """Enables tracing in this process; the exporter does not survive a fork."""
     from hyperfleet.database.together import sharers  # noqa: PLC0415
 
     made, told = tracing.Tracing(), reads.primary.told
@@ -255,16 +253,14 @@ def _trace(api: Any, reads: Any) -> "tracing.Tracing":
 
 
 def _settle_memory() -> None:
-    """Keeps the collector of garbage from what lives as long as the process: looking through it again
-    and again makes requests wait for 10 ms and more.
-    """
+    """Freezes long-lived objects: the garbage collector's scans delay requests by 10 ms or more."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
 
 
 def _banner(addresses: list[str], database: Mapping[str, str], count: int, chosen: Settings) -> None:
-    """Says where everything is; ``database`` says it of the database."""
+    """Shows all addresses; ``database`` holds the lines about the database."""
     api, health, metrics = addresses
     access = "bearer tokens" if chosen.authenticated else "everybody: authentication is off"
     told = {
@@ -281,7 +277,7 @@ def _banner(addresses: list[str], database: Mapping[str, str], count: int, chose
         logger.info("HyperFleet API %s serves", __version__, extra=more)
         return
     lines = [f"HyperFleet API {__version__}", *(f"  {name:10}{what}" for name, what in told.items())]
-    # Where there is no room for it, as for the log, the service serves all the same.
+    # A full disk must not keep the service from running, as with the log.
     with contextlib.suppress(OSError):
         click.echo("\n".join(lines))
 
@@ -293,8 +289,7 @@ def _database(
     stack: contextlib.ExitStack,
     meanwhile: Callable[[Callable[[], bool]], bool | None],
 ) -> tuple[str, bool, dict[str, str]]:
-    """The connection string of a database that answers, whether its sessions are shared with other
-    clients, and what the banner says of it.
+    """Returns a database's connection string, whether a pooler shares its sessions, and banner lines.
 
     :param meanwhile: does work that may take long, such as waiting for the database, and answers probes
     """
@@ -316,7 +311,7 @@ def _database(
 
 
 def _pending(conninfo: str) -> dict[str, str]:
-    """What the banner says of the migrations that the database lacks; nothing when it has all."""
+    """Returns the banner's line about missing migrations; nothing if there are none."""
     try:
         with connection.connect(conninfo) as conn, connection.answering(conn):
             lacking = migration.pending(conn)

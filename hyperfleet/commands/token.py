@@ -1,4 +1,4 @@
-"""``hyperfleet token``: an issuer of tokens for development, that needs no network."""
+"""``hyperfleet token``: an issuer of tokens for development that needs no network."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Lifetime(click.ParamType[Any]):
-    """``90s``, ``30m``, ``12h``, ``7d``, as seconds."""
+    """A duration such as ``90s``, ``30m``, ``12h`` or ``7d``, in seconds."""
 
     name = "lifetime"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The seconds; negative ones make a token that has expired already."""
+        """Returns the seconds; negative ones make a token that has already expired."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(-?\d{1,9})([smhd])", str(value))
@@ -107,7 +107,7 @@ def _claims(
 
 
 def _key(folder: Path) -> rsa.RSAPrivateKey:
-    """The key of the folder; a new one where there is none."""
+    """Returns the key in the folder; makes one if there is none."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "private.pem"
     if path.exists():
@@ -134,7 +134,7 @@ def _key_id(key: rsa.RSAPublicKey) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and for the user's eyes alone: mkstemp makes files of mode 0600."""
+    """Writes a file atomically, and for the user alone: mkstemp makes files with mode 0600."""
     handle, name = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""An import as ``hyperfleet import`` runs it: its passes, what is told meanwhile, and the report."""
+"""An import as ``hyperfleet import`` runs it: its passes, its progress and its report."""
 
 import contextlib
 import signal
@@ -25,19 +25,19 @@ from hyperfleet.takeover.database import Database
 from hyperfleet.takeover.passes import Counts, Source, Takeover
 from hyperfleet.takeover.rows import Rows, Unreadable
 
-# What the command comes to where it has done its work, but something was not taken.
+# Exit status if the import has finished, but not everything was imported.
 INCOMPLETE = 3
 # Seconds between passes of --follow; at least as long as the pass took, to spare the source.
 PAUSE = 2.0
-# Seconds between passes that look at everything, and how much longer than such a pass that is at least.
+# Seconds between full passes, which is at least SHARE times as long as one takes.
 WHOLE, SHARE = 60.0, 20
 
 
 def run(values: dict[str, Any]) -> None:
-    """Takes over what the options of the command name.
+    """Imports what the command's options name.
 
-    Raises StartError or ConfigurationError for what cannot be meant, and click's Exit or ClickException
-    for how it ended.
+    Raises StartError or ConfigurationError for options that cannot work, and click's Exit or
+    ClickException depending on how the import ended.
     """
     chosen = options.from_options(values)
     source = _source(values)
@@ -83,7 +83,7 @@ def _secret(values: dict[str, Any], name: str) -> str:
 
 
 def _open(source: Source, conninfo: str) -> None:
-    """Says what is read and where it goes. Raises StartError where that cannot be meant."""
+    """Shows the source and the target. Raises StartError if they cannot be used."""
     where = connection.describe(conninfo)
     with connection.connect(conninfo) as conn:
         pending = migration.pending(conn)
@@ -106,7 +106,7 @@ def _no_bar(_total: int, _done: int) -> None:
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Any]:
-    """A bar on stderr, where that is a terminal."""
+    """Shows a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield _no_bar
         return
@@ -120,7 +120,7 @@ def _bar() -> Iterator[Any]:
 
 
 def _follow(takeover: Takeover) -> Counts:
-    """Passes until a signal comes, and then a last one that looks at everything."""
+    """Runs passes until a signal arrives, and then a last full one."""
     stop = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -152,14 +152,14 @@ def _follow(takeover: Takeover) -> Counts:
         if ending:
             total.refusals = counts.refusals
             for kind in NATIVE:
-                # Each pass finds them again.
+                # Every pass counts these again.
                 total.of.setdefault(kind, Counter())["same"] = counts.number("same", kind)
             return total
         stop.wait(max(PAUSE, took))
 
 
 def _tell(counts: Counts, *, whole: bool, took: float) -> None:
-    """A line for a pass."""
+    """Prints a line about a pass."""
     number = {name: counts.number(name) for name in ("new", "changed", "removed")}
     looked = sum(number.values()) - number["removed"] + counts.number("same")
     line = ", ".join(f"{value} {name}" for name, value in number.items())

@@ -1,4 +1,4 @@
-"""``hyperfleet watch``: what happens to resources, as it happens."""
+"""``hyperfleet watch``: shows changes to resources as they happen."""
 
 import contextlib
 import json
@@ -12,10 +12,10 @@ import click
 from hyperfleet.kinds import BASE
 from hyperfleet.settings.values import FILE
 
-# Seconds for which a request waits for changes, and beyond which no answer is expected.
+# Seconds that a request waits for changes, and after which no response is expected.
 WAIT = 50
 TIMEOUT = WAIT + 20
-# Seconds between two tries where the service is not there, at first and at last.
+# Seconds between attempts while the service is not available, at first and at most.
 FIRST, LAST = 0.5, 10.0
 
 
@@ -55,27 +55,27 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
 
     wanted: dict[str, Any] = {name: value for name, value in query.items() if value is not None}
     session, pause = Session(), FIRST
-    # As of other commands, the address may end in the API's base path or not.
+    # As with other commands, the URL may include the API's base path.
     service = url.rstrip("/").removesuffix(BASE)
     while True:
         if token_file:
-            # While it is written anew it may be empty or away: the last one counts.
+            # While it is being rewritten, it may be empty or missing: keep the last one.
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 token = token_file.read_text().strip() or token
         session.show(token)
-        # The first answer comes at once: it says where now is.
+        # The first response comes at once, with the token for now.
         params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
         try:
             answer = session.get(f"{service}{BASE}/changes", params=params, timeout=TIMEOUT)
             page = answer.json()
-            # A proxy in between may have words of its own.
+            # A proxy in between may respond with something else.
             detail = page.get("detail") or answer.reason
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise click.ClickException(f"--url: {error}") from None
         except requests.exceptions.MissingSchema:
             raise click.ClickException("--url must begin with http:// or https://.") from None
         except (requests.RequestException, ValueError, AttributeError):
-            # Also where the answer ends before its end.
+            # Includes responses that are cut off.
             pause = _wait(pause, "there is no answer")
             continue
         if answer.status_code == 410 and "after" in wanted:
@@ -96,7 +96,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
 
 
 def _wait(pause: float, why: str) -> float:
-    """Waits; returns for how long the next time."""
+    """Waits; returns how long to wait next time."""
     click.echo(f"{why}; trying again", err=True)
     time.sleep(pause)
     return min(2 * pause, LAST)
