@@ -9,7 +9,7 @@ def _version() -> str:
     try:
         return metadata.version("hyperfleet-api")
     except metadata.PackageNotFoundError:
-        # A checkout that is run without having been installed.
+        # A checkout that is run without being installed.
         return "0.1.0"
 
 
@@ -17,11 +17,10 @@ def _commit() -> str:
     try:
         written = Path(__file__).with_name("COMMIT").read_text(encoding="ascii").strip()
     except OSError:
-        # A checkout; only a build writes it down.
+        # A checkout: only builds write this file.
         written = "unknown"
     return os.environ.get("HYPERFLEET_COMMIT", written)
 
 
 __version__ = _version()
-# Which commit it was built from.
 __commit__ = _commit()

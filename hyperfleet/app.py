@@ -1,4 +1,4 @@
-"""The application: the contract, the handlers and the layers around them."""
+"""The application: the contract, the handlers, and the layers around them."""
 
 import functools
 import gzip
@@ -51,15 +51,15 @@ def create_app(
     guard: Guard | None = None,
     gauges: Gauges | None = None,
 ) -> Logged:
-    """The ASGI application that answers the API's requests.
+    """Returns the ASGI application that serves the API.
 
-    :param pool: where handlers take their connections from, and maybe others for those who only read
+    :param pool: where handlers get their connections, possibly with others for reads
     :param registry: where requests are counted and timed
-    :param holder: the provider's schemas; read as the settings say when left out
-    :param guard: decides who may; made as the settings say when left out
-    :param gauges: told where to look
+    :param holder: the provider's schemas; None means those that the settings name
+    :param guard: decides who has access; None means the one that the settings describe, if any
+    :param gauges: told which values to show
 
-    Raises ConfigurationError for settings by which nobody could be let in.
+    Raises ConfigurationError for settings with which nobody could be admitted.
     """
     guard = guard or (Guard(settings) if settings.authenticated else None)
     columns.check_barred()
@@ -99,13 +99,13 @@ def create_app(
 
 
 def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
-    """The layers that bound what a request may cost, and how many there may be."""
+    """Returns the layers that limit what requests may cost, and how many there may be."""
     settings = service.settings
     return Fair(
         Limited(inner, settings),
         settings.max_requests,
         requests.refused.inc,
-        # All of them come through one gateway.
+        # Requests of all tenants come through one gateway.
         (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
         settings.max_waiting,
         service.feed.calm,
@@ -113,14 +113,14 @@ def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
 
 
 def _show(gauges: Gauges, fair: Fair, service: Service) -> None:
-    """Tells gauges where to look."""
+    """Tells the gauges which values to show."""
     waiting = service.feed.waiting
     gauges.waiting, gauges.delay = lambda: waiting.count, lambda: waiting.delay
     gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
 
 
 def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:
-    """The layer that asks whose a request is, where tenants are told apart."""
+    """Returns the layer that reads a request's tenancy, if tenants are kept apart."""
     if not settings.tenant_enabled:
         return []
     operations = contract.closed(contract.load())
@@ -134,16 +134,16 @@ def _routed(
     checked: Callable[..., ASGIApp],
     tenants: Sequence[Callable[..., ASGIApp]],
 ) -> FlaskApp:
-    """Connexion's application: the contract bound to the handlers, the validators and the guard.
+    """Returns Connexion's application: the contract bound to the handlers, the validators and the guard.
 
-    :param checked: the layer that checks answers, in place of Connexion's
-    :param tenants: the layer that asks whose a request is, if there is one
+    :param checked: the layer that checks responses, instead of Connexion's
+    :param tenants: the layer that reads a request's tenancy, if there is one
     """
     reviews = contract.reviews(document)
     routed = FlaskApp(
         "hyperfleet",
-        # Connexion's own but for those of errors, which an outer layer answers, and of the lifespan,
-        # which there is none of.
+        # Connexion's own, except those for errors, which an outer layer handles, and for the lifespan,
+        # which is not used.
         middlewares=[BrowserPages, TableRouting, SecurityMiddleware, *tenants, Validated, checked],
         resolver=HandlerResolver(),
         pythonic_params=True,
@@ -151,13 +151,13 @@ def _routed(
         security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi", swagger_ui_path=UI),
     )
-    # As its add_api does, which would first hold the contract against OpenAPI.
+    # Like add_api, which would also validate the contract against OpenAPI.
     options = vars(routed.middleware.options)
     routed.middleware.apis.append(API(Shipped(document), base_path=None, **options))
     routed._middleware_app.asgi_app = Bridge(routed.app)
-    # The bridge is told which function to call: Flask needs no routes of its own.
+    # The bridge knows which function to call, so Flask needs no routes.
     routed._middleware_app.add_api = lambda *_, **__: None
-    # Otherwise the first request waits for it.
+    # Otherwise this delays the first request.
     routed.middleware.app, routed.middleware.middleware_stack = (
         routed.middleware._build_middleware_stack()
     )
@@ -165,9 +165,9 @@ def _routed(
 
 
 def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
-    """The fixed pages, which change with the provider's schemas alone."""
+    """Returns the fixed pages, which change only with the provider's schemas."""
     text = provider.openapi(document, holder.document)
-    # Connexion can serve the document too, but copies, validates and resolves it for each request.
+    # Connexion can serve the document, too, but copies, validates and resolves it for each request.
     headers = {
         "content-type": "application/json",
         "etag": f'"{hashlib.sha256(text).hexdigest()[:32]}"',
@@ -175,7 +175,7 @@ def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
     }
     specification = Page(200, headers, text, gzip.compress(text))
     return {
-        # A browser finds the page of the API.
+        # Leads browsers to the Swagger UI.
         "/": Page(307, {"location": "/openapi-ui/"}, b""),
         "/openapi": specification,
         f"{BASE}/openapi": specification,

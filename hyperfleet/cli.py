@@ -1,4 +1,4 @@
-"""The command line: the program ``hyperfleet``, and its commands."""
+"""The command line: the program ``hyperfleet`` and its commands."""
 
 import os
 import signal
@@ -23,16 +23,17 @@ def main() -> None:
     """HyperFleet API: the REST data layer of a fleet of Kubernetes clusters."""
     _complete_streams()
     if not sys.warnoptions:
-        # Libraries speak to their developers in warnings; an operator can do nothing about them.
+        # Libraries address warnings to their developers; operators can do nothing about them.
         warnings.simplefilter("ignore")
     if os.getpid() == 1:
-        # A container's first process, which the kernel spares signals that nobody handles.
+        # As the first process of a container, it would not get signals without a handler.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _complete_streams() -> None:
-    """Puts nothing where whoever started the program has closed a stream: a file or a connection would
-    come to its number, and to what is written there.
+    """Replaces closed standard streams with /dev/null.
+
+    Otherwise a file or a connection could get the stream's number, and what is written to the stream.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -1,6 +1,6 @@
 """The errors of the API: one catalogue, one exception, one JSON object.
 
-The object is a problem in the sense of RFC 9457, with the members beside it that OCM clients read.
+The object is a problem as in RFC 9457, with additional members that OCM clients read.
 """
 
 import re
@@ -16,7 +16,7 @@ TYPE = "https://api.hyperfleet.io/errors/"
 
 
 class Fault(TypedDict, total=False):
-    """One thing that is wrong with a request: where, what, which rule says so, and the value."""
+    """One fault of a request: the field, what is wrong, the violated rule, and the value."""
 
     field: str
     message: str
@@ -26,7 +26,7 @@ class Fault(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the catalogue; the slug ends the address that RFC 9457 calls the problem's type."""
+    """An entry of the catalogue; its slug is the end of the problem's type URI (RFC 9457)."""
 
     code: str
     status: int
@@ -35,7 +35,7 @@ class Entry:
     reason: str
 
     def document(self) -> dict[str, Any]:
-        """The entry as ``/errors`` shows it."""
+        """Returns the entry as ``/errors`` shows it."""
         return {
             "kind": "Error",
             "id": self.code,
@@ -180,7 +180,7 @@ CATALOGUE: dict[str, Entry] = {
     )
 }
 
-# What is wrong with a token, for who is told INVALID_TOKEN.
+# What may be wrong with a token: details for INVALID_TOKEN.
 MALFORMED_TOKEN = "The token is not a signed JSON Web Token."  # noqa: S105 (a sentence, as are these)
 BAD_SIGNATURE = "The token's signature is not valid."
 UNKNOWN_KEY = "The key that the token names is not known here."
@@ -190,7 +190,7 @@ BAD_ISSUER = "Tokens of this issuer are not accepted."
 BAD_AUDIENCE = "The token was issued for another audience."
 BAD_TYPE = "The token is not an access token."
 
-# The code of a validation with a single fault, by its constraint; of any other it is BAD_VALUE.
+# The code of a validation error with a single fault, by its constraint; BAD_VALUE if not listed.
 SINGLE = {
     **dict.fromkeys(("required", "dependentRequired"), REQUIRED),
     **dict.fromkeys(("format", "pattern"), BAD_FORMAT),
@@ -210,27 +210,27 @@ MAX_VALUE = 64
 
 
 def with_value(fault: Fault, value: Any) -> Fault:
-    """The fault with the value that is wrong, when that is short and by its name no secret."""
+    """Returns the fault with the wrong value, if that is short and its name suggests no secret."""
     short = isinstance(value, str | int | float) and len(str(value)) <= MAX_VALUE
     return {**fault, "value": value} if short and not SECRET.search(fault["field"]) else fault
 
 
 class ConfigurationError(Exception):
-    """Settings with which the service cannot do what it is asked to; the message is for its operator."""
+    """Settings that the service cannot work with. The message is for operators."""
 
 
 class StartError(ConfigurationError):
-    """What the service needs, and the settings name, is not there or not free."""
+    """Something that the settings name, and the service needs, is missing or in use."""
 
 
 class Problem(Exception):
-    """What a handler raises to answer with an error.
+    """The exception that handlers raise to answer with an error.
 
-    :param code: of an entry of the catalogue; INVALID with a single fault becomes that fault's own
-    :param detail: what is wrong with this very request; the entry's reason if not given. It is shown
-        to the client: no SQL, no path, no host.
-    :param faults: of a validation, each of them
-    :param headers: to send along
+    :param code: the code of a catalogue entry; INVALID with a single fault becomes the fault's own code
+    :param detail: what is wrong with this request; empty means the entry's reason. It is shown to
+        clients, so it must not contain SQL, paths or hosts.
+    :param faults: all faults of a validation
+    :param headers: headers of the response
     """
 
     def __init__(
@@ -255,10 +255,10 @@ class Problem(Exception):
         super().__init__(f"{code} {self.detail}")
 
     def document(self, instance: str, trace_id: str) -> dict[str, Any]:
-        """The JSON object that goes to the client.
+        """Returns the JSON object that is sent to the client.
 
-        :param instance: the path that was asked for
-        :param trace_id: the request's id
+        :param instance: the path of the request
+        :param trace_id: the id of the request
         """
         document: dict[str, Any] = {
             "type": TYPE + self.entry.slug,
@@ -282,16 +282,16 @@ class Problem(Exception):
 
 
 def bad_parameter(name: str, message: str, value: Any = None) -> Problem:
-    """The error of a parameter that the contract alone cannot judge."""
+    """Returns the error for a parameter that the contract alone cannot check."""
     fault: Fault = {"field": name, "message": message, "constraint": name}
     return Problem(INVALID, faults=[with_value(fault, value)])
 
 
 def refusal(code: str, detail: str = "") -> Problem:
-    """A 401 with the challenge that RFC 6750, section 3, asks for.
+    """Returns a 401 with the challenge that RFC 6750, section 3, requires.
 
-    :param code: of the catalogue; a token that is missing has no error code there
-    :param detail: what is wrong; the entry's reason if not given
+    :param code: a code of the catalogue; a missing token has no error code in the challenge
+    :param detail: what is wrong; empty means the entry's reason
     """
     problem = Problem(code, detail)
     challenge = 'Bearer realm="hyperfleet"'

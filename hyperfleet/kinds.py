@@ -1,6 +1,6 @@
-"""What a kind of thing is, once: its names, where it is kept and found, and what it belongs to.
+"""What a kind is: its names, where it is stored and found, and what it belongs to.
 
-Whatever differs between kinds is in these tables, so that a new kind is one entry.
+Everything that differs between kinds is in these tables, so that a new kind is one entry.
 """
 
 import functools
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Where the API lies; all addresses that answers hold begin with it.
+# The base path of the API, which every href begins with.
 BASE = "/api/hyperfleet/v1"
-# An id, as it is written in addresses and texts.
+# An id as it is written in paths and text.
 ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-# An id that the original of December 2025 has made, a KSUID in base 32; and the namespace of what it
-# becomes here (RFC 9562, version 5).
+# An id from the original of December 2025, a KSUID in base 32; and the namespace for deriving ids from
+# such ids (UUIDv5, RFC 9562).
 OLD_ID = re.compile(r"[0-9a-v]{32}")
 OLD_IDS = uuid.UUID("6f1f0c5e-6d3c-5f2b-9a55-2f3c1c1d7e0a")
-# The name of an adapter, as the contract has it.
+# The name of an adapter, as in the contract.
 ADAPTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 NO_ADAPTER = (
     "is not a name that an adapter can have: at most 128 letters, digits, '.', '_' and '-', with a "
@@ -30,9 +30,9 @@ NO_ADAPTER = (
 class Reference:
     """What resources of a kind may refer to.
 
-    :param type: what the references are called
-    :param target: the kind of what they lead to
-    :param least: how many there are of a resource, and ``most``
+    :param type: the name of the references
+    :param target: the kind that they refer to
+    :param least: how many a resource must have, and ``most`` how many it may have
     """
 
     type: str
@@ -45,24 +45,24 @@ class Reference:
 class Kind:
     """A kind.
 
-    :param name: as the member ``kind`` has it, and the contract's schema is called
+    :param name: its value in the member ``kind``, and the name of its schema in the contract
     :param noun: what messages call one of it
-    :param segment: what its collections are called in paths
-    :param table: where it is kept
-    :param identity: the column that tells the items of a list apart
-    :param row: the condition that finds the one row of a list which an identity names
-    :param order: what a list is ordered by that nobody orders otherwise, in descending order
-    :param parent: the kind that it belongs to, whose id is its ``owner_id``
+    :param segment: the name of its collections in paths
+    :param table: the table that stores it
+    :param identity: the column that identifies the items of a list
+    :param row: the condition that finds the one row of a list with a given identity
+    :param order: the default order of lists, descending
+    :param parent: the kind of its owner, whose id is its ``owner_id``
     :param spec: the provider's schema of its spec
-    :param shared: whether its table holds other kinds too
-    :param restrict: whether what it belongs to cannot be deleted as long as there is one
-    :param address: SQL, the address of a row
-    :param among: the kinds of its rows, where these are several
+    :param shared: whether its table also stores other kinds
+    :param restrict: whether an owner cannot be deleted while it has one
+    :param address: SQL for the href of a row
+    :param among: the kinds of its rows, if there are several
     :param needs_schema: whether nothing is served without the provider's schema of its spec
-    :param names_schema: whether the provider's document, where there is one, must have that schema
-    :param shortest: characters of a name, and ``longest``
+    :param names_schema: whether the provider's document, if there is one, must contain that schema
+    :param shortest: the least number of characters in a name, and ``longest`` the greatest
     :param references: what its resources may refer to
-    :param barred: the fields that no search may name, with what is in them
+    :param barred: the fields that searches must not name, including all that they contain
     """
 
     name: str
@@ -87,50 +87,50 @@ class Kind:
 
     @property
     def key(self) -> str:
-        """What paths and the contract call the id of one: ``cluster_id``."""
+        """The name of its id in paths and in the contract: ``cluster_id``."""
         return f"{self.name.lower()}_id"
 
     @property
     def types(self) -> LiteralString:
-        """SQL, the kinds of its rows, with commas between."""
+        """SQL for the kinds of its rows, separated by commas."""
         return quoted(self.among or (self.name,))
 
     @property
     def only(self) -> LiteralString:
-        """The condition, after others, that a row of its table is of this kind."""
+        """SQL for a further condition: that a row of its table is of this kind."""
         return ONLY.format(types=self.types) if self.shared or self.among else ""
 
     @property
     def document(self) -> LiteralString:
-        """SQL, what is shown of a row."""
+        """SQL for the JSON text of a row."""
         refer = self.references or any(RESOURCES[name].references for name in self.among)
         return REFERRING if refer else "document"
 
     @property
     def counted(self) -> LiteralString:
-        """SQL, what its rows are counted as, with commas between."""
+        """SQL for the names that its rows are counted by, separated by commas."""
         if self.among:
             return ", ".join(RESOURCES[name].counted for name in self.among)
         return QUOTED.format(text=f"{self.table}/{self.name}" if self.shared else self.table)
 
 
-# What a kind may be called, and its collection: both become part of statements and paths.
+# Valid names of kinds and of their collections, which become part of statements and paths.
 NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 SEGMENT = re.compile(r"[a-z][a-z0-9-]{0,62}")
 QUOTED: LiteralString = "'{text}'"
 ONLY: LiteralString = "AND kind IN ({types})"
 REFERRING: LiteralString = """(CASE WHEN refs IS NULL THEN document
     ELSE left(document, -1) || ',"references":' || refs::text || '}' END)"""
-# What lists of resources of all kinds are of.
+# The kind of lists that contain resources of all kinds.
 ALL = "Resource"
 
 
 def quoted(names: Iterable[str]) -> LiteralString:
-    """SQL, the names of kinds, with commas between."""
+    """Returns SQL for the names of kinds, separated by commas."""
     return ", ".join(QUOTED.format(text=name) for name in names)
 
 
-# Those that are there without being declared.
+# The kinds that need not be declared.
 NATIVE: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -155,31 +155,31 @@ NATIVE: dict[str, Kind] = {
 }
 
 
-# What people want, and adapters report on: each with labels, a spec and a status. As :func:`declare`
-# fills it, like the two others that change.
+# The kinds that people create and adapters report on, with labels, a spec and a status. Filled by
+# :func:`declare`, as is KINDS.
 RESOURCES: dict[str, Kind] = {}
 
 
 def above(kind: str) -> list[Kind]:
-    """What resources of a kind belong to, and what that belongs to: the root first."""
+    """Returns the kinds that own a kind, directly or not; the root first."""
     parent = RESOURCES[kind].parent
     return [*above(parent), RESOURCES[parent]] if parent else []
 
 
 def below(kind: str) -> list[Kind]:
-    """The kinds that belong to a kind, directly or not: each after its parent, in the order of all."""
+    """Returns the kinds below a kind, directly or not, in declared order: each after its parent."""
     return [one for one in RESOURCES.values() if RESOURCES[kind] in above(one.name)]
 
 
 def referrers(*kinds: str) -> list[Kind]:
-    """The kinds of which resources may refer to one of these."""
+    """Returns the kinds whose resources may refer to one of these."""
     return [one for one in RESOURCES.values() if any(ref.target in kinds for ref in one.references)]
 
 
 def owned(kind: str, root: str, owners: LiteralString) -> LiteralString:
-    """The condition for the rows of a kind below some of another kind, directly or not.
+    """Returns the condition for rows of a kind that belong to others of another, directly or not.
 
-    :param owners: SQL, an array of the ids of those
+    :param owners: SQL for an array of the ids of these others
     """
     parent, only = RESOURCES[kind].parent, RESOURCES[kind].only
     if parent is None or parent == root:
@@ -193,14 +193,14 @@ BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned}) {on
 UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
 
 
-# What a caller sees who is of a tenant; where tenants are not told apart, no statement has it.
+# The condition for rows that callers of a tenant see; only used if tenants are kept apart.
 SCOPE: LiteralString = "AND tenancy @> %(tenancy)s"
 
 
 class Statements(dict[str, LiteralString]):
-    """A statement for each kind of resource, made when it is first asked for.
+    """A statement for each kind of resource, made when it is first used.
 
-    :param scoped: for callers who see the resources of their tenant alone
+    :param scoped: whether it is for callers who only see the resources of their tenant
     """
 
     def __init__(self, statement: LiteralString, *, scoped: bool = False) -> None:
@@ -213,11 +213,11 @@ class Statements(dict[str, LiteralString]):
         return Statements(self.statement, scoped=True)
 
     def of(self, kind: str, key: Mapping[str, Any]) -> LiteralString:
-        """The statement of a kind, for whoever a key says: it has a ``tenancy`` for one of a tenant."""
+        """Returns the statement of a kind, for a tenant's callers if the key has a ``tenancy``."""
         return (self.scoped if "tenancy" in key else self)[kind]
 
     def __missing__(self, kind: str) -> LiteralString:
-        """Makes the statement. Raises KeyError for what is no kind of resource."""
+        """Makes the statement. Raises KeyError if this is not a kind of resource."""
         of = RESOURCES[kind]
         made = self[kind] = self.statement.format(
             table=of.table,
@@ -234,26 +234,27 @@ class Statements(dict[str, LiteralString]):
 
 
 def both(statement: LiteralString) -> Statements:
-    """A statement for each kind of resource: ``{table}`` and ``{kind}`` are its names, ``{owner}`` is
-    the id of what it belongs to, ``{under}`` the condition that this is the owner that the path names,
-    if it has and names one, ``{only}`` the one that a row of the table is of this kind, ``{address}`` a
-    row's, and ``{document}`` what is shown of it. For callers of a tenant,
-    ``{scope}`` is the condition that they see a row, and ``{tenancy}`` one more column.
+    """Returns a statement for each kind of resource, from a template.
+
+    In it, ``{table}`` and ``{kind}`` are the kind's names, ``{owner}`` is the id of the owner,
+    ``{under}`` the condition that it is the owner in the path, if there is one, ``{only}`` the condition
+    that a row is of this kind, ``{address}`` its href, and ``{document}`` its JSON text. For callers of
+    a tenant, ``{scope}`` is the condition that they see a row, and ``{tenancy}`` one more column.
     """
     return Statements(statement)
 
 
 def id_here(old: str) -> str:
-    """The id that a resource of the original has here, if it can be here."""
+    """Returns the id here of a resource of the original: a UUID is kept, others are replaced."""
     return old.lower() if ID.fullmatch(old) else str(uuid.uuid5(OLD_IDS, old))
 
 
 def known_id(text: str) -> str:
-    """The id that a text stands for here, one of the original too; empty where it is none."""
+    """Returns the id that a text stands for here, also one of the original; empty if it is not an id."""
     return id_here(text) if ID.fullmatch(text) or OLD_ID.fullmatch(text) else ""
 
 
-# Of what there are lists beside.
+# Kinds that only occur in lists.
 LISTED: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -299,10 +300,9 @@ KINDS: dict[str, Kind] = {}
 
 
 def declare(kinds: Iterable[Kind]) -> None:
-    """Makes these kinds known, beside or in place of the native ones, and no others.
+    """Registers these kinds, which add to the native ones or replace them, and no others.
 
-    Called once, before anything is served or read. Raises ValueError for a name that statements must not
-    have.
+    Called once, before anything is served or read. Raises ValueError for a name unsafe in statements.
     """
     RESOURCES.clear()
     RESOURCES.update(NATIVE)

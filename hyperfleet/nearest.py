@@ -1,14 +1,14 @@
-"""The name that somebody meant who mistyped it."""
+"""The known name that a misspelt one was probably meant to be."""
 
 import difflib
 from collections.abc import Iterable
 
-# How alike two names have to be, from 0 to 1.
+# How similar two names must be, from 0 to 1.
 ALIKE = 0.6
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like the given one, whatever their case; None when none is."""
+    """Returns the known name most similar to the given one, ignoring case; None if none is similar."""
     by_spelling = {_plain(one): one for one in known}
     found = difflib.get_close_matches(_plain(name[:200]), by_spelling, n=1, cutoff=ALIKE)
     return by_spelling[found[0]] if found else None

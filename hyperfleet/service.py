@@ -1,4 +1,4 @@
-"""What the handlers of an application work with, made once when it starts."""
+"""What handlers share, created once at startup."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,38 +23,38 @@ from hyperfleet.lists.tenants import Tenants
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.status.conditions import Folding, foldings
 
-# What several share waits no longer for a lock that one of them needs; then each is on its own.
+# How long a shared statement waits for a lock; if it takes longer, each request runs its own.
 PATIENCE = "100ms"
 
 
 class Events(Protocol):
-    """Who is told what becomes of resources."""
+    """What is notified of events in the life of resources."""
 
     def started(self, kind: str, *, deleting: bool) -> None:
-        """A resource is not as it is wanted: it is new, marked as deleted, or was as it was wanted."""
+        """A resource is not reconciled: it is new, marked for deletion, or was reconciled until now."""
 
     def reported(self, kind: str, outcome: str) -> None:
-        """A report was accepted, or discarded for the reason that ``outcome`` names."""
+        """A report was accepted, or discarded for the reason in ``outcome``."""
 
 
 @dataclass
 class Service:
-    """The parts that handlers share.
+    """What handlers share.
 
-    :param pool: where connections to the primary come from
-    :param reads: where rows are read for those who only read
+    :param pool: provides connections to the primary
+    :param reads: runs statements that only read
     :param provider: the provider's schemas of specs
-    :param creation: for each kind the contract's rules for a whole resource
-    :param default_fields: what clients are shown that do not say what they want
-    :param events: who is told of what handlers do
-    :param turns: in which order they change one resource
-    :param lists: reads lists, by their addresses
-    :param rounds: runs statements, by their texts, for several who ask
-    :param readings: the same, of those that only read
+    :param creation: for each kind, the contract's rules for a whole resource
+    :param default_fields: the members shown to clients that do not ask for any
+    :param events: notified of what handlers do
+    :param turns: the order of changes to the same resource
+    :param lists: reads lists, by their URLs
+    :param rounds: runs statements, by their texts, for several requests at once
+    :param readings: the same for statements that only read
     :param feed: the feed of changes
-    :param tags: the entity tags of pages, by their addresses
+    :param tags: the entity tags of pages, by their URLs
     :param tenants: reads the lists of callers of a tenant
-    :param foldings: what the statuses of each kind are folded by
+    :param foldings: for each kind, the rules by which statuses are folded
     :param differences: compares generations
     """
 
@@ -76,7 +76,7 @@ class Service:
     differences: Differences = field(default_factory=Differences)
 
     def __post_init__(self) -> None:
-        """Makes what reads for several who ask."""
+        """Creates what depends on other members."""
         # Slow searches must not use up all connections.
         self.lists = Once(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
@@ -84,11 +84,11 @@ class Service:
         self.foldings = foldings(self.settings)
 
     def together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
-        """What runs a statement once for all who want it at the same moment.
+        """Returns what runs a statement once for all requests that need it at the same moment.
 
-        :param statement: its parameters are ``ids``, and ``rows``, a JSON list of what is given for
-            each; and ``patience``, how long it may wait for a lock, NULL for the usual time; its first
-            column is the id
+        :param statement: its parameters are ``ids``; ``rows``, a JSON list of what is given for each;
+            and ``patience``, how long it may wait for a lock, NULL for the usual time. Its first column
+            is the id
         """
         known = self.rounds.get(statement)
         if known is None:
@@ -96,7 +96,7 @@ class Service:
         return known
 
     def read(self, statement: LiteralString) -> Rounds[str, TupleRow]:
-        """The same for a statement that only reads, which a standby may run.
+        """Returns the same for a statement that only reads, which a standby may run.
 
         :param statement: its parameter is ``ids``; its first column is the id
         """

@@ -1,11 +1,11 @@
-"""Which texts PostgreSQL can hold."""
+"""Which strings PostgreSQL can store."""
 
 import re
 
-# The character NUL, and half a surrogate pair.
+# NUL, and halves of surrogate pairs.
 FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 
 
 def storable(text: str) -> bool:
-    """Whether PostgreSQL can hold a text: any Unicode but NUL, and no half surrogate pair."""
+    """Returns whether PostgreSQL can store a string: any Unicode but NUL and lone surrogates."""
     return not FORBIDDEN.search(text)
