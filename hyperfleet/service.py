@@ -39,7 +39,7 @@ class Events(Protocol):
 
 @dataclass
 class Service:
-    """What handlers share.
+    """The parts that handlers share.
 
     :param pool: provides connections to the primary
     :param reads: runs statements that only read
@@ -84,7 +84,7 @@ class Service:
         self.foldings = foldings(self.settings)
 
     def together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
-        """Returns what runs a statement once for all requests that need it at the same moment.
+        """Returns what runs a statement once for all requests that need it at the same time.
 
         :param statement: its parameters are ``ids``; ``rows``, a JSON list of what is given for each;
             and ``patience``, how long it may wait for a lock, NULL for the usual time. Its first column

@@ -1,4 +1,4 @@
-"""What tests do with resources of either kind."""
+"""What tests do with resources of any kind."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -22,19 +22,19 @@ BOTH_TYPES = (JSON, MERGE)
 
 
 def unique() -> str:
-    """A name that nothing else has."""
+    """Returns a unique name."""
     return f"n{uuid4().hex[:8]}"
 
 
 def answered(response: requests.Response, status: int = 200) -> Json:
-    """What an answer of this status says."""
+    """Returns the body of a response with this status."""
     assert response.status_code == status, response.text
     found: Json = response.json()
     return found
 
 
 def place(api: Api, kind: str, owner: str = "owner") -> str:
-    """The path that resources of this kind are created at; what it belongs to is made for it."""
+    """Returns the path to create resources of this kind at; creates an owner if they need one."""
     of = RESOURCES[kind]
     if of.parent is None:
         return f"/{of.segment}"
@@ -43,7 +43,7 @@ def place(api: Api, kind: str, owner: str = "owner") -> str:
 
 
 def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
-    """A new resource of this kind; one that belongs to another comes with that."""
+    """Creates a resource of this kind, and its owner if it needs one."""
     members = {"labels": {"env": "dev", "team": "a"}, "spec": {"version": "4.16", "nodes": 5}} | members
     made = api.post(place(api, kind, f"owner-of-{name}"), json={"name": name, **members})
     created: Json = check(made, 201)
@@ -51,18 +51,18 @@ def create(api: Api, kind: str, name: str = "one", **members: Any) -> Json:
 
 
 def owner_left(kind: str) -> dict[str, int]:
-    """The rows of what a resource that :func:`create` made belongs to."""
+    """Returns how many rows the owners of a resource made by :func:`create` have."""
     parent = RESOURCES[kind].parent
     return {RESOURCES[parent].table: 1} if parent else {}
 
 
 def at(resource: Json, action: str = "") -> str:
-    """The path of a resource, for the client."""
+    """Returns the path of a resource, for the client."""
     return "/" + resource["href"] + action
 
 
 def collection(resource: Json) -> str:
-    """The path that resources of its kind are created at."""
+    """Returns the path at which resources of its kind are created."""
     return "/" + resource["href"].rpartition("/")[0]
 
 
@@ -79,13 +79,13 @@ def merge(api: Api, resource: Json, body: Any) -> requests.Response:
 
 
 def read(api: Api, resource: Json) -> tuple[str, Json]:
-    """The entity tag of a resource and what it is now."""
+    """Returns a resource's entity tag, and the resource as it is now."""
     response = api.get(at(resource))
     return response.headers["ETag"], check(response)
 
 
 def refused(response: requests.Response, status: int) -> Json:
-    """The problem that a request met, of a status that speaks of the resource's state."""
+    """Returns the problem in a response, with a status about the resource's state."""
     assert response.status_code == status, f"{response.status_code}: {response.text}"
     body: Json = response.json()
     assert faults(body, {"$ref": "#/components/schemas/ProblemDetails"}) == []
@@ -105,7 +105,7 @@ def delete(api: Api, resource: Json, **headers: str) -> Json:
 
 
 def finalize(api: Api, resource: Json, generation: int = 2, adapter: str = "") -> requests.Response:
-    """The last report of an adapter: it has cleaned up."""
+    """Sends an adapter's last report: it has cleaned up."""
     return api.report(
         resource,
         adapter or ADAPTER[resource["kind"]],
@@ -115,7 +115,7 @@ def finalize(api: Api, resource: Json, generation: int = 2, adapter: str = "") -
 
 
 def gone(api: Api, *resources: Json) -> None:
-    """Nothing that the API offers knows these any more."""
+    """Asserts that nothing in the API knows these resources any more."""
     for resource in resources:
         problem(api.get(at(resource)), 404)
         problem(api.get(at(resource, "/statuses")), 404)
@@ -128,7 +128,7 @@ def gone(api: Api, *resources: Json) -> None:
 
 
 def left(sql: psycopg.Connection) -> dict[str, int]:
-    """How many rows each table holds that belongs to resources, but for empty ones."""
+    """Returns the number of rows in each table that belongs to resources, except empty ones."""
     counts: dict[str, int] = {}
     for table in TABLES:
         row = sql.execute(f"SELECT count(*) FROM {table}").fetchone()
@@ -142,7 +142,7 @@ AGGREGATED = ["Ready", "Available", "Reconciled", "LastKnownReconciled"]
 
 
 def assert_is_new(resource: dict[str, Any], before: datetime) -> None:
-    """What the service adds to a resource that was created just now."""
+    """Asserts what the service adds to a resource that has just been created."""
     id_ = UUID(resource["id"])
     assert id_.version == 7
     assert str(id_) == resource["id"]

@@ -1,6 +1,6 @@
 """A real PostgreSQL for every test: embedded, or the server that HYPERFLEET_TEST_DATABASE_URL names.
 
-Each test has a database of its own, copied from a migrated template.
+Each test has its own database, copied from a migrated template.
 """
 
 import asyncio
@@ -43,22 +43,22 @@ from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, listen
 from hyperfleet.settings.catalogue import Settings
 
-# What a developer has set for libpq must not decide whether a test passes.
+# A developer's settings for libpq must not decide whether a test passes.
 for name in [name for name in os.environ if name.startswith("PG") and name not in CLEAN]:
     del os.environ[name]
 
-# What decides whether a change lands must not depend on luck; a developer's run looks further each time.
+# A CI run must not depend on chance; a developer's run explores more each time.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("repeatable")
 
-# Client and service are threads of one process: who has its answer shall not wait five milliseconds for
-# the other to make room.
+# Client and service are threads of one process: a thread that has its response should not wait five
+# milliseconds for the other one to yield.
 sys.setswitchinterval(0.0005)
 
 
 def checked(document: dict[str, Any]) -> Shipped:
-    """The contract as Connexion has it, after its check, which a start leaves out."""
+    """Returns the contract for Connexion, after the validation that a start omits."""
     Specification._validate_spec.__func__(Shipped, copy.deepcopy(document))
     return Shipped(document)
 
@@ -66,7 +66,7 @@ def checked(document: dict[str, Any]) -> Shipped:
 remember(checked)
 
 
-# These come first: at the end, no process is to wait for a long test that another has just begun.
+# These run first, so that at the end no process waits for a long test that another has just begun.
 LONGEST = {
     *("test_changes_order", "test_changes_survival", "test_kinds_alike", "test_lifecycle_model"),
     *("test_search_differential", "test_search_plans", "test_survival", "test_tenant_plans"),
@@ -87,31 +87,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What all tests share is no garbage, and most of what a collection would look through.
+    # What all tests share is not garbage, and most of what a collection would scan.
     gc.freeze()
 
 
-# Tests after which garbage is collected.
+# The number of tests between garbage collections.
 COLLECT_EVERY = 200
 ended = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
 def garbage() -> Iterator[None]:
-    """Garbage is collected between tests. In production the loop, its greenlets and the collector share
-    one thread; here services have their own, and collecting beside them has crashed the process.
+    """Collects garbage between tests only.
+
+    In production the loop, its greenlets and the collector share one thread; here services have their
+    own, and collecting garbage alongside them has crashed the process.
     """
     gc.disable()
     yield
     if next(ended) % COLLECT_EVERY == 0:
         gc.collect()
-        # What is left is there to stay, and would be looked through each time.
+        # What is left will stay, and would be scanned each time.
         gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[NoopExecutor]:
-    """The server, and the migrated template that each test's database is copied from."""
+    """Yields the server, with the migrated template that each test's database is copied from."""
     given = os.environ.get("HYPERFLEET_TEST_DATABASE_URL")
     if given:
         server = executor(given)
@@ -127,12 +129,12 @@ def postgres() -> Iterator[NoopExecutor]:
             migration.apply(url(server, server.template_dbname))
             yield server
     else:
-        # Not among pytest's folders: each run closes them to other users, and PostgreSQL is one when
-        # the tests run as root.
+        # Not in pytest's folders, which each run closes to other users; if the tests run as root,
+        # PostgreSQL runs as another user.
         with server_folder() as files, embedded.running(laid.lay(files)) as conninfo:
             server = executor(conninfo)
             with psycopg.connect(conninfo, autocommit=True) as conn:
-                # Nothing here has to outlive a crash.
+                # Nothing here has to survive a crash.
                 for name in ("fsync", "synchronous_commit", "full_page_writes"):
                     conn.execute(f"ALTER SYSTEM SET {name} = off")
                 conn.execute("SELECT pg_reload_conf()")
@@ -141,7 +143,7 @@ def postgres() -> Iterator[NoopExecutor]:
 
 
 def executor(conninfo: str) -> NoopExecutor:
-    """How a server is reached, and what a run's databases there are called."""
+    """Returns how to reach a server, and the names of this run's databases."""
     parts = conninfo_to_dict(conninfo)
     return NoopExecutor(
         host=str(parts.get("host") or "127.0.0.1"),
@@ -163,29 +165,29 @@ def url(server: NoopExecutor, dbname: str) -> str:
     )
 
 
-# In memory, files are copied faster than pages are logged; on a disk, there are checkpoints to wait for.
+# In memory, copying files is faster than logging pages; on a disk, it must wait for checkpoints.
 COPIED = "" if os.environ.get("HYPERFLEET_TEST_DATABASE_URL") else "STRATEGY file_copy"
 numbers = itertools.count(1)
 
 
 @pytest.fixture
 def database(postgres: NoopExecutor) -> Iterator[str]:
-    """The connection string of a migrated, empty database of this test's own."""
-    # Named apart, so that one which could not be dropped troubles its own test alone.
+    """Yields the connection string of this test's own migrated, empty database."""
+    # Names differ, so that a database that could not be dropped affects only its own test.
     with migrated(postgres, str(next(numbers))) as conninfo:
         yield conninfo
 
 
 @contextmanager
 def migrated(postgres: NoopExecutor, suffix: str) -> Iterator[str]:
-    """The connection string of a migrated, empty database, for as long as the block lasts."""
+    """Yields the connection string of a migrated, empty database, dropped after the block."""
     with made(postgres, suffix, postgres.template_dbname) as conninfo:
         yield conninfo
 
 
 @contextmanager
 def made(postgres: NoopExecutor, suffix: str, template: str = "template1") -> Iterator[str]:
-    """The connection string of a copy of the template, for as long as the block lasts."""
+    """Yields the connection string of a copy of the template, dropped after the block."""
     name = f"{postgres.dbname}_{suffix}"
     names = {"name": composed.Identifier(name), "template": composed.Identifier(template)}
     create = composed.SQL("CREATE DATABASE {name} TEMPLATE {template} " + COPIED).format(**names)
@@ -200,24 +202,24 @@ def made(postgres: NoopExecutor, suffix: str, template: str = "template1") -> It
 
 @functools.cache
 def maintenance(postgres: NoopExecutor) -> psycopg.Connection:
-    """The connection that databases are made and dropped on: a new one takes as long as a copy."""
+    """The connection to create and drop databases on: a new one takes as long as a copy."""
     return psycopg.connect(url(postgres, "postgres"), autocommit=True)
 
 
 @pytest.fixture
 def sql(database: str) -> Iterator[psycopg.Connection]:
-    """A connection to this test's database, for a look behind the API."""
+    """A connection to this test's database, to look behind the API."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
 
 
-# In the database of `large`.
+# The number of clusters in the database of `large`.
 CLUSTERS = 20_000
 
 
 @pytest.fixture(scope="session")
 def loaded(postgres: NoopExecutor, root: Path) -> Iterator[str]:
-    """The name of a database with many clusters and half as many node pools, to be copied."""
+    """Yields the name of a database with many clusters and half as many node pools, to be copied."""
     load = runpy.run_path(str(root / "benchmarks" / "search.py"))["load"]
     with migrated(postgres, "loaded") as conninfo:
         with psycopg.connect(conninfo, autocommit=True) as connection:
@@ -227,7 +229,7 @@ def loaded(postgres: NoopExecutor, root: Path) -> Iterator[str]:
 
 @pytest.fixture
 def large(postgres: NoopExecutor, loaded: str) -> Iterator[psycopg.Connection]:
-    """A connection to a database of this test's own, with many clusters."""
+    """A connection to this test's own database with many clusters."""
     with (
         made(postgres, str(next(numbers)), loaded) as conninfo,
         psycopg.connect(conninfo, autocommit=True) as connection,
@@ -241,9 +243,9 @@ def root() -> Path:
 
 
 class Api(requests.Session):
-    """An HTTP client of a running service; paths are relative to the version's base."""
+    """An HTTP client of a running service; paths are relative to the base path of the API."""
 
-    # Seconds that it waits for an answer where a test does not say it.
+    # Seconds to wait for a response unless a test says otherwise.
     timeout: float = 30
 
     def __init__(self, url: str) -> None:
@@ -283,8 +285,9 @@ class Api(requests.Session):
         return self.put(self.url + resource["href"] + "/statuses", json=body)
 
     def answer(self, *headers: tuple[str, str]) -> tuple[int, Any]:
-        """Status and document of a list of clusters that is asked for with these headers, of which some
-        may have the same name, as requests cannot send them.
+        """Lists clusters with these headers, and returns the status and body.
+
+        Several headers may have the same name, which requests does not support.
         """
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
         connection.putrequest("GET", urlsplit(self.base).path + "/clusters")
@@ -303,7 +306,7 @@ class Api(requests.Session):
 
 
 class Service:
-    """The service's API on a real socket, in a thread of this process, on one database."""
+    """The service's API on a real socket, in a thread of this process, using one database."""
 
     def __init__(self, conninfo: str, pool: Any = None, **settings: Any) -> None:
         given = {"no_auth": True, "validate_responses": "all", **settings}
@@ -321,7 +324,7 @@ class Service:
         try:
             self.app = create_app(self.settings, self.pool, CollectorRegistry())
         except BaseException:
-            # A test may ask for what is refused.
+            # A test may expect a refusal.
             self.listener.close()
             raise
         chosen = self.settings
@@ -342,7 +345,7 @@ class Service:
 
 @pytest.fixture
 def service(database: str) -> Iterator[Callable[..., Api]]:
-    """Starts services on this test's database, with the settings that the test gives."""
+    """Starts services on this test's database, with the test's settings."""
     running: list[Service] = []
 
     def start(conninfo: str = database, **settings: Any) -> Api:
@@ -351,12 +354,12 @@ def service(database: str) -> Iterator[Callable[..., Api]]:
 
     yield start
     for one in running:
-        # What is left of it needs no database.
+        # What remains of it needs no database.
         one.stop(wait=False)
 
 
 class Switch:
-    """A pool that each test replaces by one on its own database."""
+    """A pool that each test replaces with one for its own database."""
 
     pool: Pool
     loop: asyncio.AbstractEventLoop
@@ -386,7 +389,7 @@ class Switch:
 
 @pytest.fixture(scope="session")
 def default_service() -> Iterator[Service]:
-    """The service with the default settings, which most tests share for the sake of time."""
+    """The service with the default settings, which most tests share to save time."""
     running = Service("", Switch())
     yield running
     running.stop()
@@ -401,7 +404,7 @@ def api(default_service: Service, database: str) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def waiting_service() -> Iterator[Service]:
-    """One with required adapters, which many tests share as well."""
+    """A service with required adapters, which many tests share, too."""
     running = Service(
         "",
         Switch(),

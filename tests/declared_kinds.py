@@ -9,7 +9,7 @@ from hyperfleet import kinds
 from hyperfleet.settings import declared, entities
 from hyperfleet.settings.entities import Entity
 
-# TEST_KINDS=Channel,Version runs what clusters and node pools are tested with over these two, which are
+# TEST_KINDS=Channel,Version runs the tests of clusters and node pools with these two kinds, which are
 # declared to behave like them.
 ALIKE = [name for name in os.environ.get("TEST_KINDS", "").split(",") if name]
 LIKE = (
@@ -24,13 +24,13 @@ LIKE = (
 
 
 def parsed(given: object) -> tuple[Entity, ...]:
-    """Entities as a settings file has them, whose scalars are texts."""
+    """Returns entities as if from a settings file, whose scalars are strings."""
     text = yaml.safe_dump(given)
     return entities.parse(yaml.load(text, yaml.BaseLoader))
 
 
 def of(adapters: dict[str, list[str]]) -> tuple[Entity, ...]:
-    """The two kinds that behave like clusters and node pools, with required adapters."""
+    """Returns the two kinds that behave like clusters and node pools, with required adapters."""
     given = [{**one, "required_adapters": adapters.get(one["kind"], [])} for one in LIKE]
     return parsed(given) if ALIKE else ()
 
@@ -40,7 +40,7 @@ if ALIKE:
 
 
 def file(folder: Path, given: object) -> str:
-    """The path of a settings file that declares these kinds."""
+    """Returns the path of a settings file that declares these kinds."""
     path = folder / "kinds.yaml"
     path.write_text(yaml.safe_dump({"entities": given}))
     return str(path)

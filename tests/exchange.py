@@ -1,4 +1,4 @@
-"""Recorded exchanges: what a client sends, and every field that it reads of the answers."""
+"""Recorded exchanges: what a client sends, and every field that it reads in the responses."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PATTERNS = {
 
 
 def field(document: Any, path: str) -> Any:
-    """`a.0.b[Ready].c` of a document; an item in brackets is found by its type or field."""
+    """Returns `a.0.b[Ready].c` of a document; brackets select an item by its type or field."""
     for step in re.findall(r"[^.\[\]]+|\[[^\]]+\]", path):
         if step.startswith("["):
             document = next(i for i in document if step[1:-1] in (i.get("type"), i.get("field")))
@@ -33,7 +33,7 @@ def fits(value: Any, expected: Any) -> bool:
 
 
 def play(api: Api, path: Path) -> None:
-    """Sends what a file has, and fails where a field is not there, or is not what it was."""
+    """Sends the requests in a file; fails if a field of a response is missing or different."""
     kept: dict[str, str] = {}
 
     def filled(value: Any) -> Any:
@@ -55,7 +55,7 @@ def play(api: Api, path: Path) -> None:
             assert fits(answer.headers.get(name), expected), (step, name)
         for name, expected in read.get("body", {}).items():
             assert fits(field(answer.json(), name), filled(expected)), (step, name, expected)
-        # What a client that refuses strange members knows of an object.
+        # All members that a client knows which rejects unknown ones.
         for name, known in read.get("only", {}).items():
             assert (field(answer.json(), name) if name else answer.json()).keys() == set(known), step
         for name, source in exchange.get("keep", {}).items():

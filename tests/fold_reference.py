@@ -1,10 +1,10 @@
-"""The status of a resource, as one careful reader of all its reports would write it down.
+"""The status of a resource, as a careful reader of all its reports would write it down.
 
 Written from the table of rules alone, for clarity and not for speed, to be compared with
-`hyperfleet.aggregation`. Times are read into `datetime` objects, each question of the table is a
-function that reads all reports again, and nothing is shared with the code under test.
+`hyperfleet.status`. Times are read into `datetime` objects, each question of the table is a function
+that reads all reports again, and nothing is shared with the code under test.
 
-The words of the aggregated conditions' messages are free, so they are left out here.
+The messages of the aggregated conditions may have any wording, so they are left out here.
 """
 
 import re
@@ -61,7 +61,7 @@ class Testimony:
 
     @cached_property
     def condition(self) -> Json:
-        """The condition that the verdict was read from; one to stand in when there is none."""
+        """The condition that the verdict was read from; a substitute if there is none."""
         for decisive in ("Available", "Ready"):
             for condition in self.report["conditions"]:
                 if condition["type"] == decisive:
@@ -86,7 +86,7 @@ class Testimony:
 
 @dataclass(frozen=True)
 class Reader:
-    """Everything the fold is told, and the questions that the table asks of it."""
+    """All input of the fold, and the questions that the table asks about it."""
 
     resource: Json
     heard: tuple[Testimony, ...]
@@ -95,7 +95,7 @@ class Reader:
     at: datetime
     children: int
 
-    # Who counts
+    # Which adapters count
 
     @cached_property
     def required(self) -> set[str]:
@@ -118,7 +118,7 @@ class Reader:
         return moment(self.resource["created_time"])
 
     def all_true_at(self, generation: int) -> bool:
-        """Whether there is a required adapter, and each one reports True at this generation."""
+        """Returns whether there is a required adapter, and each one reports True at this generation."""
         return (
             bool(self.required)
             and not self.missing
@@ -165,7 +165,7 @@ class Reader:
 
     @cached_property
     def tracked(self) -> int | None:
-        """The generation that Available tracks while it is True; None while it is False."""
+        """The generation that Available tracks while it is True; None means that it is False."""
         for generation in {t.generation for t in self.relevant}:
             if self.all_true_at(generation):
                 return generation
@@ -201,7 +201,7 @@ class Reader:
         return next((c for c in self.previous["conditions"] if c["type"] == kind), None)
 
     def since(self, value: str, initial: str, before: Json | None, member: str) -> str:
-        """When `member` came to have this value; `initial` is what every resource starts with."""
+        """Returns when `member` got this value; `initial` is what every resource starts with."""
         if before is None:
             return text(self.created if value == initial else max(self.created, self.at))
         then = moment(before["last_transition_time"])
@@ -285,13 +285,13 @@ def fold(
     at: str,
     children: int = 0,
 ) -> Json:
-    """The status, but for the messages of the aggregated conditions."""
+    """Returns the status without the messages of the aggregated conditions."""
     heard = tuple(Testimony(report) for report in reports)
     return Reader(resource, heard, previous, tuple(required), moment(at), children).status()
 
 
 def discarded(generation: int, stored: Json | None, report: Json) -> bool:
-    """Whether the report changes nothing: too new, too old, overtaken, or in doubt."""
+    """Returns whether the report changes nothing: too new, too old, overtaken, or undecided."""
     if report["observed_generation"] > generation:
         return True
     if stored is None:
@@ -302,7 +302,7 @@ def discarded(generation: int, stored: Json | None, report: Json) -> bool:
         c["type"]: c["status"] for c in report["conditions"]
     }.items():
         return True
-    # A report that names no time is of now, so nothing has overtaken it.
+    # A report without a time is from now, so nothing has overtaken it.
     return (
         report["observed_generation"] == stored["observed_generation"]
         and report["observed_time"] is not None
@@ -311,7 +311,7 @@ def discarded(generation: int, stored: Json | None, report: Json) -> bool:
 
 
 def merged(stored: Json | None, report: Json, at: str) -> Json:
-    """The report as it is stored next."""
+    """Returns the report as it is stored next."""
     before = {} if stored is None else {c["type"]: c for c in stored["conditions"]}
     conditions = []
     for condition in report["conditions"]:

@@ -1,7 +1,7 @@
-"""The contract as tests see it: independent of the service's own reading of it.
+"""The contract as tests see it, independently of how the service reads it.
 
-Responses are validated with another implementation of JSON Schema than the service's, and strictly:
-an object whose schema lists its properties must not have others.
+Responses are validated with another implementation of JSON Schema than the service's, and strictly: an
+object whose schema lists its properties must not have others.
 """
 
 import functools
@@ -47,7 +47,7 @@ METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the contract, by its id."""
+    """An operation of the contract."""
 
     id: str
     method: str
@@ -60,7 +60,7 @@ class Operation:
 
     @property
     def responses(self) -> dict[int, dict[str, Any]]:
-        """By status; those of errors that any operation may answer with stand under default."""
+        """Returns the responses by status; those that any operation may have are under default."""
         given = {**self.definition["responses"]}
         rest = deref(given.pop("default"))
         return {
@@ -75,7 +75,7 @@ class Operation:
 
 
 def deref(node: dict[str, Any]) -> dict[str, Any]:
-    """What a local reference names; a node that is no reference is itself."""
+    """Returns the target of a local reference, or the node itself if it is not one."""
     while "$ref" in node:
         target: Any = DOCUMENT
         for part in node["$ref"].removeprefix("#/").split("/"):
@@ -85,7 +85,7 @@ def deref(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def operations() -> Iterator[Operation]:
-    """Every operation of the contract."""
+    """Yields every operation of the contract."""
     for path, item in DOCUMENT["paths"].items():
         for method in METHODS:
             if method in item:
@@ -96,7 +96,7 @@ OPERATIONS = {operation.id: operation for operation in operations()}
 
 
 def closed(node: Any) -> Any:
-    """The same schemas, with no members but those that they list."""
+    """Returns the same schemas, allowing no members but those that they list."""
     if isinstance(node, list):
         return [closed(item) for item in node]
     if not isinstance(node, dict):
@@ -123,7 +123,7 @@ def _is_uuid(value: object) -> bool:
 
 
 def faults(value: Any, schema: dict[str, Any]) -> list[str]:
-    """What the schema, a node of the contract, has against a value; nothing when it is valid."""
+    """Returns the faults of a value by a schema of the contract; empty if it is valid."""
     found = _validator(json.dumps(schema)).iter_errors(value)
     return [f"{error.json_path}: {error.message}" for error in found]
 
@@ -134,7 +134,7 @@ def _validator(schema: str) -> Draft4Validator:
 
 
 def _whole(node: Any) -> Any:
-    """The same schemas without references: to look these up each time takes as long as all the rest."""
+    """Returns the same schemas without references: looking these up takes as long as all the rest."""
     if isinstance(node, list):
         return [_whole(item) for item in node]
     if not isinstance(node, dict):
@@ -143,7 +143,7 @@ def _whole(node: Any) -> Any:
 
 
 def operation_of(response: requests.Response) -> Operation | None:
-    """The operation that answered, by method and path; HEAD is answered by GET."""
+    """Returns the operation that responded, by method and path; that of GET for HEAD."""
     method = "GET" if response.request.method == "HEAD" else response.request.method
     path = urlsplit(response.url).path.rstrip("/")
     for operation in OPERATIONS.values():
@@ -162,7 +162,7 @@ def media_type(response: requests.Response) -> str:
 
 
 def check(response: requests.Response, status: int = 200) -> Any:
-    """The body of a response, after holding the whole response to the contract."""
+    """Returns the body of a response, after checking the whole response against the contract."""
     assert response.status_code == status, f"{response.status_code}: {response.text}"
     operation = operation_of(response)
     assert operation is not None, f"no operation for {response.request.method} {response.url}"
@@ -182,7 +182,7 @@ def check(response: requests.Response, status: int = 200) -> Any:
 
 
 def _schema(response: requests.Response, schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a body; of its items nothing is required where the request named some fields."""
+    """Returns the schema of a body; without required members if the request selected fields."""
     if not re.search(r"[?&]fields=", response.url) and "X-Default-Fields" not in response.headers:
         return schema
     return _partial(schema)
@@ -207,7 +207,7 @@ def _check_header(response: requests.Response, name: str, header: dict[str, Any]
 
 
 def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
-    """The body of an error, after checking everything that all errors have in common.
+    """Returns the body of an error, after checking everything that all errors have in common.
 
     With ``fields``, the error names exactly these, in any order. A field may break two rules.
     """
@@ -244,7 +244,7 @@ LEAK = re.compile(
 
 
 def check_problem(body: dict[str, Any], status: int) -> None:
-    """The members of an error agree with the contract and with each other."""
+    """Asserts that the members of an error agree with the contract and with each other."""
     assert faults(body, {"$ref": "#/components/schemas/ProblemDetails"}) == []
     assert body["status"] == status
     code = body["code"]
@@ -265,7 +265,7 @@ def check_problem(body: dict[str, Any], status: int) -> None:
 
 
 def raw(api: Api, head: str | bytes, body: bytes = b"") -> requests.Response:
-    """The answer to a request as it is typed here: request line and headers, without end of headers.
+    """Returns the response to a request given as raw text: request line and headers, without their end.
 
     For what no client library would send. Host and Connection are added.
     """
@@ -291,7 +291,7 @@ def raw(api: Api, head: str | bytes, body: bytes = b"") -> requests.Response:
 
 
 def times(value: Any) -> Iterator[str]:
-    """Every member of a body whose name says that it is a time, at any depth outside of spec."""
+    """Yields every time in a body, by the names of members, at any depth outside of spec."""
     if isinstance(value, list):
         for item in value:
             yield from times(item)
@@ -304,6 +304,6 @@ def times(value: Any) -> Iterator[str]:
 
 
 def condition(resource: dict[str, Any], type_: str) -> dict[str, Any]:
-    """The one condition of this type."""
+    """Returns the one condition of this type."""
     (found,) = [one for one in resource["status"]["conditions"] if one["type"] == type_]
     return found

@@ -1,4 +1,4 @@
-"""An issuer of tokens as real ones are: key pairs, and a server that publishes the public keys."""
+"""An issuer of tokens like real ones: key pairs, and a server that publishes the public keys."""
 
 import ipaddress
 import json
@@ -29,7 +29,7 @@ CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1}
 
 
 class KeyPair:
-    """A key pair for an algorithm, under an id."""
+    """A key pair for an algorithm, with an id."""
 
     def __init__(self, kid: str, algorithm: str = "RS256", bits: int = 2048) -> None:
         self.kid = kid
@@ -40,7 +40,7 @@ class KeyPair:
             self.key = ec.generate_private_key(CURVES[algorithm]())
         self.private = self.key.private_bytes(*PRIVATE).decode()
         self.public = self.key.public_key().public_bytes(*PUBLIC).decode()
-        # To read and check a key takes a hundred times as long as to sign.
+        # Reading and checking a key takes a hundred times as long as signing.
         self.signer = jwk.construct(self.private, algorithm)
 
     def jwk(self, **members: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class KeyPair:
         }
 
     def token(self, headers: dict[str, Any] | None = None, **changes: Any) -> str:
-        """A good access token, with these claims changed; None leaves one out."""
+        """Returns a valid access token, with these claims changed; None omits one."""
         claims = {**good(), **changes}
         claims = {name: value for name, value in claims.items() if value is not None}
         return jwt.encode(claims, self.signer, self.algorithm, {"kid": self.kid, **(headers or {})})
@@ -74,7 +74,7 @@ def good() -> dict[str, Any]:
 
 @cache
 def key_pair(kid: str = "one", algorithm: str = "RS256", bits: int = 2048) -> KeyPair:
-    """The same key pair for the same arguments: making them takes a while."""
+    """Returns the same key pair for the same arguments, since making one takes a while."""
     return KeyPair(kid, algorithm, bits)
 
 
@@ -86,13 +86,13 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def change(file: Path, text: str | None) -> None:
-    """Writes what a service watches, or takes it away, and waits until it counts."""
+    """Writes or removes a file that a service watches, and waits until that takes effect."""
     file.unlink() if text is None else file.write_text(text)
     time.sleep(LOOK_EVERY)
 
 
 class JsonServer:
-    """A small HTTP server; ``answer`` decides what it says, ``asked`` keeps what it was asked."""
+    """A small HTTP server; ``answer`` makes its responses, ``asked`` keeps the requests."""
 
     def __init__(self, answer: Callable[[str, str, bytes, Any], Answer] | None = None) -> None:
         self.answer = answer or (lambda *_: (404, {}, b""))
@@ -133,9 +133,7 @@ class JsonServer:
 
 
 class KeyServer(JsonServer):
-    """Publishes keys; ``pairs`` may be changed at any time, ``broken`` is what it answers instead, and
-    ``delay`` how many seconds its answers are on their way.
-    """
+    """Publishes ``pairs``, or ``broken`` instead, after ``delay`` seconds; all may be changed."""
 
     def __init__(self, *pairs: KeyPair) -> None:
         self.pairs = list(pairs)
@@ -150,7 +148,7 @@ class KeyServer(JsonServer):
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate of localhost that signs itself, and its key, as files."""
+    """Writes a self-signed certificate for localhost and its key; returns their paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -1,6 +1,6 @@
-"""The files of a server with a migrated database, at rest: copied far sooner than made.
+"""The files of a stopped server with a migrated database: copying them is much faster than making them.
 
-They are made once for all processes of a run, by the first that asks.
+They are made once for all processes of a test run, by the first that needs them.
 """
 
 import fcntl
@@ -14,13 +14,13 @@ from process import server_folder
 
 from hyperfleet.database import embedded, migration
 
-# Where they are, for processes that this one starts, too.
+# The variable with their folder, also for processes that this one starts.
 PLACE = "TEST_SERVER"
 kept = ExitStack()
 
 
 def begin() -> None:
-    """Makes the folder for them, which goes with this process, unless the one that started it has."""
+    """Makes their folder, removed with this process, unless the one that started it has made it."""
     if PLACE not in os.environ:
         os.environ[PLACE] = str(kept.enter_context(server_folder()))
         kept.callback(os.environ.pop, PLACE)
@@ -40,7 +40,7 @@ def prepared() -> Path:
 
 
 def lay(folder: Path) -> Path:
-    """Leaves such files in a folder, which is the one of an embedded PostgreSQL then."""
-    # With their owner, who is another one when the tests run as root.
+    """Copies such files into a folder, which becomes that of an embedded PostgreSQL."""
+    # With their owner, who is a different one if the tests run as root.
     subprocess.run(["cp", "-a", prepared(), folder], check=True)
     return folder

@@ -1,4 +1,4 @@
-"""Databases as the original makes and fills them: that of December 2025, and the newest."""
+"""Databases as two versions of the original make and fill them: December 2025, and the newest."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -86,12 +86,12 @@ CREATE UNIQUE INDEX idx_adapter_statuses_unique
 
 
 def uid(number: int, kind: int = 0) -> str:
-    """An id as the newer originals make them."""
+    """Returns an id like those of newer originals."""
     return f"019b0000-000{kind}-7000-8000-{number:012x}"
 
 
 def ksuid(number: int) -> str:
-    """An id as that of December 2025 makes them: a KSUID in lower-case base 32."""
+    """Returns an id like those of December 2025: a KSUID in lower-case base 32."""
     return f"1rqhg3k0{number:024d}"
 
 
@@ -100,14 +100,14 @@ def at(minutes: float) -> datetime:
 
 
 def shown(minutes: float) -> str:
-    """A time as this service shows it."""
+    """Returns a time as this service shows it."""
     return at(minutes).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class Original:
     """The database of an original, and how its clients change it.
 
-    :param newest: whether the newest made it
+    :param newest: whether it is the newest version's
     """
 
     def __init__(self, conninfo: str, *, newest: bool = False) -> None:
@@ -165,7 +165,7 @@ class Original:
         self.insert("adapter_statuses", **{**values, **more})
 
     def checksum(self) -> list[Any]:
-        """Whatever would differ if anything had been written."""
+        """Returns checksums that would differ if anything had been written."""
         tables = ("resources", "resource_labels") if self.newest else ("clusters", "node_pools")
         found = []
         for table in (*tables, "adapter_statuses"):
@@ -176,7 +176,7 @@ class Original:
         return found
 
     def fleet(self, size: int, pools: int = 2, reports: int = 3) -> None:
-        """Many clusters, each with node pools and reports, made at once."""
+        """Creates many clusters at once, each with node pools and reports."""
         conditions = json.dumps(
             [
                 {"type": kind, "status": "True", "last_transition_time": at(1).isoformat()}

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, which it may stop and start."""
+"""A PostgreSQL of a test's own, which the test may stop and start."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ class Server:
         embedded._start(embedded._server(self.files), self.files)
 
     def start_again(self) -> None:
-        """Starts it, as soon as a process that was missed has seen that it is alone."""
+        """Starts it, once a surviving process has noticed that it is alone and ended."""
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -71,14 +71,14 @@ def pg(server: Any, files: Path, program: str, *arguments: str) -> None:
 
 
 def processes(files: Path) -> list[int]:
-    """All processes of the server that has these files, the first one first."""
+    """Returns all processes of the server with these files, the first one first."""
     first = int((files / "postmaster.pid").read_text().split()[0])
     children = Path(f"/proc/{first}/task/{first}/children").read_text()
     return [first, *map(int, children.split())]
 
 
 def send(pids: list[int], number: int) -> None:
-    """Sends all of them a signal, of which one that ends just now needs none."""
+    """Sends a signal to all of them, except those that have just ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -86,7 +86,7 @@ def send(pids: list[int], number: int) -> None:
 
 @contextmanager
 def frozen(files: Path) -> Iterator[None]:
-    """The server that has these files says and closes nothing for as long as the block lasts."""
+    """Stops the server with these files for the block: it neither answers nor closes connections."""
     stopped = processes(files)
     send(stopped, signal.SIGSTOP)
     try:
@@ -96,9 +96,7 @@ def frozen(files: Path) -> Iterator[None]:
 
 
 def kill(files: Path) -> None:
-    """Ends the server that has these files as the kernel does when memory runs out: all processes at
-    once, and nobody says goodbye.
-    """
+    """Kills all processes of the server with these files at once, as the kernel's OOM killer does."""
     first, *others = processes(files)
     send([first, *others], signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -109,8 +107,9 @@ def kill(files: Path) -> None:
 
 @contextmanager
 def standby(primary: Server, name: str = "second", *, synchronous: bool = True) -> Iterator[str]:
-    """The socket's folder of a hot standby, without which a primary acknowledges nothing that is to have
-    it ``synchronous``.
+    """Yields the socket folder of a hot standby.
+
+    If ``synchronous``, the primary acknowledges nothing without it.
     """
     made = embedded._server(primary.files)
     with server_folder(watched=False) as folder:
@@ -144,7 +143,7 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
 
 
 def fill(server: Server, api: Api) -> None:
-    """Leaves the service, of one process, with as many idle connections as it may have."""
+    """Makes the service, of one process, open as many connections as it may, and leaves them idle."""
     # Creations and patches would share a connection; deletions of different clusters do not.
     clusters = [api.cluster(f"fill-{time.monotonic_ns()}-{number}") for number in range(POOL)]
     with psycopg.connect(server.conninfo) as holder, ThreadPoolExecutor(POOL) as threads:

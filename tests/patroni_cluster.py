@@ -1,8 +1,7 @@
-"""Three PostgreSQL servers under Patroni with an etcd, each on a machine of its own as far as Linux can
-tell: a network namespace, joined to the others by a bridge.
+"""Three PostgreSQL servers under Patroni, with an etcd, each on a machine of its own.
 
-Needs root, for the namespaces. A shell takes everything down when the block ends, and also when the
-process that made it is killed.
+A machine is a network namespace; a bridge connects them. This requires root. A shell removes everything
+when the block ends, and also if the process that made it is killed.
 """
 
 import os
@@ -21,17 +20,17 @@ from process import MEMORY
 
 from hyperfleet.database import embedded
 
-# Where Debian puts what is for root.
+# Where Debian puts programs for root.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 NEEDED = ("patroni", "etcd", "ip", "setpriv")
 
-# Of a range that is kept free for measurements between networks.
+# In a range that is reserved for benchmarks between networks.
 NET = f"198.18.{os.getpid() % 250}"
 
 PARAMETERS = {"wal_log_hints": "on", "wal_retrieve_retry_interval": "1s"}
-# The least that Patroni takes, and what becomes of a cluster is known as soon as it may be. With
-# `synchronous_mode_strict` a primary without a standby acknowledges nothing.
+# The smallest values that Patroni accepts, so that failures are noticed as early as possible. With
+# `synchronous_mode_strict`, a primary without a standby acknowledges nothing.
 DYNAMIC: dict[str, Any] = {
     "ttl": 20,
     "loop_wait": 1,
@@ -45,8 +44,8 @@ DYNAMIC: dict[str, Any] = {
 REPLICATOR = {"username": "replicator"}
 LEADING = (("master", "running"), ("primary", "running"))  # as Patroni 3 and as Patroni 4 has it
 
-# Reads until the test has closed its end of the pipe, which the kernel does for one that was killed. The
-# links are named, since a namespace outlives its name while one of its sockets still says goodbye.
+# Reads until the test closes its end of the pipe, as the kernel does if it is killed. Links are removed
+# by name, since a namespace outlives its name while one of its sockets is still closing.
 TAKE_DOWN = """
 trap '' INT TERM
 read -r _
@@ -61,7 +60,7 @@ rm -rf "$3"
 
 
 def missing() -> str:
-    """Why no cluster can be made on this machine; empty: it can."""
+    """Returns why no cluster can be made on this machine; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     absent = [program for program in NEEDED if not shutil.which(program, path=PATH)]
@@ -95,7 +94,7 @@ class Machine:
             _ip("-n", self.name, "link", "set", device, "up")
 
     def run(self, *command: str) -> None:
-        """Starts a program there, as the user of PostgreSQL."""
+        """Starts a program on the machine, as PostgreSQL's user."""
         user = ["setpriv", "--reuid", self.user, "--regid", self.user, "--init-groups"]
         inside = ["ip", "netns", "exec", self.name, *user, *command]
         with (self.folder / "log").open("a") as log:
@@ -105,21 +104,21 @@ class Machine:
             )  # fmt: skip
 
     def kill(self) -> None:
-        """All its processes end at once, as when the machine dies."""
+        """Kills all its processes at once, as when the machine dies."""
         script = 'ip netns pids "$0" | xargs -r kill -KILL'
         subprocess.run(["sh", "-c", script, self.name], env=ENVIRONMENT, check=False)
 
     def unplug(self) -> None:
-        """Nothing comes from it or goes to it any more."""
+        """Cuts the machine off from the network."""
         _ip("link", "set", self.name, "down")
 
     def plug(self) -> None:
-        """Takes :meth:`unplug` and :meth:`part` back."""
+        """Reverts :meth:`unplug` and :meth:`part`."""
         _ip("link", "set", self.name, "up")
         _ip("-n", self.name, "route", "flush", "type", "blackhole")
 
     def part(self, *others: "Machine") -> None:
-        """It sends nothing any more to the others; everybody else goes on talking to it."""
+        """Stops the machine from sending to the others; all others can still send to it."""
         for other in others:
             _ip("-n", self.name, "route", "add", "blackhole", f"{other.address}/32")
 
@@ -167,7 +166,7 @@ class Node(Machine):
         self.run("patroni", str(self.folder / "patroni.yml"))
 
     def ask(self, path: str) -> dict[str, Any]:
-        """What its Patroni says; empty where it says nothing."""
+        """Returns the response of its Patroni; empty without one."""
         try:
             return requests.get(f"http://{self.address}:8008{path}", timeout=1).json()  # type: ignore[no-any-return]
         except requests.RequestException:
@@ -175,7 +174,7 @@ class Node(Machine):
 
 
 class Cluster:
-    """The nodes, and the database that the service is to use."""
+    """The nodes, and the database URL for the service."""
 
     def __init__(self, keeper: Keeper, nodes: list[Node]) -> None:
         self.keeper, self.nodes = keeper, nodes
@@ -183,11 +182,11 @@ class Cluster:
         self.url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
 
     def primary(self) -> Node:
-        """Waits for one that leads."""
+        """Waits for a node that is the primary."""
         return until(self.leader, 60)
 
     def leader(self) -> Node | None:
-        """The node that leads now by its own word, if there is one that is heard."""
+        """Returns the node that says that it is the primary, if one can be reached."""
         for node in self.nodes:
             told = node.ask("/patroni")
             if (told.get("role"), told.get("state")) in LEADING:
@@ -199,7 +198,7 @@ class Cluster:
 
         def is_whole() -> bool:
             leader = self.primary()
-            # What PostgreSQL does, and what etcd has been told of it: a failover goes by the latter.
+            # What PostgreSQL does, and what etcd knows of it, which is what a failover relies on.
             streams = leader.ask("/patroni").get("replication", [])
             roles = [one["role"] for one in leader.ask("/cluster").get("members", [])]
             return len(streams) == len(self.nodes) - 1 and "sync_standby" in roles
@@ -213,14 +212,15 @@ class Cluster:
         requests.post(url, json={"leader": leader.name}, timeout=60).raise_for_status()
 
     def part(self, node: Node) -> None:
-        """Leaves a node without etcd and the other nodes, but not without clients: the harder case, in
-        which these may go on to write to a primary that is none any more.
+        """Cuts a node off from etcd and the other nodes, but not from clients.
+
+        This is the harder case: they may continue to write to a primary that no longer is one.
         """
         node.part(self.keeper, *(one for one in self.nodes if one is not node))
 
 
 def until(found: Any, seconds: float) -> Any:
-    """What a function returns as soon as it returns something."""
+    """Waits until a function returns something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, found
@@ -230,7 +230,7 @@ def until(found: Any, seconds: float) -> Any:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A cluster whose nodes all run; see :func:`missing`."""
+    """Yields a cluster with all nodes running; see :func:`missing`."""
     folder = Path(tempfile.mkdtemp(prefix="hyperfleet-", dir=MEMORY))
     folder.chmod(0o755)
     made = embedded._server(folder)

@@ -1,4 +1,4 @@
-"""How PostgreSQL finds what a statement asks for."""
+"""How PostgreSQL executes a statement."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +13,13 @@ EXPLAIN = "EXPLAIN (ANALYZE, FORMAT JSON) "
 
 
 def steps(sql: psycopg.Connection, statement: str, values: Mapping[str, Any]) -> list[Step]:
-    """The steps of a statement that is planned for these values, and run; the first has all others."""
+    """Returns the steps of a statement planned for these values and run; the first has all others."""
     [(found,)] = sql.execute(EXPLAIN + statement, values, prepare=False).fetchall()
     return [*_within(found[0]["Plan"])]
 
 
 def kept_steps(sql: psycopg.Connection, statement: str, values: Mapping[str, Any]) -> list[Step]:
-    """The same of the plan that PostgreSQL makes for any values, run with these."""
+    """Returns the same for the generic plan, executed with these values."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
     given = composed.SQL(", ").join(composed.Literal(values[name]) for name in names)
@@ -39,11 +39,11 @@ def _within(step: Step) -> Iterator[Step]:
 
 
 def rows(step: Step) -> float:
-    """As many rows, or entries of an index, as a step looks at."""
+    """Returns how many rows, or index entries, a step looks at."""
     each: float = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
     return each * step["Actual Loops"]
 
 
 def of_table(found: Iterable[Step], table: str) -> list[Step]:
-    """The steps that look into a table."""
+    """Returns the steps that read a table."""
     return [step for step in found if step.get("Relation Name") == table]

@@ -35,17 +35,17 @@ max_client_conn = 500
 def pgbouncer(
     databases: str, settings: str, conninfo: str, host: str
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Its port on the loopback and its process, once ``conninfo`` connects through it.
+    """Yields its port on the loopback and its process, once ``conninfo`` connects through it.
 
     :param databases: lines of its configuration
     :param settings: more of them
     :param conninfo: with ``{port}`` for the port
-    :param host: of a server behind it: the owner of a socket's folder can reach it
+    :param host: that of a server behind it; the owner of a socket's folder can reach it
     """
     port = free_port()
     user = None
     if os.geteuid() == 0:
-        # It does not run as root.
+        # PgBouncer refuses to run as root.
         place = Path(host)
         user = place.owner() if place.is_absolute() else pwd.getpwnam("nobody").pw_name
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as folder:

@@ -1,4 +1,4 @@
-"""`hyperfleet` as a process of its own, as people start it."""
+"""`hyperfleet` as a separate process, as users start it."""
 
 import os
 import re
@@ -24,13 +24,13 @@ from hyperfleet.cli import main
 
 HYPERFLEET = str(Path(sys.executable).parent / "hyperfleet")
 
-# Where databases of tests are kept: in memory where there is enough of it, since a copy of the template
-# has some three hundred files.
+# Where tests keep databases: in memory if there is enough, since a copy of the template has some three
+# hundred files.
 _SHM = Path("/dev/shm")
 MEMORY = str(_SHM) if os.access(_SHM, os.W_OK) and shutil.disk_usage(_SHM).free > 4 << 30 else None
 
-# Waits for the end of the process that has made the folder, then for so many half seconds that a server
-# in it ends by itself, and ends it otherwise.
+# Waits until the process that made the folder ends, then half a second as many times as given for a
+# server in it to end, and ends it otherwise.
 REMOVE = """
 read -r _
 for _ in $(seq "$1"); do [ -e "$0/postgresql/postmaster.pid" ] && sleep 0.5; done
@@ -42,9 +42,9 @@ rm -rf "$0"
 
 @contextmanager
 def server_folder(place: Path | str | None = MEMORY, *, watched: bool = True) -> Iterator[Path]:
-    """A folder for the files of a server, which goes also where this process is killed.
+    """Yields a folder for the files of a server, which is removed even if this process is killed.
 
-    :param watched: whether the server ends by itself then
+    :param watched: whether the server then ends by itself
     """
     made = tempfile.mkdtemp(prefix="hyperfleet-", dir=place)
     remover = subprocess.Popen(
@@ -60,8 +60,9 @@ def server_folder(place: Path | str | None = MEMORY, *, watched: bool = True) ->
 
 
 def free_port() -> int:
-    """A port on which nobody listens, below those that the kernel gives to who connects: one of these
-    may be taken before anybody listens there.
+    """Returns a free port, below those that the kernel assigns to outgoing connections.
+
+    One of these may be taken before anything listens there.
     """
     while True:
         port = SystemRandom().randrange(10_000, 32_000)
@@ -69,10 +70,10 @@ def free_port() -> int:
             return port
 
 
-# How many processes serve where a test does not say it: TEST_WORKERS=2 shows that two do as well as one.
+# How many processes serve unless a test says so: TEST_WORKERS=2 shows that two work as well as one.
 WORKERS = os.environ.get("TEST_WORKERS", "1")
 
-# What a developer has set must not decide whether a test passes. No proxy is between what runs here.
+# A developer's environment must not decide whether a test passes. Local connections use no proxy.
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = ",".join(["localhost", "127.0.0.1", "::1", *filter(None, [os.environ.get(name)])])
 CLEAN = {
@@ -83,7 +84,7 @@ CLEAN = {
 
 
 class Serving:
-    """A running `hyperfleet serve`; ports are free ones unless the arguments say otherwise."""
+    """A running `hyperfleet serve`; it uses free ports unless the arguments say otherwise."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class Serving:
         return "".join(self.lines)
 
     def says(self, text: str) -> bool:
-        """Whether this is in the output, or comes soon: a request may be answered before."""
+        """Returns whether the output contains this, or soon does: responses may precede log lines."""
         deadline = time.monotonic() + 5
         while text not in self.output and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -154,9 +155,7 @@ def start(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> "subprocess.Popen[str] | Started":
-    """Starts `hyperfleet`, whose standard output and error come together; in an interpreter of its own
-    where another command is named, or the environment needs it.
-    """
+    """Starts `hyperfleet` with stdout and stderr combined, in a new interpreter if that is needed."""
     given = {**CLEAN, "PYTHONUNBUFFERED": "1", **(env or {})}
     if command is None and possible(given):
         return Started([HYPERFLEET, *arguments], given, cwd)
@@ -172,7 +171,7 @@ def start(
 
 
 class Ended(NamedTuple):
-    """What a command came to."""
+    """The outcome of a command."""
 
     returncode: int
     stdout: str
@@ -184,7 +183,7 @@ def run(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> Ended:
-    """Runs `hyperfleet` to its end; stdout and stderr come back together."""
+    """Runs `hyperfleet` to its end; returns stdout and stderr combined."""
     process = start(*arguments, command=command, cwd=cwd, env=env)
     timer = threading.Timer(120, process.kill)
     timer.start()
@@ -198,13 +197,13 @@ def run(
 
 
 def run_here(*arguments: str, env: dict[str, str] | None = None) -> Ended:
-    """The command in this process, which is faster than one of its own."""
+    """Runs the command in this process, which is faster than a separate one."""
     unset = {key: None for key in os.environ if key not in CLEAN}
     known = [*kinds.RESOURCES.values()]
     try:
         result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
     finally:
-        # The kinds that it has declared are nothing to the tests that come after it.
+        # The kinds that it has declared must not affect later tests.
         kinds.declare(known)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return Ended(result.exit_code, result.output)

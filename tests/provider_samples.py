@@ -1,4 +1,4 @@
-"""Specs of providers, and documents that are broken."""
+"""Specs of providers, and broken documents."""
 # ruff: noqa: E501 (a line for each document)
 
 import json
@@ -72,7 +72,7 @@ WIDE = {
 
 
 def at(path: str, value: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a spec in which the value at a path is another; a path ends in - to remove it."""
+    """Returns a copy of a spec with another value at a path; a path that ends in - is removed."""
     changed: Any = json.loads(json.dumps(spec))
     node, parts = changed, path.rstrip("-").split(".")
     for part in parts[:-1]:

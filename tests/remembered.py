@@ -1,4 +1,4 @@
-"""What is made of the contract and its schemas, once for each: hundreds of services have the same."""
+"""Makes the contract and its schemas only once, since hundreds of services use the same."""
 
 import pickle
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from hyperfleet.http.routing import Shipped
 
 
 class Once:
-    """What ``make`` makes, of which ``of`` says what decides on it."""
+    """Remembers what ``make`` returns, by what ``of`` returns for the same arguments."""
 
     def __init__(self, make: Callable[..., Any], of: Callable[..., Any]) -> None:
         self.make = make
@@ -25,9 +25,9 @@ class Once:
 
 
 def remember(contract: Callable[[dict[str, Any]], Shipped] = Shipped) -> None:
-    """Lets applications of this process share it.
+    """Lets the applications of this process share these.
 
-    :param contract: makes of the contract what Connexion takes
+    :param contract: makes what Connexion takes from the contract
     """
     app.Shipped = Once(contract, lambda document: document)
     schema.compile_schema = Once(
@@ -36,9 +36,9 @@ def remember(contract: Callable[[dict[str, Any]], Shipped] = Shipped) -> None:
 
 
 def _brief(schema: Any) -> Any:
-    """A schema with its contract's components by where they are: to write them takes the longest.
+    """Returns a schema with its contract's components replaced by their id: writing them takes longest.
 
-    They are of a contract that is remembered, so that nothing else can come to be there.
+    They belong to a contract that is remembered, so nothing else can get the same id.
     """
     if isinstance(schema, dict) and "components" in schema:
         return {**schema, "components": id(schema["components"])}

@@ -1,4 +1,4 @@
-"""A wire between the service and PostgreSQL that counts round trips."""
+"""A proxy between the service and PostgreSQL that counts round trips."""
 
 import socket
 import threading
@@ -6,16 +6,16 @@ from contextlib import suppress
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-# The whole of a Flush message: its type and its length (PostgreSQL's frontend/backend protocol).
+# A complete Flush message: its type and its length (PostgreSQL's frontend/backend protocol).
 FLUSH = b"H\x00\x00\x00\x04"
 
 
 class RoundTrips:
     """A proxy in front of a PostgreSQL server.
 
-    A round trip is counted whenever the client sends work after the server has spoken: what a client
-    sends without waiting for an answer in between travels together. A message that only asks for the
-    rest of an answer (Flush) is no work.
+    Counts a round trip whenever the client sends work after the server has sent something: what a client
+    sends without waiting for a response in between travels together. A message that only asks for the
+    rest of a response (Flush) is not work.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -70,10 +70,9 @@ GOODBYE = b"E" + (len(SAID) + 4).to_bytes(4) + SAID
 
 
 class LastWords(RoundTrips):
-    """Lets the server say goodbye, when that is ``wanted``, between its answer to a command and its word
-    that it is ready.
+    """When ``wanted``, ends the session between the response to a command and ReadyForQuery.
 
-    :param command: as the server says that it is done: ``COMMIT``, ``SELECT 1``
+    :param command: the server's tag for the completed command: ``COMMIT``, ``SELECT 1``
     """
 
     wanted = False

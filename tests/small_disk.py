@@ -1,4 +1,4 @@
-"""A disk of a test's own, so small that it is soon full."""
+"""A disk of a test's own, small enough to fill up quickly."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path | str, size: str) -> Iterator[None]:
-    """Is mounted on a folder for the block; the test is skipped where none can be."""
+    """Mounts a small disk on a folder for the block; skips the test where that is not possible."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder],
         capture_output=True,
@@ -26,7 +26,7 @@ def small_disk(folder: Path | str, size: str) -> Iterator[None]:
 
 
 def fill_up(disk: Path) -> Path:
-    """Leaves no byte of it free."""
+    """Fills the disk to the last byte, and returns the file that does."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         for size in (65536, 1):

@@ -1,4 +1,4 @@
-"""A service that keeps tenants apart, and clients of theirs."""
+"""A service that keeps tenants apart, and its clients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ entities:
 
 
 class Caller(Api):
-    """A client through a gateway that says who it is."""
+    """A client behind a gateway that sets the headers of its tenant."""
 
     def __init__(self, url: str, **said: str) -> None:
         super().__init__(url)
@@ -44,7 +44,7 @@ class Caller(Api):
 
 @dataclass
 class World:
-    """A running service, with clients of tenants that nobody else has."""
+    """A running service; each of its clients gets a tenant of its own."""
 
     url: str
     database: str
@@ -76,7 +76,7 @@ def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def everything(api: Api) -> list[tuple[Json, list[str]]]:
-    """A resource of each kind, and the paths at which it is."""
+    """Creates a resource of each kind; returns each with its paths."""
     cluster = api.cluster()
     pool = api.node_pool(cluster)
     channel = answered(api.post("/channels", json={"name": "c", "spec": {}}), 201)

@@ -1,8 +1,7 @@
-"""Starts `hyperfleet` from a process that has imported all of it, which a new interpreter spends half a
-second and more on.
+"""Starts `hyperfleet` from a process that has imported it, which takes half a second or more.
 
 That process, one for each of pytest's, has neither threads nor a loop. It forks for each start, and
-reports how what it has started ended. It ends with pytest's, and ends what is still running then.
+reports how the started process ended. It ends with pytest's, and kills what is still running.
 """
 
 import gc
@@ -24,16 +23,16 @@ from functools import cache
 from pathlib import Path
 from typing import TextIO
 
-# Linux alone tells of the end of a process by a descriptor.
+# Only Linux reports the end of a process on a descriptor.
 POSSIBLE = hasattr(os, "pidfd_open")
-# What an interpreter, or a library while it is imported, reads of the environment.
+# Variables that an interpreter, or a library during import, reads.
 AT_IMPORT = ("PYTHON", "LC_", "LANG", "TMPDIR", "XDG_", "PSYCOPG_", "HYPERFLEET_COMMIT")
 LARGEST = 1 << 20
 one_at_a_time = threading.Lock()
 
 
 def possible(env: Mapping[str, str]) -> bool:
-    """Whether a start with this environment can do without an interpreter of its own."""
+    """Returns whether a start with this environment does not need its own interpreter."""
 
     def early(all_of_them: Mapping[str, str]) -> set[tuple[str, str]]:
         found = {(name, value) for name, value in all_of_them.items() if name.startswith(AT_IMPORT)}
@@ -43,8 +42,9 @@ def possible(env: Mapping[str, str]) -> bool:
 
 
 class Started:
-    """A `hyperfleet` that was forked, with what tests use of a `subprocess.Popen`; its standard output
-    and error come together.
+    """A forked `hyperfleet`, with the members of `subprocess.Popen` that tests use.
+
+    Its standard output and error are combined.
     """
 
     def __init__(self, command: list[str], env: dict[str, str], cwd: Path | None) -> None:
@@ -75,7 +75,7 @@ class Started:
             ready.register(self.ended, select.POLLIN)
             if not ready.poll(None if timeout is None else timeout * 1000):
                 return None
-            # It is left there for other threads.
+            # The message is left there for other threads.
             self.returncode = os.waitstatus_to_exitcode(int(self.ended.recv(16, socket.MSG_PEEK)))
         return self.returncode
 
@@ -92,7 +92,7 @@ class Started:
 
 @cache
 def parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """The process that forks, which the first start begins, and the way to it."""
+    """Returns the connection to the process that forks, and that process; starts it at first."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-u", __file__, str(theirs.fileno())]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
@@ -101,7 +101,7 @@ def parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 
 
 def prepare() -> None:
-    """Imports what the command does, at its start or later, and reads the contract."""
+    """Imports what the command imports, at its start or later, and reads the contract."""
     import remembered  # noqa: PLC0415
 
     import hyperfleet  # noqa: PLC0415
@@ -117,7 +117,7 @@ def prepare() -> None:
         schema, named, old = pickle.loads(key)
         hyperfleet.contract.schema.compile_schema(schema, named, old=old)
     values = importlib.import_module("prometheus_client.values")
-    # Chosen by the environment when it is imported; here, when a process makes its first value.
+    # The library chooses by the environment during import; here, when a process makes its first value.
     chosen = cache(values.get_value_class)
 
     def value(*given: object, **named: object) -> object:
@@ -129,9 +129,9 @@ def prepare() -> None:
 
 
 def schemas() -> list[bytes]:
-    """What an application compiles, by which it is remembered.
+    """Returns the keys of the schemas that an application compiles.
 
-    One is made in another process: what else it remembers depends on the kinds that a process declares.
+    Made in another process: the other memories depend on the kinds that a process declares.
     """
     reader, writer = os.pipe()
     if not os.fork():
@@ -154,7 +154,7 @@ def schemas() -> list[bytes]:
 
 
 def fork_on_request(control: socket.socket) -> None:
-    """Returns in each process that was forked, which is set up as a new one by then."""
+    """Forks on request; returns in each forked process, which is then set up like a new one."""
     running: dict[int, tuple[int, socket.socket]] = {}
     while True:
         for ready in select.select([control, *running], [], [])[0]:
@@ -195,7 +195,7 @@ def begin(given: dict, output: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches all of the terminal; the end of pytest's process is what counts.
+    # Ctrl-C reaches every process of the terminal; this one ends when pytest's does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     way = socket.socket(fileno=int(sys.argv[1]))
     with warnings.catch_warnings(action="ignore"):

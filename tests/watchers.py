@@ -1,4 +1,4 @@
-"""Clients that keep a copy of the fleet by the feed alone, for tests that hold it against lists."""
+"""Clients that keep a copy of the fleet from the feed alone, for tests that compare it with lists."""
 
 import json
 import threading
@@ -14,13 +14,13 @@ Copy = dict[str, dict[str, Any]]
 
 @dataclass
 class Watcher:
-    """One who has listed once, and follows from there: by a stream, or by request after request."""
+    """A client that lists once and then follows the feed, as a stream or request by request."""
 
     url: str
     streams: bool
     limit: int = 100
     copy: Copy = field(default_factory=dict)
-    # Of each resource the version that was told last.
+    # For each resource, the last version received.
     versions: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     token: str = ""
@@ -28,7 +28,7 @@ class Watcher:
     told: int = 0
 
     def list(self, api: Api) -> None:
-        """Begins, or begins anew: the link of the first page goes on from the oldest of them."""
+        """Starts (again) with a list: the feed continues from the link of its first page, the oldest."""
         self.copy, self.versions, path, self.token = {}, {}, "/resources?size=500", ""
         while path:
             page = api.get(path)
@@ -39,7 +39,7 @@ class Watcher:
         self.listed += 1
 
     def follow(self, over: threading.Event) -> None:
-        """Follows until it is over, and then to the end."""
+        """Follows until ``over`` is set, and then to the end of the feed."""
         api = Api(self.url)
         while True:
             last = over.is_set()
@@ -100,14 +100,14 @@ class Watcher:
 
 
 def fleet(api: Api) -> Copy:
-    """What the lists have."""
+    """Returns what the lists contain."""
     watcher = Watcher(api.url, streams=False)
     watcher.list(api)
     return watcher.copy
 
 
 def news(copy: Copy) -> Copy:
-    """A copy without what a report moves that says the same again, which is no change."""
+    """Returns a copy without what a repeated report changes, since that is not a change in the feed."""
     return {id_: {**one, "status": _lasting(one["status"])} for id_, one in copy.items()}
 
 
@@ -124,7 +124,7 @@ def _lasting(part: Any) -> Any:
 
 
 def follow(api: Api, link: str) -> tuple[list[dict[str, Any]], str]:
-    """All that there is behind a link or a token, and the token of the end."""
+    """Returns all changes after a link or a token, and the token of the end."""
     items: list[dict[str, Any]] = []
     token = link.rpartition("after=")[2] or link
     path = link if "?" in link else f"/changes?after={token}"
@@ -140,7 +140,7 @@ def follow(api: Api, link: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def now(api: Api, query: str = "") -> str:
-    """The token of where the feed is."""
+    """Returns the token of the feed's end."""
     answer = api.get(f"/changes?{query}")
     assert answer.status_code == 200, answer.text
     assert answer.json()["items"] == []
@@ -148,5 +148,5 @@ def now(api: Api, query: str = "") -> str:
 
 
 def told(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """What was done to what, of each change."""
+    """Returns the change, kind and name of each item."""
     return [(one["change"], one["kind"], one["name"]) for one in items]

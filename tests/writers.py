@@ -1,4 +1,4 @@
-"""Clients that write and remember, so that a test can ask afterwards what became of it."""
+"""Clients that write and remember, so that a test can check afterwards what became of it."""
 
 import itertools
 import random
@@ -18,9 +18,9 @@ WRITES = 125
 
 @dataclass
 class Writer:
-    """One who writes, and remembers what was acknowledged and what was tried.
+    """A client that writes, and remembers what was tried and what was acknowledged.
 
-    What it reports and sets in its own cluster is a number that grows with each try.
+    It reports and sets a number in its own cluster that grows with each attempt.
     """
 
     number: int
@@ -30,7 +30,7 @@ class Writer:
     tried: set[str] = field(default_factory=set)
     reported: tuple[int, int] = (0, 0)
     patched: tuple[int, int] = (0, 0)
-    # Of each try: when it began and ended, and the answer's status; 0 is an answer that did not come.
+    # For each attempt: when it began and ended, and the response's status; 0 means no response.
     tries: list[tuple[float, float, int]] = field(default_factory=list)
     steps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -72,7 +72,7 @@ class Writer:
 
 
 def writers(api: Api, *urls: str) -> list[Writer]:
-    """Writers, each with a cluster of its own; they share the services at these URLs."""
+    """Returns writers, each with its own cluster; they share the services at these URLs."""
     return [
         Writer(number, urls[number % len(urls)], api.cluster(f"own{number}"))
         for number in range(WRITERS)
@@ -80,7 +80,7 @@ def writers(api: Api, *urls: str) -> list[Writer]:
 
 
 def assert_nothing_is_lost(api: Api, writers: Sequence[Writer]) -> None:
-    """What was acknowledged is there, once; what was not may be."""
+    """Asserts that what was acknowledged is there, once; what was not may be there."""
     stored: dict[str, str] = {}
     path = "/clusters?size=500&fields=id,name"
     while path:

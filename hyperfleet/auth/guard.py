@@ -47,7 +47,7 @@ class Bearer(BearerSecurityHandler):
 
         Raises Problem: 401, 403 or 503.
         """
-        # Connexion's request parses these anew on each access.
+        # Connexion's request would parse these again on each access.
         scope = request.scope
         headers = Headers(scope=scope)
         tokens = [

@@ -1,4 +1,4 @@
-"""What is made of the chart's values: its schema, and its README's table. Run it to write both anew."""
+"""What is generated from the chart's values: their schema and the README's table. Run to write both."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from hyperfleet.settings.values import Names, Seconds, Whole
 CHART = Path(__file__).parent.parent.parent / "deploy" / "chart"
 HEADING = "## Values\n"
 
-# What Kubernetes and the cloud say may be in there; all members of the second are texts.
+# Kubernetes and the cloud define what these contain; all members of the second are strings.
 FREE = {"affinity", "podSecurityContext", "securityContext", "resources", "namespaceSelector"}
 TEXTS = {"nodeSelector", "podAnnotations", "podLabels", "annotations", "labels", "additionalLabels"}
 MAY_BE_NULL = {"settings", "auth", "adapters"}
@@ -41,9 +41,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "env": VARIABLES,
     "extraEnv": VARIABLES,
 }
-# Values that have another's members.
+# Values with the same members as another one.
 ALIASES = {"monitoring.tracing": "tracing", "serviceMonitor": "monitoring.serviceMonitor"}
-# What the chart hands on of the original's versions that knew one issuer.
+# What the chart passes on for versions of the original that knew one issuer.
 JWT = ("issuer_url", "audience", "identity_claim")
 TYPES = {bool: "boolean", int: "integer", str: "string"}
 
@@ -55,7 +55,7 @@ def values() -> dict[str, Any]:
 
 
 def setting_type(name: str) -> dict[str, Any]:
-    """What a setting may be in YAML."""
+    """Returns what a setting may be in YAML."""
     kind = DECLARED[name].metadata["option"].get("type")
     if name == "jwt_configs":
         members = {member: {"type": ["string", "null"]} for member in MEMBERS}
@@ -79,19 +79,19 @@ def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties, **more}
 
 
-# What is in it the service checks, with a sentence for each mistake.
+# The service checks the content, with a message for each mistake.
 ENTITIES = {"type": "array", "items": {"type": "object", "required": ["kind"]}}
 
 
 def settings_schema() -> dict[str, Any]:
-    """The settings by their names, with hyphens or underscores."""
+    """Returns the schema of settings by their names, with hyphens or underscores."""
     patterns = {f"^{name.replace('_', '[-_]')}$": setting_type(name) for name in DECLARED}
     patterns["^entities$"] = ENTITIES
     return closed({}, patternProperties=patterns)
 
 
 def config_schema() -> dict[str, Any]:
-    """The names of the original's file, and what else stands beside them."""
+    """Returns the schema of the original's file, and of the chart's own values next to it."""
     tree: dict[str, Any] = {
         "server": {"jwt": {}},
         "entities": ENTITIES,
@@ -148,27 +148,27 @@ def value_schema(path: str, value: Any) -> dict[str, Any]:
     if name in FREE:
         return {"type": ["object", "null"]}
     if isinstance(value, dict):
-        # One that stands there without a member is null, which leaves the chart's own out.
+        # A section without members is null, which removes the chart's own.
         needed = [key for key, one in value.items() if isinstance(one, dict) and one]
         return closed(
             {key: value_schema(f"{path}.{key}".lstrip("."), one) for key, one in value.items()},
             required=[key for key in needed if key not in FREE | TEXTS | MAY_BE_NULL],
         )
-    # No number of the chart's own is below nothing.
+    # None of the chart's own numbers is negative.
     least = {"minimum": 0} if isinstance(value, int) and not isinstance(value, bool) else {}
     return {"type": TYPES[type(value)], **least}
 
 
 def schema() -> str:
-    """values.schema.json as it has to be."""
+    """Returns what values.schema.json must contain."""
     made = {"$schema": "http://json-schema.org/draft-07/schema#", **value_schema("", values())}
-    # Helm puts it into the values of every chart.
+    # Helm adds it to the values of every chart.
     made["properties"]["global"] = {"type": "object"}
     return json.dumps(made, indent=1) + "\n"
 
 
 def described() -> Iterator[tuple[str, str]]:
-    """The paths of values.yaml and the comments above them; none for a path without one."""
+    """Yields the paths of values.yaml with the comments above them; empty if there is none."""
     parents: list[tuple[int, str]] = []
     comment: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():
@@ -184,7 +184,7 @@ def described() -> Iterator[tuple[str, str]]:
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
-    """Each value that has a comment: its path, its default as JSON, and the comment."""
+    """Yields each value that has a comment: its path, its default as JSON, and the comment."""
     known = dict(described())
     for path, comment in known.items():
         node: Any = values()
@@ -196,7 +196,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 
 def readme() -> str:
-    """The chart's README as it has to be: what comes before the table is kept."""
+    """Returns what the chart's README must contain; the text before the table is kept."""
     head = (CHART / "README.md").read_text().partition(HEADING)[0]
     lines = [HEADING, "| value | default | meaning |", "| --- | --- | --- |"]
     lines += [f"| `{path}` | {default} | {comment} |" for path, default, comment in rows()]

@@ -1,4 +1,4 @@
-"""What Helm makes of the chart, and a container's files as Kubernetes would mount them."""
+"""What Helm renders from the chart, and a container's files as Kubernetes would mount them."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ TOOLS = ROOT / ".tools"
 HELM = shutil.which("helm", path=f"{TOOLS / 'bin'}:{os.environ.get('PATH', '')}")
 needs_helm = pytest.mark.skipif(not HELM, reason="no helm: make test-tools installs it where Go is")
 
-# Values with every switch on, with every switch off, in the original's words, and the examples.
+# Values with every switch on, with every switch off, with the original's names, and the examples.
 CASES = {path.stem: path for path in sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("examples/*.yaml")])}
 
 Manifest = dict[str, Any]
@@ -33,7 +33,7 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @functools.cache
 def template(*arguments: str) -> tuple[Manifest, ...]:
-    """The manifests of a release."""
+    """Returns the manifests of a release."""
     done = helm("template", "hyperfleet-api", "./chart", *arguments)
     assert done.returncode == 0, done.stderr
     return tuple(one for one in yaml.safe_load_all(done.stdout) if one)
@@ -44,7 +44,7 @@ def case(name: str) -> tuple[Manifest, ...]:
 
 
 def one(manifests: tuple[Manifest, ...], kind: str, ending: str = "") -> Manifest:
-    """The manifest of a kind whose name ends so, after the release's."""
+    """Returns the manifest of a kind whose name is the release's with this ending."""
     found = [
         each
         for each in manifests
@@ -55,13 +55,13 @@ def one(manifests: tuple[Manifest, ...], kind: str, ending: str = "") -> Manifes
 
 
 def settings(manifests: tuple[Manifest, ...]) -> dict[str, Any]:
-    """The service's file of settings."""
+    """Returns the service's settings file."""
     found: dict[str, Any] = yaml.safe_load(one(manifests, "ConfigMap")["data"]["config.yaml"])
     return found
 
 
 def pod_specs(manifests: tuple[Manifest, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The kind of each workload, and the spec of its pods."""
+    """Yields the kind of each workload, and the spec of its pods."""
     for each in manifests:
         if "template" in each.get("spec", {}):
             yield each["kind"], each["spec"]["template"]["spec"]
@@ -78,8 +78,8 @@ def container(spec: Mapping[str, Any], name: str) -> dict[str, Any]:
 class Mounted:
     """A container's files in a folder, and what it is started with.
 
-    :param manifests: ConfigMaps and Secrets among them are mounted
-    :param others: the files of those that the release does not bring
+    :param manifests: ConfigMaps and Secrets in them are mounted
+    :param others: files of ConfigMaps and Secrets that are not part of the release
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Mounted:
         self.arguments = [self.mapped(text) for text in started.get("args", [])]
         self.command = [self.mapped(text) for text in started.get("command", [])]
         self.env = {each["name"]: self.mapped(each["value"]) for each in started.get("env", [])}
-        # Where the service looks by itself, it finds it in a container.
+        # Where the service looks by default in a container.
         self.config = f"{folder}/etc/hyperfleet/config.yaml"
 
     def mapped(self, text: str) -> str:
-        """A text with the folder before each path of the container."""
+        """Returns a text with the folder put before each path of the container."""
         return re.sub(r"(?<![\w/.-])/(?=(etc|tmp)(/|$))", f"{self.folder}/", text, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
-"""The Dockerfile, and its steps carried out without a container runtime: what its stages copy and run
-ends up in folders, and what runs there sees nothing else (a mount namespace of its own, and chroot).
+"""The Dockerfile, and its steps executed without a container runtime.
 
-A Python of this machine stands in for that of the base image, and so do the C library and the shell.
+What its stages copy and run ends up in folders, and what runs there sees nothing else (a mount namespace
+and chroot). A Python of this machine replaces that of the base image, as do the C library and the shell.
 """
 
 import functools
@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 from rendered import ROOT
 
-# What an image may be built with here: where packages come from, and whom to trust for it.
+# What a build may use here: where packages come from, and whom to trust for it.
 NETWORK = ("PIP_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 ETC = ("ssl", "resolv.conf", "hosts", "nsswitch.conf", "pip.conf")
 
-# Mounts end with the process, since the namespace does.
+# Mounts end with the process, because their namespace does.
 ENTER = """
 root=$1 writable=$2
 shift 2
@@ -47,14 +47,14 @@ class Step(NamedTuple):
 
 
 def steps() -> list[Step]:
-    """The instructions of the Dockerfile, without comments, each in one line."""
+    """Returns the instructions of the Dockerfile without comments, each in one line."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [Step(*line.split(None, 1)) for line in lines if line.strip()]
 
 
 def stages() -> list[list[Step]]:
-    """The same by stage; what stands before the first FROM begins each."""
+    """Returns the same by stage; each starts with what precedes the first FROM."""
     found: list[list[Step]] = [[]]
     for step in steps():
         if step.instruction == "FROM":
@@ -64,7 +64,7 @@ def stages() -> list[list[Step]]:
 
 
 def context() -> Iterator[Path]:
-    """The files of the checkout that .dockerignore lets through, relative to it."""
+    """Yields the files of the checkout that .dockerignore lets through, relative to it."""
     lines = (ROOT / ".dockerignore").read_text().split()
     assert lines[0] == "*"
     taken = [line[1:] for line in lines if line.startswith("!")]
@@ -79,7 +79,7 @@ def context() -> Iterator[Path]:
 
 @functools.cache
 def python(version: str) -> Path | None:
-    """Where a Python of this version is installed, such as ``/usr/local``; None without one."""
+    """Returns where a Python of this version is installed, such as ``/usr/local``; None without one."""
     known = [
         shutil.which(f"python{version}"),
         *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
@@ -88,7 +88,7 @@ def python(version: str) -> Path | None:
         asked = [str(program), "-c", "import sys, venv, ensurepip; print(sys.base_prefix)"]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         prefix = Path(done.stdout.strip())
-        # The system's own shares its folders with all else.
+        # The system's own shares its folders with everything else.
         if done.returncode == 0 and prefix != Path("/usr") and (prefix / "bin" / "python").exists():
             return prefix
     return None
@@ -96,7 +96,7 @@ def python(version: str) -> Path | None:
 
 @functools.cache
 def permitted() -> bool:
-    """Whether mounts of one's own are possible here."""
+    """Returns whether this process may make its own mounts."""
     asked = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         return (
@@ -107,13 +107,13 @@ def permitted() -> bool:
 
 
 class Stage:
-    """A stage that has been carried out, or the image where it is the last."""
+    """A stage that has been executed; the last one is the image."""
 
     def __init__(self, root: Path, base: Path) -> None:
         self.root = root
         self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
         self.said: dict[str, str] = {}
-        # The Python of a base image finds its library without being told.
+        # In a base image, Python finds its library without this.
         self.outside = {"LD_LIBRARY_PATH": "/usr/local/lib"}
         self.binds = [("/usr/lib", "/usr/lib"), (str(base), "/usr/local")]
         self.binds += [("/usr/lib64", "/usr/lib64")] if Path("/usr/lib64").is_dir() else []
@@ -147,7 +147,7 @@ class Stage:
         writable: bool = False,
         binds: list[tuple[str, str]] | None = None,
     ) -> list[str]:
-        """The command that runs another within the root."""
+        """Returns a command that runs another one within the root."""
         self._prepare(binds or [])
         mounts = [word for bind in [*self.binds, *(binds or [])] for word in bind]
         variables = {**self.env, **self.outside, **(env or {})}
@@ -161,7 +161,7 @@ class Stage:
 
 
 def build(stage: list[Step], root: Path, base: Path, others: dict[str, Stage], **given: str) -> Stage:
-    """Carries the steps of a stage out; ``given`` are build args."""
+    """Executes the steps of a stage; ``given`` are build args."""
     made = Stage(root, base)
     args: dict[str, str] = {}
     workdir = "/"
@@ -196,7 +196,7 @@ def _copy(words: list[str], root: Path, workdir: str, others: dict[str, Stage]) 
     target = root / str(Path(workdir, words[-1]))[1:]
     if words[0].startswith("--from="):
         (source,) = words[1:-1]
-        # Without the times of files, as some builders do it.
+        # Without the times of files, as some builders do.
         shutil.copytree(
             others[words[0].removeprefix("--from=")].root / source[1:],
             target,
@@ -211,5 +211,5 @@ def _copy(words: list[str], root: Path, workdir: str, others: dict[str, Stage]) 
 
 
 def listed(text: str) -> list[str]:
-    """The words of ENTRYPOINT, CMD or HEALTHCHECK in their JSON form."""
+    """Returns the words of ENTRYPOINT, CMD or HEALTHCHECK in their JSON form."""
     return json.loads(text[text.index("[") :])
