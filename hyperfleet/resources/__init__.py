@@ -1,4 +1,4 @@
-"""What handlers share: finding, locking, changing and removing a resource, and what refers to it.
+"""What handlers share: finding, locking, changing and removing resources and their references.
 
-It may import the status, what is kept of changes, and the database; it knows no handler.
+May import the status, the feed and audit of changes, and the database, but no handler.
 """

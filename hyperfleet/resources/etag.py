@@ -1,4 +1,4 @@
-"""Entity tags: which state of a resource a client knows (RFC 9110, 8.8.3 and 13.1)."""
+"""Entity tags, which tell the version of a resource that a client knows (RFC 9110, 8.8.3 and 13.1)."""
 
 from typing import NamedTuple
 
@@ -8,30 +8,30 @@ from hyperfleet.errors import CHANGED_SINCE, UNCONDITIONAL, Problem
 
 
 def etag(version: int) -> str:
-    """The entity tag of a resource: strong, since each write raises the version."""
+    """Returns a resource's entity tag; it is strong, since each write raises the version."""
     return f'"{version}"'
 
 
 def weak(tag: str) -> str:
-    """The entity tag of a page: weak, since it is the same whether it is compressed or not."""
+    """Returns a page's entity tag; it is weak, since it is the same with and without compression."""
     return f'W/"{tag}"'
 
 
 class Precondition(NamedTuple):
-    """Which version a change is meant for.
+    """The version that a change is meant for.
 
-    :param tags: of ``If-Match``; None: the request does not say
-    :param required: whether it must say so
+    :param tags: those of ``If-Match``; None if the request has no such header
+    :param required: whether the request must have one
     """
 
     tags: ETags | None
     required: bool
 
     def check(self, version: int) -> None:
-        """Raises Problem unless the change is meant for this version."""
+        """Raises Problem if the change is meant for another version, or lacks a required tag."""
         if self.tags is None:
             if self.required:
                 raise Problem(UNCONDITIONAL)
-        # Weak tags never match here: a weak comparison could overwrite a change that it overlooks.
+        # Weak tags never match: with weak comparison, a change could overwrite another unnoticed.
         elif not self.tags.contains(str(version)):
             raise Problem(CHANGED_SINCE, headers={"ETag": etag(version)})

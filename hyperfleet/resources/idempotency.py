@@ -1,6 +1,6 @@
-"""Creations that may be repeated: the same key and request get the first answer again.
+"""Idempotent creation: a repeated request with the same key gets the first response again.
 
-After the draft standard "The Idempotency-Key HTTP Header Field" of the IETF.
+Follows the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import KEY_REUSED, Problem
 
-# The key is claimed before anything is created: a second request with it waits here for the first
-# one's end. A key that is a day old may be claimed anew.
+# The key is claimed before anything is created, so that a second request with the same key waits here
+# for the first to end. A key that is more than a day old can be claimed again.
 CLAIM = """/* idempotency_keys_claim */
 INSERT INTO idempotency_keys (caller, key, request, created_time)
 VALUES (%(by)s, %(key)s, %(request)s, %(at)s)
@@ -26,7 +26,7 @@ ON CONFLICT (caller, key) DO UPDATE
 RETURNING true
 """
 
-# A statement of its own: it sees what the first request has written.
+# A separate statement, so that it sees what the first request has committed.
 FIRST = (
     "/* idempotency_keys_read */ SELECT request, document::bpchar, location FROM idempotency_keys "
     "WHERE caller = %(by)s AND key = %(key)s"
@@ -41,7 +41,7 @@ FREE = """/* idempotency_keys_free */
 DELETE FROM idempotency_keys WHERE caller = %(by)s AND key = %(key)s
 """
 
-# A few at a time, so that no request pays for a day's keys.
+# A few at a time, so that no single request has to delete a whole day's keys.
 FORGET = """/* idempotency_keys_forget */
 DELETE FROM idempotency_keys WHERE (caller, key) IN (
     SELECT caller, key FROM idempotency_keys
@@ -52,12 +52,12 @@ DELETE FROM idempotency_keys WHERE (caller, key) IN (
 
 
 class Once(NamedTuple):
-    """What makes a request one that is carried out once only.
+    """What identifies a request that is to be carried out only once.
 
-    :param key: the client's; None: it may be carried out again
-    :param path: of the request
-    :param body: of the request
-    :param tenant: who the caller is of, as text; keys of one tenant are not those of another
+    :param key: the client's Idempotency-Key; None if the request may be carried out repeatedly
+    :param path: the request's path
+    :param body: the request's body
+    :param tenant: the caller's tenant as text; each tenant has keys of its own
     """
 
     key: str | None
@@ -66,7 +66,7 @@ class Once(NamedTuple):
     tenant: str = ""
 
     def claimant(self, by: str) -> str:
-        """Whose the key is. No name has a line break."""
+        """Returns the owner of the key. The separator is safe: no name contains a line break."""
         return f"{by}\n{self.tenant}" if self.tenant else by
 
 
@@ -77,15 +77,14 @@ def create(
     insert: Callable[[Connection], Sequence[Any] | None],
     location: str,
 ) -> tuple[Sequence[Any] | None, str]:
-    """Creates a resource in a transaction, once for each Idempotency-Key.
+    """Creates a resource in a transaction, once per Idempotency-Key.
 
-    :param by: who creates it
-    :param insert: creates it; returns a row with the id and the document, which is None where nothing
-        was created, or None where there is no place for it
-    :param location: where the resource will be
-    :return: what was returned after the id, and the location: both the first time's, when this is a
-        repetition
-    Raises Problem for a key that came with another request.
+    :param by: the caller's identity
+    :param insert: creates the resource; returns a row that begins with its id and its document; if
+        nothing was created, either the document or the row is None
+    :param location: the address of the new resource
+    :return: the row without the id, and the location; for a repeated request, those of the first one
+    Raises Problem if the key was used for a different request.
     """
     if once.key is None:
         with transaction(pool) as conn:

@@ -1,4 +1,4 @@
-"""Changing a resource."""
+"""Patching resources, and rolling them back to a past generation."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ from hyperfleet.resources.snapshot import FREE, look
 from hyperfleet.service import Service
 from hyperfleet.status.fold import State, is_reconciled
 
-# A label that is as it was is left alone, so that no index has to be written for it.
+# Unchanged labels are left alone, so that no index entries are written for them.
 CHANGE: LiteralString = """/* {table}_change */
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
@@ -64,14 +64,14 @@ CHANGE_LOCKED = both(
 
 
 class Change(NamedTuple):
-    """What a patch asks for.
+    """A patch, or a rollback to a past generation.
 
-    :param body: members that replace those of the resource
-    :param merge: whether they are merged into them instead (RFC 7396)
-    :param precondition: which version it is meant for
-    :param origin: who asks, and how
-    :param checked: whether the provider's schema was asked already, where the body has a whole spec
-    :param generation: the one whose labels and spec are to be back, instead of a body
+    :param body: the members to replace
+    :param merge: whether the body is merged into the resource instead (RFC 7396)
+    :param precondition: the version that it is meant for
+    :param origin: who asks for it, and how
+    :param checked: whether a whole spec in the body was already validated by the provider's schema
+    :param generation: the generation whose labels and spec to restore; if set, the body is ignored
     """
 
     body: Mapping[str, Any]
@@ -83,28 +83,28 @@ class Change(NamedTuple):
 
     @property
     def spec_is_checked(self) -> bool:
-        """Whether the provider's schema was asked already for the spec that it comes to."""
+        """Whether the resulting spec was already validated by the provider's schema."""
         return self.checked and "spec" in self.body and not self.merge
 
 
 def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
-    """Changes labels and spec of a resource; a patch that changes nothing changes nothing.
+    """Changes the labels, spec or references of a resource; does nothing if they stay the same.
 
     :param key: ``id``, and ``owner_id`` of a node pool
-    Raises Problem for a result that could not have been created.
+    Raises Problem if a resource could not have been created with the result.
     """
     with service.turns.of(resource.turn(key)):
         done = None
-        # Behind a pooler two transactions take more round trips than the statements of one.
+        # Behind a pooler, two transactions take more round trips than the statements of one.
         if not (service.pool.shared or change.generation or "references" in change.body):
             done = _at_once(service, kind, key, change)
         return done or _locked(service, kind, key, change)
 
 
 def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored | None:
-    """Changes a resource with one statement, along with those that others change at the same moment.
-    It does nothing where the resource is no longer as it was found, or locked; None then, and for a
-    large one, and where there is nothing to change.
+    """Changes a resource with one statement, which it shares with concurrent patches of others. Returns
+    None if it did nothing: the resource has changed since it was read, is locked or large, or the patch
+    changes nothing.
     """
     held = look(service, kind, key, whole=True)
     old = held.state
@@ -126,7 +126,7 @@ def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change
 
 
 def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
-    """Changes a resource while it is locked."""
+    """Changes a resource under a lock."""
     referring = change.body.get("references")
     with transaction(service.pool) as conn:
         targets = (
@@ -141,7 +141,7 @@ def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change)
         body = _wanted(kind, back, past.fetchone()) if back and past else change.body
         after = _after(old, body, merge=change.merge)
         known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
-        # References that lead to the same may be said wrongly.
+        # New references may have the same targets as the present ones and still be invalid.
         said = wanted != known
         refers = said and not references.same(known, wanted)
         same = _same(_before(old), after) and not refers
@@ -161,7 +161,7 @@ def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change)
 
 
 def _refuse(kind: str, old: State, change: Change) -> None:
-    """Raises Problem where a resource is not to be changed, or not so."""
+    """Raises Problem if the resource must not be changed, or not in this way."""
     change.precondition.check(old["version"])
     _refuse_other_names(kind, old, change.body)
     if old["deleted_time"]:
@@ -173,7 +173,7 @@ def _before(old: State) -> dict[str, Any]:
 
 
 def _after(old: State, body: Mapping[str, Any], *, merge: bool) -> dict[str, Any]:
-    """Labels and spec as they are to be."""
+    """Returns the labels and the spec after the change."""
     before = _before(old)
     given = {name: body[name] for name in before if name in body}
     if merge:
@@ -182,7 +182,7 @@ def _after(old: State, body: Mapping[str, Any], *, merge: bool) -> dict[str, Any
 
 
 def _row(held: Held, after: Mapping[str, Any], change: Change, action: str) -> dict[str, Any]:
-    """What is given for a resource to the statement that changes it."""
+    """Returns the resource's row for the statement that changes it."""
     old = held.state
     at = max(times.now(), old["updated_time"])
     status = held.fold(at, **after, generation=old["generation"] + 1, updated_time=at)
@@ -196,13 +196,13 @@ def _tell(service: Service, kind: str, old: State) -> None:
 
 
 def _as_created(kind: str, old: State, after: Mapping[str, Any], refs: Any) -> dict[str, Any]:
-    """A creation that would come to a resource as it is to be. What was there before it was against a
-    rule may stay as it is.
+    """Returns the body of a creation that would result in the changed resource. What already broke a
+    rule before the change is left out or replaced by something valid.
     """
-    # Labels may be from before their syntax was checked.
+    # Labels may be older than the check of their syntax.
     labels = after["labels"] if after["labels"] != old["labels"] else {}
-    # A name may be from before it had to be longer or shorter, and references from before there had to
-    # be more or fewer.
+    # A name may be older than the present limits of its length, and references older than those of
+    # their number.
     of = RESOURCES[kind]
     fits = of.shortest <= len(old["name"]) <= of.longest
     whole = {"name": old["name"] if fits else "x" * of.shortest, **after, "labels": labels}
@@ -210,12 +210,12 @@ def _as_created(kind: str, old: State, after: Mapping[str, Any], refs: Any) -> d
 
 
 def _scope(key: Mapping[str, Any]) -> dict[str, Any]:
-    """What a key says of whose the resource must be."""
+    """Returns the part of a key that says whose the resource must be: its tenancy, if there is one."""
     return {"tenancy": key["tenancy"]} if "tenancy" in key else {}
 
 
 def _referred(old: State, change: Change) -> tuple[Any, Any]:
-    """What a resource refers to, and what it is to refer to."""
+    """Returns the references of a resource before and after the change."""
     known, given = json.loads(old["document"]).get("references", {}), change.body["references"]
     if change.merge and given is not None:
         return known, json_merge_patch.merge(copy.deepcopy(known), given)
@@ -223,7 +223,7 @@ def _referred(old: State, change: Change) -> tuple[Any, Any]:
 
 
 def _wanted(kind: str, generation: int, row: Any) -> dict[str, Any]:
-    """Labels and spec of a generation. Raises Problem where it is not kept."""
+    """Returns the labels and the spec of a past generation. Raises Problem if it is not kept."""
     kept, labels, spec = row
     if generation not in kept:
         raise not_kept(kind, generation, kept)
@@ -231,8 +231,8 @@ def _wanted(kind: str, generation: int, row: Any) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal as PostgreSQL sees it: numbers by value, and none is a boolean,
-    whereas Python holds 1 and true to be equal.
+    """Whether PostgreSQL considers two JSON values equal: it compares numbers by value, and never
+    equates a number with a boolean, while in Python 1 == True.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
@@ -242,7 +242,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _exact(value: Any) -> Any:
-    """A number as its text says: 1e23 is no power of two."""
+    """Returns a number with the value that its text has; the float 1e23 is not exactly 10 ** 23."""
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 

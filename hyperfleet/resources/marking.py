@@ -1,4 +1,4 @@
-"""Marking a resource as deleted; what follows is in :mod:`hyperfleet.resources.removal`."""
+"""Marking resources for deletion; :mod:`hyperfleet.resources.removal` does the rest."""
 
 import functools
 from collections import Counter
@@ -48,9 +48,9 @@ KEPT: LiteralString = """/* {table}_keeping */
 SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
 """
 
-# Who keeps a resource, or what is below it, from being deleted by referring to it. One more than told.
-# First the references, then the source of each: a planner who does not know the tables yet would look
-# for the references of everything that may refer to something.
+# The resources that prevent a deletion by referring to the resource or to anything below it; the limit
+# is one more than the message names. The OFFSETs make it find the references first, then their
+# sources: without statistics, the planner would search the references of every possible source.
 REFERRING: LiteralString = """/* resource_references_keeping */
 SELECT source.kind, source.name, source.id::text, reference.ref_type,
        reference.target_kind, reference.target_id::text
@@ -63,13 +63,13 @@ WHERE source.kind = reference.source_kind AND source.deleted_time IS NULL
     AND source.id NOT IN ({tree}) {seen}
 LIMIT 4
 """
-# A caller of a tenant is told of those that he sees, and how many others there are.
+# Tenants are told which of the referring resources they can see, and how many others there are.
 SEEN: LiteralString = "AND source.tenancy @> %(tenancy)s"
 UNSEEN: LiteralString = "AND NOT source.tenancy @> %(tenancy)s"
 HOW_MANY: LiteralString = """/* resource_references_unseen */
 SELECT count(DISTINCT source.id)
 """ + REFERRING[REFERRING.index("FROM") :].replace("LIMIT 4", "")
-# Who is marked along with what it refers to does not keep it.
+# A resource that is marked together with the target of its reference does not keep that target.
 LET_GO: LiteralString = """/* resource_references_let_go */
 UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND target_id IN ({tree})
 """
@@ -78,8 +78,8 @@ UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND tar
 def mark(
     service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, origin: Origin
 ) -> Stored:
-    """Marks a resource as deleted, and all that is below it; removes at once what nobody has to
-    finalize. Marking it again changes nothing. Raises Problem where something below restricts it.
+    """Marks a resource and everything below it for deletion. What no adapter has to finalize is removed
+    at once. Repeating it changes nothing. Raises Problem if something below or a reference prevents it.
     """
     with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
         owners = removal.lock_above(conn, kind, key)
@@ -97,7 +97,7 @@ def mark(
         precondition.check(old["version"])
         if old["deleted_time"]:
             if referrers(kind) and held.ended():
-                # Who was to look again when the last that referred to it was gone did not come to it.
+                # The request that removed the last referring resource did not get to look again.
                 lines = [*owners(), (kind, old["id"])]
                 removal.settle(conn, lines, times.now(), service.foldings)
             return Stored(old["document"], old["version"])
@@ -128,7 +128,7 @@ def mark(
 
 @functools.cache
 def _restricting(kind: str) -> dict[Kind, LiteralString]:
-    """The kinds below a kind that keep what they belong to, and the statements that count them."""
+    """Returns the kinds below a kind that prevent its deletion, and the statements that count them."""
     return {
         of: KEPT.format(table=of.table, owned=owned(of.name, kind, IDS))
         for of in below(kind)
@@ -137,7 +137,7 @@ def _restricting(kind: str) -> dict[Kind, LiteralString]:
 
 
 def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
-    """Raises Problem where there is what keeps a resource from being deleted."""
+    """Raises Problem if resources are left that prevent the deletion."""
     count, marked = row
     if not count:
         return
@@ -152,10 +152,10 @@ def _refuse_while_left(kind: str, restricting: Kind, row: Any) -> None:
 
 @functools.cache
 def _referring(kind: str, *, scoped: bool) -> list[LiteralString]:
-    """The statements that find who refers to a resource or to what is below it; none: nobody can.
+    """Returns the statements that find what refers to a resource or below it; empty if no kind can.
 
-    :param scoped: for a caller of a tenant; then the second finds how many refer to it whom he does not
-        see
+    :param scoped: whether the caller belongs to a tenant; a second statement then counts the referring
+        resources that the caller cannot see
     """
     sources = referrers(kind, *(of.name for of in below(kind)))
     if not sources:
@@ -171,16 +171,17 @@ def _referring(kind: str, *, scoped: bool) -> list[LiteralString]:
 
 @functools.cache
 def _letting_go(kind: str) -> list[LiteralString]:
-    """The statements after which those that are deleted together do not keep each other."""
+    """Returns the statements that keep resources deleted together from waiting for each other."""
     names = [kind, *(of.name for of in below(kind))]
     together = any(of.name in names for of in referrers(*names))
     return [LET_GO.format(tree=removal.tree(kind, marked=False))] if together else []
 
 
 def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) -> None:
-    """Raises Problem where others refer to a resource, or to what is below it.
+    """Raises Problem if other resources refer to a resource or to anything below it.
 
-    :param rows: those that the caller sees, and ``unseen``, how many he does not see
+    :param rows: the referring resources that the caller can see
+    :param unseen: how many others there are
     """
     if not rows and not unseen:
         return
@@ -202,19 +203,19 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) 
 def _mark_below(
     conn: Connection, locks: Mapping[str, Cursor], holds: list[Hold], at: str, origin: Origin
 ) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
-    """Marks what is below a resource along with it, from the lowest on, some at a time.
+    """Marks everything below a resource along with it, in batches from the bottom up.
 
-    :param locks: of each kind, after its parent, the ids of those that are locked
-    :param holds: the first of them
-    :returns: the kind of each that was marked; kind and id of each that was removed at once instead;
-        and by the ids of owners how many of theirs were
+    :param locks: by kind, parents first, the ids of the locked resources
+    :param holds: for each kind, its first batch
+    :returns: the kind of each marked resource; the kind and id of each that was removed at once instead;
+        and, by the id of the owner, how many of its resources were removed
     """
     marked: list[str] = []
     gone: list[tuple[str, str]] = []
     fewer = Counter[str]()
     for hold in reversed(holds):
         ids = [id_ for (id_,) in locks[hold.kind]]
-        # Those were looked at before what is below them was removed.
+        # They were read before the resources below them were removed.
         batch = [held._replace(children=held.children - fewer[held.state["id"]]) for held in hold.all()]
         for start in range(0, len(ids), BATCH):
             if start:
@@ -229,12 +230,12 @@ def _mark_below(
 
 
 def _mark_some(conn: Connection, kind: str, batch: list[Held], at: str, origin: Origin) -> list[Any]:
-    """Marks some of a kind, or removes them at once; returns the states of those that are gone."""
+    """Marks a batch of a kind, or removes them at once; returns the states of those removed."""
     statuses: list[dict[str, Any]] = []
     ended: list[Any] = []
     for held in batch:
         state: Any = held.state
-        # A resource of a moment ago may be newer than the clock of this replica says.
+        # A recent change by another replica may be ahead of this replica's clock.
         moment = max(at, state["updated_time"])
         generation = state["generation"] + 1
         if held.ended(generation):

@@ -1,7 +1,7 @@
-"""References between resources, which own nothing: made with a resource, and changed with it.
+"""References between resources. They imply no ownership, and are stored and changed with their source.
 
-What is referred to is locked while it is, so that it is neither marked as deleted nor removed meanwhile.
-The order of locks is that of :mod:`hyperfleet.resources.resource`.
+Targets are locked meanwhile, so that they can be neither marked for deletion nor removed.
+For the order of locks, see :mod:`hyperfleet.resources.resource`.
 """
 
 import functools
@@ -14,10 +14,10 @@ from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.kinds import RESOURCES, Reference, Statements, both, known_id
 
-# What a resource refers to, by the types of its references: as a client says it, or as it is shown.
+# The references of a resource by type, as a client sends them or as responses show them.
 References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
 
-# What a resource of its kind refers to before anybody has said it.
+# The target of placeholder references, for validating a body whose references are not at issue.
 SOMETHING = "00000000-0000-0000-0000-000000000000"
 
 LOCK: LiteralString = """/* {table}_lock_referred */
@@ -27,9 +27,9 @@ WHERE id = ANY(%(ids)s::uuid[]) {only} {scope} {beside} ORDER BY id FOR SHARE
 LOCK_OWN = both("""/* {table}_lock_referring */
 SELECT 1 FROM {table} WHERE id = %(id)s {only} {scope} FOR NO KEY UPDATE
 """)
-# Where tenants are kept apart, whoever sees a resource sees what it refers to, too: that has all the
-# dimensions that it has itself, or of a new one what it belongs to. These never change, and so are read
-# without a lock.
+# With tenants, anyone who sees a resource must also see its targets. So a target must have all
+# dimensions of the resource itself, or of its owner if it is new. Dimensions never change, so they are
+# read without a lock.
 BESIDE: LiteralString = """
 AND tenancy @> coalesce((SELECT of.tenancy FROM {table} AS of
                          WHERE of.id = %(beside)s AND of.tenancy @> %(tenancy)s), tenancy)
@@ -49,14 +49,14 @@ UPDATE {table} SET refs = %(refs)s WHERE id = %(id)s RETURNING {document}::bpcha
 
 
 class Targets:
-    """Locks what a resource is to refer to, and what it belongs to, or itself when it is there already.
+    """Locks the targets of a resource's references, and the resource itself, or its owner if it is new.
 
-    The statements are sent at once; what they found is fetched when it is asked for.
+    The statements are sent at once; their results are fetched when they are needed.
 
-    :param wanted: what a client says, as far as that can be understood
-    :param own: the id of a resource that is there already
-    :param key: of a new one ``owner_id``, what it is to belong to; and ``tenancy`` where a tenant must
-        see what is referred to
+    :param wanted: the references as the client sent them; what is malformed is skipped
+    :param own: the id of the resource; empty for a new one
+    :param key: ``owner_id`` of a new resource, and ``tenancy`` if the caller belongs to a tenant, which
+        must see the targets
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Targets:
         ]
 
     def resolved(self, wanted: References, known: References) -> dict[str, list[dict[str, str]]]:
-        """What a resource is to refer to, as it is stored and shown.
+        """Returns the new references of the resource, as they are stored and shown.
 
-        :param wanted: valid by the contract
-        :param known: what it refers to already
-        Raises Problem, with a fault for each reference to what is not there or is being deleted, and for
-        each repetition.
+        :param wanted: the references that the client sent, valid by the contract
+        :param known: the resource's present references
+        Raises Problem with a fault for each target that does not exist or is being deleted, and for each
+        duplicate.
         """
         there = {
             (of, row[0]): (row[1], row[2])
@@ -121,7 +121,7 @@ class Targets:
 
 
 def _id(one: Mapping[str, Any]) -> str:
-    """The id that a reference leads to here; empty for what no resource can have as its id."""
+    """Returns the id that a reference leads to; empty if it has none that a resource can have."""
     given = one.get("id")
     return known_id(given) if isinstance(given, str) else ""
 
@@ -137,9 +137,9 @@ def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:
 
 @functools.cache
 def _lock(beside: LiteralString) -> Statements:
-    """What locks those that are referred to.
+    """Returns the statements that lock the targets of references.
 
-    :param beside: the table of the resource whose dimensions they must have; empty: there is none
+    :param beside: the table of the resource whose dimensions they must have; empty for none
     """
     return both(LOCK.replace("{beside}", BESIDE.format(table=beside) if beside else ""))
 
@@ -147,7 +147,7 @@ def _lock(beside: LiteralString) -> Statements:
 def _locks(
     ids: Mapping[str, set[str]], own_kind: str, own: str
 ) -> Iterator[tuple[str, bool, dict[str, Any]]]:
-    """Kind and values of each lock, in the order of locks, and whether it is that of the one itself."""
+    """Yields, in the order of locks, the kind, whether it is the resource itself, and the values."""
     for kind in RESOURCES:
         wanted = sorted(ids.get(kind, ()))
         if kind != own_kind:
@@ -167,12 +167,12 @@ def _locks(
 def insert(
     conn: Connection, kind: str, statement: LiteralString, values: Mapping[str, Any], wanted: Any
 ) -> Sequence[Any] | None:
-    """Runs the statement that creates a resource, and makes its references.
+    """Runs the statement that creates a resource, and stores its references.
 
-    :param statement: returns the id and what is shown of the resource, where it was created, and more
-    :param wanted: the references; None or empty: it has none
-    :return: what the statement returns
-    Raises Problem for references that there can't be.
+    :param statement: returns a row that begins with the resource's id and its document
+    :param wanted: the references; None or empty for none
+    :return: the row, with the references in the document; None if the statement returned none
+    Raises Problem if a reference is invalid.
     """
     rows = {"rows": Jsonb([values]), "patience": None}
     if not wanted:
@@ -187,15 +187,13 @@ def insert(
 
 
 def replace(conn: Connection, kind: str, id_: str, refs: References) -> None:
-    """Makes these the references of a resource, in place of those that it has. The caller holds its
-    lock.
-    """
+    """Replaces the references of a resource. The caller holds its lock."""
     conn.execute(FORGET, {"id": id_})
     _keep(conn, kind, id_, refs)
 
 
 def _keep(conn: Connection, kind: str, id_: str, refs: References) -> Cursor:
-    """Keeps the references of a resource that has none, and finds what is shown of it then."""
+    """Stores the references of a resource that has none; the cursor returns its new document."""
     values = {"id": id_, "refs": Jsonb(refs) if refs else None}
     if refs:
         conn.execute(KEEP[kind], values)
@@ -203,12 +201,12 @@ def _keep(conn: Connection, kind: str, id_: str, refs: References) -> Cursor:
 
 
 def same(one: References, other: References) -> bool:
-    """Whether two resources that refer to these refer to the same, in the same order."""
+    """Whether both have the same targets in the same order."""
     return _ids(one) == _ids(other)
 
 
 def _ids(refs: References) -> dict[str, Any]:
-    # What a merge patch comes to need not be as the contract has it.
+    # The result of a merge patch need not match the contract.
     found: dict[str, Any] = {type_: some for type_, some in refs.items() if some}
     for type_, some in found.items():
         if isinstance(some, list):
@@ -217,5 +215,5 @@ def _ids(refs: References) -> dict[str, Any]:
 
 
 def something(kind: str) -> dict[str, list[dict[str, str]]]:
-    """References that a resource of a kind could have been created with, as the contract sees it."""
+    """Returns references that make the body of a creation valid by the contract for a kind."""
     return {ref.type: [{"id": SOMETHING}] * ref.least for ref in RESOURCES[kind].references if ref.least}

@@ -1,5 +1,5 @@
-"""Folds the status of every resource anew, after required adapters or rules have changed, and
-ends the marked ones for which nobody has to do anything any more.
+"""Computes the status of every resource again after required adapters or rules have changed, and
+removes marked resources that no adapter has to finalize any more.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,20 +27,20 @@ FROM jsonb_to_recordset(%(folded)s) AS folded (id uuid, status jsonb) WHERE reso
 
 
 def count(conninfo: str) -> int:
-    """How many resources there are."""
+    """Returns the number of all resources."""
     with connection.connect(conninfo) as conn:
         rows = [conn.execute(COUNT[kind]).fetchone() for kind in RESOURCES]
         return sum(int(row[0]) for row in rows if row)
 
 
 def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[int], object]) -> int:
-    """Folds all statuses anew, in batches of one transaction each; returns how many were changed.
+    """Computes all statuses again, one transaction per batch; returns how many have changed.
 
-    May be stopped at any time and run again: what is folded stays folded, and folding it once more
-    changes nothing.
+    It can be stopped at any time and run again: finished batches are committed, and computing a status
+    twice changes nothing.
 
-    :param foldings: what the statuses of each kind are folded by
-    :param progress: told after each batch how many resources it had
+    :param foldings: how to compute the statuses of each kind
+    :param progress: called after each batch with its number of resources
     """
     changed = 0
     with connection.connect(conninfo) as conn:
@@ -51,7 +51,7 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                 ids = [row[0] for row in conn.execute(NEXT[kind], after)]
                 with conn.transaction():
                     folded, finished = fold_all(conn, kind, ids, foldings[kind])
-                # Each on its own, since who removes one has to lock what it belongs to first.
+                # One transaction each, since a removal must lock the owner first.
                 waiting = [(kind, id_) for id_ in finished]
                 while waiting:
                     with conn.transaction():
@@ -64,8 +64,8 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
 
 
 def fold_all(conn: Connection, kind: str, ids: list[str], folding: Folding) -> tuple[int, list[str]]:
-    """Folds some statuses anew in the caller's transaction; returns how many were changed, and which
-    resources have ended.
+    """Computes the statuses of a batch in the caller's transaction; returns how many have changed, and
+    the ids of marked resources that can be removed.
     """
     folded, finished = [], []
     for held in Hold(conn, kind, {"ids": ids}, folding).all():

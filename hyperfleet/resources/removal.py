@@ -1,6 +1,6 @@
-"""The end of a resource: for good once nobody has to do anything for it, or by force.
+"""Removing resources: once no adapter has to finalize them any more, or by force.
 
-The order of locks is that of :mod:`hyperfleet.resources.resource`.
+For the order of locks, see :mod:`hyperfleet.resources.resource`.
 """
 
 import functools
@@ -25,22 +25,22 @@ from hyperfleet.status.conditions import Folding
 
 logger = logging.getLogger(__name__)
 
-# Why a resource goes that nobody has forced out.
+# The reason of a removal that was not forced.
 ENDED = "finalized"
 
-# What one belongs to, and what that belongs to: neither ever changes.
+# The owner of a resource, and the owner's owner; neither ever changes.
 OWNER_OF = both("SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
 LOCK_OWNER: LiteralString = """/* {table}_lock_owner */
 SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
 """
 
-# Whoever locks several locks them in this order.
+# Everyone locks several rows in this order.
 LOCK_BELOW: LiteralString = """/* {table}_lock_all */
 SELECT id::text FROM {table} WHERE {owned} ORDER BY id FOR UPDATE
 """
 
-# Labels and reports have no foreign key to follow.
+# Labels and reports have no foreign key that would cascade.
 REMOVE: LiteralString = """/* {table}_remove */
 WITH gone AS (
     DELETE FROM {table} WHERE id = ANY(%(ids)s)
@@ -52,25 +52,25 @@ WITH gone AS (
 DELETE FROM labels USING gone WHERE owner_type = '{kind}' AND owner_id = gone.id
 """
 
-# The same of what others may refer to: they no longer do.
+# The same for kinds that others may refer to; it also removes the references to them.
 REMOVE_REFERRED: LiteralString = REMOVE.replace(
     "), reports AS (",
     """), referring AS (
     DELETE FROM resource_references USING gone WHERE target_id = gone.id
 ), reports AS (""",
 )
-# A resource, what is below it, what it belongs to and who refers to any of them. Who changes a node pool
-# twice in a transaction looks for its cluster, as the foreign key has it; this lock lets it.
+# Locks a resource, what is below it, its owners, and what refers to any of them. Updating a node pool
+# twice in a transaction makes the foreign key lock its cluster's key; this lock does not block that.
 LOCK_AROUND: LiteralString = """/* {table}_lock_around */
 SELECT 1 FROM {table} WHERE id IN ({ids}) {only} ORDER BY {order} id FOR NO KEY UPDATE
 """
-# Of kinds that share a table: theirs is the order of locks, too.
+# Kinds in the same table are locked kind by kind, too.
 KIND_BY_KIND: LiteralString = "array_position(ARRAY[{kinds}], kind),"
 GIVEN: LiteralString = "SELECT unnest(%(ids)s::uuid[])"
 OF_KIND: LiteralString = "SELECT id FROM {table} WHERE {which}"
 SOURCES: LiteralString = "SELECT source_id FROM resource_references WHERE target_id IN ({tree})"
-# What refers to what is removed by force is being deleted too; its end does not wait for adapters to see
-# that it has changed, so its generation stays.
+# Resources that refer to one removed by force are being deleted themselves. Their removal does not have
+# to wait until adapters have seen this change, so the generation stays.
 LET_GO: LiteralString = """/* {table}_let_go */
 UPDATE {table} AS source SET version = version + 1, refs = (
     SELECT jsonb_object_agg(kept.type, kept.references) FROM (
@@ -82,8 +82,8 @@ UPDATE {table} AS source SET version = version + 1, refs = (
     ) AS kept
 ) WHERE id IN ({sources}) {only}
 """
-# What resources that are gone referred to, and what of it may have waited for that. Who has locked such
-# a reference removes what it leads to.
+# Deletes the references of removed resources, and returns the targets that may have waited for that. A
+# reference that is locked is skipped: whoever holds the lock is removing its target.
 LEFT = """/* resource_references_left */
 WITH free AS (
     SELECT source_id, ref_type, target_id FROM resource_references
@@ -110,9 +110,9 @@ SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}
 
 @functools.cache
 def _owners(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
-    """The kinds that a kind belongs to, the root first, and the statement that locks each one's.
+    """Returns the kinds above a kind, root first, each with the statement that locks the owner.
 
-    :param scoped: for a caller of a tenant
+    :param scoped: whether the caller belongs to a tenant
     """
     return [
         (of, LOCK_OWNER.format(table=RESOURCES[of].table, inner=inner))
@@ -121,7 +121,7 @@ def _owners(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
 
 
 def _above(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
-    """The kinds that a kind belongs to, the root first, and the query for the id of each one's."""
+    """Returns the kinds above a kind, root first, each with the query for the owner's id."""
     found: list[tuple[str, LiteralString]] = []
     inner = (OWNER_OF.scoped if scoped else OWNER_OF)[kind]
     for of in reversed(above(kind)):
@@ -131,9 +131,9 @@ def _above(kind: str, *, scoped: bool) -> list[tuple[str, LiteralString]]:
 
 
 def tree(kind: str, *, marked: bool = True) -> LiteralString:
-    """The query that finds the ids of a resource and of all that is below it.
+    """Returns the query for the ids of resources and of everything below them.
 
-    :param marked: also of what is being deleted; it is below alone
+    :param marked: whether to include those below that are being deleted
     """
     more: LiteralString = "" if marked else " AND deleted_time IS NULL"
     parts = [
@@ -144,8 +144,8 @@ def tree(kind: str, *, marked: bool = True) -> LiteralString:
 
 @functools.cache
 def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
-    """Where resources of a kind, or what is below them, may be referred to: the statements that lock all
-    that their end changes, in the order of locks, and those that let go who refers to them.
+    """Returns the statements that lock everything that a removal changes, in the order of locks, and
+    those that remove references to it. Both lists are empty if nothing can refer to the kind or below.
     """
     sources = referrers(kind, *(of.name for of in below(kind)))
     if not sources:
@@ -158,7 +158,7 @@ def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
         ids[of.name] = [OF_KIND.format(table=of.table, which=owned(of.name, kind, IDS))]
     for of in sources:
         ids.setdefault(of.name, []).append(referring)
-    # A statement for each kind would take seconds where many refer to what has much below it.
+    # One statement per kind would take seconds where many refer to a resource with much below it.
     locks: list[LiteralString] = []
     for run in _runs(of for of in RESOURCES.values() if of.name in ids):
         inner = " UNION ALL ".join(dict.fromkeys(one for of in run for one in ids[of.name]))
@@ -171,7 +171,7 @@ def _around(kind: str) -> tuple[list[LiteralString], list[LiteralString]]:
 
 
 def _runs(kinds: Iterable[Kind]) -> list[list[Kind]]:
-    """The kinds in their order, those together that follow each other in the same table."""
+    """Groups the kinds, in their order, into runs that share a table."""
     return [[*run] for _, run in itertools.groupby(kinds, key=lambda of: of.table)]
 
 
@@ -181,7 +181,7 @@ def _only(kinds: Sequence[Kind]) -> LiteralString:
 
 @functools.cache
 def _locks(kind: str) -> dict[str, LiteralString]:
-    """The statements that lock what is below resources of a kind, by its kind."""
+    """Returns the statements that lock what is below resources of a kind, by kind."""
     return {
         of.name: LOCK_BELOW.format(table=of.table, owned=owned(of.name, kind, IDS)) for of in below(kind)
     }
@@ -189,15 +189,15 @@ def _locks(kind: str) -> dict[str, LiteralString]:
 
 @functools.cache
 def _record(kind: str) -> LiteralString:
-    """The statement that records some of a kind that go by force."""
+    """Returns the statement that records resources of a kind before they are removed by force."""
     of = RESOURCES[kind]
     return audit.FORCED.format(kind=kind, table=of.table, document=of.document)
 
 
 @functools.cache
 def _removal(kind: str) -> LiteralString:
-    """The statement that removes some of a kind that are recorded. The foreign key of node pools is
-    checked at its end.
+    """Returns the statement that removes resources of a kind that are already recorded. The foreign key
+    of node pools is checked when it ends.
     """
     return _removing(RESOURCES[kind], "document", "")
 
@@ -209,7 +209,7 @@ def _end(kind: str) -> LiteralString:
 
 
 def _removing(of: Kind, document: LiteralString, recorded: LiteralString) -> LiteralString:
-    """The statement that removes some of a kind; ``recorded``, what records it, if that is not done."""
+    """Returns the statement that removes resources; ``recorded``, if any, is the part to record them."""
     whole = REMOVE_REFERRED if referrers(of.name) else REMOVE
     return whole.format(table=of.table, kind=of.name, document=document, recorded=recorded)
 
@@ -217,11 +217,11 @@ def _removing(of: Kind, document: LiteralString, recorded: LiteralString) -> Lit
 def lock_above(
     conn: Connection, kind: str, key: Mapping[str, Any]
 ) -> Callable[[], list[tuple[str, str]]]:
-    """Locks what a resource belongs to, and what that belongs to, from the root on.
+    """Locks the owner of a resource and everything above, from the root down.
 
-    :returns: what tells kind and id of each that there is, once it is asked: a kind may have belonged to
-        none, or to another one, when a resource was created, or its owner may have gone while the kind
-        was off the list
+    :returns: a function that returns kind and id of each owner that exists. There may be none: the kind
+        may have had no parent or another one when the resource was created, or the owner may have been
+        removed while the kind was not declared.
     """
     values = {"owner_id": None, **key}
     statements = _owners(kind, scoped="tenancy" in key)
@@ -230,17 +230,17 @@ def lock_above(
 
 
 def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> None:
-    """Removes resources that nothing belongs to for good, and records it with what they were last. The
-    caller holds their locks.
+    """Removes resources for good and records their last state. Nothing may belong to them any more, and
+    the caller holds their locks.
 
-    :param origin: who has asked for what ends them
+    :param origin: the request that led to the removal
     """
     values = {**origin.values(), "ids": list(ids), "at": times.now(), "reason": ENDED}
     conn.execute(_end(kind), values)
 
 
 def tell(gone: Iterable[tuple[str, str]]) -> None:
-    """Logs the removal of resources that nobody has to do anything for any more: kind and id of each."""
+    """Logs the removal of resources that no adapter had to finalize; takes kind and id of each."""
     for number, (kind, id_) in enumerate(gone):
         if number % BATCH == BATCH - 1:
             breathe()
@@ -249,10 +249,10 @@ def tell(gone: Iterable[tuple[str, str]]) -> None:
 
 
 def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
-    """Looks again at what resources that are gone referred to, after their COMMIT: it may have waited
-    for that. It has locks of its own to take, so that each is a transaction of its own.
+    """Finishes targets of removed resources that have waited for the removal. Call it after the COMMIT:
+    each target takes its own locks, in a transaction of its own.
 
-    :param gone: kind and id of each
+    :param gone: kind and id of each removed resource
     """
     waiting: list[tuple[str, str]] = []
     while True:
@@ -268,7 +268,7 @@ def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
 
 
 def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Kind and id of what is being deleted, and was referred to by resources that are gone."""
+    """Returns kind and id of the targets of removed resources that are being deleted."""
     ids = [id_ for kind, id_ in gone if RESOURCES[kind].references]
     if not ids:
         return []
@@ -282,13 +282,13 @@ def settle(
     foldings: Mapping[str, Folding],
     origin: Origin = SERVICE,
 ) -> list[tuple[str, str]]:
-    """Folds a marked resource once more after one of those that belong to it is gone, or removes it when
-    that was the last thing to wait for; and then so what it belongs to. The caller holds the locks.
+    """Updates the status of a marked owner after a resource below it was removed; or removes the owner,
+    if it waited for nothing else, and goes on to the one above. The caller holds the locks.
 
-    :param owners: kind and id of each, the root first
-    :param foldings: what the statuses of each kind are folded by
-    :param origin: who has asked for what ended the one
-    :returns: kind and id of what was removed, for the caller to :func:`tell` after its COMMIT
+    :param owners: kind and id of each, root first
+    :param foldings: how to compute the statuses of each kind
+    :param origin: the request that led to the removal
+    :returns: kind and id of each removed resource, to pass to :func:`tell` after the COMMIT
     """
     gone: list[tuple[str, str]] = []
     for kind, id_ in reversed(owners):
@@ -308,23 +308,23 @@ def settle(
 def finish(
     conn: Connection, kind: str, id_: str, foldings: Mapping[str, Folding]
 ) -> list[tuple[str, str]]:
-    """Removes a marked resource for which nobody has to do anything any more, and then maybe what waits
-    for it. Runs in the caller's transaction; parameters and result are those of :func:`settle`.
+    """Removes a marked resource if nothing has to finalize it any more, and then possibly its owners.
+    Runs in the caller's transaction; see :func:`settle` for ``foldings`` and the result.
     """
     owners = lock_above(conn, kind, {"id": id_})()
     return settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
 def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -> None:
-    """Removes a marked resource, what is below it and their reports now, and records who did it and
-    why. Raises Problem for a resource that is not marked.
+    """Removes a marked resource, everything below it and their reports at once, and records who did it
+    and why. Raises Problem if the resource does not exist or is not marked.
     """
     at, by, reason = times.now(), origin.by, origin.reason
     around, let_go = _around(kind)
     values = {"ids": [key["id"]], "at": at, **origin.values()}
     with service.turns.of(turn(key)), transaction(service.pool) as conn:
         if around and "tenancy" in key:
-            # Nobody holds up others by naming what is theirs.
+            # Tenants must not block others by naming resources that they cannot see.
             seen = conn.execute(THERE.of(kind, key), {"owner_id": None, **key}).fetchone()
             if seen is None:
                 raise not_found(kind, key["id"])
@@ -362,12 +362,12 @@ def _each(
     statement: Callable[[str], LiteralString],
     values: Mapping[str, Any],
 ) -> None:
-    """Runs the statement of each kind for its ids, some at a time: one for thousands would not end in
-    the time that a statement has.
+    """Runs each kind's statement for its ids, in batches: for thousands of ids, a single statement would
+    exceed the statement timeout.
     """
     for kind, ids in tree.items():
         for start in range(0, len(ids), BATCH):
             conn.execute(statement(kind), {**values, "ids": ids[start : start + BATCH]})
             if len(ids) > BATCH:
-                # Not all of them travel together: who hears nothing for long hangs up.
+                # Fetch a result now and then: the pool abandons a connection that is silent for long.
                 conn.execute(HEARD).fetchone()

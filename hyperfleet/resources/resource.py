@@ -1,10 +1,9 @@
-"""What all kinds of resources have in common: ids, rows, a first row, and what a status is made of.
+"""What all kinds of resources share: ids, rows, their first row, and the input of their status.
 
-The order of locks, which keeps two transactions from waiting for each other: whoever marks or
-removes what belongs to others, or takes a report on what is marked and does, holds the locks on those
-first, from the root on; whoever locks several of a kind locks them in the order of their ids, and
-several kinds in the order of ``hyperfleet.kinds.RESOURCES``, where each comes after what it belongs to.
-So does who makes a resource refer to others, and who removes by force what others refer to.
+The order of locks, which prevents deadlocks: to mark or remove a resource that has an owner, or to take
+a report on one that is marked, first lock its owners, from the root down. Lock several of a kind in the
+order of their ids, and several kinds in the order of ``hyperfleet.kinds.RESOURCES``, where each kind
+follows its parent. The same holds for adding references, and for removing by force what others refer to.
 """
 
 import functools
@@ -39,8 +38,8 @@ from hyperfleet.status.conditions import Folding
 from hyperfleet.status.fold import State, Status
 from hyperfleet.status.report import Report, all_finalized
 
-# What new resources are made of, as :func:`first_row` has it and with their address, for statements that
-# go on from there.
+# The values of new resources, as :func:`first_row` returns them plus their address, for statements to
+# build on.
 GIVEN: LiteralString = """
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s) AS given
@@ -48,13 +47,13 @@ WITH given AS (
          at timestamptz, by text, request text, method text, path text, tenancy jsonb, href text)
 )"""
 
-# Who has a name: among what belongs to the same, or else to the same tenant.
+# Finds the resource that has a name, among those of the same owner, or else of the same tenant.
 HOLDER = both("""/* {table}_named */
 SELECT id::text, deleted_time IS NOT NULL FROM {table}
 WHERE name = %(name)s AND ({owner} IS NOT NULL OR tenancy = %(tenancy)s) {under} {only}
 """)
 
-# Whoever locks several locks them in this order, so that no two wait for each other.
+# Everyone locks several rows in this order, which prevents deadlocks.
 LOCK = """/* {table}_lock */
 SELECT id::text, version, generation, status, hyperfleet_time(created_time),
        hyperfleet_time(updated_time), hyperfleet_time(deleted_time), {owner}::text {whole}
@@ -66,10 +65,10 @@ STATE = (
 )
 WHOLE = ("name", "labels", "spec", "document")
 WHOLE_COLUMNS: LiteralString = ", name, labels, spec, {document}::bpchar"
-# What rules of mapped conditions look at beside.
+# What rules of mapped conditions need in addition.
 SEEN, SEEN_COLUMNS = ("name", "labels", "spec"), ", name, labels, spec"
 
-# Statements of their own: one that waited for a lock would see what was there before the wait.
+# Separate statements: one that also waited for the lock would see rows from before the wait.
 REPORTS = """/* adapter_statuses_of_locked */
 SELECT owner_id::text, adapter, observed_generation, conditions,
        hyperfleet_time(created_time), hyperfleet_time(last_report_time) {data}
@@ -80,7 +79,7 @@ REPORT_SEEN = (*REPORT, "data")
 CHILDREN = """/* {child}_count_of_locked */
 SELECT owner_id::text, count(*) FROM {child} WHERE owner_id = ANY({ids}) {only} GROUP BY owner_id
 """
-# Those who refer to what is being deleted are being deleted too, and keep it until they are gone.
+# What refers to a resource being deleted is being deleted itself, and keeps the target until it is gone.
 REFERRING: LiteralString = """/* resource_references_to_locked */
 SELECT target_id::text, count(*) FROM resource_references AS reference
 WHERE target_id = ANY({ids}) AND source_kind IN ({kinds}) AND keeps AND EXISTS (
@@ -89,13 +88,13 @@ WHERE target_id = ANY({ids}) AND source_kind IN ({kinds}) AND keeps AND EXISTS (
 GROUP BY target_id
 """
 
-# Statuses that are folded at a time: thousands may be below one, and others are served in between.
+# How many statuses to compute at a time; others are served in between. One resource can have thousands.
 BATCH = 100
 
-# Which resources: those that are named, or those below another that are not marked as deleted.
+# Which resources: those given by id, or those below another that are not marked for deletion.
 NAMED = "%(ids)s::uuid[]"
 BELOW = "SELECT id FROM {table} WHERE {owned} AND deleted_time IS NULL"
-# The first of these; apart, lest they be looked for in the order of all ids that there are.
+# The first of these. The OFFSET keeps the planner from walking all ids in their order.
 FIRST: LiteralString = "ARRAY(SELECT id FROM ({below} OFFSET 0) AS below ORDER BY id LIMIT {batch})"
 LOCK_EACH: LiteralString = """/* {table}_lock_below */
 SELECT id::text FROM {table} WHERE id IN ({below}) ORDER BY id FOR NO KEY UPDATE
@@ -106,30 +105,30 @@ SET_STATUS = both("""/* {table}_set_status */
 UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
 """)
 
-# Ends a statement that changes a resource, which it has ``changed``.
+# The end of a statement that changes a resource in its part ``changed``.
 DOCUMENT: LiteralString = "SELECT document::bpchar FROM changed"
 
 
 class Stored(NamedTuple):
-    """A resource as it is stored: its finished JSON text, and the version that its entity tag names."""
+    """A resource as it is stored: its complete JSON text, and the version for its entity tag."""
 
     document: bytes
     version: int
 
 
 def stored(changed: Cursor, version: int) -> Stored:
-    """What a statement that ends with ``DOCUMENT`` has made of a resource."""
+    """Returns the resource that a statement ending with ``DOCUMENT`` has changed."""
     row: Any = changed.fetchone()
     return Stored(bytes(row[0]), version)
 
 
 class Held(NamedTuple):
-    """A resource that a transaction has locked.
+    """A resource with what determines its status; :class:`Hold` has locked it, or ``look`` has read it.
 
-    :param state: its row; with name, labels, spec and document where those were asked for
-    :param reports: the stored ones
-    :param children: how many resources belong to it, or refer to it and keep it from being removed
-    :param folding: what its status is folded by
+    :param state: its row; name, labels, spec and document only if they were asked for
+    :param reports: its stored reports
+    :param children: how many resources belong to it, or keep it by referring to it
+    :param folding: how to compute its status
     """
 
     state: State
@@ -138,13 +137,13 @@ class Held(NamedTuple):
     folding: Folding
 
     def fold(self, at: str, **changes: Any) -> Status:
-        """The status that it comes to, with changes of its state, which are made at a time."""
+        """Returns the status after ``changes`` to the state; ``at`` is the time of the change."""
         state: Any = {**self.state, **changes}
         return self.folding.fold(state, self.reports, self.state["status"], at, self.children)
 
     def ended(self, generation: int | None = None) -> bool:
-        """Whether nobody has to do anything for it any more, as it is or at another generation, when it
-        is marked as deleted.
+        """Whether nothing has to finalize it any more, assuming that it is marked for deletion; at
+        another generation, if one is given.
         """
         generation = generation or self.state["generation"]
         return not self.children and all_finalized(generation, self.reports, self.folding.required)
@@ -157,16 +156,16 @@ def _lock(ids: LiteralString, columns: LiteralString) -> Statements:
 
 @functools.cache
 def _below(kind: str, *, root: str, scoped: bool) -> LiteralString:
-    """The query for what is below some of a kind, and not marked as deleted."""
+    """Returns the query for resources of a kind that are below others and not marked for deletion."""
     above = RESOURCES[root]
     owners = OWN_ROOT.format(table=above.table, only=above.only, scope=SCOPE) if scoped else NAMED
     return BELOW.format(table=RESOURCES[kind].table, owned=owned(kind, root, owners))
 
 
 def lock_below(conn: Connection, kind: str, key: Mapping[str, Any]) -> Cursor:
-    """Locks all of a kind that are below a resource, and not marked as deleted; finds their ids.
+    """Locks all resources of a kind that are below another and not marked for deletion; finds their ids.
 
-    :param key: as :class:`Hold` has it, with ``root``
+    :param key: as for :class:`Hold`, with ``root``
     """
     below = _below(kind, root=key["root"], scoped="tenancy" in key)
     statement = LOCK_EACH.format(table=RESOURCES[kind].table, below=below)
@@ -201,17 +200,17 @@ def _statements(
 
 
 class Hold:
-    """Locks resources and asks for what their status is made of, in the order of their ids.
+    """Locks resources in the order of their ids, and reads what determines their status.
 
-    The statements are sent at once; what they found is fetched when it is asked for, so that others
-    may travel with them.
+    The statements are sent at once; their results are fetched when they are needed, so that other
+    statements can travel with them.
 
-    :param key: ``id`` or ``ids``, ``owner_id`` of what must belong to that owner, and ``tenancy`` of
-        what a tenant must see; with ``root``, a kind, the first :data:`BATCH` are meant of
-        those that are below these, directly or not, and not marked as deleted
-    :param folding: what their statuses are folded by
-    :param whole: whether a state is to have name, labels, spec and document, which can be large
-    :param children: whether what belongs to them is counted, which counts for marked ones alone
+    :param key: ``id`` or ``ids``; ``owner_id`` if they must have this owner; ``tenancy`` if the caller
+        belongs to a tenant. With ``root``, a kind, the ids are of that kind, and the first :data:`BATCH`
+        of the resources below them that are not marked for deletion are held instead
+    :param folding: how to compute their statuses
+    :param whole: whether to read name, labels, spec and document, which can be large
+    :param children: whether to count what belongs to them, which matters only if they are marked
     """
 
     def __init__(
@@ -236,7 +235,7 @@ class Hold:
         self._rows, self._reports, *self._children = [conn.execute(one, values) for one in statements]
 
     def all(self) -> list[Held]:
-        """Those that there are."""
+        """Returns those that exist."""
         reports: dict[str, list[Report]] = {}
         states: list[Any] = [dict(zip(self.columns, row, strict=True)) for row in self._rows]
         for owner, *row in self._reports:
@@ -251,11 +250,11 @@ class Hold:
         ]
 
     def one(self) -> Held | None:
-        """The one that was named by its id, if there is one."""
+        """Returns the resource with the id; None if there is none."""
         return next(iter(self.all()), None)
 
     def found(self) -> Held:
-        """The one that was named by its id. Raises Problem when there is none."""
+        """Returns the resource with the id. Raises Problem if there is none."""
         held = self.one()
         if held is None:
             raise not_found(self.kind, self.key["id"])
@@ -263,33 +262,33 @@ class Hold:
 
 
 def turn(key: Mapping[str, Any]) -> str:
-    """Where a caller queues to change a resource: not with those who do not see what he sees, or may
-    name what is not theirs.
+    """Returns the name of the queue for changes of a resource. It includes the tenancy: callers who name
+    another tenant's resource must not hold up that tenant.
 
-    :param key: what the caller looks for
+    :param key: the key of the resource, with the caller's ``tenancy`` if there is one
     """
     id_: str = key["id"]
     return id_ + tenancy.text(key["tenancy"].obj) if "tenancy" in key else id_
 
 
 def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a caller sees what was read for several at once.
+    """Whether a caller may see a resource that was read for several callers at once.
 
-    :param key: what the caller looks for; it has a ``tenancy`` for one of a tenant
-    :param tenancy: that of what was found, which is read for such callers alone
+    :param key: the key of the resource, with ``tenancy`` if the caller belongs to a tenant
+    :param tenancy: a row's last columns: the resource's tenancy, read only for callers of a tenant
     """
     return "tenancy" not in key or key["tenancy"].obj.items() <= tenancy[0].items()
 
 
 def not_found(kind: str, id_: str) -> Problem:
-    """The error of a resource that is not there, or not where it was looked for."""
+    """Returns the error for a resource that does not exist, or not at this path."""
     return Problem(NOT_FOUND, f"There is no {KINDS[kind].noun} with the id '{id_[:100]}' here.")
 
 
 def key(kind: str, id_: str) -> str:
-    """An id from a path; who still has the one that a resource had in the original finds it by that.
+    """Returns the id that an id in a path stands for; the original's ids still find their resources.
 
-    Raises Problem, not found, for what no resource can have as its id.
+    Raises Problem, not found, if no resource can have it.
     """
     found = known_id(id_)
     if not found:
@@ -298,9 +297,10 @@ def key(kind: str, id_: str) -> str:
 
 
 def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Problem:
-    """The error of a creation with a name that another has: which one, and whether it is being deleted.
+    """Returns the error for a creation whose name is taken; it tells by which resource, and whether that
+    is being deleted.
 
-    :param values: as :func:`first_row` has them, and ``owner_id`` of a node pool
+    :param values: as :func:`first_row` returns them, and ``owner_id`` of a node pool
     """
     holder = fetch_one(service.pool, HOLDER[kind], {**values, "tenancy": Jsonb(values["tenancy"])})
     message = f"is the name of another {RESOURCES[kind].noun}"
@@ -311,14 +311,14 @@ def name_taken(service: Service, kind: str, values: Mapping[str, Any]) -> Proble
 
 
 def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: bool) -> None:
-    """Raises Problem for what could not be the body of a creation: the result of a patch.
+    """Raises Problem if a patched resource could not have been the body of a creation.
 
-    :param replaced: whether the spec came whole, so that the provider's schema was asked already
+    :param replaced: whether the spec was sent whole, and so was validated by the provider's schema
     """
     found = list(faults(service.creation[kind], body))
     if not replaced:
         found += service.provider.faults(kind, body.get("spec"))
-    # As short as a client could have written it.
+    # Measured in the shortest form that a client could have sent.
     whole = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     largest = service.settings.max_body_size
     if not found and len(whole) > largest:
@@ -331,12 +331,12 @@ def check(service: Service, kind: str, body: Mapping[str, Any], *, replaced: boo
 def first_row(
     body: Mapping[str, Any], folding: Folding, origin: Origin, tenancy: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The values of a new row, but for its address.
+    """Returns the values of a new row except its address.
 
-    :param body: of a request that was validated
-    :param folding: what its status is folded by
+    :param body: of a validated request
+    :param folding: how to compute its status
     :param origin: who creates it, and how
-    :param tenancy: of who creates it; what belongs to another has that one's
+    :param tenancy: the creator's; a resource with an owner gets the owner's instead
     """
     at = times.now()
     own = {

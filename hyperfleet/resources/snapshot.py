@@ -1,7 +1,7 @@
-"""A resource as it is at one moment: read for all who ask at the same time, and not locked.
+"""A resource as it is at one moment: read without a lock, once for all who ask at the same time.
 
-Whatever changes a resource or a report on it raises its version. So whoever has looked writes with a
-statement that does nothing where the version is another by then, and looks under a lock in that case.
+Every change of a resource or of a report on it raises its version. A writer that has read a version uses
+a statement that does nothing if the version has changed since, and then tries again under a lock.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from hyperfleet.resources.resource import (
 )
 from hyperfleet.service import Service
 
-# Specs of resources whose text is longer are not read here: many may look at the same time, and each
-# has what it finds in memory. The length of a text is known without reading it.
+# A spec is not read here if its resource's text is longer: many requests may read at the same time, and
+# each keeps its result in memory. PostgreSQL knows the length of a text without reading it.
 LONGEST = 32_768
 
 _LOOK: LiteralString = """/* {table}_state */
@@ -36,15 +36,15 @@ FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only}
 """
 _SHORT: LiteralString = f", name, labels, CASE WHEN octet_length(document) <= {LONGEST} THEN spec END"
 LOOK = both(_LOOK.replace("{data}", "").replace("{seen}", ""))
-# The same with what rules of mapped conditions look at;
+# The same with what rules of mapped conditions need;
 LOOK_SEEN = both(_LOOK.replace("{data}", ", data").replace("{seen}", SEEN_COLUMNS))
 # with what can be changed; and with both.
 _WHOLE: LiteralString = _LOOK.replace("_state */", "_whole */").replace("{seen}", _SHORT)
 LOOK_WHOLE = both(_WHOLE.replace("{data}", ""))
 LOOK_WHOLE_SEEN = both(_WHOLE.replace("{data}", ", data"))
 
-# Goes on behind what is ``given``, with the version of each. Nobody is waited for: of several resources,
-# one that is locked must not keep the others waiting.
+# Follows ``given``, which has the version of each resource. It skips locked ones: they must not make the
+# others in the statement wait.
 FREE: LiteralString = """, free AS (
     SELECT {table}.id FROM {table} JOIN given USING (id)
     WHERE {table}.id = ANY(%(ids)s::uuid[]) AND {table}.version = given.version AND deleted_time IS NULL
@@ -53,12 +53,11 @@ FREE: LiteralString = """, free AS (
 
 
 def look(service: Service, kind: str, key: Mapping[str, Any], *, whole: bool = False) -> Held:
-    """A resource with the reports on it; what belongs to it is not counted.
+    """Returns a resource with the reports on it; its children are not counted.
 
-    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
-    :param whole: whether its state has its name, its labels, and its spec, which is None where it is
-        large
-    Raises Problem where it is not.
+    :param key: as :func:`hyperfleet.handlers.operations.key` returns it
+    :param whole: whether to read its name, labels and spec; the spec is None if the resource is large
+    Raises Problem if the resource does not exist.
     """
     folding = service.foldings[kind]
     seen = folding.rules is not None
