@@ -1,4 +1,4 @@
-"""Reports in, status out: what adapters say, and what the status of a resource comes to.
+"""Computes the status of a resource from the reports of adapters.
 
-It is pure. It may import settings, for an operator's own conditions, and what a kind is.
+Pure. May import settings, for an operator's own conditions, and the definition of kinds.
 """

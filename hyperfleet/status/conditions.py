@@ -1,6 +1,6 @@
-"""Mapped conditions: those that an operator's rules make of what adapters report.
+"""Mapped conditions, which an operator's rules derive from the reports of adapters.
 
-They stand behind the conditions that :mod:`hyperfleet.status.fold` makes, and change none of them.
+They follow the conditions from :mod:`hyperfleet.status.fold`, and do not affect them.
 """
 
 import logging
@@ -19,18 +19,18 @@ from hyperfleet.storable import FORBIDDEN
 
 logger = logging.getLogger(__name__)
 
-# Bytes of a reason, beyond which there is no condition, and of a message, beyond which it is cut.
+# Bytes of a reason, beyond which there is no condition, and of a message, beyond which it is truncated.
 REASON, MESSAGE = 256, 2048
-# How large what rules see may be, as hyperfleet.status.masking counts it.
+# The largest input of rules, measured as in hyperfleet.status.masking.
 LARGEST = 256 * 1024
-# Seconds in which a rule that comes to nothing is told of once.
+# Seconds for which a rule that keeps failing is not logged again.
 QUIET = 300.0
 
 MEMBERS = ("id", "name", "generation", "labels", "spec", "created_time", "updated_time", "deleted_time")
 
 
 class _Compiled:
-    """A rule, ready to be asked."""
+    """A compiled rule, and when each level was last logged for it."""
 
     def __init__(self, rule: Rule) -> None:
         self.type = rule.type
@@ -43,9 +43,9 @@ class Rules:
     """The rules of a kind.
 
     :param kind: the name of the kind
-    :param rules: whose expressions were found to be usable
+    :param rules: their expressions are known to compile
 
-    ``resource`` is whether any of them may look at the resource itself.
+    ``resource`` tells whether any of them may use the resource itself.
     """
 
     def __init__(self, kind: str, rules: Iterable[Rule]) -> None:
@@ -58,12 +58,12 @@ class Rules:
     def conditions(
         self, resource: State, reports: Sequence[Report], previous: Status | None, at: str
     ) -> list[ResourceCondition]:
-        """The conditions that the rules come to; a rule that fails comes to none, and is told of.
+        """Returns the conditions that the rules yield; one that fails yields none, and is logged.
 
-        :param resource: with its name, labels and spec, where rules look at it
+        :param resource: with its name, labels and spec if any rule uses the resource
         :param reports: the stored report of each adapter, with its data
-        :param previous: the status as it was before
-        :param at: the time of the report or the write that is the reason to ask
+        :param previous: the previous status; None for a new resource
+        :param at: the time of the report or the write that causes the evaluation
         """
         try:
             values = self._values(resource, reports)
@@ -73,7 +73,7 @@ class Rules:
                 self._fails(rule, size if isinstance(error, TooLarge) else error)
             return []
         before = {c["type"]: c for c in previous["conditions"]} if previous else {}
-        # Not the time of asking: who folds once more without news has nothing new to store.
+        # Not the time of the evaluation: computing a status again without news must not change it.
         heard = max([resource["updated_time"], *(str(one["last_report_time"]) for one in reports)])
         about = {"observed_generation": resource["generation"], "last_updated_time": heard}
         made = []
@@ -113,7 +113,7 @@ class Rules:
         return Values({"statuses": statuses, "resource": shown}, masked.size, masked.longest)
 
     def _says(self, rule: _Compiled, values: Values) -> dict[str, str] | None:
-        """Status, reason and message by a rule; None where it does not apply. Raises Failed."""
+        """Returns a rule's status, reason and message; None if it does not apply. Raises Failed."""
         applies = rule.when.value(values)
         if not isinstance(applies, bool):
             raise Failed("'when' is neither true nor false")
@@ -136,7 +136,7 @@ class Rules:
         self._tell(rule, logging.WARNING, f"yields no condition: {reason}")
 
     def _tell(self, rule: _Compiled, level: int, what: str) -> None:
-        """Logs, unless it has done so of this rule a moment ago."""
+        """Logs, unless the same rule was logged at the same level within the last QUIET seconds."""
         now = time.monotonic()
         if now - rule.told.get(level, -QUIET) < QUIET:
             return
@@ -146,10 +146,10 @@ class Rules:
 
 
 class Folding(NamedTuple):
-    """What the statuses of a kind are folded by.
+    """How to compute the statuses of a kind.
 
-    :param required: the adapters that count; empty: all that have reported
-    :param rules: of its mapped conditions; None where there are none
+    :param required: the required adapters; if empty, all that have reported
+    :param rules: those of its mapped conditions; None if it has none
     """
 
     required: Sequence[str] = ()
@@ -158,9 +158,9 @@ class Folding(NamedTuple):
     def fold(
         self, resource: State, reports: Sequence[Report], previous: Status | None, at: str, left: int = 0
     ) -> Status:
-        """The status of a resource, as :mod:`hyperfleet.status.fold` makes it, with mapped conditions.
+        """Returns a resource's status from :func:`hyperfleet.status.fold.fold` plus mapped conditions.
 
-        :param left: how many resources that belong to it are left
+        :param left: how many resources that belong or refer to it are left
         """
         status = fold(resource, reports, previous, self.required, at, left)
         if self.rules:
@@ -169,7 +169,7 @@ class Folding(NamedTuple):
 
 
 def foldings(chosen: Settings) -> dict[str, Folding]:
-    """What each kind of resource is folded by."""
+    """Returns how to compute the statuses of each kind of resource."""
     rules = {one.kind: Rules(one.kind, one.conditions) for one in chosen.entities if one.conditions}
     return {kind: Folding(chosen.required_adapters(kind), rules.get(kind)) for kind in RESOURCES}
 

@@ -1,7 +1,7 @@
-"""Reports in, status out: how what adapters report becomes one Kubernetes-style status.
+"""Computes a Kubernetes-style status from the reports of adapters.
 
 All functions are pure. Resources, reports and statuses are plain dicts in the shape in which the API
-shows them. Every time is text of fixed width (:mod:`hyperfleet.times`), so that times compare as text.
+shows them. Times are text of fixed width (:mod:`hyperfleet.times`), so they can be compared as text.
 """
 
 import re
@@ -22,7 +22,7 @@ from hyperfleet.status.report import (
 
 
 class ResourceCondition(TypedDict):
-    """A condition of a resource."""
+    """A condition in the status of a resource."""
 
     type: str
     status: str
@@ -35,7 +35,7 @@ class ResourceCondition(TypedDict):
 
 
 class Status(TypedDict):
-    """What the reports on a resource come to."""
+    """The status of a resource."""
 
     phase: str
     observed_generation: int
@@ -46,7 +46,7 @@ class Status(TypedDict):
 
 
 class State(TypedDict):
-    """What of a resource its status depends on; a whole one has its name, labels, spec and document."""
+    """The state of a resource; name, labels, spec and document are there only if they were read."""
 
     id: NotRequired[str]
     version: NotRequired[int]
@@ -61,7 +61,7 @@ class State(TypedDict):
     document: NotRequired[bytes]
 
 
-# The two words that clients of different generations have for each of the aggregated conditions.
+# The two names of each aggregated condition, for clients of different generations.
 READY = ("Ready", "Reconciled")
 AVAILABLE = ("Available", "LastKnownReconciled")
 
@@ -76,14 +76,14 @@ def fold(
     at: str,
     children: int = 0,
 ) -> Status:
-    """The status of a resource.
+    """Returns the status of a resource.
 
     :param resource: ``generation``, ``created_time``, ``updated_time``, ``deleted_time`` if marked
     :param reports: the stored report of each adapter
-    :param previous: the status as it was before; None for a new resource
-    :param required: the adapters that count; empty: all that have reported
-    :param at: the time of the report or the write that is the reason to fold
-    :param children: how many resources that belong or refer to it are left; asked only of a marked one
+    :param previous: the previous status; None for a new resource
+    :param required: the required adapters; if empty, all that have reported
+    :param at: the time of the report or the write that causes the computation
+    :param children: how many resources that belong or refer to it are left; used only if it is marked
     """
     stored = {r["adapter"]: r for r in sorted(reports, key=lambda r: str(r["adapter"]))}
     verdicts = {name: verdict(report) for name, report in stored.items()}
@@ -100,7 +100,7 @@ def fold(
         condition(before.get(kind), kind, _judged(stored[name], *verdicts[name]), at, at, at)
         for kind, name in _successful(verdicts, names).items()
     ]
-    # The phase moves as the status of a condition does.
+    # The phase has a transition time like the status of a condition.
     old = {**previous, "status": previous["phase"]} if previous else None
     generations = [r["observed_generation"] for r in counted.values()]
     return {
@@ -122,7 +122,7 @@ def fold(
 def _aggregated(
     before: Mapping[str, ResourceCondition], kind: str, says: Json, born: str, at: str
 ) -> ResourceCondition:
-    """A condition that all adapters have a part in, which is there from the birth of a resource on."""
+    """Returns a condition that summarizes all adapters; a resource has it from its creation on."""
     start = _begun(says["status"] == "False", born, at)
     return condition(before.get(kind), kind, says, at, born, start)
 
@@ -130,9 +130,9 @@ def _aggregated(
 def condition(
     old: ResourceCondition | None, kind: str, says: Json, at: str, created: str, start: str
 ) -> ResourceCondition:
-    """A condition, with the times of before where it was there.
+    """Returns a condition, which keeps the times of ``old`` as far as they still hold.
 
-    :param created: when a new one was created, and ``start``, since when it is as it is
+    :param created: the creation time if it is new; ``start`` is then the transition time
     """
     return {
         "type": kind,
@@ -143,12 +143,12 @@ def condition(
 
 
 def _begun(pending: bool, born: str, at: str) -> str:
-    """Since when a new resource is as it is: from its birth on as long as it waits for something."""
+    """Returns the first transition time: that of the creation as long as the resource is pending."""
     return born if pending else max(born, at)
 
 
 def _judged(report: Report, status: str, says: Condition | None) -> Json:
-    """What an adapter's own condition of a resource says."""
+    """Returns the content of an adapter's ``<Adapter>Successful`` condition."""
     return {
         "status": status,
         **words(says),
@@ -158,17 +158,17 @@ def _judged(report: Report, status: str, says: Condition | None) -> Json:
 
 
 def is_reconciled(status: Status | None) -> bool:
-    """Whether a status says that the resource is as it is wanted."""
+    """Whether a status has ``Reconciled=True``: the resource is in its desired state."""
     conditions = status["conditions"] if status else ()
     return any(c["type"] == READY[1] and c["status"] == "True" for c in conditions)
 
 
-# What of a condition is news.
+# The members of a condition whose change is news.
 NEWS = ("type", "status", "reason", "observed_generation")
 
 
 def same_but_for_times(before: Status, after: Status) -> bool:
-    """Whether two statuses differ in times and messages alone, if they do."""
+    """Whether two statuses are the same except for times and messages."""
     old, new = before["conditions"], after["conditions"]
     return (
         before["phase"] == after["phase"]
@@ -180,7 +180,7 @@ def same_but_for_times(before: Status, after: Status) -> bool:
 
 
 def _adapter(report: Report, status: str, says: Condition | None) -> Json:
-    """An entry of ``adapters``: the condition that an adapter is judged by."""
+    """Returns an entry of ``adapters``: the condition that gives an adapter's verdict."""
     given: Mapping[str, Any] = says or {}
     return {
         "adapter": report["adapter"],
@@ -254,7 +254,7 @@ def _available(
     elif tracked is not None and not any(
         r["observed_generation"] == tracked and verdict(r)[0] == "False" for r in counted.values()
     ):
-        # What ran goes on running while a new spec is under way, or while nothing is known.
+        # A running cluster stays available while a new spec is under way, or while nothing is known.
         status = "True"
     late = [n for n in names if n not in counted or n in doubtful]
     if status == "True":
@@ -286,9 +286,9 @@ def _available(
 def _successful(
     verdicts: Mapping[str, tuple[str, Condition | None]], required: Sequence[str]
 ) -> dict[str, str]:
-    """Which adapter speaks in each ``<Adapter>Successful`` condition.
+    """Returns, for each ``<Adapter>Successful`` condition, the adapter that it shows.
 
-    Adapters whose names differ in punctuation alone share one: a required one is heard before others,
+    Adapters whose names differ only in punctuation share a condition: a required one takes precedence,
     then the one with the worst verdict.
     """
 
@@ -313,7 +313,7 @@ def _whats(names: Iterable[str], counted: Mapping[str, Report], kind: str = "") 
 
 
 def _what(report: Report | None, kind: str) -> str:
-    """What an adapter last said, in a few words for a message."""
+    """Describes an adapter's last report in a few words for a message."""
     if report is None:
         return "no report"
     if kind:

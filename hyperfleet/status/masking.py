@@ -1,30 +1,30 @@
-"""Hides what looks like a secret, by the name that it has."""
+"""Masks values that look like secrets, judging by their names."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Parts of names; some are broad, since it is worse to show a secret than to hide what is none.
+# Parts of names. Some are broad, since showing a secret is worse than hiding a harmless value.
 SECRET = (
     *("password", "passphrase", "secret", "token", "credential", "auth", "bearer", "private"),
     *("apikey", "api_key", "accesskey", "accountkey", "encryptionkey", "registrykey", "servicekey"),
     *("signingkey", "sshkey", "cert", "kubeconfig", "connection"),
 )
 HIDDEN = "***REDACTED***"
-# Levels of maps and lists; what lies deeper is left out.
+# The deepest level of nested maps and lists; anything below is left out.
 DEEPEST = 20
 
 
 class TooLarge(Exception):
-    """A value with more to it than was allowed."""
+    """Raised if the values are larger than allowed."""
 
 
 class Masked:
-    """Makes copies of JSON values without what looks like a secret.
+    """Copies JSON values, masking what looks like a secret.
 
-    :param most: how large all of them may be together: the characters of their texts and names, and
-        eight for each value
+    :param most: the allowed size of all of them together: the characters of their strings and names,
+        plus eight for each value
 
-    ``longest`` is how long the longest of their lists and maps is.
+    ``longest`` is the length of the longest list or map among them.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,11 +33,11 @@ class Masked:
 
     @property
     def size(self) -> int:
-        """How large what was copied or counted is."""
+        """The size of everything copied or counted so far."""
         return self.most - self.left
 
     def copy(self, value: Any, depth: int = 0) -> Any:
-        """The copy. Raises TooLarge."""
+        """Returns the masked copy. Raises TooLarge."""
         self._take(8 + (len(value) if isinstance(value, str) else 0))
         if isinstance(value, Mapping | list | tuple):
             self.longest = max(self.longest, len(value))
@@ -48,7 +48,7 @@ class Masked:
         return value
 
     def count(self, value: Any) -> None:
-        """Counts what is shown as it is. Raises TooLarge."""
+        """Adds the size of a value that is used as it is. Raises TooLarge."""
         if isinstance(value, Mapping):
             self._take(8 + sum(map(len, value)))
             for one in value.values():

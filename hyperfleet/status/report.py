@@ -1,4 +1,4 @@
-"""What an adapter says: the conditions of its report, what they come to, and whether it is news.
+"""Adapter reports: their conditions and verdicts, and whether a report is news.
 
 All functions are pure; times are as in :mod:`hyperfleet.status.fold`.
 """
@@ -24,7 +24,7 @@ class Condition(TypedDict):
 
 
 class Report(TypedDict):
-    """What an adapter reports; the times are those of a stored report."""
+    """A report of an adapter; only stored ones have the last two times."""
 
     adapter: str
     observed_generation: int
@@ -36,13 +36,13 @@ class Report(TypedDict):
     last_report_time: NotRequired[str]
 
 
-# From the best to the worst; where two adapters share a condition, the worst is shown.
+# From best to worst; if two adapters share a condition, it shows the worst.
 STATUSES = ("True", "Unknown", "False")
 
 
 def verdict(report: Report) -> tuple[str, Condition | None]:
-    """What an adapter's report comes to (``True``, ``False`` or ``Unknown``) and which condition
-    says so; None when there is none but ``Progressing``.
+    """Returns an adapter's verdict (``True``, ``False`` or ``Unknown``) and the condition that gives it;
+    None if there is no condition except ``Progressing``.
     """
     conditions = {c["type"]: c for c in report["conditions"]}
     for kind in ("Available", "Ready"):
@@ -57,7 +57,7 @@ def verdict(report: Report) -> tuple[str, Condition | None]:
 
 
 def failed(report: Report) -> bool:
-    """Whether the report says that the work ended badly, not merely that it is not done yet."""
+    """Whether the report says that the work has failed, rather than that it is not done yet."""
     says = {c["type"]: c["status"] for c in report["conditions"]}
     return verdict(report)[0] == "False" and (
         says.get("Health") == "False"
@@ -67,23 +67,23 @@ def failed(report: Report) -> bool:
 
 
 def finalized(report: Report, generation: int) -> bool:
-    """Whether the adapter has cleaned up after the resource as it is now."""
+    """Whether the adapter reports ``Finalized=True`` at this generation."""
     return report["observed_generation"] == generation and any(
         c["type"] == "Finalized" and c["status"] == "True" for c in report["conditions"]
     )
 
 
 def all_finalized(generation: int, reports: Iterable[Report], required: Sequence[str]) -> bool:
-    """Whether every required adapter (none named: every one that reported) has cleaned up."""
+    """Whether all required adapters have finalized; if none are required, all that have reported."""
     done = {r["adapter"]: finalized(r, generation) for r in reports}
     return all(done.get(name, False) for name in required or done)
 
 
 def discard_reason(generation: int, stored: Report | None, report: Report) -> str | None:
-    """Why a report says nothing new about a resource at ``generation``; None: it does.
+    """Returns why to discard a report on a resource at ``generation``; None means to accept it.
 
-    ``stored`` is the adapter's last report, ``report`` the new one, whose ``observed_time`` is a
-    timestamp or None.
+    :param stored: the adapter's last report, if there is one
+    :param report: the new one; its ``observed_time`` is a timestamp or None
     """
     observed = report["observed_generation"]
     if observed > generation:
@@ -100,15 +100,15 @@ def discard_reason(generation: int, stored: Report | None, report: Report) -> st
     ):
         return "older-than-last-report"
     if any(c["type"] == "Available" and c["status"] == "Unknown" for c in report["conditions"]):
-        # No news: it must not turn what an earlier word has settled.
+        # Unknown is no news: it must not undo what an earlier report has settled.
         return "available-unknown"
     return None
 
 
 def merge(stored: Report | None, report: Report, at: str) -> Report:
-    """The report as it is to be stored: its conditions with the times that the service sets.
+    """Returns the report to store; its conditions get the times that the service sets.
 
-    A condition's ``created_at`` survives, ``updated_at`` moves with every report, and
+    A condition's ``created_at`` stays, ``updated_at`` changes with every report, and
     ``last_transition_time`` only with its status (Kubernetes API conventions, typical status
     properties).
     """
@@ -123,7 +123,7 @@ def merge(stored: Report | None, report: Report, at: str) -> Report:
             **words(given),  # type: ignore[typeddict-item]
             "observed_generation": report["observed_generation"],
             "created_at": before["created_at"] if before else at,
-            # A newer generation may have been looked at before an older one was; time goes on.
+            # A report on a newer generation can have an older time; the times here never go back.
             "updated_at": max(at, before["updated_at"]) if before else at,
             "last_transition_time": moved(before, given["status"], at, at),
         }
@@ -143,15 +143,15 @@ def merge(stored: Report | None, report: Report, at: str) -> Report:
 
 
 def words(condition: Condition | None) -> Json:
-    """The reason and the message of a condition, as far as it has them."""
+    """Returns the reason and the message of a condition, if it has them."""
     given: Mapping[str, Any] = condition or {}
     return {key: given[key] for key in ("reason", "message") if key in given}
 
 
 def moved(old: Mapping[str, Any] | None, status: str, at: str, start: str) -> str:
-    """Since when a condition is as it is.
+    """Returns the time of a condition's last transition.
 
-    :param old: the condition before; None: it was not there, and counts from ``start``
+    :param old: the previous condition; None if there was none, in which case it is ``start``
     """
     if old is None:
         return start
