@@ -1,1 +1,1 @@
-"""The contract: the OpenAPI document, and what requests, answers and specs must be by it."""
+"""The OpenAPI document, and validation against it. May import settings and engine, but no database."""

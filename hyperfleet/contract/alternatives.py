@@ -1,4 +1,4 @@
-"""Discriminators of OpenAPI, in the words of JSON Schema."""
+"""Converts OpenAPI discriminators to plain JSON Schema."""
 
 import json
 from collections.abc import Container, Mapping
@@ -11,8 +11,8 @@ NULL = {"type": "null"}
 
 
 def mapping(one: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a discriminator's mapping and the references that they stand for; in a document a
-    reference may be a schema's name alone.
+    """Returns the mapping of a schema's discriminator, from values to references; mere names of schemas,
+    which a document may have, become references.
     """
     discriminator = one.get("discriminator")
     given = discriminator.get("mapping") if isinstance(discriminator, Mapping) else None
@@ -23,19 +23,19 @@ def mapping(one: Mapping[str, Any]) -> dict[str, str]:
 
 
 def free(name: str, taken: Container[str]) -> str:
-    """A name, made longer where it is taken."""
+    """Returns the name, extended until it is not taken."""
     while name in taken:
         name += "_"
     return name
 
 
 def spread(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The schemas with each parent that has a discriminator, but no alternatives, turned into the
-    choice between its descendants: the schemas with an allOf that refers to it (OpenAPI 3.0.3, 4.7.25),
-    and those that extend one of these. What it says itself becomes a schema of its own, which its
-    children refer to instead, and who refers to a part of it.
+    """Turns each parent that has a discriminator but no alternatives into a choice between its
+    descendants: the schemas whose allOf refers to it (OpenAPI 3.0.3, 4.7.25), and those that extend one
+    of these. The parent's own rules become a schema of their own, to which its children refer instead,
+    as do references to parts of the parent.
 
-    :return: and by the names of parents those of what they say themselves
+    :return: the schemas, and for each parent the name of the schema with its own rules
     """
     extending: dict[str, list[str]] = {}
     for name, one in named.items():
@@ -63,13 +63,13 @@ def _parts(one: Any) -> list[Any]:
 
 
 def _extended(part: Any) -> str:
-    """The name of the schema that a part of an allOf refers to, if that is all that it does."""
+    """Returns the name of the schema that a part of an allOf refers to, if it does nothing else."""
     ref = part.get("$ref") if isinstance(part, Mapping) and len(part) == 1 else None
     return ref.removeprefix(PREFIX) if isinstance(ref, str) and ref.startswith(PREFIX) else ""
 
 
 def _on(one: Any, bases: Mapping[str, str]) -> Any:
-    """A schema that extends what a parent says itself, where it extends a parent."""
+    """Makes a schema extend its parent's own rules, if it extends a parent."""
     parts = [
         {"$ref": PREFIX + bases[name]} if (name := _extended(part)) in bases else part
         for part in _parts(one)
@@ -78,7 +78,7 @@ def _on(one: Any, bases: Mapping[str, str]) -> Any:
 
 
 def _into(one: Any, bases: Mapping[str, str]) -> Any:
-    """A schema whose references to parts of parents lead to where these are."""
+    """Redirects references to parts of parents to the schemas that have these parts now."""
     if not isinstance(one, Mapping):
         return one
     same = schema.each(one, lambda inner, _: _into(inner, bases))
@@ -91,9 +91,9 @@ def _into(one: Any, bases: Mapping[str, str]) -> Any:
 def _choice(
     parent: str, bases: Mapping[str, str], extending: Mapping[str, list[str]], named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The choice between the descendants of a parent; itself is one where its mapping says so.
+    """Returns the choice between a parent's descendants; it includes the parent if its mapping does.
 
-    Who extends a child and has no value of its own is not meant by any, and is left out.
+    An indirect descendant without a value of its own can never be selected, and is left out.
     """
     discriminator, targets = named[parent]["discriminator"], mapping(named[parent])
     names = _descendants(parent, extending)
@@ -109,7 +109,7 @@ def _choice(
         taken.update(value for value in told if mapped or value not in targets)
         refs[PREFIX + name] = PREFIX + bases.get(name, name)
         if name in bases and not mapped:
-            # It is called otherwise now.
+            # The reference has another name now, so that the value must be mapped.
             values |= dict.fromkeys(told, refs[PREFIX + name])
     values |= {value: refs.get(ref, ref) for value, ref in targets.items()}
     return {
@@ -119,7 +119,7 @@ def _choice(
 
 
 def _descendants(parent: str, extending: Mapping[str, list[str]]) -> list[str]:
-    """The names of the schemas that extend a parent, or extend one that does, and so on."""
+    """Returns the names of all schemas that extend a parent, directly or not."""
     found = dict.fromkeys(extending[parent])
     waiting = [*found]
     for name in waiting:
@@ -130,7 +130,7 @@ def _descendants(parent: str, extending: Mapping[str, list[str]]) -> list[str]:
 
 
 def referring(one: Any) -> Any:
-    """A schema whose discriminators map to references, where the document may have names alone."""
+    """Returns a schema whose discriminators map to references, where documents may have mere names."""
     if not isinstance(one, Mapping):
         return one
     same = schema.each(one, lambda inner, _: referring(inner))
@@ -140,10 +140,9 @@ def referring(one: Any) -> Any:
 
 
 def decided(one: Any, named: Mapping[str, Any]) -> Any:
-    """A schema in which each discriminator that can be told decides which alternative counts.
+    """Returns a schema in which each usable discriminator selects the alternative to check.
 
-    Checking that one alone is faster than all of them, and its faults are the ones that the caller
-    wants to hear of.
+    Checking only that one is faster than checking all, and its faults are the ones that help the caller.
     """
     if not isinstance(one, Mapping):
         return one
@@ -164,7 +163,7 @@ def decided(one: Any, named: Mapping[str, Any]) -> Any:
 
 
 def _is_null(branch: Any, named: Mapping[str, Any]) -> bool:
-    """Whether an alternative is null alone: so OpenAPI 3.1 says that there may be none of the others."""
+    """Whether an alternative allows only null, by which OpenAPI 3.1 makes the others optional."""
     one = schema.followed(branch, named)
     if not isinstance(one, Mapping):
         return False
@@ -172,11 +171,11 @@ def _is_null(branch: Any, named: Mapping[str, Any]) -> bool:
 
 
 def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) -> dict[Any, int]:
-    """What a discriminator chooses from: for each value of its property the index of an alternative.
+    """Returns the values of a discriminator's property, each with the index of its alternative.
 
-    The values come from the mapping; for an alternative that it leaves out from the property's own
-    enum; at last they are the alternative's name (OpenAPI 3.0.3, 4.7.25). Nothing where there is no
-    discriminator, or an alternative without values, or one value for two: all of them count then.
+    The values come from the mapping; for an alternative that it lacks, from the property's own enum;
+    otherwise from the alternative's name (OpenAPI 3.0.3, 4.7.25). Empty if there is no discriminator,
+    an alternative has no values, or two share one: then all alternatives are checked.
     """
     if not one.get("discriminator"):
         return {}
@@ -187,7 +186,7 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
             continue
         ref = branch.get("$ref") if isinstance(branch, Mapping) else None
         own = _values(branch, property_, named)
-        # In a mapping all values are texts.
+        # The keys of a mapping are always strings.
         meant = {json.dumps(value): value for value in own if not isinstance(value, str)}
         values = [meant.get(value, value) for value, target in targets.items() if target == ref]
         values = values or own or ([ref.rpartition("/")[2]] if ref else [])
@@ -198,8 +197,8 @@ def _branches(one: Mapping[str, Any], keyword: str, named: Mapping[str, Any]) ->
 
 
 def _values(branch: Any, property_: str, named: Mapping[str, Any], depth: int = 10) -> list[Any]:
-    """The values that a schema lets a property have, as far as an enum or a const says so; of texts,
-    numbers, true and false.
+    """Returns the strings, numbers and booleans to which a schema limits a property by an enum or a
+    const; empty if it does not.
     """
     branch = schema.followed(branch, named)
     if not isinstance(branch, Mapping) or not depth:

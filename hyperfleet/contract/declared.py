@@ -1,4 +1,4 @@
-"""The contract of declared kinds, made from what it says of resources of all kinds."""
+"""Derives the contract of declared kinds from that of ``/resources``."""
 
 import copy
 import itertools
@@ -10,19 +10,19 @@ from hyperfleet.kinds import BASE, NATIVE, RESOURCES, Kind, Reference
 
 TEMPLATE = f"{BASE}/resources"
 SCHEMAS, RESPONSES = "#/components/schemas/", "#/components/responses/"
-# Of the paths of all kinds together alone.
+# A parameter that only the paths of all kinds have.
 KIND = "#/components/parameters/kind"
-# What each kind has of its own, beside the schema of its spec.
+# The schemas and responses that each kind gets versions of, besides the schema of its spec.
 OWN = ("Resource", "ResourceList")
 REQUESTS = ("ResourceCreateRequest", "ResourcePatchRequest", "ResourceMergePatchRequest")
 ANSWERS = ("ResourceResponse", "ResourceListResponse")
 
 
 def with_kinds(document: dict[str, Any]) -> None:
-    """Adds what the kinds that there are bring along to the document: names as long as they say, and
-    the paths and schemas of declared ones.
+    """Adds the kinds' part of the contract to the document: the bounds of their names, and the paths and
+    schemas of declared ones.
 
-    Raises ConfigurationError for a kind whose name would stand for two things.
+    Raises ConfigurationError if the name of a kind is already used for something else.
     """
     request = document["components"]["schemas"]["ResourceCreateRequest"]
     request["properties"]["kind"]["enum"] = [*RESOURCES]
@@ -40,7 +40,7 @@ def with_kinds(document: dict[str, Any]) -> None:
 def _add(document: dict[str, Any], kind: Kind) -> None:
     components = document["components"]
     named, answers = components["schemas"], components["responses"]
-    # The access review is asked about kinds by their names: what allows one must allow nothing else.
+    # The access review knows kinds by their names: permission for one must not cover anything else.
     reviewed = (
         one.get("x-access-review") for item in document["paths"].values() for one in _operations(item)
     )
@@ -49,7 +49,7 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
     for name in (*OWN, *REQUESTS):
         _put(named, _called(name, kind), _schema(document, name, kind), kind)
     earlier = itertools.takewhile(lambda one: one is not kind, RESOURCES.values())
-    # Several kinds may share a schema, the native ones' too.
+    # Several kinds may share the schema of their spec, also with native ones.
     if kind.spec not in (one.spec for one in (*NATIVE.values(), *earlier)):
         _put(named, kind.spec, copy.deepcopy(named["ResourceSpec"]), kind)
     for name in ANSWERS:
@@ -108,7 +108,7 @@ def _name(document: dict[str, Any], kind: Kind) -> dict[str, Any]:
 
 
 def _schema(document: dict[str, Any], name: str, kind: Kind) -> dict[str, Any]:
-    """The schema of a kind, from that of all kinds."""
+    """Returns a schema of a kind, derived from that of all kinds."""
     made: dict[str, Any] = _of_kind(document["components"]["schemas"][name], kind)
     members = made["properties"]
     if name == "ResourceList":
@@ -132,9 +132,9 @@ def _schema(document: dict[str, Any], name: str, kind: Kind) -> dict[str, Any]:
 
 
 def _refer(schema: dict[str, Any], name: str, kind: Kind) -> None:
-    """Adds the references of a kind to a schema of it, where it has any.
+    """Adds the references of a kind, if it has any, to one of its schemas.
 
-    :param name: that of the schema of all kinds
+    :param name: the name of the corresponding schema of all kinds
     """
     if not kind.references:
         return
@@ -179,9 +179,9 @@ def _references(ref: Reference) -> dict[str, Any]:
 
 
 def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any]:
-    """The operations of a path of a kind, from those of a path of all kinds.
+    """Returns a path item of a kind, derived from one of all kinds.
 
-    :param owner: the kind of what the path names before; None: nothing
+    :param owner: the kind of the owner that the path begins with; None if there is none
     """
     made: dict[str, Any] = _of_kind(item, kind)
     plural = "".join(part.capitalize() for part in kind.segment.split("-"))
@@ -195,7 +195,7 @@ def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any
         operation["operationId"] = template["operationId"].format(**words) + suffix
         operation["summary"] = template["summary"].format(**words)
         operation["tags"] = [kind.segment]
-        # They are all of one.
+        # The path implies the kind.
         given = operation["parameters"]
         operation["parameters"] = [one for one in given if one != {"$ref": KIND}]
         asked = operation["x-access-review"]
@@ -208,7 +208,7 @@ def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any
 
 
 def _of_kind(part: Any, kind: Kind) -> Any:
-    """A copy of a part of the document that speaks of one kind, without examples."""
+    """Returns a copy of a part of the document with references to a kind's schemas, without examples."""
     renamed: dict[str, str] = {
         **{SCHEMAS + name: SCHEMAS + _called(name, kind) for name in (*OWN, *REQUESTS)},
         **{RESPONSES + name: RESPONSES + _called(name, kind) for name in ANSWERS},

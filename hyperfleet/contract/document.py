@@ -1,5 +1,5 @@
-"""The contract, read once, with the kinds that there are by then: what Connexion routes by, and what
-/openapi shows.
+"""The contract, read once for the kinds that are declared: Connexion routes by it, and /openapi shows
+it.
 """
 
 import functools
@@ -22,7 +22,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
 def load() -> dict[str, Any]:
-    """The OpenAPI document as it is written; each caller gets one to change as it likes."""
+    """Returns the OpenAPI document, including declared kinds; callers may modify their copy."""
     return _copied(_read())
 
 
@@ -31,7 +31,7 @@ def _read() -> dict[str, Any]:
 
 
 def _copied(document: dict[str, Any]) -> dict[str, Any]:
-    # As copy.deepcopy does it, in a third of the time, which each start would wait for several times.
+    # Like copy.deepcopy in a third of its time; each start needs several copies.
     same: dict[str, Any] = pickle.loads(pickle.dumps(document))  # noqa: S301 (its own)
     return same
 
@@ -39,19 +39,19 @@ def _copied(document: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _made(_kinds: tuple[Kind, ...]) -> dict[str, Any]:
     text = shipped("openapi").joinpath("openapi.yaml").read_text(encoding="utf-8")
-    # The same as yaml.safe_load in a tenth of its time, which each start would wait for.
+    # Like yaml.safe_load in a tenth of its time, for which each start would wait.
     document: dict[str, Any] = yaml.load(text, yaml.CSafeLoader)
     with_kinds(document)
     for path, _, operation in operations(document):
-        # Connexion looks for the module at the operation; the contract names it once a path.
+        # Connexion expects the module in each operation; the contract names it once per path.
         operation["x-openapi-router-controller"] = document["paths"][path]["x-openapi-router-controller"]
     flatten_parameters(document)
     return document
 
 
 def flatten_parameters(document: dict[str, Any]) -> None:
-    """Puts together what parameters have under ``allOf``, for those that look at their schema's own type
-    alone, as Connexion does.
+    """Merges the parts of an ``allOf`` in parameters' schemas, since Connexion looks only at a schema's
+    own type.
     """
     lists = [
         *(item.get("parameters", ()) for item in document["paths"].values()),
@@ -65,7 +65,7 @@ def flatten_parameters(document: dict[str, Any]) -> None:
 
 
 def without_security(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with every operation public."""
+    """Returns the document with all operations public."""
     public = _copied(document)
     public.pop("security", None)
     public["components"].pop("securitySchemes", None)
@@ -75,7 +75,7 @@ def without_security(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def published(document: Any) -> Any:
-    """The document without its notes to this service."""
+    """Returns the document without the extensions that are only meant for this service."""
     if isinstance(document, dict):
         return {key: published(value) for key, value in document.items() if key not in NOTES}
     if isinstance(document, list):
@@ -84,22 +84,22 @@ def published(document: Any) -> Any:
 
 
 def members(name: str) -> dict[str, dict[str, Any]]:
-    """The members of an object that the contract describes, and the schema of each.
+    """Returns the members of an object in the contract, each with its schema, references followed.
 
-    :param name: of the object's schema; references of its members are followed
+    :param name: the name of the object's schema
     """
     return {key: followed(member) for key, member in _named(name)["properties"].items()}
 
 
 def required(name: str) -> set[str]:
-    """The members that an object has always. ``name`` is its schema's."""
+    """Returns the required members of an object; ``name`` is that of its schema."""
     return set(_named(name)["required"])
 
 
 def followed(part: dict[str, Any], document: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A part of a document of OpenAPI's, or what it refers to there.
+    """Returns a part of an OpenAPI document; if it is a reference, returns what that leads to.
 
-    :param document: this service's contract where it is left out
+    :param document: the document; None means the contract
     """
     while "$ref" in part:
         target: Any = document or _read()
@@ -115,7 +115,7 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Path, method in lower case and operation of each operation in the document."""
+    """Yields path, method in lower case and operation of each operation in the document."""
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
@@ -123,7 +123,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def reviews(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """By operation id what OCM's access review is asked: the action and the type of resource."""
+    """Returns, by operation id, the action and resource type that OCM's access review is asked about."""
     return {
         operation["operationId"]: (asked["action"], asked["resource_type"])
         for _, _, operation in operations(document)
@@ -132,7 +132,7 @@ def reviews(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def closed(document: dict[str, Any]) -> dict[str, bool]:
-    """By operation id, of those that are not public: whether it only reads, or reports a status."""
+    """Returns, by id of each non-public operation, whether it only reads or reports a status."""
     return {
         operation["operationId"]: method == "get" or path.endswith("/statuses")
         for path, method, operation in operations(document)
@@ -141,14 +141,14 @@ def closed(document: dict[str, Any]) -> dict[str, bool]:
 
 
 class Route(NamedTuple):
-    """A path of the contract: its pattern, and for each method the media types of its body."""
+    """A path of the contract: its pattern, and for each method the media types of the body."""
 
     pattern: re.Pattern[str]
     methods: dict[str, list[str]]
 
 
 def routes(document: dict[str, Any]) -> list[Route]:
-    """The paths of the document; HEAD is where GET is."""
+    """Returns the paths of the document; those with GET also have HEAD."""
     table = []
     for path, item in document["paths"].items():
         methods = {name.upper(): _media_types(document, item[name]) for name in METHODS if name in item}

@@ -1,4 +1,4 @@
-"""The faults of a value by a schema, in words."""
+"""Describes what is wrong with a value according to a schema."""
 
 import itertools
 import json
@@ -58,23 +58,23 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "maxContains": lambda kind: "has too many items of a kind that is limited",
     "unevaluatedItems": lambda kind: "has more items than it may have",
 }
-# Where the library names a rule otherwise than the keyword, or several keywords alike.
+# Keywords for which the library has another name, or one name for several.
 KEYWORDS = {"dependentRequired", "minContains", "maxContains", "items", "unevaluatedItems"}
 
-# More faults are not told: a body of a megabyte can have half a million. The validator finds all of
-# them before it tells the first, some 20 us each, so that of a value with more parts than MAX_PARTS
-# only the first fault is looked for; and so where its copies may come to more than MAX_COPIED bytes:
-# with each wrong name it copies the object that has it. VALUE is what a number counts there, and HOLDER
-# what an object or a list does, also an empty one.
+# The most faults to report: a body of a megabyte can have half a million. The validator finds all of
+# them before it returns the first, at about 20 us each, so only the first is looked for if a value has
+# more than MAX_PARTS parts, or if copies of it could take more than MAX_COPIED bytes: for each unknown
+# name, the validator copies the object that has it. There a number counts as VALUE, and an object or a
+# list as HOLDER, even if it is empty.
 MAX_FAULTS = 1000
 MAX_PARTS = 10_000
 MAX_COPIED = 50_000_000
 VALUE = 50
 HOLDER = 4 * VALUE
-# Of as many unknown members what was meant is looked for, some 10 us for each known one.
+# For this many unknown members the nearest known one is searched, at about 10 us per known member.
 HINTED = 50
 MAX_NAME = 100
-# As many values or alternatives a message lists.
+# The most values and alternatives that a message lists.
 LISTED = 20
 ALTERNATIVES = 4
 
@@ -84,7 +84,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _one_of(options: Sequence[Any]) -> str:
-    # That it may also be null is no help to who sends something else.
+    # Null is omitted: it is no help to a client that sends something else.
     told = [one for one in options if one is not None] or [None]
     return ("one of " if len(told) > 1 else "") + _list(told)
 
@@ -102,7 +102,7 @@ def _list(options: Sequence[Any]) -> str:
 
 
 def path(parts: Path) -> str:
-    """``["conditions", 2, "status"]`` as ``conditions[2].status``."""
+    """Returns a path as text: ``["conditions", 2, "status"]`` is ``conditions[2].status``."""
     text = ""
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -110,16 +110,16 @@ def path(parts: Path) -> str:
 
 
 def fault(at: Path, message: str, rule: str) -> Fault:
-    """One thing that is wrong: the path of the value, what it is in words, and the rule's name."""
+    """Returns a fault: the path of the value, a message, and the name of the rule."""
     return {"field": path(at) or "body", "message": message, "constraint": rule}
 
 
 def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault]:
-    """Everything that is wrong with a value, each thing once, in the order of the schema.
+    """Yields everything that is wrong with a value, without duplicates and in the order of the schema.
 
-    At most ``MAX_FAULTS`` things, and of a value with more than ``MAX_PARTS`` parts the first alone.
+    There are at most ``MAX_FAULTS``, and only the first for a value with more than ``MAX_PARTS`` parts.
 
-    :param where: the path of the value itself, which the paths of the faults begin with
+    :param where: the path of the value itself, with which the paths of the faults begin
     """
     return itertools.islice(_faults(validator, value, where), MAX_FAULTS)
 
@@ -153,12 +153,12 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
         else:
             paths.append(error.instance_path)
             if rule == "type" and error.instance is None and not where and _wanted(validator, at):
-                # Null for a member is no member.
+                # A member that is null counts as absent.
                 yield from new([fault(at, "is required", "required")])
                 continue
             yield from new(explain(error, where, secret))
     for error in leftovers:
-        # Where one part of an allOf is broken, all that this part knows counts as left over.
+        # If a part of an allOf fails, all members that it knows are reported as unevaluated.
         at, known = error.instance_path, set[str]()
         if any(path[: len(at)] == at for path in paths):
             known = _known(_rules(error, validator), validator.text)
@@ -167,8 +167,8 @@ def _faults(validator: Validator, value: Any, where: Path) -> Iterator[Fault]:
 
 
 def _without_consequences(errors: Iterable[Any]) -> Iterator[Any]:
-    """The errors but those that come of another one's mistake: what is of the wrong type is none of the
-    values either, and what is empty fits no pattern.
+    """Yields the errors except those that follow from another: a value of the wrong type is not in the
+    enum either, and an empty string does not match the pattern.
     """
     errors = list(errors)
     wrong = {tuple(error.instance_path) for error in errors if error.kind.name == "type"}
@@ -186,7 +186,7 @@ def _without_consequences(errors: Iterable[Any]) -> Iterator[Any]:
 
 
 def _along(text: Mapping[str, Any], place: Path) -> Iterator[list[Mapping[str, Any]]]:
-    """The schemas that apply to a value, to its part that a path leads to, and to all between."""
+    """Yields the schemas that apply to a value, and to each of its parts along a path."""
     level = _applied([text], text)
     yield level
     for step in place:
@@ -206,7 +206,7 @@ def _along(text: Mapping[str, Any], place: Path) -> Iterator[list[Mapping[str, A
 
 
 def _applied(schemas: list[Any], text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Schemas, with all that they apply to the same value."""
+    """Returns schemas, and all schemas that they apply to the same value."""
     waiting, done = list(schemas), list[Mapping[str, Any]]()
     while waiting:
         one = waiting.pop()
@@ -227,13 +227,13 @@ def _is_secret(schema: Mapping[str, Any]) -> bool:
 
 
 def _wanted(validator: Validator, at: Path) -> bool:
-    """Whether the schemas around a value say that it must be there."""
+    """Whether the schemas around a value require it."""
     around = list(_along(validator.text, at[:-1]))[-1] if at else []
     return any(at[-1] in one.get("required", ()) for one in around)
 
 
 def _rules(error: Any, validator: Validator) -> Any:
-    """The schema whose rule an error is about; for the name of a member, the schema of the object."""
+    """Returns the schema with the rule of an error; for a member's name, that of the object."""
     place = error.schema_path
     if error.kind.name in place:
         place = place[: len(place) - place[::-1].index(error.kind.name)]
@@ -253,7 +253,7 @@ def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterabl
 
 
 def _parts(value: Any) -> int:
-    """How many values a value consists of, as far as it matters here."""
+    """Returns the number of values that a value consists of, counting only just beyond the limit."""
     count, waiting = 0, [value]
     while waiting and count <= MAX_PARTS:
         one = waiting.pop()
@@ -266,7 +266,7 @@ def _parts(value: Any) -> int:
 
 
 def _copies(value: Any) -> tuple[int, int]:
-    """About how many bytes a value has, and how many a copy of each object for each of its names."""
+    """Estimates the bytes of a value, and of copying each object in it once for each of its names."""
     if not isinstance(value, dict | list):
         return VALUE + (len(value) if isinstance(value, str) else 0), 0
     inner = [_copies(one) for one in (value.values() if isinstance(value, dict) else value)]
@@ -284,22 +284,22 @@ def _unknown_members(
     for index, name in enumerate(names):
         near = nearest(name, known if index < HINTED else ())
         meant = f"; did you mean {near}?" if near else ""
-        # Cut, as a name may be as long as the body.
+        # Truncated, since a name may be as long as the body.
         yield fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
 
 
 def _known(schema: Any, text: Mapping[str, Any]) -> set[str]:
-    """The members that a schema names, itself or in the schemas that it applies to the same value."""
+    """Returns the members that a schema defines, itself or in schemas that it applies to the value."""
     return {name for one in _applied([schema], text) for name in one.get("properties", {})}
 
 
 def explain(
     error: Any, where: Path = (), secret: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Fault]:
-    """The faults that one error of a validator comes to.
+    """Yields the faults that an error of a validator stands for.
 
     :param where: as in :func:`faults`
-    :param secret: whether the value that a path leads to must not be repeated
+    :param secret: whether the value at a path must not be repeated
     """
     kind, at, rule = error.kind, [*where, *error.instance_path], error.kind.name
     last = error.schema_path[-1] if error.schema_path else ""
@@ -315,7 +315,7 @@ def explain(
     elif isinstance(kind, Kind.BacktrackLimitExceeded | Kind.RegexEngineFailure):
         yield fault(at, "takes too long to compare with its pattern", rule)
     elif rule in ("additionalProperties", "unevaluatedProperties"):
-        # A missing member and a superfluous one are named themselves, not the object that they are in.
+        # The fault names the unknown or missing member, not the object that it is about.
         yield from _unknown_members(at, kind.unexpected, rule)
     elif rule == "required":
         rule = last if last in KEYWORDS else rule
@@ -332,7 +332,7 @@ def explain(
 
 
 def _alternatives(error: Any, where: Path, secret: Callable[[Path], bool]) -> Iterator[Fault]:
-    """The faults of the alternative that was meant, where that can be told, else one sentence."""
+    """Yields the faults of the alternative that was probably meant; if that is unclear, one fault."""
     at, rule = [*where, *error.instance_path], error.kind.name
     if isinstance(error.kind, Kind.OneOfMultipleValid):
         yield fault(at, "must fit exactly one of the alternatives, but fits several", rule)
@@ -362,8 +362,8 @@ def _is_other_type(fault: Any, error: Any) -> bool:
 
 
 def _distance(branch: Sequence[Any], error: Any) -> tuple[int, int]:
-    """How far a value is from an alternative: first by its own members' names and constants, which
-    tell alternatives apart, then by all that is wrong.
+    """Returns how far a value is from an alternative: first by the names and constants of its own
+    members, which distinguish alternatives, then by all errors.
     """
     level = len(error.instance_path)
     telling = [

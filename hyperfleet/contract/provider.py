@@ -1,4 +1,4 @@
-"""The provider's schemas: what the spec of a resource may hold, while the service runs."""
+"""The provider's schemas, which specs are validated against, and their reload at run time."""
 
 import asyncio
 import json
@@ -23,18 +23,18 @@ from hyperfleet.settings.catalogue import Settings
 
 logger = logging.getLogger(__name__)
 
-# As many faults of a document its log lines tell.
+# The most faults of a document that are logged.
 LOGGED = 20
-# Seconds in which a document must have been read anew.
+# Seconds within which a document must have been reloaded.
 PATIENCE = 60
 
 
 class Provider:
-    """The provider's document, for as long as the service runs.
+    """The provider's document at run time.
 
-    ``document`` is replaced as a whole, so that each request sees one document; it is None where no
-    file was named, and where the file was broken at start. ``changed`` are called when there is a new
-    one, outside of the event loop.
+    ``document`` is replaced as a whole, so that each request sees one version; it is None if no file is
+    configured, or if the file was broken at the start. The functions in ``changed`` are called outside
+    the event loop when there is a new document.
     """
 
     def __init__(self, path: str = "", document: Document | None = None, trouble: str = "") -> None:
@@ -44,18 +44,18 @@ class Provider:
         self.changed: list[Callable[[], None]] = []
 
     def faults(self, kind: str, spec: Any) -> Iterator[Fault]:
-        """What is wrong with the spec of a ``Cluster`` or a ``NodePool``; paths begin with ``spec``."""
+        """Yields what is wrong with the spec of a resource of a kind; paths begin with ``spec``."""
         document = self.document
         if document is not None and kind in document.validators:
             yield from faults(document.validators[kind], spec, ["spec"])
 
     def validated(self, kind: str) -> bool:
-        """Whether specs of this kind are held against a schema of the provider."""
+        """Whether the provider has a schema for the specs of this kind."""
         return self.document is not None and kind in self.document.validators
 
     async def reload(self) -> bool:
-        """Reads the file anew, while requests are answered; a broken one is logged and keeps the old
-        document in force.
+        """Reloads the file while requests are served; returns whether that succeeded. A broken file is
+        logged, and the old document stays in force.
         """
         if not self.path:
             logger.info("no provider schema is configured; nothing to reload")
@@ -76,8 +76,8 @@ class Provider:
 
 
 async def _read_apart(path: str) -> Document:
-    """A document from a process that this module is the program of: for a large one that takes seconds,
-    in which a thread would hold up all others.
+    """Reads a document in a separate process, which runs this module: a large one takes seconds, during
+    which a thread would hold up all others.
 
     Raises BrokenDocument.
     """
@@ -96,12 +96,12 @@ async def _read_apart(path: str) -> Document:
 
 
 def load(settings: Settings) -> Provider:
-    """The provider's document as the settings ask for it.
+    """Loads the provider's document according to the settings.
 
-    Raises StartError for a broken one, unless the settings say to start without.
+    Raises StartError if it is broken and required, or if a kind that requires a schema may lack it.
     """
     path = settings.openapi_schema_path
-    # The contract has the schemas of kinds that are not declared: they count without a document.
+    # For native kinds, the contract's own schemas suffice if there is no document.
     own = set() if path else NATIVE.keys()
     needing = [kind for name, kind in RESOURCES.items() if kind.needs_schema and name not in own]
     if needing and not (path and settings.schema_required):
@@ -145,7 +145,7 @@ def _log_loaded(path: str, document: Document) -> None:
 
 
 def openapi(contract: Mapping[str, Any], document: Document | None) -> bytes:
-    """What ``/openapi`` answers: the contract with the provider's specs in place of the open ones."""
+    """Returns the body of ``/openapi``: the contract with the provider's schemas for the specs."""
     components = contract["components"]
     schemas = {**components["schemas"], **(_own(components, document) if document else {})}
     whole = {**contract, "components": {**components, "schemas": schemas}}
@@ -153,8 +153,8 @@ def openapi(contract: Mapping[str, Any], document: Document | None) -> bytes:
 
 
 def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
-    """The schemas of a document by names that the contract does not have for anything else."""
-    # Generators of clients make one type of each name, whatever it names.
+    """Returns the schemas of a document, renamed if the contract uses their names for anything else."""
+    # Client generators make one type for each name, whatever has it.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
     taken = {name for kind in kinds for name in components[kind]} | document.schemas.keys()
     specs = {kind.spec for kind in RESOURCES.values()}
@@ -177,11 +177,11 @@ def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
 
 
 def _older(one: Any, at: schema.Path = ()) -> Any:
-    """A schema of OpenAPI 3.1 in the words of 3.0, which the contract and its viewer speak, as far as
-    3.0 has words for it; ``at`` is its path in the one around it.
+    """Converts a schema of OpenAPI 3.1 to 3.0, the version of the contract and its viewer, as far as 3.0
+    can express it; ``at`` is its path in the schema around it.
     """
     if isinstance(one, bool):
-        # The one place where 3.0 has true and false.
+        # The only place where 3.0 allows a boolean as a schema.
         return one if at == ("additionalProperties",) else {} if one else {"not": {}}
     if not isinstance(one, Mapping):
         return one

@@ -1,4 +1,4 @@
-"""The provider's OpenAPI document: read from its file, checked, and compiled into validators."""
+"""Reads the provider's OpenAPI document, checks it, and compiles it into validators."""
 
 import json
 import math
@@ -22,7 +22,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/"
 META = jsonschema_rs.Draft202012Validator(
     {"$ref": DRAFT + "schema"}, validate_formats=True, offline=True
 )
-# The keywords, which JSON Schema's own schema has in parts, and those of OpenAPI.
+# The keywords of JSON Schema, by the parts of its meta-schema; those of OpenAPI are added below.
 WHOLE: Any = jsonschema_rs.bundle({"$ref": DRAFT + "schema"}, offline=True)
 PARTS: dict[str, set[str]] = {
     name.removeprefix(DRAFT + "meta/"): set(part["properties"])
@@ -32,23 +32,23 @@ PARTS: dict[str, set[str]] = {
 ANNOTATIONS = PARTS["meta-data"] | {"example", "externalDocs", "xml"}
 RULES = set().union(*PARTS.values()) - ANNOTATIONS
 RULES |= {"discriminator", "nullable", "definitions", "additionalItems"}
-# What OpenAPI 3.1 has no longer, and what says it now.
+# Keywords that OpenAPI 3.1 has dropped, and what replaces them.
 FORMER = {"nullable": "use type: [..., 'null']", "additionalItems": "use items, beside prefixItems"}
 KNOWN_FORMATS = {
     *(*FORMATS, "time", "duration", "idn-email", "idn-hostname", "uri-reference", "uri-template"),
     *("iri", "iri-reference", "json-pointer", "relative-json-pointer"),
-    # These say nothing that a JSON value could break.
+    # These have no rule that a JSON value could break.
     *("binary", "float", "double", "password"),
 }
 
 UNUSABLE = "is a regular expression that is too large or uses unsupported syntax"
 
-# What is wrong with a document, or warns of it: where, and in words.
+# A fault of a document or a warning: the place, and a message.
 Finding: TypeAlias = tuple[schema.Path, str]
 
 
 class BrokenDocument(ValueError):
-    """A document that cannot be used; ``faults`` holds a line for each reason, file and line first."""
+    """Raised for an unusable document; ``faults`` has a line for each reason, file and line first."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
@@ -56,7 +56,7 @@ class BrokenDocument(ValueError):
 
 
 class _Findings(Exception):
-    """What is wrong with a document."""
+    """Raised with everything that is wrong with a document."""
 
     def __init__(self, *found: Finding) -> None:
         self.all = found
@@ -64,9 +64,9 @@ class _Findings(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """A document that is in force.
+    """A valid document.
 
-    ``schemas`` are the two specs' and all that they refer to, as the document writes them;
+    ``schemas`` holds the schemas of specs and all that they refer to, as the document writes them;
     ``validators`` has one for each kind whose spec the document describes.
     """
 
@@ -77,16 +77,16 @@ class Document:
 
     @property
     def old(self) -> bool:
-        """Whether it is of OpenAPI 3.0, not 3.1."""
+        """Whether it is OpenAPI 3.0 rather than 3.1."""
         return self.version.startswith("3.0")
 
     def __reduce__(self) -> tuple[Callable[..., "Document"], tuple[Any, ...]]:
-        """What is compiled cannot be sent to another process, and is made anew there."""
+        """Pickles the schemas: validators cannot be pickled, and are compiled again on arrival."""
         return compiled, (self.version, self.schemas, self.warnings)
 
 
 def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
-    """The document of schemas that were found in order. Raises ValueError for one that is too large."""
+    """Compiles schemas that have been checked. Raises ValueError if one is too large."""
     old = version.startswith("3.0")
     spread, _ = alternatives.spread(schemas)
     plain = {name: schema.plain(one, old=old) for name, one in spread.items()}
@@ -103,17 +103,17 @@ def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> D
 
 
 class _Texts(SafeConstructor):
-    """Dates stay texts, as they are in JSON."""
+    """Loads dates as strings, as in JSON."""
 
 
 _Texts.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
 def read(path: Path) -> Document:
-    """The document in a file, checked and compiled.
+    """Reads, checks and compiles the document in a file.
 
-    Raises BrokenDocument with everything that keeps it from being used: no file, no YAML or JSON, no
-    OpenAPI 3.0 or 3.1, a schema that is none, a reference that leads nowhere or out of the schemas.
+    Raises BrokenDocument with all reasons why it cannot be used: no file, neither YAML nor JSON, neither
+    OpenAPI 3.0 nor 3.1, an invalid schema, a reference that leads nowhere or out of the schemas.
     """
     text = ""
     try:
@@ -145,9 +145,9 @@ def _parsed(text: str) -> Any:
     yaml = YAML(typ="safe")
     yaml.Constructor = _Texts
     try:
-        # YAML knows no characters in two halves, which JSON is written with.
+        # JSON may escape a character as a surrogate pair, which YAML does not have.
         value = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text)
-        # Keys that are numbers or true become texts, as in JSON.
+        # Keys that are numbers or booleans become strings, as in JSON.
         return json.loads(json.dumps(value))
     except json.JSONDecodeError:
         raise
@@ -162,7 +162,7 @@ def _dotted(at: schema.Path) -> str:
 
 
 def _line(text: str, at: schema.Path) -> str:
-    """``, line 12``: where a path leads, or the part of it that exists."""
+    """Returns, like ``, line 12``, where a path leads, or as much of it as exists."""
     try:
         node = YAML().load(text)
     except YAMLError:
@@ -180,7 +180,7 @@ def _line(text: str, at: schema.Path) -> str:
 
 
 def _checked(document: Any) -> Document:
-    """What a parsed document comes to. Raises _Findings for one that is broken."""
+    """Checks and compiles a parsed document. Raises _Findings if it is broken."""
     if not isinstance(document, Mapping):
         raise _Findings(((), "is not an OpenAPI document: it must hold a mapping with the key openapi"))
     version = str(document.get("openapi", ""))
@@ -205,7 +205,7 @@ def _checked(document: Any) -> Document:
     for name, one in schemas.items():
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)
         found += [((*place, *at), message) for at, message in _faults_of(simple, named)]
-        # Also where it says nothing about values: /openapi repeats it.
+        # Also in annotations: /openapi repeats them.
         found += [((*place, *at), "is not a number in JSON") for at in _infinite(one)]
         warnings += [f"{_dotted((*place, *at))}: {message}" for at, message in _unheeded(one, old)]
     if found:
@@ -213,12 +213,12 @@ def _checked(document: Any) -> Document:
     try:
         return compiled(version, schemas, warnings)
     except ValueError as error:
-        # What the check above lets pass and the compiler does not, such as a pattern too large.
+        # What the checks accept and the compiler does not, such as a pattern that is too large.
         raise _Findings((("components", "schemas"), " ".join(str(error).split())[:500])) from None
 
 
 def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any], schema.Path]]:
-    """A schema and all schemas in it, with their paths."""
+    """Yields a schema and all schemas within it, with their paths."""
     if isinstance(one, Mapping):
         yield one, at
         found: list[tuple[Any, schema.Path]] = []
@@ -228,8 +228,8 @@ def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any],
 
 
 def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
-    """What makes a plain schema none, and which references of it do not lead to the named schemas."""
-    # The meta-schema comes in parts, and most parts find the same.
+    """Yields what makes a plain schema invalid, and its references that do not lead to named schemas."""
+    # The meta-schema has several parts, most of which report the same errors.
     found = dict.fromkeys(
         (tuple(error.instance_path), fault["message"])
         for error in META.iter_errors(one)
@@ -257,7 +257,7 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
-    """The places of patterns that the check above lets pass, and the validator does not take."""
+    """Yields the places of patterns that the meta-schema accepts and the validator does not."""
     given: dict[tuple[str, ...], str] = {("pattern",): one["pattern"]} if "pattern" in one else {}
     given |= {("patternProperties", text): text for text in one.get("patternProperties", {})}
     for place, pattern in given.items():
@@ -268,7 +268,7 @@ def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
 
 
 def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
-    """The places of ``.inf`` and ``.nan``, which YAML has, and of numbers that are too large."""
+    """Yields the places of YAML's ``.inf`` and ``.nan``, and of numbers that are too large."""
     if isinstance(value, float) and not math.isfinite(value):
         yield at
     if isinstance(value, Mapping | list):
@@ -277,7 +277,7 @@ def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
 
 
 def _misleading(ref: Any, named: Mapping[str, Any]) -> str:
-    """What is wrong with a reference; nothing where it leads to or into one of the named schemas."""
+    """Returns what is wrong with a reference; empty if it leads to a named schema or a part of one."""
     if not isinstance(ref, str):
         return ""
     if not ref.startswith("#"):
@@ -292,7 +292,7 @@ def _misleading(ref: Any, named: Mapping[str, Any]) -> str:
 
 
 def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
-    """What a schema says and nobody checks, though many expect it: most are slips."""
+    """Yields what a schema says and nothing checks, contrary to expectation: mostly mistakes."""
     for inner, at in _within(one):
         alone = old and "$ref" in inner
         for keyword in inner:

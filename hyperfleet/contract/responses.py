@@ -1,4 +1,4 @@
-"""Answers against the contract: all of them, or so many that a change which breaks it is noticed."""
+"""Checks responses against the contract: all, or enough of them to notice a change that breaks it."""
 
 import asyncio
 import json
@@ -19,17 +19,17 @@ from hyperfleet.errors import INTERNAL, Fault, Problem
 
 logger = logging.getLogger(__name__)
 
-# Under "sample" one in so many answers of an operation is looked at, and at least one a second.
+# With "sample", one in this many responses of an operation is checked, and at least one per second.
 ONE_IN = 100
 EVERY = 1.0
-# As many faults of an answer are logged.
+# The most faults of a response that are logged.
 LOGGED = 5
-# What faults of answers name as the rule that is broken.
+# The name of the rule in faults that do not come from a schema.
 RULE = "contract"
 
 
 class Answer(NamedTuple):
-    """What an operation has answered, and whether members were left out on request."""
+    """The response of an operation, and whether members were left out on request."""
 
     operation: str
     status: int
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Contract:
-    """What the answers of each operation must be. Validators are compiled once, when first needed."""
+    """The contract's schemas for responses. Validators are compiled when they are first needed."""
 
     def __init__(self, specification: dict[str, Any]) -> None:
         self.named = specification["components"]["schemas"]
@@ -53,8 +53,8 @@ class Contract:
         self.compiled: dict[tuple[str, str, str, bool], schema.Validator] = {}
 
     def faults(self, answer: Answer) -> list[Fault]:
-        """What is wrong with an answer. A partial one is held against what is said of the members that
-        it has.
+        """Returns what is wrong with a response. In a partial one, only the members that are there are
+        checked.
         """
         responses = self.responses[answer.operation]
         status = str(answer.status) if str(answer.status) in responses else "default"
@@ -63,7 +63,7 @@ class Contract:
         content = responses[status].get("content", {})
         media_type = answer.media_type
         if answer.status >= 400:
-            # A problem is one object in either form.
+            # A problem is the same object in either media type.
             media_type = next(iter(content), "")
         if not content:
             return [fault(["body"], "there must be none", RULE)] if answer.body else []
@@ -84,20 +84,20 @@ class Contract:
 
 
 def _value(body: bytes) -> Any:
-    """The value of JSON text. Raises ValueError for what is none."""
+    """Parses JSON text. Raises ValueError if it is not JSON."""
     try:
         return orjson.loads(body)
     except ValueError:
-        # JSON has no bound for integers; it has no NaN, of which int makes nothing.
+        # Integers in JSON are unbounded. NaN and Infinity are not JSON: int raises ValueError for them.
         return json.loads(body, parse_constant=int)
 
 
 class Checked:
-    """The application inside of Connexion, with its answers checked.
+    """The application within Connexion, with its responses checked.
 
-    :param mode: ``off``, ``sample`` or ``all``: under the last one an answer that breaks the contract
-        becomes an error, under ``sample`` it is on its way already
-    :param registry: where answers that break the contract are counted, by operation
+    :param mode: ``off``, ``sample`` or ``all``; with ``all``, a response that breaks the contract is
+        replaced by an error, with ``sample`` it has already been sent
+    :param registry: counts the responses that break the contract, by operation
     """
 
     def __init__(self, app: ASGIApp, contract: Contract, mode: str, registry: CollectorRegistry) -> None:
@@ -110,14 +110,14 @@ class Checked:
             ["operation"],
             registry=registry,
         )
-        # Of each operation how many answers were let pass since the last look, and when that was.
+        # For each operation, how many responses went unchecked since the last check, and its time.
         self.passed: dict[str, tuple[int, float]] = {}
         self.looking = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request. Raises Problem under ``all`` for an answer that breaks the contract."""
+        """Serves a request. Raises Problem in mode ``all`` if the response breaks the contract."""
         routed = scope.get("extensions", {}).get(ROUTING_CONTEXT, {}).get("operation_id")
-        # With the name of its module before it.
+        # The name of the module comes first.
         operation = (routed or "").rpartition(".")[2]
         if operation not in self.contract.responses or not self._due(operation):
             await self.app(scope, receive, send)
@@ -128,7 +128,7 @@ class Checked:
         async def kept(message: Message) -> None:
             nonlocal streamed
             if message.get("more_body") and not streamed:
-                # It is too large to be kept, and looked at, as a whole.
+                # It is too large to be buffered and checked as a whole.
                 streamed = True
                 if self.mode == "all":
                     await send(messages[0])
@@ -139,7 +139,7 @@ class Checked:
 
         await self.app(scope, receive, kept)
         if streamed or not messages:
-            # Or nobody was there any more.
+            # Streamed, or the client is gone.
             return
         answer = _answer(operation, scope, messages)
         if self.mode == "sample":
@@ -185,7 +185,7 @@ def _answer(operation: str, scope: Scope, messages: list[Message]) -> Answer:
 
 
 def _partial(rules: Any) -> Any:
-    """A schema by which no member is required, at any depth."""
+    """Returns a schema that does not require any members, at any depth."""
     if not isinstance(rules, Mapping):
         return rules
     kept = {name: one for name, one in rules.items() if name != "required"}

@@ -1,4 +1,4 @@
-"""JSON Schema: from a schema as OpenAPI writes it to one that is compiled."""
+"""JSON Schema: converts schemas from OpenAPI and compiles them."""
 
 import base64
 import binascii
@@ -15,38 +15,38 @@ Path: TypeAlias = Sequence[str | int]
 
 PREFIX = "#/components/schemas/"
 
-# Where schemas lie within a schema: in a mapping by name, in a list, or as the value itself.
+# The keywords that hold schemas: in a mapping by name, in a list, or as the value itself.
 MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 SINGLE = (
     *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
-# JSON Schema's rules for the names of members, which OpenAPI 3.0 lacks: x-key-pattern and so on.
+# JSON Schema's rules for names of members, which OpenAPI 3.0 lacks: x-key-pattern and so on.
 KEYS = {"pattern": "pattern", "maxLength": "max-length"}
-# What those rules come to, in words that follow "which".
+# A description of those rules that follows "which".
 KEY_WORDS = "x-key-words"
-# What says nothing about values, and what would give a schema an address of its own.
+# Keywords that say nothing about values, or would give a schema an address of its own.
 SILENT = ("example", "components", "$id", "$schema", "$vocabulary")
 
-# Steps that a pattern may go back before a text counts as not matching: some 0.2 ms. Patterns without
-# look-around and back-references never go back.
+# Backtracking steps, about 0.2 ms, after which a pattern counts as not matching. Patterns without
+# look-around and back-references never backtrack.
 BACKTRACKS = 10_000
 PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
 
-# What OpenAPI's formats of integers stand for; JSON Schema knows formats of texts alone.
+# The ranges of OpenAPI's integer formats; JSON Schema only has formats of strings.
 INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 RANGE = "urn:hyperfleet:format:"
 RANGES = jsonschema_rs.Registry(
     [(RANGE + name, {"minimum": low, "maximum": high}) for name, (low, high) in INTEGERS.items()]
 )
 
-# Deeper documents are refused: clients and databases alike have a limit, and nobody's is lower.
+# Deeper documents are refused. Clients and databases have limits too, none of them lower.
 MAX_DEPTH = 64
 
 
 class Validator(NamedTuple):
-    """A schema that is compiled, and its text, in which the paths of errors lead to their rules."""
+    """A compiled schema, and its text, in which the paths of errors lead to the rules."""
 
     compiled: jsonschema_rs.Draft202012Validator
     text: Mapping[str, Any]
@@ -55,21 +55,21 @@ class Validator(NamedTuple):
 def compile_schema(
     schema: Any, named: Mapping[str, Any] | None = None, *, old: bool = True
 ) -> Validator:
-    """A validator of values.
+    """Compiles a schema into a validator.
 
     :param schema: as OpenAPI writes it
-    :param named: the schemas that its references, ``#/components/schemas/NAME``, speak of
-    :param old: whether it is of OpenAPI 3.0, in which some keywords differ from JSON Schema 2020-12
+    :param named: the schemas that references ``#/components/schemas/NAME`` lead to
+    :param old: whether it is OpenAPI 3.0, in which some keywords differ from JSON Schema 2020-12
 
-    Nothing is fetched. Raises ValueError for a schema that is none.
+    Nothing is fetched. Raises ValueError if the schema is invalid.
     """
-    # Not all of them: there are some for each kind, and a validator of each.
+    # Only those that are needed: each kind has several, and a validator for each.
     needed = reached(schema, named) if named else {}
     named = {name: plain(inner, old=old) for name, inner in needed.items()}
     whole = _dialect(plain(schema, old=old), named, old)
     if named:
         components: dict[str, Any] = {}
-        # Each may bring along others, which ask for less.
+        # The conversion may add variants of schemas that require less.
         while left := named.keys() - components.keys():
             components |= {name: _dialect(named[name], named, old) for name in sorted(left)}
         whole = {"allOf": [whole], "components": {"schemas": components}}
@@ -85,7 +85,7 @@ def compile_schema(
 
 
 def reached(schema: Any, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the named schemas that a schema refers to, directly or not."""
+    """Returns those of the named schemas that a schema refers to, directly or not."""
     found: dict[str, Any] = {}
     waiting = [schema]
     while waiting:
@@ -111,7 +111,7 @@ def _is_base64(text: str) -> bool:
 
 
 def fits(text: str, pattern: str) -> bool:
-    """Whether a pattern of a schema is found in a text."""
+    """Whether a pattern of a schema matches anywhere in a text."""
     return _searching(pattern).is_valid(text)
 
 
@@ -121,21 +121,21 @@ def _searching(pattern: str) -> jsonschema_rs.Draft202012Validator:
 
 
 def pointer(ref: str) -> list[str]:
-    """The path that a reference within a document leads to (RFC 6901, section 6)."""
+    """Returns the path that a reference within a document stands for (RFC 6901, section 6)."""
     steps = urllib.parse.unquote(ref[2:]).split("/")
     return [step.replace("~1", "/").replace("~0", "~") for step in steps]
 
 
 def at(whole: Any, path: Path) -> Any:
-    """What a path leads to. Raises LookupError, TypeError or ValueError where there is nothing."""
+    """Returns what a path leads to. Raises LookupError, TypeError or ValueError if there is nothing."""
     for step in path:
         whole = whole[int(step) if isinstance(whole, list) else step]
     return whole
 
 
 def each(schema: Mapping[str, Any], change: Callable[[Any, Path], Any]) -> dict[str, Any]:
-    """A copy of a schema in which each schema directly within is replaced by what ``change`` makes of
-    it; that is called with the inner schema and its path. What is misplaced stays as it is.
+    """Returns a copy of a schema with each schema directly within it replaced by the result of
+    ``change``, called with the inner schema and its path. Misplaced values stay as they are.
     """
     same: dict[str, Any] = {}
     for keyword, value in schema.items():
@@ -151,11 +151,11 @@ def each(schema: Mapping[str, Any], change: Callable[[Any, Path], Any]) -> dict[
 
 
 def plain(schema: Any, *, old: bool) -> Any:
-    """The schema without what differs from JSON Schema 2020-12 in form; every path stays the same."""
+    """Returns the schema in the form of JSON Schema 2020-12; all paths stay the same."""
     if not isinstance(schema, Mapping):
         return schema
     if old and "$ref" in schema:
-        # In OpenAPI 3.0 a reference stands alone: what is beside it does not count.
+        # In OpenAPI 3.0, anything beside a reference is ignored.
         return {"$ref": schema["$ref"]}
     same = each(schema, lambda inner, _: plain(inner, old=old))
     for keyword in SILENT:
@@ -167,9 +167,9 @@ def plain(schema: Any, *, old: bool) -> Any:
 
 
 def _dialect(schema: Any, named: dict[str, Any], old: bool) -> Any:
-    """A plain schema as one of JSON Schema 2020-12 that means the same.
+    """Converts a plain schema to JSON Schema 2020-12 with the same meaning.
 
-    :param named: what references lead to; what they are changed to lead to is added
+    :param named: the schemas that references lead to; variants that the result refers to are added
     """
     if not isinstance(schema, Mapping):
         return schema
@@ -186,12 +186,12 @@ def _dialect(schema: Any, named: dict[str, Any], old: bool) -> Any:
 
 
 def _with_null(same: dict[str, Any]) -> dict[str, Any]:
-    """A schema of OpenAPI 3.0 that also allows null."""
+    """Returns a schema of OpenAPI 3.0 that also allows null."""
     if isinstance(same.get("type"), str):
         same["type"] = [same["type"], "null"]
     if "enum" in same and None not in same["enum"]:
         same["enum"] = [*same["enum"], None]
-    # The other keywords say nothing about null, but these may.
+    # Other keywords do not apply to null, but these may.
     rest = {
         keyword: same.pop(keyword) for keyword in ("allOf", "anyOf", "oneOf", "not") if keyword in same
     }
@@ -201,7 +201,7 @@ def _with_null(same: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_only(schema: Any, named: Mapping[str, Any]) -> set[str]:
-    """The members of an object that are in answers alone, as a schema or a part of its allOf says."""
+    """Returns the read-only members of an object, according to a schema or a part of its allOf."""
     found, seen, waiting = set[str](), list[Any](), [schema]
     while waiting:
         one = followed(waiting.pop(), named)
@@ -219,11 +219,11 @@ def _read_only(schema: Any, named: Mapping[str, Any]) -> set[str]:
 def _not_requiring(
     schema: Any, names: set[str], named: dict[str, Any], within: tuple[Any, ...] = ()
 ) -> Any:
-    """A schema of an object that asks for none of these members, nor do the parts of its allOf: OpenAPI
-    3.0 has it that what is read only need not be sent. The schema itself where it asks for none.
+    """Returns an object's schema that requires none of these members, not in parts of its allOf either:
+    OpenAPI 3.0 does not require read-only members in requests. May be the schema itself.
 
-    :param named: takes what a reference then leads to: in its place, it might be within itself
-    :param within: what it is a part of, for those that are parts of themselves
+    :param named: variants of referenced schemas are added here; in place, they could contain themselves
+    :param within: the schemas that it is a part of, since one can be a part of itself
     """
     one = followed(schema, named)
     if not isinstance(one, Mapping) or any(one is other for other in within):
@@ -245,7 +245,7 @@ def _not_requiring(
 
 
 def followed(schema: Any, named: Mapping[str, Any]) -> Any:
-    """What a schema that is a reference refers to; references to references end somewhere, or None."""
+    """Follows references; returns the schema that they lead to, or None if that fails or takes ten."""
     for _ in range(10):
         if not isinstance(schema, Mapping) or "$ref" not in schema:
             return schema
@@ -259,7 +259,7 @@ def followed(schema: Any, named: Mapping[str, Any]) -> Any:
 
 
 def depth(value: Any) -> int:
-    """How many levels a value has, of which a scalar is one, too."""
+    """Returns the number of levels of a value; a scalar is one level."""
     level, count = [value], 0
     while level:
         count += 1
@@ -273,8 +273,8 @@ def depth(value: Any) -> int:
 
 
 def tidy(schema: Mapping[str, Any], value: Any) -> Any:
-    """A valid value without the members that are null where null means absent; the value itself where
-    there is nothing to change.
+    """Returns a valid value without members whose null means absent, or the value itself if there is
+    nothing to remove.
 
     :param schema: as OpenAPI writes it, without references; what it does not describe stays as it is
     """

@@ -1,4 +1,4 @@
-"""Requests against the contract: how Connexion's validators are made to name every fault at once."""
+"""Validates requests against the contract, in place of Connexion's validators, to report all faults."""
 
 import json
 import math
@@ -24,23 +24,23 @@ from hyperfleet.kinds import RESOURCES
 from hyperfleet.nearest import nearest
 from hyperfleet.storable import storable
 
-# Where the outermost layer says that a body may be something else than the JSON that it is taken for.
+# The scope's key by which the outermost layer says that a body taken for JSON may be something else.
 UNSURE = "hyperfleet.unsure"
 
-# Where the layer of an operation puts its function, and what that is to be called with.
+# The scope's key for the function of an operation and its arguments.
 CALL = "hyperfleet.call"
 
-# What a body may be written in: ASCII is UTF-8, too.
+# Accepted charsets of a body; ASCII is a subset of UTF-8.
 CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 UNSTORABLE = "must not have the character NUL or half a surrogate pair"
 
 MAX_DIGITS = 1000
 MAX_SPREAD = 64 * 1024
-# Doubles hold each whole number below this.
+# All whole numbers below this are exact as doubles.
 EXACT = 2**53
 
-# What our parameters are called in other APIs.
+# Names that our parameters have in other APIs.
 ELSEWHERE = {
     **dict.fromkeys(("limit", "per_page", "perpage", "page_size", "maxresults"), "pageSize"),
     **dict.fromkeys(("labelselector", "fieldselector", "filter", "q", "query"), "search"),
@@ -52,10 +52,10 @@ ELSEWHERE = {
 
 
 class Body:
-    """Reads a JSON body, refuses what no JSON document may hold, and names all faults of the rest.
+    """Parses and validates a JSON body, and reports all its faults.
 
-    :param schema: as the contract describes the body
-    :param provider: what the spec in a body is held against, where it is a resource's whole spec
+    :param definition: the body's schema in the contract
+    :param provider: validates the spec, if the body is one with a resource's whole spec
     """
 
     def __init__(self, definition: Mapping[str, Any], provider: Provider) -> None:
@@ -64,9 +64,9 @@ class Body:
         self.provider = provider
 
     async def read(self, scope: Scope, receive: Receive) -> Any:
-        """The value of a body, without members that are null where null means absent.
+        """Returns the value of a body, without members whose null means absent.
 
-        Raises Problem for a body that is missing, malformed or invalid.
+        Raises Problem if the body is missing, malformed or invalid.
         """
         parts: list[bytes] = []
         more = True
@@ -96,24 +96,24 @@ class Body:
 
 
 class Numbers:
-    """Reads the numbers of one body.
+    """Parses the numbers of one body.
 
-    PostgreSQL writes 1e308 out in 309 digits. A body of such numbers would be read back fifty times as
-    long as it came. A whole number that is written with a fraction or an exponent, as Go's clients do,
-    is an integer, and would be unreadable for them as anything else.
+    PostgreSQL writes 1e308 with 309 digits, so a body of such numbers would come back fifty times as
+    long. A whole number with a fraction or an exponent, as Go clients write it, becomes an integer:
+    they could not read it otherwise.
     """
 
     def __init__(self) -> None:
         self.spare = MAX_SPREAD
 
     def integer(self, text: str) -> int:
-        """Raises ValueError for one with too many digits."""
+        """Returns the integer. Raises ValueError if it has too many digits."""
         if len(text) > MAX_DIGITS:
             raise ValueError(f"an integer of {len(text)} digits; at most {MAX_DIGITS} are allowed")
         return int(text)
 
     def other(self, text: str) -> float | int:
-        """Raises ValueError for one that is too large."""
+        """Returns the number. Raises ValueError if it is too large, or the body's exponents are."""
         number = float(text)
         if math.isinf(number):
             raise ValueError(f"{text[:20]} is larger than a double")
@@ -127,10 +127,10 @@ class Numbers:
 
 
 def parse(body: bytes) -> Any:
-    """The value of a JSON document (RFC 8259).
+    """Parses a JSON document (RFC 8259).
 
-    Raises Problem for what is no such document, and for what PostgreSQL cannot hold: numbers out of
-    range, the character NUL, half a surrogate pair, more than 64 levels.
+    Raises Problem if it is malformed, or has something that is not stored: numbers out of range, the
+    character NUL, half a surrogate pair, more than 64 levels.
     """
     if not body.strip():
         raise Problem(MALFORMED, "The body is empty; a JSON object is expected.")
@@ -155,7 +155,7 @@ def parse(body: bytes) -> Any:
         raise Problem(MALFORMED, f"The body has a number out of range: {error}.") from None
     if body.count(b"{") + body.count(b"[") > schema.MAX_DEPTH and schema.depth(value) > schema.MAX_DEPTH:
         raise Problem(MALFORMED, f"The body has more than {schema.MAX_DEPTH} levels.")
-    # Such characters can only have come as an escape, so most bodies need no look.
+    # These characters can only occur as escapes, so most bodies need no closer look.
     if b"\\u0000" in body or re.search(rb"\\ud[89a-f]", body, re.IGNORECASE):
         found = list(islice(_unstorable(value, ()), MAX_FAULTS))
         if found:
@@ -183,9 +183,9 @@ def _unstorable(value: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
 
 
 class Parameters:
-    """Checks all parameters of an operation's requests and names each that is out of its bounds.
+    """Validates the parameters of an operation, and reports each that breaks its schema.
 
-    :param operation: whose they are
+    :param operation: the operation
     """
 
     def __init__(self, operation: AbstractOperation) -> None:
@@ -195,7 +195,7 @@ class Parameters:
         self.path, self.header = of["path"], of["header"]
         self.query = {one.name: one for one in of["query"]}
         named, rest = inspect_function_arguments(operation.function)
-        # What the handler is given, by the names of its arguments.
+        # The query parameters that the handler takes, with the names of its arguments.
         self.given = {one.name: pythonic(one.name) for one in of["query"]}
         self.given = {name: to for name, to in self.given.items() if rest or to in named}
         self.defaults = {
@@ -206,7 +206,7 @@ class Parameters:
         self.queried = any(one.required for one in of["query"])
 
     def read(self, scope: Scope) -> dict[str, Any]:
-        """The arguments that a query comes to. Raises Problem when a parameter breaks its schema."""
+        """Returns the arguments for the handler. Raises Problem if a parameter breaks its schema."""
         found: list[Fault] = []
         given = dict(self.defaults)
         if scope["query_string"] or self.queried:
@@ -244,7 +244,7 @@ class Parameters:
 
 
 class Parameter:
-    """One parameter, as the contract describes it."""
+    """A parameter as the contract describes it."""
 
     def __init__(self, described: Mapping[str, Any]) -> None:
         self.name: str = described["name"]
@@ -254,20 +254,20 @@ class Parameter:
         self.validator = schema.compile_schema(self.rules)
 
     def value(self, text: str) -> Any:
-        """What a valid text stands for."""
+        """Returns the value of a valid text."""
         return int(text) if self.integer else text
 
     def faults(self, value: str | None) -> Iterator[Fault]:
-        """What is wrong with a path's or a header's parameter."""
+        """Yields what is wrong with a parameter in a path or a header; None means that it is missing."""
         if value is not None:
             yield from faults(self.validator, value, [self.name])
         elif self.required:
             yield fault([self.name], "is required", "required")
 
     def query_faults(self, text: str) -> Iterator[Fault]:
-        """What is wrong with a query's parameter."""
+        """Yields what is wrong with a query parameter."""
         if self.integer and not re.fullmatch(r"-?[0-9]{1,18}", text):
-            # int() takes more than this: blanks, underscores, digits of other scripts.
+            # int() accepts more than this: blanks, underscores, digits of other scripts.
             yield with_value(fault([self.name], f"must be {_bounds(self.rules)}", "type"), text)
         elif not storable(text):
             yield fault([self.name], UNSTORABLE, "type")
@@ -285,7 +285,7 @@ def _unknown(name: str, known: Sequence[str]) -> Fault:
     else:
         other = f"did you mean {meant}?" if meant in known else f"expected one of {', '.join(known)}"
     message = f"is not a parameter of this operation; {other}"
-    # A name is cut, as it comes from the client.
+    # Truncated, since the name comes from the client.
     return {"field": name[:100] or "''", "message": message, "constraint": "unknown"}
 
 
@@ -296,9 +296,9 @@ def _bounds(rules: Mapping[str, Any]) -> str:
 
 
 class Validation:
-    """The layer of one operation: Connexion's, with all that is the same for each request made once.
+    """The validation layer of one operation; what is the same for each request is prepared once.
 
-    What it has read is what the handler is called with.
+    It passes on the arguments that it has read, with which the handler is called.
     """
 
     def __init__(self, app: ASGIApp, operation: AbstractOperation, provider: Provider) -> None:
@@ -307,17 +307,17 @@ class Validation:
         self.parameters = Parameters(operation)
         self.bodies: dict[str, Body] = {}
         if operation.request_body:
-            # Not body_schema(), which warns of each operation that takes more than one type.
+            # Not body_schema(), which logs a warning for each operation with several media types.
             for kind, described in operation.request_body["content"].items():
                 rules = operation.with_definitions(described)["schema"]
                 self.bodies[kind] = Body(rules, provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on that the contract allows. Raises Problem for another."""
+        """Passes on a valid request. Raises Problem for any other."""
         arguments = self.parameters.read(scope)
         if self.bodies:
             kind, charset = _media_type(utils.extract_content_type(scope["headers"]) or "")
-            # As Kubernetes does, a body without a type is taken for JSON.
+            # As in Kubernetes, a body without a content type is taken for JSON.
             body = self.bodies.get(kind or next(iter(self.bodies)))
             if body is None or charset not in CHARSETS:
                 raise Problem(UNSUPPORTED_TYPE)
@@ -327,9 +327,9 @@ class Validation:
 
 
 def _media_type(header: str) -> tuple[str, str]:
-    """The type and the charset of a body, in small letters."""
+    """Returns the media type and the charset of a body in lower case."""
     kind, parameters, _ = header.partition(";")
-    # Not Connexion's split_content_type(), which misses a charset behind a blank, and its quotes.
+    # Not Connexion's split_content_type(), which misses a charset after a blank, and its quotes.
     charset = parse_options_header(header)[1].get("charset", "") if parameters else ""
     return kind.strip().lower(), charset.lower() or "utf-8"
 
@@ -345,12 +345,12 @@ class _Validations(RoutedAPI[Validation]):
 
 
 class Validated(RoutedMiddleware[_Validations]):
-    """Connexion's layer that checks requests; its ``validator_map`` holds the ``provider``."""
+    """Connexion's layer for validation; its ``validator_map`` holds the ``provider``."""
 
     api_cls = _Validations
 
 
 def creation_validators(document: Mapping[str, Any]) -> dict[str, schema.Validator]:
-    """For each kind a validator of the body that creates a resource of it."""
+    """Returns, for each kind, the validator of the body that creates a resource."""
     named = document["components"]["schemas"]
     return {kind: schema.compile_schema(named[f"{kind}CreateRequest"], named) for kind in RESOURCES}
