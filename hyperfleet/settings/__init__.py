@@ -1,5 +1,5 @@
-"""What an operator may say: every setting, what its value may be, and the ways to write it down.
+"""Settings: their declarations, possible values, and the ways to write them.
 
-The kinds that an operator declares are a setting too, and so is what tells tenants apart.
-It may import errors, the native kinds and the name that was meant.
+They include the kinds that an operator declares, and the dimensions of tenants.
+May import errors, kinds and nearest.
 """

@@ -25,34 +25,34 @@ from hyperfleet.settings.values import (
     Whole,
 )
 
-# Beside its own variable, a setting may answer to the name that the original's users have set.
+# Variables of the original that set a setting in addition to its own.
 OTHER_VARIABLES = {"openapi_schema_path": "OPENAPI_SCHEMA_PATH"}
 
 
 def setting(default: Any, description: str, *, filed: bool = False, **option: Any) -> Any:
-    """A field of :class:`Settings`: its default, its help, whether a file may hold it instead, and what
-    its click option needs beside.
+    """Declares a field of :class:`Settings`: its default, its help, whether a file may hold its value,
+    and further arguments for its click option.
     """
     metadata = {"help": description, "option": option, "filed": filed}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def switch(default: bool, description: str) -> Any:
-    """A setting that is on or off: its flag alone turns it on, and a value may say either."""
+    """Declares a boolean setting: the bare flag turns it on, and a value can turn it on or off."""
     return setting(default, description, type=bool, is_flag=False, flag_value="true")
 
 
 def file(description: str) -> Any:
-    """A setting that names a file, which must be there."""
+    """Declares a setting that names an existing file."""
     return setting(None, description, type=FILE)
 
 
 def secret(description: str, **option: Any) -> Any:
-    """A text that a file may hold instead, which a setting of the same name and ``_file`` names."""
+    """Declares a string that may be in a file instead, named by a setting with the suffix ``_file``."""
     return setting("", description, filed=True, **option)
 
 
-# The consoles, documentation and customer portal of Red Hat, which the original let in.
+# The consoles, documentation and customer portal of Red Hat, which the original allows.
 CONSOLES = (
     "https://console.redhat.com",
     "https://console.stage.redhat.com",
@@ -69,7 +69,7 @@ CONSOLES = (
     "https://access.qa.redhat.com",
 )
 
-# Generated from the contract of December 2025, and strict: it refuses members that it does not know.
+# Generated from the contract of December 2025; it rejects members that it does not know.
 STRICT_CLIENT = (
     "OpenAPI-Generator/1.0.0/go=kind,id,href,name,labels,spec,generation,owner_references,"
     "created_time,updated_time,created_by,updated_by,status.phase,status.observed_generation,"
@@ -85,7 +85,7 @@ STRICT_CLIENT = (
     "conditions.reason,conditions.message,conditions.last_transition_time"
 )
 
-# The keys of Red Hat SSO, where anybody can have an account.
+# The keys of Red Hat SSO, where anyone can get an account.
 PUBLIC_KEYS = "https://sso.redhat.com/auth/realms/redhat-external/protocol/openid-connect/certs"
 
 PORT = Whole(0, 65535)
@@ -348,22 +348,22 @@ class Settings:
         type=Share(0, 1),
     )
 
-    # Too much for a flag: the settings file alone holds it.
+    # Too much for a flag: only the settings file can have it.
     entities: tuple[Entity, ...] = ()
 
     @property
     def authenticated(self) -> bool:
-        """Whether callers have to show a token."""
+        """Whether callers must present a token."""
         return self.enable_jwt and not self.no_auth
 
     @property
     def responses_checked(self) -> str:
-        """Which answers are checked against the contract: ``off``, ``sample`` or ``all``."""
+        """Which responses are checked against the contract: ``off``, ``sample`` or ``all``."""
         named = self.database_url or self.db_host
         return self.validate_responses or ("sample" if named else "all")
 
     def required_adapters(self, kind: str) -> tuple[str, ...]:
-        """The adapters that must report on a resource of this kind; empty: all that do."""
+        """Returns the adapters that must report on a resource of this kind; if empty, all that do."""
         if kind in NATIVE:
             names: tuple[str, ...] = getattr(self, f"required_adapters_{kind.lower()}")
             return names
@@ -373,13 +373,13 @@ class Settings:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.metadata}
 
-# The settings that name the file which holds another one.
+# The settings that name the file with the value of another one.
 FILED = {
     f"{name}_file": file(f"File that contains --{name.replace('_', '-')}.")
     for name, field in FIELDS.items()
     if field.metadata["filed"]
 }
-# All of them, as they are declared, each file beside what it holds.
+# All of them in the order of their declaration, each file after the setting that it holds.
 DECLARED: dict[str, Any] = {
     own: FIELDS.get(own) or FILED[own]
     for name in FIELDS

@@ -1,4 +1,4 @@
-"""From what an operator says of kinds to the kinds that there are."""
+"""Turns the list ``entities`` into the kinds of the service."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import NATIVE, Kind
 from hyperfleet.settings.entities import Entity, meant
 
-# What is at the place of a collection in paths already: of all resources, and below a single one.
+# Segments that the API uses already where a plural would be: at the top, and below a resource.
 TAKEN = (
     *("resources", "changes", "audit", "errors", "compatibility", "openapi"),
     *("statuses", "adapter-statuses", "force-delete", "history", "diff", "rollback", "transitions"),
@@ -17,9 +17,9 @@ TAKEN = (
 
 
 def kinds_of(entities: Iterable[Entity]) -> list[Kind]:
-    """The kinds that there are with these, each after what it belongs to, and else in the order of their
-    names, native ones first: this is the order of locks, which replicas that have the list in another
-    order, or a longer one, must share.
+    """Returns all kinds, native ones included. Each follows its parent; otherwise native ones come
+    first, then the others by name. This is the order of locks, on which replicas must agree even if
+    their lists are in another order, or one is longer.
 
     Raises ConfigurationError, with a sentence for the operator, for the first mistake.
     """
@@ -78,7 +78,7 @@ def _new(entity: Entity) -> Kind:
         parent=entity.parent_kind,
         spec=entity.spec_schema_name or f"{entity.kind}Spec",
         shared=True,
-        # As in the original, when nothing is said.
+        # The default, as in the original.
         restrict=entity.parent_kind is not None,
     )
 
@@ -107,7 +107,7 @@ def _check_names(kinds: Sequence[Kind]) -> None:
 
 
 def _check_references(kinds: Mapping[str, Kind]) -> None:
-    # What one must have before it can be: what it belongs to, and what it has to refer to.
+    # What must exist before a resource can: its owner, and the targets of its required references.
     needs: dict[str, set[str]] = {}
     for kind in kinds.values():
         for ref in kind.references:

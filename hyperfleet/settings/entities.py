@@ -1,7 +1,7 @@
-"""What an operator says of kinds: the list ``entities`` of the settings file.
+"""The list ``entities`` of the settings file, which configures kinds.
 
-What is said of each kind is checked here, what all say together in :mod:`.declared`. Who adds
-a member adds it to :class:`Entity` and to ``MEMBERS``.
+Each entry is checked here, all entries together in :mod:`.declared`. To add a member, add it to
+:class:`Entity` and to ``MEMBERS``.
 """
 
 import re
@@ -15,29 +15,29 @@ from hyperfleet.nearest import nearest
 from hyperfleet.settings.expressions import Expression, Refused
 from hyperfleet.settings.issuers import EMPTY, SAID
 
-# Rules of a kind, and characters of a condition's type.
+# The most rules of a kind, and the most characters of a condition's type.
 MOST_RULES, LONGEST_TYPE = 50, 100
-# The conditions that every status has; of each adapter that reports there is one more, which ends so.
+# The conditions of every status; each adapter that reports adds one that ends in SUCCESSFUL.
 AGGREGATED = ("Ready", "Reconciled", "Available", "LastKnownReconciled")
 SUCCESSFUL = "Successful"
-# The texts of a rule's output.
+# The members of a rule's output.
 OUTPUT = ("status", "reason", "message")
-# The longest name that the table holds.
+# The longest name that the tables allow.
 LONGEST = 63
-# Of the references of one type that a resource may have; and what types may be called.
+# The most references of one type per resource; and the syntax of a type.
 MOST_REFERENCES = Reference.most
 TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-# What OpenAPI lets a schema be called.
+# The syntax of a schema's name in OpenAPI.
 SCHEMA = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of a mapped condition.
+    """A rule for a mapped condition.
 
-    :param type: the condition's
-    :param when: the expression that says whether there is the condition
-    :param status: the expressions of what it says
+    :param type: the type of the condition
+    :param when: the expression that tells whether the condition is shown
+    :param status: the expression for its status; ``reason`` and ``message`` likewise
     """
 
     type: str
@@ -48,22 +48,22 @@ class Rule:
 
     @property
     def output(self) -> dict[str, str]:
-        """The expressions of what the condition says, by its members."""
+        """The expressions for the condition's members, by member."""
         return {name: getattr(self, name) for name in OUTPUT}
 
 
 @dataclass(frozen=True)
 class Entity:
-    """What is said of a kind; None: nothing is.
+    """The configuration of a kind; None means that a member is not set.
 
-    :param plural: what its collections are called in paths
-    :param parent_kind: what it belongs to
-    :param on_parent_delete: ``cascade``, or ``restrict``: its owner stays as long as there is one
+    :param plural: the name of its collections in paths
+    :param parent_kind: the kind of its owners
+    :param on_parent_delete: ``cascade``, or ``restrict``, which prevents the deletion of the owner
     :param spec_schema_name: the provider's schema of its spec
-    :param require_spec_schema: whether nothing is served without that
-    :param name_min_len: characters of a name, and ``name_max_len``
-    :param required_adapters: the adapters that must report; None: nothing is said of them
-    :param search_disallowed_fields: the fields that no search may name
+    :param require_spec_schema: whether the service must not start without that schema
+    :param name_min_len: the fewest characters of a name; ``name_max_len`` are the most
+    :param required_adapters: the adapters that must report
+    :param search_disallowed_fields: the fields that a search must not use
     :param conditions: the rules of its mapped conditions
     :param references: what its resources may refer to
     """
@@ -83,9 +83,9 @@ class Entity:
 
 
 def parse(given: Any) -> tuple[Entity, ...]:
-    """The entities of a settings file, whose scalars are texts.
+    """Parses the entities of a settings file, in which all scalars are strings.
 
-    Raises ConfigurationError, with a sentence for the operator, for the first thing that is wrong.
+    Raises ConfigurationError, with a sentence for the operator, for the first mistake.
     """
     if given in EMPTY:
         return ()
@@ -103,7 +103,7 @@ def parse(given: Any) -> tuple[Entity, ...]:
 
 
 def shown(entities: Iterable[Entity]) -> list[dict[str, Any]]:
-    """The entities as they may be written in the file."""
+    """Returns the entities in the form in which the file can have them."""
     return [
         {
             **{
@@ -153,16 +153,16 @@ def _entity(given: Mapping[str, Any]) -> Entity:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that a wrong one is near to; empty: there is none."""
+    """Returns a hint at the known name nearest to a wrong one; empty if none is near."""
     near = nearest(name, known)
     return f" Did you mean {near}?" if near else ""
 
 
 def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any], str | None]:
-    """The check of a member that is a text.
+    """Returns the check of a member that is a string.
 
-    :param looks: what it looks like
-    :param is_: by their names what it is of the kinds that are there anyway, and cannot be changed
+    :param looks: the pattern that it must match
+    :param is_: its values for native kinds, by kind; these cannot be changed
     """
 
     def check(where: str, value: Any) -> str | None:
@@ -176,7 +176,7 @@ def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any]
 
 
 def _alike(where: str, value: Any, looks: re.Pattern[str]) -> str:
-    """A text that looks so. Raises ConfigurationError otherwise."""
+    """Returns a string that matches the pattern. Raises ConfigurationError for anything else."""
     if not isinstance(value, str) or not looks.fullmatch(value):
         raise ConfigurationError(
             f"entities: {where} must match {looks.pattern}, unlike {str(value)[:200]!r}."
@@ -192,12 +192,12 @@ def _switch(where: str, value: Any) -> bool | None:
 
 
 def _length(where: str, value: Any) -> int | None:
-    # As in the original, 0 says nothing.
+    # As in the original, 0 means that it is not set.
     return _number(where, value, LONGEST) or None
 
 
 def _number(where: str, value: Any, most: int) -> int:
-    """A number up to the most; 0 where nothing is said. Raises ConfigurationError otherwise."""
+    """Returns a number from 0 to ``most``; 0 if it is not set. Raises ConfigurationError otherwise."""
     if value in EMPTY:
         return 0
     if not re.fullmatch(r"[0-9]{1,6}", str(value)) or int(value) > most:
@@ -206,7 +206,7 @@ def _number(where: str, value: Any, most: int) -> int:
 
 
 def _list(where: str, value: Any, what: str) -> list[Any]:
-    """A list of things; empty where nothing is said. Raises ConfigurationError otherwise."""
+    """Returns a list; an empty one if it is not set. Raises ConfigurationError otherwise."""
     found = [] if value in EMPTY else value
     if not isinstance(found, list):
         raise ConfigurationError(f"entities: {where} must be a list of {what}.")
@@ -214,11 +214,11 @@ def _list(where: str, value: Any, what: str) -> list[Any]:
 
 
 def _names(where: str, value: Any) -> tuple[str, ...]:
-    """A list of names without repetitions. Raises ConfigurationError otherwise."""
+    """Returns a list of names without duplicates. Raises ConfigurationError otherwise."""
     names = _list(where, value, "names")
     if not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"entities: {where} must be a list of names.")
-    # Helm makes a list of one empty name of `={}`.
+    # Helm turns `={}` into a list of one empty name.
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -294,7 +294,7 @@ def _reference(where: str, given: Any) -> Reference:
     least, most = (
         _number(f"{where}.{name}", whole.get(name, ""), MOST_REFERENCES) for name in ("min", "max")
     )
-    # As in the original, a maximum of 0 says nothing.
+    # As in the original, a maximum of 0 means that it is not set.
     most = most or MOST_REFERENCES
     if least > most:
         raise ConfigurationError(
@@ -306,7 +306,7 @@ def _reference(where: str, given: Any) -> Reference:
 def _members(
     where: str, given: Any, names: tuple[str, ...], more: tuple[str, ...] = ()
 ) -> Mapping[str, Any]:
-    """A mapping with these members, maybe more, and no others. Raises ConfigurationError otherwise."""
+    """Returns a mapping that has ``names`` and maybe ``more``. Raises ConfigurationError otherwise."""
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"entities: {where} must be a mapping with {', '.join(names)}.")
     for name in names:
@@ -318,7 +318,7 @@ def _members(
     return given
 
 
-# What may be said of a kind, and who checks it: of a place and a value, what that says; None: nothing.
+# The members of an entity and their checks, from place and value to the result; None means not set.
 MEMBERS: dict[str, Callable[[str, Any], Any]] = {
     "plural": _text(SEGMENT, {name: of.segment for name, of in NATIVE.items()}),
     "parent_kind": _text(NAME, {name: of.parent or "" for name, of in NATIVE.items()}),

@@ -1,7 +1,7 @@
-"""Expressions in CEL, the Common Expression Language: made of texts at the start, asked with values.
+"""Expressions in CEL, the Common Expression Language: compiled at startup, evaluated with values.
 
-The engine ends an expression after 10,000 rounds of its loops, knows no others, and matches patterns in
-linear time. How much a round may have to do it does not bound; that is done here.
+The engine ends an expression after 10,000 iterations of its loops, has no other loops, and matches
+patterns in linear time. It does not bound the cost of an iteration; this module does.
 """
 
 import json
@@ -14,23 +14,23 @@ from typing import Any, NamedTuple, TypeAlias
 Value: TypeAlias = str | bool | int | float | None
 
 LONGEST = 4096
-# Loops in an expression, loops in each other, and loops that make new values: chained ones multiply.
+# The most loops, their deepest nesting, and the most loops that build values: chained ones multiply.
 LOOPS, DEEPEST, MAKERS = 12, 3, 2
-# Of what a loop makes: each sign may double it, in each of its rounds.
+# The most '+' and ',' in what loops build: each may double it in each iteration.
 SIGNS = 4
-# Characters that toJson may make.
+# The most characters that toJson may return.
 JSON = 1024 * 1024
-# Rounds that the engine allows, and what all of them may come to: rounds times the size of what is
-# asked about. The copy that toJson and dig are given costs more than looking at it.
+# The engine's limit of iterations, and the limit of their cost: iterations times the size of the values.
+# Copying the values, for toJson and dig, costs COPY times as much as reading them.
 ROUNDS, WORK, COPY = 10_000, 128 * 1024 * 1024, 8
-# To look for one long text in another takes as long as their lengths multiplied, if many times faster.
+# Searching a long string in another costs the product of their lengths divided by this.
 SEARCH = 400
 
-# Seconds of the processor that all expressions which are asked about the same values may take together.
-# Nobody else is served meanwhile.
+# Seconds of CPU time for all expressions that are evaluated with the same values. Nothing else is served
+# meanwhile.
 SECONDS = 1.0
 
-# What a text and a comment look like, and a name between backticks: none of them holds a loop.
+# Comments, string literals and names in backticks; none of them contains a loop.
 QUOTED = re.compile(
     r"""//[^\n]*|[rR]?[bB]?[rR]?('''|\"\"\")(?:\\.|(?!\1).)*\1"""
     r"""|[rR][bB]?(?:"[^"\n]*"|'[^'\n]*')|[bB][rR](?:"[^"\n]*"|'[^'\n]*')"""
@@ -38,27 +38,27 @@ QUOTED = re.compile(
     re.DOTALL,
 )
 TOKEN = re.compile(r"\.?\s*\b([A-Za-z_]\w*)\s*\(|[()\[\]{}+,]")
-# A search for what is not written out in the expression.
+# A search whose argument is not a literal.
 SEARCHING = re.compile(r"""\b(?:contains|matches)\s*\((?!\s*""\s*\))""")
 MAKING = frozenset({"map", "optMap", "optFlatMap"})
 LOOPING = MAKING | {"all", "exists", "exists_one", "existsOne", "filter"}
-# They copy what they are given.
+# These get a copy of their argument.
 COPYING = frozenset({"toJson", "dig"})
 
 
 class Refused(Exception):
-    """An expression that cannot be used; the message says why."""
+    """Raised for an expression that cannot be used; the message says why."""
 
 
 class Failed(Exception):
-    """An expression that came to nothing; the message says why."""
+    """Raised if an evaluation fails; the message says why."""
 
 
 class Values:
-    """What expressions are asked about: prepared once for several of them.
+    """The values of variables, prepared once for several expressions.
 
-    :param size: how large it is, about in characters
-    :param longest: how long the longest of its lists and maps is
+    :param size: their approximate size in characters
+    :param longest: the length of their longest list or map
     """
 
     def __init__(self, values: Mapping[str, Any], size: int, longest: int) -> None:
@@ -74,9 +74,9 @@ class Expression:
     """A compiled expression.
 
     :param text: in CEL, with the variables ``statuses`` and ``resource``
-    :param boolean: whether it has to come to true or false
+    :param boolean: whether it must yield true or false
 
-    Raises Refused for a text that is not understood, or that could take too much time or space.
+    Raises Refused if the text is invalid, or could take too much time or space.
     """
 
     def __init__(self, text: str, *, boolean: bool = False) -> None:
@@ -95,8 +95,8 @@ class Expression:
             raise Refused(f"yields a value of the type {kind.lower()}, but must yield {wanted}")
 
     def value(self, values: Values) -> Value:
-        """What it comes to. Raises Failed where that is an error, or a list, a map or the like;
-        and where it could take too long to find out, or those before it have.
+        """Evaluates the expression. Raises Failed if that is an error, or yields a list, a map or the
+        like; and if it could take too long, or the expressions before it did.
         """
         if time.thread_time() > values.until:
             raise Failed(f"the rules before it took longer than {SECONDS:g} s")
@@ -108,7 +108,7 @@ class Expression:
             if kind in ("STRING", "BOOL", "INT", "UINT", "DOUBLE", "NULL"):
                 value: Value = found.plain_value()
                 return value
-            # Nothing else is made a value of Python: it may be large.
+            # Other results are not converted to Python, since they may be large.
             reason = _reason(found.plain_value()) if kind == "ERROR" else f"it yielded a {kind.lower()}"
         except TypeError:
             reason = "it yielded a value that has no text, such as an optional one"
@@ -119,7 +119,7 @@ class Expression:
 
 @cache
 def _environment() -> Any:
-    # Who has no rules does not pay for the engine.
+    # Imported only if there are rules, so that the engine costs nothing without them.
     from cel_expr_python import cel  # noqa: PLC0415
     from cel_expr_python.ext import ext_optional  # noqa: PLC0415
 
@@ -127,7 +127,7 @@ def _environment() -> Any:
     every = ("MAP", "LIST", "STRING", "INT", "UINT", "DOUBLE", "BOOL", "NULL")
 
     def function(name: str, does: Callable[..., Any], result: Any, *more: Any) -> Any:
-        # The engine chooses by the types that it meets, of which "any" is none.
+        # The engine chooses an overload by the actual type, which is never "any".
         overloads = [
             cel.Overload(
                 f"{name}_{one.lower()}",
@@ -150,7 +150,7 @@ def _environment() -> Any:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON, its members by their names. Raises ValueError for what is too long for it."""
+    """Returns a value as JSON with sorted keys. Raises ValueError if that is too long."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     if len(text) > JSON:
         raise ValueError(f"toJson makes at most {JSON} characters")
@@ -158,7 +158,7 @@ def to_json(value: Any) -> str:
 
 
 def dig(target: Any, path: str) -> Any:
-    """What lies at a path of names and positions, ``items.0.name``; None where there is nothing."""
+    """Returns what is at a path of names and indexes, ``items.0.name``; None if there is nothing."""
     for part in filter(None, map(str.strip, path.split("."))):
         if isinstance(target, dict) and part in target:
             target = target[part]
@@ -170,16 +170,16 @@ def dig(target: Any, path: str) -> Any:
 
 
 class _Shape(NamedTuple):
-    """What there is in an expression that takes time.
+    """The properties of an expression that determine its cost.
 
-    :param depth: how deep its loops are within each other
-    :param loops: how many there are
-    :param signs: what may enlarge the values that they make
-    :param items: of the lists in its text, at most
-    :param sums: how many lists are put together, at most
-    :param copies: whether a loop calls what is given copies
-    :param searches: how often one text is looked for in another, and is not written out
-    :param length: of its text
+    :param depth: how deep its loops are nested
+    :param loops: how many it has
+    :param signs: how many '+' and ',' may enlarge the values that they build
+    :param items: at most how many items its list literals have
+    :param sums: at most how many lists are concatenated
+    :param copies: whether a loop calls toJson or dig
+    :param searches: how many searches have an argument that is not a literal
+    :param length: the length of its text
     """
 
     depth: int
@@ -192,7 +192,7 @@ class _Shape(NamedTuple):
     length: int
 
     def work(self, values: Values) -> int:
-        """What evaluating it may come to at worst."""
+        """Returns the cost of an evaluation in the worst case."""
         longest, size = max(values.longest, self.items, 1) * (1 + self.sums), values.size + self.length
         rounds = min(ROUNDS, self.loops * longest**self.depth) if self.depth else 1
         each = size * (1 + self.signs) * (COPY if self.copies else 1)
@@ -200,12 +200,12 @@ class _Shape(NamedTuple):
 
 
 def _shape(text: str) -> _Shape:
-    """Raises Refused for an expression that could take too much time or space with whatever values."""
+    """Analyzes an expression. Raises Refused if any values could make it take too much time or space."""
     if not text.strip():
         raise Refused("is empty")
     if len(text) > LONGEST:
         raise Refused(f"has {len(text)} characters; at most {LONGEST} are allowed")
-    # What each open bracket belongs to.
+    # The function that each open bracket belongs to, if any.
     within: list[str] = []
     loops = makers = signs = deepest = 0
     copies = False
@@ -216,7 +216,7 @@ def _shape(text: str) -> _Shape:
             if within:
                 within.pop()
         elif sign in "+,":
-            # The comma after the variable of a loop is none of what it makes.
+            # The comma after a loop's variable is not part of what the loop builds.
             own = sign == "," and within[-1:] and within[-1] in LOOPING
             signs += not own and any(one in MAKING for one in within)
         else:
@@ -240,7 +240,7 @@ def _shape(text: str) -> _Shape:
 
 
 def _reason(error: object) -> str:
-    """What the engine says, in one line: without its picture of the place, and its codes."""
+    """Returns the engine's message as one line, without its excerpt of the expression and its codes."""
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     first = re.sub(r"^[A-Z_]+: (ERROR: )?|\s*\[[A-Z_]+\]$| \(in container ''\)", "", first)
     return re.sub(r"^<input>:(\d+):(\d+): ", r"line \1, column \2: ", first)[:300]

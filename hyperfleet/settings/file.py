@@ -1,4 +1,4 @@
-"""Settings in a YAML file."""
+"""Reads settings from a YAML file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from hyperfleet.settings.values import Names
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``{"db": {"host": "x"}}`` as ``("db_host", "x")``; a hyphen counts as an underscore."""
+    """Yields ``{"db": {"host": "x"}}`` as ``("db_host", "x")``; hyphens become underscores."""
     for key, value in tree.items():
         name = prefix + str(key).replace("-", "_")
         if isinstance(value, Mapping):
@@ -26,8 +26,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 class _Loader(yaml.BaseLoader):
-    """Reads all as it is written, "yes" may be a name and 0123 a password, and no key twice: one of two
-    would count, and nobody be told.
+    """Loads all scalars as strings, since "yes" may be a name and 0123 a password, and rejects duplicate
+    keys, of which all but one would silently be ignored.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -41,7 +41,7 @@ class _Loader(yaml.BaseLoader):
 
 
 class _Twice(Exception):
-    """A mapping has a key twice."""
+    """Raised for a mapping that has a key twice."""
 
     def __init__(self, key: yaml.ScalarNode) -> None:
         mark = key.start_mark
@@ -50,10 +50,10 @@ class _Twice(Exception):
 
 
 class Read(NamedTuple):
-    """What a settings file holds.
+    """The content of a settings file.
 
-    :param values: the settings that flags know, by field name
-    :param entities: what it says of kinds
+    :param values: the settings that also have flags, by field name
+    :param entities: the configuration of kinds
     :param told: lines for the log
     """
 
@@ -63,10 +63,10 @@ class Read(NamedTuple):
 
 
 def read_file(path: Path) -> Read:
-    """The settings in a YAML file.
+    """Reads the settings in a YAML file.
 
-    Raises ConfigurationError, with the reason, for a file that is no YAML mapping or that names a
-    setting which does not exist. No line of the file is in it, since that may hold a password.
+    Raises ConfigurationError, with the reason, if the file is not a YAML mapping or has a setting that
+    does not exist. The reason never quotes a line of the file, which may contain a password.
     """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506
@@ -100,7 +100,7 @@ def read_file(path: Path) -> Read:
 
 
 def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
-    """A value of a YAML file as a flag would have it. Raises ConfigurationError for what no flag has."""
+    """Returns a value as a flag would have it. Raises ConfigurationError if no flag could."""
     kind = DECLARED[name].metadata["option"].get("type")
     lists = isinstance(kind, Names)
     if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
@@ -109,12 +109,12 @@ def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
         takes = "a list of strings, or one string" if lists else "one value"
         raise ConfigurationError(f"{path}: {name} takes {takes}.")
     if "\0" in str(value):
-        # Neither flags nor variables can have it, nor can the names of files.
+        # Neither flags, variables nor file names can have it.
         raise ConfigurationError(f"{path}: {name} has the character NUL.")
     return str(value)
 
 
 def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A hint at the known name that a wrong one is near to; empty: there is none."""
+    """Returns a hint at the known name nearest to a wrong one; empty if none is near."""
     near = nearest(name, known)
     return f"; did you mean {prefix}{near}?" if near else ""

@@ -1,4 +1,4 @@
-"""Who may issue tokens, each with particulars of its own: what the setting ``jwt_configs`` holds."""
+"""Issuers of tokens that have settings of their own: the value of the setting ``jwt_configs``."""
 
 import dataclasses
 import json
@@ -9,19 +9,19 @@ from typing import Any
 from hyperfleet.nearest import nearest
 
 AUTHORIZATION = "Authorization"
-# What says nothing, as YAML or JSON writes it.
+# Values that mean "not set" in YAML or JSON.
 EMPTY = (None, "", "~", "null")
 SAID = {"true": True, "false": False}
 # RFC 9110, 5.6.2.
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# These are sent by themselves, or hold a secret that must not become somebody's name.
+# Clients send these automatically, or they have a secret that must not become a caller's name.
 NO_TOKENS = ("cookie", "set-cookie")
 NO_NAMES = (
     *NO_TOKENS,
     *("authorization", "proxy-authorization", "x-forwarded-authorization", "x-api-key", "x-auth-token"),
 )
-# Clients, proxies and HTTP itself say other things in these, so that a gateway lets them through. Names
-# that end with a hyphen stand for all that begin so.
+# Clients, proxies and HTTP itself use these for other purposes, so a gateway lets them through. Names
+# that end with a hyphen stand for all names that begin with them.
 TAKEN = (
     *("accept", "accept-", "connection", "content-", "date", "expect", "forwarded", "from", "host"),
     *("hyperfleet-position", "idempotency-key", "if-", "keep-alive", "origin", "prefer", "range"),
@@ -32,25 +32,25 @@ TAKEN = (
 
 
 def taken(header: str) -> bool:
-    """Whether requests have the header for something else."""
+    """Whether requests use the header for something else."""
     name = header.lower()
     return name in TAKEN or name.startswith(tuple(one for one in TAKEN if one.endswith("-")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Issuer:
-    """An issuer of tokens, by the names that the original has for it. What is empty is as the settings
-    for all issuers say.
+    """An issuer of tokens; its members have the names of the original. An empty one defaults to the
+    setting for all issuers.
 
     :param issuer_url: the claim ``iss`` of its tokens
-    :param jwk_cert_url: where its keys are
-    :param jwk_cert_file: a file of its keys, beside the URL
-    :param jwk_cert_ca_file: certificates that may sign that of the URL, beside the system's
-    :param header: the one that carries its tokens
-    :param audience: that its tokens must name
+    :param jwk_cert_url: the URL of its keys
+    :param jwk_cert_file: a file with its keys, in addition to the URL
+    :param jwk_cert_ca_file: CA certificates for the URL, in addition to the system's
+    :param header: the header that carries its tokens
+    :param audience: the audience that its tokens must name
     :param identity_claim: the claim that names the caller
-    :param identity_claim_pattern: what must be found in the caller's identity
-    :param identity_header: in which a gateway names the caller
+    :param identity_claim_pattern: a pattern that must be found in the caller's identity
+    :param identity_header: the header in which a gateway names the caller
     """
 
     issuer_url: str
@@ -64,7 +64,7 @@ class Issuer:
     identity_header: str = ""
 
     def given(self) -> dict[str, str]:
-        """The members that say something."""
+        """Returns the members that are set."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
 
@@ -72,9 +72,9 @@ MEMBERS = tuple(field.name for field in dataclasses.fields(Issuer))
 
 
 def parse(value: Any) -> tuple[Issuer, ...]:
-    """The issuers of a list of mappings, or of its JSON.
+    """Parses a list of mappings, or its JSON, into issuers.
 
-    Raises ValueError, with a sentence, for what is none. No URL is in it: there may be a password.
+    Raises ValueError, with a sentence, for a mistake. It never quotes a URL, which may have a password.
     """
     found = tuple(_issuer(number, one) for number, one in enumerate(listed(value, "issuers"), 1))
     carriers = {one.header.lower() for one in found}
@@ -89,9 +89,9 @@ def parse(value: Any) -> tuple[Issuer, ...]:
 
 
 def listed(value: Any, what: str) -> Sequence[Any]:
-    """The items of a list, or of its JSON. Raises ValueError, with a sentence.
+    """Returns the items of a list, or of its JSON. Raises ValueError, with a sentence.
 
-    :param what: what the items are
+    :param what: the noun for the items in messages
     """
     if isinstance(value, str):
         try:
@@ -104,9 +104,9 @@ def listed(value: Any, what: str) -> Sequence[Any]:
 
 
 def said(given: Mapping[Any, Any], members: Iterable[str], which: str, what: str) -> dict[str, Any]:
-    """What a mapping says, by the names of members. Raises ValueError for a member that there is not.
+    """Returns the members of a mapping that are set. Raises ValueError for an unknown one.
 
-    :param which: the item that it is, and ``what`` that is
+    :param which: the item in messages; ``what`` is its noun
     """
     found: dict[str, Any] = {}
     for key, value in given.items():

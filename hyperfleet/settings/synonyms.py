@@ -1,4 +1,4 @@
-"""The names that settings have in the original, of both its generations, and what they are here.
+"""Names of settings in both generations of the original, and the settings that they stand for here.
 
 In its YAML file a name is a path, ``server.port``; its variable is ``HYPERFLEET_SERVER_PORT``.
 """
@@ -13,12 +13,12 @@ from hyperfleet.errors import ConfigurationError
 class Synonym(NamedTuple):
     """Another name of a setting.
 
-    :param path: in the original's YAML file; empty: it was a flag alone
-    :param flags: separated by blanks
-    :param setting: what it is here; empty: nothing
-    :param why: where it is nothing: what takes care of it
-    :param bare: whether the flag may stand without a value
-    :param former: what its variable was called before
+    :param path: the path in the original's YAML file; empty if there was only a flag
+    :param flags: the flags, separated by blanks
+    :param setting: the setting here; empty if there is none
+    :param why: if there is none, the reason or what to use instead
+    :param bare: whether the flag may have no value
+    :param former: an earlier name of the variable
     """
 
     path: str
@@ -30,12 +30,12 @@ class Synonym(NamedTuple):
 
     @property
     def field(self) -> str:
-        """Its path as that of a setting of this service would be written."""
+        """The path in the form of a field of this service's settings."""
         return self.path.replace(".", "_")
 
     @property
     def variables(self) -> list[str]:
-        """Its environment variables: that of its path, and what it was called before."""
+        """The environment variables: for the path, and for the earlier name."""
         return ["HYPERFLEET_" + name.upper() for name in (self.field, self.former) if name]
 
 
@@ -137,7 +137,7 @@ SYNONYMS = (
     Synonym("", "--sentry-url --sentry-project --sentry-timeout", why="errors are in the log"),
 )
 
-# Where the first generation listened: HOST:PORT, or :PORT for every address.
+# The first generation's flags for addresses: HOST:PORT, or :PORT for all addresses.
 ADDRESSES = {
     "--api-server-bindaddress": ("host", "port"),
     "--health-check-server-bindaddress": ("health_host", "health_port"),
@@ -150,15 +150,15 @@ BY_FLAG = {flag: one for one in SYNONYMS for flag in one.flags.split()}
 
 
 def variables(setting: str) -> list[str]:
-    """The variables that a setting has in the original."""
+    """Returns the original's environment variables for a setting."""
     return [name for one in SYNONYMS if one.setting == setting for name in one.variables]
 
 
 def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[list[str], list[str]]:
-    """The arguments of a command with this service's flags in place of the original's, and what is to
-    be said of those that are none here.
+    """Replaces the original's flags in the arguments of a command; also returns a message for each that
+    has no effect here. Raises ConfigurationError for a malformed address.
 
-    :param known: the flags that the command has itself, and whether a value has to follow each
+    :param known: the command's own flags, and whether each needs a value
     """
     given: list[str] = []
     told: list[str] = []
@@ -195,12 +195,12 @@ def _address(flag: str, value: str) -> Iterator[str]:
 
 
 def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings of a YAML file by this service's names, and what is to be said of those that are
-    none here.
+    """Renames the settings of a YAML file to those of this service; also returns a message for each that
+    has no effect here.
     """
     found: dict[str, Any] = {}
     told = []
-    # The service's own names first: they win.
+    # The service's own names come first, and so take precedence.
     for name, value in sorted(values.items(), key=lambda one: one[0] in BY_FIELD):
         synonym = BY_FIELD.get(name, Synonym("", "", name))
         if not synonym.setting:

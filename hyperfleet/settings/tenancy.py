@@ -1,4 +1,4 @@
-"""What tells tenants apart: which headers of a gateway name them, and what a name may be."""
+"""What identifies a tenant: the headers in which a gateway sends it, and their possible values."""
 
 import json
 import re
@@ -8,19 +8,19 @@ from typing import Any
 
 from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, SAID, listed, said, taken
 
-# What a dimension may be called, and who a caller may be in it.
+# The syntax of a dimension's key, and of a caller's value for it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
-# Each is in the keys of indexes.
+# The most dimensions; the keys of indexes contain them all.
 MOST = 8
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One of the things that make a tenant, such as its organization.
+    """A dimension of tenants, such as the organization.
 
-    :param header: in which a gateway says it
-    :param key: what it is called in a resource's tenancy
-    :param required: whether who does not have it is refused
+    :param header: the header in which a gateway sends it
+    :param key: its name in a resource's tenancy
+    :param required: whether callers without it are refused
     """
 
     header: str
@@ -28,7 +28,7 @@ class Dimension:
     required: bool = False
 
     def given(self) -> dict[str, Any]:
-        """The members, as a settings file has them."""
+        """Returns the members as a settings file has them."""
         return asdict(self)
 
 
@@ -36,7 +36,7 @@ MEMBERS = tuple(Dimension.__dataclass_fields__)
 
 
 def parse(value: Any) -> tuple[Dimension, ...]:
-    """The dimensions of a list of mappings, or of its JSON. Raises ValueError, with a sentence."""
+    """Parses a list of mappings, or its JSON, into dimensions. Raises ValueError, with a sentence."""
     if value in EMPTY:
         return ()
     given = listed(value, "dimensions")
@@ -87,7 +87,7 @@ def _header(what: str, value: Any) -> str:
 
 
 def contradictions(system_header: str, dimensions: Sequence[Dimension]) -> Iterator[str]:
-    """What is wrong with these for telling tenants apart, each as a sentence."""
+    """Yields a sentence for each reason why tenants cannot be told apart with these settings."""
     if not system_header:
         yield "--tenant-enabled needs --tenant-system-header, with which a gateway marks system callers."
     else:
@@ -104,7 +104,7 @@ def contradictions(system_header: str, dimensions: Sequence[Dimension]) -> Itera
 
 
 def faults(tenancy: Any) -> str:
-    """Why something read elsewhere cannot be a tenancy here; empty: it can."""
+    """Returns why something from elsewhere cannot be a tenancy here; empty if it can."""
     if not isinstance(tenancy, Mapping) or len(tenancy) > MOST:
         return f"its tenancy is not a mapping of at most {MOST} strings"
     for key, value in tenancy.items():
@@ -114,5 +114,5 @@ def faults(tenancy: Any) -> str:
 
 
 def text(tenancy: Mapping[str, str]) -> str:
-    """A tenancy as text: the same for the same one, and empty for none."""
+    """Returns a tenancy as text: equal for equal tenancies, empty for none."""
     return json.dumps(tenancy, sort_keys=True) if tenancy else ""

@@ -1,4 +1,4 @@
-"""What the value of a setting may be, and the ways to write it."""
+"""The types of settings: possible values and the ways to write them."""
 
 import json
 import math
@@ -15,10 +15,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Names(click.ParamType[Any]):
-    """A list of names, separated by commas or as given; a YAML file may hold a list instead."""
+    """A list of names, separated by commas or another separator; in a YAML file it may be a list."""
 
     name = "names"
-    # What the items of a list in a file cannot be.
+    # Types that the items of a list in a file must not have.
     no_items: tuple[type, ...] = (list, dict)
 
     def __init__(self, separator: str = ",") -> None:
@@ -27,7 +27,7 @@ class Names(click.ParamType[Any]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """The names without blanks and repetitions, in the order given."""
+        """Returns the names without blanks and duplicates, in the given order."""
         if isinstance(value, str):
             value = value.split(self.separator)
         elif not isinstance(value, list | tuple):
@@ -36,12 +36,12 @@ class Names(click.ParamType[Any]):
 
 
 class AdapterNames(Names):
-    """Names that an adapter can report under, as the contract has them; also a list of them in JSON."""
+    """Names of adapters, as the contract allows them; may also be a JSON list."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """The names; fails for one that no report could have, for which everybody would wait forever."""
+        """Returns the names; fails for one that no report can have, which would be awaited forever."""
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
                 listed = json.loads(value)
@@ -60,7 +60,7 @@ class AdapterNames(Names):
 class Mappings(Names):
     """A list of mappings: JSON, or the list itself in a YAML file.
 
-    :param parse: finds what they say; raises ValueError, with a sentence
+    :param parse: converts it; raises ValueError, with a sentence
     """
 
     name = "json"
@@ -73,7 +73,7 @@ class Mappings(Names):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
-        """What the mappings say; fails with what is wrong with one."""
+        """Returns the parsed mappings; fails with the reason if one is wrong."""
         try:
             return self.parse(value)
         except ValueError as error:
@@ -81,10 +81,10 @@ class Mappings(Names):
 
 
 class Whole(click.IntRange):
-    """A whole number, which may be written as templates write large ones: 2.097152e+06."""
+    """A whole number, also in the form in which templates print large ones: 2.097152e+06."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number, within its range."""
+        """Returns the number; fails if it is outside the range."""
         try:
             number = float("" if isinstance(value, bool) else seconds(value))
         except (TypeError, ValueError, OverflowError):
@@ -94,12 +94,12 @@ class Whole(click.IntRange):
         return int(super().convert(int(number), param, ctx))
 
 
-# 1m30s, as Go writes it.
+# A duration in Go's format, such as 1m30s.
 DURATION = re.compile(r"(?=\d)(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
 
 def seconds(value: Any) -> Any:
-    """The seconds of a duration as Go writes it; anything else as it is."""
+    """Returns the seconds of a duration in Go's format; returns anything else as it is."""
     match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if not match:
         return value
@@ -108,22 +108,22 @@ def seconds(value: Any) -> Any:
 
 
 class Level(click.Choice[str]):
-    """How much is logged; also as Go writes it."""
+    """A log level, also in Go's spelling."""
 
     def __init__(self) -> None:
         super().__init__(["debug", "info", "warning", "error"])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The level."""
+        """Returns the level."""
         said = value.lower() if isinstance(value, str) else value
         return super().convert("warning" if said == "warn" else said, param, ctx)
 
 
 class Share(click.FloatRange):
-    """A part of a whole."""
+    """A share of a whole."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number, within its range."""
+        """Returns the number; fails if it is outside the range."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -131,7 +131,7 @@ class Share(click.FloatRange):
 
 
 class Seconds(click.ParamType[Any]):
-    """A time in seconds, with fractions. ``least`` and ``most`` are what it may be."""
+    """A number of seconds, with fractions, from ``least`` to ``most``."""
 
     name = "seconds"
 
@@ -139,12 +139,12 @@ class Seconds(click.ParamType[Any]):
         self.least, self.most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The time; fails for what is no number within the bounds."""
+        """Returns the seconds; fails if that is not a number within the bounds."""
         try:
             number = float(seconds(value))
         except ValueError:
             number = math.nan
-        # PostgreSQL, for one, knows nothing shorter than a thousandth, and takes less for none.
+        # PostgreSQL, for one, counts milliseconds: anything shorter would become 0, which means none.
         if not self.least <= number <= self.most or 0 < number < 0.001:
             self.fail(
                 f"{value!r} is not a number of seconds from {self.least:g} to {self.most:g}.", param, ctx
