@@ -1,5 +1,5 @@
-"""Taking over what a running original holds, from its database or over its API.
+"""Importing from a running original, from its database or over its API.
 
-``rows`` says what can be taken and why something can't, ``database`` and ``api`` read, ``target``
-writes, and ``passes`` goes through all of it, once or again and again.
+``rows`` decides what can be stored and why something cannot, ``database`` and ``api`` read, ``target``
+writes, and ``passes`` goes through all of it. May import resources, contract and database, no handler.
 """

@@ -1,4 +1,4 @@
-"""Reads an original over its REST API, of any generation, or another instance of this service."""
+"""Reads an original of any generation, or another instance of this service, over its REST API."""
 
 import json
 import os
@@ -24,24 +24,24 @@ from hyperfleet.takeover.rows import BATCH, LABEL_VALUE, Raw, Refusal, Unreadabl
 T = TypeVar("T")
 
 PAGE = 100
-# Requests at a time: reports are asked for one resource after the other.
+# Concurrent requests: the reports of each resource have to be requested separately.
 TOGETHER = 8
 TIMEOUT = 60
-# Times that a list is read again which has shifted while it was read.
+# How many times a list is read at most if its items shift while it is read.
 TRIES = 3
-# Times that a request is sent again, and the most seconds that the service may ask to wait before each.
+# How often a request is repeated, and the most seconds to wait before each if the service asks for it.
 RETRIES, PATIENCE = 3, 10.0
 
 
 class NotJson(Unreadable):
-    """What it answers is no JSON, or not what the API answers."""
+    """Raised for a response that is not JSON, or not one of the API."""
 
 
 class Patience(Retry):
-    """Waits as long as the service asks for, but not for ever."""
+    """Waits as long as the service asks for, but not forever."""
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        """Seconds to wait, at most PATIENCE; None where it doesn't say."""
+        """Returns the seconds to wait, at most PATIENCE; None if the response does not say."""
         asked = super().get_retry_after(response)
         return None if asked is None else min(asked, PATIENCE)
 
@@ -49,13 +49,13 @@ class Patience(Retry):
 class Api:
     """The REST API of an original.
 
-    What ``identity`` and ``certain`` are is said of :class:`hyperfleet.takeover.database.Database`.
+    For ``identity`` and ``certain``, see :class:`hyperfleet.takeover.database.Database`.
 
-    :param url: its address, which may end in the API's base path or not
-    :param token: empty where none is needed
+    :param url: its address, with or without the API's base path
+    :param token: the bearer token; empty if none is needed
     """
 
-    # Whatever answers at the address may be another service than the one before.
+    # Another service than before may answer at the address.
     certain = False
 
     def __init__(self, url: str, token: str) -> None:
@@ -70,7 +70,7 @@ class Api:
             raise ConfigurationError("--from-api must not hold a user or a password; see --token.")
         self.name = self.identity = url.rstrip("/").removesuffix(BASE)
         self._session = requests.Session()
-        # Else a .netrc could replace the token.
+        # Otherwise, a .netrc could replace the token.
         self._session.trust_env = False
         self._session.verify = _certificates()
         retry = Patience(
@@ -82,7 +82,7 @@ class Api:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
     def open(self, _target: psycopg.Connection[Any]) -> str:
-        """Asks for a cluster, to see that it answers. Raises StartError when it doesn't."""
+        """Requests a cluster; returns the source in words. Raises StartError if that fails."""
         try:
             answer = self.get(f"{BASE}/clusters", {"page": 1, "pageSize": 1})
         except Unreadable as error:
@@ -93,11 +93,11 @@ class Api:
 
     @contextmanager
     def look(self, _since: str | None, _again: Collection[str]) -> Iterator["Look"]:
-        """All that it shows; its lists cannot be asked for what was changed."""
+        """Yields a look at everything: its lists cannot be asked for changes only."""
         yield Look(self)
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """What is at a path; None where nothing is. Raises Unreadable."""
+        """Returns the object at a path; None if there is nothing. Raises Unreadable."""
         try:
             response = self._session.get(
                 self.name + path, params=query, timeout=TIMEOUT, allow_redirects=False
@@ -121,26 +121,26 @@ class Api:
         return answer
 
     def items(self, path: str, *names: str) -> list[dict[str, Any]] | None:
-        """All items of a list, whatever size its pages have; None where there is no such list.
+        """Returns all items of a list, whatever the size of its pages; None if there is no such list.
 
-        Raises Unreadable for a list that does not come to the total that it tells.
+        Raises Unreadable if they do not come to the list's total.
 
-        :param names: what tells items apart: the first of these members that one has
+        :param names: the members that identify an item; the first that it has counts
         """
         found = self._all(path, names, lambda one: one)
         return None if found is None else list(found.values())
 
     def ids(self, kind: str) -> set[str]:
-        """The ids of all resources of a kind. Raises Unreadable where there is no such list."""
+        """Returns the ids of all resources of a kind. Raises Unreadable if there is no such list."""
         found = self._all(_list(kind), ["id"], lambda _: None)
         if found is None:
             raise Unreadable(f"{self.name}{_list(kind)} answers 404.")
         return set(found)
 
     def each(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The resources of a kind, each once, as its page is read; no more than a page is held.
+        """Yields the resources of a kind, each once, while the list is read; holds no more than a page.
 
-        Raises Unreadable for a list that does not come to the total that it tells, or is not there.
+        Raises Unreadable if there is no such list, or if they do not come to its total.
         """
         path, given, shown, total = _list(kind), set[str](), 0, 1
         for _ in range(TRIES):
@@ -156,7 +156,7 @@ class Api:
     def _all(
         self, path: str, names: Collection[str], keep: Callable[[dict[str, Any]], T]
     ) -> dict[str, T] | None:
-        """What is kept of each item of a list, by what tells them apart; None where there is none."""
+        """Returns what ``keep`` makes of each item, by what identifies it; None without such a list."""
         found: dict[str, T] = {}
         total: int | None = None
         for _ in range(TRIES):
@@ -173,9 +173,9 @@ class Api:
     def _pages(
         self, path: str, names: Collection[str]
     ) -> Iterator[tuple[dict[str, dict[str, Any]], int]]:
-        """What each page of a list shows that those before did not, by what tells items apart, and the
-        total that it tells; to the last page, or the first with nothing new. None of a list that is not
-        there.
+        """Yields, for each page of a list, the items that earlier ones did not have, by what identifies
+        them, and the total. Ends after the last page, or the first with nothing new. Yields nothing if
+        there is no such list.
         """
         seen: set[str] = set()
         total, page = 1, 0
@@ -188,7 +188,7 @@ class Api:
             items = self._page(path, answer, names)
             new = {key: one for key, one in items.items() if key not in seen}
             seen |= new.keys()
-            # A link neither skips nor repeats; a page by its number may.
+            # Following links never skips or repeats an item; counting pages may.
             link, total = answer.get("next"), answer["total"]
             yield new, total
             if not new:
@@ -197,7 +197,7 @@ class Api:
     def _page(
         self, path: str, answer: dict[str, Any], names: Collection[str]
     ) -> dict[str, dict[str, Any]]:
-        """The items of a page, by what tells them apart. Raises NotJson for what is no page."""
+        """Returns the items of a page, by what identifies them. Raises NotJson if it is not a page."""
         items, total, link = answer.get("items"), answer.get("total"), answer.get("next")
         if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
             raise NotJson(f"{self.name}{path} does not answer with a list of objects.")
@@ -215,37 +215,37 @@ class Api:
 
 
 class Look:
-    """What is seen in one pass; not one moment, since a page comes after the other. ``at`` is when it
-    was, by this clock.
+    """A view of the API for one pass. It is no snapshot, since pages are read one by one; ``at`` is when
+    it began, by the clock here.
     """
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self.at = times.now()
-        # Nothing else of them: there may be many, and they may be large.
+        # Only the ids: there may be many resources, and they may be large.
         self._ids = {kind: api.ids(kind) for kind in NATIVE}
 
     def count(self, kind: str) -> int:
-        """How many resources of a kind there are."""
+        """Returns the number of resources of a kind."""
         return len(self._ids[kind])
 
     def ids(self, kind: str, *, anew: bool = False) -> set[str]:
-        """The ids of all resources of a kind that were seen, or ``anew`` are now: one may have slipped
+        """Returns the ids of all resources of a kind, read at first or ``anew``: one may have slipped
         from page to page while the list was read.
         """
         return self._api.ids(kind) if anew else self._ids[kind]
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
-        """The resources of a kind, with their reports; those that are being deleted come last."""
+        """Yields the resources of a kind with their reports; those that are being deleted come last."""
         rest = self._rest(kind)
-        # Unlike those of concurrent.futures, these threads keep no process that is told to end.
+        # Unlike those of concurrent.futures, these threads do not keep a process from ending.
         with ThreadPool(TOGETHER) as threads:
             while batch := list(islice(rest, BATCH)):
                 raws = threads.imap(lambda item: self._whole(kind, item), batch)
                 yield [raw for raw in raws if raw is not None]
 
     def _rest(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The resources of a kind in their order, for which the list may be read twice."""
+        """Yields the resources of a kind in that order, for which it may read the list twice."""
         given: set[str] = set()
         marked = False
         for one in self._api.each(kind):
@@ -255,11 +255,11 @@ class Look:
                 given.add(one["id"])
                 yield one
         if marked:
-            # What is marked by now, and was given before, comes as that with the next pass.
+            # What was yielded unmarked and is marked by now comes as marked in the next pass.
             yield from (one for one in self._api.each(kind) if one["id"] not in given)
 
     def others(self) -> Iterator[Refusal]:
-        """Nothing: these lists hold clusters and node pools alone."""
+        """Yields nothing: these lists only have clusters and node pools."""
         return iter(())
 
     def _whole(self, kind: str, item: dict[str, Any]) -> Raw | None:
@@ -271,7 +271,7 @@ class Look:
             try:
                 shown = self._api.items(f"{path}/statuses", "id", "adapter")
                 if shown is None and self._api.get(path) is None:
-                    # It is gone since the list was read.
+                    # It was removed after the list was read.
                     return None
                 reports, missing = shown or [], shown is None
                 reason = "its reports are not found, although it is" if missing else ""
@@ -292,7 +292,7 @@ class Look:
 
     @staticmethod
     def _path(kind: str, item: dict[str, Any]) -> str:
-        """Where it is; empty for what has an id, or an owner's, that it cannot have."""
+        """Returns the path of a resource; empty if its id or its owner's is not a valid one."""
         references = item.get("owner_references")
         owner = references.get("id") if isinstance(references, dict) else None
         ids = [item["id"]] if kind == "Cluster" else [owner, item["id"]]
@@ -315,5 +315,5 @@ def _no_number(text: str) -> NoReturn:
 
 
 def _certificates() -> str | bool:
-    """Where requests looks too, which is told to look at nothing else of the environment."""
+    """Returns the CA certificates that requests would use, if it did not ignore the environment."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True

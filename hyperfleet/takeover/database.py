@@ -1,4 +1,4 @@
-"""Reads the database of an original: that of December 2025, or the newest. It writes nothing."""
+"""Reads the database of an original, that of December 2025 or the newest, without writing to it."""
 
 import secrets
 from collections.abc import Collection, Iterator
@@ -17,7 +17,7 @@ COLUMNS = """
 SELECT table_name::text, array_agg(column_name::text) FROM information_schema.columns
 WHERE table_schema = ANY(current_schemas(false)) GROUP BY table_name
 """
-# Those of which the role may not read each column; what is in them would be missing without a word.
+# Tables with columns that the role may not read: their content would be missing without notice.
 HIDDEN = """
 SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY(current_schemas(false)) AND c.relname = ANY(%s)
@@ -26,7 +26,7 @@ WHERE n.nspname = ANY(current_schemas(false)) AND c.relname = ANY(%s)
 ORDER BY c.relname
 """
 BESIDE = ["resource_conditions", "resource_labels", "resource_references"]
-# What tells the original's tables from those of anybody else, this service's among them.
+# The columns that distinguish the original's tables from any others, such as those of this service.
 FIRST = {
     "clusters": {"id", "name", "spec", "labels", "generation", "created_time", "updated_time"},
     "node_pools": {"id", "name", "spec", "labels", "generation", "owner_id", "updated_time"},
@@ -36,7 +36,7 @@ NEWEST = {
     "resources": {"id", "kind", "name", "spec", "generation", "owner_id", "deleted_time"},
     "adapter_statuses": FIRST["adapter_statuses"],
 }
-# Who may not ask for the first still sees the second, which tells databases of one server apart.
+# Roles that may not run the first can still run the second, which identifies a database of a server.
 SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 OID = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
 USED = "SELECT EXISTS (SELECT FROM resources WHERE kind IN ('Cluster', 'NodePool'))"
@@ -48,9 +48,9 @@ TABLES: dict[str, dict[str, LiteralString]] = {
         "NodePool": "resources AS t WHERE kind = 'NodePool' AND ",
     },
 }
-# A resource that is deleted for good has this column set in older schemas: gorm shows it to nobody.
+# In older schemas, this column is set for resources that are deleted for good; gorm never shows them.
 VISIBLE: dict[bool, LiteralString] = {True: "t.deleted_at IS NULL", False: "true"}
-# What is being deleted comes last: another may have its name.
+# Resources that are being deleted come last, since another may have the same name.
 ORDER: dict[bool, LiteralString] = {
     True: " ORDER BY t.deleted_time IS NOT NULL, t.id",
     False: " ORDER BY t.id",
@@ -71,16 +71,16 @@ SELECT t.id, ((to_jsonb(t) - %(apart)s::text[])
 FROM {shown}
 """
 CONDITIONS: dict[tuple[bool, bool], LiteralString] = {
-    # A column of its own, or a table.
+    # In a column, or in a table of their own.
     (True, False): "t.status_conditions",
     (False, True): "(SELECT jsonb_agg(to_jsonb(c) ORDER BY type) FROM resource_conditions AS c "
     "WHERE c.resource_id = t.id)",
     (False, False): "NULL::jsonb",
 }
-# What is read apart, and what is folded here and not kept.
+# Columns that are read separately, or whose content is computed here.
 APART = ["spec", "labels", "status_conditions", "status_adapters"]
-# What was changed since a moment, or what is to be looked at again. It is seen when it is committed, and
-# its times are those of clients and clocks: so from two minutes before on.
+# Resources that have changed since a time, or must be read again. Changes become visible only when they
+# are committed, and their times come from clients and various clocks, hence the two minutes.
 CHANGED: LiteralString = """
  AND (t.updated_time >= %(since)s::timestamptz - interval '2 minutes' OR t.id = ANY(%(again)s)
       OR t.id IN (SELECT resource_id FROM adapter_statuses
@@ -107,10 +107,10 @@ WHERE t.kind IN ('Cluster', 'NodePool') ORDER BY source_id, ref_type
 
 
 class Shape(NamedTuple):
-    """Which of the originals made a database.
+    """Which of the originals created a database.
 
     :param name: ``first`` or ``newest``
-    :param columns: those of each table
+    :param columns: the columns of each table
     """
 
     name: str
@@ -125,10 +125,10 @@ class Shape(NamedTuple):
 class Database:
     """The database of an original.
 
-    ``identity`` is what it is known by from one run to the next, without any secret, once it is looked
-    at; and ``certain`` whether no other has that identity.
+    After the first look, ``identity`` identifies it from one run to the next, without any secret, and
+    ``certain`` tells whether no other database can have that identity.
 
-    :param conninfo: where it is
+    :param conninfo: how to connect to it
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -143,9 +143,9 @@ class Database:
         self.identity, self.certain = self.name, False
 
     def open(self, target: psycopg.Connection[Any]) -> str:
-        """Looks which original made it; returns it in words.
+        """Finds out which original created it; returns the source in words.
 
-        Raises StartError for a database that no original made, or that is the target itself.
+        Raises StartError if none did, if it is the target itself, or if the role may not read all of it.
         """
         with self._snapshot() as conn:
             if self._same(conn, target):
@@ -172,10 +172,10 @@ class Database:
 
     @contextmanager
     def look(self, since: str | None, again: Collection[str]) -> Iterator["Look"]:
-        """One snapshot of it.
+        """Yields a look at one snapshot.
 
-        :param since: only what was changed since; None: all there is
-        :param again: the ids, there, of what is looked at in any case
+        :param since: only what has changed since then; None means everything
+        :param again: the ids, at the source, of what is read in any case
         """
         with self._snapshot() as conn:
             self._identify(conn)
@@ -186,7 +186,7 @@ class Database:
         try:
             conn = connection.connect(self._read_only)
         except psycopg.OperationalError as error:
-            # A pooler takes no options; its transactions are read-only all the same.
+            # Poolers do not accept options; the transactions are read-only anyway.
             if "startup parameter" not in str(error):
                 raise
             conn = connection.connect(self._conninfo)
@@ -194,13 +194,13 @@ class Database:
             conn.autocommit = False
             conn.read_only = True
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            # While a batch is stored here, nothing is asked there.
+            # The session is idle while a batch is stored here.
             conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield conn
             conn.rollback()
 
     def _identify(self, conn: psycopg.Connection[Any]) -> None:
-        """Finds out which database it is, whatever its address: another may be there some day."""
+        """Identifies the database regardless of its address, where another may be one day."""
         try:
             with conn.transaction():
                 server = conn.execute(SYSTEM).fetchone()
@@ -213,7 +213,7 @@ class Database:
 
     @staticmethod
     def _same(conn: psycopg.Connection[Any], target: psycopg.Connection[Any]) -> bool:
-        """Whether a lock that is taken in one database is seen in the other."""
+        """Whether both are the same database: a lock taken in one is visible in the other."""
         high, low = secrets.randbits(31), secrets.randbits(31)
         seen = (
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s "
@@ -226,7 +226,7 @@ class Database:
 
 
 class Look:
-    """What is seen in one snapshot; ``at`` is when it was, by the clock there."""
+    """A view of one snapshot; ``at`` is its time by the source's clock."""
 
     def __init__(
         self, conn: psycopg.Connection[Any], shape: Shape, since: str | None, again: Collection[str]
@@ -240,19 +240,19 @@ class Look:
         self._from: dict[str, LiteralString] = {kind: self._shown(kind) + changed for kind in NATIVE}
 
     def count(self, kind: str) -> int:
-        """How many resources of a kind there are to look at."""
+        """Returns the number of resources of a kind to read."""
         statement: LiteralString = COUNT.replace("{shown}", self._from[kind])
         row = self._conn.execute(statement, self._values).fetchone()
         assert row is not None
         return int(row[0])
 
     def ids(self, kind: str, *, anew: bool = False) -> set[str]:
-        """The ids of all resources of a kind that are shown there; in a snapshot, always the same."""
+        """Returns the ids of all resources of a kind; in a snapshot, they are always the same."""
         statement: LiteralString = IDS.replace("{shown}", self._shown(kind))
         return {row[0] for row in self._conn.execute(statement)}
 
     def batches(self, kind: str) -> Iterator[list[Raw]]:
-        """The resources of a kind, with their reports; those that are being deleted come last."""
+        """Yields the resources of a kind with their reports; those that are being deleted come last."""
         apart = self._shape.name == "newest" and "resource_labels" in self._shape.columns
         order = ORDER[self._shape.has(kind, "deleted_time")]
         own = self._shape.has(kind, "status_conditions")
@@ -267,7 +267,7 @@ class Look:
                 yield self._whole(kind, rows)
 
     def others(self) -> Iterator[Refusal]:
-        """What there is beside clusters and node pools."""
+        """Yields what the source has besides clusters and node pools, and why it is left out."""
         if self._shape.name == "newest":
             yield from map(Refusal._make, self._conn.execute(OTHERS))
             if "resource_references" in self._shape.columns:

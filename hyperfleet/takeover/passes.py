@@ -1,4 +1,4 @@
-"""Goes through a source: once, or again and again; what is the same already stays as it is."""
+"""Goes through a source once or repeatedly, and leaves alone what has not changed."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,11 +16,11 @@ from hyperfleet.takeover import api, database, target
 from hyperfleet.takeover.rows import BATCH, Item, Raw, Refusal, Refused, Rows, Unreadable, name_of
 from hyperfleet.takeover.target import Here, Known, Written
 
-# What can be looked at, again and again, and what is seen then.
+# A source, which can be looked at repeatedly, and a look at it.
 Source: TypeAlias = api.Api | database.Database
 Look: TypeAlias = api.Look | database.Look
 
-# Times that a batch is tried again which met somebody else's change.
+# Attempts to store a batch when others make conflicting changes.
 TRIES = 5
 MET = (
     psycopg.errors.UniqueViolation,
@@ -28,7 +28,7 @@ MET = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-# What a row is that the database refuses, whatever the rules say.
+# Errors by which the database rejects a row that the rules allow.
 UNSTORABLE = (
     psycopg.DataError,
     psycopg.errors.CheckViolation,
@@ -44,8 +44,8 @@ BUSY = "Another import into this database is running."
 
 @dataclass
 class Counts:
-    """What became of what was looked at, by kind and outcome: ``new``, ``changed``, ``same``,
-    ``removed``; of reports ``stored``. And how many were taken ``elsewhere``, before.
+    """The outcomes of a pass, by kind: ``new``, ``changed``, ``same``, ``removed``; of reports
+    ``stored``. ``elsewhere`` are resources whose last import was from another source.
     """
 
     of: dict[str, Counter[str]] = field(default_factory=dict)
@@ -53,16 +53,16 @@ class Counts:
     elsewhere: int = 0
 
     def add(self, kind: str, outcome: str, number: int = 1) -> None:
-        """Counts."""
+        """Counts some of a kind with an outcome."""
         self.of.setdefault(kind, Counter())[outcome] += number
 
     def number(self, outcome: str, kind: str | None = None) -> int:
-        """How many had an outcome, of a kind or of all resources."""
+        """Returns how many had an outcome: of a kind, or of all resources."""
         kinds = [kind] if kind else NATIVE
         return sum(self.of[kind][outcome] for kind in kinds if kind in self.of)
 
     def take(self, other: "Counts") -> None:
-        """Adds those of a part."""
+        """Adds the counts of a part."""
         for kind, numbers in other.of.items():
             self.of.setdefault(kind, Counter()).update(numbers)
         self.refusals += other.refusals
@@ -70,13 +70,13 @@ class Counts:
 
 
 class Takeover:
-    """Takes over what a source holds.
+    """Imports what a source has.
 
-    :param conninfo: of this service's database
-    :param foldings: what the statuses of each kind are folded by
-    :param rows: says what can be stored
-    :param dry: whether nothing is to be written
-    :param remove_most: whether what is gone there goes here, too, even if it is most of all
+    :param conninfo: how to connect to this service's database
+    :param foldings: how to compute the statuses of each kind
+    :param rows: decides what can be stored
+    :param dry: whether to write nothing
+    :param remove_most: whether to remove what is gone at the source even if that is most of it
     """
 
     def __init__(
@@ -92,27 +92,27 @@ class Takeover:
         self._conninfo, self._source = conninfo, source
         self._foldings, self._rows = foldings, rows
         self._dry, self._remove_most = dry, remove_most
-        # Holds the lock that keeps other imports away.
+        # The connection that holds the lock against other imports.
         self._alone: psycopg.Connection[Any] | None = None
-        # What a dry run would have stored and removed: nobody finds it in the database.
+        # What this pass stored and removed; after a dry run, it is not in the database.
         self._stored: dict[str, set[str]] = {}
         self._gone: set[str] = set()
-        # Who has a name among those of this pass.
+        # The id with each name in this pass.
         self._names: dict[tuple[str, str | None, str], str] = {}
-        # Who has an id here, since the last pass that looked at everything: those there tell upper case
-        # from lower case.
+        # The source's id for each id here, since the last full pass: the source distinguishes ids that
+        # differ only in case.
         self._ids: dict[tuple[str, str], str] = {}
-        # What was not taken, by its id there, is looked at again in the next pass.
+        # What was refused, by its id at the source; the next pass reads it again.
         self._open: dict[tuple[str, str], list[Refusal]] = {}
-        # What is neither cluster nor node pool, as the last pass found it that looked at everything.
+        # What is neither a cluster nor a node pool, as of the last full pass.
         self._others: list[Refusal] = []
         self.at = ""
 
     def once(self, since: str | None, progress: Callable[[int, int], object]) -> Counts:
-        """One pass. Leaves in ``at`` when it was, by the source's clock.
+        """Makes one pass. Sets ``at`` to the time of its look at the source.
 
-        :param since: only what was changed since; None: all there is
-        :param progress: told how many resources there are and how many more are done
+        :param since: only what has changed since then; None means everything
+        :param progress: called with the number of resources, and how many more are done
         """
         if not self._dry:
             self._keep_others_away()
@@ -146,20 +146,20 @@ class Takeover:
                 target.measure(conn)
             counts.elsewhere = target.elsewhere(conn, self._source.identity)
         for key in left:
-            # It is gone there.
+            # It is gone at the source.
             self._open.pop(key, None)
         for refusals in self._open.values():
             counts.refusals += refusals
         return counts
 
     def close(self) -> None:
-        """Lets other imports write."""
+        """Allows other imports to write."""
         if self._alone:
             self._alone.close()
             self._alone = None
 
     def _keep_others_away(self) -> None:
-        """From now on, between passes too. Raises Unreadable while another import writes."""
+        """Locks out other imports until the end. Raises Unreadable if another one is running."""
         if self._alone:
             try:
                 self._alone.execute("SELECT 1")
@@ -174,14 +174,14 @@ class Takeover:
     def _missing(
         self, conn: psycopg.Connection[Any], look: Look, kind: str, counts: Counts
     ) -> list[str]:
-        """What is gone there; nothing where something is more likely to be wrong with the source."""
+        """Returns the ids of what is gone at the source; none if the source is more likely at fault."""
         before = target.imported(conn, kind, self._source.identity)
         ids = set(map(id_here, look.ids(kind)))
         lost = before - ids
         if lost:
             ids = set(map(id_here, look.ids(kind, anew=True)))
             lost -= ids
-        # A database that is known for sure may well have lost most of it, but hardly everything.
+        # A source that is certainly the same may well have lost most resources, but hardly all.
         unlikely = not ids or (not self._source.certain and 2 * len(lost) > len(before))
         if lost and unlikely and not self._remove_most:
             noun, reason = NATIVE[kind].noun, MOST if ids else NOTHING
@@ -190,7 +190,7 @@ class Takeover:
         return sorted(lost)
 
     def _remove(self, conn: psycopg.Connection[Any], look: Look, counts: Counts) -> None:
-        """Removes what is gone there: node pools before their clusters."""
+        """Removes what is gone at the source: node pools before their clusters."""
         missing = {kind: self._missing(conn, look, kind, counts) for kind in NATIVE}
         for kind in reversed(NATIVE):
             for start in range(0, len(missing[kind]), BATCH):
@@ -206,7 +206,7 @@ class Takeover:
             counts, stored = self._tried(conn, kind, raws)
         except UNSTORABLE as error:
             if len(raws) > 1:
-                # One of them is at fault: it is found by halves.
+                # One of them is at fault; find it by bisection.
                 counts, half = Counts(), len(raws) // 2
                 for part in (raws[:half], raws[half:]):
                     counts.take(self._batch(conn, kind, part))
@@ -223,7 +223,7 @@ class Takeover:
     def _tried(
         self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]
     ) -> tuple[Counts, set[str]]:
-        """Stores a batch in a transaction; returns what became of it, and the ids that were written."""
+        """Stores a batch in a transaction; returns its counts, and the ids of the written resources."""
         for tries in range(TRIES):
             counts = Counts()
             try:
@@ -233,7 +233,7 @@ class Takeover:
                         target.write(conn, kind, self._source.identity, written)
                 break
             except MET:
-                # Somebody took a name or removed a cluster meanwhile: the next look sees it.
+                # Another change took a name or removed a cluster; the next attempt sees that.
                 if tries + 1 == TRIES:
                     raise
         return counts, {item.id for item, *_ in written.whole}
@@ -241,7 +241,7 @@ class Takeover:
     def _plan(
         self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw], counts: Counts
     ) -> Written:
-        """What is to be written of a batch; what is not taken is told to ``counts``."""
+        """Returns what to write of a batch; adds what is refused to ``counts``."""
         ids = [id_here(raw.id) for raw in raws]
         known = target.known(conn, kind, self._source.identity, ids)
         items: list[Item] = []
@@ -292,7 +292,7 @@ class Takeover:
         holders: dict[tuple[str | None, str], str],
         owners: set[str],
     ) -> str:
-        """Why an item cannot be stored; empty: it can."""
+        """Returns why an item cannot be stored; empty if it can."""
         if found is not None:
             return "" if known else OWN
         if known:
@@ -309,7 +309,7 @@ class Takeover:
     def _decide(
         self, item: Item, found: Here | None, written: Written, counts: Counts, *, whole: bool
     ) -> None:
-        """What an item comes to: whatever is newer counts, the resource and each report on its own.
+        """Adds to ``written`` whatever of an item is newer: the resource, and each report separately.
 
         :param whole: whether the resource is newer
         """
@@ -340,20 +340,20 @@ class Takeover:
 
 
 def _newer(item: Item, found: Here | None, known: Known | None) -> bool | None:
-    """Whether a resource is to be written as it is there; None: both sides have changed it, and the one
-    here counts.
+    """Whether to write a resource as the source has it. None means that both sides have changed it, in
+    which case the one here counts.
     """
     if found is None or known is None or item.age > found.age:
         return True
     if item.content == known.content:
         return False
-    # Not every change there has a new time, and the original may have been set back.
+    # Not every change at the source has a new time, and the source may have gone back to an older state.
     return True if found.age == known.age else None
 
 
 def _before(here: Status, there: Status | None) -> Status:
-    """The status before: of each condition the word that came later, here or there. What it came to
-    between two passes was seen there alone.
+    """Returns the previous status: of each condition the one that changed last, here or at the source.
+    Only the source saw what happened between two passes.
     """
     if there is None:
         return here

@@ -1,4 +1,4 @@
-"""What is read of an original, as what it can be stored here; or why it cannot."""
+"""Converts what was read from an original to what can be stored here, or says why that cannot be."""
 
 import functools
 import json
@@ -21,15 +21,15 @@ from hyperfleet.status.fold import AVAILABLE, READY, Status
 from hyperfleet.status.report import Condition, Report, words
 from hyperfleet.storable import storable
 
-# Resources that are read, and written in one transaction, at a time.
+# The number of resources that are read, and written in one transaction, at a time.
 BATCH = 500
-# Where an id is kept that is no UUID.
+# The label with the original id, if that is not a UUID.
 ORIGINAL_ID = "hyperfleet.io/original-id"
 LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class Refusal(NamedTuple):
-    """What is not taken, and why."""
+    """Something that is not imported, and why."""
 
     kind: str
     id: str
@@ -38,12 +38,12 @@ class Refusal(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A resource as its source has it, in JSON texts: what is the same already is never parsed.
+    """A resource in the source's JSON, which is only parsed if it has changed.
 
-    :param members: by their names in the API; of an older one's, too
-    :param reports: of each its members, its ``data`` and its ``metadata``
-    :param children: how many node pools it has, asked of a cluster that is being deleted alone
-    :param refusals: what of it could not be read
+    :param members: named as in the API, also as in an older one
+    :param reports: for each, its members, its ``data`` and its ``metadata``
+    :param children: the number of its node pools, if it is a cluster that is being deleted
+    :param refusals: the parts of it that could not be read
     """
 
     kind: str
@@ -56,26 +56,26 @@ class Raw(NamedTuple):
 
 
 class Refused(Exception):
-    """Why something is not taken."""
+    """Raised, with the reason, for something that is not imported."""
 
 
 class Unreadable(Exception):
-    """Why a source cannot be taken over, for now or at all."""
+    """Raised, with the reason, if nothing can be imported from a source, for now or at all."""
 
 
 @dataclass
 class Item:
-    """A resource as it is to be stored.
+    """A resource to store.
 
     :param old_id: its id at the source
-    :param owner_id: of a node pool
-    :param row: the columns of its table, but for the status
-    :param reports: by adapter, as the fold takes them
-    :param texts: JSON texts of the reports' ``data`` and ``metadata``, by adapter
+    :param owner_id: the cluster of a node pool
+    :param row: the columns of its table except the status
+    :param reports: by adapter, as for the computation of its status
+    :param texts: the JSON of the reports' ``data`` and ``metadata``, by adapter
     :param children: as in :class:`Raw`
-    :param fingerprint: of all that was read of it
-    :param before: the status that it has there, as far as the fold looks at what was before
-    :param refusals: what of it is not taken
+    :param fingerprint: a hash of all that was read of it
+    :param before: its status at the source, as far as the computation of the new one needs it
+    :param refusals: the parts of it that are not imported
     """
 
     kind: str
@@ -92,11 +92,11 @@ class Item:
     def seen(
         self, reports: Mapping[str, Report], own: Collection[str]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What rules of mapped conditions look at: the row with its spec, and reports with their data.
+        """Returns what rules of mapped conditions use: the row with its spec, and reports with data.
 
-        :param own: the adapters whose reports are those of this item
+        :param own: the adapters whose reports come from this item
         """
-        # Numbers may be larger than a double, which orjson does not take.
+        # A number may be larger than a double, which orjson does not accept.
         data = {name: json.loads(self.texts[name][0] or "{}") for name in own}
         with_data = {
             name: {**one, "data": data[name]} if name in data else one for name, one in reports.items()
@@ -105,35 +105,35 @@ class Item:
 
     @property
     def owner_id(self) -> str | None:
-        """The cluster of a node pool."""
+        """The cluster of a node pool; None for a cluster."""
         owner: str | None = self.row["owner_id"]
         return owner
 
     @property
     def within(self) -> str | None:
-        """Within what its name is unique: its cluster, or its tenant."""
+        """The scope in which its name is unique: its cluster or its tenant."""
         return tenancy.text(self.row.get("tenancy", {})) or self.owner_id
 
     @property
     def age(self) -> tuple[int, str]:
-        """What grows with each change."""
+        """A value that grows with each change."""
         return self.row["generation"], self.row["updated_time"]
 
     @property
     def content(self) -> str:
-        """What differs when anything of the resource itself does, its reports aside."""
+        """A hash of the resource itself, without its reports."""
         return xxhash.xxh3_128_hexdigest(orjson.dumps(self.row, option=orjson.OPT_SORT_KEYS))
 
 
 def raw_text(text: str | None) -> Any:
-    """JSON text that goes into a larger one as it is; numbers keep all their digits."""
+    """Wraps JSON to embed it unchanged in other JSON; numbers keep all their digits."""
     return None if text is None else orjson.Fragment(text)
 
 
 class Rows:
-    """Makes items of what is read, by the rules of the contract.
+    """Converts what was read to items by the rules of the contract.
 
-    :param derive: whether an id that is no UUID becomes one
+    :param derive: whether to derive a UUID from any other id
     :param tenants: whether tenants are kept apart here
     """
 
@@ -147,9 +147,9 @@ class Rows:
         self._reports = compile_schema(schemas["AdapterStatusCreateRequest"], schemas)
 
     def item(self, raw: Raw) -> Item:
-        """A resource as it can be stored, with the refusals of those of its reports that cannot.
+        """Returns a resource in the form to store, with refusals of reports that cannot be stored.
 
-        Raises Refused for a resource that cannot.
+        Raises Refused if the resource itself cannot be stored.
         """
         given = _parsed(raw.members)
         id_ = self.id(raw.id)
@@ -171,7 +171,7 @@ class Rows:
                 raise Refused("it belongs to a tenant, and without --tenant-enabled all could see it")
             if fault := tenancy.faults(given["tenancy"]):
                 raise Refused(fault)
-            # What belongs to a cluster has that one's.
+            # A node pool has the tenancy of its cluster.
             row |= {} if NATIVE[raw.kind].parent else {"tenancy": given["tenancy"]}
         updated = _time(given, "updated_time", "updated_at")
         row["updated_time"] = max(updated, row["created_time"])
@@ -196,12 +196,12 @@ class Rows:
         return item
 
     def fingerprint(self, raw: Raw) -> str:
-        """What differs when anything of a resource or its reports does, or what is made of it."""
+        """Returns a hash of a resource, its reports, and how it is converted."""
         whole = [self.derive, raw.members, raw.spec, *raw.reports, raw.children]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(whole))
 
     def id(self, old: str) -> str:
-        """The id that a resource has here. Raises Refused for one that it cannot have."""
+        """Returns the id of a resource here. Raises Refused if it cannot have one."""
         if not ID.fullmatch(old):
             if not self.derive:
                 raise Refused("its id is not a UUID; --derive-ids makes one from it")
@@ -242,7 +242,7 @@ class Rows:
 
 
 def name_of(raw: Raw) -> str:
-    """The name that a resource has there; empty where it cannot be read."""
+    """Returns the name of a resource at the source; empty if it cannot be read."""
     try:
         return str(_parsed(raw.members).get("name") or "")
     except Refused:
@@ -250,13 +250,13 @@ def name_of(raw: Raw) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """What JSON text says. Raises Refused for what no client could have sent."""
+    """Parses JSON text. Raises Refused if no client could have sent it."""
     if _too_deep(text, MAX_DEPTH):
         raise Refused(f"it has more than {MAX_DEPTH} levels")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Sources have parsed it as JSON: it has half a surrogate pair, or a number beyond all doubles.
+        # The source accepted it, so it has half a surrogate pair, or a number beyond all doubles.
         pass
     try:
         value = json.loads(text, parse_constant=int)
@@ -268,13 +268,13 @@ def _parsed(text: str) -> Any:
 
 
 def _too_deep(text: str, most: int) -> bool:
-    """Whether JSON text has more levels than that, as the API counts them."""
+    """Whether JSON text has more than ``most`` levels, as the API counts them."""
     if text.count("[") + text.count("{") <= most:
         return False
     try:
         return depth(json.loads(text, parse_int=str, parse_float=str)) > most
     except RecursionError:
-        # No parser goes to any depth.
+        # It is too deep for the parser.
         return True
 
 
@@ -294,8 +294,8 @@ def _condition(body: Mapping[str, Any], given: Mapping[str, Any], created: str, 
 
 
 def _before(conditions: Any) -> Status | None:
-    """A status as it was there: what ran goes on running, and when a condition last changed is kept.
-    None where it has none that can be understood.
+    """Returns the status at the source, so that what was available stays so and times of transitions are
+    kept. None if there is none that can be understood.
     """
     found: dict[str, Any] = {}
     for one in conditions if isinstance(conditions, list) else ():
@@ -326,13 +326,13 @@ def _before(conditions: Any) -> Status | None:
 
 
 def _ends(conditions: Any, name: str, choose: Any, otherwise: str) -> str:
-    """When a report was made that does not say so: the first or last time of its conditions."""
+    """Returns a time for a report without its own: the first or last of its conditions."""
     found = [_time(one, name) for one in conditions if one.get(name)]
     return str(choose(found)) if found else otherwise
 
 
 def _time(given: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
-    """A time under the first of its names that there is."""
+    """Returns the time under the first of the names that is set; raises Refused if none is."""
     for name in names:
         if given.get(name):
             try:
@@ -346,14 +346,14 @@ def _time(given: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
 
 @functools.lru_cache(1024)
 def _moment(text: str) -> str:
-    # Most times of a report are the same.
+    # Cached, since most times of a report are the same.
     moment = datetime.fromisoformat(text.upper())
     return times.timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _generation(value: Any) -> int:
     if value is None:
-        # The first generation shows none of a node pool.
+        # The original's first generation does not show it for node pools.
         return 1
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
         raise Refused("its generation is not a whole number from 1 to 2147483647")
@@ -372,12 +372,12 @@ def _labels(value: Any) -> dict[str, str]:
 
 
 def _object(name: str, text: str | None) -> Any:
-    """JSON text that must be an object, or is none; a JSON null is none."""
+    """Returns JSON text of an object; None if there is none or, except for the spec, if it is null."""
     if text is None or (text == "null" and name != "spec"):
         return None
     if not text.startswith("{"):
         raise Refused(f"its {name} is not a JSON object")
-    # Whoever sends it has it in a body.
+    # The body around it would have one more level.
     if _too_deep(text, MAX_DEPTH - 1):
         raise Refused(f"its {name} has more than {MAX_DEPTH - 1} levels")
     _check_storable(name, text)

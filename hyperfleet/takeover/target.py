@@ -1,4 +1,4 @@
-"""What is here already, and the statements that write what is taken over: a few for a whole batch."""
+"""Reads what is already here, and writes what is imported: a whole batch with few statements."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from hyperfleet.status.conditions import Folding
 from hyperfleet.status.report import Report
 from hyperfleet.takeover.rows import BATCH, Item, raw_text
 
-# What was taken from elsewhere is looked at as if it had changed, and is from here then.
+# What was last imported from another source counts as changed, and then as imported from this one.
 KNOWN = both("""
 SELECT owner_id::text, CASE WHEN source = %(source)s THEN fingerprint ELSE '' END, content, generation,
        hyperfleet_time(updated_time)
@@ -36,7 +36,7 @@ SELECT id::text, generation, hyperfleet_time(updated_time), status,
         FROM adapter_statuses WHERE owner_type = '{kind}' AND owner_id = {table}.id)
 FROM {table} WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id
 """
-# A dry run locks nothing, since that is written too. Rules of mapped conditions look at data.
+# A dry run takes no row locks, since these are writes. Rules of mapped conditions need the data.
 HERE = {
     (lock, seen): both(STATE.replace("{data}", data) + suffix)
     for lock, suffix in ((False, ""), (True, "FOR NO KEY UPDATE"))
@@ -50,8 +50,8 @@ NAMES = {
 }
 OWNERS = "SELECT id::text FROM clusters WHERE id = ANY(%(owners)s::uuid[])"
 
-# Ids, names and owners never change. What is new must not be there, and what is not is locked: nobody's
-# change is overwritten that was not looked at. What comes back has no version that it had before.
+# Ids, names and owners never change. New rows must not exist yet, and the others are locked, so that no
+# unseen change is overwritten. A resource that comes back never gets a version that it had before.
 _WRITE = both("""
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
@@ -116,13 +116,13 @@ ON CONFLICT (owner_type, owner_id) DO UPDATE SET source = excluded.source,
     updated_time = excluded.updated_time, last_version = NULL
 """)
 
-# Whoever removes node pools has locked their clusters first, in the order of their ids.
+# To remove node pools, lock their clusters first, in the order of their ids.
 LOCK_OWNERS = """
 SELECT 1 FROM clusters WHERE id IN (SELECT owner_id FROM node_pools WHERE id = ANY(%(ids)s::uuid[]))
 ORDER BY id FOR NO KEY UPDATE
 """
-# What is gone there: its name here, whether it was changed here, what belongs to it, and whether it is
-# referred to; a reference whose source is gone counts for nothing.
+# For each resource that is gone at the source: its name, whether it was changed here after the import,
+# what belongs to it, and whether anything that still exists refers to it.
 GONE = both("""
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
@@ -134,7 +134,7 @@ SELECT imports.owner_id::text, resource.name,
 FROM imports LEFT JOIN {table} AS resource ON resource.id = imports.owner_id
 WHERE owner_type = '{kind}' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """)
-# All but the version that it had; where that is not known, the time is more than any.
+# Keeps only its last version; if that is unknown, a time, which is more than any version.
 FORGET = both("""
 UPDATE imports SET fingerprint = '', content = '',
     last_version = coalesce((SELECT version FROM {table} WHERE id = imports.owner_id),
@@ -150,11 +150,11 @@ MARKED = (
 
 
 class Known(NamedTuple):
-    """What is remembered of the last time that a resource was taken.
+    """What is recorded of a resource's last import.
 
-    :param fingerprint: of all that was read; empty where it is to be looked at anew
-    :param content: of the resource itself
-    :param age: what it was here, too, unless it was changed here
+    :param fingerprint: a hash of all that was read; empty if it must be read again
+    :param content: a hash of the resource itself
+    :param age: its age, which is the same here unless it was changed here
     """
 
     fingerprint: str
@@ -165,7 +165,7 @@ class Known(NamedTuple):
 class Here(NamedTuple):
     """A resource as it is here.
 
-    :param age: its generation and the time of its last change, which grow with each
+    :param age: its generation and the time of its last change, which grow with each change
     """
 
     age: tuple[int, str]
@@ -175,12 +175,12 @@ class Here(NamedTuple):
 
 @dataclass
 class Written:
-    """What a batch comes to.
+    """What to write of a batch.
 
-    :param whole: resources that are written, the status of each, and whether it is here already
-    :param folded: those of which the status alone is
-    :param reports: those that are stored, each with the item that it is of
-    :param records: what is remembered as taken
+    :param whole: the resources to write, each with its status, and whether it is already here
+    :param folded: the resources of which only the status is written
+    :param reports: the reports to store, each with its item
+    :param records: the items to record as imported
     """
 
     whole: list[tuple[Item, Any, bool]]
@@ -190,39 +190,39 @@ class Written:
 
 
 def alone(conn: psycopg.Connection[Any]) -> bool:
-    """Whether no other import writes here, which none does then as long as a transaction lasts that this
-    begins.
+    """Begins a transaction that locks out other imports until it ends. Returns False if another import
+    is already running.
     """
     conn.autocommit = False
-    # It waits for the import; it has no snapshot, so that no old row is kept for it.
+    # The transaction is idle during the import. It has no snapshot, so it does not hold back vacuum.
     conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     return conn.execute(ALONE, [LOCK]).fetchone() == (True,)
 
 
 def known(conn: Connection, kind: str, source: str, ids: Sequence[str]) -> dict[str, Known]:
-    """What is remembered of what was taken before."""
+    """Returns what is recorded of earlier imports, by id."""
     rows = conn.execute(KNOWN[kind], {"ids": ids, "source": source})
     return {id_: Known(mark, content, (number, at)) for id_, mark, content, number, at in rows}
 
 
 def elsewhere(conn: psycopg.Connection[Any], source: str) -> int:
-    """How many resources were taken from another source, and not from this one since."""
+    """Returns the number of resources whose last import was from another source."""
     row = conn.execute(ELSEWHERE, {"source": source}).fetchone()
     return int(row[0]) if row else 0
 
 
 def imported(conn: Connection, kind: str, source: str) -> set[str]:
-    """The ids of all that was taken from a source."""
+    """Returns the ids of all resources that were imported from a source."""
     return {row[0] for row in conn.execute(IMPORTED[kind], {"source": source})}
 
 
 def here(
     conn: Connection, kind: str, ids: Sequence[str], *, lock: bool, seen: bool = False
 ) -> dict[str, Here]:
-    """The resources that are here, by their ids.
+    """Returns the resources that are here, by id.
 
-    :param lock: whether they are locked
-    :param seen: whether reports are to have their data
+    :param lock: whether to lock them
+    :param seen: whether to read the data of reports
     """
     found, members = {}, REPORT_SEEN if seen else REPORT
     for id_, generation, updated, status, rows in conn.execute(HERE[lock, seen][kind], {"ids": ids}):
@@ -233,7 +233,7 @@ def here(
 
 
 def named(conn: Connection, kind: str, items: Collection[Item]) -> dict[tuple[str | None, str], str]:
-    """Who has the names of items here already, by what these are unique within, and name."""
+    """Returns the ids of resources here with the names of items, by the names' scope and name."""
     values = {
         "names": [item.row["name"] for item in items],
         "owners": [item.owner_id for item in items],
@@ -245,12 +245,12 @@ def named(conn: Connection, kind: str, items: Collection[Item]) -> dict[tuple[st
 
 
 def clusters(conn: Connection, ids: Collection[str]) -> set[str]:
-    """Which of some clusters are here."""
+    """Returns which of some clusters are here."""
     return {row[0] for row in conn.execute(OWNERS, {"owners": list(ids)})}
 
 
 def write(conn: Connection, kind: str, source: str, written: Written) -> None:
-    """Stores what a batch comes to, in the caller's transaction."""
+    """Writes a batch in the caller's transaction."""
     if written.whole:
         rows = [
             {**item.row, "spec": raw_text(item.row["spec"]), "status": status, "is_here": is_here}
@@ -271,7 +271,7 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
     if written.records:
         rows = [
             {
-                # What is not whole is looked at each time, so that it is told each time.
+                # An item with refusals is read again each time, so that they are reported again.
                 **{"id": item.id, "fingerprint": "" if item.refusals else item.fingerprint},
                 "content": item.content,
                 **{"generation": item.row["generation"], "updated_time": item.row["updated_time"]},
@@ -284,10 +284,10 @@ def write(conn: Connection, kind: str, source: str, written: Written) -> None:
 def take_away(
     conn: Connection, kind: str, ids: Sequence[str], before: Collection[str], *, dry: bool
 ) -> tuple[list[str], list[tuple[str, str, str]]]:
-    """Removes what is gone at its source, in the caller's transaction, and with it the memory of it.
+    """Removes, in the caller's transaction, what is gone at the source, and the record of its import.
 
     :param before: what was removed before, or would have been in a dry run
-    :return: the ids of what is gone here, too, and id, name and reason of what stays
+    :return: the ids of what was removed, and id, name and reason of what was kept
     """
     if not dry and kind == "NodePool":
         conn.execute(LOCK_OWNERS, {"ids": ids})
@@ -313,7 +313,7 @@ def take_away(
 
 
 def settle(conn: psycopg.Connection[Any], folding: Folding) -> None:
-    """Folds the clusters once more that were taken over and are being deleted: node pools count."""
+    """Computes anew the statuses of imported clusters that are being deleted: their node pools count."""
     ids = [row[0] for row in conn.execute(MARKED)]
     for start in range(0, len(ids), BATCH):
         with conn.transaction():
@@ -321,8 +321,8 @@ def settle(conn: psycopg.Connection[Any], folding: Folding) -> None:
 
 
 def measure(conn: psycopg.Connection[Any]) -> None:
-    """Has PostgreSQL look at the tables: by itself it does so within a minute, and until then it plans
-    searches for tables that are empty. Not without the right to; that is no reason to fail.
+    """Analyzes the tables: autovacuum takes up to a minute, and until then searches are planned for
+    empty tables. Without the privilege, PostgreSQL only warns, which is acceptable.
     """
     conn.execute("ANALYZE clusters, node_pools, adapter_statuses, labels, changes")
 
