@@ -275,7 +275,7 @@ def test_with_the_built_in_postgresql_each_pod_migrates_before_it_serves() -> No
     pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
     assert [each["name"] for each in pod["initContainers"]] == ["migrate"]
     refused = helm("template", "x", "./chart", "--set", "migration.mode=hook")
-    assert "the built-in PostgreSQL would not be there yet" in refused.stderr
+    assert "the built-in PostgreSQL does not exist yet" in refused.stderr
 
 
 def test_what_ends_after_the_service_starts_before_it() -> None:
@@ -330,4 +330,4 @@ def test_only_the_api_can_be_reached_from_outside() -> None:
     assert (outside["type"], [port["name"] for port in outside["ports"]]) == ("LoadBalancer", ["api"])
     assert one(manifests, "Service", "-metrics")["spec"]["type"] == "ClusterIP"
     refused = helm("template", "x", "./chart", "--set", "ingress.enabled=true,ingress.host=a.example")
-    assert "tokens must not travel in the clear" in refused.stderr
+    assert "tokens must not be sent unencrypted" in refused.stderr

@@ -264,10 +264,10 @@ def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
 @pytest.mark.parametrize(
     ("given", "words", "flags"),
     [
-        ("auth.audiences=null", "Nothing says who may get in", ""),
+        ("auth.audiences=null", "Nothing limits who gets in", ""),
         (
             "auth.audiences=null,settings.jwt-issuers={https://a.example}",
-            "Nothing says who may get in",
+            "Nothing limits who gets in",
             "--jwt-issuers=https://a.example",
         ),
         (
@@ -366,7 +366,7 @@ def test_helm_says_of_issuers_what_the_service_would(
     file.write_text(json.dumps(values))
     made = helm("template", "x", "./chart", "--values", str(file))
     assert (made.returncode == 0) == starts, made.stderr
-    assert starts or "Nothing says who may get in" in made.stderr
+    assert starts or "Nothing limits who gets in" in made.stderr
     flags = [f"--jwt-configs={json.dumps(configs)}", f"--database-url={database}"]
     checked = run_here("config", "--check", *flags)
     assert (checked.returncode == 0) == starts, checked.stdout
@@ -390,26 +390,26 @@ def test_a_member_that_no_issuer_has_is_refused_by_the_schema() -> None:
 )
 def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
     refused = helm("template", "x", "./chart", "--set", given)
-    assert "has a secret in it, and settings become a ConfigMap" in refused.stderr
+    assert "contains a secret, but settings are stored in a ConfigMap" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ("database.external.secretName=x", "set database.external.enabled=true"),
-        ("database.external.enabled=true", "No database is named"),
+        ("database.external.enabled=true", "No database is configured"),
         ("settings.port=9000", "set by ports.api"),
         (
             "pgbouncer.enabled=true,database.external.enabled=true,settings.database-url-file=/a",
-            "takes the database's host from database.external.secretName",
+            "the database's host must come from database.external.secretName",
         ),
         ("config.health.port=9000", "set by ports.health"),
         ("ports.api=8080", "must differ"),
-        ("settings.database-url-file=/a", "Two databases are named: by database-url-file"),
-        ("settings.db-host=a", "Two databases are named: by db-host"),
+        ("settings.database-url-file=/a", "Two databases are configured: by database-url-file"),
+        ("settings.db-host=a", "Two databases are configured: by db-host"),
         (
             "extraEnv[0].name=HYPERFLEET_DATABASE_URL",
-            "Two databases are named: by HYPERFLEET_DATABASE_URL",
+            "Two databases are configured: by HYPERFLEET_DATABASE_URL",
         ),
         (f"{EXTERNAL},settings.database-url-file=/a", "by database.external.secretName"),
         ("validationSchema.enabled=true", "nothing would be validated"),

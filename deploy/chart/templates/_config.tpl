@@ -10,14 +10,14 @@
 {{- end }}
 {{- end }}
 
-{{/* What the values say of the service, in one flat mapping. */}}
+{{/* The settings of the service according to the values, as one flat mapping. */}}
 {{- define "hyperfleet.given" -}}
 {{- $found := dict }}
 {{- if not .Values.config.existingConfigMap }}
 {{- $tree := omit .Values.config "existingConfigMap" "existingConfigMapTLSEnabled" }}
 {{- include "hyperfleet.flatten" (dict "in" $tree "prefix" "" "out" $found) }}
 {{- include "hyperfleet.flatten" (dict "in" .Values.settings "prefix" "" "out" $found) }}
-{{- /* Of the original's versions that knew one issuer. */}}
+{{- /* Names from versions of the original that had a single issuer. */}}
 {{- range $old, $new := dict "audience" "jwt_audiences" "issuer_url" "jwt_issuers" "identity_claim" "identity_claims" }}
 {{- $value := get $found (printf "server_jwt_%s" $old) }}
 {{- $_ := unset $found (printf "server_jwt_%s" $old) }}
@@ -39,7 +39,7 @@
 {{- toJson $found }}
 {{- end }}
 
-{{/* Whether a switch is on, under any of its names: takes a list of the mapping, the default, and names. */}}
+{{/* Whether a boolean setting is on under any of its names. Takes a list: the mapping, the default, the names. */}}
 {{- define "hyperfleet.on" -}}
 {{- $found := index . 0 }}{{ $on := index . 1 }}
 {{- range slice . 2 }}
@@ -48,30 +48,30 @@
 {{- if $on }}true{{ end }}
 {{- end }}
 
-{{/* The names of the environment's variables, each between blanks. */}}
+{{/* The names of the environment variables, each between blanks. */}}
 {{- define "hyperfleet.variables" -}}
 {{- range concat (.Values.env | default list) (.Values.extraEnv | default list) }} {{ .name }} {{ end }}
 {{- end }}
 
-{{/* The issuers with particulars of their own, as a JSON list: takes the mapping. */}}
+{{/* The issuers that have their own settings, as a JSON list. Takes the mapping. */}}
 {{- define "hyperfleet.issuers" -}}
 {{- concat (get . "server_jwt_configs" | default list) (get . "jwt_configs" | default list) | toJson }}
 {{- end }}
 
-{{/* What says who may get in, besides keys: takes a list of the context and the mapping. */}}
+{{/* What limits who gets in, besides the keys; empty if nothing does. Takes a list: the context and the mapping. */}}
 {{- define "hyperfleet.whoMay" -}}
 {{- $found := index . 1 }}
 {{- range list "jwt_audiences" "acl_file" "server_acl_file" }}{{ with get $found . }}{{ toString . }}{{ end }}{{ end }}
 {{- include "hyperfleet.on" (list $found false "server_authz_enabled" "enable_authz") }}
 {{- include "hyperfleet.on" (list $found false "any_caller") }}
-{{- /* One issuer's audience says nothing of another's tokens. */}}
+{{- /* The audience of an issuer does not limit tokens of another. */}}
 {{- $issuers := fromJsonArray (include "hyperfleet.issuers" $found) }}{{ $open := empty $issuers }}
 {{- range $issuers }}{{ if not .audience }}{{ $open = true }}{{ end }}{{ end }}
 {{- if not $open }}audiences{{ end }}
 {{- regexFind " HYPERFLEET_(JWT_AUDIENCES|(SERVER_)?ACL_FILE|ENABLE_AUTHZ|SERVER_AUTHZ_ENABLED|ANY_CALLER) " (include "hyperfleet.variables" (index . 0)) }}
 {{- end }}
 
-{{/* What the chart itself decides: ports, and where the database and the document are. */}}
+{{/* The settings that the chart itself makes: ports, and where the database and the document are. */}}
 {{- define "hyperfleet.own" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
 {{- $own := dict "host" "0.0.0.0" "port" .Values.ports.api "health_port" .Values.ports.health "metrics_port" .Values.ports.metrics }}
@@ -93,7 +93,7 @@
 {{- toJson $own }}
 {{- end }}
 
-{{/* The file of settings. The secret's parts of the database win over those of the original's file. */}}
+{{/* The settings file. For the database, the Secret takes precedence over the names of the original's file. */}}
 {{- define "hyperfleet.configFile" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
 {{- if include "hyperfleet.databaseSecret" . }}
@@ -103,7 +103,7 @@
 {{- toYaml (merge (fromJson (include "hyperfleet.own" .)) $found) }}
 {{- end }}
 
-{{/* The seconds of a number, or of a duration as the service takes it too: 90, 1m30s. */}}
+{{/* The seconds in a number or a duration, in the formats that the service accepts: 90, 1m30s. */}}
 {{- define "hyperfleet.seconds" -}}
 {{- $units := dict "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001 }}
 {{- $sum := 0.0 }}
@@ -114,18 +114,18 @@
 {{- $sum }}
 {{- end }}
 
-{{/* Stops where the service would not start, or where a secret would lie open. */}}
+{{/* Fails if the service would not start, or a secret would be exposed. */}}
 {{- define "hyperfleet.check" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
 {{- range list "db_password" "database_password" "ocm_client_secret" "database_url" "read_database_url" }}
 {{- if get $found . }}
-{{- fail (printf "settings: %s has a secret in it, and settings become a ConfigMap; put it into a Secret, mount that with extraVolumes, and name the file with %s-file." (. | replace "_" "-") (. | replace "_" "-" | replace "database-password" "db-password")) }}
+{{- fail (printf "settings: %s contains a secret, but settings are stored in a ConfigMap. Put it in a Secret, mount the Secret with extraVolumes, and set %s-file to the file." (. | replace "_" "-") (. | replace "_" "-" | replace "database-password" "db-password")) }}
 {{- end }}
 {{- end }}
 {{- range $kind, $names := dict "api" (list "server_port" "port") "health" (list "health_port") "metrics" (list "metrics_port") }}
 {{- range $names }}
 {{- if and (hasKey $found .) (ne (get $found . | toString) (get $.Values.ports $kind | toString)) }}
-{{- fail (printf "The port of the %s is set by ports.%s; leave it out of settings and config, or make them equal." $kind $kind) }}
+{{- fail (printf "The %s port is set by ports.%s; omit it in settings and config, or make them equal." $kind $kind) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -136,7 +136,7 @@
 {{- end }}
 {{- with .Values.validationSchema }}
 {{- if and .enabled (not .existingConfigMap) (not .content) (not $.Values.provider.schema) }}
-{{- fail "validationSchema.enabled needs validationSchema.existingConfigMap or validationSchema.content: nothing would be validated." }}
+{{- fail "validationSchema.enabled needs validationSchema.existingConfigMap or validationSchema.content; otherwise nothing would be validated." }}
 {{- end }}
 {{- end }}
 {{- with .Values.autoscaling }}
@@ -148,7 +148,7 @@
 {{- end }}
 {{- end }}
 {{- if and .Values.database.external.secretName (not .Values.database.external.enabled) }}
-{{- fail "database.external.secretName is set, but not used: set database.external.enabled=true." }}
+{{- fail "database.external.secretName is set but not used: set database.external.enabled=true." }}
 {{- end }}
 {{- $variables := include "hyperfleet.variables" . }}
 {{- if not (include "hyperfleet.databaseSecret" .) }}
@@ -157,7 +157,7 @@
 {{- $named = or $named (hasKey $found .) }}
 {{- end }}
 {{- if not $named }}
-{{- fail "No database is named: set database.external.enabled=true and database.external.secretName, or database.postgresql.enabled=true to try it out." }}
+{{- fail "No database is configured: set database.external.enabled=true and database.external.secretName, or database.postgresql.enabled=true to try the chart out." }}
 {{- end }}
 {{- end }}
 {{- $second := regexFind "HYPERFLEET_DATABASE_URL(_FILE)?" $variables }}
@@ -166,20 +166,20 @@
 {{- $second = $second | default (regexFind "HYPERFLEET_(DATABASE|DB)_HOST(_FILE)?" $variables) }}
 {{- range list "db_host" "db_host_file" }}{{ if hasKey $found . }}{{ $second = replace "_" "-" . }}{{ end }}{{ end }}
 {{- if $second }}
-{{- fail (printf "Two databases are named: by %s, and the built-in one. Set database.external.enabled=true to use the former." $second) }}
+{{- fail (printf "Two databases are configured: by %s, and the built-in one. Set database.external.enabled=true to use the former." $second) }}
 {{- end }}
 {{- end }}
 {{- if and $second (include "hyperfleet.databaseSecret" .) }}
-{{- fail (printf "The database is named twice: by %s and by database.external.secretName. Leave one of them out." $second) }}
+{{- fail (printf "The database is configured twice: by %s and by database.external.secretName. Omit one of them." $second) }}
 {{- end }}
 {{- $own := fromJson (include "hyperfleet.own" .) }}
 {{- range list "host" "port" "user" "password" }}
 {{- if and $.Values.pgbouncer.enabled (not (hasKey $own (printf "db_%s_file" .))) }}
-{{- fail (printf "pgbouncer.enabled takes the database's %s from database.external.secretName: leave it out of settings." .) }}
+{{- fail (printf "With pgbouncer.enabled, the database's %s must come from database.external.secretName: omit it in settings." .) }}
 {{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not (and .Values.ingress.host .Values.ingress.tlsSecretName)) }}
-{{- fail "ingress.enabled needs ingress.host and ingress.tlsSecretName: tokens must not travel in the clear." }}
+{{- fail "ingress.enabled needs ingress.host and ingress.tlsSecretName: tokens must not be sent unencrypted." }}
 {{- end }}
 {{- $timeout := get $found "shutdown_timeout" | default (get $found "health_shutdown_timeout") | default 20 }}
 {{- $seconds := .Values.preStopSeconds }}
@@ -187,7 +187,7 @@
 {{- $seconds = addf $seconds (include "hyperfleet.seconds" . | float64) }}
 {{- end }}
 {{- if le (float64 .Values.terminationGracePeriodSeconds) $seconds }}
-{{- fail (printf "terminationGracePeriodSeconds must exceed %.0f: preStopSeconds, shutdown-delay and shutdown-timeout together." $seconds) }}
+{{- fail (printf "terminationGracePeriodSeconds must exceed %.0f, the sum of preStopSeconds, shutdown-delay and shutdown-timeout." $seconds) }}
 {{- end }}
 {{- if not (or .Values.config.existingConfigMap .Values.extraEnvFrom) }}
 {{- include "hyperfleet.checkAuth" (list . $found $variables) }}
@@ -201,7 +201,7 @@
 {{- $required := include "hyperfleet.on" (list $found true "server_jwt_enabled" "enable_jwt") }}
 {{- $off := include "hyperfleet.on" (list $found false "no_auth") }}
 {{- if and $authz (not $required) (not $off) }}
-{{- fail "enable-authz needs to know who asks: leave auth.enableJwt on." }}
+{{- fail "enable-authz needs to know who asks: do not turn off auth.enableJwt." }}
 {{- end }}
 {{- if and $authz $required (not $off) (not (regexMatch " HYPERFLEET_OCM_CLIENT_SECRET(_FILE)? " $variables)) (not (and (or (get $found "ocm_client_id") (get $found "ocm_client_id_file")) (get $found "ocm_client_secret_file"))) }}
 {{- fail "enable-authz needs a client: set ocm-client-id-file and ocm-client-secret-file, and mount the files with extraVolumes." }}
@@ -227,10 +227,10 @@
 {{- if and (not .audience) (eq $public (ternary (.jwk_cert_url | default "") $keys (not (empty $own)))) }}{{ $trusted = true }}{{ end }}
 {{- end }}
 {{- if and $common (not $keys) (not $file) }}
-{{- fail "Nobody could get in: tokens are required, but there are no keys to verify them with. Set auth.jwksUrl, jwk-cert-file, or a source of keys with each of jwt-issuers." }}
+{{- fail "Nobody could get in: tokens are required, but there are no keys to verify them with. Set auth.jwksUrl or jwk-cert-file, or name the keys of each issuer in jwt-issuers." }}
 {{- end }}
 {{- if and $trusted (not (include "hyperfleet.whoMay" (list (index . 0) $found))) }}
-{{- fail "Nothing says who may get in, and the service would not start: set auth.audiences, acl-file, auth.enableAuthz, or auth.jwksUrl to the keys of your own issuer; settings.any-caller=true lets in everybody who has an account with the public issuer." }}
+{{- fail "Nothing limits who gets in, so the service would not start: set auth.audiences, acl-file or auth.enableAuthz, or set auth.jwksUrl to the keys of your own issuer. To let in everyone with an account at the public issuer, set settings.any-caller=true." }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -5,7 +5,7 @@
 {{- define "hyperfleet.fullname" -}}
 {{- $name := include "hyperfleet.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- /* What is made of it has an ending of at most 11 characters. */ -}}
+{{- /* Names made from it have suffixes of at most 11 characters. */ -}}
 {{ .Values.fullnameOverride | default $full | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
-{{/* "true" where the release brings its own PostgreSQL. */}}
+{{/* "true" if the release has its own PostgreSQL. */}}
 {{- define "hyperfleet.builtIn" -}}
 {{- if and .Values.database.postgresql.enabled (not .Values.database.external.enabled) }}true{{ end }}
 {{- end }}
@@ -51,18 +51,18 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{ .Values.migration.mode | default (ternary "init" "hook" (eq (include "hyperfleet.builtIn" .) "true")) }}
 {{- end }}
 
-{{/* The secret with the parts of the database; empty where the settings name it. */}}
+{{/* The Secret with the database's host, user and so on; empty if the settings have them. */}}
 {{- define "hyperfleet.databaseSecret" -}}
 {{- if include "hyperfleet.builtIn" . -}}
-{{- /* Pods of a StatefulSet have its name and 11 characters more in a label, which holds 63. */ -}}
+{{- /* A label of a StatefulSet's pods has its name and 11 more characters, at most 63 in all. */ -}}
 {{ include "hyperfleet.fullname" . | trunc 41 | trimSuffix "-" }}-postgresql
 {{- else -}}
 {{ .Values.database.external.secretName }}
 {{- end }}
 {{- end }}
 
-{{/* The password of the built-in PostgreSQL: given, or that of the release before, or a new one. It is kept
-     in the values, since each call would make another one. */}}
+{{/* The password of the built-in PostgreSQL: the given one, the previous release's, or a new one. It is
+     stored in the values, since each call would generate another. */}}
 {{- define "hyperfleet.password" -}}
 {{- $own := .Values.database.postgresql }}
 {{- if not $own.password }}
@@ -73,7 +73,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{ $own.password }}
 {{- end }}
 
-{{/* The provider's document, and the ConfigMap that holds it. */}}
+{{/* The provider's document, and the name of its ConfigMap. */}}
 {{- define "hyperfleet.schema" -}}
 {{- $other := .Values.validationSchema }}
 {{- .Values.provider.schema | default (ternary $other.content "" $other.enabled) }}

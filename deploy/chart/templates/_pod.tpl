@@ -1,5 +1,5 @@
-{{/* What the service and the migration have in common. Takes a list: the context, and how the config file's
-     ConfigMap is called. */}}
+{{/* The volumes of both the service and the migration. Takes a list: the context, and the name of the
+     ConfigMap with the settings file. */}}
 {{- define "hyperfleet.volumes" -}}
 {{- $root := index . 0 }}
 - name: config
@@ -36,7 +36,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Each variable once: one that the values give takes the place of the chart's own. */}}
+{{/* The environment variables, without duplicates: those in the values replace the chart's own. */}}
 {{- define "hyperfleet.env" -}}
 {{- $given := dict }}
 {{- $more := concat (.Values.env | default list) (.Values.extraEnv | default list) }}
@@ -97,7 +97,7 @@ resources: {{- toYaml .Values.migration.resources | nindent 2 }}
 volumeMounts: {{- include "hyperfleet.mounts" . | trim | nindent 2 }}
 {{- end }}
 
-{{/* Where pods run. */}}
+{{/* Where pods run, and with which access to the cluster. */}}
 {{- define "hyperfleet.place" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -118,7 +118,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* PgBouncer, with a configuration made of the mounted secret. It ends after the service. */}}
+{{/* PgBouncer, configured from the mounted Secret. As a native sidecar, it ends after the service. */}}
 {{- define "hyperfleet.pgbouncer" -}}
 {{- $found := fromJson (include "hyperfleet.given" .) }}
 {{- $own := fromJson (include "hyperfleet.own" .) }}
