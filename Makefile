@@ -3,21 +3,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where the embedded PostgreSQL of this checkout keeps its files.
+# The files of this checkout's embedded PostgreSQL.
 DATA_DIR ?= .data
-# Tests run in so many processes, each with a server of its own: two more than CI has cores, since tests of
-# restarts and outages wait for a third of their time.
+# How many processes run the tests, each with its own server: two more than CI has cores, since tests of
+# restarts and outages spend a third of their time waiting.
 WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-# The tests start hundreds of processes, which would each compile all modules anew.
+# Tests start hundreds of processes; without cached bytecode, each would compile all modules.
 unexport PYTHONDONTWRITEBYTECODE
-# They lead to the packages of another Python, before those that are installed here.
+# These would put the packages of another Python before those installed here.
 unexport PYTHONPATH PYTHONHOME
-# Where programs that only tests need are installed.
+# Programs that only tests need are installed here.
 TOOLS := .tools
 IMAGE ?= hyperfleet-api:latest
 CONTAINER_TOOL ?= $(shell command -v podman || command -v buildah || command -v docker || echo podman)
-# Programs that build a release, in an environment of their own, and the packages of requirements.lock.
+# Environments for the programs that build a release, and for the packages of requirements.lock.
 RELEASE := $(TOOLS)/release/bin
 LOCKED := $(TOOLS)/locked/bin
 LOCKED_PIP = $(RELEASE)/python -m pip --disable-pip-version-check --python $(LOCKED)/python
@@ -27,8 +27,8 @@ LOCKED_PIP = $(RELEASE)/python -m pip --disable-pip-version-check --python $(LOC
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# A virtual environment holds its own path in many places: in a checkout that was moved it is made anew, and
-# where its Python is gone, or is another by now that does not see what was installed.
+# A virtual environment contains its own path in many places. Remove it if the checkout was moved, or if its
+# Python is gone or has become another that does not see the installed packages.
 ifneq ($(wildcard $(VENV)),)
 ifneq ($(shell $(BIN)/python -I -c 'import pip' 2>/dev/null && cat $(VENV)/place 2>/dev/null),$(CURDIR))
 $(shell rm -rf $(VENV))
@@ -60,16 +60,16 @@ run: $(VENV)/run.stamp ## Serve with authentication: tokens of this checkout's o
 test: lint types ## Run everything: lint, types and all tests
 	$(PYTEST) $(ARGS)
 
-test-fast: $(VENV)/dev.stamp ## Run the tests that are done within a minute
+test-fast: $(VENV)/dev.stamp ## Run the fast tests, which finish within a minute
 	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_URL names another PostgreSQL
 	$(PYTEST) $(ARGS)
 
-test-histories: $(VENV)/dev.stamp ## Fold ten thousand histories of reports instead of five hundred
+test-histories: $(VENV)/dev.stamp ## Test the status with 10,000 histories of reports instead of 500
 	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/status/test_fold_properties.py -k many_histories $(ARGS)
 
-test-tools: $(VENV)/dev.stamp ## Run the tests that need other tools (generators, Helm), and install these first
+test-tools: $(VENV)/dev.stamp ## Install other tools (generators, Helm) and run the tests that need them
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory \
 		$(TOOLS)/bin/oapi-codegen $(TOOLS)/bin/helm $(TOOLS)/compose-spec.json; fi
 	@$(MAKE) --no-print-directory $(TOOLS)/python.stamp $(TOOLS)/release.stamp
@@ -82,13 +82,13 @@ $(TOOLS)/bin/oapi-codegen:
 $(TOOLS)/bin/helm:
 	GOBIN=$(abspath $(TOOLS))/bin go install helm.sh/helm/v3/cmd/helm@v3.16.4
 
-# The schema that docker compose itself reads.
+# The schema that docker compose itself uses.
 $(TOOLS)/compose-spec.json:
 	@mkdir -p $(TOOLS)
 	cd $(TOOLS) && dir=$$(go mod download -json github.com/compose-spec/compose-go/v2@v2.4.7 \
 		| sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && install -m 644 $$dir/schema/compose-spec.json .
 
-# Anew where this list of packages may have changed.
+# Remade when the Makefile changes, since this list of packages may have changed.
 $(TOOLS)/python.stamp: Makefile
 	$(PYTHON) -m venv $(TOOLS)/python
 	$(TOOLS)/python/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -107,48 +107,48 @@ lint: $(VENV)/dev.stamp ## Check style
 types: $(VENV)/dev.stamp ## Check types
 	$(BIN)/mypy
 
-format: $(VENV)/dev.stamp ## Mend style where a tool can
+format: $(VENV)/dev.stamp ## Fix style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## Measure
+bench: $(VENV)/dev.stamp ## Run the benchmark
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
-bench-check: $(VENV)/dev.stamp ## Measure for some seconds, and fail where something is far slower than it was
+bench-check: $(VENV)/dev.stamp ## Run the benchmark for some seconds; fail if anything is far slower than it was
 	$(BIN)/python -W ignore -m benchmarks check $(ARGS)
 
-db/setup: $(VENV)/run.stamp ## Make the embedded PostgreSQL of this checkout and migrate it
+db/setup: $(VENV)/run.stamp ## Create the embedded PostgreSQL of this checkout and migrate it
 	$(BIN)/hyperfleet migrate --data-dir $(DATA_DIR)
 
 db/login: $(VENV)/run.stamp ## Open psql on it
 	$(BIN)/python -W ignore -m hyperfleet.database.embedded psql $(DATA_DIR)
 
-db/teardown: $(VENV)/run.stamp ## Remove it and all that it holds, unless somebody uses it
+db/teardown: $(VENV)/run.stamp ## Remove it with all its data, unless it is in use
 	$(BIN)/python -W ignore -m hyperfleet.database.embedded stop $(DATA_DIR)
 	rm -rf $(DATA_DIR)
 
-# OCI's own format, which Podman and Buildah would choose, has no HEALTHCHECK. Docker does not heed the variable.
+# OCI's own format, the default of Podman and Buildah, does not support HEALTHCHECK. Docker ignores the variable.
 image: $(TOOLS)/release.stamp ## Build the container image
 	BUILDAH_FORMAT=docker $(CONTAINER_TOOL) build --tag $(IMAGE) \
 		--build-arg VERSION=$$($(RELEASE)/hatchling version) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-# Hashes of all files of a version are in the list, so that one list serves both architectures as long as
-# both come to the same versions.
+# The list has the hashes of all files of a version, so that one list serves both architectures as long as
+# both resolve to the same versions.
 COMPILE = $(RELEASE)/uv pip compile pyproject.toml --extra tracing --python-version 3.12 --only-binary :all: \
 	--generate-hashes --upgrade --quiet --custom-compile-command "make lock"
 
-lock: $(TOOLS)/release.stamp ## Choose anew the versions that the image installs (requirements.lock)
+lock: $(TOOLS)/release.stamp ## Update the versions that the image installs (requirements.lock)
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --output-file requirements.lock
 	@rm -f $(TOOLS)/aarch64.lock
 	$(COMPILE) --python-platform aarch64-manylinux_2_28 --output-file $(TOOLS)/aarch64.lock
 	cmp requirements.lock $(TOOLS)/aarch64.lock
 	@$(MAKE) --no-print-directory licenses
 
-licenses: $(TOOLS)/locked.stamp ## Write the list of the licenses of what the image installs anew
+licenses: $(TOOLS)/locked.stamp ## Update the list of licenses of what the image installs
 	$(LOCKED)/python release/licenses.py
 
-release-check: $(TOOLS)/release.stamp $(TOOLS)/locked.stamp ## Build what a release consists of, into dist/, and check it
+release-check: $(TOOLS)/release.stamp $(TOOLS)/locked.stamp ## Build a release into dist/ and check it
 	rm -rf dist
 	$(RELEASE)/python -m build --no-isolation
 	$(RELEASE)/twine check --strict dist/*
@@ -166,7 +166,7 @@ $(TOOLS)/release.stamp: Makefile
 		setuptools-scm==10.3.4 build==1.6.1 twine==7.0.0 cyclonedx-bom==7.5.0 uv==0.13.9
 	@touch $@
 
-# It holds what the image does, and so no pip of its own.
+# It contains what the image does, and so no pip of its own.
 $(TOOLS)/locked.stamp: requirements.lock Makefile | $(TOOLS)/release.stamp
 	$(PYTHON) -m venv --clear --without-pip $(TOOLS)/locked
 	$(LOCKED_PIP) install --quiet --no-deps --require-hashes --only-binary=:all: --requirement requirements.lock
