@@ -266,7 +266,7 @@ def check(chosen: Settings) -> None:
             "--read-database-url names standbys: name their primary with --database-url."
         )
     if chosen.enable_authz and not chosen.enable_jwt and not chosen.no_auth:
-        raise ConfigurationError("--enable-authz needs to know who asks: remove --enable-jwt=false.")
+        raise ConfigurationError("--enable-authz needs verified callers: remove --enable-jwt=false.")
     if chosen.tenant_enabled:
         for fault in tenancy.contradictions(chosen.tenant_system_header, chosen.tenant_dimensions):
             raise ConfigurationError(fault)

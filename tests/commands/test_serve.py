@@ -348,7 +348,7 @@ def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
             (("--enable-https", "--no-auth"), "--https-key-file"),
             ((f"--acl-file={tmp_path / 'acl'}", *keys), "not a list of items with a claim"),
             (("--enable-authz", *keys), "--ocm-client-id"),
-            (("--enable-authz", "--enable-jwt=false"), "--enable-authz needs to know who asks"),
+            (("--enable-authz", "--enable-jwt=false"), "--enable-authz needs verified callers"),
             (("--jwk-cert-url=",), "no keys to verify them with"),
             (("--jwk-cert-url=http://idp.example/keys",), "must be https"),
             (("--no-auth", keys[1], f"--openapi-schema-path={broken}"), "cannot be used"),

@@ -278,7 +278,7 @@ def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
         ("auth.enableAuthz=true", "enable-authz needs a client", "--enable-authz"),
         (
             "auth.enableAuthz=true,auth.enableJwt=false",
-            "enable-authz needs to know who asks",
+            "enable-authz needs verified callers",
             "--enable-authz --enable-jwt=false",
         ),
     ],

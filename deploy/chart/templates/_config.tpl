@@ -201,7 +201,7 @@
 {{- $required := include "hyperfleet.on" (list $found true "server_jwt_enabled" "enable_jwt") }}
 {{- $off := include "hyperfleet.on" (list $found false "no_auth") }}
 {{- if and $authz (not $required) (not $off) }}
-{{- fail "enable-authz needs to know who asks: do not turn off auth.enableJwt." }}
+{{- fail "enable-authz needs verified callers: do not turn off auth.enableJwt." }}
 {{- end }}
 {{- if and $authz $required (not $off) (not (regexMatch " HYPERFLEET_OCM_CLIENT_SECRET(_FILE)? " $variables)) (not (and (or (get $found "ocm_client_id") (get $found "ocm_client_id_file")) (get $found "ocm_client_secret_file"))) }}
 {{- fail "enable-authz needs a client: set ocm-client-id-file and ocm-client-secret-file, and mount the files with extraVolumes." }}
