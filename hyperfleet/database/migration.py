@@ -1,7 +1,7 @@
-"""The schema's migrations: what is applied, what is pending, and how to go forward and back.
+"""The schema's migrations: which are applied or pending, and how to apply them and roll them back.
 
-yoyo reads and runs the SQL files; an advisory lock of PostgreSQL's keeps two runs apart. (yoyo's own
-lock is a row in a table, which stays behind when a run is killed.)
+yoyo reads and runs the SQL files; a PostgreSQL advisory lock keeps two runs apart. (yoyo's own lock is a
+row in a table, which is left behind when a run is killed.)
 """
 
 import functools
@@ -26,30 +26,32 @@ logger = logging.getLogger(__name__)
 
 
 class MigrationRefused(Exception):
-    """Why nothing was migrated, and what helps."""
+    """Nothing was migrated; the message says why, and what to do."""
 
 
-# Any number does, as long as it is always the same one.
+# The number is arbitrary but must never change.
 LOCK = 4937015
-# Seconds before the next try of a migration that got no lock, and the try that is told of.
+# Seconds before a migration that got no lock is retried, and the attempt at which that is logged.
 PAUSE = 1.0
 TOLD = 3
 
 
 class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """Runs migrations, those in a transaction without waiting for a lock for long: who waits for a table
-    keeps all who come after from it, and a dump holds all tables until it is done.
+    """Runs migrations; those in a transaction do not wait long for a lock.
+
+    A session waiting for a table blocks all that come after it, and a dump holds all tables to its end.
     """
 
     def begin(self) -> None:
-        """Begins a transaction."""
+        """Begins a transaction with a short lock timeout."""
         super().begin()
-        # Of this transaction alone: whose session it is, is a pooler's choice.
+        # LOCAL, since a pooler may give the session to another client afterwards.
         self.execute("SET LOCAL lock_timeout = '500ms'")
 
     def apply_one(self, migration: Any, force: bool = False, mark: bool = True) -> None:
-        """Applies a migration. That it is done is noted by the transaction that does it, so that whoever
-        ends in between, or is killed, may be run again; one without a transaction can be anyway.
+        """Applies a migration, and records it in the same transaction.
+
+        So a run that dies in between can be repeated; a migration without a transaction is repeatable.
         """
         migration.load()
         if migration.use_transactions:
@@ -58,7 +60,7 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
             super().apply_one(migration, force, mark)
 
     def rollback_one(self, migration: Any, force: bool = False) -> None:
-        """Takes a migration back, and the note of it in the same way."""
+        """Rolls a migration back, and removes its record in the same transaction."""
         migration.load()
         if migration.use_transactions:
             self._do(migration, "rollback", Backend.unmark_one, force=force)
@@ -69,17 +71,17 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         with self.copy() as own, own.transaction():
             migration.process_steps(own, what, force=force)
             note(own, migration, log=False)
-        # Not before: it looks names up, which others would wait for.
+        # Only after the commit: it looks up names, and others would wait for the locks meanwhile.
         self.log_migration(migration, what)
 
 
 @contextmanager
 def _backend(conninfo: str) -> Iterator[Any]:
-    # yoyo logs who migrates and looks the name up, which fails for a user id without an entry in
-    # passwd, as container platforms hand them out.
+    # yoyo logs who migrates and looks up the name, which fails for a user id that is not in passwd,
+    # as on some container platforms.
     os.environ.setdefault("LOGNAME", "hyperfleet")
     parts: dict[str, Any] = conninfo_to_dict(conninfo)
-    # As connection.connect() has it.
+    # As in connection.connect().
     parts["prepare_threshold"] = None
     parts["client_encoding"] = connection.ENCODING
     uri = DatabaseURI("postgresql+psycopg", None, None, None, None, parts.pop("dbname", ""), parts)
@@ -90,7 +92,7 @@ def _backend(conninfo: str) -> Iterator[Any]:
 
 @contextmanager
 def _turn(conninfo: str) -> Iterator[None]:
-    # The lock ends with its transaction, which a pooler leaves to who began it; sessions it doesn't.
+    # A transaction's lock, not a session's: a pooler keeps a session for one client only that long.
     with connection.connect(conninfo) as conn:
         _check(conn)
         while True:
@@ -116,12 +118,12 @@ def _check(conn: connection.Connection) -> None:
     assert row is not None
     user, database, encoding, schema, may = row
     if encoding != connection.ENCODING:
-        # It could not hold all that may be in a spec.
+        # Such a database could not store every possible spec.
         raise MigrationRefused(
             f"The database {database} has the encoding {encoding}, but must have {connection.ENCODING}: "
             f"CREATE DATABASE ... ENCODING '{connection.ENCODING}' TEMPLATE template0;"
         )
-    # yoyo goes on when it can't make its own tables, and then fails for the lack of them.
+    # If yoyo cannot create its own tables, it carries on and fails later because they are missing.
     if may:
         return
     schema = schema or "public"
@@ -138,8 +140,9 @@ def _files() -> Any:
 def _each(
     step: Callable[[Any], None], migrations: Iterable[Any], told: Callable[[str], object]
 ) -> list[str]:
-    """Takes the step for each, and returns their names. One that got no lock has left nothing behind,
-    and is tried again.
+    """Runs the step for each migration, calls ``told`` with its name, and returns all names.
+
+    A migration that got no lock has changed nothing, and is retried until it gets one.
     """
     done = []
     for one in migrations:
@@ -158,11 +161,11 @@ def _each(
 
 
 def apply(conninfo: str, told: Callable[[str], object] = lambda _name: None) -> list[str]:
-    """Applies what is pending, each migration in a transaction; returns their names, oldest first.
+    """Applies all pending migrations, each in a transaction; returns their names, oldest first.
 
     :param told: called with the name of each migration as soon as it is applied
-    Waits for another run to finish. Raises MigrationRefused for a role that may not create tables,
-    psycopg.Error when a statement fails; the migrations before it stay.
+    Waits for another run to finish. Raises MigrationRefused if the role may not create tables or the
+    database's encoding is not UTF8, and psycopg.Error if a statement fails; earlier migrations stay.
     """
     with _backend(conninfo) as backend:
         return _each(backend.apply_one, backend.to_apply(_files()), told)
@@ -171,10 +174,10 @@ def apply(conninfo: str, told: Callable[[str], object] = lambda _name: None) -> 
 def roll_back(
     conninfo: str, count: int, told: Callable[[str], object] = lambda _name: None
 ) -> list[str]:
-    """Takes the newest ``count`` applied migrations back; returns their names, newest first.
+    """Rolls back the newest ``count`` applied migrations; returns their names, newest first.
 
-    :param told: as :func:`apply` has it
-    Raises MigrationRefused when a newer version has applied what this one can't take back.
+    :param told: called with the name of each migration as soon as it is rolled back
+    Raises MigrationRefused if a newer version has applied migrations that this version does not know.
     """
     with _backend(conninfo) as backend, connection.connect(conninfo) as conn:
         refuse_unknown(conn)
@@ -183,8 +186,8 @@ def roll_back(
 
 @functools.cache
 def names() -> Sequence[str]:
-    """The names of all migrations that this version ships, oldest first."""
-    # Probes ask all day, and the files do not change while the process runs.
+    """Returns the names of all migrations that this version ships, oldest first."""
+    # Cached: probes call this constantly, and the files do not change while the process runs.
     return [migration.id for migration in _files()]
 
 
@@ -192,7 +195,7 @@ APPLIED = "/* migrations */ SELECT migration_id FROM _yoyo_migration ORDER BY mi
 
 
 def applied(conn: connection.Connection) -> list[str]:
-    """The names of the migrations that the database has; reads only, and needs no lock."""
+    """Returns the names of the migrations applied to the database; only reads, and needs no lock."""
     try:
         return [name for (name,) in conn.execute(APPLIED)]
     except psycopg.errors.UndefinedTable:
@@ -200,18 +203,18 @@ def applied(conn: connection.Connection) -> list[str]:
 
 
 def pending(conn: connection.Connection) -> list[str]:
-    """The names of the migrations that this version ships and the database lacks, oldest first."""
+    """Returns the names of the shipped migrations that the database lacks, oldest first."""
     have = set(applied(conn))
     return [name for name in names() if name not in have]
 
 
 def unknown(conn: connection.Connection) -> list[str]:
-    """The names of the migrations that the database has and this version does not ship."""
+    """Returns the names of the applied migrations that this version does not ship."""
     return [name for name in applied(conn) if name not in names()]
 
 
 def refuse_unknown(conn: connection.Connection) -> None:
-    """Raises MigrationRefused when a newer version has applied what this one can't take back."""
+    """Raises MigrationRefused if a newer version has applied migrations unknown to this one."""
     strange = unknown(conn)
     if strange:
         raise MigrationRefused(
@@ -224,13 +227,14 @@ DROP = re.compile(
     r"DROP (TABLE|COLUMN|INDEX|FUNCTION|TRIGGER|STATISTICS) (?:CONCURRENTLY )?(?:IF EXISTS )?([a-z_]+)"
 )
 MADE_ANEW = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY ([a-z_]+)")
-# At the beginning of a line: not what a function does when it is called.
+# Only at the beginning of a line, not inside the body of a function.
 ROWS = re.compile(r"^DELETE FROM ([a-z_]+)", re.MULTILINE)
 
 
 def drops(name: str) -> list[str]:
-    """What the rollback of a migration drops, such as ``table clusters`` or ``rows of audit``; tables
-    come first, since what they hold goes with them.
+    """Returns what a migration's rollback drops, such as ``table clusters`` or ``rows of audit``.
+
+    Tables come first, since their contents go with them.
     """
     text = shipped("migrations").joinpath(f"{name}.rollback.sql").read_text(encoding="utf-8")
     anew = set(MADE_ANEW.findall(text))

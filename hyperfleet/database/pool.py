@@ -1,4 +1,4 @@
-"""The connections that are kept open between requests. The pool lives on the event loop."""
+"""The pool of connections kept open between requests; it lives on the event loop."""
 
 import asyncio
 import logging
@@ -19,71 +19,71 @@ from hyperfleet.database.session import Session
 
 logger = logging.getLogger(__name__)
 
-# A request that gets no connection within this many seconds is told that the service is busy.
+# Seconds that a request waits for a connection before it is told that the service is busy.
 POOL_TIMEOUT = 3.0
-# Seconds between two tries of a database that is away.
+# Seconds between two attempts to connect to a database that is away.
 ASK_AGAIN = 0.4
-# Seconds beyond those of its statements after which nothing is expected of a connection any more.
+# Seconds on top of the statement timeouts after which a connection is considered dead.
 MARGIN = 5
 
-# Documents are of some kilobytes: to compress them is a tenth of a report and a fifth of a creation with
-# what servers do by default, and next to nothing with this, where the server has it.
+# Documents are a few kilobytes: compressing them by a server's default method takes a tenth of a report
+# and a fifth of a creation. lz4, where the server has it, costs next to nothing.
 COMPRESSION: LiteralString = """/* compression */
 SELECT set_config(name, 'lz4', false) FROM pg_settings
 WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
 """
 
-# Who has waited for a row goes on with what it has become, and is not told to begin anew, whatever the
-# database or a role has for others.
+# After waiting for a row, a transaction continues with its new version instead of failing with a
+# serialization error, whatever default the database or a role sets.
 ISOLATED = r"-c default_transaction_isolation=read\ committed"
 
 
 class Pool(AsyncConnectionPool[Session]):
-    """The connections that are kept open between requests.
+    """The connections kept open between requests.
 
-    psycopg's pool pauses for seconds when it meets dead connections. This one throws them away and
-    goes on, so that a database which has come back is used at once.
+    psycopg's pool backs off for seconds when it meets dead connections. This one discards them and
+    carries on, so that a database is used again as soon as it is back.
     """
 
-    # Told the name of each statement, its seconds, and what it failed of.
+    # Called with each statement's name, its duration in seconds, and its error if it failed.
     told: Callable[[str, float, psycopg.Error | None], None] | None = None
-    # Seconds after which a statement is slow.
+    # Statements that take more than this many seconds are logged as slow.
     slow = float("inf")
-    # When all connections were last made anew.
+    # When all idle connections were last replaced.
     renewed = float("-inf")
-    # Why no connection could be made, since one could.
+    # The last error on connecting, if no attempt has succeeded since.
     trouble: Exception | None = None
 
     def __init__(self, *args: Any, statement_timeout: float, shared: bool, **kwargs: Any) -> None:
-        """:param statement_timeout: seconds after which the server gives up a statement; 0: never
-        :param shared: whether a pooler shares the sessions out: each statement is a round trip then, and
-            so are the beginning and the end of a transaction
+        """:param statement_timeout: seconds after which the server cancels a statement; 0 means never
+        :param shared: whether a pooler shares sessions between clients; then each statement is a round
+            trip, and so are the beginning and the end of a transaction
         """
         super().__init__(*args, open=False, **kwargs)
         self.statement_timeout, self.shared = statement_timeout, shared
-        # Seconds after which nobody waits for an answer on a connection any more. A few statements that
-        # take their time one after the other still get their answers.
+        # Seconds after which an answer on a connection is no longer awaited. It leaves time for the
+        # answers of a few slow statements in a row.
         self.patience = 2 * statement_timeout + MARGIN if statement_timeout else float("inf")
-        # The connections in use, and when they have been so for too long.
+        # The connections in use, and the time at which each will have been so for too long.
         self.used: dict[Session, float] = {}
-        # Those that hang up, which nobody else holds.
+        # Tasks that hang up connections; asyncio itself keeps only weak references to them.
         self.hanging: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Opens the pool; it is closed at the end of the block."""
+        """Opens the pool, until the end of the block."""
         self.watch = asyncio.create_task(self._watch())
         return await super().__aenter__()
 
     async def close(self, timeout: float = 5) -> None:
-        """Closes the connections, those in use when they are given back."""
+        """Closes the idle connections now, and those in use when they are returned."""
         self.watch.cancel()
         await super().close(timeout)
 
     async def _watch(self) -> None:
-        """Hangs up where the answer does not come: a pooler that lost its server, or a server that is
-        stopped, keeps the connection open and says nothing. TCP sees no fault in that.
+        """Hangs up connections whose answer is overdue, and reconnects for requests that are waiting.
 
-        And tries for those who wait to make the connections that could not be made before.
+        A pooler that lost its server, or a stopped server process, keeps the connection open without
+        answering, which TCP does not notice.
         """
         while True:
             await asyncio.sleep(ASK_AGAIN)
@@ -99,17 +99,17 @@ class Pool(AsyncConnectionPool[Session]):
                     task.add_done_callback(self.hanging.discard)
 
     def _forget(self) -> None:
-        """Lets go of those whose time was over, who would be in the queue until a connection comes."""
+        """Drops timed-out requests from the queue, where they would stay until a connection comes."""
         while self._waiting and self._waiting[0].error is not None:
             self._waiting.popleft()
 
     def get_stats(self) -> dict[str, int]:
-        """How the pool is doing, as psycopg's has it."""
+        """Returns the pool's statistics, with the same keys as psycopg's."""
         self._forget()
         return super().get_stats()
 
     async def _connect(self, timeout: float | None = None) -> Session:
-        # The pool tries in a task of its own, and tells nobody but its log what it was told.
+        # The pool connects in a task of its own and reports errors only to its log.
         try:
             conn = await super()._connect(timeout)
         except Exception as error:
@@ -123,9 +123,9 @@ class Pool(AsyncConnectionPool[Session]):
         return conn
 
     async def getconn(self, timeout: float | None = None) -> Session:
-        """A connection that the server has not closed, within ``timeout`` seconds.
+        """Returns a connection that the server has not closed, within ``timeout`` seconds.
 
-        Raises PoolTimeout when there is none; its cause is why none could be made, if that is why.
+        Raises PoolTimeout if there is none; its cause, if any, is why none could be made.
         """
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while True:
@@ -139,14 +139,15 @@ class Pool(AsyncConnectionPool[Session]):
                 await self.putconn(conn)
 
     def heard(self, conn: Session) -> None:
-        """Has a connection in use be waited for anew, since the server has answered on it."""
+        """Restarts the time limit of a connection in use, since the server has answered on it."""
         if conn in self.used:
             self.used[conn] = time.monotonic() + self.patience
 
     def _take(self) -> Session | None:
-        """A connection that is idle, if there is one; in turn, so that none is forgotten by what is in
-        between. psycopg's own way to give, and to take back, costs as much as a statement; what must be
-        waited for is left to it.
+        """Returns an idle connection, or None; in rotation, so that no proxy drops one for being idle.
+
+        psycopg's own way of lending and taking back costs as much as a statement; it is used only when a
+        request has to wait.
         """
         if self._closed or not self._pool:
             return None
@@ -164,17 +165,17 @@ class Pool(AsyncConnectionPool[Session]):
             raise error from self.trouble
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            # Who is cancelled in the moment in which it gets a connection is not told by psycopg's
-            # pool, and would go on as if nobody had.
+            # psycopg's pool swallows a cancellation that coincides with the arrival of a connection, and
+            # the task would carry on as if it had not been cancelled.
             await self.putconn(conn)
             raise asyncio.CancelledError
         return conn
 
     async def putconn(self, conn: Session) -> None:
-        """Takes a connection back, also where the caller is cancelled meanwhile."""
+        """Returns a connection to the pool, even if the caller is cancelled meanwhile."""
         self.used.pop(conn, None)
         if self._waiting or self._closed or not self._stays(conn):
-            # To hand it to who has just begun to wait may take a turn of the loop.
+            # Handing it to a request that has just begun to wait may take a turn of the loop.
             await asyncio.shield(super().putconn(conn))
             return
         conn._pool = None
@@ -186,7 +187,7 @@ class Pool(AsyncConnectionPool[Session]):
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Session]:
-        """A connection, given back at the end of the block unless it is of no more use."""
+        """Lends a connection for the block; it is returned, or closed if it is no longer usable."""
         conn = await self.getconn(timeout)
         try:
             yield conn
@@ -197,7 +198,7 @@ class Pool(AsyncConnectionPool[Session]):
             await self.putconn(conn)
 
     def saw(self, statement: str, seconds: float, error: psycopg.Error | None = None) -> None:
-        """Hears of a statement that has ended, which begins with its name: ``/* name */``."""
+        """Reports a statement that has ended, by the name that it begins with: ``/* name */``."""
         name = statement[3 : statement.index(" */")] if statement.startswith("/* ") else "other"
         if self.told is not None:
             self.told(name, seconds, error)
@@ -205,14 +206,15 @@ class Pool(AsyncConnectionPool[Session]):
             logger.warning("slow statement: %s took %.3f s", name, seconds, extra={"statement": name})
 
     async def blame(self, conn: Session, error: BaseException) -> None:
-        """Closes a connection, if it is of no more use after this error."""
+        """Closes the connection if it is not usable after this error."""
         read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
         if conn.broken or read_only or connection.confused(error):
             await self.discard(conn)
 
     async def discard(self, conn: Session) -> None:
-        """Closes a connection, and makes the idle ones anew: what befell one, such as a restart, will
-        have befallen the others. Once a second, that it is not all the service does.
+        """Closes a connection, and replaces the idle ones at most once a second.
+
+        What broke one connection, such as a restart, has probably broken the others too.
         """
         await conn.close()
         if self._due():
@@ -224,10 +226,10 @@ class Pool(AsyncConnectionPool[Session]):
 
 
 def _alive(conn: Session) -> bool:
-    """Whether the server has kept a connection that was idle.
+    """Returns whether the server has kept an idle connection open.
 
-    A look at the socket instead of a query: no round trip. An idle connection has nothing to read
-    unless the server said goodbye, or hung up.
+    Looks at the socket instead of running a query, which saves a round trip: an idle connection has
+    nothing to read unless the server has said goodbye or hung up.
     """
     if conn.closed:
         return False
@@ -237,9 +239,9 @@ def _alive(conn: Session) -> bool:
 
 
 def _takes_no_writes(conn: Session) -> bool:
-    """Whether the session was begun as one that only reads, which it stays when others no longer are.
+    """Returns whether the session began as read-only, which it stays even if new ones no longer are.
 
-    Known without asking, from PostgreSQL 14 on.
+    PostgreSQL 14 and later report this unasked; with older servers it is always false.
     """
     return conn.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
 
@@ -253,29 +255,29 @@ def new_pool(
     name: str = "the database",
     history: int = 100,
 ) -> Pool:
-    """A pool of at most ``size`` connections in autocommit mode; whoever enters it has them.
+    """Returns a pool of at most ``size`` connections in autocommit mode; ``async with`` opens it.
 
-    Autocommit makes a single statement cost one round trip; what takes several says so itself. The
-    database ends a statement that takes longer than ``statement_timeout``, in seconds; 0 is no bound.
+    With autocommit, a single statement costs one round trip; a group of statements opens a transaction.
+    The server cancels a statement after ``statement_timeout`` seconds; 0 means no limit.
 
-    :param shared: sessions are shared with other clients, transaction by transaction, as ``wait``
-        found out: nothing may be left in one
+    :param shared: a pooler shares sessions between clients, transaction by transaction, as ``wait``
+        reports it: nothing may be left behind in a session
     :param name: what the log calls the server
-    :param history: how many past generations of each resource what is written leaves
+    :param history: how many past generations are kept of each resource that is written
     """
     milliseconds = round(statement_timeout * 1000)
     wanted = {
         "statement_timeout": f"{milliseconds}ms",
-        # Who waited for a lock is to be told so, and not that it asked for too much.
+        # Shorter than the above, so that waiting for a lock is reported as such.
         "lock_timeout": f"{milliseconds * 9 // 10}ms",
-        # A process that is stopped must not hold its locks for ever.
+        # A stopped process must not hold its locks for ever.
         "idle_in_transaction_session_timeout": f"{milliseconds * 2}ms",
-        # That a standby was not waited for is a warning, and nothing else says so.
+        # A commit that did not wait for its standby is reported only as a warning.
         "client_min_messages": "warning",
-        # Pages are small: compiling a plan, or starting workers for it, takes longer than running it.
+        # Pages are small: JIT compilation or starting parallel workers takes longer than the query.
         "jit": "off",
         "max_parallel_workers_per_gather": "0",
-        # What the triggers of migrations/0013.history.sql look at.
+        # Read by the triggers of migrations/0013.history.sql.
         "hyperfleet.history": str(history),
     }
     kwargs: dict[str, Any] = {"autocommit": True, "client_encoding": connection.ENCODING}
@@ -289,7 +291,7 @@ def new_pool(
     async def configure(conn: Session) -> None:
         conn.travelling = wanted if shared else None
         conn.adapt()
-        # Of transactions that psycopg begins, as of all behind a pooler.
+        # For transactions that psycopg begins, as it does for each statement behind a pooler.
         await conn.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         if not shared:
             await conn.execute(COMPRESSION)
@@ -302,7 +304,7 @@ def new_pool(
         max_size=size,
         timeout=POOL_TIMEOUT,
         configure=configure,
-        # How long a connection that can't be made is tried to be made; then by who needs it.
+        # How long the pool itself retries a connection that fails; afterwards _watch() does, on demand.
         reconnect_timeout=ASK_AGAIN,
         name=name,
         statement_timeout=statement_timeout,

@@ -1,8 +1,7 @@
-"""Reads by hot standbys, as far as these are not too far behind the primary; all others by the primary.
+"""Reads from hot standbys that are not too far behind the primary, and from the primary otherwise.
 
-How far a standby is, is asked of the standby itself, in the session that reads; what the primary had
-written is asked of the primary. So no clocks are compared, and it does not matter which server a name
-leads to.
+A standby itself says how far it has replayed, in the session that reads; the primary says how far it had
+written. So no clocks are compared, and it does not matter which server a host name leads to.
 """
 
 import asyncio
@@ -28,28 +27,28 @@ from hyperfleet.engine.greenlets import wait_for
 logger = logging.getLogger(__name__)
 
 WRITTEN = "/* position */ SELECT pg_current_wal_lsn()"
-# Null: it is a standby no more, and no other server may be behind it.
+# Null if the server is no longer a standby, in which case no other server may be behind it.
 REPLAYED = "/* replayed */ SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END"
 
 PROMOTED = "the server is no standby"
 
-# How many times within the staleness that is allowed each server is asked how far it is.
+# How many times within the allowed staleness each server is asked for its position.
 SAMPLES = 4
-# Seconds that a request waits for a standby to have what it must see, and between two looks.
+# Seconds that a request waits for a standby to catch up, and between two attempts.
 PATIENCE = 0.1
 PAUSE = 0.01
 # Seconds for which a standby that failed, or is too far behind, is left alone.
 IDLE = 1.0
-# A standby that gives no connection within so many seconds is passed by.
+# Seconds after which a standby that gives no connection is passed over.
 CONNECTION = 0.5
-# Seconds in which a server must say how far it is.
+# Seconds in which a server must report its position.
 ASKED = 1.0
-# What no server has.
+# A position that no server reaches.
 NEVER = "FFFFFFFF/FFFFFFFF"
 
 
 def position(text: str) -> int:
-    """A position in the log of changes, as a number, from PostgreSQL's text ``16/B374D848``."""
+    """Returns a WAL position as a number, from PostgreSQL's text form, such as ``16/B374D848``."""
     high, low = text.split("/")
     return int(high, 16) << 32 | int(low, 16)
 
@@ -59,10 +58,10 @@ class Standby:
     """A hot standby.
 
     :param name: its host and port
-    :param probe: a connection that requests do not use
-    :param staleness: seconds after which a session is asked again whether it is of a standby
-    :param idle_until: it is not asked before
-    :param trouble: why, if it failed; ``behind`` where it is too far behind
+    :param probe: a pool of one connection that requests do not use
+    :param staleness: seconds after which a session is asked again whether its server is still a standby
+    :param idle_until: no reads are sent to it before this time
+    :param trouble: why it failed; ``behind`` if it is too far behind; empty if all is well
     """
 
     name: str
@@ -71,19 +70,20 @@ class Standby:
     staleness: float
     idle_until: float = float("-inf")
     trouble: str = ""
-    # How far the server behind a connection was, and when it said so.
+    # For each connection, the position that its server reported, and when.
     replayed: dict[Session, tuple[int, float]] = field(default_factory=dict)
 
     async def fetch(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None, least: int, wanted: int
     ) -> list[TupleRow] | None:
-        """The rows of a statement; None where the standby can't answer, or does not have all that was
-        written before the position ``wanted``, or even before ``least``.
+        """Returns the rows of a statement, or None if the standby cannot answer or has not caught up.
+
+        It must have replayed ``least`` and ``wanted``; if it lacks ``least``, it is too far behind.
         """
         try:
             async with (
                 self.pool.connection(CONNECTION) as conn,
-                # Behind a pooler the next transaction may be with another server.
+                # Behind a pooler, the next transaction may be on another server.
                 nullcontext() if conn.travelling is None else conn.transaction(),
             ):
                 replayed = await self._replayed(conn, max(least, wanted))
@@ -94,7 +94,7 @@ class Standby:
                 rows = await fetch_on(self.pool, conn, statement, values, prepare)
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
             if isinstance(error, psycopg.errors.SerializationFailure):
-                # What it replays has removed rows that the statement could still see.
+                # A recovery conflict: replay removed rows that the statement could still see.
                 return None
             if not connection.absent(error):
                 raise
@@ -106,8 +106,9 @@ class Standby:
         return rows
 
     async def _replayed(self, conn: Session, needed: int) -> int:
-        """How far the server behind a connection is at least; asked only where that is not enough, and
-        now and then, since it may have been promoted.
+        """Returns a position that the connection's server has replayed at least.
+
+        It is asked only if the known one is not enough, and now and then in case it was promoted.
         """
         now = time.monotonic()
         known, at = self.replayed.get(conn, (-1, 0.0))
@@ -118,13 +119,13 @@ class Standby:
             await self.pool.discard(conn)
             raise psycopg.OperationalError(PROMOTED)
         if len(self.replayed) > 2 * self.pool.max_size:
-            # Of connections that are gone.
+            # Most of these connections are gone.
             self.replayed.clear()
         self.replayed[conn] = position(text), now
         return self.replayed[conn][0]
 
     async def watch(self) -> None:
-        """Sees at once where the server says nothing any more, and sends elsewhere those who wait."""
+        """Notices at once if the server stops answering, and sends waiting requests elsewhere."""
         while True:
             try:
                 async with asyncio.timeout(ASKED):
@@ -133,7 +134,7 @@ class Standby:
                     raise psycopg.OperationalError(PROMOTED)
             except (psycopg.Error, TimeoutError) as error:
                 self._failed(error)
-                # Until it answers.
+                # Until the probe is answered.
                 self.idle_until = float("inf")
                 for conn in self.pool.used:
                     if conn.line is not None:
@@ -146,7 +147,7 @@ class Standby:
     def _failed(self, error: Exception) -> None:
         self.idle_until = max(self.idle_until, time.monotonic() + IDLE)
         if connection.busy(error) and self.pool.used:
-            # It has too much to do.
+            # It is merely busy.
             return
         reason = connection.reason(error) or "no answer"
         if self.trouble in ("", "behind"):
@@ -161,13 +162,13 @@ class Standby:
 
 
 class Reads:
-    """Where rows are read that need not be the newest.
+    """Reads rows that need not be the newest.
 
-    :param primary: takes what no standby can
-    :param standbys: none: the primary serves all
-    :param probe: a connection to the primary that requests do not use
-    :param staleness: seconds that a read may be behind the writes that others were acknowledged
-    :param at_once: how many lists the primary is given at the same time in the place of standbys
+    :param primary: serves what no standby can
+    :param standbys: if there are none, the primary serves everything
+    :param probe: a pool to the primary that requests do not use
+    :param staleness: seconds by which a read may lag behind acknowledged writes of others
+    :param at_once: how many lists the primary may run at the same time in place of standbys
     """
 
     def __init__(
@@ -181,17 +182,17 @@ class Reads:
         self.primary, self.standbys, self.staleness = primary, standbys, staleness
         self.probe = probe or primary
         self.slots = asyncio.Semaphore(at_once)
-        # When the primary was asked, and how far it was.
+        # When the primary was asked for its position, and the position.
         self.samples: deque[tuple[float, int]] = deque()
         self.turn = 0
-        # What goes on as long as the connections are open.
+        # Run in the background for as long as the connections are open.
         self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        # Told who has served a read.
+        # Called with the name of the server that served a read.
         self.told: Callable[[str], None] = lambda _node: None
         self.positions: Rounds[None, str | None] = Rounds(self._position)
 
     async def __aenter__(self) -> Self:
-        """Opens the connections; they are closed at the end of the block."""
+        """Opens the connections, until the end of the block."""
         self.stack = AsyncExitStack()
         probes = [self.probe, *(one.probe for one in self.standbys)] if self.standbys else []
         for pool in (*self.pools(), *probes):
@@ -202,25 +203,21 @@ class Reads:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closes the connections."""
+        """Stops the background work and closes the connections."""
         for task in self.watching:
             task.cancel()
         await self.stack.aclose()
 
     def pools(self) -> list[Pool]:
-        """The connections to all servers that requests use."""
+        """Returns the pools that requests use, the primary's first."""
         return [self.primary, *(one.pool for one in self.standbys)]
 
     def states(self) -> dict[str, tuple[str, float | None]]:
-        """How each standby is doing, by its name: ``ok`` or what is wrong with it; and its age, which is
-        not known.
-        """
+        """Returns each standby's state by name: ``ok`` or what is wrong with it, and None as its age."""
         return {f"standby {one.name}": (one.trouble or "ok", None) for one in self.standbys}
 
     async def written(self) -> str:
-        """A position that all acknowledged writes are before; one that no standby ever reaches where the
-        primary does not tell.
-        """
+        """Returns a WAL position after all acknowledged writes, or :data:`NEVER` if it is unknown."""
         with suppress(psycopg.Error, TimeoutError):
             async with asyncio.timeout(ASKED):
                 return await self.positions.get(None) or NEVER
@@ -239,14 +236,14 @@ class Reads:
             await asyncio.sleep(self.staleness / SAMPLES)
 
     def _least(self) -> int | None:
-        """What a standby must have that is not too far behind; None: the primary does not tell."""
+        """Returns the position that a standby must have replayed; None if the primary does not tell."""
         oldest = time.monotonic() - self.staleness
         while self.samples and self.samples[0][0] < oldest:
             self.samples.popleft()
         return self.samples[0][1] if self.samples else None
 
     def _in_turn(self) -> list[Standby]:
-        """The standbys that are not left alone; who comes first takes turns."""
+        """Returns the standbys that may be asked now; they take turns at being first."""
         self.turn += 1
         now, first = time.monotonic(), self.turn % len(self.standbys)
         return [one for one in (*self.standbys[first:], *self.standbys[:first]) if one.idle_until < now]
@@ -260,13 +257,12 @@ class Reads:
         *,
         few: bool = False,
     ) -> list[TupleRow]:
-        """The rows of one statement that only reads.
+        """Returns the rows of one read-only statement.
 
-        :param prepare: ``False`` for one that is planned each time, for the very values
-        :param few: whether it may take long, so that the primary is given few at once
-        :param after: a position that what is read must not be before; standbys are waited for that have
-            not come so far, but not for long
-        Raises PoolTimeout where the primary has too many already.
+        :param prepare: ``False`` to have it planned each time for the given values
+        :param few: whether it may take long, so that the primary runs only a few of these at once
+        :param after: a WAL position that the read must include; waits briefly for a standby to reach it
+        Raises PoolTimeout if the primary has too many such statements already.
         """
         wanted, deadline = position(after) if after else 0, time.monotonic() + PATIENCE
         while self.standbys and (least := self._least()) is not None and (some := self._in_turn()):
@@ -288,9 +284,7 @@ class Reads:
         *,
         few: bool = False,
     ) -> list[TupleRow]:
-        """The rows of a statement as the primary has them; ``prepare`` and ``few`` as :meth:`fetch` has
-        them.
-        """
+        """Returns the rows of a statement from the primary; parameters as for :meth:`fetch`."""
         if not self.standbys:
             return await fetch(self.primary, statement, values, prepare)
         self.told("primary")
@@ -302,40 +296,40 @@ class Reads:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads for one request, in a greenlet; ``after`` as :meth:`Reads.fetch` has it."""
+    """Reads for one request, in a greenlet; ``after`` as for :meth:`Reads.fetch`."""
 
     reads: Reads
     after: str = ""
 
     @property
     def statement_timeout(self) -> float:
-        """Seconds after which a statement is ended; 0: never."""
+        """Seconds after which the server cancels a statement; 0 means never."""
         return self.reads.primary.statement_timeout
 
     def rows(
         self, statement: str, values: Mapping[str, Any], *, prepare: bool | None = False
     ) -> list[TupleRow]:
-        """The rows of a statement that may take long; ``prepare`` as :meth:`Reads.fetch` has it."""
+        """Returns the rows of a statement that may take long; ``prepare`` as for :meth:`Reads.fetch`."""
         return wait_for(self.reads.fetch(statement, values, prepare, self.after, few=True))
 
     def one(self, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
-        """The first row of a statement that takes no time."""
+        """Returns the first row of a quick statement, or None."""
         rows = wait_for(self.reads.fetch(statement, values, after=self.after))
         return rows[0] if rows else None
 
     def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
-        """As :meth:`rows`, by the primary, which has what any standby lags behind with."""
+        """Like :meth:`rows`, but from the primary, which has what standbys have yet to replay."""
         return wait_for(self.reads.newest(statement, values, prepare=False, few=True))
 
 
 def standbys(
     conninfo: str, size: int, statement_timeout: float, staleness: float, *, shared: bool
 ) -> list[Standby]:
-    """The standbys that a connection string names, one for each of its hosts.
+    """Returns the standbys that a connection string names, one for each of its hosts.
 
-    A server that is no standby, as after its promotion, is not connected to unless the string says so.
+    Unless the string says otherwise, a server that is no longer a standby is not connected to.
 
-    :param shared: whether a pooler is taken to be in between where that can't be found out now
+    :param shared: whether to assume a pooler if that cannot be found out now
     """
     known = {"target_session_attrs": "standby", **conninfo_to_dict(conninfo)}
     hosts = str(known.get("host") or "").split(",")
@@ -353,7 +347,7 @@ def standbys(
             new_pool(text, most, statement_timeout, shared=pooled, name=f"standby {name}")
             for most in (size, 1)
         )
-        # Whoever is not ended by a server that is there is not heard by it.
+        # A live server would have cancelled the statement by then, so no answer means that it is gone.
         pool.patience = statement_timeout + ASKED if statement_timeout else pool.patience
         made.append(Standby(name, pool, probe, staleness))
     return made

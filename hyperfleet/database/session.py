@@ -1,4 +1,4 @@
-"""A connection of the pool: how it waits for the server, and what it makes of JSON."""
+"""A connection of the pool: how it waits for the server, and how it reads and writes JSON."""
 
 import asyncio
 import json
@@ -23,30 +23,28 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
-# Seconds in which a server must have given up what it is asked to.
+# Seconds in which a server must cancel a statement on request.
 GIVE_UP = 0.5
-# The part of PostgreSQL that warns of a COMMIT which no standby has. Its words are in any language.
+# The server function that warns when a COMMIT was not replicated; the warning's text is translated.
 ALONE = "SyncRepWaitForLSN"
 
 
 class Raw(Loader):
-    """Texts that only pass through: what a statement casts to ``bpchar``, which costs nothing, comes as
-    the bytes that it is.
-    """
+    """Loads text that only passes through as bytes; statements cast it to ``bpchar``, which is free."""
 
     def load(self, data: Buffer) -> bytes:
-        """The bytes."""
+        """Returns the value's bytes."""
         return bytes(data)
 
 
-# Integers that orjson may not hold; JSON has no bound for them, and PostgreSQL none that matters. Looked
-# for as so many of one digit: a regular expression takes twelve times as long.
+# Integers that orjson may not support; JSON and PostgreSQL set no bound that matters. To find them, turn
+# all digits into zeros and look for a run of these: a regular expression takes twelve times as long.
 ZEROS = bytes.maketrans(b"123456789", b"000000000")
 LARGE = b"0" * 18
 
 
 def _dumps(value: Any) -> bytes:
-    """JSON text of a value."""
+    """Returns a value as JSON text."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -54,36 +52,37 @@ def _dumps(value: Any) -> bytes:
 
 
 def _loads(text: bytes | str) -> Any:
-    """The value of JSON text."""
+    """Returns the value of a JSON text."""
     known = text.encode() if isinstance(text, str) else text
     return json.loads(known) if LARGE in known.translate(ZEROS) else orjson.loads(known)
 
 
 class Session(psycopg.AsyncConnection[TupleRow]):
-    """A connection of the pool. Behind a pooler of connections it is nobody's own, so ``travelling``
-    holds what each transaction has to set for itself.
+    """A connection of the pool.
+
+    Behind a pooler the session is shared: ``travelling`` holds what each transaction must set itself.
     """
 
     travelling: dict[str, str] | None = None
     line: "Line | None" = None
-    # Whether the server has given up waiting for its standby, in what it was asked last.
+    # Whether the server gave up waiting for its standby during the last statement.
     alone = False
 
     def adapt(self) -> None:
-        """Gives JSON to orjson, and texts that only pass through to :class:`Raw`."""
+        """Registers orjson for JSON, and :class:`Raw` for text that only passes through."""
         self.add_notice_handler(self._noticed)
         self.adapters.register_loader("bpchar", Raw)
         set_json_dumps(_dumps, self)
         set_json_loads(_loads, self)
 
     async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Lets the loop do other things until what ``gen`` does with the server is done.
+        """Runs psycopg's generator ``gen`` without blocking the loop, and returns its result.
 
-        As psycopg's own, but the loop is told of the socket once for each connection, and not for each
-        8 kB that come.
+        Does the same as psycopg's own, but registers the socket with the loop once for each connection
+        instead of once for every 8 kB received.
 
-        Raises SystemError, as psycopg has it, for what is done and a standby was not waited for, since
-        somebody has ended the wait: it is no more certain than what was not answered.
+        Raises psycopg.errors.SystemError if somebody cut short the wait for a standby: the commit is
+        done, but no more certain than one that was not answered.
         """
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
@@ -111,10 +110,10 @@ class Session(psycopg.AsyncConnection[TupleRow]):
     async def rows(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None = None
     ) -> list[TupleRow]:
-        """The rows of one statement; ``prepare`` as psycopg's ``execute`` has it.
+        """Returns the rows of one statement; ``prepare`` as for psycopg's ``execute``.
 
-        As a cursor of psycopg would get them, for less: what is prepared, or is not to be,
-        is sent at once, and its result taken. To prepare, and to forget it, is left to psycopg.
+        Cheaper than a cursor: a statement that is prepared, or must not be, is sent directly and its
+        result taken. Preparing statements, and evicting them, is left to psycopg.
         """
         transformer = Transformer(self)
         query = PostgresQuery(transformer)
@@ -130,7 +129,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
             return await cursor.fetchall()
         results = await self.wait(execute(self.pgconn))
         for result in results:
-            # The last is an error where the server says goodbye right behind what was found.
+            # The last one is an error if the server says goodbye right after the rows.
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
         result = results[0]
@@ -143,15 +142,16 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         await super().close()
 
     async def abandon(self) -> None:
-        """Hangs up on what does not come to its end, and asks the server to give it up: while one waits
-        for a standby, it does not notice that nobody is there any more.
+        """Hangs up on a statement that does not end, and asks the server to cancel it.
+
+        A server that waits for a standby would not notice that its client is gone.
         """
         asking = asyncio.create_task(self.cancel_safe(timeout=GIVE_UP))
-        # Whom to ask is known from here on.
+        # After this, the cancel task knows whom to ask.
         await asyncio.sleep(0)
         if self.line is not None:
             self.line.cut()
-        # A server that is gone need not be asked.
+        # If the server is gone, there is nothing to cancel.
         with suppress(psycopg.Error, OSError):
             await asking
 
@@ -160,29 +160,28 @@ class Session(psycopg.AsyncConnection[TupleRow]):
             self.line.close()
 
     async def _end(self, gen: PQGen[Any], interval: float) -> None:
-        """Asks the server to give up what it does, so that the connection can be used again."""
+        """Asks the server to cancel the statement, so that the connection can be used again."""
         try:
             await self._try_cancel(timeout=GIVE_UP)
             await super().wait(gen, interval, GIVE_UP)
         except psycopg.errors.QueryCanceled:
             pass
         except BaseException:
-            # In a state that nobody knows.
+            # The state of the connection is unknown.
             self.pgconn.finish()
 
 
 class Line:
-    """The socket of a connection, as the loop knows it.
+    """The socket of a connection, as registered with the loop.
 
-    A copy of libpq's: that one closes its own whenever the server hangs up, and a loop that still looks
-    at a number which is no socket any more, or somebody else's, is lost. Raises OSError when the
-    connection is closed.
+    It duplicates libpq's socket, which libpq closes whenever the server hangs up: a loop must not go on
+    watching a descriptor that is closed or reused. Raises OSError if the connection is closed.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = os.dup(fd)
         self.closed = False
-        # Whether the server has hung up. There may be something left to read all the same.
+        # Whether the server has hung up; there may still be something to read.
         self.ended = False
         self.faults = select.poll()
         self.faults.register(self.fd, 0)
@@ -191,7 +190,7 @@ class Line:
         self.loop.add_reader(self.fd, self._wake)
 
     def close(self) -> None:
-        """Lets go of the socket; who waits is told that it is closed."""
+        """Releases the socket; a waiting statement fails with OSError."""
         if not self.closed:
             self.closed = True
             self.loop.remove_reader(self.fd)
@@ -200,24 +199,24 @@ class Line:
                 self.readable.set_exception(OSError("closed"))
 
     def cut(self) -> None:
-        """Hangs up for both sides, which wakes who waits for the server."""
+        """Shuts the connection down in both directions, which wakes a waiting statement."""
         if not self.closed:
             with suppress(OSError), socket.socket(fileno=os.dup(self.fd)) as line:
                 line.shutdown(socket.SHUT_RDWR)
 
     def _wake(self) -> None:
         if self.readable is None:
-            # The server says something that nobody asked for: mostly goodbye. It would be said again and
-            # again, so nobody listens until the next statement.
+            # An unexpected message, mostly goodbye. The loop would report it again and again, so stop
+            # watching until the next statement.
             self.close()
             return
-        # uvloop tells of a connection that was reset once, and looks at it no more.
+        # uvloop reports a connection reset once and then stops watching the socket.
         self.ended = self.ended or bool(self.faults.poll(0))
         if not self.readable.done():
             self.readable.set_result(None)
 
     async def wait(self, gen: PQGen[T]) -> T:
-        """What ``gen`` comes to, which is told when there is something to read, or room to write."""
+        """Returns the result of ``gen``, resuming it when the socket can be read or written."""
         try:
             state = next(gen)
             while True:
@@ -240,7 +239,7 @@ class Line:
         poll = select.poll()
         poll.register(self.fd, select.POLLIN * bool(state & Wait.R) | select.POLLOUT)
         while not (events := poll.poll(0)):
-            # More than the server takes at once; seldom enough.
+            # More data than the server takes at once, which is rare enough to poll for.
             self.readable = self.loop.create_future()
             try:
                 await asyncio.wait([self.readable], timeout=0.001)
@@ -251,9 +250,9 @@ class Line:
 
 
 class Together(psycopg.AsyncPipeline):
-    """Statements that travel together: they are sent when a result is asked for, in one message.
+    """A pipeline that sends its statements in one message, when a result is asked for.
 
-    psycopg's own pipeline sends each at once, which makes most of what a report costs.
+    psycopg's own sends each at once, which would be most of the cost of a report.
     """
 
     def _communicate_gen(self) -> PQGen[None]:

@@ -1,6 +1,6 @@
 """Statements on connections of the pool.
 
-What runs in a greenlet of the loop (see :mod:`hyperfleet.engine.greenlets`) calls :func:`fetch_one`,
+Code in a greenlet of the loop (see :mod:`hyperfleet.engine.greenlets`) calls :func:`fetch_one`,
 :func:`session` and :func:`transaction` as plain functions.
 """
 
@@ -18,23 +18,23 @@ from hyperfleet.database.pool import Pool
 from hyperfleet.database.session import Session, Together
 from hyperfleet.engine.greenlets import wait_for
 
-# As many members PostgreSQL expects of a list whose length it does not know. With fewer, a plan for the
-# very values looks cheaper than one that is kept, and is made anew each time: a third of what PostgreSQL
-# does for a read, a sixth for a report.
+# The length that PostgreSQL assumes for an array of unknown length. For a shorter one, a plan for the
+# given values looks cheaper than the cached plan and is made anew each time, which is a third of
+# PostgreSQL's work for a read and a sixth for a report.
 EXPECTED = 10
 
 
 def filled(ids: Iterable[str]) -> str:
-    """Ids, or names of kinds, for ``= ANY``, which repetitions are nothing to: the first one again and
-    again where there are few. As the text of an array, with which psycopg has nothing left to do; as a
-    list they would cost as much as a tenth of a read.
+    """Returns ids, or names of kinds, as an array for ``= ANY``, padded with the first one.
+
+    It is an array's text, which psycopg need not convert; a list would cost up to a tenth of a read.
     """
     known = [*ids]
     return f"{{{','.join(known + known[:1] * (EXPECTED - len(known)))}}}"
 
 
 def fetch_one(pool: Pool, statement: str, values: Mapping[str, Any]) -> TupleRow | None:
-    """Runs one statement as its own transaction, in one round trip, and returns its first row."""
+    """Runs one statement as its own transaction, in one round trip; returns its first row, or None."""
     rows = wait_for(fetch(pool, statement, values))
     return rows[0] if rows else None
 
@@ -50,7 +50,7 @@ async def fetch(
 async def fetch_on(
     pool: Pool, conn: Session, statement: str, values: Mapping[str, Any], prepare: bool | None
 ) -> list[TupleRow]:
-    """The same, on a connection that the caller has taken from the pool."""
+    """Does the same as :func:`fetch` on a connection that the caller has taken from the pool."""
     began = time.perf_counter()
     try:
         if conn.travelling is None:
@@ -68,26 +68,26 @@ async def fetch_on(
 
 
 class Rows:
-    """What a statement has found; fetched when it is asked for, and timed until then."""
+    """The result of a statement, fetched on demand and timed until then."""
 
     def __init__(self, cursor: psycopg.AsyncCursor[TupleRow], saw: Callable[[], None]) -> None:
         self.cursor = cursor
         self.saw = saw
 
     def fetchone(self) -> TupleRow | None:
-        """The next row, if there is one."""
+        """Returns the next row, or None if there is none."""
         row = wait_for(self.cursor.fetchone())
         self.saw()
         return row
 
     def fetchall(self) -> list[TupleRow]:
-        """All rows that are left."""
+        """Returns all remaining rows."""
         rows = wait_for(self.cursor.fetchall())
         self.saw()
         return rows
 
     def __iter__(self) -> Iterator[TupleRow]:
-        """All rows that are left."""
+        """Iterates over all remaining rows."""
         return iter(self.fetchall())
 
 
@@ -99,7 +99,7 @@ class Statements:
         self.conn = conn
 
     def execute(self, statement: Any, values: Any = None) -> Rows:
-        """Runs a statement."""
+        """Runs a statement and returns its result."""
         began = time.perf_counter()
 
         def saw() -> None:
@@ -111,7 +111,7 @@ class Statements:
 
 @contextmanager
 def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
-    """A connection in autocommit mode for the block; ``timeout`` as in :meth:`Pool.getconn`."""
+    """Lends a connection in autocommit mode for the block; ``timeout`` as for :meth:`Pool.getconn`."""
     conn = wait_for(pool.getconn(timeout))
     try:
         yield Statements(pool, conn)
@@ -124,11 +124,11 @@ def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
 
 @contextmanager
 def transaction(pool: Pool) -> Iterator[Connection]:
-    """A transaction: commits at the end of the block, rolls back on an exception.
+    """Opens a transaction: commits at the end of the block, rolls back on an exception.
 
-    Statements travel together until a result is fetched, and what is left travels with the COMMIT: a
-    block that fetches once costs two round trips. An error of a statement surfaces at the next fetch
-    or at the end of the block. Behind a pooler each statement travels for itself.
+    Statements are sent together when a result is fetched, and the rest with the COMMIT: a block that
+    fetches once costs two round trips. An error of a statement surfaces at the next fetch or at the end
+    of the block. Behind a pooler, each statement is sent by itself.
     """
     conn = wait_for(pool.getconn())
     try:
@@ -147,7 +147,7 @@ def transaction(pool: Pool) -> Iterator[Connection]:
         wait_for(pool.putconn(conn))
 
 
-# What a shared session needs, for one transaction.
+# Settings for one transaction in a session shared by a pooler.
 TRAVELLING = """/* settings */
 SELECT set_config(key, value, true) FROM unnest(%s::text[], %s::text[]) AS s (key, value)
 """
@@ -159,8 +159,8 @@ async def _travel(conn: Session) -> None:
 
 
 async def _begin(conn: Session) -> None:
-    # After statements that travel together, PgBouncer 1.18 sometimes goes on holding the session for
-    # this connection, idle as it is, and the next one waits for it.
+    # After a pipeline, PgBouncer 1.18 sometimes keeps the session for this connection although it is
+    # idle, and the next client waits for it.
     if conn.travelling is None:
         conn._pipeline = Together(conn)
         await conn._pipeline.__aenter__()
@@ -175,7 +175,7 @@ async def _commit(conn: Session) -> None:
 
 
 async def _roll_back(pool: Pool, conn: Session, error: BaseException) -> None:
-    # What these say comes of the error that is raised already.
+    # Errors here follow from the one that is being raised.
     with suppress(psycopg.Error):
         if conn._pipeline and conn.pgconn.pipeline_status != PipelineStatus.OFF:
             await conn._pipeline.__aexit__(type(error), error, error.__traceback__)

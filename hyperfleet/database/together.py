@@ -1,7 +1,6 @@
-"""Statements that several ask for at the same moment, run once for all of them.
+"""Statements that several callers ask for at the same moment, run once for all of them.
 
-Nobody is answered with what was read before the question: what is asked for while a statement runs
-waits for the next one.
+No caller gets data read before it asked: what is asked for while a statement runs waits for the next.
 """
 
 import asyncio
@@ -19,12 +18,12 @@ from hyperfleet.database.pool import POOL_TIMEOUT
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Seconds after which who waits for the end of the same statement begins a new one beside it.
+# Seconds after which a caller no longer waits for a running statement, and another begins beside it.
 PATIENCE = 0.02
-# As many at most share one, so that neither the values nor the rows of one grow without bound.
+# The most that share a statement, so that neither its values nor its rows grow without bound.
 LARGEST = 32
 
-# What a statement can fail of because of one of those who share it, and which leaves nothing behind.
+# Errors that one of those sharing a statement can cause, and that leave nothing behind.
 BLAMED = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -36,16 +35,16 @@ BLAMED = (
 )
 
 
-# For whom the statement at hand is run: the contexts of those who asked. It has none itself, since it
-# is no more the one's than the other's.
+# The contexts of the callers for whom the current statement runs. It has no context of its own, since it
+# belongs to none of them more than to the others.
 sharers: ContextVar[tuple[Context, ...]] = ContextVar("sharers", default=())
 
 
 class Asked(NamedTuple, Generic[V]):
-    """What somebody has asked for.
+    """A request for one row.
 
-    :param values: what is to be written
-    :param contexts: of those who asked, and wait for the answer
+    :param values: what to write
+    :param contexts: those of the callers that wait for the answer
     """
 
     values: Any
@@ -54,28 +53,28 @@ class Asked(NamedTuple, Generic[V]):
 
 
 class Rounds(Generic[K, V]):
-    """Reads or writes of single rows, in rounds: one statement does all that was asked for since the
-    last began. One that fails because of one row is done again for each.
+    """Reads or writes rows in rounds: one statement does all that was asked for since the last began.
 
-    :param work: runs the statement, and finds the rows by their keys; those that it leaves out are not
-        there, or not done
+    If it fails because of one row, it is run again for each row.
+
+    :param work: runs the statement and returns rows by key; a missing key means not found, or not done
     """
 
     def __init__(self, work: Callable[[dict[K, Any]], Awaitable[Mapping[K, V]]]) -> None:
         self.work = work
         self.asked: dict[K, Asked[V]] = {}
-        # The rounds, each with what it does.
+        # The running rounds, each with the requests that it serves.
         self.tasks: dict[asyncio.Task[None], tuple[Asked[V], ...]] = {}
         self.busy = False
 
     async def get(self, key: K, values: Any = None) -> V | None:
-        """The row of a key; None where there is none. Raises what the statement raises.
+        """Returns the row of a key, or None if there is none. Raises what the statement raises.
 
-        :param values: what is to be written
+        :param values: what to write
         """
         known = self.asked.get(key)
         if known is not None and values is not None:
-            # Who asked has gone away, and has left what it wanted to be written.
+            # An earlier caller has gone, but what it wanted to write is still queued: write this apart.
             return (await self.work({key: values})).get(key)
         if known is None:
             known = self.asked[key] = Asked(values, _answer(), [])
@@ -84,7 +83,7 @@ class Rounds(Generic[K, V]):
         context = copy_context()
         known.contexts.append(context)
         try:
-            # One who goes away takes nothing from the others.
+            # Shielded, so that one cancelled caller does not affect the others.
             return await asyncio.shield(known.answer)
         except asyncio.CancelledError:
             known.contexts[:] = [one for one in known.contexts if one is not context]
@@ -92,8 +91,9 @@ class Rounds(Generic[K, V]):
             raise
 
     def _left(self, asked: Asked[V]) -> None:
-        """Ends the round that nobody waits for any more, which would keep its connection and its locks,
-        as where a COMMIT waits for a standby that is away.
+        """Cancels a round that no caller waits for any more.
+
+        It would keep its connection and locks, as when a COMMIT waits for a standby that is away.
         """
         for task, all_asked in self.tasks.items():
             if any(one is asked for one in all_asked) and not any(one.contexts for one in all_asked):
@@ -103,7 +103,7 @@ class Rounds(Generic[K, V]):
         self.busy = True
         task = asyncio.create_task(self._round(), context=Context())
         self.tasks[task] = ()
-        # A round that hangs keeps nobody from the next one.
+        # A round that hangs does not hold up the next one.
         overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
 
         def ended(_: object) -> None:
@@ -119,7 +119,7 @@ class Rounds(Generic[K, V]):
             self._begin()
 
     async def _round(self) -> None:
-        # Only now, so that all who came with the same turn of the loop are among them.
+        # Collected only now, to include all that asked in the same turn of the loop.
         asked = {key: self.asked.pop(key) for key in list(islice(self.asked, LARGEST))}
         task = asyncio.current_task()
         assert task is not None
@@ -146,10 +146,9 @@ class Rounds(Generic[K, V]):
 
 
 class Once:
-    """Reads of anything, by a key that says all of what is wanted: those who ask for the same while it
-    is being read share the next reading.
+    """Reads by a key that fully identifies them; callers that ask during a read share the next one.
 
-    :param at_once: how many are read at the same time, so that slow ones leave connections to others
+    :param at_once: how many reads run at the same time, so that slow ones leave connections to others
     """
 
     def __init__(self, at_once: int) -> None:
@@ -159,7 +158,7 @@ class Once:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
-        """What ``read`` finds, whoever calls it. Raises what it raises."""
+        """Returns what ``read`` finds, whichever caller's is run. Raises what it raises."""
         answer = self.next.get(key)
         if answer is None:
             answer = _answer()
@@ -183,7 +182,7 @@ class Once:
     ) -> None:
         if before is not None:
             await asyncio.wait([before], timeout=PATIENCE)
-            # From here on, who asks wants to know what is newer.
+            # From now on, callers need a newer read than this one.
             del self.next[key]
             self.running[key] = answer
         try:
@@ -198,7 +197,7 @@ class Once:
 
 @asynccontextmanager
 async def slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """One of the slots for lists, for the block. Raises PoolTimeout where none comes free in time."""
+    """Holds one of the slots for lists, for the block. Raises PoolTimeout if none is free in time."""
     try:
         async with asyncio.timeout(POOL_TIMEOUT):
             await slots.acquire()
@@ -212,6 +211,6 @@ async def slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
 
 def _answer() -> asyncio.Future[Any]:
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    # Those who asked may be gone; then nobody wants to hear of an error.
+    # All callers may be gone; retrieving the error keeps asyncio from logging it as never retrieved.
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
     return answer
