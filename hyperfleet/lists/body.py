@@ -1,4 +1,4 @@
-"""The JSON text of a page, at once or in pieces."""
+"""The JSON text of a page, as a whole or in pieces."""
 
 import json
 from collections import deque
@@ -11,14 +11,15 @@ from hyperfleet.lists.continuation import Continuation
 from hyperfleet.lists.page import BYTES, Found, Later, Wanted, Within
 from hyperfleet.lists.projection import Shape
 
-# The parameters of a list that the feed has, too.
+# The parameters of a list that the feed of changes also takes.
 WANTED = ("kind", "search", "ref_type", "ref_target_id", "fields")
 
 
 class Long(NamedTuple):
-    """A page whose documents are not all read yet: what is before its items, the items in the form that
-    is shown, as far as they are read, and the addresses of the next page and of what changes from then
-    on.
+    """A page with documents still to be read: ``head`` is the text before the items.
+
+    :param items: those read already are in the form that is shown
+    :param link: the URL of the next page; ``changes``, that of the changes since this page was read
     """
 
     head: str
@@ -30,13 +31,13 @@ class Long(NamedTuple):
 def text(
     kind: str, wanted: Wanted, found: Found, shape: Shape, path: str, query: Sequence[tuple[str, str]]
 ) -> bytes | Long:
-    """The JSON text of a page, or what is there of it; :func:`stream` finds the rest.
+    """Returns the JSON text of a page, or the known part of it, which :func:`stream` completes.
 
-    :param shape: what is shown of its items
-    :param path: of the request, and its ``query``, which lead to the next page
+    :param shape: which members of the items are shown
+    :param path: the request's path, and its ``query``, from which the link to the next page is made
     """
     link = ""
-    # A client whose answers are shortened unasked does not know the link either.
+    # A client that has fields left out by default does not know the member next either.
     if found.last is not None and not shape.agent:
         token = Continuation.token(wanted.number + 1, found.last)
         kept = [(name, value) for name, value in query if name not in ("page", "continue")]
@@ -53,9 +54,9 @@ def text(
 def changes(
     kind: str, found: Found, shape: Shape, query: Sequence[tuple[str, str]], within: Within
 ) -> str:
-    """Where a client hears of what happens after a page was read; empty for who does not know the link.
+    """Returns the URL of the changes since a page was read; empty for a client with default fields.
 
-    :param query: of the request, of which the feed takes what says which items, and what of them
+    :param query: the request's parameters; the feed takes those that select items and their members
     """
     if found.place is None or shape.agent:
         return ""
@@ -66,21 +67,21 @@ def changes(
 
 
 def linked(text: bytes, changes: str) -> bytes:
-    """The text of a page with that address, which its entity tag does not stand for."""
+    """Returns the text of a page with the member ``changes`` added, which its entity tag ignores."""
     return text[:-1] + f"{_member('changes', changes)}}}".encode() if changes else text
 
 
 def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iterator[bytes]:
-    """The pieces of the JSON text of a long page; each is read when it is asked for.
+    """Yields the JSON text of a long page in pieces, reading each one on demand.
 
-    An item is as it is when it is read; one that is gone by then is left out, so that their number is
-    known at the end only.
+    An item is shown as it is when it is read. One that is gone by then is left out, so ``size`` is known
+    only at the end.
 
     :param read: finds items by their identities, in the form that is shown
     """
     head, size = page.head.encode(), 0
     links = _member("next", page.link) + _member("changes", page.changes)
-    # What the client has taken is not kept for as long as it takes the rest.
+    # What the client has received is released while it is receiving the rest.
     items = deque(page.items)
     del page
     yield head + b'"items":['
@@ -90,7 +91,7 @@ def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iter
         ready += [found[one.identity] for one in later if one.identity in found]
         del found
         before, size = size, size + len(ready)
-        # Nothing here may hold what is handed out: it is kept until the client has taken it.
+        # No reference to the piece may remain here: it would be kept until the client has received it.
         yield _joined(ready, comma=bool(before and ready))
     yield f'],"size":{size}{links}}}'.encode()
 
@@ -102,9 +103,7 @@ def _joined(documents: list[bytes], *, comma: bool) -> bytes:
 
 
 def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
-    """Takes from the items those at the beginning that are there, or as many of the others as may be in
-    memory at once.
-    """
+    """Takes from the front the items at hand, or else as many others as may be in memory at once."""
     ready: list[bytes] = []
     later: list[Later] = []
     size = 0
@@ -124,9 +123,9 @@ def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
 
 
 def render(kind: str, number: int, total: int | None, documents: list[bytes], link: str = "") -> bytes:
-    """The JSON text of a list; the documents go in as they are."""
+    """Returns the JSON text of a list; the documents are inserted as they are."""
     head = f'{{"kind":"{kind}List","page":{number},"size":{len(documents)},{_counted(total)}'
-    # Joined once: a page may have megabytes.
+    # Joined only once, since a page may be megabytes long.
     return b"".join(
         [head.encode(), b'"items":[', *_commas(documents), f"]{_member('next', link)}}}".encode()]
     )

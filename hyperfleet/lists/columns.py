@@ -1,7 +1,7 @@
-"""The fields that a search, an order or a projection may name, and where each of them lies.
+"""The fields that a search, an order or a projection may name, and where each is stored.
 
-Names come from callers, SQL from the fixed tables here; whatever is open-ended, such as the key of a
-label, is bound as a value.
+Names come from callers, SQL only from the tables here; anything open-ended, such as a label's key, is
+bound as a value.
 """
 
 import functools
@@ -18,20 +18,20 @@ from hyperfleet.nearest import nearest
 from hyperfleet.settings.entities import meant
 from hyperfleet.storable import FORBIDDEN
 
-# moment is a time that lies in a JSON document, as text; any is a JSON value of whatever type; reference
-# is what a resource refers to, by its id.
+# A moment is a time stored as text in a JSON document; any is a JSON value of any type; a reference is
+# compared by the id that it leads to.
 Type: TypeAlias = Literal["text", "uuid", "number", "time", "moment", "any", "reference"]
 
-# Keeps a value for the statement and returns the placeholder that stands for it.
+# Adds a value to those of the statement and returns the placeholder for it.
 Bind: TypeAlias = Callable[[Any], str]
 
-# Segments between dots; one in quotes may hold any character, its quote doubled.
+# Segments separated by dots; a quoted one may hold any character, with its quote doubled.
 NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
 SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
 
 
 def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
-    """The members of an object that are one value each, and their types, as the contract has them."""
+    """Returns the scalar members of an object and their types, from the contract's schema."""
     types: dict[tuple[str, str], Type] = {
         ("string", ""): "text",
         ("string", "date-time"): time,
@@ -47,9 +47,7 @@ def _scalars(schema: str, time: Type = "time") -> dict[str, Type]:
 
 @functools.cache
 def columns(kind: str) -> dict[str, Type]:
-    """The columns of a kind's table that may be named. An id is kept as a UUID; a kind and an address
-    of a resource are not kept.
-    """
+    """Returns the columns of a kind's table that may be named (not kind and href), with their types."""
     made = () if kind in LISTED else ("kind", "href")
     own: dict[str, Type] = {
         name: "uuid" if name == "id" else type_
@@ -62,13 +60,13 @@ def columns(kind: str) -> dict[str, Type]:
 
 @functools.cache
 def nullable(kind: str) -> set[str]:
-    """The columns that a row may lack: what is no member, as an owner's id, is always there."""
+    """Returns the columns that may be null: optional members, and owner_id in lists of all kinds."""
     found = document.members(kind).keys() - document.required(kind)
     return found | {"owner_id"} if kind == ALL else found
 
 
 def references(kind: str) -> list[str]:
-    """The types of the references that items of a kind may have."""
+    """Returns the types of references that items of a kind may have."""
     of = KINDS[kind]
     some = [one for name in of.among for one in RESOURCES[name].references] or of.references
     return list(dict.fromkeys(one.type for one in some))
@@ -76,10 +74,10 @@ def references(kind: str) -> list[str]:
 
 STATUS = _scalars("ClusterStatus", "moment")
 CONDITION = {n: t for n, t in _scalars("ResourceCondition", "moment").items() if n != "type"}
-# Two names for one thing, kept equal by the aggregation: one set of indexes serves both.
+# Two names for one condition; the aggregation keeps them equal, so one set of indexes serves both.
 SAME = {"Ready": "Reconciled", "Available": "LastKnownReconciled"}
 SAME_MEMBERS = {"status", "last_updated_time", "last_transition_time"}
-# What migrations/0003.search.sql keeps in a column of its own, with an index.
+# The values that migrations/0003.search.sql keeps in columns with an index of their own.
 KEPT = {
     ("Reconciled", "status"): "reconciled",
     ("Reconciled", "last_updated_time"): "reconciled_time",
@@ -91,7 +89,7 @@ EXAMPLE = "use a field such as name, labels.KEY, spec.PATH or status.conditions.
 
 
 class Wrong(ValueError):
-    """A text of a request that cannot be understood; ``message`` says why."""
+    """Some text in a request cannot be understood; ``message`` says why."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -99,16 +97,17 @@ class Wrong(ValueError):
 
 
 class UnknownField(ValueError):
-    """A name that is no field of the kind; the message says which was meant, or what one looks like."""
+    """The kind has no such field; the message suggests the nearest one or gives an example."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where a field lies.
+    """Where a field is stored.
 
-    ``sql`` is an expression over the columns of the kind's table, complete with its parentheses; of
-    type ``any`` it yields jsonb. ``label`` is the placeholder of a label's key, or the type of a
-    reference, ``dimension`` the placeholder of a key of the tenancy.
+    :param sql: an expression over the columns of the kind's table, complete with its parentheses; for
+        type ``any`` it yields jsonb
+    :param label: the placeholder of a label's key, or the type of a reference
+    :param dimension: the placeholder of a key of the tenancy
     """
 
     name: str
@@ -120,9 +119,9 @@ class Field:
 
 
 def collector(prefix: str) -> tuple[dict[str, Any], Bind]:
-    """An empty set of bound values, and the function that adds one to it.
+    """Returns an empty set of bound values, and the function that adds one to it.
 
-    Values are named ``prefix0``, ``prefix1`` and so on, so that they don't meet the caller's.
+    Values are named ``prefix0``, ``prefix1`` and so on, so that they do not clash with the caller's.
     """
     values: dict[str, Any] = {}
 
@@ -135,7 +134,7 @@ def collector(prefix: str) -> tuple[dict[str, Any], Bind]:
 
 
 def segments(name: str) -> list[str]:
-    """The parts of a name in the form of ``NAME``, without their quotes."""
+    """Returns the parts of a name that matches :data:`NAME`, without their quotes."""
     return [
         part[1:-1].replace(part[0] * 2, part[0]) if part[0] in "\"'" else part
         for part in SEGMENT.findall(name)
@@ -145,8 +144,9 @@ def segments(name: str) -> list[str]:
 def separated(
     text: str, one: re.Pattern[str], error: type[Wrong], expected: str
 ) -> Iterator[re.Match[str]]:
-    """What stands between the commas of a text, each of which is like ``one``. Raises the error where
-    something else than what was ``expected`` stands.
+    """Yields a match of ``one`` for each item of a comma-separated text.
+
+    Raises ``error``, which says that ``expected`` was expected, if an item does not match.
     """
     position, whole = 0, not FORBIDDEN.search(text)
     while position <= len(text):
@@ -158,40 +158,38 @@ def separated(
 
 
 def _path(name: str) -> list[str]:
-    """The parts of a name, in the one way in which its field may be named."""
+    """Returns the parts of a name in the canonical form for its field."""
     parts = segments(name)
     if parts[0] in ("labels", "tenancy"):
-        # The dots of an unquoted key belong to it: neither has any depth.
+        # Dots in an unquoted key are part of it, since labels and tenancies are flat.
         return [parts[0], ".".join(parts[1:])] if parts[1:] else parts
     return ["owner_id"] if parts == ["owner_references", "id"] else parts
 
 
 def _sought(name: str) -> list[str]:
-    """The parts of a name, in the one way for all the names that lead to the same value."""
+    """Returns the parts of a name in the canonical form of all names that lead to the same value."""
     match _path(name):
         case ["status", "conditions", type_, *rest]:
             return ["status", "conditions", SAME.get(type_, type_), *rest]
         case ["owner_references"]:
-            # All that a search may ask of these is the id.
+            # Their id is all that can be searched for.
             return ["owner_id"]
         case parts:
             return parts
 
 
 def barred(name: str, kind: str) -> bool:
-    """Whether no search of a kind may name a field, as the operator has it; of all kinds together: of
-    any of them.
-    """
+    """Returns whether the operator bars a field from searches of a kind (of any, for all together)."""
     parts = _sought(name)
     if parts[:2] == ["status", "conditions"] and len(parts) == 3:
-        # What is read of a condition where nothing else is said.
+        # The default member of a condition.
         parts.append("status")
     all_ = [one for of in KINDS[kind].among for one in RESOURCES[of].barred] or KINDS[kind].barred
     return any(parts[: len(one)] == one for one in map(_sought, all_))
 
 
 def check_barred() -> None:
-    """Raises ConfigurationError for what an operator keeps from searches, and no resource has."""
+    """Raises ConfigurationError if a field that an operator bars from searches does not exist."""
     status = {f"status.{name}" for name in document.members("ClusterStatus")}
     for kind, of in RESOURCES.items():
         plain = columns(kind).keys()
@@ -208,7 +206,7 @@ def check_barred() -> None:
 
 
 def names(kind: str) -> list[str]:
-    """The fields of a kind, as error messages list them."""
+    """Returns the fields of a kind in the form in which error messages list them."""
     listed = list(columns(kind))
     if kind not in LISTED:
         if kind != ALL:
@@ -223,10 +221,10 @@ def names(kind: str) -> list[str]:
 
 
 def resolve(name: str, kind: str, bind: Bind) -> Field:
-    """The field of that name.
+    """Returns the field of that name.
 
-    ``name`` has the form of ``NAME``; what must be bound for the field's SQL goes through ``bind``.
-    Raises UnknownField.
+    ``name`` must match :data:`NAME`; values that the field's SQL needs go through ``bind``. Raises
+    UnknownField.
     """
     table = KINDS[kind].table
     parts = _path(name)

@@ -1,4 +1,4 @@
-"""Where the next page of a list begins: behind a row, whatever is added or removed before it."""
+"""Where the next page of a list begins: after a given row, whatever is added or removed before it."""
 
 import base64
 import binascii
@@ -13,11 +13,11 @@ STRANGE = "must be taken from the next link of a page in the same order"
 
 
 class Continuation(NamedTuple):
-    """The page that continues another one.
+    """A page that continues another one.
 
-    :param number: of the page
-    :param sql: the condition for what comes behind the other one's last row, by its keys
-    :param values: of the condition
+    :param number: the page's number
+    :param sql: the condition for rows after the other page's last one, by their keys
+    :param values: the values of the condition
     """
 
     number: int
@@ -26,15 +26,15 @@ class Continuation(NamedTuple):
 
     @staticmethod
     def token(number: int, keys: list[str | None]) -> str:
-        """What :func:`following` takes: the number of the page, and the keys of the row before it."""
+        """Returns the token that :func:`following` takes: a page number and the last row's keys."""
         text = json.dumps([number, *keys], ensure_ascii=False)
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def following(token: str, ordered: Order) -> Continuation:
-    """What a token stands for.
+    """Returns what a token stands for.
 
-    Raises Problem for one that this API has not made for this order.
+    Raises Problem if this API has not made the token for this order.
     """
     try:
         number, *keys = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
@@ -46,7 +46,7 @@ def following(token: str, ordered: Order) -> Continuation:
     except (ValueError, TypeError, UnicodeDecodeError, binascii.Error, RecursionError):
         raise bad_parameter("continue", STRANGE) from None
     values = {f"after{index}": value for index, value in enumerate(keys)}
-    # (a, b) > (x, y) is a > x OR a = x AND b > y; written out, since directions may differ.
+    # (a, b) > (x, y) means a > x OR a = x AND b > y; written out, since directions may differ.
     condition = "false"
     for index, key in reversed(list(enumerate(ordered.keys))):
         bound = f"%(after{index})s::{key.cast}"
@@ -59,6 +59,6 @@ def following(token: str, ordered: Order) -> Continuation:
             behind = f"({behind} OR {key.sql} IS NULL)"
         condition = f"({behind} OR {key.sql} = {bound} AND {condition})"
         if not key.nullable:
-            # Says the same of the first key alone, in the form that an index can start from.
+            # Implied by the above, but in a form from which an index scan can start.
             condition = f"({key.sql} {sign}= {bound} AND {condition})"
     return Continuation(number, condition, values)

@@ -1,4 +1,4 @@
-"""The grammar of the search language: an expression becomes a tree, or the place where it goes wrong."""
+"""The grammar of the search language: parses an expression into a tree, or says where it is wrong."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,7 +12,7 @@ from hyperfleet.storable import FORBIDDEN
 MAX_LENGTH = 4096
 MAX_DEPTH = 32
 
-# The case of a keyword is that of ASCII: else İ were an i that stays another letter in lower case.
+# Keywords ignore case in ASCII only; otherwise İ would match i, though its lower case is another letter.
 GRAMMAR = rf"""
     ?start: either
     ?either: both (OR both)*
@@ -48,7 +48,7 @@ GRAMMAR = rf"""
 """
 PARSER = Lark(GRAMMAR, parser="lalr", propagate_positions=True, maybe_placeholders=False)
 
-# What the parser was ready to take, in the reader's words; in this order.
+# What each token is called in error messages, in this order.
 EXPECTED = {
     "FIELD": "a field",
     "STRING": "a value: text in quotes, a number, true or false",
@@ -67,7 +67,7 @@ EXPECTED = {
     "NOT": "not",
     "$END": "the end",
 }
-# Named by the first of them already.
+# Tokens that the description of another one covers.
 IMPLIED = {
     "STRING": {"TIME", "NUMBER", "TRUE", "FALSE"},
     "OPERATOR": {"IN", "LIKE", "BETWEEN", "IS", "NOT"},
@@ -75,7 +75,7 @@ IMPLIED = {
 
 
 class Fault(Exception):
-    """What is wrong with an expression, and where: an offset, or the token that begins there."""
+    """A fault in an expression, at an offset or at the beginning of a token."""
 
     def __init__(self, position: int | Token, reason: str) -> None:
         self.position = position.start_pos or 0 if isinstance(position, Token) else position
@@ -84,9 +84,10 @@ class Fault(Exception):
 
 
 def parse(expression: str) -> Tree[Token]:
-    """The syntax tree of a search expression, its nesting within bounds.
+    """Returns the syntax tree of a search expression.
 
-    Nodes are named comparison, negation, group, both and either. Raises Fault.
+    Its nodes are named comparison, negation, group, both and either. Raises Fault if the expression is
+    malformed, too long or nested too deeply.
     """
     if len(expression) > MAX_LENGTH:
         raise Fault(MAX_LENGTH, f"the expression is longer than {MAX_LENGTH} characters")
@@ -109,14 +110,14 @@ def parse(expression: str) -> Tree[Token]:
 
 
 def _syntax(expression: str, error: Any) -> Fault:
-    """What to tell about lark's UnexpectedInput."""
+    """Returns the Fault for lark's UnexpectedInput."""
     position = error.pos_in_stream
     found = str(error.token) if isinstance(error, UnexpectedToken) else expression[position]
     if found in ("'", '"'):
         return Fault(position, "the text that begins here has no closing quote")
     if isinstance(error, UnexpectedToken) and error.token.type == "$END":
         position, found = len(expression.rstrip()), "the end"
-    # A second time, since the error itself names tokens that only other expressions may have here.
+    # Parse again, since the error itself also names tokens that are possible only in other expressions.
     parser: Any = PARSER.parse_interactive(expression)
     with suppress(UnexpectedInput):
         parser.exhaust_lexer()

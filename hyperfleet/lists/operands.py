@@ -1,4 +1,4 @@
-"""The values that a search compares fields with: from how they are written to what is bound."""
+"""The values that a search compares fields with: from their notation to what is bound."""
 
 import re
 from datetime import UTC, datetime
@@ -10,21 +10,21 @@ from lark import Token
 from hyperfleet.lists.columns import Field
 from hyperfleet.lists.grammar import Fault
 
-# What a double holds, and so what any client can have sent.
+# The range of a double, and so of any number that a client can have sent.
 MAX_EXPONENT = 308
 
 TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
-# The values that fields take; all others take text.
+# The tokens that each type of field takes; other types take quoted text.
 TAKES = {"number": ("NUMBER",), "time": ("STRING", "TIME"), "moment": ("STRING", "TIME")}
 
 
 def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
-    """The field's side of a comparison with this value, the value's SQL type, and the value.
+    """Returns the field's SQL for a comparison with this value, the value's SQL type, and the value.
 
-    Raises Fault for a value of another type than the field's.
+    Raises Fault if the value's type does not match the field's.
     """
     if field.type == "any":
         return _compared_json(field, operand)
@@ -42,9 +42,9 @@ def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
 
 
 def _compared_json(field: Field, operand: Token) -> tuple[str, str, Any]:
-    """As compared, where the value's type decides what the field is read as.
+    """Does the same for a JSON field, which is read as the type of the value.
 
-    The case keeps PostgreSQL from casting what has another type, which would fail.
+    The CASE keeps PostgreSQL from casting values of another type, which would fail.
     """
     if operand.type in ("STRING", "TIME"):
         return scalar(field), "text", unquoted(operand)
@@ -56,7 +56,7 @@ def _compared_json(field: Field, operand: Token) -> tuple[str, str, Any]:
 
 
 def scalar(field: Field) -> str:
-    """The SQL of a JSON value's text; null for objects and lists."""
+    """Returns the SQL for a JSON value's text, which is null for objects and lists."""
     text = f"{field.sql} #>> '{{}}'"
     kinds = "'string', 'number', 'boolean'"
     return f"(CASE WHEN jsonb_typeof({field.sql}) IN ({kinds}) THEN {text} END)"
@@ -72,7 +72,7 @@ def _wanted(field: Field) -> str:
 
 
 def unquoted(operand: Token) -> str:
-    """The text that stands in quotes, each of them doubled within; a time may stand without."""
+    """Returns the text in quotes, with doubled quotes undone; a time may be unquoted."""
     if operand.type == "TIME":
         return str(operand)
     quote = operand[0]
@@ -96,7 +96,7 @@ def _time(field: Field, operand: Token) -> datetime:
     if not match:
         raise Fault(operand, f"expected {_wanted(field)}")
     date, clock, fraction, zone = match.groups()
-    # Digits beyond the microseconds, which no stored time has, are cut off.
+    # Stored times have microseconds, so further digits are cut off.
     fraction = (fraction or "0")[:6].ljust(6, "0")
     try:
         moment = datetime.fromisoformat(f"{date}T{clock}.{fraction}{zone.upper()}")

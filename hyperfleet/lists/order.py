@@ -1,4 +1,4 @@
-"""How a list is ordered."""
+"""The order of a list, from the parameters of a request to SQL."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,16 +9,16 @@ from hyperfleet.lists import columns
 from hyperfleet.nearest import nearest
 
 MAX_KEYS = 8
-# Members that may be longer than a link to the next page can be; of these so many characters count.
+# Members that may be too long for the link to the next page; only this many characters are compared.
 LONG = {"reason", "message", "path"}
 COUNTED = 100
 
-# What fields were called in November 2025: clients of that contract send the first one as the default.
+# Field names of November 2025: clients of that contract send the first one by default.
 FORMER = {"created_at": "created_time", "updated_at": "updated_time"}
 
 KEY = re.compile(rf"\s*({columns.NAME})(?:\s+((?ai:asc|desc)))?\s*")
 KEYS = "fields separated by commas, each with or without asc or desc, such as name desc,created_time"
-# The SQL types by which a key's value from an earlier page is compared.
+# The SQL types to which key values from a continuation token are cast.
 CASTS: dict[str, str] = {
     "text": "text",
     "moment": "text",
@@ -29,15 +29,15 @@ CASTS: dict[str, str] = {
 
 
 class OrderError(columns.Wrong):
-    """An order that names what there is not; ``message`` lists what there is."""
+    """An order that cannot be understood; ``message`` says why."""
 
 
 @dataclass(frozen=True)
 class Key:
     """One key of an order: an SQL expression over the kind's table, and its direction.
 
-    Rows that lack the value of a ``nullable`` key come last in either direction. ``cast`` is the SQL
-    type that a value of the key has to be given when it is bound.
+    Rows without a value for a ``nullable`` key come last in either direction. ``cast`` is the SQL type
+    that a bound value of the key must be cast to.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Key:
 
 @dataclass(frozen=True)
 class Order:
-    """An order, the last key of which tells all rows of a list apart, and the values to bind."""
+    """An order whose last key is unique in a list, and the values to bind."""
 
     keys: tuple[Key, ...]
     values: dict[str, Any]
 
     def reversed(self) -> "Order":
-        """The same order from its other end; only for keys that every row has."""
+        """Returns the opposite order; valid only if no key is nullable."""
         turned = (replace(key, descending=not key.descending) for key in self.keys)
         return replace(self, keys=tuple(turned))
 
     @property
     def sql(self) -> str:
-        """What follows ORDER BY."""
+        """The SQL to follow ORDER BY."""
         return ", ".join(
             key.sql + (" DESC" if key.descending else " ASC") + (" NULLS LAST" if key.nullable else "")
             for key in self.keys
@@ -69,11 +69,10 @@ class Order:
 
 
 def order_by(order: str | None, direction: str | None, kind: str) -> Order:
-    """The order that a list request asks for; the newest first when it asks for none.
+    """Returns the order that a list request asks for; newest first by default. Raises OrderError.
 
-    ``order`` is what ``orderBy`` holds, such as ``name desc,created_time``, and ``direction`` what its
-    alias ``order`` holds: the same, or asc or desc alone, the direction of the fields that have none.
-    Raises OrderError.
+    :param order: the value of ``orderBy``, such as ``name desc,created_time``
+    :param direction: the value of its alias ``order``: the same, or asc or desc as the default direction
     """
     order, direction = (order or "").strip(), (direction or "").strip()
     if order.lower() in ("asc", "desc"):
@@ -97,7 +96,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     if len(keys) > MAX_KEYS:
         raise OrderError(f"an order has at most {MAX_KEYS} fields")
     keys.setdefault(identity, _key(identity, next(iter(keys.values())).descending, kind, bind))
-    # Nothing is left to order behind the one that tells all rows apart.
+    # Keys after the unique one make no difference.
     last = list(keys).index(identity)
     return Order(tuple(keys.values())[: last + 1], values)
 
@@ -116,9 +115,9 @@ def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
         near = nearest(name, good)
         other = f"did you mean {near}?" if near else f"expected one of {', '.join(good)}"
         raise OrderError(f"cannot order by {name}; {other}")
-    # By code point, whatever the database's language.
+    # By code point, whatever the database's locale.
     collation = ' COLLATE "C"' if field.type == "text" else ""
-    # Labels may be from before their syntax was checked.
+    # Labels stored before their syntax was checked may be long.
     long = field.type == "text" and (field.label or columns.segments(name)[-1] in LONG)
     sql = f"left({field.sql}, {COUNTED}){collation}" if long else f"{field.sql}{collation}"
     return Key(name, sql, descending, field.nullable, CASTS[field.type])

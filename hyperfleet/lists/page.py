@@ -1,4 +1,4 @@
-"""A page of a list: parameters, plan, statement, rows; its text is in :mod:`.body`."""
+"""A page of a list: parameters, plan, statement and rows; its text is in :mod:`.body`."""
 
 from collections.abc import Mapping
 from typing import Any, LiteralString, NamedTuple
@@ -17,18 +17,18 @@ from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import searching, unknown_kind
 
 DEFAULT_SIZE = 100
-# Bytes of documents that are in memory at once for one client; the rest of a page comes from the
-# database while the client takes it, a document at least.
+# Bytes of documents, or at least one document, held in memory at once for a client; the rest of a page
+# is read while the client receives it.
 BYTES = 1024 * 1024
 
-# The page is found by keys alone, which an index holds, however deep it lies; their text and the
-# documents are made for its rows only. One row more than asked for tells whether there is a next page.
-# An empty page is one row without keys, so that the total is there all the same. The size of a document
-# is known without reading it, and large ones are left for later. The rows come in the order of the page:
-# what OFFSET 0 keeps whole can be joined in no other way than row by row.
-# The inner limit is for the planner: without a number to go by it expects a tenth of the table, so that
-# a plan for the very values looks cheaper than one that is kept, and is made anew each time: two thirds
-# of what PostgreSQL does for a page of twenty.
+# An index with the keys alone finds the page, however deep it is; key texts and documents are made only
+# for its rows. One row more than asked for tells whether there is a next page. An empty page yields one
+# row without keys, so that there is a total. A document's size is known without reading it, and large
+# ones are left for later. The rows keep the order of the page: OFFSET 0 keeps the planner from pulling
+# up the subquery, which can then only be joined row by row.
+# The inner limit is a literal for the planner, which expects a tenth of the table if a limit is bound.
+# Then a plan for the given values looks cheaper than the cached one and is made anew each time, which is
+# two thirds of PostgreSQL's work for a page of twenty.
 LIST = """/* {table}_list */
 WITH page AS (
     SELECT * FROM (
@@ -50,27 +50,27 @@ FROM (SELECT EXISTS ({exists}) AS found, {total} AS total, {moment} AS moment,
 ) AS item ON true
 """
 
-# Which transactions had ended: who finds the same again sees the same rows in all tables. None on a
-# standby, which can't tell.
+# Which transactions have ended: a reader that finds the same again sees the same rows in all tables.
+# NULL on a standby, which cannot tell.
 MOMENT = """
 CASE WHEN NOT pg_is_in_recovery()
      THEN concat(pg_postmaster_start_time(), ' ', pg_current_snapshot()) END
 """
 
-# Numbers of rows for the planner.
+# Limits that the planner is given.
 MOST = (10, 100, 1000, 10_000)
 SKIP = "OFFSET %(skip)s"
 
-# The types of what tells the items of a list apart, where that is no text.
+# The SQL types of identities that are not text.
 STORED = {"uuid": "uuid", "number": "bigint"}
 
-# Documents that are left for later.
+# Reads documents that were left for later.
 LATER = """/* {table}_list_documents */
 SELECT page.identity::text, {document}::bpchar
 FROM unnest(%(identities)s::{type}[]) AS page (identity) JOIN {table} AS item ON {row}
 """
 
-# A page that is not full and not empty is the last one: what comes before it is known.
+# A page that is neither full nor empty is the last one, so its offset and its rows give the total.
 TOTAL = """
 CASE WHEN (SELECT count(*) FROM page) BETWEEN %(least)s AND %(size)s
      THEN %(offset)s + (SELECT count(*) FROM page)
@@ -80,22 +80,22 @@ MATCHING = "SELECT count(*) FROM {source} WHERE {where}"
 
 FEW = "(SELECT * FROM {table} WHERE {where} OFFSET 0) AS {table}"
 
-# A page this deep in a whole table is looked for from the nearer end.
+# A page this deep in a whole table is searched for from the nearer end.
 DEEP = 10_000
-# Kept by the database as rows come and go.
+# The database maintains these counts as rows come and go.
 COUNT = "SELECT coalesce(sum(difference), 0)::bigint FROM row_counts WHERE table_name IN ({counted})"
 
 
 class Within(NamedTuple):
-    """What a list is of, where it is not a whole table.
+    """The part of a table that a list covers; by default, the whole.
 
-    :param where: the condition that makes it, before the search
-    :param values: what the parameters of ``where`` and ``exists`` stand for
+    :param where: the condition that selects it, before the search
+    :param values: the parameters of ``where`` and ``exists``
     :param exists: a query that finds the list's owner
-    :param missing: raised when it finds none
-    :param counted: how many there are, as a query, where that is known without looking at them
-    :param few: whether these are so few that a search looks at each of them, and at no other
-    :param steady: whether a page is best found in the same way whatever the values are
+    :param missing: raised if it finds none
+    :param counted: a query for the number of rows, if that is known without looking at them
+    :param few: whether there are so few rows that a search looks at each of these, and at no others
+    :param steady: whether the same plan suits a page whatever the values are
     """
 
     where: LiteralString = ""
@@ -108,7 +108,7 @@ class Within(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the parameters of a request ask for; ``counted``: also how many items there are."""
+    """What the parameters of a request ask for; ``counted`` means that the total is wanted, too."""
 
     number: int
     size: int
@@ -119,13 +119,15 @@ class Wanted(NamedTuple):
 
     @property
     def offset(self) -> int:
-        """How many rows are before the page; unknown, and not asked, for one that continues another."""
+        """The number of rows before the page; 0 if it continues another one, when it is not needed."""
         return 0 if self.after else (self.number - 1) * self.size
 
 
 class Plan(NamedTuple):
-    """A statement that finds a page, and its values; ``backward``: from the last row to the first;
-    ``prepare``: as :class:`Condition` has it.
+    """A statement that finds a page, and its values.
+
+    :param backward: whether it yields the rows from last to first
+    :param prepare: as in :class:`Condition`
     """
 
     statement: str
@@ -142,11 +144,11 @@ class Later(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The rows of a page: their documents, and the keys of the last one where another page follows.
+    """The rows of a page: their documents, and the last one's keys if another page follows.
 
-    :param total: how many the list has; None: nobody asked
-    :param moment: what was to be seen when they were found, if that is known
-    :param place: in the feed of changes, at that moment
+    :param total: how many rows the list has, or None if nobody asked
+    :param moment: the database's :data:`MOMENT` when they were found, or None if it is unknown
+    :param place: the place in the feed of changes at that moment
     """
 
     total: int | None
@@ -157,10 +159,10 @@ class Found(NamedTuple):
 
 
 def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) -> tuple[Wanted, Found]:
-    """What a request for a list asks for, and the rows that it gets.
+    """Returns what a list request asks for, and the rows found.
 
-    :param query: the parameters of the request, by the names of their handlers' arguments
-    Raises Problem for parameters that cannot be understood, and ``within.missing``.
+    :param query: the request's parameters, by the names of the handlers' arguments
+    Raises Problem if a parameter cannot be understood, and ``within.missing``.
     """
     wanted = understand(kind, query, lookup=not within.few, whole=not within.where)
     made = plan(kind, wanted, within, _size(reader, kind, wanted, within))
@@ -170,10 +172,10 @@ def page(reader: Reader, kind: str, query: Mapping[str, Any], within: Within) ->
 def understand(
     kind: str, query: Mapping[str, Any], *, lookup: bool = True, whole: bool = True
 ) -> Wanted:
-    """What the parameters of a request ask for. Raises Problem.
+    """Returns what the parameters of a request ask for. Raises Problem.
 
-    :param lookup: whether labels are looked up, as is of use in long lists
-    :param whole: whether the list is of all that there are of the kind
+    :param lookup: whether labels are looked up in their table, which pays in long lists
+    :param whole: whether the list covers all resources of the kind
     """
     number, size = number_and_size(query)
     try:
@@ -191,18 +193,16 @@ def understand(
 
 
 def _of_kind(name: str) -> tuple[str, dict[str, Any]]:
-    """The condition that resources of all kinds are of one, and its values; empty without a name. Raises
-    Problem for one that is none.
-    """
+    """Returns the condition, if any, for one kind among all, and its values. Raises Problem."""
     if name and name not in RESOURCES:
         raise unknown_kind(name)
     return (f"{KINDS[ALL].table}.kind = %(of_kind)s::text", {"of_kind": name}) if name else ("", {})
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
-    """Number and size of the page that a query asks for.
+    """Returns the number and the size of the page that a query asks for.
 
-    Raises Problem when ``pageSize`` and its alias ``size`` differ.
+    Raises Problem if ``pageSize`` and its alias ``size`` differ.
     """
     sizes = {query[name] for name in ("page_size", "size") if name in query}
     if len(sizes) > 1:
@@ -211,7 +211,7 @@ def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _size(reader: Reader, kind: str, wanted: Wanted, within: Within) -> int | None:
-    """The size of a list in which the page lies so deep that it pays to ask; None: it does not."""
+    """Returns the size of a list if the page is so deep that asking pays; otherwise None."""
     whole = not within.where and not wanted.search.sql
     if not whole or wanted.offset <= DEEP or any(key.nullable for key in wanted.order.keys):
         return None
@@ -222,10 +222,9 @@ def _size(reader: Reader, kind: str, wanted: Wanted, within: Within) -> int | No
 
 
 def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
-    """How the page is found.
+    """Returns the statement that finds the page.
 
-    :param count: the size of the list where that is known: a page in its second half is looked for
-        from the end
+    :param count: the size of the list, if known: a page in the second half is searched for from the end
     """
     of, ordered, size, offset = KINDS[kind], wanted.order, wanted.size, wanted.offset
     parts = [part for part in (within.where, wanted.search.sql) if part]
@@ -233,9 +232,9 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
     skip, limit, backward = offset, size + 1, count is not None and offset > count // 2
     if backward:
         assert count is not None
-        # The last page is not full, and what is behind it is empty.
+        # The last page may be short, and pages after it are empty.
         skip, limit = max(0, count - offset - size - 1), max(0, min(size + 1, count - offset))
-    # What OFFSET 0 keeps whole is found by its own index, whatever is searched for in it.
+    # OFFSET 0 keeps the planner from using any index but the one for within.where.
     few = within.few and wanted.search.sql
     source = FEW.format(table=of.table, where=within.where) if few else of.table
     if wanted.search.source and not within.where and _by_age(ordered):
@@ -257,7 +256,7 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         exists=within.exists,
         bytes=BYTES,
         moment=MOMENT,
-        # The feed is of resources.
+        # The feed is only about resources.
         place="NULL" if kind in LISTED else NOW,
         total=_total(wanted, within).format(source=source, where=condition, counted=of.counted),
     )
@@ -270,22 +269,23 @@ def plan(kind: str, wanted: Wanted, within: Within, count: int | None) -> Plan:
         "limit": limit,
         "offset": offset,
         "skip": skip,
-        # A page that continues another one does not know how many come before it.
+        # The number of rows before a page that continues another one is not known.
         "least": size + 1 if wanted.after else min(offset, 1),
     }
     return Plan(statement, values, backward, wanted.search.prepare if within.steady else False)
 
 
 def _by_age(order: Order) -> bool:
-    """Whether an index of labels has their owners in this order, or from its end."""
+    """Returns whether an index of labels has their owners in this order, or in its opposite."""
     first, *rest = order.keys
     others = [(key.name, key.descending) for key in rest]
     return first.name == "created_time" and others == [("id", first.descending)]
 
 
 def most(limit: int) -> int:
-    """A number for ``LIMIT`` that is no smaller, and of which a tenth is no larger: so many rows the
-    planner expects behind a limit that it does not know.
+    """Returns a literal ``LIMIT`` that is at least ``limit``, with a tenth of it no larger.
+
+    A tenth is what the planner expects of a limit that it does not know.
     """
     return next(number for number in MOST if number >= limit)
 
@@ -300,7 +300,7 @@ def _total(wanted: Wanted, within: Within) -> str:
 
 
 def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
-    """The rows of a page. Raises Problem for what only the database can tell of the parameters."""
+    """Returns the rows of a page. Raises Problem for parameters that only the database can reject."""
     try:
         with searching(bool(wanted.search.sql), reader.statement_timeout):
             rows = reader.rows(made.statement, made.values, prepare=made.prepare)
@@ -323,8 +323,9 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
 
 
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
-    """Documents of a list, by their identities; of a page that a standby has shown too, so that none is
-    taken for gone which another one does not have yet.
+    """Returns documents of a list by their identities.
+
+    They come from the primary: a standby may lack some of a page that another one has shown.
     """
     of = KINDS[kind]
     stored = STORED.get(columns(kind)[of.identity], "text")

@@ -1,4 +1,4 @@
-"""Where somebody is in the feed of changes: behind a row of it."""
+"""Places in the feed of changes: a place is just after a row of it."""
 
 import base64
 import binascii
@@ -7,12 +7,12 @@ from typing import LiteralString, NamedTuple, Self
 
 from hyperfleet.errors import bad_parameter
 
-# Epoch, position, sequence, and the check.
+# Epoch, position, sequence and check.
 PACKED = struct.Struct(">16sQqi")
 
-# What is in a row, as a number; the function of NOW has it, too.
+# A hash of a row's contents; the function that NOW calls computes the same.
 CHECKED: LiteralString = "hashtext(concat(id, version, change))"
-# Whether the feed knows the row that a place is behind: it is there, or it was the last to be removed.
+# Whether the feed knows the row before a place: the row is there, or was the last one to be removed.
 _KNOWN: LiteralString = """
 ((removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
     SELECT FROM changes WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
@@ -20,17 +20,17 @@ _KNOWN: LiteralString = """
 """
 KNOWN: LiteralString = _KNOWN.format(checked=CHECKED)
 
-# The last row of the feed that is certain to have none to come before it, as ``Place.parse`` takes it.
-# In the same snapshot as the rest of the statement.
+# The last row of the feed before which no row can appear any more, in the form that ``Place.parse``
+# takes; from the same snapshot as the rest of the statement.
 NOW: LiteralString = "hyperfleet_place()"
 
 
 class Place(NamedTuple):
-    """Behind a row.
+    """A place just after a row of the feed.
 
-    :param position: and ``sequence``, of the row
-    :param check: of what is in it, since a server that was set back may have another one there
-    :param epoch: of the feed, as hexadecimal digits
+    :param position: the row's position; ``sequence`` orders rows of the same position
+    :param check: a hash of its contents, since a restored server may have another row there
+    :param epoch: the feed's epoch, as hexadecimal digits
     """
 
     position: int
@@ -39,27 +39,27 @@ class Place(NamedTuple):
     epoch: str
 
     def beyond(self, other: "Place") -> bool:
-        """Whether it is behind another place of the same feed."""
-        # By position and sequence.
+        """Returns whether this place is after another one of the same feed."""
+        # Compares position and sequence.
         return self.epoch == other.epoch and self[:2] > other[:2]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A place from the text that the database makes of it, as :data:`NOW` has it."""
+        """Returns a place from the text that :data:`NOW` yields."""
         epoch, position, sequence, check = text.split()
         return cls(int(position), int(sequence), int(check), epoch.replace("-", ""))
 
     @property
     def token(self) -> str:
-        """What clients are given for it."""
+        """The token for it that clients are given."""
         packed = PACKED.pack(bytes.fromhex(self.epoch), self.position, self.sequence, self.check)
         return base64.urlsafe_b64encode(packed).decode()
 
     @classmethod
     def of(cls, token: str, name: str) -> Self:
-        """The place that a token stands for. Raises Problem for what is none.
+        """Returns the place that a token stands for. Raises Problem if the token is malformed.
 
-        :param name: of the parameter or header that holds it
+        :param name: the parameter or header that holds it
         """
         try:
             packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)

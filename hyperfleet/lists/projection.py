@@ -1,4 +1,4 @@
-"""Which members of a resource an answer shows: those that ``fields`` names, or a client's default."""
+"""Which members of a resource a response shows: those named by ``fields``, or a client's default."""
 
 import functools
 import json
@@ -14,30 +14,30 @@ from hyperfleet.nearest import nearest
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
-# What is within may be asked for as a whole: status.* is status.
+# A trailing .* asks for the whole member: status.* means status.
 MEMBER = re.compile(rf"\s*({columns.NAME})(\.\*)?\s*")
 MANY = "members separated by commas, such as name,status.phase"
 
 
 @functools.cache
 def members(kind: str) -> dict[str, dict[str, Any]]:
-    """What an answer may show of a kind, as the contract has it."""
+    """Returns the members that a response may show of a kind, from the contract's schema."""
     return document.members(kind)
 
 
 class ProjectionError(columns.Wrong):
-    """A projection that cannot be understood, or that names a member which there is not."""
+    """A projection that is malformed or names an unknown member."""
 
 
-# The wanted members of an object, and of what is in them; None: all of it.
+# The wanted members of an object, and the wanted part of each; None means all of it.
 Projection: TypeAlias = dict[str, "Projection | None"]
 
 
 def project(names: str, kind: str) -> Projection:
-    """The members that a list of dotted paths such as ``name,status.phase`` asks for.
+    """Returns the members that a list of dotted paths such as ``name,status.phase`` asks for.
 
-    What tells the items apart is always among them: the id, or the adapter of a report. Raises
-    ProjectionError, also for a member that the kind lacks.
+    The member that identifies an item is always among them: the id, or a report's adapter. Raises
+    ProjectionError if the list is malformed or the kind lacks a member.
     """
     wanted: Projection = {KINDS[kind].identity: None}
     for count, match in enumerate(columns.separated(names, MEMBER, ProjectionError, MANY), 1):
@@ -45,15 +45,13 @@ def project(names: str, kind: str) -> Projection:
         _check(kind, [first, *rest, "*"] if match[2] else [first, *rest])
         if count > MAX_MEMBERS or len(rest) > MAX_DEPTH:
             raise ProjectionError(f"at most {MAX_MEMBERS} members, at most {MAX_DEPTH} deep")
-        # The dots of a label's key belong to it: labels have no depth.
+        # Dots in a label's key are part of it, since labels are flat.
         _want(wanted, [first, ".".join(rest)] if first == "labels" and rest else [first, *rest])
     return wanted
 
 
 def _check(kind: str, path: list[str]) -> None:
-    """Raises ProjectionError for a member that the contract does not know; it goes on through lists into
-    their items, and as far as members have names there.
-    """
+    """Raises ProjectionError for a member unknown to the contract, also within the items of lists."""
     known = members(kind)
     for depth, name in enumerate(path):
         if name == "*":
@@ -72,9 +70,7 @@ def _check(kind: str, path: list[str]) -> None:
 
 
 def _inner(member: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """What is in a member, or in each item of a list: nothing in a text or a number. None where the
-    contract does not say.
-    """
+    """Returns a member's (or its items') members: {} for a scalar, None if the contract is silent."""
     below = document.followed(member)
     below = document.followed(below.get("items", below))
     return below.get("properties") if below.get("type", "object") == "object" else {}
@@ -90,9 +86,9 @@ def _want(wanted: Projection, path: list[str]) -> None:
 
 
 def apply(projection: Projection, document: dict[str, Any]) -> dict[str, Any]:
-    """The document with only the projection's members, in the document's order.
+    """Returns the document with only the projection's members, in the document's order.
 
-    A path goes through lists into each of their items. What the document lacks is left out.
+    A path goes through lists into each of their items. Members that the document lacks are left out.
     """
     shown = {}
     for name, value in document.items():
@@ -109,36 +105,36 @@ def apply(projection: Projection, document: dict[str, Any]) -> dict[str, Any]:
 
 
 class Shape(NamedTuple):
-    """What an answer shows of its resources.
+    """What a response shows of its resources.
 
-    :param projection: the members; None: all of them
-    :param agent: how the User-Agent begins whose default this is; empty: the request said it itself
+    :param projection: the members; None means all
+    :param agent: the beginning of the User-Agent whose default this is; empty if the request chose it
     """
 
     projection: Projection | None = None
     agent: str = ""
 
     def text(self, document: bytes) -> bytes:
-        """The JSON text of a resource, in this shape."""
+        """Returns the JSON text of a resource in this shape."""
         if self.projection is None:
             return document
         return json.dumps(apply(self.projection, json.loads(document))).encode()
 
     @property
     def headers(self) -> dict[str, str]:
-        """What tells a client that its answer was shortened unasked."""
+        """The headers that tell a client that its fields were limited by default."""
         return {"X-Default-Fields": self.agent, "Vary": "User-Agent"} if self.agent else {}
 
 
-# For each beginning of a User-Agent the members of each kind.
+# For each beginning of a User-Agent, the members of each kind.
 Defaults: TypeAlias = list[tuple[str, dict[str, Projection]]]
 
 
 def defaults(entries: Sequence[str]) -> Defaults:
-    """The setting ``--default-fields``, read: entries such as ``curl/7=name,status.phase``.
+    """Parses the setting ``--default-fields``: entries such as ``curl/7=name,status.phase``.
 
-    A member counts for the resources and reports that have it: what is told beside a resource, such as
-    its history, is shown whole. Raises ConfigurationError for an entry that is none.
+    A member applies to those resources and reports that have it; anything else that is shown of a
+    resource, such as its history, is shown whole. Raises ConfigurationError if an entry is malformed.
     """
     found: Defaults = []
     kinds = [KINDS[name] for name in (*RESOURCES, ALL, "AdapterStatus")]
@@ -166,18 +162,18 @@ def defaults(entries: Sequence[str]) -> Defaults:
 
 
 def _has(kind: str, name: str) -> bool:
-    """Whether a kind has what a path begins with; another's member of that name may lead further."""
+    """Returns whether a kind has a path's beginning; a member of another kind may be nested deeper."""
     first, deeper, _ = name.partition(".")
     known = members(kind)
     return first in known and not (deeper and _inner(known[first]) == {})
 
 
 def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:
-    """The shape that a request asks for: in ``fields``, or else by who sends it.
+    """Returns the shape that a request asks for with ``fields``, or its client's default.
 
-    :param names: what ``fields`` holds; empty where it is not given
-    :param agent: what ``User-Agent`` holds
-    Raises Problem for ``fields`` that cannot be understood.
+    :param names: the value of ``fields``, or empty
+    :param agent: the value of ``User-Agent``
+    Raises Problem if ``fields`` cannot be understood.
     """
     names = names.strip()
     if names == "*":

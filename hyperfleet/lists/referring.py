@@ -1,4 +1,4 @@
-"""The conditions of lists that ask who refers to what."""
+"""Conditions for lists of resources that refer to given resources."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +11,16 @@ from hyperfleet.lists import columns
 from hyperfleet.lists.columns import Bind
 from hyperfleet.nearest import nearest
 
-# By the pair with created_time the planner reads the references in the order of the list.
+# With created_time in the pair, the planner can read the references in the order of the list.
 SOURCES = """(({table}.created_time, {table}.id) IN (
     SELECT reference.created_time, reference.source_id FROM resource_references AS reference
     WHERE reference.source_kind IN ({types}) {more}))"""
 
 
 def asked(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The condition that the parameters ``ref_type`` and ``ref_target_id`` ask for, and its values; it
-    is empty where they are not given. Raises Problem for a type that the kind does not have.
+    """Returns the condition, if any, of ``ref_type`` and ``ref_target_id``, and its values.
+
+    Raises Problem if the kind has no such type.
     """
     type_, targets = _wanted(kind, query)
     values, bind = columns.collector("r")
@@ -28,7 +29,7 @@ def asked(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def held(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The same as :func:`asked`, read off rows that are found by their ids."""
+    """Does the same as :func:`asked`, but reads the rows' references, for rows found by id."""
     type_, targets = _wanted(kind, query)
     values, bind = columns.collector("r")
     table = KINDS[kind].table
@@ -41,7 +42,7 @@ def held(kind: str, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _wanted(kind: str, query: Mapping[str, Any]) -> tuple[str | None, list[UUID] | None]:
-    """The type, and the ids of what is referred to; None: any. Raises Problem."""
+    """Returns the type and the ids of the targets; None means any. Raises Problem."""
     type_, target = query.get("ref_type"), query.get("ref_target_id")
     if type_ is not None and type_ not in (known := columns.references(kind)):
         near = nearest(type_, known)
@@ -53,20 +54,21 @@ def _wanted(kind: str, query: Mapping[str, Any]) -> tuple[str | None, list[UUID]
 
 
 def ids(texts: Iterable[str]) -> list[UUID]:
-    """Those of some texts that are ids, as they are here."""
+    """Returns those texts that are ids, as UUIDs."""
     return [UUID(id_) for id_ in map(known_id, texts) if id_]
 
 
 def sources(kind: str, type_: str | None, targets: Sequence[UUID] | None, bind: Bind) -> str:
-    """The condition that a row has a reference, found by an index; None: of any type, to anything.
+    """Returns the condition, for an index, that a row has a reference.
 
-    :param bind: keeps the values
+    :param targets: the ids that it may lead to; None means any, also for ``type_``
+    :param bind: adds a value to the statement
     """
     if targets == []:
         return "FALSE"
     more = f" AND reference.ref_type = {bind(type_)}::text" if type_ is not None else ""
     if targets is not None and len(targets) == 1:
-        # An index gives the rows with one value in order, and those with several not.
+        # An index yields rows in order for one value, but not for several.
         more += f" AND reference.target_id = {bind(targets[0])}::uuid"
     elif targets is not None:
         more += f" AND reference.target_id = ANY({bind([*targets])}::uuid[])"
@@ -77,6 +79,6 @@ def sources(kind: str, type_: str | None, targets: Sequence[UUID] | None, bind: 
 
 
 def among(table: str, type_: str, targets: Sequence[UUID], bind: Bind) -> str:
-    """The condition that a row has one of these references of a type, read off the row."""
+    """Returns the condition that a row has one of these references of a type, read from the row."""
     wanted = [json.dumps({type_: [{"id": str(target)}]}) for target in targets]
     return f"({table}.refs @> ANY({bind(wanted)}::jsonb[]))"

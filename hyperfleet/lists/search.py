@@ -1,6 +1,6 @@
-"""The search language, TSL: an expression becomes one SQL condition with bound values.
+"""The search language, TSL: turns an expression into one SQL condition with bound values.
 
-Pure functions: nothing here reaches a database. docs/search.md describes the language.
+These are pure functions without access to a database. docs/search.md describes the language.
 """
 
 import re
@@ -20,7 +20,7 @@ from hyperfleet.lists.trouble import bad_search
 MAX_TERMS = 100
 MAX_LIST = 1000
 MAX_PATTERN = 256
-# Each label that is looked up in the table of labels is a join; further ones are read off the row.
+# Each label looked up in the table of labels adds a join; any further ones are read from the row.
 MAX_LOOKUPS = 4
 
 
@@ -28,15 +28,13 @@ MAX_LOOKUPS = 4
 class Condition:
     """A condition for WHERE, in psycopg's ``%(name)s`` style, and the values to bind.
 
-    It is true for the rows that match, and false or null for the others: to turn it round, write
-    ``(…) IS NOT TRUE``.
+    It is true for rows that match, and false or null for others; negate it with ``(…) IS NOT TRUE``.
 
-    :param count: SQL that tells how many rows of the whole table match, where that can be known without
-        looking at them, or is best found in a way of its own; else empty
-    :param source: a query for ``created_time`` and ``id`` of these rows, where they are found without a
-        look at the others, however they are wanted by age; else empty
-    :param steady: whether the page of them that is wanted is best found in the same way whatever the
-        values are
+    :param count: SQL for the number of matching rows in the whole table, if that can be known without
+        looking at them or has a best way of its own; otherwise empty
+    :param source: a query for ``created_time`` and ``id`` of the matching rows, if it can find them
+        without looking at others, in whichever order by age they are wanted; otherwise empty
+    :param steady: whether the same plan suits the wanted page whatever the values are
     """
 
     sql: str
@@ -47,20 +45,21 @@ class Condition:
 
     @property
     def prepare(self) -> bool | None:
-        """Whether a statement with it is prepared, as psycopg takes it: not where the best plan is
-        another one for other values. To plan takes as long as to find a page, or longer.
+        """psycopg's ``prepare`` for a statement with this condition.
+
+        False if the best plan depends on the values: planning takes as long as finding a page or more.
         """
         return None if self.steady or not self.sql else False
 
     def joined(self, sql: str, values: Mapping[str, Any], *, steady: bool = False) -> "Condition":
-        """This and another condition, which may be empty; ``steady`` where the two are."""
+        """Returns this and another condition, which may be empty; ``steady`` applies to the result."""
         if not sql:
             return self
         both = f"{self.sql} AND {sql}" if self.sql else sql
         return Condition(both, {**self.values, **values}, steady=steady)
 
 
-# What is true for all.
+# True for all rows.
 ANY = Condition("", {})
 
 
@@ -68,7 +67,7 @@ class SearchError(columns.Wrong):
     """An expression that the language does not allow.
 
     ``message`` says what is wrong, where, and what was expected there; its second line is the
-    expression, its third points at the character. ``position`` counts characters from 0.
+    expression, and its third points at the character. ``position`` counts characters from 0.
     """
 
     def __init__(self, expression: str, position: int, reason: str) -> None:
@@ -83,13 +82,13 @@ class SearchError(columns.Wrong):
 
 
 def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
-    """The SQL condition that a search expression stands for.
+    """Returns the SQL condition for a search expression.
 
-    Columns are qualified with the kind's table, so the statement must use the table under its own
-    name. Raises SearchError. PostgreSQL knows its regular expressions best: the statement may still
-    raise psycopg's InvalidRegularExpression.
+    Columns are qualified with the kind's table, so the statement must use it under its own name. Raises
+    SearchError. Regular expressions are left to PostgreSQL, so the statement may still raise psycopg's
+    InvalidRegularExpression.
 
-    :param lookup: whether labels are looked up where that may find the rows; else each row is looked at
+    :param lookup: whether labels may be looked up in their table; otherwise they are read from each row
     :param usual: whether the rows are wanted newest first
     """
     values, bind = columns.collector("s")
@@ -112,7 +111,7 @@ def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = 
 
 
 def asked(expression: str, kind: str, *, lookup: bool = True, usual: bool = False) -> Condition:
-    """The same of what a request has for ``search``: empty, it is true for all. Raises Problem."""
+    """Does the same for the parameter ``search``; if it is empty, all rows match. Raises Problem."""
     try:
         return translate(expression, kind, lookup=lookup, usual=usual) if expression.strip() else ANY
     except SearchError as error:
@@ -122,24 +121,23 @@ def asked(expression: str, kind: str, *, lookup: bool = True, usual: bool = Fals
 @dataclass(frozen=True)
 class _Search:
     kind: str
-    # Whether there is one comparison only, and the rows are wanted newest first.
+    # Whether there is only one comparison and the rows are wanted newest first.
     alone: bool
     bind: Bind
     terms: Iterator[int]
     lookups: Iterator[int]
-    # Conditions on the table of labels, which go with {label} for a row of that: every row that matches
-    # the expression has such labels.
+    # Conditions on the table of labels, with {label} for its alias: every matching row has such labels.
     labels: list[str]
-    # Ids, names and labels of which every row that matches has one value.
+    # Ids, names and labels for which every matching row has one given value.
     indexed: list[str]
-    # The function that counts what has the one label that is searched for.
+    # A call of the function that counts the resources with the one label searched for.
     counts: list[str]
 
 
 def _condition(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
-    """The SQL of a node. Null stands for false: nothing below a negation relies on the difference.
+    """Returns the SQL of a node. Null counts as false: a negation treats both alike.
 
-    ``conjunct`` says that every row which matches the expression matches this node too.
+    ``conjunct`` means that every row that matches the whole expression matches this node, too.
     """
     below = [child for child in tree.children if isinstance(child, Tree)]
     if tree.data == "comparison":
@@ -182,7 +180,7 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
                 raise Fault(operands[2], "expected a value of the same type as the first one")
             sql = f"({low} BETWEEN {first} AND {last})"
         case "is":
-            # JSON's own null is none, too. An index for IS NOT NULL is only recognised by that text.
+            # Includes JSON's null. PostgreSQL uses an index for IS NOT NULL only if it is written so.
             side = f"NULLIF(jsonb_typeof({field.sql}), 'null')" if field.type == "any" else field.sql
             return f"({side} IS {'NOT ' * negated}NULL)"
         case _:
@@ -194,12 +192,12 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
 
 
 def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
-    """The field has one of the values."""
+    """Returns the condition that the field has one of the values."""
     if len(operands) > MAX_LIST:
         raise Fault(operands[MAX_LIST], f"the list has more than {MAX_LIST} values")
     if field.type == "reference":
         return _reference(search, field, operands, lookup=lookup)
-    # A field of type any is another expression for each type that it is compared with.
+    # A field of type any has a different expression for each type that it is compared with.
     groups: dict[tuple[str, str], list[Any]] = {}
     for operand in operands:
         side, cast, value = compared(field, operand)
@@ -210,7 +208,7 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
     parts = []
     for (side, cast), values in groups.items():
         if len(values) == 1:
-            # An index gives the rows with one value in order, and those with several not.
+            # An index yields rows in order for one value, but not for several.
             value = f"{search.bind(values[0])}::{cast}"
             unseen = indexed and search.alone
             parts.append(f"{side} = {_unseen(search, field, value) if unseen else value}")
@@ -225,10 +223,10 @@ def _equality(search: _Search, field: Field, operands: list[Token], *, lookup: b
 
 
 def _told_apart(kind: str, field: Field) -> bool:
-    """Whether rows with one value of a field are best found by that, whatever the value is.
+    """Returns whether rows with one value of a field are best found by that, whatever the value is.
 
-    Of phases and conditions there are so few that a planner which is not shown the value would look for
-    any among the newest: for one that nobody has, through the whole table.
+    Phases and conditions have so few values that a planner that cannot see the value would scan the
+    newest rows for it: through the whole table if no row has it.
     """
     of = KINDS[kind]
     unique = ("id",) if of.parent else ("id", "name")
@@ -236,8 +234,9 @@ def _told_apart(kind: str, field: Field) -> bool:
 
 
 def _unseen(search: _Search, field: Field, value: str) -> str:
-    """A value that the planner is not shown: it would take a plan for the very value for cheaper, and
-    make that anew each time. What has a label is best counted so, which a function does.
+    """Hides a value from the planner: a plan for it would look cheaper, and be made anew each time.
+
+    Counting, unlike reading a page, is worth such a plan, so a function counts the rows with a label.
     """
     if field.label:
         search.counts.append(f"hyperfleet_labelled('{search.kind}', {field.label}, {value})")
@@ -245,12 +244,13 @@ def _unseen(search: _Search, field: Field, value: str) -> str:
 
 
 def _looked_up(search: _Search, field: Field, part: str) -> str:
-    """Those that have a label, or a dimension of their tenancy, by the table that has these; ``part`` is
-    the comparison of its value.
+    """Returns the condition that rows have a label or a dimension of tenancy, looked up in its table.
+
+    :param part: the operator and the value that the label or dimension is compared with
     """
     of = KINDS[search.kind]
     if field.dimension:
-        # Of the rows with one tenancy there is an index; the last condition is that of the index.
+        # There is an index of the rows of a tenancy; the last condition is the index's own.
         found = (
             f"SELECT tenants.tenancy FROM tenants WHERE (tenants.tenancy ->> {field.dimension}){part}"  # noqa: S608 (a placeholder)
         )
@@ -258,22 +258,24 @@ def _looked_up(search: _Search, field: Field, part: str) -> str:
     own = f"{{label}}.owner_type IN ({of.types}) AND {{label}}.key = {field.label}"
     label = f"{own} AND {{label}}.value{part}"
     search.labels.append(label)
-    # The pair with created_time lets the planner read the labels in the order of the list.
+    # With created_time in the pair, the planner can read the labels in the order of the list.
     owners = f"SELECT created_time, owner_id FROM labels WHERE {label.format(label='labels')}"  # noqa: S608 (kind is a key of KINDS)
     return f"(({of.table}.created_time, {of.table}.id) IN ({owners}))"
 
 
 def _unique(kind: str, condition: str) -> str:
-    """Those of which there is one, or one for each tenant: what OFFSET 0 keeps whole is found by its own
-    index, and not by age, however many tenants use the same names.
+    """Returns a query for rows with a unique value, or one unique for each tenant.
+
+    OFFSET 0 has them found by their own index instead of by age, however many tenants share a name.
     """
     of = KINDS[kind]
     return f"SELECT created_time, id FROM {of.table} WHERE {condition} {of.only} OFFSET 0"  # noqa: S608 (made here)
 
 
 def _labelled(search: _Search) -> str:
-    """Those that have all of these labels, as FROM has it: labels alone tell, since there are none
-    without a resource.
+    """Returns a FROM clause with a condition, for the resources that have all of these labels.
+
+    The table of labels alone tells, since it has no label without its resource.
     """
     names = [f"label{number}" for number in range(len(search.labels))]
     tables = ["labels AS label0", *(f"labels AS {n} USING (created_time, owner_id)" for n in names[1:])]
@@ -282,7 +284,7 @@ def _labelled(search: _Search) -> str:
 
 
 def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: bool) -> str:
-    """One of a resource's references leads to one of these ids."""
+    """Returns the condition that one of a resource's references leads to one of these ids."""
     ids = referring.ids(compared(field, operand)[2] for operand in operands)
     if not ids:
         return "FALSE"
@@ -292,14 +294,14 @@ def _reference(search: _Search, field: Field, operands: list[Token], *, lookup: 
 
 
 def _ordered(search: _Search, field: Field, operand: Token) -> tuple[str, str]:
-    """Both sides of a comparison by order: the field's, and the bound value's."""
+    """Returns both sides of a comparison by order: the field's SQL and the bound value's."""
     side, cast, value = compared(field, operand)
     if cast == "boolean":
         raise Fault(operand, "expected text in quotes or a number: true and false have no order")
     if cast == "uuid":
         side, cast = f"{side}::text", "text"
         value = value.lower() if ID.fullmatch(value) else value
-    # By code point, whatever the database's language.
+    # By code point, whatever the database's locale.
     collation = ' COLLATE "C"' if cast == "text" else ""
     return f"({side}){collation}", f"{search.bind(value)}::{cast}"
 
@@ -318,15 +320,15 @@ def _pattern(search: _Search, field: Field, symbol: str, operand: Token) -> str:
 
 
 def _check_regular_expression(pattern: str, operand: Token) -> None:
-    """Raises Fault for what would be slow, and for the mistakes that are easy to see."""
+    """Raises Fault for patterns that would be slow, and for errors that are easy to see."""
     if len(pattern) > MAX_PATTERN:
         raise Fault(operand, f"the regular expression is longer than {MAX_PATTERN} characters")
-    # The prefix that switches to another dialect.
+    # This prefix would switch to another dialect.
     if pattern.startswith("***"):
         raise Fault(operand, "a regular expression must not begin with ***")
     escaped = re.findall(r"\\(.?)", pattern, re.DOTALL)
     if "" in escaped:
         raise Fault(operand, "expected a character after the regular expression's last backslash")
-    # PostgreSQL matches only expressions with these by trial and error.
+    # PostgreSQL backtracks only for expressions with back references.
     if any(char in "123456789" for char in escaped):
         raise Fault(operand, "a regular expression must not refer back to a group")

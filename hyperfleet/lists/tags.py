@@ -1,4 +1,4 @@
-"""The entity tags of pages, and whether a page is still as it was when its tag was made."""
+"""The entity tags of pages, and whether a page is unchanged since its tag was made."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
@@ -13,22 +13,22 @@ PAGES = 1000
 
 
 class Tags:
-    """The tags of the pages that were read last, each with the moment in the database at which it was.
+    """The tags of recently read pages, each with the state of the database when the page was read.
 
-    :param pool: the connections on which pages are read, and moments
+    :param pool: runs the queries for that state
     """
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        # By page: its tag, the moment, and when the connections had last been made anew.
+        # By page: its tag, the moment, and when the pool had last replaced its connections.
         self.known: OrderedDict[Hashable, tuple[str, str, float]] = OrderedDict()
         self.moments: Rounds[None, str | None] = Rounds(self._read)
 
     def keep(self, page: Hashable, tag: str, moment: str | None, renewed: float) -> None:
         """Remembers the tag of a page.
 
-        :param moment: as :data:`hyperfleet.lists.page.MOMENT` has it; None: it is not known
-        :param renewed: when the pool's connections were last made anew, before the page was read
+        :param moment: the value of :data:`hyperfleet.lists.page.MOMENT`, or None if it is unknown
+        :param renewed: when, before the page was read, the pool last replaced its connections
         """
         if moment:
             self.known[page] = tag, moment, renewed
@@ -37,13 +37,13 @@ class Tags:
                 self.known.popitem(last=False)
 
     def last(self, page: Hashable) -> str | None:
-        """The tag that the page had when it was read last, if that is remembered."""
+        """Returns the tag that the page had when last read, or None if it is not remembered."""
         return self.known[page][0] if page in self.known else None
 
     async def still(self, page: Hashable) -> bool:
-        """Whether a page that is remembered must be the same, as nothing was written since."""
+        """Returns whether a remembered page must be unchanged, because nothing was written since."""
         _, moment, renewed = self.known[page]
-        # Another server could come to the same moment with other rows.
+        # After a failover, another server could report the same moment with other rows.
         return await self.moments.get(None) == moment and self.pool.renewed == renewed
 
     async def _read(self, asked: Iterable[None]) -> dict[None, str | None]:

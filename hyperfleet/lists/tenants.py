@@ -1,11 +1,11 @@
 """Lists of what a tenant sees.
 
-A caller sees what has all of the caller's dimensions, and maybe more. Which tenancies these are is
-remembered, since an index gives the rows with one tenancy in the order of a list, and those that contain
-something not. Each list looks whether there are more by now, in the statement that reads it.
+A caller sees the resources that have all of the caller's dimensions, and maybe more. The tenancies that
+these resources have are remembered: an index yields the rows of one tenancy in the order of a list, but
+not those of all that contain some dimensions. Each list checks, in its own statement, for new tenancies.
 
-Most tenants have so few resources that a search best looks at all of these; what the planner would do,
-combine their index with one of the whole table, takes longer the more others have.
+Most tenants have so few resources that a search should look at all of these; the planner would combine
+their index with one of the whole table, which takes longer the more other tenants have.
 """
 
 import time
@@ -23,8 +23,8 @@ from hyperfleet.lists import page
 from hyperfleet.lists.page import Found, Wanted, Within
 from hyperfleet.settings import tenancy
 
-# Tenancies are never forgotten, so a primary knows all that a standby does. The last condition is that
-# of the indexes.
+# Tenancies are never forgotten, so the primary knows all that a standby does. The conditions' last part
+# is that of the indexes.
 SEEN = """/* tenants_seen */
 SELECT tenancy, (SELECT coalesce(sum(difference), 0)::bigint FROM tenant_counts
                  WHERE tenant_counts.tenancy = tenants.tenancy)
@@ -40,23 +40,23 @@ COUNT: LiteralString = """
 SELECT coalesce(sum(difference), 0)::bigint FROM tenant_counts
 WHERE table_name IN ({counted}) AND tenancy = ANY(%(tenancies)s::jsonb[])"""
 
-# Callers whose tenancies are remembered, and for how many seconds, since they grow.
+# How many callers' tenancies are remembered, and for how many seconds, since their resources increase.
 CALLERS, MEMORY = 10_000, 60.0
-# Resources that are few.
+# The most resources that count as few.
 FEW = 10_000
-# Each try but the last one has met a tenant who had come just then.
+# Each retry means that another tenant has appeared just then.
 TRIES = 10
 
 
 class More(Exception):
-    """There are more tenancies than those that are remembered."""
+    """There are tenancies that are not remembered yet."""
 
 
 class Seen(NamedTuple):
     """What a caller sees.
 
-    :param few: whether that are few resources
-    :param until: when it is asked anew
+    :param few: whether there are only a few resources
+    :param until: when this expires, in monotonic time
     """
 
     tenancies: list[Jsonb]
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
 
 
 class Tenants:
-    """Reads pages for callers of tenants."""
+    """Reads pages for the callers of tenants."""
 
     def __init__(self) -> None:
         # By the text of the caller's tenancy.
@@ -74,7 +74,7 @@ class Tenants:
     def page(
         self, reader: Reader, kind: str, query: Mapping[str, Any], tenant: Mapping[str, str]
     ) -> tuple[Wanted, Found]:
-        """As :func:`hyperfleet.lists.page.page`, of all that a tenant sees of a kind."""
+        """Does the same as :func:`hyperfleet.lists.page.page`, for what a tenant sees of a kind."""
         caller = tenancy.text(tenant)
         for _ in range(TRIES):
             seen = self.known.get(caller)
@@ -89,7 +89,7 @@ class Tenants:
             try:
                 mine = within(tenant, seen.tenancies, few=seen.few)
                 if kind in LISTED:
-                    # How many resources there are says nothing of these, and nobody counts them.
+                    # The counts are of resources, not of these, which are not counted.
                     mine = mine._replace(counted="", few=False)
                 return page.page(reader, kind, query, mine)
             except More:
@@ -98,7 +98,7 @@ class Tenants:
 
 
 def within(tenant: Mapping[str, str], seen: list[Jsonb], *, few: bool) -> Within:
-    """What a caller sees of a kind; the list raises More where that is more by now.
+    """Returns the part of a list that a caller sees; the list raises More if there are new tenancies.
 
     :param seen: the tenancies that have all dimensions of the caller
     """
@@ -106,6 +106,6 @@ def within(tenant: Mapping[str, str], seen: list[Jsonb], *, few: bool) -> Within
     where = SEVERAL
     if len(seen) == 1:
         where, values["only"] = ONE, seen[0]
-    # A plan for any tenant would look for the resources of each among all, the newest first: where there
-    # are few tenants, or one has most, that looks good.
+    # A plan for any tenant would scan all resources, newest first, for those of this one, which looks
+    # cheap if there are few tenants or one has most of the resources.
     return Within(where, values, ALL_KNOWN, More(), COUNT, few, steady=False)
