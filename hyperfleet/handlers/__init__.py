@@ -1,1 +1,5 @@
-"""One plain function for each operation of the contract, its SQL beside it."""
+"""One plain function for each operation of the contract, with its SQL beside it.
+
+May import only auth, changes, database, engine, errors, kinds, lists, resources, service, settings,
+status and times.
+"""

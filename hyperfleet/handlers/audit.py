@@ -1,4 +1,4 @@
-"""Who did what when."""
+"""The operation on the audit: who did what, and when."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from hyperfleet.handlers.response import UNCOUNTED, listed
 
 
 def get_audit(**query: Any) -> flask.Response:
-    """One page of the audit."""
+    """Returns one page of the audit."""
     return listed("AuditRecord", query, UNCOUNTED)

@@ -1,4 +1,4 @@
-"""The operations on clusters, by the names that the contract has for them."""
+"""The operations on clusters, by their names in the contract."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ delete_cluster_by_id = partial(operations.delete_resource_by_id, "Cluster")
 force_delete_cluster = partial(operations.force_delete_resource, "Cluster")
 get_cluster_statuses = partial(operations.get_resource_statuses, "Cluster")
 get_cluster_adapter_statuses = get_cluster_statuses
-# Older clients POST what newer ones PUT.
+# Older clients send reports with POST, newer ones with PUT.
 post_cluster_statuses = put_cluster_statuses = partial(operations.put_resource_statuses, "Cluster")
 get_cluster_history = partial(operations.get_resource_history, "Cluster")
 get_cluster_generation = partial(operations.get_resource_generation, "Cluster")

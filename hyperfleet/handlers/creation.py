@@ -1,4 +1,4 @@
-"""What the handlers of all kinds answer to a creation."""
+"""Creating a resource of any kind."""
 
 import functools
 from typing import Any, LiteralString
@@ -16,8 +16,8 @@ from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.resources import idempotency, references, resource
 from hyperfleet.resources.resource import Stored
 
-# What belongs to nothing, several at a time: in one order, so that no two who create several wait for
-# each other; and one whose name somebody else is about to give does not keep the others waiting.
+# For kinds without a parent, several at a time. The fixed order keeps two such statements from
+# deadlocking; ``patience`` keeps a name that is just being taken from holding up the other rows.
 ALONE: LiteralString = """
 , patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
@@ -31,7 +31,7 @@ ALONE: LiteralString = """
     RETURNING id, created_time, labels, document, tenancy
 )"""
 FOUND_ALONE: LiteralString = "SELECT id::text, document::bpchar FROM created"
-# The lock keeps the owner from being marked or removed until what belongs to it is there to be seen.
+# The lock keeps the owner from being marked or removed until the new resource is visible.
 OWNED: LiteralString = """
 , owner AS (
     SELECT id, deleted_time, '{parent}' AS kind, {address} AS href, tenancy FROM {parents}
@@ -60,15 +60,16 @@ LABELLED: LiteralString = """, labelled AS (
 
 @functools.cache
 def _statement(kind: str) -> LiteralString:
-    """The statement that creates a resource, and returns its id and its document, which is None where
-    the name is taken or what it is to belong to is being deleted, and whether that is so; no row where
-    that is not there. Of what belongs to nothing, there is no row either where the name is taken.
+    """Returns the statement that creates a resource and yields its id and document.
+
+    With a parent, it also yields whether the owner is being deleted; then, and if the name is taken, the
+    document is null; there is no row if the owner is missing, or without a parent, if the name is taken.
     """
     of = RESOURCES[kind]
     parent = RESOURCES[of.parent] if of.parent else of
     columns, values, name = "", "", f"ON CONSTRAINT {of.table}_name"
     if of.shared:
-        # Such rows say of what kind they are, and where, and the same of what they belong to.
+        # Rows of shared tables state their kind and href, and those of their owner.
         columns, values, name = "kind, href,", f"'{kind}', given.href,", ""
         if of.parent:
             columns, values = f"{columns} owner_kind, owner_href,", f"{values} owner.kind, owner.href,"
@@ -90,9 +91,9 @@ def _statement(kind: str) -> LiteralString:
 
 
 def created(kind: str, body: dict[str, Any], parent_id: str | None = None) -> flask.Response:
-    """The new resource, or the one of the request that this one repeats.
+    """Creates a resource, unless this request repeats an earlier one, and returns it. Raises Problem.
 
-    :param parent_id: of what it is to belong to
+    :param parent_id: the id of its owner
     """
     of = RESOURCES[kind]
     service, shape, statement = request.service(), request.shape(kind), _statement(kind)
@@ -105,7 +106,7 @@ def created(kind: str, body: dict[str, Any], parent_id: str | None = None) -> fl
     insert = functools.partial(
         references.insert, kind=kind, statement=statement, values=values, wanted=wanted
     )
-    # Of those who want the same name, or the same place for it, one at a time has a connection.
+    # Of the requests for one name, or for one owner, only one at a time holds a connection.
     with service.turns.of((owner_id or f"name {kind} {values['name']} ") + once.tenant):
         if once.key is not None or wanted:
             row, location = idempotency.create(service.pool, once, values["by"], insert, location)
@@ -123,6 +124,6 @@ def created(kind: str, body: dict[str, Any], parent_id: str | None = None) -> fl
     if document is None:
         raise resource.name_taken(service, kind, values)
     if location.endswith(values["id"]):
-        # Not the answer to a repetition.
+        # A repetition would have the location of the first request.
         service.events.started(kind, deleting=False)
     return shown(shape, Stored(document, 1), 201, location)

@@ -1,4 +1,4 @@
-"""The catalogue of errors."""
+"""The operations on the catalogue of errors."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ DOCUMENTS = {code: json.dumps(entry.document()).encode() for code, entry in sort
 
 
 def get_errors(**query: Any) -> flask.Response:
-    """One page of the catalogue."""
+    """Returns one page of the catalogue."""
     number, size = page.number_and_size(query)
     documents = list(DOCUMENTS.values())
     shown = documents[(number - 1) * size : number * size]
@@ -21,7 +21,7 @@ def get_errors(**query: Any) -> flask.Response:
 
 
 def get_error_by_id(error_id: str) -> flask.Response:
-    """An entry of the catalogue."""
+    """Returns an entry of the catalogue. Raises Problem if there is none."""
     if error_id not in DOCUMENTS:
         raise Problem(NOT_FOUND, f"There is no error with the id '{error_id[:100]}'.")
     return answer(DOCUMENTS[error_id])

@@ -1,4 +1,4 @@
-"""The feed of changes."""
+"""The operation on the feed of changes."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,14 +16,14 @@ from hyperfleet.kinds import ALL, RESOURCES, known_id
 from hyperfleet.lists.place import Place
 from hyperfleet.lists.trouble import unknown_kind
 
-# The longest that somebody may wait, in seconds.
+# The longest time that a client may wait, in seconds.
 LONGEST = 60
 
 
 def get_changes(
     *, after: str = "", wait: int | None = None, limit: int, fields: str = "", **filters: str
 ) -> flask.Response:
-    """The changes behind a place, at once or when there are some; or all that come from there on."""
+    """Returns the changes after a place, waiting for some if asked to, or streams them as they come."""
     wanted = _wanted(filters, fields, limit)
     headers = dict(wanted.shape.headers)
     seconds = wait or 0
@@ -40,7 +40,7 @@ def get_changes(
     else:
         page = wait_for(feed.page(wanted, place, request.reader().after))
     if streams:
-        # Proxies are told not to gather what is to arrive at once.
+        # Keeps proxies from buffering events that should arrive at once.
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         stream = feed.stream(wanted, page)
         return Later(pieces=stream, headers=headers, content_type="text/event-stream")

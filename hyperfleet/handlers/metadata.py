@@ -1,4 +1,4 @@
-"""About the API itself."""
+"""The operations about the API itself."""
 
 import json
 from datetime import UTC, datetime
@@ -11,12 +11,12 @@ from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.times import timestamp
 
-# An image has its files from when it was built; so has an installed wheel, and a checkout.
+# The files of an image or an installed wheel date from its build; so do those of a checkout.
 BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))
 
 
 def get_metadata() -> flask.Response:
-    """The versions of the API."""
+    """Returns the versions of the API."""
     metadata = {
         "kind": "API",
         "id": "hyperfleet",
@@ -29,7 +29,7 @@ def get_metadata() -> flask.Response:
 
 
 def get_version_metadata() -> flask.Response:
-    """The collections of this version."""
+    """Returns the collections of this version."""
     lists = {kind.segment: f"{kind.name}List" for kind in RESOURCES.values()} | {"errors": "ErrorList"}
     metadata = {
         "kind": "APIVersion",
@@ -44,6 +44,6 @@ def get_version_metadata() -> flask.Response:
 
 
 def get_compatibility() -> flask.Response:
-    """Whether a client may go on, and what it finds here."""
+    """Returns whether clients of this version are compatible, and which features there are."""
     features = ["clusters", "nodepools", "statuses", "search"]
     return answer(json.dumps({"api_version": "v1", "compatible": True, "features": features}))

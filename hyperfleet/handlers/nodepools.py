@@ -1,6 +1,4 @@
-"""The operations on node pools, by the names that the contract has for them: each has two where the path
-may name the cluster or not.
-"""
+"""The operations on node pools by their names in the contract, for paths with and without a cluster."""
 
 from functools import partial
 

@@ -1,5 +1,6 @@
-"""The operations on resources of a kind, which each is given first: those of declared kinds are bound to
-it by the contract, those of clusters and node pools by the modules of these names.
+"""The operations on resources of a kind, which is each function's first argument.
+
+For declared kinds the contract binds it; for clusters and node pools, the modules of these names do.
 """
 
 from typing import Any, LiteralString
@@ -17,15 +18,16 @@ from hyperfleet.kinds import BASE, RESOURCES, Kind
 from hyperfleet.resources import lifecycle, marking, removal, resource
 from hyperfleet.resources.lifecycle import Change
 
-# What there is about a resource.
+# Conditions for what is stored about a resource.
 OF: LiteralString = "owner_id = %(id)s"
 OF_TYPE: LiteralString = f"{OF} AND type = %(type)s"
 REPORTS: LiteralString = "owner_type = %(kind)s AND owner_id = %(id)s"
 
 
 def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
-    """What finds the resource that a path names, which takes the ids away from what the path has:
-    ``id``, and ``owner_id`` of what belongs to another, which is None where the path does not name that.
+    """Removes the ids from a path's parameters and returns the key of the resource that they name.
+
+    The key is ``id``, and for a kind with a parent ``owner_id``, which is None if the path lacks it.
     """
     of = RESOURCES[kind]
     owner = {"owner_id": _owner(of, path)} if of.parent else {}
@@ -33,13 +35,13 @@ def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
 
 
 def _owner(of: Kind, path: dict[str, Any]) -> str | None:
-    """The id of the owner that a path names. Raises Problem where none can have it."""
+    """Returns the owner's id from a path, or None. Raises Problem if no resource can have that id."""
     given = path.pop(RESOURCES[of.parent].key, None) if of.parent else None
     return resource.key(of.parent, given) if of.parent and given is not None else None
 
 
 def get_resources(kind: str, **given: Any) -> flask.Response:
-    """One page of the resources of a kind, or of those that belong to the one which the path names."""
+    """Returns one page of the resources of a kind, or of those of the owner named in the path."""
     of = RESOURCES[kind]
     owner_id = _owner(of, given)
     if owner_id is None or of.parent is None:
@@ -48,9 +50,7 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
 
 
 def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Creates a resource. A name that another of its kind has, where it belongs, is a conflict, and so
-    is an owner that is being deleted.
-    """
+    """Creates a resource. Raises Problem if the name is taken or the owner is being deleted."""
     of = RESOURCES[kind]
     parent_id = path.get(RESOURCES[of.parent].key) if of.parent else None
     if of.parent and parent_id is None:
@@ -59,7 +59,7 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
 
 
 def elsewhere(of: Kind) -> Problem:
-    """The error of a creation that does not say what the new resource is to belong to."""
+    """Returns the error for a creation that does not name the owner of the new resource."""
     assert of.parent
     parent = RESOURCES[of.parent]
     path = f"{BASE}/{parent.segment}/{{{parent.key}}}/{of.segment}"
@@ -68,16 +68,16 @@ def elsewhere(of: Kind) -> Problem:
 
 
 def get_resource_by_id(kind: str, **path: Any) -> flask.Response:
-    """A resource; where the path names what it belongs to, found under that one alone."""
+    """Returns a resource; if the path names its owner, it is found only under that one."""
     return read(kind, key(kind, path))
 
 
 def patch_resource_by_id(
     kind: str, body: dict[str, Any], *, checked: bool = True, **path: Any
 ) -> flask.Response:
-    """Changes a resource's labels or spec.
+    """Changes a resource's labels or spec, and returns it.
 
-    :param checked: whether the body was held against the provider's schema already
+    :param checked: whether the body has been validated against the provider's schema
     """
     own, shape = key(kind, path), request.shape(kind)
     change = Change(body, request.merges(), request.precondition(), request.origin(), checked)
@@ -85,9 +85,9 @@ def patch_resource_by_id(
 
 
 def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
-    """Marks a resource, and what belongs to it, as deleted."""
+    """Marks a resource and all that it owns as deleted, and returns it."""
     own, shape = request.scoped(key(kind, path)), request.shape(kind)
-    # Much may be below it: who comes again after the end of his time finds it done.
+    # It may own a lot: a client that retries after a timeout finds the work done.
     marked = to_the_end(
         marking.mark, request.service(), kind, own, request.precondition(), request.origin()
     )
@@ -95,30 +95,30 @@ def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
 
 
 def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Removes a marked resource, and what belongs to it, now."""
+    """Removes a marked resource, and all that it owns, now."""
     own, origin = request.scoped(key(kind, path)), request.origin(body["reason"])
     to_the_end(removal.force, request.service(), kind, own, origin)
     return empty(204)
 
 
 def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
-    """One page of the reports on a resource."""
+    """Returns one page of the reports on a resource."""
     within = about(kind, key(kind, given), REPORTS, {"kind": kind})
     return listed("AdapterStatus", given, within)
 
 
 def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Takes a report on a resource."""
+    """Stores or discards a report on a resource."""
     return report(kind, key(kind, path), body)
 
 
 def get_resource_history(kind: str, **given: Any) -> flask.Response:
-    """One page of the generations of a resource, the newest first."""
+    """Returns one page of the generations of a resource, newest first."""
     return listed("ResourceGeneration", given, about(kind, key(kind, given), OF))
 
 
 def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Response:
-    """A generation of a resource. Raises Problem where it is not kept."""
+    """Returns a generation of a resource. Raises Problem if it is not kept."""
     own = request.scoped(key(kind, path))
     shape = request.shape("ResourceGeneration")
     values = {"owner_id": None, **own, "generation": generation}
@@ -134,7 +134,7 @@ def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Re
 def get_resource_generation_diff(
     kind: str, generation: int, to: int | None = None, **path: Any
 ) -> flask.Response:
-    """What makes one generation of another. Raises Problem where one of them is not kept."""
+    """Returns the difference between two generations. Raises Problem if one of them is not kept."""
     own = request.scoped(key(kind, path))
     values = {"owner_id": None, **own, "generation": generation, "to": to}
     rows = request.reader().rows(TWO.of(kind, own), values)
@@ -150,7 +150,7 @@ def get_resource_generation_diff(
 
 
 def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
-    """Wants of a resource the labels and the spec of a past generation again."""
+    """Restores the labels and the spec of a past generation, and returns the resource."""
     own, shape = key(kind, path), request.shape(kind)
     number, why = body["generation"], body.get("reason")
     said = f"back to generation {number}" + (f": {why}" if why else "")
@@ -159,6 +159,6 @@ def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Res
 
 
 def get_resource_transitions(kind: str, **given: Any) -> flask.Response:
-    """One page of what became of the conditions of a resource, the newest first."""
+    """Returns one page of the transitions of a resource's conditions, newest first."""
     own, type_ = key(kind, given), given.pop("type_", None)
     return listed("Transition", given, about(kind, own, OF_TYPE if type_ else OF, {"type": type_}))

@@ -1,4 +1,4 @@
-"""What a handler asks of the request at hand: the only place below the edge that knows Flask's."""
+"""What a handler needs of the current request; no other module below the edge reads Flask's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,24 +20,23 @@ from hyperfleet.settings import tenancy
 
 SERVICE = "hyperfleet"
 
-# Where resources of all kinds are.
+# The path of resources of all kinds.
 OF_ANY = f"{BASE}/resources/"
 
-# How far the primary was when it had written what the answer acknowledged.
+# A header with the primary's WAL position after the write that the response acknowledges.
 POSITION = "Hyperfleet-Position"
 
 
 def service() -> Service:
-    """What handlers work with."""
+    """Returns the objects that handlers work with."""
     found: Service = flask.current_app.extensions[SERVICE]
     return found
 
 
 def tenant() -> Mapping[str, str]:
-    """The tenancy of the caller; empty for who sees everything, as all do where tenants are not kept
-    apart.
+    """Returns the tenancy of the caller; empty if the caller sees everything, as all do without tenants.
 
-    Raises LookupError where nobody has asked whose the request is: it fails, and sees nothing.
+    Raises LookupError if the tenancy was never determined: such a request fails and sees nothing.
     """
     if not service().settings.tenant_enabled:
         return {}
@@ -48,18 +47,18 @@ def tenant() -> Mapping[str, str]:
 
 
 def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
-    """What finds a resource for the caller: none of another tenant.
+    """Returns a key that finds a resource only if the caller's tenant may see it.
 
-    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
+    :param key: a result of :func:`hyperfleet.handlers.operations.key`
     """
     own = tenant()
     return {**key, "tenancy": Jsonb(own)} if own else dict(key)
 
 
 def shape(kind: str) -> Shape:
-    """What the answer is to show of a resource. Raises Problem; call it before anything is changed."""
+    """Returns the shape of the response. Raises Problem, so call it before changing anything."""
     if kind in RESOURCES and f"{flask.request.path}/".startswith(OF_ANY):
-        # The contract says there what any resource may have, whatever kind it turns out to be of.
+        # There the contract describes the members of all kinds, whatever the resource's own kind.
         kind = ALL
     names = flask.request.args.get("fields", "")
     agent = flask.request.headers.get("User-Agent", "")
@@ -67,40 +66,40 @@ def shape(kind: str) -> Shape:
 
 
 def precondition() -> Precondition:
-    """Which version a change is meant for."""
+    """Returns the condition on the version to change, from ``If-Match`` (RFC 9110, 13.1.1)."""
     tags = flask.request.if_match if "If-Match" in flask.request.headers else None
     return Precondition(tags, service().settings.require_if_match)
 
 
 def origin(reason: str | None = None) -> Origin:
-    """Who asks for a change, and how; ``reason`` is what the request says of it."""
+    """Returns who asks for a change, and how; ``reason`` is the one given in the request."""
     return Origin(caller(), request_id.get(), flask.request.method, flask.request.path, reason)
 
 
 def knows(tag: str) -> bool:
-    """Whether the client has what has this entity tag already (RFC 9110, 13.1.2)."""
+    """Returns whether the client already has the version of this entity tag (RFC 9110, 13.1.2)."""
     known = flask.request.if_none_match
     return known.star_tag or known.contains_weak(tag)
 
 
 def merges() -> bool:
-    """Whether the body is a merge patch (RFC 7396)."""
+    """Returns whether the body is a merge patch (RFC 7396)."""
     return flask.request.mimetype == "application/merge-patch+json"
 
 
 def reader() -> Reader:
-    """What reads for the request: whatever the write that it comes after has left."""
+    """Returns a reader for the request, which sees at least the write that the client names."""
     return Reader(service().reads, flask.request.headers.get(POSITION, ""))
 
 
 def once(body: Any) -> Once:
-    """What makes the request one that is carried out once only."""
+    """Returns what identifies a request that must be carried out only once."""
     key = flask.request.headers.get("Idempotency-Key")
     return Once(key, flask.request.path, body, tenancy.text(tenant()))
 
 
 def preferred(name: str) -> str | None:
-    """The value of a preference (RFC 7240), if the client has that."""
+    """Returns the value of a preference (RFC 7240), or None if the client does not state it."""
     for one in flask.request.headers.get("Prefer", "").split(","):
         said, _, value = one.partition(";")[0].partition("=")
         if said.strip().lower() == name:
@@ -109,16 +108,16 @@ def preferred(name: str) -> str | None:
 
 
 def streams() -> bool:
-    """Whether the client wants events rather than a JSON text."""
+    """Returns whether the client prefers a stream of events to JSON."""
     types = ("application/json", "text/event-stream")
     return flask.request.accept_mimetypes.best_match(types) == types[1]
 
 
 def last_event() -> str:
-    """The id of the last event that a client of a stream has had; empty for one that begins."""
+    """Returns the id of the last event that a reconnecting client has received, or an empty string."""
     return flask.request.headers.get("Last-Event-ID", "")
 
 
 def address() -> tuple[str, list[tuple[str, str]]]:
-    """The path of the request, and its query."""
+    """Returns the path and the query of the request."""
     return flask.request.path, list(flask.request.args.items(multi=True))

@@ -1,5 +1,6 @@
-"""The operations on resources of all kinds: each finds the resource by its id alone, and goes on as that
-of its kind does.
+"""The operations on resources of all kinds.
+
+Each finds a resource by its id alone, and continues with the same operation of its kind.
 """
 
 from collections.abc import Callable
@@ -21,12 +22,12 @@ KIND_SCOPED: LiteralString = f"{KIND} {SCOPE}"
 
 
 def get_resources(**query: Any) -> flask.Response:
-    """One page of resources of all kinds."""
+    """Returns one page of resources of all kinds."""
     return listed(ALL, query)
 
 
 def post_resource(body: dict[str, Any]) -> flask.Response:
-    """Creates a resource of the kind that the body names, if that belongs to none."""
+    """Creates a resource of the kind named in the body, unless that kind has a parent."""
     kind = body["kind"]
     if RESOURCES[kind].parent:
         raise operations.elsewhere(RESOURCES[kind])
@@ -37,9 +38,9 @@ def post_resource(body: dict[str, Any]) -> flask.Response:
 def _found(
     operation: Callable[..., flask.Response], resource_id: str, *, reading: bool = False, **given: Any
 ) -> flask.Response:
-    """An operation of a kind, on the resource of this id. Raises Problem where there is none.
+    """Runs an operation of a kind on the resource with this id. Raises Problem if there is none.
 
-    :param reading: whether nothing is to be changed, so that a standby may be asked
+    :param reading: whether it only reads, so that a standby may be asked for the kind
     """
     id_ = resource.key(ALL, resource_id)
     values = request.scoped({"id": id_, "kinds": [*RESOURCES]})

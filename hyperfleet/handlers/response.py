@@ -1,4 +1,4 @@
-"""The answers of the handlers."""
+"""The responses of handlers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, LiteralString
@@ -19,14 +19,14 @@ from hyperfleet.resources.resource import Stored, not_found, sees
 from hyperfleet.settings import tenancy
 
 ALL = Within()
-# Everything, where nobody keeps count of the rows.
+# All rows of a table without maintained counts.
 UNCOUNTED = Within("true")
 
-# Of what belongs to another.
+# The resources of an owner.
 OWNED: LiteralString = "owner_id = %(owner_id)s"
 OWNED_SEEN: LiteralString = f"{OWNED} {SCOPE}"
 OWNER = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
-# One of which something is listed.
+# The resource about which something is listed.
 EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 
 READ = both("""/* {table}_read */
@@ -38,23 +38,23 @@ WHERE id = ANY(%(ids)s::uuid[]) {only}
 def answer(
     document: bytes | str | Iterator[bytes], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> flask.Response:
-    """A response whose body is JSON text that is finished already, or comes in pieces."""
+    """Returns a response whose body is finished JSON text, whole or in pieces."""
     response = flask.Response(document, status, mimetype="application/json")
     response.headers.update(headers or {})
     return response
 
 
 def empty(status: int, headers: Mapping[str, str] | None = None) -> flask.Response:
-    """A response without a body."""
+    """Returns a response without a body."""
     response = answer("", status, headers)
     del response.headers["Content-Type"]
     return response
 
 
 def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -> flask.Response:
-    """A resource, in a shape.
+    """Returns a response with a resource in a shape.
 
-    :param location: where it is, when it is new
+    :param location: the URL of a new resource
     """
     headers = {"ETag": etag(stored.version), **shape.headers}
     if location:
@@ -63,10 +63,10 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
 
 
 def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
-    """The answer to a GET of a resource: 304 for who has it already (RFC 9110, 13.1.2).
+    """Returns the response to a GET of a resource: 304 if the client has it (RFC 9110, 13.1.2).
 
-    :param key: as :func:`hyperfleet.handlers.operations.key` makes it
-    Raises Problem where it is not.
+    :param key: a result of :func:`hyperfleet.handlers.operations.key`
+    Raises Problem if there is no such resource.
     """
     shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
     statement = READ.of(kind, key)
@@ -75,7 +75,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
         found = row and row[1:]
     else:
         found = wait_for(request.service().read(statement).get(key["id"]))
-    # What several ask for at once is read for all of them.
+    # One statement may read for several callers, so the owner and the tenancy are checked here.
     if found is None or key.get("owner_id") not in (None, found[2]) or not sees(key, found[3:]):
         raise not_found(kind, key["id"])
     stored = Stored(*found[:2])
@@ -85,7 +85,7 @@ def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
 
 
 def below(kind: str, owner_id: str) -> Within:
-    """What belongs to a resource, whose kind this is, if the caller sees that."""
+    """Returns the list of what a resource of this kind owns, if the caller may see that resource."""
     values = request.scoped({"owner_id": owner_id})
     where = OWNED_SEEN if "tenancy" in values else OWNED
     return Within(where, values, OWNER.of(kind, values), not_found(kind, owner_id))
@@ -94,10 +94,10 @@ def below(kind: str, owner_id: str) -> Within:
 def about(
     kind: str, key: Mapping[str, Any], where: LiteralString, more: Mapping[str, Any] | None = None
 ) -> Within:
-    """What there is about a resource, if the caller sees that.
+    """Returns a list of what is stored about a resource, if the caller may see it.
 
-    :param key: finds the resource, as :func:`hyperfleet.handlers.operations.key` makes it
-    :param where: the condition that makes the list, and ``more`` values for it than the key has
+    :param key: a result of :func:`hyperfleet.handlers.operations.key`
+    :param where: the condition for the list; ``more``: its values beyond the key
     """
     own = request.scoped(key)
     values = {"owner_id": None, **(more or {}), **own}
@@ -105,15 +105,15 @@ def about(
 
 
 def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
-    """The page of a list that a request asks for: 304 for who has it already.
+    """Returns the page of a list that a request asks for, or 304 if the client already has it.
 
-    Its entity tag stands for what it has, and so changes with that and with nothing else. As long as
-    nothing is written to the database, the page is not even looked for.
+    The entity tag is a hash of the page without its link to the changes. As long as nothing is written
+    to the database, the page is not even queried.
     """
     service, shape, (path, given) = request.service(), request.shape(kind), request.address()
     reader, tenant = request.reader(), request.tenant()
-    # The address says all of what is wanted, but for what a client is shown that does not say it, and
-    # whose it is.
+    # The URL says all of what is wanted but for a client's default fields, the position that it names,
+    # and its tenancy.
     key = (path, *given, shape.agent, reader.after, tenancy.text(tenant))
     tag = service.tags.last(key)
     if tag and request.knows(tag) and wait_for(service.tags.still(key)):

@@ -1,4 +1,4 @@
-"""Reports of adapters, and the status that they come to."""
+"""Adapters' reports, and the status that results from them."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -23,12 +23,12 @@ from hyperfleet.status.report import Report, discard_reason, merge
 
 logger = logging.getLogger(__name__)
 
-# The stored report, and why it was discarded.
+# The stored report, and why it was discarded, if it was.
 Taken: TypeAlias = tuple[bytes, str]
 
 # How far an adapter's clock may be ahead.
 TOLERANCE = timedelta(minutes=5)
-# What a Go client sends that has set no time.
+# Go's zero time, which a Go client sends if it sets none.
 UNSAID = datetime.min.replace(tzinfo=UTC)
 
 GIVEN = """/* {table}_report */
@@ -51,7 +51,7 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
 RETURNING owner_id::text, document::bpchar
 """
 STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
-# By ``silent`` the triggers of the feed and of the transitions know whether the version has news.
+# ``silent`` tells the triggers of the feed and of the transitions whether the version has news.
 UNCHANGED = """, held AS (
     UPDATE {table} SET status = given.status, version = {table}.version + 1,
         silent = ({table}.version + 1) * CASE WHEN given.silent THEN 1 ELSE -1 END
@@ -63,7 +63,7 @@ STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (
 
 
 def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
-    """Takes a report on a resource; ``owner`` finds it, as :func:`operations.key` has it."""
+    """Stores or discards a report on a resource; ``owner`` is a key from :func:`operations.key`."""
     observed, faults = _observed_time(body)
     faults += _repetitions(body["conditions"])
     if faults:
@@ -81,14 +81,14 @@ def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Resp
 
 
 def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
-    """Stores a report and the status that it yields; or says why it discards it.
+    """Stores a report and the status that results, or says why it is discarded.
 
-    Returns None when the resource was marked meanwhile: what it belongs to has to be locked before it.
+    Returns None if the resource was marked meanwhile, since its owners must be locked before it.
     """
     with service.turns.of(resource.turn(owner)):
         found = look(service, kind, owner)
         if found.state["deleted_time"]:
-            # Its end may depend on others.
+            # Whether it can be removed may depend on other resources.
             return _take_locked(service, kind, owner, report, marked=True)
         taken = _take_at_once(service, kind, owner, report, found)
         return taken or _take_locked(service, kind, owner, report, marked=False)
@@ -97,9 +97,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
 def _take_at_once(
     service: Service, kind: str, owner: dict[str, Any], report: Any, found: Held
 ) -> Taken | None:
-    """Takes a report with one statement, which does nothing where its resource is no longer as it was
-    found, or locked; None then.
-    """
+    """Stores a report with one statement; returns None if the resource has changed or is locked."""
     held, merged, discarded = _judged(kind, found, report)
     if merged is None:
         return b"", discarded
@@ -119,13 +117,13 @@ def _take_at_once(
 def _take_locked(
     service: Service, kind: str, owner: dict[str, Any], report: Any, *, marked: bool
 ) -> Taken | None:
-    """Takes a report while its resource is locked, and with a marked one what it belongs to.
+    """Stores a report while its resource is locked, and the owners of a marked one.
 
-    :param marked: whether it was marked when it was found: only that may remove it, and stays so
+    :param marked: whether it was marked when found; only such a resource can be removed by a report
     """
     with transaction(service.pool) as conn:
         above = removal.lock_above(conn, kind, owner) if marked else None
-        # Those of other processes queue here, for the lock on the row.
+        # Reports in other processes queue here, for the lock on the row.
         held = Hold(conn, kind, owner, service.foldings[kind]).found()
         if held.state["deleted_time"] and not marked:
             return None
@@ -158,8 +156,9 @@ def _tell(service: Service, kind: str, before: Status, after: Status) -> None:
 
 
 def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, str]:
-    """A resource with a report among its own, and the report as it is to be stored; or why it says
-    nothing new.
+    """Returns a resource with a report among its own, and the report to be stored.
+
+    If the report is not news, the latter is None, and the last value says why.
     """
     reports = {one["adapter"]: one for one in held.reports}
     stored = reports.get(report["adapter"])
@@ -169,7 +168,7 @@ def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, st
         more = {"kind": kind, "id": id_, "adapter": adapter, "reason": reason}
         logger.info("report of %s on %s %s discarded: %s", adapter, kind, id_, reason, extra=more)
         return held, None, reason
-    # A clock that is behind another replica's must not make a report older than the last one.
+    # If this clock is behind another replica's, the report must still not be older than the last one.
     last = stored["last_report_time"] if stored else ""
     at = report["observed_time"] or max(times.now(), last)
     merged = reports[report["adapter"]] = merge(stored, report, at)
@@ -190,9 +189,7 @@ def _repetitions(conditions: list[dict[str, Any]]) -> list[Fault]:
 
 
 def _observed_time(body: dict[str, Any]) -> tuple[str | None, list[Fault]]:
-    """The time at which the adapter looked, if it says so, and what is wrong with it: one that clocks
-    here don't have, or that is too far ahead.
-    """
+    """Returns the time at which the adapter looked, if it says so, and any faults of that time."""
     sent = body.get("observed_time")
     if sent is None:
         return None, []
