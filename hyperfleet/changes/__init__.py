@@ -1,4 +1,4 @@
-"""What has changed: the feed and who follows it, past generations, and the record of who did what.
+"""What has changed: the feed and its followers, past generations, and the audit.
 
-It may import lists, whose searches the feed takes too, and the database.
+May import only auth, database, engine, errors, kinds, lists and settings.
 """

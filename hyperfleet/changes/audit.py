@@ -1,4 +1,4 @@
-"""What is recorded of a change, in its transaction: who asked for it, when, how and why."""
+"""What is recorded of a change, in the same transaction: who asked for it, when, how and why."""
 
 from typing import Any, LiteralString, NamedTuple
 
@@ -8,9 +8,9 @@ from hyperfleet.auth.identity import SYSTEM
 class Origin(NamedTuple):
     """Where a change comes from.
 
-    :param by: who asks for it
-    :param request: the id of the request
-    :param reason: what whoever asks says of it
+    :param by: the identity of the caller
+    :param request: the request's id
+    :param reason: the reason given in the request
     """
 
     by: str
@@ -20,14 +20,14 @@ class Origin(NamedTuple):
     reason: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """The same, as statements call it."""
+        """Returns the members by the names that statements use."""
         return self._asdict()
 
 
-# Of what no request asks for.
+# For changes that no request asks for.
 SERVICE = Origin(SYSTEM)
 
-# Parts of statements, behind others: what records resources that were created, from what was given;
+# Parts to append to statements. This one records created resources, each from its given values.
 CREATED: LiteralString = """, recorded AS (
     INSERT INTO audit
         (time, actor, action, resource_type, resource_id, name, generation, request, method, path,
@@ -37,7 +37,7 @@ CREATED: LiteralString = """, recorded AS (
     FROM created JOIN given ON given.id = created.id
 )
 """
-# each of those that were changed, from what was given;
+# Records changed resources, each from its given values.
 CHANGED_EACH: LiteralString = """, recorded AS (
     INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                        request, method, path, tenancy)
@@ -46,7 +46,7 @@ CHANGED_EACH: LiteralString = """, recorded AS (
     FROM changed JOIN given ON given.id = changed.id
 )
 """
-# those that were changed alike;
+# Records resources that were all changed in the same way.
 CHANGED: LiteralString = """, recorded AS (
     INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                        request, method, path, tenancy)
@@ -55,7 +55,7 @@ CHANGED: LiteralString = """, recorded AS (
     FROM changed
 )
 """
-# and those that are gone.
+# Records removed resources.
 GONE: LiteralString = """, recorded AS (
     INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                        request, method, path, document, tenancy)
@@ -64,7 +64,7 @@ GONE: LiteralString = """, recorded AS (
     FROM gone
 )
 """
-# Of those that go by force, before they do.
+# A statement that records resources before they are removed by force.
 FORCED: LiteralString = """/* audit_add */
 INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, name, generation,
                    request, method, path, document, tenancy)

@@ -1,4 +1,4 @@
-"""What two JSON documents differ in, as operations that make one of the other (RFC 6902)."""
+"""The differences between two JSON documents, as operations that turn one into the other (RFC 6902)."""
 
 import asyncio
 import contextlib
@@ -14,35 +14,34 @@ from jsonpatch import JsonPatch
 
 from hyperfleet.engine import apart
 
-# Documents of up to so many bytes together are compared at once, which takes a few milliseconds.
+# Documents up to this many bytes together are compared in this process, within a few milliseconds.
 SMALL = 4096
-# What larger ones may cost, in a process of its own: how long it takes depends on what they hold, and a
-# long key comes back in the path of each operation.
+# Limits for larger ones, in a process of their own: the time depends on their contents, and a long key
+# is repeated in the path of each operation.
 SECONDS = 2
 MEMORY = 512 * 1024 * 1024
-# Seconds that a pair waits for those before it; who compares much takes nothing from others but detail.
+# Seconds that a pair waits for earlier ones; a client that compares much only costs others detail.
 PATIENCE = 3
-# Operations that take more than so many times the documents explain nothing.
+# Operations more than this many times as long as the documents explain nothing.
 LARGEST = 4
 
 
 def between(before: Any, after: Any) -> list[dict[str, Any]]:
-    """The operations that make the second of the first."""
+    """Returns the operations that turn the first document into the second."""
     operations: list[dict[str, Any]] = JsonPatch.from_diff(before, after, optimization=False).patch
     return operations
 
 
 @dataclass
 class Differences:
-    """Compares objects of the same members, one large pair at a time."""
+    """Compares objects with the same members, one large pair at a time."""
 
     slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     async def text(self, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bytes:
-        """The JSON text of the operations. Where it costs too much to find out what members differ in,
-        or too many are compared, those that differ are replaced as a whole.
+        """Returns the operations as JSON text; under load or if costly, they replace whole members.
 
-        :param before: the members, each as JSON text that PostgreSQL has written, as is ``after``
+        :param before: the members, each as JSON text written by PostgreSQL; ``after`` likewise
         """
         changed = [name for name in before if before[name] != after[name]]
         pair = b"[%b,%b]" % tuple(
@@ -67,13 +66,13 @@ class Differences:
 
 
 def _answer(pair: bytes) -> bytes:
-    """What the process answers; nothing where that would be too much."""
+    """Returns the output of the process; empty if it would be too long."""
     text = json.dumps(between(*json.loads(pair))).encode()
     return text if len(text) <= LARGEST * len(pair) else b""
 
 
 if __name__ == "__main__":
-    # Whoever is served meanwhile comes first.
+    # Requests that are being served meanwhile come first.
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

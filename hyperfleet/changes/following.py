@@ -1,4 +1,4 @@
-"""Going on from a place: with the next page, with one that comes later, or with each as it comes."""
+"""Following the feed from a place: with the next page, with a later one, or with a stream."""
 
 import asyncio
 import json
@@ -21,36 +21,37 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# Seconds after which a stream says that it is still there.
+# Seconds after which a silent stream sends a sign of life.
 BEAT = 15.0
-# Seconds after which a stream ends: who goes on with another has to show anew who it is.
+# Seconds after which a stream ends, since clients must authenticate again from time to time.
 LASTS = 3600.0
-# Seconds before the next look of who was woken for nothing.
+# Seconds before a client woken for nothing looks again.
 PAUSE = 0.05
-# So many are given the same page at a time.
+# How many clients get the same page before others are served in between.
 SOME = 10
 
 
 class Feed:
-    """The feed of changes, for those who follow it.
+    """The feed of changes, for its followers.
 
-    :param lists: one place for each page or list that is read at the same time
-    :param most: how many may wait
+    :param lists: has a slot for each page or list that may be read at the same time
+    :param most: how many clients may wait
     """
 
     def __init__(self, reads: Reads, lists: asyncio.Semaphore, most: int) -> None:
         self.reads, self.slots = reads, lists
         self.waiting = Waiting(reads, most)
-        # Who wants a page that is about to be read.
+        # Those that want a page that is about to be read.
         self.asked: dict[Hashable, list[asyncio.Future[Page]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        # How many pages are being given to those who asked, and who comes again meanwhile.
+        # How many pages are being handed out, and the requests that are held back meanwhile.
         self.giving = 0
         self.held: list[asyncio.Future[None]] = []
 
     async def calm(self) -> None:
-        """Waits while a page is given to many: who has it already, and comes again for the next one,
-        lets the others have it first.
+        """Waits while a page is being handed out to many clients.
+
+        A client that already has it, and asks for the next one, lets the others have it first.
         """
         if self.giving:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,10 +59,10 @@ class Feed:
             await turn
 
     async def page(self, wanted: Wanted, after: Place | None, position: str = "") -> Page:
-        """The page behind a place; None: an empty one, at the end of the feed. As :func:`pages.read`.
+        """Returns the page after a place, as :func:`pages.read` does; for None, an empty one at the end.
 
-        It is read once for all who ask before it is: all that were woken at the same moment do. (A
-        future that a thousand wait for is slow: each has its own.)
+        It is read once for all that ask before the reading begins, such as those woken together. (A
+        future awaited by a thousand tasks is slow, so each has its own.)
         """
         key = (after, position, *wanted.key)
         if key not in self.asked:
@@ -96,9 +97,7 @@ class Feed:
                 await _each(held, None)
 
     async def later(self, wanted: Wanted, page: Page, seconds: float) -> bytes:
-        """The text of the first page behind an empty one that is not; of an empty one where none comes
-        within so many seconds.
-        """
+        """Returns the text of the next page with changes, or after ``seconds``, of an empty one."""
         loop = asyncio.get_running_loop()
         end, wish = loop.time() + seconds, (wanted.kind, wanted.owner_id)
         while not page.items:
@@ -111,8 +110,9 @@ class Feed:
         return page.text
 
     async def stream(self, wanted: Wanted, page: Page) -> AsyncIterator[bytes]:
-        """A page, and all that come behind it, as server-sent events. A database that is away is waited
-        for; a feed that does not go on from here ends it.
+        """Yields a page, and all after it, as server-sent events.
+
+        Waits for a database that is away; ends if the feed cannot be continued from here.
         """
         loop, wish = asyncio.get_running_loop(), (wanted.kind, wanted.owner_id)
         yield page.events
@@ -128,7 +128,7 @@ class Feed:
             try:
                 page = await self.page(wanted, place)
             except Problem as problem:
-                # Nothing else is a reason to list again, and is told to who goes on from here.
+                # No other problem is a reason to list again; a client that reconnects is told of it.
                 if problem.entry.code == GONE:
                     said = json.dumps(problem.document("", "")).encode()
                     yield b"event: gone\ndata: %b\n\n" % said
@@ -137,8 +137,8 @@ class Feed:
                 yield b":\n\n"
                 await asyncio.sleep(FAILED)
                 continue
-            # What is not for this client is told no sooner than that the service is there: when it
-            # happens to what a tenant does not see is none of its business.
+            # Changes that this client may not see do not show any sooner than the sign of life would:
+            # a tenant must not learn when something happens to what it cannot see.
             if page.items or loop.time() - told >= BEAT:
                 yield page.events
                 told, last = loop.time(), page.next
@@ -150,7 +150,7 @@ async def _each(asked: list[asyncio.Future[T]], answer: T) -> None:
     """Gives all the same answer."""
     for number, one in enumerate(asked):
         if number % SOME == 0:
-            # Others are served in between.
+            # Lets others be served in between.
             await asyncio.sleep(0)
         if not one.done():
             one.set_result(answer)

@@ -1,4 +1,4 @@
-"""What was wanted of a resource before: how it is found, and the error where it is not kept."""
+"""Past generations of a resource: how they are found, and the error for one that is not kept."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -7,15 +7,15 @@ from typing import LiteralString
 from hyperfleet.errors import NOT_FOUND, Problem
 from hyperfleet.kinds import RESOURCES, both
 
-# One generation, and which there are.
+# One generation, and the numbers of those that are kept.
 ONE = both("""/* {table}_generation */
 SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDER BY 1),
        (SELECT past.document::bpchar FROM all_generations AS past
         WHERE past.owner_id = %(id)s AND past.generation = %(generation)s)
 FROM {table} WHERE id = %(id)s {under} {only} {scope}
 """)
-# Two of them, with what they can differ in, and which there are; the second is the present one where it
-# is not named.
+# The labels and specs of two generations, and the numbers of those that are kept. Without ``to``, the
+# second is the current one.
 TWO = both("""/* {table}_generations */
 SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDER BY 1),
        coalesce(%(to)s::bigint, generation),
@@ -27,7 +27,7 @@ SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDE
         WHERE past.owner_id = %(id)s AND past.generation = coalesce(%(to)s::bigint, {table}.generation))
 FROM {table} WHERE id = %(id)s {under} {only} {scope}
 """)
-# Labels and spec of one, for who has locked the resource.
+# The labels and the spec of one, for a caller that has locked the resource.
 PAST: LiteralString = """/* generations_read */
 SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDER BY 1),
        past.labels, past.spec
@@ -37,8 +37,8 @@ FROM (SELECT) AS one LEFT JOIN all_generations AS past
 
 
 def not_kept(kind: str, generation: int, kept: Iterable[int]) -> Problem:
-    """The error of a generation that is not kept: it says which are."""
-    # As long as there is no gap, number and place are equally far apart.
+    """Returns the error for a generation that is not kept; its message says which are."""
+    # Within a run without gaps, number and index have a constant difference.
     runs = [
         [one for _, one in run] for _, run in groupby(enumerate(kept), lambda pair: pair[1] - pair[0])
     ]

@@ -1,4 +1,4 @@
-"""A page of the feed: its statement, its rows, its text."""
+"""A page of the feed: its statement, rows and text."""
 
 import functools
 import json
@@ -22,15 +22,15 @@ from hyperfleet.lists.search import Condition
 from hyperfleet.lists.trouble import searching
 from hyperfleet.settings import tenancy
 
-# Rows that one page looks at, so that a filter which lets next to nothing through has its bounds, too.
+# Rows that one page scans at most, which bounds the cost of a filter that lets almost nothing through.
 SCANNED = 1000
 
-# Nothing can come before what is here: see the migration that makes the table. A place is known by its
-# row; that of the last one that was removed is named elsewhere. The row that there always is says where
-# the feed is; large documents are left for the next page. A place comes in a query, kinds in a list of
-# one length, and nothing comes that is not asked for: what the planner makes of the very values is then
-# no better than what it makes of any, and a plan is kept. The rows are in order before their
-# documents are looked for, so that no more of these are than the page has.
+# No row can appear before these: see the migration that creates the table. A place is known by its row,
+# or if that was the last one removed, by the columns of feeds. The row of ``at`` is always there and
+# says where the feed is. Large documents are left for the next page. The place comes from subqueries,
+# kinds in an array of one length, and unused filters are left out, so that a plan for the given values
+# is no better than the generic one, which is kept. The rows are sorted before their documents are looked
+# up, so that no more of these are read than the page has.
 PAGE = """/* changes */
 WITH scanned AS MATERIALIZED (
     SELECT *, {checked} AS checked FROM changes
@@ -65,18 +65,18 @@ FROM (
 ) AS at LEFT JOIN item ON item.number = 1 OR item.until <= {bytes} OR item.until IS NULL
 ORDER BY item.position, item.sequence
 """
-# What is shown where something is asked of a resource, or of what it belongs to.
+# Filters for a search and for an owner; a removed resource passes the search.
 SEARCHED = "AND (scanned.change = 'removed' OR item.document IS NOT NULL)"
 OWNER = "AND scanned.owner_id = %(owner_id)s::uuid"
-# Whether the rows are this server's own, as the function of that name in the database has it; that would
-# be planned anew for each page. By the last row, which an index gives whatever the planner knows: it
-# would look for any beyond a position in the whole table before that was analyzed.
+# Whether the rows are this server's own, like the function hyperfleet_feed_fits(), which would be
+# planned anew for each page. Looks at the last row, which an index yields whatever the planner knows: it
+# would scan the whole table for a row beyond a position before the first ANALYZE.
 FITS = """(server = (SELECT system_identifier FROM pg_control_system())
     AND coalesce((SELECT position FROM changes ORDER BY position DESC, sequence DESC LIMIT 1)
                  <= pg_snapshot_xmax(pg_current_snapshot()), true))"""
-# What a caller sees who is of a tenant.
+# What a tenant's caller sees.
 SCOPE = "AND scanned.tenancy @> %(tenancy)s"
-# An operator may have given it to another meanwhile; what is shown is as it is now.
+# An operator may have moved a resource to another tenant since; its current document is shown.
 THEIRS = "AND {table}.tenancy @> %(tenancy)s"
 STATE = "/* changes_state */ SELECT pg_xact_status(%(position)s::xid8)"
 ANEW = "/* changes_anew */ SELECT hyperfleet_feed_anew(false)"
@@ -85,13 +85,13 @@ MEMBERS = ("change", "kind", "id", "owner_id", "name", "generation", "version", 
 
 
 class Wanted(NamedTuple):
-    """What somebody wants to hear of.
+    """What a client wants to hear of.
 
-    :param kind: None: resources of all kinds
-    :param owner_id: what they belong to; None: whatever it is
-    :param search: which resources, and the ``expression`` that says so, with what they refer to
-    :param shape: what is shown of them, and the ``fields`` that say so
-    :param tenant: whose they are; empty: anybody's
+    :param kind: the kind of resources, or None for all
+    :param owner_id: their owner, or None for any
+    :param search: a condition for them; ``expression`` is its text, including what they refer to
+    :param shape: what is shown of them; ``fields`` is its text
+    :param tenant: the caller's tenancy; empty if it sees everything
     """
 
     kind: str | None
@@ -105,13 +105,13 @@ class Wanted(NamedTuple):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The same for all who want the same."""
+        """A key that is the same for all that want the same."""
         shown = (self.shape.agent, self.fields, self.limit)
         return self.kind, self.owner_id, self.expression, *shown, tenancy.text(self.tenant)
 
 
 class Item(NamedTuple):
-    """A change: the place behind it, what it is called, and its JSON text."""
+    """A change: the place after it, its type, and its JSON text."""
 
     place: Place
     change: str
@@ -120,20 +120,20 @@ class Item(NamedTuple):
 
 @dataclass
 class Page:
-    """Changes, the oldest first, and the place that the next page begins behind."""
+    """Changes, oldest first, and the place after which the next page begins."""
 
     items: list[Item]
     next: Place
 
     @functools.cached_property
     def text(self) -> bytes:
-        """The JSON text of the page; made once, however many get it."""
+        """The JSON text of the page, made once however many clients get it."""
         items = b",".join(item.text for item in self.items)
         return b'{"kind":"ChangeList","items":[%b],"next":"%b"}' % (items, self.next.token.encode())
 
     @functools.cached_property
     def events(self) -> bytes:
-        """The same as server-sent events; one without data tells where a page without changes ends."""
+        """The same as server-sent events; one without data moves past rows that are not shown."""
         events = [
             b"id: %b\nevent: %b\ndata: %b\n\n"
             % (item.place.token.encode(), item.change.encode(), item.text)
@@ -147,10 +147,10 @@ class Page:
 def searched(
     expression: str, kind: str | None, referring_to: Mapping[str, str] | None = None
 ) -> Condition:
-    """The condition that a search stands for, and what is referred to. Raises Problem.
+    """Returns the condition for a search and for what resources refer to. Raises Problem.
 
-    Each row is found by its id, so that labels are read off it: to look them up, a planner who does not
-    know them well goes through all that there are, for each row.
+    Rows are found by id, so labels are read from the row: a planner without good statistics would look
+    them up by going through all labels for each row.
     """
     of = kind or ALL
     found = search.asked(expression, of, lookup=False)
@@ -158,7 +158,7 @@ def searched(
 
 
 def plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
-    """The statement that finds the page behind a place, and its values; None: where the feed ends."""
+    """Returns the statement for the page after a place, and its values; None means the feed's end."""
     kind = wanted.kind or ALL
     of = KINDS[kind]
     place = after._asdict() if after else {"position": None, "sequence": None, "check": None}
@@ -195,15 +195,15 @@ def plan(wanted: Wanted, after: Place | None) -> tuple[str, dict[str, Any]]:
 async def read(
     reads: Reads, wanted: Wanted, after: Place | None, *, newest: bool = False, position: str = ""
 ) -> Page:
-    """The page behind a place; None: an empty one, at the end of the feed.
+    """Returns the page after a place; for None, an empty one at the end of the feed.
 
     :param newest: whether a standby may be too far behind
-    :param position: as :meth:`Reads.fetch` has it
-    Raises Problem where the feed does not know the place, or not any more.
+    :param position: as for :meth:`Reads.fetch`
+    Raises Problem if the feed does not know the place, or no longer does.
     """
     page, coming = await _behind(reads, wanted, after, newest=newest, position=position), False
     if not page and after:
-        # It may be a standby that does not have the place yet, or the primary that does not show it yet.
+        # A standby may not have the place yet, or the primary may not show it yet.
         coming = await under_way(reads.primary, after)
     page = page or await _behind(reads, wanted, after, newest=True)
     if not page and after and coming:
@@ -214,13 +214,14 @@ async def read(
 
 
 async def under_way(primary: Pool, place: Place) -> bool:
-    """Whether the transaction that made a place still runs. A standby shows what was written as soon as
-    it has it; the primary first waits for its own disk, and for all standbys that are to have it.
+    """Returns whether the transaction that made a place is still running.
+
+    A standby shows a commit once it has replayed it; the primary first waits for its disk and standbys.
     """
     try:
         [(state,)] = await fetch(primary, STATE, {"position": str(place.position)})
     except InvalidParameterValue:
-        # There was none with this number yet: it is a place of a server that was set back.
+        # No such transaction yet: the place is from before the server was set back.
         return False
     return bool(state == "in progress")
 
@@ -228,18 +229,18 @@ async def under_way(primary: Pool, place: Place) -> bool:
 async def _behind(
     reads: Reads, wanted: Wanted, after: Place | None, *, newest: bool, position: str = ""
 ) -> Page | None:
-    """As :func:`read`, of one server; None where it does not know the place, or had another's feed."""
+    """Does the same as :func:`read` on one server; None if it lacks the place or has another's feed."""
     statement, values = plan(wanted, after)
     prepare, searched = wanted.search.prepare, bool(wanted.search.sql)
     with searching(searched, reads.primary.statement_timeout):
-        # One with a search may take long.
+        # A statement with a search may take long.
         if newest:
             rows = await reads.newest(statement, values, prepare, few=searched)
         else:
             rows = await reads.fetch(statement, values, prepare, position, few=searched)
     now, fits, epoch, known, last, found = rows[0][:6] if rows else (None, False, "", False, None, 0)
     if not fits:
-        # A dump of another server was restored here; its transactions were numbered differently.
+        # A dump of another server was restored here, whose transaction ids do not fit.
         await fetch(reads.primary, ANEW, {})
         return None
     if after and not (known and epoch == after.epoch):

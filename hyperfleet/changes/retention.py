@@ -1,4 +1,4 @@
-"""The end of changes that are old: a few at a time, now and then."""
+"""Removes old changes, a few at a time."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ from hyperfleet.database.statements import fetch
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks, and between two statements where there is more to remove; and its rows.
+# Seconds between two rounds, seconds between two statements of a round, and rows for each.
 LOOK = 60.0
 PAUSE = 0.2
 MOST = 1000
 
-# The oldest rows, from the last that was removed on: entries of the index that are dead are not looked
-# through again and again. Nothing is removed that is behind a row which stays, and what was removed last
-# is kept in mind, by which those who come from before it are told. One process at a time.
+# Removes the oldest rows, beginning after the last one removed: so dead index entries are not scanned
+# again and again. No row is removed if an earlier one stays. The last removed row is recorded, which
+# tells whether a client's place is still covered. SKIP LOCKED leaves it to one process at a time.
 REMOVE = """/* changes_remove */
 WITH feed AS (
     SELECT epoch, removed_position, removed_sequence FROM feeds ORDER BY since DESC LIMIT 1
@@ -49,15 +49,15 @@ SELECT count(*) FROM gone
 
 
 async def remove(pool: Pool, seconds: float) -> int:
-    """Removes some of the changes that are older; returns how many."""
+    """Removes up to :data:`MOST` of the changes older than ``seconds``; returns how many."""
     [(count,)] = await fetch(pool, REMOVE, {"seconds": seconds, "most": MOST})
     return int(count)
 
 
 async def removing(pool: Pool, seconds: float) -> None:
-    """Removes changes that are older, for as long as the service runs."""
+    """Removes changes older than ``seconds``, for as long as the service runs."""
     while True:
-        # Processes that were started together take turns.
+        # Random, so that processes started together take turns.
         await asyncio.sleep(LOOK * random.uniform(0.5, 1.5))  # noqa: S311
         try:
             while await remove(pool, seconds) == MOST:

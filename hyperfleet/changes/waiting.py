@@ -1,4 +1,4 @@
-"""Those who wait for changes: one statement now and then asks for all of them."""
+"""Clients that wait for changes: one statement now and then looks for all of them."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks, and after one that failed.
 POLL = 0.2
 FAILED = 1.0
-# Rows of one look; where there are more, the next one follows at once.
+# Rows of one look; if there are more, the next one follows at once.
 MOST = 1000
 
-# What has come behind a place, and for how long the oldest change has been held back that may not be
-# shown yet, since an older transaction still runs.
+# What has come after a place, and for how many seconds the oldest change has been held back that may not
+# be shown yet because an older transaction is still running.
 _SEEN: LiteralString = """/* changes_seen */
 WITH found AS MATERIALIZED (
     SELECT position, sequence, kind, owner_id, {checked} AS checked
@@ -42,15 +42,15 @@ FROM feeds ORDER BY since DESC LIMIT 1
 """
 SEEN: LiteralString = _SEEN.format(checked=CHECKED, known=KNOWN)
 
-# What somebody waits for: a kind, and an owner; None: any.
+# The kind and the owner that a client waits for; None means any.
 Wish: TypeAlias = tuple[str | None, str | None]
-# What one who waits is told: a place up to which there is nothing, where one is known, and whether there
-# is something behind it.
+# What a waiting client is told: a place up to which there is nothing for it, if known, and whether there
+# may be something after that.
 Woken: TypeAlias = asyncio.Future[tuple[Place | None, bool]]
 
 
 class Waiting:
-    """Who waits in this process.
+    """The clients that wait in this process.
 
     :param most: how many may wait
     """
@@ -58,32 +58,34 @@ class Waiting:
     def __init__(self, reads: Reads, most: int) -> None:
         self.reads, self.most = reads, most
         self.count = 0
-        # Seconds, as far as was looked lately.
+        # For how many seconds changes have been held back, as of the last look.
         self.delay = 0.0
         self.ended = False
-        # Up to where all that came was seen; None: nobody looks.
+        # Everything up to this place has been seen; None if nobody is looking.
         self.seen: Place | None = None
         self.waiting: dict[Wish, set[Woken]] = defaultdict(set)
         self.task: asyncio.Task[None] | None = None
 
     def admit(self) -> None:
-        """Raises Problem where no more may wait."""
+        """Raises Problem if no more clients may wait."""
         if self.count >= self.most:
             raise Problem(BUSY, f"{self.most} clients are already waiting for changes; try again.")
 
     def idle(self, place: Place) -> bool:
-        """Whether nothing has come behind a place, as was seen a moment ago."""
+        """Returns whether, as of a moment ago, nothing has come after a place."""
         return self.seen == place
 
     def beyond(self, place: Place) -> bool:
-        """Whether something was seen behind a place, which a standby may not have yet."""
+        """Returns whether something was seen after a place, which a standby may not have yet."""
         return self.seen is not None and self.seen.beyond(place)
 
     async def wait(self, place: Place, wish: Wish, seconds: float) -> tuple[Place, bool]:
-        """Waits for something that comes behind a place. Returns the place up to which there is nothing,
-        and whether there is something behind that; there is not where the time is over, or the service
-        ends. What others wait for has been passed by: it may be too old to go on from when something
-        comes, and all who are woken by the same go on from the same place, whose page is read once.
+        """Waits for something that a client may want after a place.
+
+        Returns a place up to which there is nothing for it, and whether there is something after that:
+        false if the time is over or the service ends. The place moves past what others wait for: it
+        might be too old by the time something comes, and all that are woken together continue from the
+        same place, whose page is read once.
         """
         if self.ended or seconds <= 0:
             return place, False
@@ -94,7 +96,7 @@ class Waiting:
             self.task = asyncio.create_task(self._look())
         loop = asyncio.get_running_loop()
         woken: Woken = loop.create_future()
-        # As far as was looked when it is told: what is seen after that may be what is waited for.
+        # The place at that moment: what is seen later may be what the client waits for.
         timer = loop.call_later(seconds, lambda: _tell(woken, self.seen, found=False))
         self.waiting[wish].add(woken)
         self.count += 1
@@ -109,7 +111,7 @@ class Waiting:
         return passed if passed and passed.beyond(place) else place, found
 
     def end(self) -> None:
-        """Sends all home, who find another replica."""
+        """Wakes all clients, which will find another replica."""
         self.ended = True
         self._wake(None, None, found=False)
 
@@ -128,22 +130,20 @@ class Waiting:
                 try:
                     pause = await self._once(self.seen)
                 except (psycopg.Error, TimeoutError) as error:
-                    # They wait as long as they want to, and are told then.
+                    # Clients go on waiting, and are told when their time is over.
                     logger.debug("the feed could not be read: %s", type(error).__name__)
                     pause = FAILED
         finally:
             self.seen, self.delay = None, 0.0
-            # Who comes next has it looked from another place on: who still waits comes again, too.
+            # The next client may start from another place, so those that still wait must ask again.
             self._wake(None, None)
 
     async def _once(self, seen: Place) -> float | None:
-        """Looks, and wakes whom it concerns. Returns the seconds until the next look; None: it is
-        another feed now, which those who ask again are told.
-        """
+        """Looks and wakes clients; returns seconds until the next look, or None if the feed is new."""
         values: dict[str, Any] = {**seen._asdict(), "position": str(seen.position), "most": MOST}
         [(known, last, count, found, self.delay)] = await self.reads.fetch(SEEN, values)
         if not known and self.reads.standbys:
-            # It may be the standby that does not have it yet.
+            # A standby may not have the place yet.
             [(known, last, count, found, self.delay)] = await self.reads.newest(SEEN, values)
         if not known:
             return POLL if await under_way(self.reads.primary, seen) else None
