@@ -1,4 +1,4 @@
-"""What an operator sees: the log, the health checks and the metrics.
+"""What an operator sees: the log, health checks, metrics and traces.
 
-It may import the database, the contract, the names of kinds and who the caller is.
+May import only auth, contract, database, engine, errors, kinds and settings.
 """

@@ -1,7 +1,7 @@
-"""The files in which the processes of a service count, and which may find no room.
+"""The files in which a service's processes count, safe against a lack of space.
 
-prometheus_client makes a file longer, and lets the room be taken by the first write to each page. Where
-there is none, as in a ``/dev/shm`` that others have filled, that write is a SIGBUS: the process ends.
+prometheus_client extends a file without allocating it; the first write to each page does. If there is no
+space, as in a ``/dev/shm`` filled by others, that write raises SIGBUS, which kills the process.
 """
 
 import logging
@@ -14,17 +14,18 @@ from prometheus_client.mmap_dict import MmapedDict
 
 logger = logging.getLogger(__name__)
 
-# Bytes of a new file; and the most that an entry takes besides its key.
+# Bytes of a new file, and the most bytes that an entry takes besides its key.
 SIZE = 1 << 16
 ENTRY = 40
 
 
 class Counts(MmapedDict):
-    """A file whose room is taken before anything is written to it. What finds none is not written, and
-    is so with the next change that does: who counts knows the sum, and writes it whole.
+    """A file whose space is allocated before anything is written to it.
+
+    A value that finds none is written with a later change that does, since each write has the whole sum.
     """
 
-    # Whether it has been told that there is no room.
+    # Whether the lack of space has been logged.
     told = False
 
     def __init__(self, filename: str) -> None:
@@ -44,7 +45,7 @@ class Counts(MmapedDict):
         Counts.told = False
 
     def _open(self) -> None:
-        # There is one where the process goes on from another.
+        # The file exists if this process has taken over from another.
         if not self.path.exists():
             self._make()
         super().__init__(str(self.path))  # type: ignore[no-untyped-call]
@@ -61,7 +62,7 @@ class Counts(MmapedDict):
             raise
 
     def read_value(self, key: str) -> tuple[float, float]:
-        """The value of a key, and when it was set; 0 where there is no room for it."""
+        """Returns the value of a key, and when it was set; both are 0 if there is no space for it."""
         try:
             return super().read_value(key)  # type: ignore[no-any-return, no-untyped-call]
         except OSError as error:
@@ -69,7 +70,7 @@ class Counts(MmapedDict):
             return 0.0, 0.0
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Sets the value of a key, where there is room for it."""
+        """Sets the value of a key, if there is space for it."""
         try:
             super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
         except OSError as error:
@@ -82,7 +83,5 @@ class Counts(MmapedDict):
 
 
 def install() -> None:
-    """Lets prometheus_client count in such files, where it counts in files; to be called before anything
-    is counted.
-    """
+    """Makes prometheus_client count in such files, if in any; call it before anything is counted."""
     values.MmapedDict = Counts  # type: ignore[attr-defined, assignment]

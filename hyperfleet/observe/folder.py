@@ -1,7 +1,6 @@
-"""The folder in which the processes of a service count, so that each can show the metrics of all.
+"""The folder in which a service's processes count, so that each can show the metrics of all.
 
-It goes with the service. One whose service was killed is removed by the next that starts: mostly it lies
-in memory.
+It is removed with its service, or if that was killed, by the next to start; it mostly lies in memory.
 """
 
 import fcntl
@@ -16,14 +15,15 @@ from hyperfleet.errors import StartError
 
 PREFIX = "hyperfleet-metrics-"
 MEMORY = Path("/dev/shm")  # noqa: S108 (the folder in it is this process's own)
-# A file that is locked as long as one of the processes lives: the kernel unlocks it however they end.
+# A file locked while any of the processes is alive; the kernel unlocks it however they end.
 HELD = "held"
 
 
 @contextmanager
 def shared() -> Iterator[str]:
-    """A folder for files that live as long as this process and those that it forks; in memory where that
-    can be had, as in a container whose files are read-only. Raises StartError.
+    """Yields a folder for files that live as long as this process and those that it forks.
+
+    It lies in memory if possible, as in a container with a read-only file system. Raises StartError.
     """
     try:
         place = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
@@ -36,15 +36,15 @@ def shared() -> Iterator[str]:
             f"Several processes need a folder for temporary files: {error.strerror}. Mount one at /tmp, "
             "or start with --workers=1."
         ) from None
-    # Unlocked once the folder is gone.
+    # Unlocks the file once the folder is gone.
     with held, made as folder:
-        # Under its name it has always been locked.
+        # Renamed only now, so that the file is never seen unlocked under this name.
         Path(held.name).rename(Path(folder, HELD))
         yield folder
 
 
 def _remove_dead(place: Path) -> None:
-    """Removes this user's folders of which no process is left."""
+    """Removes this user's folders whose processes have all ended."""
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.lstat().st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""What is looked at when Prometheus asks: connections, queues, and the fleet as the tables have it."""
+"""Metrics that are read when Prometheus asks: connections, queues, and the fleet from its tables."""
 
 import asyncio
 import fcntl
@@ -25,12 +25,12 @@ from hyperfleet.observe.metrics import OWN, resource_type
 
 logger = logging.getLogger(__name__)
 
-# Seconds for which the fleet's figures are shown again, and in which they must be there.
+# Seconds for which the fleet's figures are reused, and within which they must be read.
 KEPT = 15.0
 TIMEOUT = 0.8
 
-# Of each kind how many resources there are by phase, from the index of phases alone; and those that are
-# not as they are wanted: how many, how many for too long, and for how many seconds at most.
+# For each kind, the number of resources by phase, from the index of phases alone; and of those not in
+# their desired state, the number, the number stuck in that, and the longest time of these in seconds.
 OF_KIND = both("""
 (SELECT '{kind}', phase, NULL::boolean, count(*), NULL::bigint, NULL::float8 FROM {table}
  WHERE true {only} GROUP BY phase)
@@ -46,16 +46,17 @@ UNION ALL
 
 
 class Gauges:
-    """How the connections to the database, the requests under way and the provider's schema are doing;
-    of several processes together, as far as they have looked lately.
+    """Gauges for database connections, requests in flight and the provider's schema.
+
+    With several processes, they combine what each last set.
     """
 
     def __init__(self, registry: CollectorRegistry, pool: Pool, provider: Provider) -> None:
         self.pool, self.provider = pool, provider
-        # How many requests are under way, and how many wait for the resource that most wait for.
+        # How many requests are in flight, and how many wait for the resource with the longest queue.
         self.under_way: Callable[[], int] = lambda: 0
         self.longest: Callable[[], int] = lambda: 0
-        # How many clients wait for changes, and for how many seconds the oldest one has been held back.
+        # How many clients wait for changes, and for how many seconds the oldest change is held back.
         self.waiting: Callable[[], int] = lambda: 0
         self.delay: Callable[[], float] = lambda: 0.0
         self.looks = [(_gauge(name, look, registry), look.at) for name, look in LOOKS.items()]
@@ -74,7 +75,7 @@ class Gauges:
         )
 
     def update(self) -> None:
-        """Sets them to what they are at this moment."""
+        """Sets the gauges to their current values."""
         stats = self.pool.get_stats()
         for gauge, at in self.looks:
             gauge.set(at(self, stats))
@@ -85,9 +86,7 @@ class Gauges:
 
 
 class Look(NamedTuple):
-    """What a gauge shows, in words and of the gauges' parts and the pool's figures; and how it comes
-    together of several processes.
-    """
+    """A gauge: its help text, its value, and how the values of several processes are combined."""
 
     told: str
     at: Callable[[Gauges, Mapping[str, int]], float]
@@ -131,10 +130,11 @@ def _gauge(name: str, look: Look, registry: CollectorRegistry) -> Gauge:
 
 
 class Fleet(Collector):
-    """How many resources there are, and how many are not as they are wanted: with one statement, that is
-    not sent again within some seconds, by whichever process of the group is asked.
+    """The numbers of resources, and of those not in their desired state, from one statement.
 
-    :param stuck: seconds after which a resource that is not as it is wanted is stuck
+    It is run again only after some seconds, whichever process of the group is asked.
+
+    :param stuck: seconds after which a resource not in its desired state counts as stuck
     """
 
     def __init__(self, pool: Pool, stuck: float) -> None:
@@ -144,11 +144,11 @@ class Fleet(Collector):
         self.rows: list[Any] = []
         self.lock = asyncio.Lock()
         group = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        # What the processes of a group have found, for each other.
+        # The results, shared by the processes of a group.
         self.shared = Path(group) / "fleet.json" if group else None
 
     async def look(self) -> None:
-        """Asks the database, unless it was just asked. What can't be had in time is not shown."""
+        """Queries the database unless its results are recent; shows nothing without a timely answer."""
         async with self.lock:
             if self._fresh():
                 return
@@ -159,18 +159,18 @@ class Fleet(Collector):
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    # Another process asks at this moment; what was found before is shown again.
+                    # Another process is querying at this moment; the previous results are shown again.
                     return
                 if not self._fresh():
                     await self._ask()
                     new = self.shared.with_suffix(".new")
-                    # Where there is no room for it, who is asked next asks again.
+                    # Without space for the file, the process that is asked next queries again.
                     with suppress(OSError):
                         new.write_text(json.dumps([self.looked, self.rows]))
                         new.replace(self.shared)
 
     def _fresh(self) -> bool:
-        """Whether what was found last, by whichever process, need not be asked for again."""
+        """Returns whether the last results, by whichever process, are recent enough to be reused."""
         if self.shared and self.shared.exists():
             self.looked, self.rows = json.loads(self.shared.read_text())
         return 0 <= time.monotonic() - self.looked < KEPT
@@ -187,7 +187,7 @@ class Fleet(Collector):
         self.looked = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
-        """What was found. Nothing is shown of what there is none of, as in the original."""
+        """Yields the results, without series for what there is none of, as in the original."""
         prefix, pending = "hyperfleet_api_resource", "hyperfleet_api_resource_pending_reconciliation"
         names = ["resource_type", "is_delete", *OWN]
         resources = GaugeMetricFamily(

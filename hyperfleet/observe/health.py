@@ -1,4 +1,4 @@
-"""What operators ask: is the process alive, can it do its work, what keeps it from it."""
+"""Health checks: whether the process is alive, whether it can work, and what keeps it from that."""
 
 import asyncio
 import logging
@@ -24,19 +24,19 @@ from hyperfleet.kinds import RESOURCES
 
 logger = logging.getLogger(__name__)
 
-# A probe has a second or a few; a busy pool counts as not ready.
+# Probes allow a second or a few; a busy pool counts as not ready.
 TIMEOUT = 2.0
 
-# Also of a standby, whatever its sessions were told.
+# Also true on a standby, whatever the session's settings.
 READ_ONLY = "/* readiness */ SELECT current_setting('transaction_read_only')"
 
 
 class Health:
-    """What keeps the service from its work, check by check.
+    """What keeps the service from working, check by check.
 
-    :param others: how what else there is is doing, as each source of keys and each standby: ``ok`` or
-        what is wrong, and since when, in seconds of the monotonic clock
-    :param ending: set from the moment on that it stops
+    :param others: the states of anything else, such as each source of keys and each standby: ``ok`` or
+        what is wrong, and since when, in monotonic time
+    :param ending: set from the moment that the service stops
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class Health:
         ending: threading.Event,
     ) -> None:
         self.pool, self.provider, self.others, self.ending = pool, provider, others, ending
-        # Whether an operator has taken the service out of service; one byte for all its processes, also
-        # of those that are started later.
+        # Whether an operator has taken the service out of rotation: one byte shared by all its
+        # processes, including any started later.
         self.maintenance = mmap.mmap(-1, 1)
         self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
-        # What each check said last, and since when as far as anybody has looked.
+        # The last state of each check, and since when, as far as is known.
         self.said: dict[str, tuple[str, float]] = {}
         self.begun = time.monotonic()
 
     def found(self) -> dict[str, Any]:
-        """What is wrong with the database, as members of an answer. To be called in a greenlet."""
+        """Returns what is wrong with the database, as members of a response. Call it in a greenlet."""
         try:
             with session(self.pool, TIMEOUT) as conn:
                 if conn.execute(READ_ONLY).fetchone() == ("on",):
-                    # It may be the session alone that has not heard of the end yet.
+                    # Maybe only this session has not noticed that the server now takes writes.
                     wait_for(self.pool.discard(conn.conn))
                     return {"database": "read-only"}
                 pending = migration.pending(conn)
@@ -70,8 +70,8 @@ class Health:
         return {"pending_migrations": pending} if pending else {}
 
     async def database(self) -> dict[str, Any]:
-        """The same, within a time."""
-        # Not ended with the probe: to cancel what hangs takes as long as it hangs.
+        """Does the same within a time limit."""
+        # It outlives the probe, since cancelling a query that hangs takes as long as it hangs.
         looking = asyncio.create_task(run(self.found))
         self.under_way.add(looking)
         looking.add_done_callback(self.under_way.discard)
@@ -79,9 +79,9 @@ class Health:
         return looking.result() if done else {"database": "not answering"}
 
     async def ready(self, request: Request) -> JSONResponse:
-        """``/readyz``: 503 where something keeps the service from its work, which is then named.
+        """``/readyz``: answers 503 and what is wrong if something keeps the service from working.
 
-        With ``?verbose``, as Kubernetes has it, every check is.
+        With ``?verbose``, as in Kubernetes, it reports every check.
         """
         own, found = self._own(), await self.database()
         self._note(own, found)
@@ -104,7 +104,7 @@ class Health:
         return {"maintenance": True} if self.maintenance[0] else {}
 
     def _note(self, own: Mapping[str, Any], wrong: Mapping[str, Any]) -> None:
-        """Notes since when each check is in its state."""
+        """Records since when each check has been in its state."""
         database = wrong.get("database", "ok")
         pending = wrong.get("pending_migrations", [])
         lost = "" if database in ("ok", "read-only") else "unknown"
@@ -119,7 +119,7 @@ class Health:
             states["provider_schema"] = self.provider.trouble or "ok"
         now = time.monotonic()
         for name, state in states.items():
-            # What is well when it is looked at first has been so from the start.
+            # A check that is ok when first made is taken to have been so from the start.
             said, _ = self.said.setdefault(name, (state, self.begun if state == "ok" else now))
             if said != state:
                 self.said[name] = state, now
@@ -136,14 +136,14 @@ class Health:
         )
 
     async def healthcheck(self, _request: Request) -> JSONResponse:
-        """``/healthcheck``, as the first generation had it: what is wrong, by the name of the check."""
+        """``/healthcheck``, as in the first generation: what is wrong, by the name of the check."""
         own = self._own()
         wrong = {"maintenance_status": "maintenance mode"} if "maintenance" in own else own
         wrong = wrong or await self.database()
         return JSONResponse(wrong, 503 if wrong else 200)
 
     async def switch(self, request: Request) -> JSONResponse:
-        """``POST /healthcheck/down`` and ``/up``: takes the service out of service, and back."""
+        """``POST /healthcheck/down`` and ``/up``: takes the service out of rotation, and back."""
         client = request.client.host if request.client else ""
         if not is_loopback(client):
             return JSONResponse({"error": "only from the machine itself"}, 403)
@@ -153,7 +153,7 @@ class Health:
 
 
 def health_app(health: Health) -> Starlette:
-    """``/healthz``: the process answers; the others as :class:`Health` has them."""
+    """Returns the application with ``/healthz``, which always answers ok, and the others of Health."""
 
     async def alive(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -170,7 +170,7 @@ def health_app(health: Health) -> Starlette:
 
 
 def _word(error: psycopg.Error) -> str:
-    """What a probe is told of a database that fails."""
+    """Returns what a probe is told about a database error."""
     if connection.busy(error):
         return "busy"
     if connection.refused(error):

@@ -1,4 +1,4 @@
-"""The log: one event a line, as a JSON object or as text, with the request that it belongs to."""
+"""The log: one event per line, as a JSON object or as text, with the request that it belongs to."""
 
 import functools
 import logging
@@ -19,23 +19,23 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 from hyperfleet import __version__
 from hyperfleet.auth import identity
 
-# The id of the request at hand, for log lines and errors.
+# The id of the current request, for log lines and errors.
 trace_id = identity.request_id
-# The id of the trace, where traces are made: what errors refer to then.
+# The id of the trace if tracing is enabled; errors then refer to it.
 traced: ContextVar[str] = ContextVar("traced", default="")
-# Where the code of the problem goes that a request is answered with.
+# A list for the code of the problem that answers the request.
 code: ContextVar[list[str] | None] = ContextVar("code", default=None)
-# The trace and the span that it belongs to (W3C Trace Context), where those are known.
+# The trace and the span of the request (W3C Trace Context), if known.
 span: ContextVar[tuple[str, str] | None] = ContextVar("span", default=None)
 
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
 
-# Libraries that tell more than an operator wants to know.
+# Libraries that log more than an operator wants to know.
 CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio")
-# From the least to the most that is told.
+# From the least to the most verbose.
 LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 HIDDEN = "***"
-# What an operator asks for with a signal: to be told more, or less.
+# The signals with which an operator makes the log more or less verbose.
 STEPS: dict[int, int] = {signal.SIGUSR1: 1, signal.SIGUSR2: -1}
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class _Context(logging.Filter):
         return True
 
 
-# The text of each second is made once: requests come by the thousand.
+# The text of each second is cached, since requests come by the thousand.
 @functools.lru_cache(maxsize=1)
 def _local(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
@@ -60,9 +60,9 @@ def _utc(seconds: int) -> str:
 
 
 class _Text(logging.Formatter):
-    """Lines for people.
+    """Formats lines for people.
 
-    :param secrets: what is hidden
+    :param secrets: what to mask
     """
 
     def __init__(self, secrets: "Secrets") -> None:
@@ -72,38 +72,39 @@ class _Text(logging.Formatter):
     def formatTime(  # noqa: N802 (the name is of the standard library)
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
-        """``2025-11-17 15:04:05,123``, local time."""
+        """Returns the local time, such as ``2025-11-17 15:04:05,123``."""
         return f"{_local(int(record.created))},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of the standard library)
-        """A message is one line, whatever a client has put into it."""
+        """Returns the message as one line, whatever a client has put into it."""
         record.message = record.message.replace("\n", "\\n").replace("\r", "\\r")
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; below it, where an error came from."""
+        """Returns the line, followed by the traceback of an error."""
         text = super().format(record)
         return text if hasattr(record, "status") else self.secrets.hide(text)
 
 
 class _Json(OrjsonFormatter):
-    """Lines for machines. What is the same for each is looked up once: the library's own way through
-    formats, names and defaults takes as long as all else that is done for a line.
+    """Formats lines for machines.
 
-    :param secrets: what is hidden
+    What all lines share is computed once: the library's way takes as long as all else for a line.
+
+    :param secrets: what to mask
     """
 
     def __init__(self, secrets: "Secrets") -> None:
         super().__init__()
         self.secrets = secrets
         self.own = {"component": "api", "version": __version__, "hostname": socket.gethostname()}
-        # What any record has, or is said elsewhere in a line.
+        # Attributes that every record has, or that a line has elsewhere.
         self.known = {*self.reserved_attrs, "trace_id", "caller"}
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Puts the members of a line into ``log_data``, in their order."""
+        """Adds the members of a line to ``log_data``, in order."""
         line, known = log_data, self.known
         line["timestamp"] = f"{_utc(int(record.created))}.{int(record.msecs):03d}Z"
         line["level"] = record.levelname.lower()
@@ -122,36 +123,37 @@ class _Json(OrjsonFormatter):
             line["trace_id"], line["span_id"] = where
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """The members as they may be shown."""
+        """Returns the members with secrets masked."""
         if "status" in log_data:
-            # Of a request: what a client has put into it is hidden already.
+            # The line of a request: what comes from the client is masked already.
             return log_data
         return {name: self.secrets.value(name, value) for name, value in log_data.items()}
 
 
 class _Lines(logging.Handler):
-    """Writes each line at once to a pipe or a file, and drops it where nobody reads or there is no room:
-    who does not take the log must not stop the service.
+    """Writes each line at once to a pipe or a file, or drops it if there is no reader or no space.
 
-    :param pipe: whether it is one
+    A log that is not read must not stop the service.
+
+    :param pipe: whether it is a pipe
     """
 
     def __init__(self, fd: int, *, pipe: bool) -> None:
         super().__init__()
-        # A pipe as a description of its own, so that nobody else's writes change; a file as it is, since
-        # all who write to it go on behind each other.
+        # A pipe is opened anew, so that O_NONBLOCK does not affect others; a file is duplicated, since
+        # those that share its offset append after each other.
         self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK) if pipe else os.dup(fd)
         self.why = "nobody read them" if pipe else "they could not be written"
         self.lost = 0
         self.cut = False
 
     def close(self) -> None:
-        """Lets go of the pipe or the file."""
+        """Closes the pipe or the file."""
         os.close(self.fd)
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line, and before it how many were lost."""
+        """Writes a line, preceded by the number of lines lost before it, if any."""
         try:
             line = self.format(record)
         except Exception:
@@ -174,7 +176,7 @@ class _Lines(logging.Handler):
             written = os.write(self.fd, data)
         except OSError:
             return False
-        # A line of more than 4 kB may have found less room than it needs.
+        # A line of more than 4 kB may have been written in part.
         self.cut = written < len(data)
         return not self.cut
 
@@ -185,15 +187,15 @@ def _handler(stream: TextIO) -> logging.Handler:
         if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
             return _Lines(stream.fileno(), pipe=stat.S_ISFIFO(mode))
     except (OSError, ValueError):
-        # No descriptor, or a pipe of somebody else's.
+        # There is no descriptor, or the pipe belongs to another user.
         pass
     return logging.StreamHandler(stream)
 
 
 class Secrets:
-    """What must not be in a log.
+    """What must not appear in the log.
 
-    :param names: what it is called, such as ``password``; also as a part of a longer name
+    :param names: the names of secrets, such as ``password``; they also match as part of a longer name
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -203,11 +205,11 @@ class Secrets:
         self.token = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{16,}")
 
     def hide(self, text: str) -> str:
-        """The text without the values that are called so, and without tokens."""
+        """Returns the text without the values of secrets, and without tokens."""
         return self.said.sub(rf"\1{HIDDEN}", self.token.sub(rf"\1{HIDDEN}", text))
 
     def value(self, name: str, value: Any) -> Any:
-        """What may be shown of a member of a line."""
+        """Returns a member's value, masked if need be."""
         if any(one in name.lower() for one in self.names):
             return HIDDEN
         return self.hide(value) if isinstance(value, str) else value
@@ -215,24 +217,24 @@ class Secrets:
 
 @functools.lru_cache(maxsize=1000)
 def shown(text: str) -> str:
-    """What may be shown of a text that a client has sent."""
+    """Returns a text from a client with secrets masked."""
     return _secrets.hide(text)
 
 
-# What is hidden, as the log was configured last.
+# What is masked, by the last configuration of the log.
 _secrets = Secrets(())
 
 
 def configure(
     level: str, form: str = "text", masked: Sequence[str] = (), stream: TextIO | None = None
 ) -> None:
-    """Logs what is at least of this level: debug, info, warning or error.
+    """Logs events of this level and above: debug, info, warning or error.
 
-    :param form: ``json`` or ``text``; empty: text on a terminal
-    :param masked: names of what must not be in the log
-    :param stream: where it goes; stderr if not given
+    :param form: ``json`` or ``text``; empty means text on a terminal, JSON otherwise
+    :param masked: names of secrets that must not appear in the log
+    :param stream: where the log goes; stderr by default
     """
-    # What no line shows is not looked up for each (Python's "Logging HOWTO", on optimization).
+    # Values that no line shows need not be collected (Python's "Logging HOWTO", on optimization).
     logging._srcfile = None
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)
@@ -251,23 +253,23 @@ def configure(
 def _quieten() -> None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
-    # It warns of a pipeline that an error ended; the error itself says more.
+    # psycopg warns about a pipeline that an error ended; the error itself says more.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-    # And of each try of a database that is away, which the service says once.
+    # Its pool warns about each attempt to reach a database that is away; the service says so once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def tell(steps: int) -> None:
-    """Tells more, or with a negative number less, from now on, as far as there are levels."""
+    """Makes the log more verbose by so many levels, or less so if negative, as far as there are any."""
     now = LEVELS.index(logging.root.level) + steps
     level = LEVELS[min(max(now, 0), len(LEVELS) - 1)]
     logging.root.setLevel(level)
     _quieten()
-    # Whatever the level is, so that it can be seen that it was changed.
+    # Logged at whatever level is enabled, so that the change can be seen.
     name = logging.getLevelName(level).lower()
     logger.log(max(level, logging.WARNING), "the log level is now %s", name)
 
 
 def is_json() -> bool:
-    """Whether lines are JSON objects."""
+    """Returns whether lines are JSON objects."""
     return any(isinstance(handler.formatter, _Json) for handler in logging.root.handlers)

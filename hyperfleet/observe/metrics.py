@@ -1,4 +1,4 @@
-"""What is counted and timed, for Prometheus: requests, statements, what becomes of resources."""
+"""What is counted and timed for Prometheus: requests, statements, and the progress of resources."""
 
 import asyncio
 import os
@@ -31,24 +31,24 @@ from starlette.routing import Route
 from hyperfleet import __commit__, __version__
 from hyperfleet.kinds import KINDS
 
-# A series for each counter that says when it was made is of no use to anybody.
+# The series with the time at which each counter was created are of no use.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-# The path of what no route was found for, so that nobody can make up new ones.
+# The path of requests without a route, so that clients cannot create new series.
 UNKNOWN = "unknown"
-# What every metric of the API says of itself.
+# Labels of every metric of the API.
 OWN = {"component": "api", "version": __version__}
-# Seconds in which a file that a process has made must have something in it.
+# Seconds in which a file that a process has created must have contents.
 PATIENCE = 1.0
-# Seconds; the same as those of the original, whose dashboards compare with them.
+# Seconds; the same as in the original, whose dashboards compare with them.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class Requests:
-    """How many requests there were, and how long they took: refusals included, by route.
+    """The number of requests and their durations by route, including refused ones.
 
-    :param first: also as the first generation called them
+    :param first: whether to count them by the first generation's names, too
     """
 
     def __init__(self, registry: CollectorRegistry, *, first: bool = False) -> None:
@@ -61,7 +61,7 @@ class Requests:
             registry=registry,
             buckets=BUCKETS,
         )
-        # A counter of that name can't be had from the library, which puts _total behind it.
+        # A gauge, since the library would append _total to the name of a counter.
         self.first = first and (
             Gauge(
                 "api_inbound_request_count",
@@ -84,7 +84,7 @@ class Requests:
             [*OWN],
             registry=registry,
         ).labels(*OWN.values())
-        # What labels lead to; to look it up takes longer than to count.
+        # The children for labels, since looking them up takes longer than counting.
         self.known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def count(self, method: str, path: str, code: int, seconds: float) -> None:
@@ -102,7 +102,7 @@ class Requests:
 
 
 class Statements:
-    """How long statements take, by their names, and what they fail of."""
+    """The durations of statements and their errors, by name."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
@@ -121,7 +121,7 @@ class Statements:
         self.known: dict[str, Histogram] = {}
 
     def told(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
-        """Hears of a statement, as :meth:`hyperfleet.database.pool.Pool.saw` does."""
+        """Counts a statement; a callback for :attr:`hyperfleet.database.pool.Pool.told`."""
         if error is not None:
             self.errors.labels(name, type(error).__name__, *OWN.values()).inc()
             return
@@ -132,7 +132,7 @@ class Statements:
 
 
 class Events:
-    """What becomes of resources and of reports, as :class:`hyperfleet.service.Events` wants it told."""
+    """Counts what happens to resources and reports; a :class:`hyperfleet.service.Events`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.begun = Counter(
@@ -149,7 +149,7 @@ class Events:
         )
 
     def started(self, kind: str, *, deleting: bool) -> None:
-        """Counts a resource that is no longer as it is wanted."""
+        """Counts a resource that is no longer in its desired state."""
         self.begun.labels(resource_type(kind), str(deleting).lower(), *OWN.values()).inc()
 
     def reported(self, kind: str, outcome: str) -> None:
@@ -158,12 +158,12 @@ class Events:
 
 
 def resource_type(kind: str) -> str:
-    """What metrics call a kind: ``cluster``, ``nodepool``."""
+    """Returns the name of a kind in metrics, such as ``cluster`` or ``nodepool``."""
     return KINDS[kind].name.lower()
 
 
 def reads(registry: CollectorRegistry) -> Callable[[str], None]:
-    """What is told who has served a read: a standby, by its host and port, or the primary."""
+    """Returns a function to call with the server of each read: ``primary``, or a standby's host:port."""
     counter = Counter(
         "hyperfleet_db_reads",
         "Read-only statements, by the server that ran them.",
@@ -174,7 +174,7 @@ def reads(registry: CollectorRegistry) -> Callable[[str], None]:
 
 
 def build_info(registry: CollectorRegistry) -> None:
-    """Says which version runs."""
+    """Adds a metric with the version that is running."""
     Gauge(
         "hyperfleet_api_build_info",
         "Always 1; the labels say which build it is.",
@@ -185,10 +185,10 @@ def build_info(registry: CollectorRegistry) -> None:
 
 
 class Processes(Collector):
-    """What the service's processes use of the machine, all together."""
+    """The resources of the machine that the service's processes use together."""
 
     def collect(self) -> Iterator[Metric]:
-        """The sums at this moment; the oldest process's start."""
+        """Yields their current sums; of start times and file limits, the lowest."""
         found: dict[str, Metric] = {}
         for pid in _processes():
             for metric in ProcessCollector(pid=pid.__int__, registry=None).collect():
@@ -202,7 +202,7 @@ class Processes(Collector):
 
 
 def _processes() -> set[int]:
-    """The processes that write metrics, this one among them."""
+    """Returns the ids of the processes that write metrics, including this one."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
         return {os.getpid()}
@@ -211,21 +211,22 @@ def _processes() -> set[int]:
 
 
 def go_on_from(pid: int) -> None:
-    """Takes over the files of a process that has ended, before anything is counted in this one: else the
-    files of all that ever ended would be kept, and read by each scrape.
+    """Takes over an ended process's files; otherwise each scrape would read those of all ended ones.
+
+    Call it before anything is counted in this process.
     """
     for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{pid}.db"):
         path.rename(path.with_stem(path.stem.removesuffix(str(pid)) + str(os.getpid())))
 
 
 def _counted(exporter: PrometheusMetrics) -> tuple[str, str]:
-    """What all processes have counted, as text, and its media type."""
+    """Returns what all processes have counted, as text, and its media type."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
             content, kind = exporter.generate_metrics()
         except (struct.error, FileNotFoundError):
-            # A process has just made a file, in which there is nothing yet, or taken one over.
+            # A process has just created a file that is still empty, or has taken one over.
             if time.monotonic() > until:
                 raise
             time.sleep(0.005)
@@ -234,10 +235,10 @@ def _counted(exporter: PrometheusMetrics) -> tuple[str, str]:
 
 
 def metrics_app(registry: CollectorRegistry, update: Callable[[], Awaitable[Collector]]) -> Starlette:
-    """``/metrics`` in the text format of Prometheus, of all processes that share the work.
+    """Returns the application with ``/metrics``, in Prometheus's text format, for all processes.
 
-    :param registry: what is counted
-    :param update: called before, to set what is not counted but looked at; what it returns is shown too
+    :param registry: metrics that are counted
+    :param update: called before each scrape to set the others; returns a collector to be shown, too
     """
     exporter = PrometheusMetrics(None, path=None, export_defaults=False, registry=registry)
     own = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Writes that were refused, for the audit: recorded after the answer, as many as a disk can bear."""
+"""Refused writes in the audit: recorded after the response, at a limited rate."""
 
 import asyncio
 import logging
@@ -24,15 +24,15 @@ from hyperfleet.settings import tenancy
 
 logger = logging.getLogger(__name__)
 
-# So many of a caller and of all are recorded in so many seconds, by each process.
+# How many refusals each process records of one caller, and of all, within how many seconds.
 OF_ONE, OF_ALL, SECONDS = 20, 300, 60.0
-# Old records go so many at a time, and so many times before the next minute.
+# How many old records are removed at a time, and how many times a minute.
 BATCH, BATCHES = 1000, 20
-# Characters of a path.
+# The most characters of a path that are recorded.
 LONGEST = 500
 
-# A record is of the tenants of the resource, where the caller sees that, and else of the caller's. So
-# nobody learns from it whether there is something of another's. In one order, since the trigger of
+# A record gets the tenancy of the resource if the caller may see that, otherwise the caller's own. So it
+# does not reveal whether another tenant's resource exists. The rows are sorted, since the trigger of
 # migrations/0013.history.sql may add several tenants.
 RECORD = """/* audit_refused */
 INSERT INTO audit (time, actor, action, resource_type, resource_id, request, method, path, status, code,
@@ -59,10 +59,10 @@ DELETE FROM audit WHERE id IN (
 
 
 class Refused(NamedTuple):
-    """A request that was refused.
+    """A refused request.
 
-    :param route: its path with - for what differs in it
-    :param tenancy: of the caller; None where it is not known, or nobody asks
+    :param route: its path with ``-`` for each parameter
+    :param tenancy: the caller's; None if it is unknown or nobody asks for it
     """
 
     method: str
@@ -76,7 +76,7 @@ class Refused(NamedTuple):
 
 
 class Write(NamedTuple):
-    """What an operation would have done; ``at`` is the segment of the path with the resource's id."""
+    """What an operation would do; ``at`` is the index of the path segment with the resource's id."""
 
     action: str
     kind: str
@@ -84,9 +84,7 @@ class Write(NamedTuple):
 
 
 def writes(document: dict[str, Any]) -> dict[tuple[str, str], Write]:
-    """The operations of the contract that write, by method and route; reports are none: what becomes of
-    them is among the transitions.
-    """
+    """Returns the operations that write, by method and route, except reports, which transitions show."""
     found = {}
     for path, method, operation in contract.operations(document):
         asked: Mapping[str, str] = operation.get("x-access-review", {})
@@ -95,7 +93,7 @@ def writes(document: dict[str, Any]) -> dict[tuple[str, str], Write]:
         segments = path.split("/")
         ids = [at for at, text in enumerate(segments) if text.startswith("{")]
         said = {"force-delete": "force-delete", "rollback": "rollback"}.get(segments[-1])
-        # What is posted to a collection has no id yet.
+        # A resource to be created has no id yet.
         own = ids[-1] if ids and (said or ids[-1] == len(segments) - 1) else None
         action = said or {"post": "create"}.get(method, method)
         route = re.sub(r"\{[^}]*\}", "-", path)
@@ -104,10 +102,10 @@ def writes(document: dict[str, Any]) -> dict[tuple[str, str], Write]:
 
 
 class Refusals:
-    """Records what was refused, and forgets what is old.
+    """Records refused writes, and removes old records.
 
-    :param nobody: who it was, where nobody has to say it; empty: what nobody has asked for is left out
-    :param days: for which records are kept; 0: for ever
+    :param nobody: the caller's name without authentication; if empty, anonymous requests are left out
+    :param days: how long records are kept; 0 means for ever
     """
 
     def __init__(
@@ -127,20 +125,20 @@ class Refusals:
             registry=registry,
         ).labels(*OWN.values())
         self.rows: list[dict[str, Any]] = []
-        # What was recorded since when, by caller.
+        # How many records were made of each caller, and since when.
         self.counts, self.since = Counter[tuple[str, str]](), time.monotonic()
         self.storing: asyncio.Task[None] | None = None
         self.forgetting: asyncio.Task[None] | None = None
         self.forgot = time.monotonic()
 
     def saw(self, refused: Refused) -> None:
-        """Hears of a request that was answered; records it where it is a write that was refused."""
+        """Records an answered request, if it is a write that was refused."""
         write = self.writes.get((refused.method, refused.route))
         by = refused.by or self.nobody
         if write is None or not by or not 400 <= refused.status < 500:
             return
         whose = tenancy.text(refused.tenancy or {})
-        # Where nobody shows who they are, all tenants are one caller.
+        # Without authentication all callers have one name, but each tenancy has its own share.
         if not self._due((by, whose)):
             self.dropped.inc()
             return
@@ -167,7 +165,7 @@ class Refusals:
         return True
 
     async def _store(self) -> None:
-        """Stores what there is, all that came meanwhile with the next statement."""
+        """Stores the pending records; those that arrive meanwhile share the next statement."""
         try:
             while self.rows:
                 rows, self.rows = self.rows, []
@@ -180,7 +178,7 @@ class Refusals:
             self.storing = None
 
     def beat(self) -> None:
-        """Called every second; once a minute it begins to forget what is old."""
+        """Begins once a minute to remove old records; called every second."""
         now = time.monotonic()
         if self.days and now - self.forgot > SECONDS and self.forgetting is None:
             self.forgot = now

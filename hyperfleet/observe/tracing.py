@@ -1,5 +1,6 @@
-"""Traces of requests and of their statements, by OpenTelemetry and its semantic conventions. Where they
-are off, nothing of it is imported.
+"""Traces of requests and their statements, by OpenTelemetry and its semantic conventions.
+
+OpenTelemetry is imported only if tracing is enabled.
 """
 
 import importlib
@@ -16,10 +17,10 @@ from hyperfleet.errors import StartError
 from hyperfleet.observe import log
 
 EXTRA = "hyperfleet-api[tracing]"
-# Seconds in which the last spans must be sent; the service has more to do at its end.
+# Seconds within which the last spans must be sent, since more remains to be done when stopping.
 FAREWELL = 2.0
 
-# Who names a place for traces wants them.
+# Setting any of these variables turns tracing on.
 PLACES = (
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     "OTEL_TRACES_EXPORTER",
@@ -27,9 +28,9 @@ PLACES = (
 
 
 def wanted(setting: str, environment: Mapping[str, str]) -> bool:
-    """Whether traces are to be made.
+    """Returns whether tracing is enabled.
 
-    :param setting: ``true`` or ``false``; empty: as OpenTelemetry's own variables say
+    :param setting: ``true`` or ``false``; if empty, OpenTelemetry's own variables decide
     """
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
@@ -43,9 +44,8 @@ def wanted(setting: str, environment: Mapping[str, str]) -> bool:
 class Tracing:
     """Makes traces, and sends them where OpenTelemetry's variables say.
 
-    To be made in each process that serves: what sends them is a thread.
-
-    Raises StartError where the packages are missing.
+    Create it in each process that serves requests, since a thread does the sending. Raises StartError if
+    packages are missing.
     """
 
     def __init__(self) -> None:
@@ -75,13 +75,13 @@ class Tracing:
         self.propagator = TraceContextTextMapPropagator()
 
     def begin(self, method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Any:
-        """The span of a request, a part of the trace that its ``traceparent`` names, if it has one.
+        """Begins the span of a request, within the trace that its ``traceparent`` names, if any.
 
-        :param method: empty for one that HTTP does not know
-        :param path: as it may be shown
+        :param method: empty for a method unknown to HTTP
+        :param path: with secrets masked
         """
         parent = self.propagator.extract(headers)
-        # Here, where a sampler sees them.
+        # Set at the start, so that samplers see them.
         known = {"http.request.method": method or "_OTHER", "url.path": path, "url.scheme": scheme}
         kind = self.trace.SpanKind.SERVER
         span = self.tracer.start_span(method or "HTTP", context=parent, kind=kind, attributes=known)
@@ -92,10 +92,10 @@ class Tracing:
         return span
 
     def end(self, span: Any, method: str, route: str, status: int) -> None:
-        """Ends the span of a request, which is named by its route.
+        """Ends the span of a request and names it by its route.
 
-        :param route: empty where there is none
-        :param status: 0 where there was no answer
+        :param route: empty if there is none
+        :param status: 0 if there was no response
         """
         if route:
             span.update_name(f"{method or 'HTTP'} {route}")
@@ -109,7 +109,7 @@ class Tracing:
         span.end()
 
     def statement(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
-        """The span of a statement that has ended, within the request at hand."""
+        """Adds the span of a statement that has ended, within the current request."""
         end = time.time_ns()
         span = self.tracer.start_span(
             name, kind=self.trace.SpanKind.CLIENT, start_time=end - round(seconds * 1e9)
@@ -124,14 +124,14 @@ class Tracing:
         span.end(end)
 
     def close(self) -> None:
-        """Sends what is left, unless that takes too long."""
+        """Sends the remaining spans, unless that takes too long."""
         sending = threading.Thread(target=self.provider.shutdown, daemon=True)
         sending.start()
         sending.join(FAREWELL)
 
 
 def check() -> None:
-    """Raises StartError where traces can't be made as OpenTelemetry's variables say."""
+    """Raises StartError if traces cannot be made as OpenTelemetry's variables say."""
     try:
         Tracing().close()
     except StartError:
@@ -141,7 +141,7 @@ def check() -> None:
 
 
 def parent_of(span: Any) -> str:
-    """The ``traceparent`` that leads to a span (W3C Trace Context, 3.2)."""
+    """Returns the ``traceparent`` that leads to a span (W3C Trace Context, 3.2)."""
     return "00-{}-{}-{}".format(*_ids(span))
 
 
@@ -156,13 +156,13 @@ def _protocol() -> str:
 
 
 def _exporter() -> Any:
-    """What sends spans. Raises ImportError."""
+    """Returns the exporter of spans. Raises ImportError if its package is missing."""
     if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415
 
         return ConsoleSpanExporter()
     if _protocol() == "grpc":
-        # Not in the extra: it has a compiler's worth of packages behind it.
+        # Not part of the extra, since it brings many large packages with it.
         name = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
         return importlib.import_module(name).OTLPSpanExporter()
     from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
