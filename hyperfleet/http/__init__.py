@@ -1,5 +1,5 @@
 """The edge: what holds for every request, whatever it asks for, in layers with one job each.
 
-It may import the contract, authentication, the database, the engine, settings, errors, kinds and what is
+May import the contract, authentication, the database, the engine, settings, errors, kinds and what is
 observed; it knows no handler.
 """
