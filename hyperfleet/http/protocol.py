@@ -151,7 +151,11 @@ class Protocol(HttpToolsProtocol):
                     self._stay()
         except httptools.HttpParserError as error:
             said = error.__context__
-            self._refuse(said if isinstance(said, Problem) else Problem(errors.BAD_REQUEST))
+            if not isinstance(said, Problem):
+                # An address of 64 kB and more is too long for the parser.
+                large = self.in_head and self.head_size > self.settings.max_header_size
+                said = Problem(errors.HEADERS_TOO_LARGE if large else errors.BAD_REQUEST)
+            self._refuse(said)
 
     def _stay(self) -> None:
         """Continues with the body of a request that asks for another protocol.
