@@ -12,8 +12,9 @@ import click
 from hyperfleet.kinds import BASE
 from hyperfleet.settings.values import FILE
 
-# Seconds that a request waits for changes, and after which no response is expected.
-WAIT = 50
+# Seconds that a request waits for changes, and after which no response is expected. Some proxies give
+# up after 30 s.
+WAIT = 25
 TIMEOUT = WAIT + 20
 # Seconds between attempts while the service is not available, at first and at most.
 FIRST, LAST = 0.5, 10.0

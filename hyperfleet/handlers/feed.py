@@ -16,8 +16,9 @@ from hyperfleet.kinds import ALL, RESOURCES, known_id
 from hyperfleet.lists.place import Place
 from hyperfleet.lists.trouble import unknown_kind
 
-# The longest time that a client may wait, in seconds.
-LONGEST = 60
+# The longest that a request waits, in seconds, although 60 may be asked for: many proxies give up after
+# 50 or 60, and nginx then asks the next replica, and avoids the one that it has waited for.
+LONGEST = 45
 
 
 def get_changes(
@@ -46,7 +47,7 @@ def get_changes(
         return Later(pieces=stream, headers=headers, content_type="text/event-stream")
     if page.items or not seconds:
         return answer(page.text, 200, headers)
-    waited = partial(feed.later, wanted, page, seconds)
+    waited = partial(feed.later, wanted, page, min(seconds, LONGEST))
     return Later(waited, headers=headers, content_type="application/json")
 
 

@@ -20,6 +20,7 @@ from watchers import follow, now, told
 
 from hyperfleet.changes import following, retention, waiting
 from hyperfleet.database.pool import new_pool
+from hyperfleet.handlers import feed
 
 FEED = "/changes"
 
@@ -299,6 +300,21 @@ def test_who_waits_in_vain_is_told_so_and_goes_on_from_there(api: Api) -> None:
             api.get(f"/changes?after={token}&kind=NodePool", headers={"Prefer": prefer}).status_code
             == 200
         )
+
+
+@pytest.mark.parametrize("how", ["wait", "Prefer"])
+def test_who_waits_is_answered_before_proxies_give_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    # nginx does after the 60 s that a client may ask for, HAProxy mostly after 50.
+    assert feed.LONGEST < 50
+    monkeypatch.setattr(feed, "LONGEST", 1)
+    query, headers = ("&wait=60", {}) if how == "wait" else ("", {"Prefer": "wait=60"})
+    token, began = now(api), time.monotonic()
+    answer = api.get(f"/changes?after={token}{query}", headers=headers, timeout=20)
+    assert time.monotonic() - began < 5
+    assert answer.json() == {"kind": "ChangeList", "items": [], "next": token}
+    assert answer.headers.get("Preference-Applied") == (None if how == "wait" else "wait=1")
 
 
 def test_who_waits_for_one_thing_is_not_answered_by_another(api: Api) -> None:
