@@ -6,6 +6,11 @@ from werkzeug.datastructures import ETags
 
 from hyperfleet.errors import CHANGED_SINCE, UNCONDITIONAL, Problem
 
+MADE_WEAK = (
+    "The tag in If-Match is weak (W/) and never matches; the resource has not changed. "
+    "A proxy that compresses answers makes tags weak: ask for them with Accept-Encoding: identity."
+)
+
 
 def etag(version: int) -> str:
     """Returns a resource's entity tag; it is strong, since each write raises the version."""
@@ -34,4 +39,6 @@ class Precondition(NamedTuple):
                 raise Problem(UNCONDITIONAL)
         # Weak tags never match: with weak comparison, a change could overwrite another unnoticed.
         elif not self.tags.contains(str(version)):
-            raise Problem(CHANGED_SINCE, headers={"ETag": etag(version)})
+            # Said of the present version, it is the work of a proxy: to read again would not help.
+            detail = MADE_WEAK if self.tags.contains_weak(str(version)) else ""
+            raise Problem(CHANGED_SINCE, detail, headers={"ETag": etag(version)})

@@ -213,6 +213,20 @@ def test_another_version_is_not_changed(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
+def test_who_sends_a_tag_that_a_proxy_made_weak_is_told_so(api: Api, kind: str) -> None:
+    # To one who is told that the resource has changed, reading it again gives the same tag again.
+    resource = create(api, kind)
+    tag, _ = read(api, resource)
+    for tags in (weak(tag), f'"other", {weak(tag)}'):
+        error = refused(change(api, resource, tags), 412)
+        assert "is weak" in error["detail"]
+        assert "has not changed" in error["detail"]
+    check(change(api, resource, tag))
+    error = refused(change(api, resource, weak(tag)), 412)
+    assert error["detail"] == "The resource has changed since the version in If-Match."
+
+
+@BOTH_KINDS
 def test_what_is_no_tag_never_lets_a_change_through(api: Api, kind: str) -> None:
     resource = create(api, kind)
     before = read(api, resource)
