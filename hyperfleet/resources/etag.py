@@ -7,8 +7,8 @@ from werkzeug.datastructures import ETags
 from hyperfleet.errors import CHANGED_SINCE, UNCONDITIONAL, Problem
 
 MADE_WEAK = (
-    "The tag in If-Match is weak (W/) and never matches; the resource has not changed. "
-    "A proxy that compresses answers makes tags weak: ask for them with Accept-Encoding: identity."
+    "The tag in If-Match is weak (W/), so it never matches, although the resource has not changed. A "
+    "proxy that compresses responses makes tags weak: read the resource with Accept-Encoding: identity."
 )
 
 
@@ -39,6 +39,6 @@ class Precondition(NamedTuple):
                 raise Problem(UNCONDITIONAL)
         # Weak tags never match: with weak comparison, a change could overwrite another unnoticed.
         elif not self.tags.contains(str(version)):
-            # Said of the present version, it is the work of a proxy: to read again would not help.
+            # A weak tag of the current version comes from a proxy: reading again would give the same.
             detail = MADE_WEAK if self.tags.contains_weak(str(version)) else ""
             raise Problem(CHANGED_SINCE, detail, headers={"ETag": etag(version)})
