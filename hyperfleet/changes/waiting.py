@@ -141,10 +141,14 @@ class Waiting:
     async def _once(self, seen: Place) -> float | None:
         """Looks and wakes clients; returns seconds until the next look, or None if the feed is new."""
         values: dict[str, Any] = {**seen._asdict(), "position": str(seen.position), "most": MOST}
-        [(known, last, count, found, self.delay)] = await self.reads.fetch(SEEN, values)
-        if not known and self.reads.standbys:
+        rows = await self.reads.fetch(SEEN, values)
+        if self.reads.standbys and not (rows and rows[0][0]):
             # A standby may not have the place yet.
-            [(known, last, count, found, self.delay)] = await self.reads.newest(SEEN, values)
+            rows = await self.reads.newest(SEEN, values)
+        if not rows:
+            # A dump is being restored, and the row that names the feed is not there yet.
+            return None
+        [(known, last, count, found, self.delay)] = rows
         if not known:
             return POLL if await under_way(self.reads.primary, seen) else None
         if count:

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import gc
 import json
+import logging
 import string
 import threading
 import time
@@ -534,6 +536,19 @@ def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycop
             gone = next(coming)
     assert gone["event"] == "gone"
     assert json.loads(gone["data"])["status"] == 410
+
+
+def test_who_waits_while_a_dump_is_restored_is_told_at_once_and_nothing_fails(
+    api: Api, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = now(api)
+    # What names the feed comes after the functions, and after most tables.
+    with later(lambda: sql.execute("DELETE FROM feeds")):
+        assert api.get(f"/changes?after={token}&wait=20").status_code == 410
+    # What has failed with nobody to hear of it is told when it is forgotten.
+    assert api.get("/changes?wait=1").status_code == 200
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_those_who_come_again_to_another_feed_are_looked_for_once(
