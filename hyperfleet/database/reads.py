@@ -27,10 +27,16 @@ from hyperfleet.engine.greenlets import wait_for
 logger = logging.getLogger(__name__)
 
 WRITTEN = "/* position */ SELECT pg_current_wal_lsn()"
+# A position means nothing to a server of another cluster, such as one that the data was moved to.
+SYSTEM = "(pg_control_system()).system_identifier"
+SAMPLE = f"/* sample */ SELECT pg_current_wal_lsn(), {SYSTEM}"
 # Null if the server is no longer a standby, in which case no other server may be behind it.
-REPLAYED = "/* replayed */ SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END"
+REPLAYED = (
+    f"/* replayed */ SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END, {SYSTEM}"
+)
 
 PROMOTED = "the server is no standby"
+OTHER = "the server is a standby of another primary"
 
 # How many times within the allowed staleness each server is asked for its position.
 SAMPLES = 4
@@ -60,6 +66,7 @@ class Standby:
     :param name: its host and port
     :param probe: a pool of one connection that requests do not use
     :param staleness: seconds after which a session is asked again whether its server is still a standby
+    :param system: the system identifier of the primary and all its standbys; None if not known yet
     :param idle_until: no reads are sent to it before this time
     :param trouble: why it failed; ``behind`` if it is too far behind; empty if all is well
     """
@@ -68,6 +75,7 @@ class Standby:
     pool: Pool
     probe: Pool
     staleness: float
+    system: int | None = None
     idle_until: float = float("-inf")
     trouble: str = ""
     # For each connection, the position that its server reported, and when.
@@ -114,24 +122,33 @@ class Standby:
         known, at = self.replayed.get(conn, (-1, 0.0))
         if conn.travelling is None and known >= needed and now - at < self.staleness:
             return known
-        [(text,)] = await fetch_on(self.pool, conn, REPLAYED, {}, None)
-        if text is None:
+        rows = await fetch_on(self.pool, conn, REPLAYED, {}, None)
+        try:
+            reached = self._reached(rows)
+        except psycopg.OperationalError:
             await self.pool.discard(conn)
-            raise psycopg.OperationalError(PROMOTED)
+            raise
         if len(self.replayed) > 2 * self.pool.max_size:
             # Most of these connections are gone.
             self.replayed.clear()
-        self.replayed[conn] = position(text), now
-        return self.replayed[conn][0]
+        self.replayed[conn] = reached, now
+        return reached
+
+    def _reached(self, rows: list[TupleRow]) -> int:
+        """Returns a server's position; raises OperationalError if it is no standby of this primary."""
+        [(text, system)] = rows
+        if text is None:
+            raise psycopg.OperationalError(PROMOTED)
+        if self.system not in (None, system):
+            raise psycopg.OperationalError(OTHER)
+        return position(text)
 
     async def watch(self) -> None:
         """Notices at once if the server stops answering, and sends waiting requests elsewhere."""
         while True:
             try:
                 async with asyncio.timeout(ASKED):
-                    [(text,)] = await fetch(self.probe, REPLAYED, {})
-                if text is None:
-                    raise psycopg.OperationalError(PROMOTED)
+                    self._reached(await fetch(self.probe, REPLAYED, {}))
             except (psycopg.Error, TimeoutError) as error:
                 self._failed(error)
                 # Until the probe is answered.
@@ -185,6 +202,8 @@ class Reads:
         # When the primary was asked for its position, and the position.
         self.samples: deque[tuple[float, int]] = deque()
         self.turn = 0
+        # The system identifier that the primary reported then.
+        self.system: int | None = None
         # Run in the background for as long as the connections are open.
         self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         # Called with the name of the server that served a read.
@@ -230,8 +249,14 @@ class Reads:
     async def _watch(self) -> None:
         while True:
             asked = time.monotonic()
-            text = await self.written()
-            if text != NEVER:
+            with suppress(psycopg.Error, TimeoutError):
+                async with asyncio.timeout(ASKED):
+                    [(text, system)] = await fetch(self.probe, SAMPLE, {})
+                if system != self.system:
+                    self.samples.clear()
+                    self.system = system
+                    for one in self.standbys:
+                        one.system = system
                 self.samples.append((asked, position(text)))
             await asyncio.sleep(self.staleness / SAMPLES)
 

@@ -18,10 +18,11 @@ from conftest import Api
 from older import flush_counters
 from own_server import Server, frozen, kill, own_server, standby
 from pooler import PROGRAM, pgbouncer
-from process import Serving, run
+from process import Serving, run, server_folder
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from watchers import Watcher, fleet, news
 
+from hyperfleet.database import embedded, migration
 from hyperfleet.database.reads import position
 
 pytestmark = pytest.mark.slow
@@ -215,6 +216,35 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
         assert served(serving)[second] == after
         states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
         assert states[f"standby {second}:5432"]["state"] == "the server is no standby"
+
+
+def test_a_standby_of_another_primary_serves_nothing() -> None:
+    """As where a database was moved to a new server, and the standbys of the old one are still named."""
+    with (
+        own_server() as before,
+        standby(before, synchronous=False) as second,
+        server_folder() as files,
+        embedded.running(files) as conninfo,
+    ):
+        migration.apply(conninfo)
+        # The old one has written far more.
+        for _ in range(8):
+            before.ask("UPDATE feeds SET since = since")
+            before.ask("SELECT pg_switch_wal()")
+        with Serving(
+            *("--no-auth", "--database-url", conninfo),
+            *("--read-database-url", of(before, [second]), "--max-staleness=1"),
+        ) as serving:
+            api = Api(serving.url)
+            cluster = api.cluster("one")
+            time.sleep(1.2)
+            for _ in range(20):
+                assert api.get(f"/clusters/{cluster['id']}").status_code == 200
+                assert api.get("/clusters").json()["total"] == 1
+            assert set(served(serving)) == {"primary"}
+            states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+            said = "the server is a standby of another primary"
+            assert states[f"standby {second}:5432"]["state"] == said
 
 
 def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
