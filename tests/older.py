@@ -37,3 +37,9 @@ def needs_small_expressions(sql: psycopg.Connection) -> None:
     """Skips the test if the server can compile every regular expression that a search may contain."""
     if sql.info.server_version < 150_000:
         pytest.skip("PostgreSQL has room for this regular expression before 15")
+
+
+def needs_bounded_transactions(sql: psycopg.Connection) -> None:
+    """Skips the test where the server does not end a transaction for having lasted too long."""
+    if sql.info.server_version < 170_000:
+        pytest.skip("PostgreSQL bounds transactions from 17 on")

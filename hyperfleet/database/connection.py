@@ -44,6 +44,12 @@ HOPELESS = re.compile(
     r'|invalid "?\w+"? value:? "|weak sslmode "|could not match \d+ '
 )
 
+# The second is known from PostgreSQL 17 on.
+LASTING = """
+SELECT set_config(name, '0', true) FROM pg_settings
+WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+
 
 class Cursor(Protocol):
     """The result of a statement."""
@@ -129,6 +135,13 @@ def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
     # Overrides any default of a role or the database for the transactions that psycopg begins.
     conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return conn
+
+
+def lasting(conn: Connection) -> None:
+    """Lets the transaction that has begun last as long as it needs, idle or not, whatever the server, a
+    database or a role has for others.
+    """
+    conn.execute(LASTING)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def _turn(conninfo: str) -> Iterator[None]:
         _check(conn)
         while True:
             with conn.transaction():
-                conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                connection.lasting(conn)
                 if conn.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchone() == (True,):
                     # Ends the snapshot of the last statement, which CREATE INDEX CONCURRENTLY waits for.
                     conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")

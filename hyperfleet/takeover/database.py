@@ -195,7 +195,7 @@ class Database:
             conn.read_only = True
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             # The session is idle while a batch is stored here.
-            conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            connection.lasting(conn)
             yield conn
             conn.rollback()
 

@@ -7,6 +7,7 @@ from typing import Any, LiteralString, NamedTuple
 import orjson
 import psycopg
 
+from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
 from hyperfleet.kinds import NATIVE, both
 from hyperfleet.resources.refold import UPDATE, fold_all
@@ -194,8 +195,8 @@ def alone(conn: psycopg.Connection[Any]) -> bool:
     is already running.
     """
     conn.autocommit = False
-    # The transaction is idle during the import. It has no snapshot, so it does not hold back vacuum.
-    conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    # The transaction is idle during the import. It keeps no snapshot, so it does not hold back vacuum.
+    connection.lasting(conn)
     return conn.execute(ALONE, [LOCK]).fetchone() == (True,)
 
 

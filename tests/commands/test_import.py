@@ -19,6 +19,7 @@ import psycopg.sql
 import pytest
 from conftest import Api, made, migrated
 from issuer import JsonServer
+from older import needs_bounded_transactions
 from original import Original, at, ksuid, shown, uid
 from process import CLEAN, HYPERFLEET, Serving, run, run_here, start
 from psycopg.conninfo import make_conninfo
@@ -795,6 +796,26 @@ def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
     assert "Everything was imported.\n" in following.lines
     reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
     assert reports["dns"]["last_report_time"] == shown(3)
+
+
+@pytest.mark.slow
+def test_a_bound_on_transactions_does_not_end_who_follows(
+    first: Original, api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    needs_bounded_transactions(sql)
+    fill(first)
+    for conn in (first.conn, sql):
+        name = psycopg.sql.Identifier(conn.info.dbname)
+        conn.execute(psycopg.sql.SQL("ALTER DATABASE {} SET transaction_timeout = '2s'").format(name))
+    following = Following("--from-database", first.conninfo, "--database-url", database)
+    try:
+        following.until(lambda: any(" all: 4 looked at, 4 new" in line for line in following.lines))
+        time.sleep(3)
+        first.cluster(C, "fresh", updated_time="now")
+        following.until(lambda: api.get(f"/clusters/{C}").status_code == 200)
+        assert following.stop() == 0, following.lines
+    finally:
+        following.process.kill()
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
+import psycopg.sql
 import pytest
 from conftest import Api
+from older import needs_bounded_transactions
 from process import Serving, run, start
 from psycopg.conninfo import make_conninfo
 
@@ -209,6 +211,25 @@ def test_tenants_come_while_somebody_dumps_and_others_write(
     # As after one that was killed between its last statement and the note that it is done.
     sql.execute("DELETE FROM _yoyo_migration WHERE migration_id ~ '^0010'")
     assert migration.apply(database) == [name for name in names if name.startswith("0010")]
+
+
+def test_a_bound_on_transactions_does_not_end_a_migration_that_waits_its_turn(
+    database: str, sql: psycopg.Connection
+) -> None:
+    needs_bounded_transactions(sql)
+    names = [name for name in migration.names() if name >= "0013"]
+    migration.roll_back(database, len(names))
+    with psycopg.connect(database) as dump, ThreadPoolExecutor(2) as threads:
+        dump.execute("SELECT FROM clusters")
+        # For sessions that begin from here on.
+        name = psycopg.sql.Identifier(sql.info.dbname)
+        bound = psycopg.sql.SQL("ALTER DATABASE {} SET transaction_timeout = '2s'")
+        sql.execute(bound.format(name))
+        runs = [threads.submit(migration.apply, database) for _ in range(2)]
+        time.sleep(4)
+        assert not any(run.done() for run in runs)
+        dump.rollback()
+        assert sorted(run.result(30) for run in runs) == [[], names]
 
 
 @pytest.mark.parametrize("first", ["0005", "0007", "0008", "0012", "0013"])
