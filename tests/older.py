@@ -39,7 +39,7 @@ def needs_small_expressions(sql: psycopg.Connection) -> None:
         pytest.skip("PostgreSQL has room for this regular expression before 15")
 
 
-def needs_bounded_transactions(sql: psycopg.Connection) -> None:
-    """Skips the test where the server does not end a transaction for having lasted too long."""
-    if sql.info.server_version < 170_000:
-        pytest.skip("PostgreSQL bounds transactions from 17 on")
+def needs_setting(sql: psycopg.Connection, name: str) -> None:
+    """Skips the test where the server does not know a setting."""
+    if not sql.execute("SELECT FROM pg_settings WHERE name = %s", [name]).fetchall():
+        pytest.skip(f"PostgreSQL {sql.info.server_version // 10_000} has no {name}")

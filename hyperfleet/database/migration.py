@@ -74,6 +74,14 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         # Only after the commit: it looks up names, and others would wait for the locks meanwhile.
         self.log_migration(migration, what)
 
+    def log_migration(self, migration: Any, operation: str) -> None:
+        """Records when a migration was done. Uses a new connection, as does what follows, since the
+        server may have closed the previous one, which was idle during the migration.
+        """
+        self.connection.close()
+        self._connection = self.connect(self.uri)
+        super().log_migration(migration, operation)
+
 
 @contextmanager
 def _backend(conninfo: str) -> Iterator[Any]:
@@ -179,8 +187,9 @@ def roll_back(
     :param told: called with the name of each migration as soon as it is rolled back
     Raises MigrationRefused if a newer version has applied migrations that this version does not know.
     """
-    with _backend(conninfo) as backend, connection.connect(conninfo) as conn:
-        refuse_unknown(conn)
+    with _backend(conninfo) as backend:
+        with connection.connect(conninfo) as conn:
+            refuse_unknown(conn)
         return _each(backend.rollback_one, backend.to_rollback(_files())[:count], told)
 
 

@@ -19,7 +19,7 @@ import psycopg.sql
 import pytest
 from conftest import Api, made, migrated
 from issuer import JsonServer
-from older import needs_bounded_transactions
+from older import needs_setting
 from original import Original, at, ksuid, shown, uid
 from process import CLEAN, HYPERFLEET, Serving, run, run_here, start
 from psycopg.conninfo import make_conninfo
@@ -802,7 +802,7 @@ def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
 def test_a_bound_on_transactions_does_not_end_who_follows(
     first: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
-    needs_bounded_transactions(sql)
+    needs_setting(sql, "transaction_timeout")
     fill(first)
     for conn in (first.conn, sql):
         name = psycopg.sql.Identifier(conn.info.dbname)

@@ -10,7 +10,7 @@ import psycopg
 import psycopg.sql
 import pytest
 from conftest import Api
-from older import needs_bounded_transactions
+from older import needs_setting
 from process import Serving, run, start
 from psycopg.conninfo import make_conninfo
 
@@ -213,23 +213,30 @@ def test_tenants_come_while_somebody_dumps_and_others_write(
     assert migration.apply(database) == [name for name in names if name.startswith("0010")]
 
 
-def test_a_bound_on_transactions_does_not_end_a_migration_that_waits_its_turn(
-    database: str, sql: psycopg.Connection
+@pytest.mark.parametrize("bound", ["transaction_timeout", "idle_session_timeout"])
+def test_a_bound_on_transactions_or_sessions_does_not_end_a_migration_that_waits(
+    bound: str, database: str, sql: psycopg.Connection
 ) -> None:
-    needs_bounded_transactions(sql)
+    needs_setting(sql, bound)
     names = [name for name in migration.names() if name >= "0013"]
     migration.roll_back(database, len(names))
     with psycopg.connect(database) as dump, ThreadPoolExecutor(2) as threads:
         dump.execute("SELECT FROM clusters")
         # For sessions that begin from here on.
         name = psycopg.sql.Identifier(sql.info.dbname)
-        bound = psycopg.sql.SQL("ALTER DATABASE {} SET transaction_timeout = '2s'")
-        sql.execute(bound.format(name))
+        bounded = psycopg.sql.SQL("ALTER DATABASE {} SET {} = '2s'")
+        sql.execute(bounded.format(name, psycopg.sql.Identifier(bound)))
         runs = [threads.submit(migration.apply, database) for _ in range(2)]
         time.sleep(4)
         assert not any(run.done() for run in runs)
         dump.rollback()
         assert sorted(run.result(30) for run in runs) == [[], names]
+        dump.execute("SELECT FROM clusters")
+        back = threads.submit(migration.roll_back, database, len(names))
+        time.sleep(4)
+        assert not back.done()
+        dump.rollback()
+        assert back.result(30) == names[::-1]
 
 
 @pytest.mark.parametrize("first", ["0005", "0007", "0008", "0012", "0013"])
