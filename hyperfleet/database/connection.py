@@ -44,7 +44,7 @@ HOPELESS = re.compile(
     r'|invalid "?\w+"? value:? "|weak sslmode "|could not match \d+ '
 )
 
-# The second is known from PostgreSQL 17 on.
+# The second exists from PostgreSQL 17 on.
 LASTING = """
 SELECT set_config(name, '0', true) FROM pg_settings
 WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
@@ -138,9 +138,7 @@ def connect(conninfo: str) -> psycopg.Connection[TupleRow]:
 
 
 def lasting(conn: Connection) -> None:
-    """Lets the transaction that has begun last as long as it needs, idle or not, whatever the server, a
-    database or a role has for others.
-    """
+    """Lifts the time limits on the current transaction, idle or not, wherever they were set."""
     conn.execute(LASTING)
 
 
