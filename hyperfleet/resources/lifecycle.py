@@ -103,12 +103,13 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
 
 def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored | None:
     """Changes a resource with one statement, which it shares with concurrent patches of others. Returns
-    None if it did nothing: the resource has changed since it was read, is locked or large, or the patch
-    changes nothing.
+    None if it did nothing: the resource has changed since it was read, is locked or large, the patch
+    changes nothing, or it is for another version: a standby may have shown that before the primary does,
+    and the transaction that makes it still holds the lock.
     """
     held = look(service, kind, key, whole=True)
     old = held.state
-    if old["spec"] is None:
+    if old["spec"] is None or not change.precondition.allows(old["version"]):
         return None
     _refuse(kind, old, change)
     after = _after(old, change.body, merge=change.merge)

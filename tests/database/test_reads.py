@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import requests
 from alike import problem
 from conftest import Api
 from older import flush_counters
-from own_server import Server, frozen, kill, own_server, standby
+from own_server import Server, frozen, kill, of, own_server, standby, waited_for
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run, server_folder
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from watchers import Watcher, fleet, news
 
 from hyperfleet.database import embedded, migration
@@ -40,13 +39,6 @@ def nodes() -> Iterator[tuple[Server, list[str]]]:
         standby(primary, "third", synchronous=False) as third,
     ):
         yield primary, [second, third]
-
-
-def of(primary: Server, folders: list[str]) -> str:
-    known: dict[str, Any] = conninfo_to_dict(primary.conninfo)
-    return make_conninfo(
-        **{**known, "host": ",".join(folders), "port": ",".join("5432" for _ in folders)}
-    )
 
 
 @pytest.fixture
@@ -490,22 +482,6 @@ def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
         assert watcher.wrong == []
         assert watcher.listed == 1
         assert news(watcher.copy) == expected
-
-
-@contextmanager
-def waited_for(primary: Server, name: str) -> Iterator[None]:
-    """Within the block the primary acknowledges, and shows, nothing before a standby has it."""
-    try:
-        primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-        primary.ask("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 10
-        while not primary.ask("SELECT pid FROM pg_stat_replication WHERE sync_state = 'sync'"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield
-    finally:
-        primary.ask("ALTER SYSTEM RESET synchronous_standby_names")
-        primary.ask("SELECT pg_reload_conf()")
 
 
 def test_a_change_that_a_standby_shows_before_its_primary_does_is_not_taken_for_forgotten(

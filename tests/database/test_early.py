@@ -1,0 +1,112 @@
+"""What a standby shows before its primary does, as while a COMMIT waits for another standby: nobody who
+has seen it there is told wrongly that it is not so.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from own_server import frozen, of, own_server, standby, waited_for
+from process import Serving
+from tenant_world import FILE, Caller
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Pair:
+    """Two replicas that read from a standby, and write to a primary that waits for another one."""
+
+    one: str
+    other: str
+    slow: Path
+    threads: ThreadPoolExecutor
+
+    @contextmanager
+    def waiting(self, write: Callable[[], Any], shown: Callable[[], Any]) -> Iterator[Future[Any]]:
+        """Within the block a write waits for its standby, and the other one shows it."""
+        with frozen(self.slow):
+            waits = self.threads.submit(write)
+            deadline = time.monotonic() + 4
+            while not shown():
+                assert time.monotonic() < deadline
+            yield waits
+            assert not waits.done()
+        waits.result()
+
+    def answered(
+        self,
+        write: Callable[[], Any],
+        shown: Callable[[], Any],
+        then: Callable[[], requests.Response],
+    ) -> requests.Response:
+        """The answer to what is asked for after that, as soon as the write waits no more."""
+        with self.waiting(write, shown):
+            asked = self.threads.submit(then)
+            time.sleep(0.5)
+        return asked.result()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    file = tmp_path_factory.mktemp("early") / "config.yaml"
+    file.write_text(FILE)
+    with ExitStack() as stack:
+        primary = stack.enter_context(own_server())
+        slow = stack.enter_context(standby(primary, "second", synchronous=False))
+        quick = stack.enter_context(standby(primary, "third", synchronous=False))
+        servings = [
+            stack.enter_context(
+                Serving(
+                    *("--no-auth", f"--config={file}", "--database-url", primary.conninfo),
+                    *("--read-database-url", of(primary, [quick])),
+                )
+            )
+            for _ in range(2)
+        ]
+        stack.enter_context(waited_for(primary, "second"))
+        threads = stack.enter_context(ThreadPoolExecutor(4))
+        urls = [serving.url for serving in servings]
+        yield Pair(urls[0], urls[1], Path(slow) / "postgresql", threads)
+
+
+def test_a_report_on_a_generation_that_a_standby_shows_first_is_not_discarded(pair: Pair) -> None:
+    one, other = (Caller(url, org="reports") for url in (pair.one, pair.other))
+    cluster = one.cluster()
+    path = f"/clusters/{cluster['id']}"
+    reported = pair.answered(
+        lambda: one.patch(path, json={"spec": {"a": 1}}),
+        lambda: other.get(path).json()["generation"] == 2,
+        lambda: Caller(pair.other, org="reports").report(cluster, observed_generation=2),
+    )
+    assert reported.status_code == 201
+    assert other.get(f"{path}/statuses").json()["items"][0]["observed_generation"] == 2
+    # One that is there nowhere is.
+    assert other.report(cluster, observed_generation=3).status_code == 204
+
+
+def test_an_entity_tag_that_a_standby_shows_first_is_that_of_the_resource(pair: Pair) -> None:
+    one, other = (Caller(url, org="tags") for url in (pair.one, pair.other))
+    cluster = one.cluster()
+    path = f"/clusters/{cluster['id']}"
+    seen = {}
+
+    def shown() -> bool:
+        found = other.get(path)
+        seen["If-Match"] = found.headers["ETag"]
+        return bool(found.json()["generation"] == 2)
+
+    changed = pair.answered(
+        lambda: one.patch(path, json={"spec": {"a": 1}}),
+        shown,
+        lambda: Caller(pair.other, org="tags").patch(path, json={"spec": {"a": 2}}, headers=seen),
+    )
+    assert changed.status_code == 200
+    assert changed.json()["generation"] == 3
+    assert other.patch(path, json={"spec": {"a": 4}}, headers=seen).status_code == 412
