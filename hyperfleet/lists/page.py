@@ -325,9 +325,13 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
 def documents(reader: Reader, kind: str, identities: list[str], within: Within) -> dict[str, bytes]:
     """Returns documents of a list by their identities.
 
-    They come from the primary: a standby may lack some of a page that another one has shown.
+    They come from the primary, since a standby may lack some of a page that another one has shown; what
+    the primary does not show yet comes from a standby.
     """
     of = KINDS[kind]
     stored = STORED.get(columns(kind)[of.identity], "text")
     statement = LATER.format(table=of.table, row=of.row, document=of.document, type=stored)
-    return dict(reader.newest(statement, {**within.values, "identities": identities}))
+    found: dict[str, bytes] = dict(reader.newest(statement, {**within.values, "identities": identities}))
+    if missing := [one for one in identities if one not in found]:
+        found |= dict(reader.rows(statement, {**within.values, "identities": missing}))
+    return found

@@ -110,3 +110,16 @@ def test_an_entity_tag_that_a_standby_shows_first_is_that_of_the_resource(pair: 
     assert changed.status_code == 200
     assert changed.json()["generation"] == 3
     assert other.patch(path, json={"spec": {"a": 4}}, headers=seen).status_code == 412
+
+
+def test_a_large_page_has_no_holes_where_a_standby_shows_first_what_is_in_it(pair: Pair) -> None:
+    one, other = (Caller(url, org="pages") for url in (pair.one, pair.other))
+    for number in range(3):
+        one.cluster(f"c{number}", spec={"much": "x" * 700_000})
+    with pair.waiting(
+        lambda: one.cluster("c3", spec={"much": "x" * 700_000}),
+        lambda: other.get("/clusters?search=name='c3'").json()["total"],
+    ):
+        page = other.get("/clusters?order=name").json()
+    assert [item["name"] for item in page["items"]] == ["c0", "c1", "c2", "c3"]
+    assert page["size"] == page["total"] == 4
