@@ -290,7 +290,8 @@ class Reads:
         Raises PoolTimeout if the primary has too many such statements already.
         """
         wanted, deadline = position(after) if after else 0, time.monotonic() + PATIENCE
-        while self.standbys and (least := self._least()) is not None and (some := self._in_turn()):
+        none = not self.standbys or after == NEVER
+        while not none and (least := self._least()) is not None and (some := self._in_turn()):
             for one in some:
                 rows = await one.fetch(statement, values, prepare, least, wanted)
                 if rows is not None:
@@ -341,6 +342,10 @@ class Reader:
         """Returns the first row of a quick statement, or None."""
         rows = wait_for(self.reads.fetch(statement, values, after=self.after))
         return rows[0] if rows else None
+
+    def of_primary(self) -> "Reader":
+        """The same for a request that no standby is to read for."""
+        return Reader(self.reads, NEVER)
 
     def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:
         """Like :meth:`rows`, but from the primary, which has what standbys have yet to replay."""

@@ -23,8 +23,7 @@ from hyperfleet.lists import page
 from hyperfleet.lists.page import Found, Wanted, Within
 from hyperfleet.settings import tenancy
 
-# Tenancies are never forgotten, so the primary knows all that a standby does. The conditions' last part
-# is that of the indexes.
+# The last part of the conditions is that of the indexes.
 SEEN = """/* tenants_seen */
 SELECT tenancy, (SELECT coalesce(sum(difference), 0)::bigint FROM tenant_counts
                  WHERE tenant_counts.tenancy = tenants.tenancy)
@@ -94,6 +93,8 @@ class Tenants:
                 return page.page(reader, kind, query, mine)
             except More:
                 self.known.pop(caller, None)
+                # A standby may show a new tenancy before the primary does.
+                reader = reader.of_primary()
         raise Problem(errors.BUSY)
 
 

@@ -123,3 +123,19 @@ def test_a_large_page_has_no_holes_where_a_standby_shows_first_what_is_in_it(pai
         page = other.get("/clusters?order=name").json()
     assert [item["name"] for item in page["items"]] == ["c0", "c1", "c2", "c3"]
     assert page["size"] == page["total"] == 4
+
+
+def test_a_tenant_that_a_standby_shows_first_keeps_no_other_one_from_its_lists(pair: Pair) -> None:
+    whole, part = Caller(pair.other, org="tenants"), Caller(pair.one, org="tenants", project="new")
+    whole.cluster("old")
+    system = Caller(pair.other, system="true")
+    with pair.waiting(
+        lambda: part.cluster("new"),
+        lambda: system.get("/clusters?search=name='new'").json()["total"],
+    ):
+        for path in ("/clusters", "/clusters?search=name!='x'", "/resources", "/nodepools"):
+            assert whole.get(path).status_code == 200
+        assert [item["name"] for item in whole.get("/clusters").json()["items"]] == ["old"]
+    deadline = time.monotonic() + 5
+    while whole.get("/clusters").json()["total"] != 2:
+        assert time.monotonic() < deadline
