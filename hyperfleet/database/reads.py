@@ -37,6 +37,7 @@ REPLAYED = (
 
 PROMOTED = "the server is no standby"
 OTHER = "the server is a standby of another primary"
+STRAYED = "it has changes that the primary does not have"
 
 # How many times within the allowed staleness each server is asked for its position.
 SAMPLES = 4
@@ -80,6 +81,9 @@ class Standby:
     trouble: str = ""
     # For each connection, the position that its server reported, and when.
     replayed: dict[Session, tuple[int, float]] = field(default_factory=dict)
+    # The same for the probe, and the position at which it was ahead of the primary.
+    probed: tuple[int, float] = (-1, 0.0)
+    strayed: int | None = None
 
     async def fetch(
         self, statement: str, values: Mapping[str, Any], prepare: bool | None, least: int, wanted: int
@@ -148,11 +152,13 @@ class Standby:
         while True:
             try:
                 async with asyncio.timeout(ASKED):
-                    self._reached(await fetch(self.probe, REPLAYED, {}))
+                    reached = self._reached(await fetch(self.probe, REPLAYED, {}))
+                self.probed = reached, time.monotonic()
+                if reached == self.strayed:
+                    # It stays there, and would count as recent once the primary has come as far.
+                    raise psycopg.OperationalError(STRAYED)
             except (psycopg.Error, TimeoutError) as error:
-                self._failed(error)
-                # Until the probe is answered.
-                self.idle_until = float("inf")
+                self._out(error)
                 for conn in self.pool.used:
                     if conn.line is not None:
                         conn.line.cut()
@@ -160,6 +166,22 @@ class Standby:
                 if self.idle_until == float("inf"):
                     self.idle_until = float("-inf")
             await asyncio.sleep(self.staleness / SAMPLES)
+
+    def compare(self, written: int, asked: float) -> None:
+        """Skips the standby if it was ahead of the position that the primary reported later.
+
+        Then it is no standby of this primary: after a failover to another standby, it has changes that
+        were lost, and lacks new ones.
+        """
+        replayed, at = self.probed
+        if at < asked and replayed > written and replayed != self.strayed:
+            self.strayed = replayed
+            self._out(psycopg.OperationalError(STRAYED))
+
+    def _out(self, error: Exception) -> None:
+        """Skips the standby until its probe is answered."""
+        self._failed(error)
+        self.idle_until = float("inf")
 
     def _failed(self, error: Exception) -> None:
         self.idle_until = max(self.idle_until, time.monotonic() + IDLE)
@@ -255,8 +277,9 @@ class Reads:
                 if system != self.system:
                     self.samples.clear()
                     self.system = system
-                    for one in self.standbys:
-                        one.system = system
+                for one in self.standbys:
+                    one.system = system
+                    one.compare(position(text), asked)
                 self.samples.append((asked, position(text)))
             await asyncio.sleep(self.staleness / SAMPLES)
 

@@ -1,14 +1,17 @@
 """A primary with a hot standby, and the service on both: writes go on with whoever takes them."""
 
+import os
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
+import requests
 from conftest import Api
-from own_server import kill, own_server, standby
+from own_server import frozen, kill, of, own_server, standby
 from process import Serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from writers import WRITERS, assert_nothing_is_lost, writers
@@ -43,6 +46,60 @@ def test_every_acknowledged_write_survives_the_primary_and_writes_go_on_with_its
                 for one in asked:
                     one.result()
             assert_nothing_is_lost(api, writing)
+
+
+def test_a_standby_that_has_come_further_than_the_one_that_was_promoted_serves_no_more() -> None:
+    with (
+        own_server() as primary,
+        standby(primary, "second", synchronous=False) as second,
+        standby(primary, "third", synchronous=False) as third,
+    ):
+        first = conninfo_to_dict(primary.conninfo)["host"]
+        both = f"host={first},{second} port=5432,5432 user=postgres dbname=postgres"
+        both += " target_session_attrs=read-write"
+        with (
+            Serving(
+                *("--no-auth", "--database-url", both, "--request-timeout=2"),
+                *("--read-database-url", of(primary, [third])),
+            ) as serving,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            api = Api(serving.url)
+            api.cluster("old")
+            primary.ask("ALTER SYSTEM SET synchronous_standby_names = 'second'")
+            primary.ask("SELECT pg_reload_conf()")
+            with frozen(Path(second) / "postgresql"):
+                much = {"name": "lost", "spec": {"much": os.urandom(200_000).hex()}}
+                lost = threads.submit(Api(serving.url).post, "/clusters", json=much)
+                deadline = time.monotonic() + 5
+                while api.get("/clusters?size=0").json()["total"] != 2:
+                    assert time.monotonic() < deadline
+                kill(primary.files)
+            assert lost.result().status_code == 503
+            with psycopg.connect(host=second, port=5432, user="postgres", autocommit=True) as conn:
+                assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
+            deadline = time.monotonic() + 10
+            while (
+                created := api.post("/clusters", json={"name": "new", "spec": {}})
+            ).status_code != 201:
+                assert time.monotonic() < deadline
+            after = {"Hyperfleet-Position": created.headers["Hyperfleet-Position"]}
+            path = f"/clusters/{created.json()['id']}"
+            assert api.get(path, headers=after).status_code == 200
+
+            def names() -> list[str]:
+                items = api.get("/clusters?order=name&fields=name", headers=after).json()["items"]
+                return [item["name"] for item in items]
+
+            assert names() == ["new", "old"]
+            states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+            state = states[f"standby {third}:5432"]["state"]
+            assert state == "it has what the primary does not have"
+            # Nor when the new primary has written as much.
+            api.patch(path, json={"spec": {"much": os.urandom(300_000).hex()}}).raise_for_status()
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end:
+                assert names() == ["new", "old"]
 
 
 def test_a_server_that_says_nothing_makes_requests_wait_for_the_next_one_and_fails_none(
