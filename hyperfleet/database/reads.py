@@ -313,8 +313,8 @@ class Reads:
         Raises PoolTimeout if the primary has too many such statements already.
         """
         wanted, deadline = position(after) if after else 0, time.monotonic() + PATIENCE
-        none = not self.standbys or after == NEVER
-        while not none and (least := self._least()) is not None and (some := self._in_turn()):
+        able = self.standbys and after != NEVER
+        while able and (least := self._least()) is not None and (some := self._in_turn()):
             for one in some:
                 rows = await one.fetch(statement, values, prepare, least, wanted)
                 if rows is not None:
@@ -367,7 +367,7 @@ class Reader:
         return rows[0] if rows else None
 
     def of_primary(self) -> "Reader":
-        """The same for a request that no standby is to read for."""
+        """Returns the same, without standbys."""
         return Reader(self.reads, NEVER)
 
     def newest(self, statement: str, values: Mapping[str, Any]) -> list[TupleRow]:

@@ -99,8 +99,8 @@ def _take_at_once(
 ) -> Taken | None:
     """Stores a report with one statement; returns None if the resource has changed or is locked.
 
-    Also for a future generation: a standby may have shown it before the primary does, and the transaction
-    that makes it still holds the lock.
+    Also for a future generation: a standby may have shown it before the primary does, and the
+    transaction that makes it still holds the lock.
     """
     if report["observed_generation"] > found.state["generation"]:
         return None
