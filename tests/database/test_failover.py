@@ -94,7 +94,7 @@ def test_a_standby_that_has_come_further_than_the_one_that_was_promoted_serves_n
             assert names() == ["new", "old"]
             states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
             state = states[f"standby {third}:5432"]["state"]
-            assert state == "it has what the primary does not have"
+            assert state == "it has changes that the primary does not have"
             # Nor when the new primary has written as much.
             api.patch(path, json={"spec": {"much": os.urandom(300_000).hex()}}).raise_for_status()
             end = time.monotonic() + 2.5
