@@ -85,16 +85,21 @@ def test_a_standby_that_has_come_further_than_the_one_that_was_promoted_serves_n
                 assert time.monotonic() < deadline
             after = {"Hyperfleet-Position": created.headers["Hyperfleet-Position"]}
             path = f"/clusters/{created.json()['id']}"
-            assert api.get(path, headers=after).status_code == 200
 
             def names() -> list[str]:
                 items = api.get("/clusters?order=name&fields=name", headers=after).json()["items"]
                 return [item["name"] for item in items]
 
+            def state() -> str:
+                checks = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+                return str(checks[f"standby {third}:5432"]["state"])
+
+            # Seen when both were asked the next time.
+            deadline = time.monotonic() + 2
+            while state() != "it has changes that the primary does not have":
+                assert time.monotonic() < deadline
+            assert api.get(path, headers=after).status_code == 200
             assert names() == ["new", "old"]
-            states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
-            state = states[f"standby {third}:5432"]["state"]
-            assert state == "it has changes that the primary does not have"
             # Nor when the new primary has written as much.
             api.patch(path, json={"spec": {"much": os.urandom(300_000).hex()}}).raise_for_status()
             end = time.monotonic() + 2.5
