@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from psycopg.conninfo import make_conninfo
 
@@ -48,6 +49,9 @@ OWN = {
 # Most systems limit a socket's path to 103 bytes or slightly more.
 SOCKET = ".s.PGSQL.5432"
 MAX_SOCKET = 100
+
+# Seconds within which a starting server writes its process id.
+PATIENCE = 1.0
 
 # Prefix of a data folder that is still being created.
 BEGUN = ".postgresql-begun-"
@@ -126,20 +130,9 @@ def running(data_dir: Path) -> Iterator[str]:
     data_dir = _found(data_dir)
     # A subfolder, since the server's user must own it when the service runs as root.
     files = data_dir / "postgresql"
-    try:
-        files.mkdir(parents=True, exist_ok=True)
-        server = _server(files)
-        with _turn(data_dir):
-            conninfo = _start(server, files)
-            users = (data_dir / ".users").open("a")
-            fcntl.flock(users, fcntl.LOCK_SH)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise StartError(
-            f"The embedded PostgreSQL in {files} does not start: {_reason(error, files)}"
-        ) from error
-    # In its own session, so that Ctrl-C in the terminal does not reach it.
+    users: IO[str] | None = None
+    # Before the server starts, since this process may be killed as soon as it runs. In its own session,
+    # so that Ctrl-C in the terminal does not reach it.
     watch = subprocess.Popen(  # noqa: S603
         ["/bin/sh", "-c", WATCH, sys.executable, str(data_dir)],
         stdin=subprocess.PIPE,
@@ -148,10 +141,31 @@ def running(data_dir: Path) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        yield conninfo
+        try:
+            files.mkdir(parents=True, exist_ok=True)
+            server = _server(files)
+            with _turn(data_dir):
+                conninfo = _start(server, files)
+                users = (data_dir / ".users").open("a")
+                fcntl.flock(users, fcntl.LOCK_SH)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise StartError(
+                f"The embedded PostgreSQL in {files} does not start: {_reason(error, files)}"
+            ) from error
+        except BaseException:
+            # A signal ended the start, but the server may be running.
+            if users:
+                users.close()
+            stop(data_dir)
+            raise
+        try:
+            yield conninfo
+        finally:
+            users.close()
+            stop(data_dir)
     finally:
-        users.close()
-        stop(data_dir)
         watch.communicate(b"done\n")
 
 
@@ -315,6 +329,10 @@ def _forget_the_dead(files: Path) -> None:
     note = files / "postmaster.pid"
     if not note.exists():
         return
+    # A starting server creates the file before it writes to it.
+    end = time.monotonic() + PATIENCE
+    while not note.read_text() and time.monotonic() < end:
+        time.sleep(0.01)
     try:
         pid = int(note.read_text().split("\n")[0])
         process = psutil.Process(pid)

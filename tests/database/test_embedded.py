@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -240,6 +241,32 @@ def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path, nu
         assert servers(used) != []
         assert server.stop(number) == 0
     assert servers(used) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_owner_that_ends_while_the_server_starts_leaves_none_behind(used: Path, number: int) -> None:
+    ports = ("--port=0", "--health-port=0", "--metrics-port=0")
+    owner = start("serve", "--no-auth", "--data-dir", str(used), *ports)
+    end = time.monotonic() + 60
+    while not (used / "postgresql" / "postmaster.pid").exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    owner.send_signal(number)
+    assert owner.wait(60) == (-number if number == signal.SIGKILL else 0)
+    wait_for_none(used)
+
+
+def test_a_server_that_has_not_yet_noted_its_number_is_waited_for(used: Path) -> None:
+    note = used / "postgresql" / "postmaster.pid"
+    with embedded.running(used):
+        noted = note.read_text()
+        note.write_text("")
+        timer = threading.Timer(0.3, note.write_text, [noted])
+        timer.start()
+        with embedded.running(used) as conninfo, psycopg.connect(conninfo) as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+        timer.join()
+    wait_for_none(used)
 
 
 def test_who_is_killed_takes_the_server_from_nobody_else(used: Path) -> None:
