@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -47,14 +48,25 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
     """Show changes to resources as they happen, until you interrupt it.
 
     After a lost connection, continues where it was. If the service no longer knows that place, says so
-    on standard error and continues from now.
+    on standard error and continues from now. When interrupted, prints there how to continue later.
     """
+    wanted = {name: value for name, value in query.items() if value is not None}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        _follow(url, token, token_file, output, wanted)
+    except (KeyboardInterrupt, SystemExit):
+        if "after" in wanted:
+            click.echo(f"To continue from here: --after {wanted['after']}", err=True)
+        raise
+
+
+def _follow(url: str, token: str, token_file: Path | None, output: str, wanted: dict[str, str]) -> None:
+    """Prints changes; ``wanted`` holds the query's parameters, and ``after`` what was printed last."""
     # Not needed by the other commands, and slow to import.
     import requests  # noqa: PLC0415
 
     from hyperfleet.commands.bearer import Session  # noqa: PLC0415
 
-    wanted: dict[str, Any] = {name: value for name, value in query.items() if value is not None}
     session, pause = Session(), FIRST
     # As with other commands, the URL may include the API's base path.
     service = url.rstrip("/").removesuffix(BASE)
@@ -65,7 +77,7 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
                 token = token_file.read_text().strip() or token
         session.show(token)
         # The first response comes at once, with the token for now.
-        params = {**wanted, "limit": 1000, **({"wait": WAIT} if "after" in wanted else {})}
+        params = wanted | {"limit": "1000"} | ({"wait": str(WAIT)} if "after" in wanted else {})
         try:
             answer = session.get(f"{service}{BASE}/changes", params=params, timeout=TIMEOUT)
             page = answer.json()
@@ -90,10 +102,10 @@ def watch(url: str, token: str, token_file: Path | None, output: str, **query: s
         elif not ("next" in page and isinstance(page.get("items"), list)):
             pause = _wait(pause, "the server that answers is not the API")
         else:
-            pause, wanted["after"] = FIRST, page["next"]
             for item in page["items"]:
                 click.echo(json.dumps(item) if output == "json" else _line(item))
             sys.stdout.flush()
+            pause, wanted["after"] = FIRST, page["next"]
 
 
 def _wait(pause: float, why: str) -> float:

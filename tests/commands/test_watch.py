@@ -1,6 +1,7 @@
 """`hyperfleet watch` prints what happens, and goes on after interruptions."""
 
 import json
+import signal
 import socket
 import subprocess
 import threading
@@ -95,6 +96,28 @@ def test_it_goes_on_after_an_interruption_and_says_what_it_cannot_know(
             time.sleep(1)
             api.cluster("c3")
             one.until(lambda: len(one.lines) == 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_it_is_told_how_to_go_on(api: Api, number: int) -> None:
+    with watching(api) as one:
+        api.cluster("before")
+        one.until(lambda: len(one.lines) == 1)
+        time.sleep(0.2)
+        one.process.send_signal(number)
+        assert one.process.wait(10) != 0
+    deadline = time.monotonic() + 5
+    while not one.said:
+        assert time.monotonic() < deadline
+    told = one.said[0].removeprefix("To continue from here: ").split()
+    api.cluster("between")
+    again = Watching(f"--url={api.url}", *told)
+    try:
+        again.until(lambda: len(again.lines) == 1)
+    finally:
+        again.process.kill()
+        again.process.wait(10)
+    assert " Cluster between " in again.lines[0]
 
 
 def test_what_is_refused_ends_it_with_the_reason(api: Api) -> None:
