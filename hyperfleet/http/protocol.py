@@ -152,9 +152,10 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             said = error.__context__
             if not isinstance(said, Problem):
-                # An address of 64 kB and more is too long for the parser.
-                large = self.in_head and self.head_size > self.settings.max_header_size
-                said = Problem(errors.HEADERS_TOO_LARGE if large else errors.BAD_REQUEST)
+                # The parser of addresses takes none of 64 kB and more.
+                large = len(self.url) > self.settings.max_header_size
+                address = isinstance(said, httptools.HttpParserInvalidURLError)
+                said = Problem(errors.HEADERS_TOO_LARGE if address and large else errors.BAD_REQUEST)
             self._refuse(said)
 
     def _stay(self) -> None:
