@@ -181,7 +181,8 @@ def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:
     :param count: how many processes share the allowed connections
     :param shared: whether there is a pooler in between
     """
-    from hyperfleet.database.reads import Reads, standbys  # noqa: PLC0415
+    from hyperfleet.database.reads import Reads  # noqa: PLC0415
+    from hyperfleet.database.standby import standbys  # noqa: PLC0415
 
     size, timeout, staleness = chosen.db_pool_size, chosen.statement_timeout, chosen.max_staleness
     if chosen.db_max_connections:

@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from watchers import Watcher, fleet, news
 
 from hyperfleet.database import embedded, migration
-from hyperfleet.database.reads import position
+from hyperfleet.database.standby import position
 
 pytestmark = pytest.mark.slow
 
