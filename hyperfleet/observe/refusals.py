@@ -32,21 +32,22 @@ BATCH, BATCHES = 1000, 20
 LONGEST = 500
 
 # A record gets the tenancy of the resource if the caller may see that, otherwise the caller's own. So it
-# does not reveal whether another tenant's resource exists. The rows are sorted, since the trigger of
-# migrations/0013.history.sql may add several tenants.
+# does not reveal whether another tenant's resource exists. The rows are sorted by tenancy, since the
+# trigger of migrations/0013.history.sql may add several tenants, and then in the order of the refusals.
 RECORD = """/* audit_refused */
 INSERT INTO audit (time, actor, action, resource_type, resource_id, request, method, path, status, code,
                    tenancy)
 SELECT now(), by, action, refused.kind, refused.id, request, method, path, status, code,
        coalesce(seen.tenancy, refused.tenancy, '{}') AS whose
-FROM jsonb_to_recordset(%(rows)s) AS refused
+FROM ROWS FROM (jsonb_to_recordset(%(rows)s) AS
     (by text, action text, kind text, id uuid, request text, method text, path text, status integer,
-     code text, tenancy jsonb)
+     code text, tenancy jsonb)) WITH ORDINALITY AS refused
+    (by, action, kind, id, request, method, path, status, code, tenancy, number)
 LEFT JOIN LATERAL (
     SELECT tenancy FROM all_resources AS one
     WHERE one.id = refused.id AND one.tenancy @> refused.tenancy LIMIT 1
 ) AS seen ON true
-ORDER BY whose
+ORDER BY whose, number
 RETURNING 1
 """
 

@@ -5,6 +5,7 @@ import time
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from alike import FINALIZED, answered, at
 from conftest import Api
@@ -119,6 +120,20 @@ def test_a_refused_write_is_known_to_the_tenant_of_what_it_was_for(world: World)
     assert len(new) == 9
     assert {r["record"] for r in new} > {r["record"] for r in (*theirs, *above)}
     assert sum(r["action"] == "delete" and r["status"] == 403 for r in new) == 2
+
+
+def test_refusals_of_several_tenants_stored_together_keep_their_order(world: World) -> None:
+    callers = [world.caller() for _ in range(3)]
+    numbers = [f"refused-{number}" for number in range(15)]
+    with psycopg.connect(world.database) as conn:
+        # The first waits for the lock; the others are stored together after it.
+        conn.execute("LOCK TABLE audit IN SHARE MODE")
+        for number in numbers:
+            for caller in callers:
+                bad = {"name": "X", "spec": {}}
+                answered(caller.post("/clusters", json=bad, headers={"X-Request-ID": number}), 400)
+    for caller in callers:
+        assert [record["request"] for record in refusals(caller, 15)] == numbers
 
 
 def test_who_is_refused_much_does_not_use_up_the_audit_of_others(world: World) -> None:
