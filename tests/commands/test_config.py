@@ -1,4 +1,4 @@
-"""`hyperfleet config`, and settings under the names that they have in the original."""
+"""`hyperfleet config` shows and checks settings, and accepts the original's names for them."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ def shown(*arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     return json.loads(ended.stdout[ended.stdout.index("{\n") :])
 
 
-def test_each_setting_is_shown_with_where_it_comes_from_and_no_secret(tmp_path: Path) -> None:
+def test_each_setting_is_shown_with_its_source_and_without_secrets(tmp_path: Path) -> None:
     file, secret = tmp_path / "config.yaml", tmp_path / "password"
     file.write_text("port: 1\nlog_level: debug\nread_timeout: 7\n")
     secret.write_text("sesame\n")
@@ -99,12 +99,12 @@ health: {host: localhost, port: 8080, shutdown_timeout: 25s, db_ping_timeout: 2s
 """
 
 
-def test_a_file_of_the_newest_original_is_understood(
+def test_a_configuration_file_of_the_newest_original_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(NEWEST)
-    # It is where the original looks for it.
+    # Put where the original looks for it.
     monkeypatch.setattr(options, "PLACE", file)
     found = {name: one["value"] for name, one in shown().items() if one["from"] == str(file)}
     assert found == {
@@ -172,7 +172,7 @@ ONE = {"issuer_url": "https://one"}
         (["https://one"], "issuer 1 is not a mapping"),
         ([ONE, {"audience": "a"}], "issuer 2 has no issuer_url"),
         ([ONE, ONE], "issuer 2: this issuer_url is already named"),
-        # A name that is mistyped would let in whom it is meant to keep out.
+        # A mistyped name would let in callers that it was meant to keep out.
         ([{**ONE, "audiance": "a"}], "audiance is not a member of an issuer; did you mean audience?"),
         ([{**ONE, "audience": ["a"]}], "audience must be a string"),
         ([{**ONE, "header": "Cookie"}], "header cannot be 'Cookie'"),
@@ -188,9 +188,7 @@ ONE = {"issuer_url": "https://one"}
         ("1", "this is not a list of issuers"),
     ],
 )
-def test_an_issuer_that_cannot_be_meant_is_refused_with_a_sentence(
-    tmp_path: Path, configs: Any, says: str
-) -> None:
+def test_an_invalid_issuer_is_rejected_with_a_message(tmp_path: Path, configs: Any, says: str) -> None:
     text = configs if isinstance(configs, str) else json.dumps(configs)
     refused = [run_here("config", f"--jwt-configs={text}")]
     refused.append(run_here("config", env={"HYPERFLEET_SERVER_JWT_CONFIGS": text}))
@@ -203,7 +201,7 @@ def test_an_issuer_that_cannot_be_meant_is_refused_with_a_sentence(
         assert says in " ".join(one.stdout.split())
 
 
-def test_issuers_are_given_in_one_way_only(tmp_path: Path) -> None:
+def test_issuers_named_by_two_settings_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("jwt_issuers: [a=b]\nserver: {jwt: {configs: [{issuer_url: c}]}}")
     assert "both name issuers" in run_here("config", f"--config={file}").stdout
@@ -211,12 +209,12 @@ def test_issuers_are_given_in_one_way_only(tmp_path: Path) -> None:
     refused = run_here("config", "--jwt-issuers=a", env={"HYPERFLEET_JWT_CONFIGS": given})
     said = " ".join(refused.stdout.split())
     assert "--jwt-configs (HYPERFLEET_JWT_CONFIGS) and --jwt-issuers both name issuers" in said
-    # None of the one kind is no contradiction.
+    # An empty list is no contradiction.
     file.write_text("server: {jwt: {configs: []}}")
     assert shown(f"--config={file}", "--jwt-issuers=a")["jwt_issuers"]["value"] == ["a"]
 
 
-def test_issuers_are_shown_without_their_passwords() -> None:
+def test_issuers_are_shown_without_the_passwords_in_their_urls() -> None:
     given = json.dumps([{**ONE, "jwk_cert_url": "https://user:sesame@keys/certs", "audience": None}])
     one = {**ONE, "jwk_cert_url": "https://user:***@keys/certs", "header": "Authorization"}
     assert shown(f"--jwt-configs={given}")["jwt_configs"] == {"value": [one], "from": "--jwt-configs"}
@@ -225,7 +223,7 @@ def test_issuers_are_shown_without_their_passwords() -> None:
     assert json.dumps(one) in table
 
 
-def test_a_wrong_pattern_or_file_of_an_issuer_ends_the_start(tmp_path: Path) -> None:
+def test_a_check_reports_an_issuer_with_an_invalid_pattern_file_or_url(tmp_path: Path) -> None:
     for more, says in (
         (
             {"identity_claim_pattern": "["},
@@ -235,7 +233,7 @@ def test_a_wrong_pattern_or_file_of_an_issuer_ends_the_start(tmp_path: Path) -> 
             {"identity_claim_pattern": "^[[:alpha:]]+$"},
             "back-references, look-around and [:classes:] cannot be used",
         ),
-        # These would take longer for some names than for others.
+        # With these, some names would take longer to match than others.
         (
             {"identity_claim_pattern": r"^(a+)\1$"},
             "back-references, look-around and [:classes:] cannot be used",
@@ -258,7 +256,7 @@ def test_a_wrong_pattern_or_file_of_an_issuer_ends_the_start(tmp_path: Path) -> 
         assert says in " ".join(refused.stdout.split()), refused.stdout
 
 
-def test_a_text_of_the_file_is_taken_as_it_is_written(tmp_path: Path) -> None:
+def test_text_settings_in_a_file_are_taken_as_they_are_written(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(
         "db: {host: h, user: 0123, name: yes, port: 0o17}\nlogging: {level: WARN}\nenable_jwt: no\n"
@@ -276,13 +274,13 @@ def test_a_text_of_the_file_is_taken_as_it_is_written(tmp_path: Path) -> None:
     }
 
 
-def test_the_source_of_a_setting_is_the_variable_that_counts() -> None:
+def test_the_source_shown_is_the_variable_that_takes_effect() -> None:
     for empty in ("", "tcp://10.0.0.1:80"):
         env = {"HYPERFLEET_PORT": empty, "HYPERFLEET_SERVER_PORT": "7"}
         assert shown(env=env)["port"] == {"value": 7, "from": "HYPERFLEET_SERVER_PORT"}
 
 
-# All of the newest original's, with a value that each takes.
+# All variables of the newest original, with a valid value for each.
 VARIABLES = {
     "HYPERFLEET_SERVER_HOSTNAME": "x",
     "HYPERFLEET_SERVER_HOST": "127.0.0.1",
@@ -331,7 +329,7 @@ VARIABLES = {
 }
 
 
-def test_each_variable_of_the_newest_original_has_its_effect_or_a_line_that_says_why_not() -> None:
+def test_each_variable_of_the_newest_original_has_an_effect_or_is_reported_as_having_none() -> None:
     told = "\n".join(line for _, line in options.strange_variables(VARIABLES))
     assert "is ignored" not in told
     assert not [level for level, _ in options.strange_variables(VARIABLES) if level > logging.INFO]
@@ -343,13 +341,13 @@ def test_each_variable_of_the_newest_original_has_its_effect_or_a_line_that_says
     assert found["db_host"]["value"] == "db"
     assert found["log_level"]["value"] == "warning"
     assert found["statement_timeout"]["value"] == 30
-    # The service's own name wins.
+    # The service's own name takes precedence.
     both = shown(env={"HYPERFLEET_PORT": "1", "HYPERFLEET_SERVER_PORT": "2"})
     assert both["port"] == {"value": 1, "from": "HYPERFLEET_PORT"}
 
 
 @pytest.mark.parametrize("variable", ["ADAPTERS_REQUIRED_{}", "{}_ADAPTERS"])
-def test_required_adapters_are_taken_as_the_original_has_them_a_list_in_json(variable: str) -> None:
+def test_required_adapters_are_accepted_as_a_json_list_like_in_the_original(variable: str) -> None:
     env = {
         "HYPERFLEET_" + variable.format("CLUSTER"): '["validation", "dns"]',
         "HYPERFLEET_" + variable.format("NODEPOOL"): "[]",
@@ -362,13 +360,13 @@ def test_required_adapters_are_taken_as_the_original_has_them_a_list_in_json(var
     for broken in ('["validation"', "[" * 100_000):
         refused = run_here("config", env=dict.fromkeys(env, broken))
         assert (refused.returncode, "is not a list in JSON" in refused.stdout) == (2, True)
-    # A name that nobody has said would be waited for without end.
+    # Taken as names of adapters, these would be waited for forever.
     for strange in ('["dns", null]', "[true]", "[5]", '[["dns"]]'):
         refused = run_here("config", env=dict.fromkeys(env, strange))
         assert (refused.returncode, "is not a list of strings" in refused.stdout) == (2, True)
 
 
-def test_flags_of_both_generations_are_taken() -> None:
+def test_flags_of_both_generations_of_the_original_are_accepted() -> None:
     found = shown(
         *("--server-port", "8003", "--db-username=u", "--db-max-open-connections=9", "-l", "warn"),
         *("--http-read-timeout=5s", "--metrics-server-bindaddress", ":8081"),
@@ -398,7 +396,7 @@ def test_flags_of_both_generations_are_taken() -> None:
     assert "is not an address" in refused.stdout
 
 
-# What the originals of 2026 had for a while.
+# Settings that the originals of 2026 had for a while.
 WHILE = {
     "server": {
         "jwt": {"issuer_url": "https://idp.example", "audience": "fleet", "identity_claim": "sub"}
@@ -418,7 +416,7 @@ VOID = [
 ]
 
 
-def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_a_file(tmp_path: Path) -> None:
+def test_short_lived_settings_of_the_2026_originals_are_accepted_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(WHILE))
     given = ("--config", str(tmp_path / "config.yaml"))
     found = shown(*given)
@@ -427,7 +425,7 @@ def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_a_file(tmp_pat
     assert [name for name in VOID if f": {name} has no effect here: see --" not in told] == []
 
 
-def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_variables() -> None:
+def test_short_lived_settings_of_the_2026_originals_are_accepted_as_variables() -> None:
     env = {
         "HYPERFLEET_SERVER_JWT_ISSUER_URL": "https://idp.example",
         "HYPERFLEET_SERVER_JWT_AUDIENCE": "fleet",
@@ -440,7 +438,7 @@ def test_what_the_originals_of_2026_had_for_a_while_is_taken_from_variables() ->
     assert [level for level, _ in options.strange_variables(env)] == [logging.INFO] * 2
 
 
-def test_the_flags_that_an_original_of_2026_had_for_a_while_are_taken() -> None:
+def test_short_lived_settings_of_the_2026_originals_are_accepted_as_flags() -> None:
     found = shown(
         *("-f", "text", "--health-db-ping-timeout=2s", "--metrics-tls-cert-file", "x"),
         *("--metrics-tls-key-file=x", "--health-tls-cert-file=x", "--health-tls-key-file", "x"),
@@ -457,7 +455,7 @@ ORG = {"header": "X-Org", "key": "org", "required": True}
 
 
 def tenants(*dimensions: object, header: str = "X-System") -> str:
-    """A settings file that keeps tenants apart."""
+    """A settings file that enables tenants."""
     tenant = {"enabled": True, "system_header": header, "dimensions": dimensions}
     return json.dumps({"server": {"tenant": tenant}})
 
@@ -488,7 +486,7 @@ def tenants(*dimensions: object, header: str = "X-System") -> str:
         ("server: {tenant: {enabled: perhaps}}", "'perhaps' is not a valid boolean"),
     ],
 )
-def test_what_would_not_keep_tenants_apart_is_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_tenant_configuration_is_rejected(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(text)
     ended = run_here("config", "--check", "--no-auth", f"--config={file}")
@@ -496,7 +494,7 @@ def test_what_would_not_keep_tenants_apart_is_refused(tmp_path: Path, text: str,
     assert says in " ".join(ended.stdout.split())
 
 
-def test_tenants_may_be_asked_for_by_variables_and_flags() -> None:
+def test_tenants_can_be_enabled_by_variables_and_by_flags() -> None:
     dimensions = json.dumps([ORG])
     for ended in (
         run_here(
@@ -520,7 +518,7 @@ def test_tenants_may_be_asked_for_by_variables_and_flags() -> None:
     assert "needs --tenant-system-header" in refused.stdout
 
 
-def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:
+def test_a_check_tells_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:
     good = run_here("config", "--check", "--no-auth", f"--database-url={database}")
     assert (good.returncode, good.stdout) == (0, "A start would succeed.\n")
     broken = tmp_path / "schema.yaml"
@@ -550,7 +548,7 @@ def test_a_check_says_whether_a_start_would_succeed(database: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_connections_that_the_service_may_have_as_a_whole_are_shared_by_its_workers(
+def test_a_limit_of_four_connections_in_total_is_accepted_with_two_workers(
     database: str,
 ) -> None:
     arguments = ["--no-auth", "--database-url", database, "--workers=2", "--db-max-open-connections=4"]

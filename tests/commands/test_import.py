@@ -1,4 +1,4 @@
-"""``hyperfleet import``: from databases as originals make them, and over the API."""
+"""``hyperfleet import`` takes over databases of the original, and services over their API."""
 
 import contextlib
 import itertools
@@ -37,7 +37,7 @@ P, Q, R, S = (uid(number, 1) for number in range(1, 5))
 
 @pytest.fixture
 def empty(postgres: NoopExecutor) -> Iterator[str]:
-    """The connection string of an empty database that nobody has migrated."""
+    """The connection string of an empty database without migrations."""
     with made(postgres, f"original_{next(numbers)}") as conninfo:
         yield conninfo
 
@@ -59,7 +59,7 @@ def newest(empty: str) -> Iterator[Original]:
 
 
 def fill(original: Original) -> None:
-    """What its clients would have made of it, and nothing odd."""
+    """Stores what clients of the original would have, and nothing unusual."""
     original.cluster(A, "prod", generation=3, labels={"env": "prod", "tier": "gold"})
     original.cluster(B, "stage", spec={"n": 12345678901234567890, "pi": [1.5, None], "ü": "\t"})
     original.node_pool(P, "workers", A, generation=2)
@@ -122,7 +122,7 @@ def test_the_service_shows_what_the_original_held(
     assert api.get("/clusters?search=labels.tier='gold'").json()["total"] == 1
     assert api.get("/nodepools").json()["total"] == 2
 
-    # It goes on as if it had always been here.
+    # From here on it behaves as if it had always been here.
     assert api.report(cluster, "dns", observed_generation=3).status_code == 201
     changed = api.patch(f"/clusters/{A}", json={"spec": {"nodes": 4}}).json()
     assert changed["generation"] == 4
@@ -133,7 +133,7 @@ def conditions(api: Api, id_: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("which", ["first", "newest"])
-def test_what_ran_there_goes_on_running_here(
+def test_a_cluster_available_in_the_original_stays_available(
     which: str, request: pytest.FixtureRequest, api: Api, database: str
 ) -> None:
     original: Original = request.getfixturevalue(which)
@@ -151,7 +151,7 @@ def test_what_ran_there_goes_on_running_here(
     if original.newest:
         for one in there:
             original.insert("resource_conditions", resource_id=A, **one)
-    # In the middle of a new generation, which one adapter has seen and the other has not yet.
+    # Midway through a new generation: one adapter has reported it, the other has not yet.
     original.report(A, "dns", observed_generation=2)
     original.report(A, "validator", observed_generation=1)
     take(database, original)
@@ -164,7 +164,7 @@ def test_what_ran_there_goes_on_running_here(
 
 
 @pytest.mark.parametrize("which", ["first", "newest"])
-def test_what_came_to_run_there_between_two_imports_goes_on_running_here(
+def test_a_cluster_that_became_available_between_two_imports_stays_available(
     which: str, request: pytest.FixtureRequest, api: Api, database: str
 ) -> None:
     original: Original = request.getfixturevalue(which)
@@ -192,7 +192,7 @@ def test_what_came_to_run_there_between_two_imports_goes_on_running_here(
     says((ready, "False", 1, 0), (available, "False", 1, 0))
     take(database, original)
     assert conditions(api, A)["Available"]["status"] == "False"
-    # It ran at its first generation; of the second one, the one adapter has heard, the other has not.
+    # Available at generation 1; of generation 2, one adapter has reported, the other has not.
     original.conn.execute(
         f"UPDATE {'resources' if original.newest else 'clusters'} SET generation = 2, updated_time = %s",
         [at(5)],
@@ -209,7 +209,7 @@ def test_what_came_to_run_there_between_two_imports_goes_on_running_here(
         assert (found[name]["status"], found[name]["last_transition_time"]) == ("False", shown(5))
         assert found[name]["created_time"] == shown(0)
 
-    # What was heard here since counts, until there is a newer word there.
+    # Reports that came here since then count, until the original has newer ones.
     here = api.get(f"/clusters/{A}").json()
     for adapter in ("dns", "validator"):
         assert api.report(here, adapter, observed_generation=2).status_code in {200, 201}
@@ -220,11 +220,11 @@ def test_what_came_to_run_there_between_two_imports_goes_on_running_here(
     assert conditions(api, A)["Available"]["observed_generation"] == 2
 
 
-def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
+def test_a_row_that_the_database_rejects_is_reported_and_the_others_are_imported(
     first: Original, api: Api, database: str
 ) -> None:
     fill(first)
-    # No index of PostgreSQL's takes as much.
+    # Too large for any index of PostgreSQL.
     first.cluster(C, "large", labels={"k": "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(4000))})
     output = take(database, first, code=3)
     assert f"cluster {C} 'large': the database refuses it: index row " in output
@@ -233,7 +233,7 @@ def test_a_row_that_the_database_refuses_is_told_and_the_others_are_taken(
 
 
 def held_up(original: Original, database: str, sql: psycopg.Connection) -> Future[str]:
-    """What an import says in the end, which waits for somebody's lock by now."""
+    """Starts an import and returns, once it waits for a lock, the future of its output."""
     arguments = ("import", "--from-database", original.conninfo, "--database-url", database)
     said: Future[str] = Future()
     threading.Thread(target=lambda: said.set_result(run(*arguments).stdout), daemon=True).start()
@@ -245,7 +245,7 @@ def held_up(original: Original, database: str, sql: psycopg.Connection) -> Futur
     return said
 
 
-def test_who_takes_a_name_while_it_is_imported_has_it(
+def test_a_cluster_whose_name_is_taken_during_the_import_is_not_imported(
     first: Original, database: str, sql: psycopg.Connection
 ) -> None:
     fill(first)
@@ -262,7 +262,7 @@ def test_who_takes_a_name_while_it_is_imported_has_it(
     assert "clusters    1 new" in output
 
 
-def test_searches_are_planned_for_what_was_taken(
+def test_the_planner_has_statistics_after_an_import(
     first: Original, database: str, sql: psycopg.Connection
 ) -> None:
     fill(first)
@@ -272,7 +272,9 @@ def test_searches_are_planned_for_what_was_taken(
     assert {row[0] for row in sql.execute(known, [tables])} == {*tables}
 
 
-def test_a_second_run_changes_nothing(first: Original, database: str, sql: psycopg.Connection) -> None:
+def test_a_second_import_changes_nothing(
+    first: Original, database: str, sql: psycopg.Connection
+) -> None:
     fill(first)
     take(database, first)
 
@@ -290,7 +292,7 @@ def test_a_second_run_changes_nothing(first: Original, database: str, sql: psyco
 
 
 def rule(folder: Path, when: str, message: str) -> Path:
-    """A settings file by which clusters have a condition ``Seen``."""
+    """A settings file with a rule that gives clusters the condition ``Seen``."""
     said = {"status": '"True"', "reason": '"Seen"', "message": message}
     output = {name: {"expression": text} for name, text in said.items()}
     seen = {"type": "Seen", "when": {"expression": when}, "output": output}
@@ -299,7 +301,7 @@ def rule(folder: Path, when: str, message: str) -> Path:
     return file
 
 
-def test_rules_of_mapped_conditions_see_what_is_taken(
+def test_rules_of_mapped_conditions_see_imported_specs_and_reports(
     first: Original, api: Api, database: str, tmp_path: Path
 ) -> None:
     fill(first)
@@ -323,7 +325,7 @@ def test_rules_of_mapped_conditions_see_what_is_taken(
         ]
 
     assert messages(A) == expected(A)
-    # Of a report that comes later, the others are those that are here.
+    # When a report arrives later, the other reports are those already here.
     first.report(A, "late", observed_generation=3)
     take(database, first, "--config", str(rules))
     assert messages(A) == expected(A)
@@ -331,7 +333,7 @@ def test_rules_of_mapped_conditions_see_what_is_taken(
     assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
 
 
-def test_rules_of_mapped_conditions_see_numbers_that_no_double_holds(
+def test_rules_of_mapped_conditions_work_for_specs_with_numbers_no_double_can_hold(
     first: Original, api: Api, database: str, tmp_path: Path
 ) -> None:
     first.cluster(A, "prod", spec={"n": 10**400})
@@ -356,7 +358,7 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(
     assert dry.splitlines()[2:] == real.splitlines()[2:]
 
 
-def test_what_the_first_generation_no_longer_shows_is_not_taken(
+def test_rows_that_the_first_generation_marked_as_deleted_are_not_imported(
     first: Original, api: Api, database: str
 ) -> None:
     fill(first)
@@ -373,7 +375,7 @@ def test_what_the_first_generation_no_longer_shows_is_not_taken(
     assert api.get(f"/clusters/{A}/statuses").json()["total"] == 2
 
 
-def test_what_is_being_deleted_is_taken_as_that_and_ends_here(
+def test_a_cluster_being_deleted_is_imported_as_such_and_its_deletion_completes_here(
     newest: Original, service: Callable[..., Api], database: str
 ) -> None:
     settings = {"required_adapters_cluster": ("dns",), "required_adapters_nodepool": ("np",)}
@@ -404,7 +406,9 @@ def test_what_is_being_deleted_is_taken_as_that_and_ends_here(
     assert api.get(f"/clusters/{A}").status_code == 404
 
 
-def test_what_cannot_be_taken_is_told_with_the_reason(newest: Original, api: Api, database: str) -> None:
+def test_everything_that_cannot_be_imported_is_reported_with_the_reason(
+    newest: Original, api: Api, database: str
+) -> None:
     fill(newest)
     odd = [uid(number) for number in range(20, 40)]
     newest.cluster(odd[0], "Prod_West")
@@ -453,11 +457,11 @@ def test_what_cannot_be_taken_is_told_with_the_reason(newest: Original, api: Api
         assert any(one.startswith("  " + line) for one in lines), (line, output)
     assert api.get("/clusters").json()["total"] == 2
     assert api.get(f"/clusters/{B}/statuses").json()["total"] == 1
-    # Nothing of this is remembered as done: the next run says the same.
+    # None of this is recorded as done: the next run reports the same.
     assert take(database, newest, code=3).partition("Not imported: ")[2].splitlines() == lines
 
 
-def test_ids_of_december_become_uuids_where_that_is_wanted(
+def test_ids_of_december_2025_become_uuids_with_derive_ids(
     first: Original, api: Api, database: str
 ) -> None:
     first.cluster(ksuid(1), "prod")
@@ -472,7 +476,7 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     pool = api.get(f"/clusters/{found[0]['id']}/nodepools").json()["items"][0]
     assert pool["labels"] == {"team": "a", "hyperfleet.io/original-id": ksuid(2)}
     assert "0 new, 0 changed, 1 same, 0 removed" in take(database, first, "--derive-ids")
-    # Who still has the old ids goes on with them.
+    # Clients that still have the old ids can continue to use them.
     path = f"/clusters/{ksuid(1)}/nodepools/{ksuid(2)}"
     assert api.get(path).json() == pool
     for search in (f"id='{ksuid(2)}'", f"owner_id in ('{ksuid(3)}', '{ksuid(1)}')"):
@@ -484,14 +488,14 @@ def test_ids_of_december_become_uuids_where_that_is_wanted(
     assert api.get(f"/clusters/{ksuid(1)}/statuses").json()["total"] == 1
     assert api.patch(f"/clusters/{ksuid(1)}", json={"labels": {"a": "b"}}).status_code == 200
     assert api.get(f"/clusters/{ksuid(3)}").status_code == 404
-    # Without the option nothing is taken, and nothing that was taken goes.
+    # Without the option, no old id is imported, and nothing imported before is removed.
     first.cluster(A, "with-a-uuid")
     output = take(database, first, code=3)
     assert "clusters    1 new, 0 changed, 0 same, 0 removed" in output
     assert api.get("/clusters").json()["total"] == 2
 
 
-def test_what_was_created_or_changed_here_is_not_touched(
+def test_resources_created_or_changed_here_yield_only_to_newer_changes_in_the_original(
     first: Original, api: Api, database: str
 ) -> None:
     fill(first)
@@ -503,7 +507,7 @@ def test_what_was_created_or_changed_here_is_not_touched(
     mine = api.patch(f"/clusters/{A}", json={"spec": {"mine": True}}).json()
     assert mine["generation"] == 4
 
-    # A change there that is no newer than the one here does not win; one that is does.
+    # A change in the original wins only if it is newer than the one here.
     first.conn.execute("UPDATE clusters SET updated_time = now() WHERE name = 'prod'")
     output = take(database, first, code=3)
     assert f"cluster {A} 'prod': it was changed here after the import, and is no newer there" in output
@@ -516,7 +520,7 @@ def test_what_was_created_or_changed_here_is_not_touched(
     assert (theirs.json()["generation"], theirs.json()["spec"]) == (5, {"theirs": 1})
     assert theirs.headers["ETag"] != '"1"'
 
-    # What was removed here does not come back; what is gone there goes, unless it was changed here.
+    # What was removed here does not return. What is gone there is removed, unless it was changed here.
     assert api.delete(f"/clusters/{A}/nodepools/{P}").status_code == 202
     api.post(f"/clusters/{A}/nodepools/{P}/force-delete", json={"reason": "test"})
     assert api.get(f"/nodepools/{P}").status_code == 404
@@ -535,7 +539,7 @@ def test_what_was_created_or_changed_here_is_not_touched(
     assert api.read(own) == own
 
 
-def test_what_is_referred_to_here_does_not_go(
+def test_resources_referred_to_here_are_not_removed(
     first: Original, database: str, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
     fill(first)
@@ -563,13 +567,13 @@ def test_what_is_referred_to_here_does_not_go(
         assert f"node pool {Q} 'workers': it is gone there, and something here refers to it" in output
         assert "node pools  0 new, 0 changed, 0 same, 1 removed" in output
         assert api.get(f"/clusters/{A}").status_code == api.get(f"/nodepools/{Q}").status_code == 200
-        # Who is gone refers to nothing.
+        # A deleted resource refers to nothing.
         sql.execute("DELETE FROM resources")
         output = take(database, first, "--remove-most", code=3)
         assert "node pools  0 new, 0 changed, 0 same, 1 removed" in output
 
 
-def test_a_newer_report_counts_wherever_it_came_from(first: Original, api: Api, database: str) -> None:
+def test_the_newer_report_counts_wherever_it_came_from(first: Original, api: Api, database: str) -> None:
     fill(first)
     take(database, first)
     cluster = api.get(f"/clusters/{A}").json()
@@ -587,9 +591,7 @@ def test_a_newer_report_counts_wherever_it_came_from(first: Original, api: Api, 
     assert api.get(f"/clusters/{A}").json()["status"]["phase"] == "NotReady"
 
 
-def test_a_source_that_has_lost_everything_removes_nothing(
-    first: Original, api: Api, database: str
-) -> None:
+def test_a_source_that_is_empty_now_removes_nothing(first: Original, api: Api, database: str) -> None:
     fill(first)
     take(database, first)
     first.conn.execute("TRUNCATE clusters, node_pools, adapter_statuses")
@@ -599,7 +601,7 @@ def test_a_source_that_has_lost_everything_removes_nothing(
 
 
 @pytest.mark.parametrize("hidden", ["resource_conditions", "resource_labels", "resource_references"])
-def test_what_the_role_may_not_read_is_named_and_not_left_out(
+def test_a_table_that_the_role_cannot_read_is_reported_and_not_skipped(
     hidden: str, newest: Original, database: str
 ) -> None:
     fill(newest)
@@ -618,7 +620,7 @@ def test_what_the_role_may_not_read_is_named_and_not_left_out(
         newest.conn.execute(f"DROP ROLE {role}")
 
 
-def test_it_refuses_to_run_where_that_cannot_be_meant(
+def test_an_import_with_an_invalid_source_target_or_option_is_rejected(
     first: Original, database: str, empty: str, postgres: NoopExecutor
 ) -> None:
     with migrated(postgres, f"other_{next(numbers)}") as other:
@@ -648,7 +650,7 @@ def test_it_refuses_to_run_where_that_cannot_be_meant(
         assert "Traceback" not in ended.stdout
 
 
-def test_a_role_that_may_read_each_column_suffices(newest: Original, database: str) -> None:
+def test_a_role_with_select_on_each_column_suffices(newest: Original, database: str) -> None:
     fill(newest)
     role = f"columns_{next(numbers)}"
     newest.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
@@ -672,7 +674,7 @@ def test_a_role_that_may_read_each_column_suffices(newest: Original, database: s
         newest.conn.execute(f"DROP ROLE {role}")
 
 
-def test_a_role_that_may_only_read_suffices(first: Original, database: str, tmp_path: Path) -> None:
+def test_a_role_that_can_only_read_suffices(first: Original, database: str, tmp_path: Path) -> None:
     fill(first)
     role = f"{first.conn.info.dbname}_reader"
     first.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
@@ -703,7 +705,7 @@ def dump(sql: psycopg.Connection) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_it_goes_on_after_a_kill_and_ends_as_if_there_had_been_none(
+def test_an_import_resumed_after_a_kill_ends_like_an_uninterrupted_one(
     first: Original, database: str, sql: psycopg.Connection, postgres: NoopExecutor
 ) -> None:
     first.fleet(3000, pools=1, reports=1)
@@ -716,9 +718,9 @@ def test_it_goes_on_after_a_kill_and_ends_as_if_there_had_been_none(
         process.send_signal(signal.SIGKILL)
     taken = sql.execute("SELECT count(*) FROM clusters").fetchone()
     assert taken is not None
-    assert 1000 <= taken[0] < 3000, "in the middle"
+    assert 1000 <= taken[0] < 3000, "killed midway"
     assert taken[0] % 500 == 0, "whole batches"
-    assert sql.execute("SELECT count(*) FROM imports").fetchone() == taken, "and what is known of each"
+    assert sql.execute("SELECT count(*) FROM imports").fetchone() == taken, "with a record of each"
     output = take(database, first)
     assert "Everything was imported." in output
     assert f"clusters    {3000 - taken[0]} new, 0 changed, {taken[0]} same" in output
@@ -758,7 +760,7 @@ class Following:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "newest"])
-def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
+def test_follow_imports_changes_within_seconds_and_ends_with_a_look_at_everything(
     which: str, request: pytest.FixtureRequest, api: Api, database: str
 ) -> None:
     original: Original = request.getfixturevalue(which)
@@ -783,7 +785,7 @@ def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
         following.until(lambda: api.get(f"/clusters/{B}").json()["generation"] == 9)
         following.until(lambda: '"v":2' in api.get(f"/nodepools/{P}/statuses").text.replace(" ", ""))
         following.until(lambda: api.get(f"/nodepools/{Q}").status_code == 404)
-        # A change that the times do not tell is found by the last look.
+        # The last pass finds a change that the times do not show.
         original.conn.execute(
             "UPDATE adapter_statuses SET last_report_time = %s"
             " WHERE resource_id = %s AND adapter = 'dns'",
@@ -799,7 +801,7 @@ def test_follow_takes_changes_within_seconds_and_ends_with_a_look_at_everything(
 
 
 @pytest.mark.slow
-def test_a_bound_on_transactions_does_not_end_who_follows(
+def test_a_transaction_timeout_does_not_end_a_follow(
     first: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     needs_setting(sql, "transaction_timeout")
@@ -819,7 +821,9 @@ def test_a_bound_on_transactions_does_not_end_who_follows(
 
 
 @pytest.mark.slow
-def test_follow_lets_a_name_go_from_one_to_the_next(first: Original, api: Api, database: str) -> None:
+def test_follow_lets_a_name_pass_from_a_deleted_cluster_to_a_new_one(
+    first: Original, api: Api, database: str
+) -> None:
     fill(first)
     following = Following("--from-database", first.conninfo, "--database-url", database)
     try:
@@ -834,7 +838,7 @@ def test_follow_lets_a_name_go_from_one_to_the_next(first: Original, api: Api, d
         following.process.kill()
 
 
-def test_another_instance_of_this_service_is_a_source(
+def test_another_instance_of_this_service_can_be_the_source(
     api: Api, service: Callable[..., Api], postgres: NoopExecutor, database: str
 ) -> None:
     cluster = api.cluster("prod", labels={"a": "b"}, spec={"n": 2**70})
@@ -857,7 +861,7 @@ def test_another_instance_of_this_service_is_a_source(
             assert there.get(path + "/statuses").json() == api.get(path + "/statuses").json()
         marked = there.get(f"/clusters/{waiting['id']}").json()
         assert marked["deleted_time"] == api.get(f"/clusters/{waiting['id']}").json()["deleted_time"]
-        # What is gone there goes here, too.
+        # What is gone there is removed here, too.
         gone = api.get("/clusters?search=name='c7'").json()["items"][0]
         assert api.delete(f"/clusters/{gone['id']}").status_code == 202
         ended = run_here("import", "--from-api", api.url, "--database-url", other)
@@ -865,7 +869,7 @@ def test_another_instance_of_this_service_is_a_source(
         assert there.get(f"/clusters/{gone['id']}").status_code == 404
 
 
-# As the first generation answers: times under other names, no times of reports.
+# As the first generation answers: other names for times, no times of reports.
 CLUSTER = {
     **{"id": A, "kind": "Cluster", "href": f"/api/hyperfleet/v1/clusters/{A}", "name": "prod"},
     **{"labels": {"env": "prod"}, "spec": {"region": "us-east-1"}, "generation": 1},
@@ -892,7 +896,7 @@ REPORT = {
 
 @pytest.fixture
 def old() -> Iterator[JsonServer]:
-    """A service that answers as the first generation did; it wants a token."""
+    """A service that answers like the first generation, and requires a token."""
     base = "/api/hyperfleet/v1"
     extra = [{**CLUSTER, "id": uid(n), "name": f"c{n}"} for n in range(100, 125)]
     lists: dict[str, list[Any]] = {
@@ -917,7 +921,7 @@ def old() -> Iterator[JsonServer]:
         yield server
 
 
-def test_a_service_of_the_first_generation_is_a_source(
+def test_a_service_of_the_first_generation_can_be_the_source(
     old: JsonServer, api: Api, database: str, tmp_path: Path
 ) -> None:
     arguments = ("import", "--from-api", old.url, "--database-url", database)
@@ -937,7 +941,7 @@ def test_a_service_of_the_first_generation_is_a_source(
     assert {method for method, *_ in old.asked} == {"GET"}
     cluster = api.get(f"/clusters/{A}").json()
     assert cluster["created_time"] == "2025-11-17T10:00:00.123456Z"
-    # It was never changed before it was created.
+    # The update time was before the creation, which cannot be.
     assert cluster["updated_time"] == cluster["created_time"]
     assert cluster["status"]["phase"] == "Ready"
     assert api.get("/clusters").json()["total"] == 26
@@ -953,7 +957,7 @@ Over = Callable[[str, dict[str, str]], Any]
 
 
 def there(number: int, kind: int = 0, **more: Any) -> dict[str, Any]:
-    """A cluster, or with 1 a node pool, as a service shows it."""
+    """A cluster, or with kind 1 a node pool, as a service shows it."""
     own: dict[str, Any] = {"kind": "Cluster", "name": f"c{number}"}
     if kind:
         own = {"kind": "NodePool", "name": f"p{number}", "owner_references": {"id": uid(number)}}
@@ -970,9 +974,9 @@ def listed(items: list[Any], total: Any = None, **more: Any) -> dict[str, Any]:
 
 
 class Service:
-    """A service with clusters and node pools; ``over`` may answer otherwise.
+    """A service with clusters and node pools; ``over`` can override its answers.
 
-    It gives a value, a status alone, bytes, or a whole answer.
+    ``over`` returns a value, a status alone, bytes, a whole answer, or None for the usual answer.
     """
 
     def __init__(self, clusters: list[Any], pools: list[Any]) -> None:
@@ -1055,14 +1059,14 @@ WRONG: dict[str, tuple[Over, int, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_list_that_cannot_be_true_removes_nothing(
+def test_an_implausible_list_removes_nothing(
     wrong: str, fleet: tuple[Service, str], database: str, sql: psycopg.Connection
 ) -> None:
     service, url = fleet
     over, code, says = WRONG[wrong]
     if code == 1:
         service.over = over
-        assert says in ask(database, url, "--dry-run", code=1), "the first time, too"
+        assert says in ask(database, url, "--dry-run", code=1), "on a first import, too"
         service.over = lambda _path, _query: None
     ask(database, url)
     assert numbers_of(sql) == (120, 50)
@@ -1073,7 +1077,7 @@ def test_a_list_that_cannot_be_true_removes_nothing(
     assert "0 new, 0 changed, 120 same, 0 removed" in ask(database, url)
 
 
-def test_most_is_removed_where_that_is_meant(
+def test_most_resources_are_removed_with_remove_most(
     fleet: tuple[Service, str], database: str, sql: psycopg.Connection
 ) -> None:
     service, url = fleet
@@ -1086,7 +1090,7 @@ def test_most_is_removed_where_that_is_meant(
     assert numbers_of(sql) == (30, 0)
 
 
-def test_what_is_read_over_the_api_is_not_held_as_a_whole(fleet: tuple[Service, str]) -> None:
+def test_resources_read_over_the_api_are_not_all_held_in_memory(fleet: tuple[Service, str]) -> None:
     service, url = fleet
     service.clusters = [there(number, spec={"large": "x" * 20_000}) for number in range(3000)]
     tracemalloc.start()
@@ -1097,10 +1101,10 @@ def test_what_is_read_over_the_api_is_not_held_as_a_whole(fleet: tuple[Service, 
     finally:
         tracemalloc.stop()
     assert (look.count("Cluster"), len(batch)) == (3000, 500)
-    assert peak < 45e6, "all of them have 60 MB"
+    assert peak < 45e6, "all of them take 60 MB"
 
 
-def test_reports_that_are_not_found_though_their_resource_is_are_told(
+def test_missing_reports_of_an_existing_resource_are_reported(
     fleet: tuple[Service, str], database: str, sql: psycopg.Connection
 ) -> None:
     service, url = fleet
@@ -1120,7 +1124,7 @@ def test_reports_that_are_not_found_though_their_resource_is_are_told(
     assert numbers_of(sql) == (119, 1)
 
 
-def test_reports_with_numbers_that_no_double_holds_are_taken(
+def test_reports_with_integers_that_no_double_can_hold_are_imported(
     fleet: tuple[Service, str], api: Api, database: str
 ) -> None:
     service, url = fleet
@@ -1144,7 +1148,7 @@ def test_reports_with_numbers_that_no_double_holds_are_taken(
     )
 
 
-# More than any Python parses: 3.13 goes to ten thousand.
+# Deeper than any Python parses: 3.13 stops at ten thousand levels.
 DEEP = b"[" * 300_000 + b"]" * 300_000
 
 
@@ -1168,7 +1172,7 @@ DEEP = b"[" * 300_000 + b"]" * 300_000
         (b'{"items": [{"id": "x", "spec": ' + DEEP + b'}], "total": 1}', 1, "JSON of too many levels."),
     ],
 )
-def test_an_answer_that_is_broken_is_told_in_a_line(
+def test_a_broken_answer_is_reported_in_one_line(
     clusters: Any, code: int, says: str, fleet: tuple[Service, str], database: str
 ) -> None:
     service, url = fleet
@@ -1179,7 +1183,7 @@ def test_an_answer_that_is_broken_is_told_in_a_line(
     elif isinstance(clusters, list):
         answer = listed([*clusters, there(2)])
     asked = iter([listed([there(2)])])
-    # The first question is only whether anything answers.
+    # The first request only checks whether anything answers.
     service.over = lambda path, query: (
         None if path != "/clusters" else next(asked) if query["pageSize"] == "1" else answer
     )
@@ -1188,7 +1192,7 @@ def test_an_answer_that_is_broken_is_told_in_a_line(
     assert code == 1 or "clusters    1 new" in output
 
 
-def test_what_is_of_another_type_than_it_must_be_is_told_of_each(
+def test_each_resource_with_an_invalid_member_is_reported(
     fleet: tuple[Service, str], database: str
 ) -> None:
     service, url = fleet
@@ -1214,17 +1218,17 @@ def test_what_is_of_another_type_than_it_must_be_is_told_of_each(
         assert any(line.startswith(about) for line in lines), (about, lines)
 
 
-def test_an_address_that_is_none_is_told(database: str) -> None:
+def test_an_invalid_source_url_is_reported(database: str) -> None:
     for address in ("http://[::1", "http://h:99999"):
         assert "--from-api is not a URL: " in ask(database, address, code=2)
 
 
 def nested(levels: int, innermost: str = "") -> str:
-    """An object that is so deep."""
+    """An object with so many levels."""
     return '{"a":' + "[" * (levels - 1) + innermost + "]" * (levels - 1) + "}"
 
 
-def test_no_more_levels_are_taken_than_the_api_takes(
+def test_an_import_accepts_as_many_levels_as_the_api(
     newest: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     bodies = [nested(63), nested(62, '"[[\\"["'), nested(64), nested(64, "1"), nested(1015)]
@@ -1245,7 +1249,7 @@ def test_no_more_levels_are_taken_than_the_api_takes(
     assert api.get("/clusters").json()["total"] == 4
 
 
-def test_a_row_that_is_strange_is_told_and_the_others_are_taken(
+def test_rows_too_deep_or_with_a_duplicate_id_are_reported_and_the_others_imported(
     newest: Original, api: Api, database: str
 ) -> None:
     fill(newest)
@@ -1298,7 +1302,7 @@ def test_a_row_that_is_strange_is_told_and_the_others_are_taken(
 
 @contextlib.contextmanager
 def another(original: Original, *, newest: bool) -> Iterator[Original]:
-    """Another original, at the address of one that goes elsewhere."""
+    """Another original, at the address of the first one, which moves elsewhere."""
     name = original.conn.info.dbname
     original.conn.close()
     server = make_conninfo(original.conninfo, dbname="postgres")
@@ -1315,7 +1319,7 @@ def another(original: Original, *, newest: bool) -> Iterator[Original]:
             conn.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(moved))
 
 
-def test_another_original_behind_the_same_address_removes_nothing(
+def test_another_original_at_the_same_address_removes_nothing_of_the_first(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
     for number in range(1, 6):
@@ -1323,7 +1327,7 @@ def test_another_original_behind_the_same_address_removes_nothing(
     take(database, newest)
     with another(newest, newest=True) as other:
         other.cluster(uid(77), "us-1")
-        # What both have is of the one that was looked at last.
+        # What both have counts as imported from the last one.
         other.cluster(uid(5), "eu-5")
         output = take(database, other)
         assert "clusters    1 new, 0 changed, 1 same, 0 removed" in output
@@ -1333,13 +1337,13 @@ def test_another_original_behind_the_same_address_removes_nothing(
         assert "1 removed" in take(database, other)
 
 
-def test_a_database_is_the_same_under_another_address(
+def test_a_database_is_recognized_at_another_address(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
     for number in range(1, 6):
         newest.cluster(uid(number), f"eu-{number}")
     take(database, newest)
-    # Most of it is gone, which is no wonder in a database that is known for sure.
+    # Most of it is gone, which is accepted of a database whose identity is certain.
     newest.conn.execute("DELETE FROM resources WHERE name <> 'eu-3'")
     host = newest.conn.info.host
     other = make_conninfo(newest.conninfo, host=f"{host},{host}", port=f"{newest.conn.info.port}")
@@ -1347,7 +1351,7 @@ def test_a_database_is_the_same_under_another_address(
     assert numbers_of(sql) == (1, 0)
 
 
-def test_a_database_that_is_not_known_for_sure_does_not_remove_most(
+def test_a_database_of_uncertain_identity_does_not_remove_most_resources(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
     for number in range(1, 6):
@@ -1372,7 +1376,7 @@ def test_a_database_that_is_not_known_for_sure_does_not_remove_most(
         newest.conn.execute(f"DROP ROLE {role}")
 
 
-def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
+def test_a_change_without_a_new_time_is_imported_unless_the_copy_here_was_changed(
     newest: Original, api: Api, database: str
 ) -> None:
     for id_, name in ((A, "one"), (B, "two"), (C, "three"), (D, "four")):
@@ -1381,7 +1385,7 @@ def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
     tags = {id_: api.get(f"/clusters/{id_}").headers["ETag"] for id_ in (A, B, C, D)}
     newest.conn.execute("UPDATE resources SET spec = '{\"fixed\": true}' WHERE id IN (%s, %s)", [A, C])
     newest.insert("resource_labels", resource_id=B, key="new", value="label")
-    # Reports alone make no new version of what has come.
+    # A report alone does not make an imported resource count as changed.
     newest.report(D, "dns")
     api.patch(f"/clusters/{C}", json={"spec": {"mine": True}})
     for _ in range(2):
@@ -1394,7 +1398,7 @@ def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
     assert api.get(f"/clusters/{C}").json()["spec"] == {"mine": True}
     assert api.get(f"/clusters/{D}/statuses").json()["total"] == 1
     assert api.get(f"/clusters/{A}").headers["ETag"] != tags[A]
-    # Where it was set back, too.
+    # Also if the time was set back.
     newest.conn.execute(
         "UPDATE resources SET spec = '{}', updated_time = %s WHERE id = %s", [at(0.5), A]
     )
@@ -1403,7 +1407,9 @@ def test_a_change_without_a_new_time_counts_unless_the_copy_here_was_changed(
     assert "0 changed, 3 same" in take(database, newest, code=3)
 
 
-def test_what_comes_back_has_no_version_that_it_had(newest: Original, api: Api, database: str) -> None:
+def test_a_resource_that_comes_back_has_none_of_its_former_etags(
+    newest: Original, api: Api, database: str
+) -> None:
     for id_, name in ((A, "stays"), (B, "back"), (C, "removed-here")):
         newest.cluster(id_, name)
     take(database, newest)
@@ -1427,10 +1433,12 @@ def test_what_comes_back_has_no_version_that_it_had(newest: Original, api: Api, 
         again = api.get(f"/clusters/{id_}", headers={"If-None-Match": ", ".join(tags)})
         assert (again.status_code, again.json()["spec"]) == (200, {"other": 1})
     newest.conn.execute("DELETE FROM resources WHERE id = %s", [B])
-    assert "1 removed" in take(database, newest), "it is as any other that was imported"
+    assert "1 removed" in take(database, newest), "it counts as imported, like any other"
 
 
-def test_two_imports_do_not_meet(newest: Original, database: str, sql: psycopg.Connection) -> None:
+def test_two_imports_cannot_write_at_the_same_time(
+    newest: Original, database: str, sql: psycopg.Connection
+) -> None:
     newest.cluster(A, "prod")
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE clusters IN EXCLUSIVE MODE")
@@ -1441,7 +1449,7 @@ def test_two_imports_do_not_meet(newest: Original, database: str, sql: psycopg.C
     take(database, newest)
 
 
-def test_what_somebody_makes_meanwhile_is_not_overwritten(
+def test_a_cluster_created_during_the_import_is_not_overwritten(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
     newest.cluster(A, "prod")
@@ -1458,7 +1466,7 @@ def test_what_somebody_makes_meanwhile_is_not_overwritten(
     assert sql.execute("SELECT name FROM clusters").fetchall() == [("mine",)]
 
 
-def test_nobody_is_waited_for_beyond_reason() -> None:
+def test_the_waits_that_a_source_asks_for_are_bounded() -> None:
     for asked, waits in (("3600", 10), ("2", 2), ("Thu, 01 Jan 2099 00:00:00 GMT", 10)):
         answer = HTTPResponse(headers={"Retry-After": asked}, status=429)
         assert Patience(3).get_retry_after(answer) == waits
@@ -1466,9 +1474,7 @@ def test_nobody_is_waited_for_beyond_reason() -> None:
     assert RETRIES * PATIENCE <= 30
 
 
-def test_an_import_that_waits_ends_at_once_when_it_is_told_to(
-    fleet: tuple[Service, str], database: str
-) -> None:
+def test_sigterm_ends_a_waiting_import_at_once(fleet: tuple[Service, str], database: str) -> None:
     service, url = fleet
     asked = threading.Event()
 
@@ -1492,13 +1498,13 @@ def test_an_import_that_waits_ends_at_once_when_it_is_told_to(
             process.kill()
 
 
-def test_the_command_is_there_and_says_what_it_does() -> None:
+def test_the_help_of_import_lists_its_options() -> None:
     said = run("import", "--help").stdout
     for flag in ("--from-database", "--from-api", "--token-file", "--dry-run", "--follow"):
         assert flag in said
 
 
-def test_tenants_are_taken_over_where_they_are_kept_apart(
+def test_resources_of_tenants_are_imported_only_with_tenant_enabled(
     newest: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     newest.cluster(A, "same", tenancy={"org": "a"})

@@ -1,4 +1,4 @@
-"""What a release consists of: the version, the lock, the licenses, what `make release-check` asks."""
+"""The parts of a release agree: version, lock file, licenses, and what `make release-check` looks at."""
 
 import importlib.util
 import os
@@ -23,13 +23,13 @@ PINS = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", LOCK, re.MULTILINE))
 BIN = ROOT / ".tools" / "release" / "bin"
 needs_builders = pytest.mark.skipif(
     not (BIN / "hatchling").exists() or not shutil.which("git"),
-    reason="no hatchling or no git: make test-tools installs the one",
+    reason="needs git, and hatchling, which make test-tools installs",
 )
 SOURCES = ("hyperfleet", "openapi", "migrations", "hatch_build.py", "pyproject.toml", "README.md")
 
 
 def script(name: str) -> ModuleType:
-    """A module of the folder release, which is no package."""
+    """Loads a module from the folder release, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"release_{name}", ROOT / "release" / f"{name}.py")
     assert spec
     assert spec.loader
@@ -38,7 +38,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_lock_has_a_version_that_fits_for_each_package_of_the_project() -> None:
+def test_the_lock_file_pins_a_matching_version_of_each_dependency() -> None:
     extras = PROJECT["optional-dependencies"]
     for text in [*PROJECT["dependencies"], *extras["tracing"]]:
         needed = Requirement(text)
@@ -48,7 +48,7 @@ def test_the_lock_has_a_version_that_fits_for_each_package_of_the_project() -> N
     assert "pytest" not in PINS
 
 
-def test_each_version_of_the_lock_has_hashes_and_no_place_is_named() -> None:
+def test_each_pin_in_the_lock_file_has_hashes_and_no_url() -> None:
     entries = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE)[1:]
     assert len(entries) == len(PINS)
     assert all("--hash=sha256:" in entry for entry in entries)
@@ -56,15 +56,15 @@ def test_each_version_of_the_lock_has_hashes_and_no_place_is_named() -> None:
     assert "make lock" in LOCK
 
 
-def test_the_list_of_licenses_names_each_package_of_the_lock_and_no_other() -> None:
+def test_the_list_of_licenses_names_exactly_the_locked_packages_and_none_under_the_gpl() -> None:
     page = (ROOT / "THIRD_PARTY.md").read_text()
     rows = re.findall(r"^\| ([a-z0-9.-]+) \| (\d\S*) \| (.+?) \| .*\|$", page, re.MULTILINE)
     assert {name: version for name, version, _ in rows} == PINS
-    # None that binds who serves it to others, or who ships it together with other things.
+    # No license may restrict serving it to others, or shipping it with other software.
     assert not [row for row in rows if re.search(r"AGPL|(?<!L)GPL|unknown", row[2], re.IGNORECASE)]
 
 
-def test_a_version_needs_its_section_in_the_changelog_and_its_chart() -> None:
+def test_a_release_needs_a_section_in_the_changelog_and_a_matching_chart() -> None:
     faults = script("check").faults
     changelog = "## Unreleased\n\n### Added\n\n## [0.2.0] - 2026-12-01\n\n### Added\n- It.\n\n## 0.1.0\n"
     chart = 'version: 1.0.0\nappVersion: "0.2.0"\n'
@@ -88,7 +88,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the wheel is made of, as the first commit of a history of its own."""
+    """The sources of the wheel, as the first commit of a new repository."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for name in (*SOURCES, "LICENSE", "CHANGELOG.md", "THIRD_PARTY.md", "requirements.lock"):
@@ -113,7 +113,7 @@ def hatch(folder: Path, *words: str, **env: str) -> str:
 
 @pytest.mark.tools
 @needs_builders
-def test_the_version_is_that_of_the_tag_and_0_1_0_without_one(checkout: Path) -> None:
+def test_the_version_comes_from_the_tag_and_is_0_1_0_without_one(checkout: Path) -> None:
     told = hatch(checkout, "hatchling", "version")
     assert re.fullmatch(r"0\.1\.0\.post1\.dev\d+\+g[0-9a-f]+", told)
     git(checkout, "tag", "v0.2.0")
@@ -137,20 +137,20 @@ def contents(dist: Path) -> tuple[str, str]:
 
 @pytest.mark.tools
 @needs_builders
-def test_a_wheel_knows_its_version_and_its_commit_also_when_made_of_the_sdist(
+def test_a_wheel_knows_its_version_and_commit_even_when_built_from_the_sdist(
     checkout: Path, tmp_path: Path
 ) -> None:
     build = ("python", "-m", "build", "--no-isolation", "--outdir")
     git(checkout, "tag", "v0.2.0")
     commit = git(checkout, "rev-parse", "HEAD")
-    # The sdist, and the wheel of what is in it.
+    # The sdist, and a wheel built from its contents.
     hatch(checkout, *build, str(tmp_path / "both"))
     assert contents(tmp_path / "both") == ("0.2.0", commit)
     with tarfile.open(tmp_path / "both" / "hyperfleet_api-0.2.0.tar.gz") as sdist:
         sdist.extractall(tmp_path, filter="data")
     hatch(tmp_path / "hyperfleet_api-0.2.0", *build, str(tmp_path / "again"), "--wheel")
     assert contents(tmp_path / "again") == ("0.2.0", commit)
-    # As the image does it.
+    # As in the image.
     shutil.rmtree(checkout / ".git")
     told = {"SETUPTOOLS_SCM_PRETEND_VERSION": "7.8.9", "HYPERFLEET_COMMIT": "c0ffee"}
     hatch(checkout, *build, str(tmp_path / "told"), "--wheel", **told)

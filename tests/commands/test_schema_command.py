@@ -1,4 +1,4 @@
-"""``hyperfleet schema check``: documents, and what is stored, in a database or behind a service."""
+"""``hyperfleet schema check`` checks documents, and specs stored in a database or behind a service."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from pytest_postgresql.executors import NoopExecutor
 GCP_FILE = str(PROVIDERS / "gcp.yaml")
 
 
-def test_a_document_is_checked_alone(tmp_path: Path) -> None:
+def test_a_document_can_be_checked_on_its_own(tmp_path: Path) -> None:
     for name, version in (("gcp", "3.0.3"), ("aws", "3.1.0"), ("wide", "3.0.3")):
         good = run_here("schema", "check", str(PROVIDERS / f"{name}.yaml"))
         assert good.returncode == 0, good.stdout
@@ -42,7 +42,7 @@ def test_a_document_is_checked_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def filled(api: Api, sql: psycopg.Connection) -> Api:
-    """Clusters of which 30 would break, with node pools of which one would."""
+    """1,231 clusters, 30 of which would break, and two node pools, one of which would."""
     cluster = api.cluster("good", spec=GCP)
     api.node_pool(cluster, "good", spec=GCP_POOL)
     api.node_pool(cluster, "bad", spec=at("replicas", 1000, GCP_POOL))
@@ -61,7 +61,9 @@ def filled(api: Api, sql: psycopg.Connection) -> Api:
 
 
 @pytest.mark.slow
-def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> None:
+def test_stored_specs_are_checked_in_a_database_and_behind_a_service(
+    filled: Api, database: str, tmp_path: Path
+) -> None:
     outputs = []
     for against, env in (
         (database, {}),
@@ -74,14 +76,14 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
         assert "Clusters: 30 of 1231 stored specs would break" in ended.stdout
         assert "Node pools: 1 of 2 stored specs would break" in ended.stdout
         assert "    spec.replicas: must be at most 500" in ended.stdout
-        # Bounded: twenty resources, five faults of each.
+        # The output is bounded: twenty resources, five errors each.
         assert ended.stdout.count("  bad-") == 20
         assert "  and 10 more\n" in ended.stdout
         assert "    spec.release: is required" in ended.stdout
         assert "Checking clusters" in ended.stdout
         outputs.append(ended.stdout)
     assert len(outputs[0].splitlines()) < 200
-    # Whatever is fine for all of them.
+    # A document that all of them satisfy.
     file = tmp_path / "open.yaml"
     file.write_text("openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {type: object}}}\n")
     fine = run_here("schema", "check", str(file), "--against", database)
@@ -90,7 +92,7 @@ def test_stored_specs_are_tried(filled: Api, database: str, tmp_path: Path) -> N
     assert "Node pools:" not in fine.stdout
 
 
-def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
+def test_deletions_while_a_service_is_read_hide_none_of_the_other_resources(
     filled: Api, sql: psycopg.Connection
 ) -> None:
     asked = []
@@ -108,10 +110,10 @@ def test_what_goes_while_a_service_is_read_does_not_hide_what_stays(
     with JsonServer(answer) as between:
         ended = run_here("schema", "check", GCP_FILE, "--against", between.url)
     assert len(asked) == 4
-    assert "of 1231 stored specs would break" in ended.stdout, "100 of them were seen before they went"
+    assert "of 1231 stored specs would break" in ended.stdout, "100 were read before their deletion"
 
 
-def test_the_token_that_is_given_goes_to_that_service_and_nowhere_else(tmp_path: Path) -> None:
+def test_the_token_is_sent_to_the_given_service_only(tmp_path: Path) -> None:
     tokens: list[str] = []
 
     def answer(_method: str, path: str, _body: bytes, headers: Any) -> tuple[int, dict[str, str], bytes]:
@@ -135,7 +137,7 @@ def test_the_token_that_is_given_goes_to_that_service_and_nowhere_else(tmp_path:
     assert tokens == ["Bearer mine"] * 2
 
 
-def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
+def test_an_invalid_address_is_reported_without_its_password() -> None:
     for against, says in (
         ("mysql://me:secret@db.example/fleet", "--against: the scheme mysql is not postgresql"),
         ("password secret", "--against must be a URL"),
@@ -146,7 +148,7 @@ def test_a_password_in_what_is_not_understood_is_not_repeated() -> None:
         assert "secret" not in ended.stdout
 
 
-def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
+def test_an_unreachable_database_or_service_is_reported_without_a_traceback(
     service: Callable[..., Api],
 ) -> None:
     for against, says in (
@@ -170,28 +172,28 @@ def test_a_database_or_service_that_is_not_there_is_an_error_in_words(
         b'{"kind": "PodList", "items": [{"metadata": {"name": "p"}, "spec": {}}], "total": 1}',
     ],
 )
-def test_a_service_that_is_another_one_is_an_error_in_words(content: bytes) -> None:
+def test_a_service_that_is_not_this_api_is_reported(content: bytes) -> None:
     with JsonServer(lambda *_: (200, {}, content)) as server:
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
     said = "The service cannot be read: it does not answer like the HyperFleet API."
     assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
 
 
-def test_to_check_against_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+def test_checking_against_a_missing_embedded_database_does_not_create_it(tmp_path: Path) -> None:
     folder = tmp_path / "misspelt"
     ended = run_here("schema", "check", GCP_FILE, "--against=database", f"--data-dir={folder}")
     assert (ended.returncode, f"no database in {folder}" in ended.stdout) == (1, True), ended.stdout
     assert not folder.exists()
 
 
-def test_a_database_that_was_not_migrated_is_called_so(postgres: NoopExecutor) -> None:
+def test_a_database_without_migrations_is_reported(postgres: NoopExecutor) -> None:
     with made(postgres, "unmigrated") as database:
         ended = run_here("schema", "check", GCP_FILE, "--against", database)
     assert (ended.returncode, "lacks migrations" in ended.stdout) == (1, True), ended.stdout
     assert "relation" not in ended.stdout
 
 
-def test_a_kind_that_the_service_does_not_serve_yet_has_nothing_that_would_break(
+def test_a_kind_that_the_service_does_not_serve_yet_has_no_specs_to_break(
     filled: Api, tmp_path: Path
 ) -> None:
     config = declared_kinds.file(tmp_path, [{"kind": "Channel", "plural": "channels"}])

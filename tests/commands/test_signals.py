@@ -1,4 +1,4 @@
-"""Signals under load: whoever was answered was served, and nobody was lost."""
+"""Signals under load lose no request; SIGHUP and SIGTERM end what they should, and nothing else."""
 
 import fcntl
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 HEAD = "openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {required: ["
 
 
-def test_sigterm_loses_none_of_two_hundred_requests_under_way(
+def test_sigterm_loses_none_of_two_hundred_requests_in_flight(
     database: str, sql: psycopg.Connection
 ) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
@@ -51,10 +51,10 @@ def test_sigterm_loses_none_of_two_hundred_requests_under_way(
     assert sql.execute("SELECT count(*) FROM clusters").fetchone() == (200,)
 
 
-def test_who_is_just_connecting_at_sigterm_is_answered_and_keeps_no_end_waiting(
+def test_a_client_connecting_during_sigterm_is_answered_and_does_not_delay_the_exit(
     database: str, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
-    """Here one whose TLS begins after it; without, it takes a connection in the very moment."""
+    """The TLS handshake follows the signal; without TLS, the connection itself would have to hit it."""
     cert, key = self_signed(tmp_path)
     options: tuple[str, ...] = ("--enable-https", f"--https-cert-file={cert}", f"--https-key-file={key}")
     options += (
@@ -109,7 +109,7 @@ def wait_until_under_way(server: Serving, count: int) -> None:
         time.sleep(0.05)
 
 
-def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
+def test_sighup_under_load_loses_no_request_and_applies_to_all_that_follow(
     database: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "schema.yaml"
@@ -123,10 +123,10 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
             api, step = Api(server.url), 0
             while not over.is_set():
                 step += 1
-                # It has what either schema asks for.
+                # Valid under both schemas.
                 body = {"name": f"w{number}-{step}", "spec": {"a": 1, "b": 1}}
                 statuses[number].add(api.post("/clusters", json=body).status_code)
-                # So that there is room for those who read the file.
+                # Leaves time for the worker processes to read the file.
                 time.sleep(0.05)
 
         with ThreadPoolExecutor(8) as threads:
@@ -155,11 +155,11 @@ def test_sighup_under_load_loses_none_and_counts_for_all_that_come_after_it(
         ("{}; true", True),
         ("trap '' HUP; {}; true", False),
         ("set -m; {} & wait; true", False),
-        # In a script, whose group a service stays in; it is the terminal's until the script is done.
+        # In a script, the service shares its process group, which keeps the terminal until it ends.
         ("{} & wait; true", False),
     ],
 )
-def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_told_to_stay(
+def test_closing_the_terminal_ends_the_service_unless_it_is_meant_to_stay(
     database: str, how: str, ends: bool
 ) -> None:
     mine, theirs = os.openpty()
@@ -196,12 +196,12 @@ def test_a_terminal_that_is_closed_ends_what_was_started_on_it_unless_that_is_to
     shell.wait(10)
 
 
-def test_a_command_that_is_the_first_process_of_a_container_ends_at_sigterm() -> None:
+def test_sigterm_ends_a_command_that_is_process_1_of_a_container() -> None:
     first = ["unshare", "--pid", "--fork", "--kill-child"]
     try:
         subprocess.run([*first, "true"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("process ids of one's own need root")
+        pytest.skip("a PID namespace needs root")
     words = [*first, HYPERFLEET, "watch", "--url=http://127.0.0.1:1"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:

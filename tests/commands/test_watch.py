@@ -1,4 +1,4 @@
-"""`hyperfleet watch` prints what happens, and goes on after interruptions."""
+"""`hyperfleet watch` prints changes and continues after interruptions."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Watching:
-    """A running `hyperfleet watch`: its lines, and what it says on its standard error."""
+    """A running `hyperfleet watch`: the lines of its standard output and of its standard error."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -46,7 +46,7 @@ class Watching:
 
 @contextmanager
 def watching(api: Api, *arguments: str) -> Iterator[Watching]:
-    # From a token on, so that nothing depends on when it starts.
+    # It starts after a token, so that nothing depends on when the process is ready.
     token = api.get("/changes").json()["next"]
     one = Watching(f"--url={api.url}", f"--after={token}", *arguments)
     try:
@@ -56,7 +56,7 @@ def watching(api: Api, *arguments: str) -> Iterator[Watching]:
         one.process.wait(10)
 
 
-def test_what_happens_is_printed_as_lines_or_json(api: Api) -> None:
+def test_changes_are_printed_as_text_or_as_json(api: Api) -> None:
     with (
         watching(api) as text,
         watching(
@@ -75,7 +75,7 @@ def test_what_happens_is_printed_as_lines_or_json(api: Api) -> None:
     assert item["resource"] == {"id": item["id"], "name": "c2"}
 
 
-def test_it_goes_on_after_an_interruption_and_says_what_it_cannot_know(
+def test_watch_continues_after_an_interruption_and_says_when_to_list_again(
     database: str, sql: psycopg.Connection
 ) -> None:
     arguments = ["--no-auth", "--database-url", database]
@@ -99,7 +99,7 @@ def test_it_goes_on_after_an_interruption_and_says_what_it_cannot_know(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_ends_it_is_told_how_to_go_on(api: Api, number: int) -> None:
+def test_an_interrupted_watch_prints_how_to_continue(api: Api, number: int) -> None:
     with watching(api) as one:
         api.cluster("before")
         one.until(lambda: len(one.lines) == 1)
@@ -120,19 +120,19 @@ def test_who_ends_it_is_told_how_to_go_on(api: Api, number: int) -> None:
     assert " Cluster between " in again.lines[0]
 
 
-def test_what_is_refused_ends_it_with_the_reason(api: Api) -> None:
+def test_a_rejected_request_ends_the_watch_with_the_reason(api: Api) -> None:
     done = run("watch", f"--url={api.url}", "--kind=Cluser")
     assert done.returncode == 1
     assert "did you mean Cluster" in done.stdout
 
 
-def test_the_address_may_be_that_of_the_api_as_for_other_commands(api: Api) -> None:
+def test_the_url_may_include_the_path_of_the_api(api: Api) -> None:
     for url in (f"{api.url}/api/hyperfleet/v1", f"{api.url}/api/hyperfleet/v1/"):
         done = run("watch", f"--url={url}", "--kind=Cluser")
         assert "did you mean Cluster" in done.stdout
 
 
-def test_a_token_file_that_is_written_anew_does_not_end_it(api: Api, tmp_path: Path) -> None:
+def test_a_watch_survives_the_removal_of_its_token_file(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("mine")
     with watching(api, f"--token-file={file}") as one:
@@ -149,7 +149,7 @@ def test_a_token_file_that_is_written_anew_does_not_end_it(api: Api, tmp_path: P
     ("status", "body", "told"),
     [(410, b"{}", "Error: Gone\n"), (404, b'{"detail": null}', "Error: Not Found\n")],
 )
-def test_what_is_refused_by_another_than_the_api_ends_it_with_the_reason_too(
+def test_a_rejection_by_a_server_other_than_the_api_ends_the_watch_with_the_reason(
     status: int, body: bytes, told: str
 ) -> None:
     with JsonServer(lambda *_: (status, {}, body)) as server:
@@ -158,7 +158,7 @@ def test_what_is_refused_by_another_than_the_api_ends_it_with_the_reason_too(
 
 
 @pytest.mark.parametrize("url", ["localhost:1", "nowhere", "http://"])
-def test_an_address_that_is_none_is_told(url: str) -> None:
+def test_an_invalid_url_is_reported(url: str) -> None:
     ended = run("watch", f"--url={url}", "--after=x")
     assert ended.returncode == 1
     assert "Error: --url" in ended.stdout
@@ -172,7 +172,7 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
         b'{"kind": "ChangeList", "items": null, "next": "there"}',
     ],
 )
-def test_what_answers_that_is_not_the_api_is_told_and_asked_again(body: bytes) -> None:
+def test_a_server_that_is_not_the_api_is_reported_and_asked_again(body: bytes) -> None:
     with JsonServer(lambda *_: (200, {}, body)) as server:
         one = Watching(f"--url={server.url}")
         try:
@@ -183,7 +183,9 @@ def test_what_answers_that_is_not_the_api_is_told_and_asked_again(body: bytes) -
             one.process.wait(10)
 
 
-def test_a_token_file_that_is_no_text_is_as_one_that_is_away(api: Api, tmp_path: Path) -> None:
+def test_a_token_file_that_is_not_text_does_not_keep_the_watch_from_asking(
+    api: Api, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_bytes(b"\xff\xfe")
     done = run("watch", f"--url={api.url}", "--kind=Cluser", f"--token-file={file}")
@@ -200,13 +202,15 @@ def test_a_token_file_that_is_no_text_is_as_one_that_is_away(api: Api, tmp_path:
     ],
     ids=lambda command: command[0],
 )
-def test_a_token_that_no_header_can_have_is_refused(command: tuple[str, ...], token: str) -> None:
+def test_a_token_that_cannot_be_sent_in_a_header_is_rejected_and_not_shown(
+    command: tuple[str, ...], token: str
+) -> None:
     done = run_here(*command, f"--token={token}")
     assert (done.returncode, "The token has characters" in done.stdout) == (2, True), done.stdout
     assert token not in done.stdout
 
 
-def test_the_token_that_is_given_is_shown_whatever_netrc_has_for_the_host(tmp_path: Path) -> None:
+def test_the_given_token_is_sent_whatever_netrc_holds_for_the_host(tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password other\n")
     netrc.chmod(0o600)
@@ -221,7 +225,7 @@ def test_the_token_that_is_given_is_shown_whatever_netrc_has_for_the_host(tmp_pa
     assert [headers["Authorization"] for *_, headers in server.asked] == ["Bearer mine"] * 2
 
 
-def test_no_proxy_of_the_environment_is_between_a_machine_and_itself() -> None:
+def test_proxies_from_the_environment_are_not_used_for_loopback_addresses() -> None:
     proxy = "http://127.0.0.1:9"
     with JsonServer(lambda *_: (403, {}, b"{}")) as server:
         env = {"http_proxy": proxy, "all_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
@@ -230,7 +234,7 @@ def test_no_proxy_of_the_environment_is_between_a_machine_and_itself() -> None:
     assert len(server.asked) == 1, done.stdout
 
 
-def test_it_goes_on_after_answers_that_end_too_early_or_are_a_proxys(api: Api) -> None:
+def test_watch_continues_after_truncated_responses_and_those_of_a_proxy(api: Api) -> None:
     cluster = api.cluster()
     page = {"kind": "ChangeList", "items": [], "next": "there"}
     item = {"time": "T", "change": "created", "kind": "Cluster", **cluster}

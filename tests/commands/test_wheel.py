@@ -1,4 +1,4 @@
-"""The wheel works where nothing but it is."""
+"""The wheel works where nothing else is installed but its dependencies."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def required(package: Distribution, extras: set[str], found: dict[str, Distribution]) -> None:
-    """Adds all that a package asks for, and what that asks for, as they are installed here."""
+    """Adds the installed requirements of a package, and theirs in turn."""
     for one in map(Requirement, package.requires or ()):
         if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in {*extras, ""}):
             continue
@@ -28,7 +28,7 @@ def required(package: Distribution, extras: set[str], found: dict[str, Distribut
 
 
 def link(package: Distribution, place: Path) -> None:
-    """Brings the files of a package to another place, without programs that it may have."""
+    """Links the files of a package into another place, without its scripts."""
     for file in package.files or ():
         if ".." not in file.parts:
             there = place / file
@@ -45,8 +45,8 @@ def test_an_installed_wheel_migrates_serves_and_shows_the_contract(
         check=True,
         capture_output=True,
     )
-    # The pip that is here does: to install one there takes longer than the wheel. Of the packages
-    # here, it gets what the wheel asks for alone: to choose and fetch them takes far longer still.
+    # Uses the pip of this environment: installing one there takes longer than the wheel itself. Only
+    # the wheel's requirements are linked from here: resolving and fetching them takes far longer still.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     [wheel] = (tmp_path / "dist").glob("*.whl")
@@ -69,7 +69,7 @@ def test_an_installed_wheel_migrates_serves_and_shows_the_contract(
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     )
-    # A source distribution has no history, and brings the commit along.
+    # A source distribution has no history, and carries the commit in a file.
     assert told == f"{version} (commit {commit.stdout.strip() or __commit__})\n"
     with Serving(
         "--no-auth", "--data-dir", str(tmp_path / "data"), command=command, cwd=empty
