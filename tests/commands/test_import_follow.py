@@ -1,0 +1,125 @@
+"""``hyperfleet import --follow`` imports changes soon after they are made."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg
+import psycopg.sql
+import pytest
+from conftest import Api
+from imports import A, B, C, P, Q, empty, fill, first, newest
+from older import needs_setting
+from original import Original, at, shown
+from process import start
+
+__all__ = ["empty", "first", "newest"]
+
+
+class Following:
+    """A running ``import --follow``."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = start("import", "--follow", *arguments)
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        self.lines += iter(self.process.stdout.readline, "")
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20) -> float:
+        started = time.monotonic()
+        while not condition():
+            assert self.process.poll() is None, self.lines
+            assert time.monotonic() < started + seconds, self.lines
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["first", "newest"])
+def test_follow_imports_changes_within_seconds_and_ends_with_a_look_at_everything(
+    which: str, request: pytest.FixtureRequest, api: Api, database: str
+) -> None:
+    original: Original = request.getfixturevalue(which)
+    fill(original)
+    following = Following("--from-database", original.conninfo, "--database-url", database)
+    try:
+        following.until(lambda: any(" all: 4 looked at, 4 new" in line for line in following.lines))
+        table = "resources" if original.newest else "clusters"
+        original.cluster(C, "fresh", updated_time="now")
+        original.conn.execute(
+            f"UPDATE {table} SET generation = 9, updated_time = now() WHERE name = 'stage'"
+        )
+        original.conn.execute(
+            "UPDATE adapter_statuses SET last_report_time = now(), updated_time = now(),"
+            " observed_generation = 2, data = '{\"v\": 2}' WHERE resource_id = %s",
+            [P],
+        )
+        pools = "resources" if original.newest else "node_pools"
+        original.conn.execute(f"DELETE FROM {pools} WHERE id = %s", [Q])
+        took = following.until(lambda: api.get(f"/clusters/{C}").status_code == 200)
+        assert took < 8
+        following.until(lambda: api.get(f"/clusters/{B}").json()["generation"] == 9)
+        following.until(lambda: '"v":2' in api.get(f"/nodepools/{P}/statuses").text.replace(" ", ""))
+        following.until(lambda: api.get(f"/nodepools/{Q}").status_code == 404)
+        # The last pass finds a change that the times do not show.
+        original.conn.execute(
+            "UPDATE adapter_statuses SET last_report_time = %s"
+            " WHERE resource_id = %s AND adapter = 'dns'",
+            [at(3), A],
+        )
+        assert following.stop() == 0, following.lines
+    finally:
+        following.process.kill()
+    assert any(" all: " in line for line in following.lines[2:])
+    assert "Everything was imported.\n" in following.lines
+    reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
+    assert reports["dns"]["last_report_time"] == shown(3)
+
+
+@pytest.mark.slow
+def test_a_transaction_timeout_does_not_end_a_follow(
+    first: Original, api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    needs_setting(sql, "transaction_timeout")
+    fill(first)
+    for conn in (first.conn, sql):
+        name = psycopg.sql.Identifier(conn.info.dbname)
+        conn.execute(psycopg.sql.SQL("ALTER DATABASE {} SET transaction_timeout = '2s'").format(name))
+    following = Following("--from-database", first.conninfo, "--database-url", database)
+    try:
+        following.until(lambda: any(" all: 4 looked at, 4 new" in line for line in following.lines))
+        time.sleep(3)
+        first.cluster(C, "fresh", updated_time="now")
+        following.until(lambda: api.get(f"/clusters/{C}").status_code == 200)
+        assert following.stop() == 0, following.lines
+    finally:
+        following.process.kill()
+
+
+@pytest.mark.slow
+def test_follow_lets_a_name_pass_from_a_deleted_cluster_to_a_new_one(
+    first: Original, api: Api, database: str
+) -> None:
+    fill(first)
+    following = Following("--from-database", first.conninfo, "--database-url", database)
+    try:
+        following.until(lambda: len(following.lines) > 1)
+        first.conn.execute("UPDATE node_pools SET deleted_at = now() WHERE id = %s", [Q])
+        first.conn.execute("UPDATE clusters SET deleted_at = now() WHERE id = %s", [B])
+        first.cluster(C, "stage", updated_time="now")
+        following.until(lambda: api.get(f"/clusters/{C}").status_code == 200)
+        assert api.get(f"/clusters/{B}").status_code == 404
+        assert following.stop(signal.SIGINT) == 0, following.lines
+    finally:
+        following.process.kill()
