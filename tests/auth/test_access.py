@@ -1,4 +1,4 @@
-"""Who may, among those who have a good token: the access list, and OCM's access review."""
+"""Which callers with a valid token are allowed: the access list, and OCM's access review."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ RULES = "- claim: email\n  pattern: ^.*@redhat\\.com$\n- claim: sub\n  pattern: 
 
 @pytest.fixture
 def start(service: Start, tmp_path: Path) -> Start:
-    """Starts services that require tokens signed with the one key."""
+    """Starts services that require tokens signed with one key."""
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     return lambda **settings: service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, **settings)
@@ -53,7 +53,7 @@ def forbidden(response: requests.Response) -> None:
         ({"email": "ann@example.com"}, False),
         ({"email": "ann@redhat.com.evil.example"}, False),
         ({"email": "ann@redhatxcom"}, False),
-        # What "$" and "." say of line breaks is not the same everywhere.
+        # Regular expression engines differ in how "$" and "." treat line breaks.
         ({"email": "ann@redhat.com\n"}, False),
         ({"email": "evil\nann@redhat.com"}, False),
         ({"email": ["ann@redhat.com"]}, False),
@@ -61,7 +61,7 @@ def forbidden(response: requests.Response) -> None:
         ({"email": "", "username": "ann@redhat.com"}, False),
     ],
 )
-def test_any_rule_lets_in(claims: dict[str, Any], let_in: bool) -> None:
+def test_one_matching_rule_is_enough(claims: dict[str, Any], let_in: bool) -> None:
     assert matches(parse_rules(RULES), {"sub": "x", **claims}) == let_in
 
 
@@ -80,12 +80,12 @@ def test_any_rule_lets_in(claims: dict[str, Any], let_in: bool) -> None:
         ),
     ],
 )
-def test_what_is_no_access_list_is_none(text: str) -> None:
+def test_an_invalid_access_list_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_rules(text)
 
 
-def test_the_access_list_decides_and_is_read_again(
+def test_the_access_list_decides_and_is_reread_when_it_changes(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "acl.yaml"
@@ -97,7 +97,7 @@ def test_the_access_list_decides_and_is_read_again(
         response = api.request(method, "/clusters", json={"name": "c", "spec": {}}, headers=bob)
         assert response.status_code == 403
     forbidden(api.get("/clusters", headers=bob))
-    # Who has no good token is not told about the list; what is public stays so.
+    # Callers without a valid token learn nothing about the list; public operations stay public.
     assert api.get("/clusters").status_code == 401
     assert api.get("/errors", headers=bob).status_code == 200
     change(file, "- claim: email\n  pattern: example.com\n")
@@ -113,7 +113,7 @@ def test_the_access_list_decides_and_is_read_again(
     forbidden(api.get("/clusters", headers=ann))
 
 
-def test_a_service_does_not_start_on_a_broken_access_list(start: Start, tmp_path: Path) -> None:
+def test_a_service_does_not_start_with_a_broken_access_list(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "acl.yaml"
     file.write_text("")
     with pytest.raises(ConfigurationError, match=r"acl\.yaml"):
@@ -121,7 +121,7 @@ def test_a_service_does_not_start_on_a_broken_access_list(start: Start, tmp_path
 
 
 class Ocm(JsonServer):
-    """OCM as far as the access review goes: a token endpoint, and the review behind that token."""
+    """What the access review needs of OCM: a token endpoint, and the review that requires its token."""
 
     def __init__(self) -> None:
         super().__init__(self.respond)
@@ -177,7 +177,7 @@ def reviewed(start: Start, ocm: Ocm) -> Api:
     )
 
 
-def test_the_review_decides(reviewed: Api, ocm: Ocm) -> None:
+def test_the_access_review_decides(reviewed: Api, ocm: Ocm) -> None:
     forbidden(reviewed.get("/clusters", headers=bearer()))
     ocm.allowed = {("bob", "get", "Cluster"), ("bob", "create", "Cluster")}
     bob = bearer(username="bob")
@@ -197,7 +197,7 @@ def test_the_review_decides(reviewed: Api, ocm: Ocm) -> None:
     assert ocm.tokens == 1
 
 
-def test_every_operation_is_reviewed_by_what_it_does() -> None:
+def test_every_operation_is_reviewed_by_its_action_and_resource_type() -> None:
     document = contract.load()
     reviews = contract.reviews(document)
     asked = {
@@ -217,7 +217,7 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
     assert asked["getClusterStatuses"] == ("get", "AdapterStatus")
     assert asked["postClusterStatuses"] == asked["postNodePoolStatuses"] == ("create", "AdapterStatus")
     assert asked["putClusterStatuses"] == ("update", "AdapterStatus")
-    # The other ways to the same.
+    # Other paths to the same operations.
     for one, other in (
         ("getNodePool", "getNodePoolById"),
         ("patchNodePool", "patchNodePoolById"),
@@ -233,7 +233,9 @@ def test_every_operation_is_reviewed_by_what_it_does() -> None:
         assert asked[one] == asked[other], one
 
 
-def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_review_answers_are_cached_for_a_minute(
+    reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert review.REVIEW_FOR == 60
     monkeypatch.setattr(review, "REVIEW_FOR", 4)
     ocm.allowed = {("alice", "get", "Cluster")}
@@ -245,7 +247,9 @@ def test_answers_are_kept_for_a_minute(reviewed: Api, ocm: Ocm, monkeypatch: pyt
     forbidden(reviewed.get("/clusters", headers=bearer()))
 
 
-def test_the_answers_kept_are_bounded(reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cached_review_answers_is_bounded(
+    reviewed: Api, ocm: Ocm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(review, "MAX_REVIEWS", 3)
     for number in range(10):
         forbidden(reviewed.get("/clusters", headers=bearer(username=f"u{number}")))
@@ -254,12 +258,14 @@ def test_the_answers_kept_are_bounded(reviewed: Api, ocm: Ocm, monkeypatch: pyte
     assert len(ocm.questions) == 10
     forbidden(reviewed.get("/clusters", headers=bearer(username="u0")))
     assert len(ocm.questions) == 11
-    # The oldest went, and no others.
+    # Only the oldest was dropped.
     forbidden(reviewed.get("/clusters", headers=bearer(username="u9")))
     assert len(ocm.questions) == 11
 
 
-def test_who_asks_often_asks_once_and_keeps_no_others_waiting(reviewed: Api, ocm: Ocm) -> None:
+def test_concurrent_requests_of_one_caller_share_a_review_and_block_no_one(
+    reviewed: Api, ocm: Ocm
+) -> None:
     ocm.allowed = {("bob", "get", "Cluster"), ("carol", "get", "Cluster")}
     ocm.delay = 1.0
 
@@ -281,7 +287,9 @@ def test_who_asks_often_asks_once_and_keeps_no_others_waiting(reviewed: Api, ocm
 
 
 @pytest.mark.parametrize("life", [float("nan"), 10**400, float("inf"), -1, True, "900", None])
-def test_any_life_of_the_services_own_token_will_do(reviewed: Api, ocm: Ocm, life: Any) -> None:
+def test_the_services_own_token_is_used_whatever_its_lifetime_looks_like(
+    reviewed: Api, ocm: Ocm, life: Any
+) -> None:
     ocm.allowed, ocm.life = {("alice", "get", "Cluster")}, life
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
 
@@ -299,20 +307,22 @@ def test_any_life_of_the_services_own_token_will_do(reviewed: Api, ocm: Ocm, lif
         (200, {}, b'{"access_token": "x"}'),
     ],
 )
-def test_without_a_decision_nobody_gets_in(reviewed: Api, ocm: Ocm, broken: Answer) -> None:
+def test_requests_get_503_without_a_decision_of_the_review(
+    reviewed: Api, ocm: Ocm, broken: Answer
+) -> None:
     ocm.allowed = {("alice", "get", "Cluster")}
     ocm.broken = broken
     response = reviewed.get("/clusters", headers=bearer())
     assert (response.status_code, response.json()["code"]) == (503, errors.NO_REVIEW)
     assert int(response.headers["Retry-After"]) > 0
     assert ocm.url not in response.text
-    # It is not kept: who comes a moment later asks again.
+    # The failure is not cached: a request a moment later asks again.
     ocm.broken = None
     time.sleep(review.RETRY_EVERY)
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
 
 
-def test_a_review_that_does_not_answer_keeps_no_queue_waiting(
+def test_requests_do_not_queue_for_a_review_that_does_not_answer(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "TIMEOUT", 1.0)
@@ -328,17 +338,17 @@ def test_a_review_that_does_not_answer_keeps_no_queue_waiting(
         begun = time.monotonic()
         with ThreadPoolExecutor(40) as threads:
             assert set(threads.map(ask, range(40))) == {503}
-        # One after the other they would wait for 40 s.
+        # One after another, they would wait for 40 s.
         assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("allowed", [b"false", b"null", b"1", b'"true"', b"[true]", b"{}"])
-def test_only_true_is_a_yes(reviewed: Api, ocm: Ocm, allowed: bytes) -> None:
+def test_only_true_allows_a_request(reviewed: Api, ocm: Ocm, allowed: bytes) -> None:
     ocm.broken = (200, {}, b'{"access_token": "x", "expires_in": 60, "allowed": ' + allowed + b"}")
     forbidden(reviewed.get("/clusters", headers=bearer()))
 
 
-def test_an_unreachable_review_is_503(reviewed: Api, ocm: Ocm) -> None:
+def test_requests_get_503_when_the_review_is_unreachable(reviewed: Api, ocm: Ocm) -> None:
     ocm.allowed = {("alice", "get", "Cluster")}
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
     ocm.stop()
@@ -349,25 +359,27 @@ def test_an_unreachable_review_is_503(reviewed: Api, ocm: Ocm) -> None:
 def test_the_services_own_token_is_renewed(reviewed: Api, ocm: Ocm) -> None:
     ocm.allowed = {("alice", "get", "Cluster"), ("alice", "get", "NodePool")}
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
-    # Withdrawn before its end.
+    # The token is revoked before it expires.
     ocm.tokens += 1
     assert reviewed.get("/nodepools", headers=bearer()).status_code == 200
     assert ocm.tokens == 3
 
 
-def test_who_has_no_account_name_may_nothing(reviewed: Api, ocm: Ocm) -> None:
+def test_a_caller_without_an_account_name_is_forbidden(reviewed: Api, ocm: Ocm) -> None:
     forbidden(reviewed.get("/clusters", headers=bearer(preferred_username=None, sub=None)))
     assert ocm.questions == []
 
 
-def test_no_review_for_those_who_are_refused_anyway(reviewed: Api, ocm: Ocm) -> None:
+def test_rejected_tokens_and_public_operations_are_not_reviewed(reviewed: Api, ocm: Ocm) -> None:
     assert reviewed.get("/clusters", headers=bearer(exp=1)).status_code == 401
     assert reviewed.get("/clusters").status_code == 401
     assert reviewed.get("/errors").status_code == 200
     assert ocm.asked == []
 
 
-def test_the_secret_is_not_logged(reviewed: Api, ocm: Ocm, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_client_secret_is_not_logged(
+    reviewed: Api, ocm: Ocm, caplog: pytest.LogCaptureFixture
+) -> None:
     ocm.broken = (500, {}, b"")
     with caplog.at_level(logging.DEBUG):
         assert reviewed.get("/clusters", headers=bearer()).status_code == 503

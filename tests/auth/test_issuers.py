@@ -1,4 +1,4 @@
-"""Issuers with particulars of their own: whose token is good where, and whom it names."""
+"""Issuers with their own settings: which of their tokens are valid, and whom those name."""
 
 import asyncio
 import json
@@ -36,14 +36,14 @@ A, B = "https://a.example", "https://b.example"
 
 @pytest.fixture
 def keys() -> Iterator[dict[str, KeyServer]]:
-    """A server of keys for each of two issuers."""
+    """A key server for each of two issuers."""
     with KeyServer(key_pair("one")) as one, KeyServer(key_pair("two")) as two:
         yield {A: one, B: two}
 
 
 @pytest.fixture
 def start(service: Start, keys: dict[str, KeyServer]) -> Start:
-    """Starts services for two issuers: what is said of the first, of the second, and settings."""
+    """Starts services with the settings of the first issuer, of the second if given, and others."""
 
     def start(a: dict[str, str], b: dict[str, str] | None = None, **settings: Any) -> Api:
         given = [(A, a)] if b is None else [(A, a), (B, b)]
@@ -67,7 +67,7 @@ def create(api: Api, headers: Any) -> requests.Response:
 
 
 def creator(api: Api, token: str, header: str = "Authorization", **more: Any) -> str:
-    """Whom a creation is recorded under."""
+    """Creates a cluster and returns the caller recorded for it."""
     created = create(api, {header: f"Bearer {token}", **more})
     assert created.status_code == 201, created.text
     assert created.json()["created_by"] == created.json()["updated_by"]
@@ -81,7 +81,7 @@ def refused(response: requests.Response, code: str, detail: str = "") -> None:
     assert detail in response.headers["WWW-Authenticate"]
 
 
-def test_a_token_is_for_the_audience_of_its_own_issuer(start: Start) -> None:
+def test_a_token_must_be_for_the_audience_of_its_own_issuer(start: Start) -> None:
     api = start({"audience": "for-a"}, {"audience": "for-b"}, jwt_audiences=("for-all",))
     for issuer, audience, other in ((A, "for-a", "for-b"), (B, "for-b", "for-a")):
         assert ask(api, of(issuer, aud=audience)).status_code == 200
@@ -102,7 +102,7 @@ def test_a_token_is_verified_with_the_keys_of_its_own_issuer(
     assert all(server.asked for server in keys.values())
 
 
-def test_two_issuers_with_the_same_key_id_do_not_sign_for_each_other(
+def test_two_issuers_with_the_same_key_id_cannot_sign_for_each_other(
     start: Start, keys: dict[str, KeyServer]
 ) -> None:
     twin = type(key_pair())("one")
@@ -114,10 +114,10 @@ def test_two_issuers_with_the_same_key_id_do_not_sign_for_each_other(
         refused(ask(api, of(B, key="one")), errors.INVALID_TOKEN, errors.BAD_SIGNATURE)
 
 
-def test_a_key_server_that_does_not_answer_keeps_no_other_issuers_callers_waiting(
+def test_a_key_server_that_does_not_answer_blocks_no_callers_of_another_issuer(
     start: Start, keys: dict[str, KeyServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A slow machine may need longer than a server is given.
+    # A slow machine may need longer than the usual timeout.
     monkeypatch.setattr(remote, "TIMEOUT", 20.0)
     api, answers = start({}, {}), threading.Event()
 
@@ -145,20 +145,20 @@ def test_a_key_server_that_does_not_answer_keeps_no_other_issuers_callers_waitin
         assert {one.result() for one in waiting} == {503}
 
 
-def test_what_an_issuer_does_not_say_is_as_the_settings_for_all_say(start: Start) -> None:
+def test_what_an_issuer_does_not_set_comes_from_the_settings_for_all_issuers(start: Start) -> None:
     assert parse([{"issuer_url": A, "header": "  "}]) == parse([{"issuer_url": A}])
     api = start({"audience": "for-a", "identity_claim": "sub"}, {}, jwt_audiences=("for-all",))
     assert creator(api, of(A, aud="for-a")) == "f:1234:alice"
     assert creator(api, of(B, aud="for-all")) == "alice@example.com"
     assert creator(api, of(B, aud="for-all", email=None)) == "alice"
     refused(ask(api, of(B, aud="for-a")), errors.INVALID_TOKEN, "Expected: for-all.")
-    # The one claim that is named counts, and no other in its place.
+    # Only the claim that is configured counts, and no other replaces it.
     nameless = of(A, aud="for-a", sub=None)
     assert ask(api, nameless).status_code == 200
     refused(create(api, {"Authorization": f"Bearer {nameless}"}), errors.NO_IDENTITY)
 
 
-def test_the_keys_of_a_file_and_those_of_a_url_add_up_for_an_issuer(
+def test_keys_from_a_file_and_a_url_are_combined_for_an_issuer(
     start: Start, keys: dict[str, KeyServer], tmp_path: Path
 ) -> None:
     file = tmp_path / "jwks.json"
@@ -170,14 +170,14 @@ def test_the_keys_of_a_file_and_those_of_a_url_add_up_for_an_issuer(
     refused(ask(api, of(B, key="three")), errors.INVALID_TOKEN, errors.UNKNOWN_KEY)
 
 
-def test_each_issuers_tokens_come_in_its_own_header(start: Start) -> None:
+def test_tokens_of_each_issuer_are_accepted_in_its_own_header_only(start: Start) -> None:
     api = start({}, {"header": "X-Token"})
     assert ask(api, of(A)).status_code == 200
     assert ask(api, of(B), "X-Token").status_code == 200
     assert ask(api, of(B), "x-token").status_code == 200
     assert api.get("/clusters", headers={"X-Token": of(B)}).status_code == 200
     assert api.get("/clusters", headers={"X-Token": f"bearer  {of(B)} "}).status_code == 200
-    # And in no other's.
+    # And in no other header.
     refused(ask(api, of(A), "X-Token"), errors.INVALID_TOKEN, errors.BAD_ISSUER)
     refused(ask(api, of(B)), errors.INVALID_TOKEN, errors.BAD_ISSUER)
     for header in ({"X-Token": "Basic dTpw"}, {"X-Token": "nonsense"}):
@@ -186,7 +186,7 @@ def test_each_issuers_tokens_come_in_its_own_header(start: Start) -> None:
         refused(api.get("/clusters", headers=header), errors.NO_TOKEN)
 
 
-def test_of_two_headers_the_first_token_that_is_good_counts(start: Start) -> None:
+def test_the_first_valid_token_of_two_headers_counts(start: Start) -> None:
     api = start({}, {"header": "X-Token"})
     mine, theirs = of(A, email="ann@a.example"), of(B, email="ben@b.example")
     assert creator(api, mine, **{"X-Token": theirs}) == "ann@a.example"
@@ -197,7 +197,7 @@ def test_of_two_headers_the_first_token_that_is_good_counts(start: Start) -> Non
     refused(ask(api, expired, **{"X-Token": "nonsense"}), errors.EXPIRED_TOKEN)
 
 
-def test_a_header_that_comes_twice_is_refused(start: Start) -> None:
+def test_a_repeated_header_is_rejected(start: Start) -> None:
     api = start({"header": "X-Token", "identity_header": "X-Caller"})
     for name, code in (("X-Token", errors.INVALID_TOKEN), ("X-Caller", errors.NO_IDENTITY)):
         status, problem = api.answer(("X-Token", of(A)), ("X-Caller", "ann"), (name, "ben"))
@@ -205,7 +205,7 @@ def test_a_header_that_comes_twice_is_refused(start: Start) -> None:
         assert problem["detail"] == f"There must be exactly one {name} header."
 
 
-def test_a_header_that_comes_twice_leaves_the_token_of_another_good(start: Start) -> None:
+def test_a_repeated_header_does_not_invalidate_the_token_in_another_one(start: Start) -> None:
     api = start({}, {"header": "X-Token"})
     for first in ("", "Basic dTpw", f"Bearer {of(A)}"):
         for second in ("Bearer", "half", f"Bearer {of(A)}"):
@@ -213,20 +213,20 @@ def test_a_header_that_comes_twice_leaves_the_token_of_another_good(start: Start
             assert api.answer(*twice, ("X-Token", of(B)))[0] == 200
 
 
-def test_where_no_issuer_uses_authorization_it_is_not_looked_at(start: Start) -> None:
+def test_the_authorization_header_is_ignored_if_no_issuer_uses_it(start: Start) -> None:
     api = start({"header": "X-Token"})
     refused(ask(api, of(A)), errors.NO_TOKEN)
     assert ask(api, of(A), "X-Token", Authorization="half").status_code == 200
 
 
-def test_an_identity_has_to_match_the_pattern_of_its_issuer(start: Start) -> None:
+def test_an_identity_must_match_the_pattern_of_its_issuer(start: Start) -> None:
     accounts = "^system:serviceaccount:fleet:.*$"
     api = start({"identity_claim": "sub", "identity_claim_pattern": accounts}, {})
     mine = "system:serviceaccount:fleet:sentinel"
     assert creator(api, of(A, sub=mine)) == mine
-    # Blanks at its ends are no part of a name.
+    # Whitespace around a name is not part of it.
     assert creator(api, of(A, sub=f"{mine}\n")) == mine
-    # The other issuer's need not.
+    # The other issuer has no pattern.
     assert creator(api, of(B)) == "alice@example.com"
     for sub in ("system:serviceaccount:other:x", f"x{mine}", None, "", mine + "y" * 256):
         token = of(A, sub=sub)
@@ -235,7 +235,7 @@ def test_an_identity_has_to_match_the_pattern_of_its_issuer(start: Start) -> Non
 
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "^(.*a){20}$", "(x+x+)+y"])
-def test_no_pattern_and_no_name_take_long_together(pattern: str) -> None:
+def test_patterns_prone_to_backtracking_are_matched_quickly(pattern: str) -> None:
     verifier = Verifier(
         Settings(
             jwt_configs=parse([{"issuer_url": A, "jwk_cert_url": A, "identity_claim_pattern": pattern}])
@@ -250,23 +250,23 @@ def test_no_pattern_and_no_name_take_long_together(pattern: str) -> None:
     assert time.thread_time() - start < 0.5
 
 
-def test_a_gateway_names_the_caller_where_the_issuer_says_so(start: Start) -> None:
+def test_a_gateway_can_name_the_caller_if_the_issuer_allows_it(start: Start) -> None:
     api = start({"identity_header": "X-Caller"}, {})
     token = of(A)
-    # The same token each time: what is remembered of it is not who the caller is.
+    # The same token each time: what is cached for it does not include the caller.
     for name in ("ann@a.example", "ben@a.example", "ann@a.example"):
         assert creator(api, token, **{"X-Caller": name}) == name
         assert creator(api, token, **{"x-caller": f"{name} \t"}) == name
     assert creator(api, token) == "alice@example.com"
     assert creator(api, token, **{"X-Caller": ""}) == "alice@example.com"
     assert creator(api, token, **{"X-Caller": "Zoë@a.example".encode()}) == "Zoë@a.example"
-    # For no other's tokens, and without a token nobody is anybody.
+    # Not for tokens of another issuer, and not without a valid token.
     assert creator(api, of(B), **{"X-Caller": "ann@a.example"}) == "alice@example.com"
     refused(create(api, {"X-Caller": "ann@a.example"}), errors.NO_TOKEN)
     refused(create(api, {"Authorization": "Bearer x", "X-Caller": "ann"}), errors.INVALID_TOKEN)
 
 
-def test_all_that_is_recorded_names_whom_the_gateway_does(start: Start) -> None:
+def test_all_changes_are_recorded_with_the_caller_that_the_gateway_names(start: Start) -> None:
     api = start({"identity_header": "X-Caller"})
 
     def by(name: str) -> dict[str, str]:
@@ -280,7 +280,7 @@ def test_all_that_is_recorded_names_whom_the_gateway_does(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", ["b" * (MAX_LENGTH + 1), "bob\u202e".encode(), b"bob\xff", "b\u0085b"])
-def test_a_name_of_the_gateway_that_cannot_be_one_is_not_replaced_by_the_tokens(
+def test_an_unusable_name_from_the_gateway_is_not_replaced_by_that_of_the_token(
     start: Start, name: str | bytes
 ) -> None:
     api = start({"identity_header": "X-Caller"})
@@ -289,14 +289,16 @@ def test_a_name_of_the_gateway_that_cannot_be_one_is_not_replaced_by_the_tokens(
     assert creator(api, of(A), **{"X-Caller": "b" * MAX_LENGTH}) == "b" * MAX_LENGTH
 
 
-def test_the_pattern_holds_for_the_gateways_word_too(start: Start) -> None:
+def test_the_pattern_applies_to_names_from_the_gateway_too(start: Start) -> None:
     api = start({"identity_header": "X-Caller", "identity_claim_pattern": "@a[.]example$"})
     token = of(A, email="gateway@a.example")
     assert creator(api, token, **{"X-Caller": "ann@a.example"}) == "ann@a.example"
     refused(ask(api, token, **{"X-Caller": "ann@b.example"}), errors.NO_IDENTITY)
 
 
-def test_without_particulars_no_header_names_anybody(service: Start, keys: dict[str, KeyServer]) -> None:
+def test_without_an_identity_header_no_other_header_names_the_caller(
+    service: Start, keys: dict[str, KeyServer]
+) -> None:
     for settings in (
         {"jwt_issuers": (f"{A}={keys[A].url}",)},
         {"jwt_configs": parse([{"issuer_url": A, "jwk_cert_url": keys[A].url}])},
@@ -307,7 +309,7 @@ def test_without_particulars_no_header_names_anybody(service: Start, keys: dict[
         assert creator(api, of(A), **headers) == "alice@example.com"
 
 
-def test_an_issuers_own_certificates_count_beside_the_systems(
+def test_a_key_server_is_verified_with_the_issuers_own_certificates(
     keys: dict[str, KeyServer], tmp_path: Path
 ) -> None:
     cert, key = self_signed(tmp_path)
@@ -327,7 +329,7 @@ def test_an_issuers_own_certificates_count_beside_the_systems(
     assert verify(jwk_cert_ca_file=str(cert)) == "alice@example.com"
 
 
-def test_certificates_that_replace_those_of_an_issuer_count_without_a_new_start(
+def test_replaced_certificates_of_an_issuer_take_effect_without_a_restart(
     keys: dict[str, KeyServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
@@ -352,7 +354,7 @@ def test_certificates_that_replace_those_of_an_issuer_count_without_a_new_start(
     asyncio.run(verifier.claims(of(A, "two")))
 
 
-def test_each_issuer_with_the_public_keys_has_to_say_who_may() -> None:
+def test_each_issuer_with_the_public_keys_requires_a_setting_that_says_who_is_allowed() -> None:
     public = {"issuer_url": A, "jwk_cert_url": PUBLIC_KEYS}
     mine = {"issuer_url": B, "jwk_cert_url": B, "audience": "fleet"}
     for configs in ([public], [mine, public], [{"issuer_url": A}, mine]):
@@ -365,7 +367,7 @@ def test_each_issuer_with_the_public_keys_has_to_say_who_may() -> None:
         Guard(Settings(jwk_cert_url="", jwt_configs=parse([{"issuer_url": A}])))
 
 
-def test_a_file_of_the_original_decides_who_gets_in(
+def test_issuers_in_a_configuration_file_of_the_original_are_applied(
     keys: dict[str, KeyServer], tmp_path: Path, database: str
 ) -> None:
     file = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""Bearer tokens: who gets in, who does not, and what they are told."""
+"""Bearer tokens: which are accepted, which are rejected, and what the responses say."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ def keys() -> Iterator[KeyServer]:
 
 @pytest.fixture
 def start(service: Start, keys: KeyServer) -> Start:
-    """Starts services that require tokens, by default of the key server's."""
+    """Starts services that require tokens, by default signed with a key of the key server."""
 
     def start(**settings: Any) -> Api:
         return service(**{"no_auth": False, "jwk_cert_url": keys.url, **settings})
@@ -63,11 +63,11 @@ def start(service: Start, keys: KeyServer) -> Start:
 
 @contextmanager
 def shared(postgres: NoopExecutor, name: str, **settings: Any) -> Iterator[Api]:
-    """A service that requires tokens, for the tests that leave it as it is."""
+    """A service that requires tokens, shared by tests that leave it as it is."""
     with migrated(postgres, name) as conninfo, KeyServer(key_pair()) as keys:
         one = Service(conninfo, no_auth=False, jwk_cert_url=keys.url, **settings)
         api = Api(one.url)
-        # Whichever tests this process runs, keys are asked for.
+        # Fetches the keys, whichever tests this process runs.
         ask(api, key_pair().token())
         yield api
         assert {path for _, path, _, _ in keys.asked} == {"/"}
@@ -95,7 +95,7 @@ def ask(api: Api, token: str, **headers: str) -> requests.Response:
     return api.get("/clusters", headers={**bearer(token), **headers})
 
 
-# What is said of a token more closely.
+# Details that are more specific than the code.
 CLOSER = {
     errors.BAD_TYPE: {"Impersonation tokens are not accepted."},
     errors.BAD_ALGORITHM: {"The token's key is not for its algorithm."},
@@ -110,13 +110,13 @@ CLOSER = {
 
 
 def refused(response: requests.Response, code: str, token: str = "") -> dict[str, Any]:
-    """A 401 as RFC 6750 has it, that says which, and does not repeat the token."""
+    """Expects a 401 as in RFC 6750 that gives the reason and does not repeat the token."""
     problem = response.json()
     if code == errors.BAD_AUDIENCE:
-        # It says which one would do.
+        # It says which audiences are accepted.
         assert problem["detail"] == f"{code} Expected: fleet, fleets."
     if code not in errors.CATALOGUE:
-        # What is wrong with the token is in the detail.
+        # The detail says what is wrong with the token.
         assert problem["detail"] in {code, *CLOSER.get(code, ())}, response.text
         code = errors.INVALID_TOKEN
     assert (response.status_code, problem["code"]) == (401, code), response.text
@@ -142,7 +142,7 @@ def forge(header: Any, claims: Any, signature: bytes = b"x") -> str:
     return f"{segment(header)}.{segment(claims)}.{base64url_encode(signature).decode()}"
 
 
-def test_every_operation_wants_a_token_but_those_that_are_public(closed: Api) -> None:
+def test_every_operation_requires_a_token_except_the_public_ones(closed: Api) -> None:
     public = {"getMetadata", "getVersionMetadata", "getErrors", "getErrorById"}
     seen = set()
     for path, method, operation in contract.operations(contract.load()):
@@ -163,7 +163,7 @@ def test_every_operation_wants_a_token_but_those_that_are_public(closed: Api) ->
     )
 
 
-def test_spellings_of_a_path_do_not_get_around_it(closed: Api) -> None:
+def test_other_spellings_of_a_path_do_not_bypass_authentication(closed: Api) -> None:
     for path in (
         *("/clusters/", "/clusters//", "//clusters", "/./clusters", "/errors/../clusters"),
         *("/%63lusters", "/clusters;x", "/Clusters", "/clusters%2f", "/errors/%2e%2e/clusters"),
@@ -174,13 +174,13 @@ def test_spellings_of_a_path_do_not_get_around_it(closed: Api) -> None:
     assert closed.head("/clusters").status_code == 401
 
 
-def test_without_authentication_nothing_is_asked(api: Api) -> None:
+def test_without_authentication_no_token_is_required(api: Api) -> None:
     assert api.get("/clusters").status_code == 200
     assert api.get("/clusters", headers=bearer("nonsense")).status_code == 200
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "ES256", "ES384"])
-def test_a_good_token_gets_in(start: Start, keys: KeyServer, algorithm: str) -> None:
+def test_a_valid_token_is_accepted(start: Start, keys: KeyServer, algorithm: str) -> None:
     pair = key_pair(f"key-{algorithm}", algorithm)
     keys.pairs.append(pair)
     api = start()
@@ -219,7 +219,9 @@ def test_a_good_token_gets_in(start: Start, keys: KeyServer, algorithm: str) -> 
         (errors.BAD_AUDIENCE, {"aud": {"fleet": 1}}),
     ],
 )
-def test_a_token_with_a_wrong_claim_is_refused(strict: Api, code: str, changes: dict[str, Any]) -> None:
+def test_a_token_with_an_invalid_claim_is_rejected(
+    strict: Api, code: str, changes: dict[str, Any]
+) -> None:
     for name in changes.keys() & {"exp", "nbf", "iat"}:
         if type(changes[name]) is int:
             changes = {**changes, name: int(time.time()) + changes[name]}
@@ -242,7 +244,7 @@ def test_a_token_with_a_wrong_claim_is_refused(strict: Api, code: str, changes: 
         {"exp": 0.5},
     ],
 )
-def test_a_token_within_the_leeway_or_without_the_optional_is_accepted(
+def test_a_token_within_the_leeway_or_without_optional_claims_is_accepted(
     strict: Api, changes: dict[str, Any]
 ) -> None:
     for name in changes.keys() & {"exp", "nbf", "iat"}:
@@ -251,14 +253,14 @@ def test_a_token_within_the_leeway_or_without_the_optional_is_accepted(
     assert ask(strict, key_pair().token(**changes)).status_code == 200
 
 
-def test_a_token_that_was_accepted_is_refused_once_it_has_expired(strict: Api) -> None:
+def test_an_accepted_token_is_rejected_once_it_has_expired(strict: Api) -> None:
     token = key_pair().token(exp=time.time() - LEEWAY + 1.5)
     assert [ask(strict, token).status_code for _ in range(3)] == [200] * 3
     time.sleep(1.6)
     refused(ask(strict, token), errors.EXPIRED_TOKEN, token)
 
 
-def test_blanks_about_a_token_do_not_matter_and_other_characters_do(closed: Api) -> None:
+def test_blanks_around_a_token_are_ignored_and_other_characters_are_not(closed: Api) -> None:
     token = key_pair().token()
     for value in (f"bearer  {token} ", f"Bearer\t{token}", f"Bearer\t {token}"):
         assert closed.get("/clusters", headers={"Authorization": value}).status_code == 200
@@ -267,7 +269,7 @@ def test_blanks_about_a_token_do_not_matter_and_other_characters_do(closed: Api)
         refused(ask(closed, token + end), errors.MALFORMED_TOKEN, token)
 
 
-def test_what_is_no_token_is_refused(closed: Api) -> None:
+def test_a_missing_or_malformed_token_is_rejected(closed: Api) -> None:
     refused(closed.get("/clusters"), errors.NO_TOKEN)
     refused(closed.get("/clusters", headers={"Authorization": "Basic dTpw"}), errors.NO_TOKEN)
     refused(closed.get("/clusters", headers={"Authorization": "Bearer"}), errors.MALFORMED_TOKEN)
@@ -290,14 +292,14 @@ def test_what_is_no_token_is_refused(closed: Api) -> None:
         refused(response, errors.MALFORMED_TOKEN)
 
 
-def test_two_tokens_are_one_too_many(closed: Api) -> None:
+def test_a_request_with_two_tokens_is_rejected(closed: Api) -> None:
     tokens = (key_pair().token(), key_pair().token(email="eve@example.com"))
     status, problem = closed.answer(*(("Authorization", f"Bearer {token}") for token in tokens))
     assert status == 401
     assert problem["code"] == errors.INVALID_TOKEN
 
 
-def test_a_signature_that_does_not_fit_is_refused(closed: Api) -> None:
+def test_a_wrong_signature_is_rejected(closed: Api) -> None:
     imposter = KeyPair("one")
     refused(ask(closed, imposter.token()), errors.BAD_SIGNATURE)
     header, _, signature = key_pair().token().split(".")
@@ -314,7 +316,7 @@ def test_a_signature_that_does_not_fit_is_refused(closed: Api) -> None:
         *("HS256", "HS384", "HS512", "PS256", "ES512", "EdDSA", "RSA1_5", "dir", "A256KW"),
     ],
 )
-def test_other_algorithms_are_refused(closed: Api, algorithm: Any) -> None:
+def test_unsupported_algorithms_are_rejected(closed: Api, algorithm: Any) -> None:
     header = {"alg": algorithm, "kid": "one", "typ": "JWT"}
     refused(ask(closed, forge(header, good())), errors.BAD_ALGORITHM)
     empty = f"{segment(header)}.{segment(good())}."
@@ -322,8 +324,8 @@ def test_other_algorithms_are_refused(closed: Api, algorithm: Any) -> None:
 
 
 @pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
-def test_a_public_key_is_no_shared_secret(closed: Api, digest: str) -> None:
-    """The classic confusion: sign with HMAC, the secret being the key that everybody can fetch."""
+def test_a_public_key_is_not_accepted_as_an_hmac_secret(closed: Api, digest: str) -> None:
+    """The classic confusion: the token is signed with HMAC, using the public key as the secret."""
     pair = key_pair()
     document = json.dumps(key_set(pair))
     der = base64.b64decode("".join(pair.public.splitlines()[1:-1]))
@@ -345,7 +347,7 @@ def test_a_public_key_is_no_shared_secret(closed: Api, digest: str) -> None:
                 assert response.json()["code"] == errors.INVALID_TOKEN
 
 
-def test_a_key_is_used_with_its_own_algorithm_alone(start: Start, keys: KeyServer) -> None:
+def test_a_key_is_used_only_with_its_own_algorithm(start: Start, keys: KeyServer) -> None:
     curve = key_pair("curve", "ES256")
     narrow = key_pair("narrow")
     keys.pairs += [curve, narrow]
@@ -375,12 +377,12 @@ def test_a_key_is_used_with_its_own_algorithm_alone(start: Start, keys: KeyServe
         *("' OR '1'='1", "one;id", "$(id)", "%00"),
     ],
 )
-def test_a_key_id_is_a_name_and_nothing_else(closed: Api, kid: Any) -> None:
+def test_an_unknown_key_id_is_rejected_whatever_it_contains(closed: Api, kid: Any) -> None:
     refused(ask(closed, forge({"alg": "RS256", "kid": kid}, good())), errors.UNKNOWN_KEY)
     refused(ask(closed, jwt.encode(good(), "", "HS256", {"kid": kid})), errors.BAD_ALGORITHM)
 
 
-def test_the_token_does_not_choose_its_keys(closed: Api) -> None:
+def test_a_token_cannot_choose_its_keys(closed: Api) -> None:
     imposter = KeyPair("one")
     with KeyServer(imposter) as evil:
         for headers in (
@@ -391,7 +393,7 @@ def test_the_token_does_not_choose_its_keys(closed: Api) -> None:
         ):
             refused(ask(closed, imposter.token(headers)), errors.BAD_SIGNATURE)
             refused(ask(closed, imposter.token({**headers, "kid": "evil"})), errors.UNKNOWN_KEY)
-            # They do no harm either.
+            # In a valid token they do no harm.
             assert ask(closed, key_pair().token(headers)).status_code == 200
         assert evil.asked == []
 
@@ -403,11 +405,13 @@ def test_the_token_does_not_choose_its_keys(closed: Api) -> None:
         *(("logout+jwt", 401), ("dpop+jwt", 401), (7, 401)),
     ],
 )
-def test_other_kinds_of_jwt_are_no_access_tokens(closed: Api, typ: Any, status: int) -> None:
+def test_jwts_of_other_types_are_not_accepted_as_access_tokens(
+    closed: Api, typ: Any, status: int
+) -> None:
     assert ask(closed, key_pair().token({"typ": typ})).status_code == status
 
 
-def test_a_huge_token_is_refused_unread(start: Start, closed: Api) -> None:
+def test_a_huge_token_is_rejected(start: Start, closed: Api) -> None:
     response = ask(closed, "a" * 1_000_000)
     assert response.status_code == 431
     assert response.json()["code"] == errors.HEADERS_TOO_LARGE
@@ -420,8 +424,8 @@ def test_a_huge_token_is_refused_unread(start: Start, closed: Api) -> None:
     assert ask(closed, key_pair().token()).status_code == 200
 
 
-def test_random_mutations_of_a_good_token_do_not_get_in(closed: Api) -> None:
-    """1,000 of them: characters changed, dropped, added, swapped, parts exchanged."""
+def test_random_mutations_of_a_valid_token_are_rejected(closed: Api) -> None:
+    """1,000 mutations: characters changed, dropped, added or rotated, parts exchanged."""
     choice = random.Random(7)
     good_token = key_pair().token()
     other = key_pair().token(email="eve@example.com", sub="eve")
@@ -443,7 +447,7 @@ def test_random_mutations_of_a_good_token_do_not_get_in(closed: Api) -> None:
                 case 4:
                     characters[at:] = list(other[at:])
                 case 5:
-                    # The last character alone: not all of its bits count.
+                    # The last character alone: some of its bits are not part of the signature.
                     characters[-1] = choice.choice(alphabet)
         token = "".join(characters).strip()
         if token not in (good_token, other) and token not in tried:
@@ -455,14 +459,14 @@ def test_random_mutations_of_a_good_token_do_not_get_in(closed: Api) -> None:
     assert ask(closed, good_token).status_code == 200
 
 
-def test_the_last_character_of_a_signature_counts_whole(closed: Api) -> None:
-    # Its last four bits are no part of the signature; lenient decoders drop them.
+def test_every_bit_of_the_last_character_of_a_signature_is_checked(closed: Api) -> None:
+    # Its last four bits are not part of the signature; lenient decoders drop them.
     good_token = key_pair().token()
     for character in set(string.ascii_letters + string.digits + "-_") - {good_token[-1]}:
         assert ask(closed, good_token[:-1] + character).status_code == 401
 
 
-def test_keys_are_rotated(start: Start, keys: KeyServer) -> None:
+def test_a_new_key_is_accepted_beside_the_old_one(start: Start, keys: KeyServer) -> None:
     api = start()
     old, new = key_pair(), key_pair("two")
     assert ask(api, old.token()).status_code == 200
@@ -471,7 +475,7 @@ def test_keys_are_rotated(start: Start, keys: KeyServer) -> None:
     assert ask(api, old.token()).status_code == 200
 
 
-def test_a_new_key_works_at_once_for_all_who_come_while_it_is_fetched(
+def test_a_new_key_works_at_once_for_all_requests_that_arrive_during_its_fetch(
     start: Start, keys: KeyServer
 ) -> None:
     api = start()
@@ -485,7 +489,7 @@ def test_a_new_key_works_at_once_for_all_who_come_while_it_is_fetched(
     assert len(keys.asked) == 2
 
 
-def test_a_new_key_works_at_once_also_while_keys_without_it_are_on_their_way(
+def test_a_new_key_works_at_once_even_during_a_fetch_of_keys_without_it(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
@@ -502,7 +506,7 @@ def test_a_new_key_works_at_once_also_while_keys_without_it_are_on_their_way(
     assert ask(api, new.token()).status_code == 200
 
 
-def test_unknown_keys_are_asked_for_once_a_minute(start: Start, keys: KeyServer) -> None:
+def test_fifty_unknown_key_ids_cause_a_single_fetch(start: Start, keys: KeyServer) -> None:
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
     assert len(keys.asked) == 1
@@ -512,7 +516,7 @@ def test_unknown_keys_are_asked_for_once_a_minute(start: Start, keys: KeyServer)
     assert len(keys.asked) == 2
 
 
-def test_a_withdrawn_key_is_out_of_force_within_a_minute(
+def test_a_withdrawn_key_stops_working_within_a_minute(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert keys_module.STALE_AFTER <= 60
@@ -524,13 +528,13 @@ def test_a_withdrawn_key_is_out_of_force_within_a_minute(
     time.sleep(0.6)
     refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
     assert ask(api, key_pair("two").token()).status_code == 200
-    # Also the last one.
+    # Even the last one.
     keys.pairs = []
     time.sleep(0.6)
     refused(ask(api, key_pair("two").token()), errors.UNKNOWN_KEY)
 
 
-def test_keys_in_use_are_renewed_ahead_of_time(
+def test_keys_in_use_are_renewed_before_they_are_stale(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
@@ -548,7 +552,7 @@ def test_keys_in_use_are_renewed_ahead_of_time(
     refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
 
 
-def test_a_fetch_that_failed_gives_a_withdrawn_key_no_more_time(
+def test_a_failed_fetch_does_not_extend_the_life_of_a_withdrawn_key(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
@@ -563,7 +567,7 @@ def test_a_fetch_that_failed_gives_a_withdrawn_key_no_more_time(
         time.sleep(0.01)
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 1.0)
     keys.broken, keys.pairs = None, [key_pair("two")]
-    # A second after the keys were got, not after the try.
+    # A second after the keys were fetched, not after the failed attempt.
     time.sleep(0.8)
     for _ in range(20):
         if ask(api, key_pair().token()).status_code == 401:
@@ -586,7 +590,7 @@ def test_a_fetch_that_failed_gives_a_withdrawn_key_no_more_time(
         (200, {}, b" " * 2_000_000),
     ],
 )
-def test_a_failing_key_server_leaves_the_old_keys_in_force(
+def test_the_old_keys_keep_working_when_the_key_server_fails(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch, broken: Any
 ) -> None:
     monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
@@ -598,7 +602,7 @@ def test_a_failing_key_server_leaves_the_old_keys_in_force(
     refused(ask(api, forge({"alg": "RS256", "kid": "two"}, good())), errors.UNKNOWN_KEY)
 
 
-def test_a_key_server_cannot_send_elsewhere(start: Start, keys: KeyServer) -> None:
+def test_a_redirect_by_the_key_server_is_not_followed(start: Start, keys: KeyServer) -> None:
     imposter = KeyPair("evil")
     with KeyServer(imposter) as evil:
         keys.broken = (302, {"Location": evil.url}, b"")
@@ -607,7 +611,7 @@ def test_a_key_server_cannot_send_elsewhere(start: Start, keys: KeyServer) -> No
         assert evil.asked == []
 
 
-def test_a_dead_key_server_leaves_the_old_keys_in_force(
+def test_the_old_keys_keep_working_when_the_key_server_is_down(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
@@ -626,7 +630,7 @@ def test_a_dead_key_server_leaves_the_old_keys_in_force(
     ],
     ids=["headers", "chunk", "trailers"],
 )
-def test_a_key_server_whose_answer_drips_leaves_the_old_keys_in_force(
+def test_the_old_keys_keep_working_when_the_key_server_answers_byte_by_byte(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     monkeypatch.setattr(keys_module, "STALE_AFTER", 0.0)
@@ -651,7 +655,9 @@ def test_a_key_server_whose_answer_drips_leaves_the_old_keys_in_force(
         assert 0.8 < time.monotonic() - start_time < 8
 
 
-def test_without_any_keys_nobody_gets_in(service: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_get_503_until_keys_could_be_fetched(
+    service: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.2)
     with KeyServer(key_pair()) as keys:
         keys.broken = (503, {}, b"")
@@ -665,7 +671,7 @@ def test_without_any_keys_nobody_gets_in(service: Start, monkeypatch: pytest.Mon
         assert ask(api, key_pair().token()).status_code == 200
 
 
-def test_many_requests_fetch_the_keys_once(start: Start, keys: KeyServer) -> None:
+def test_concurrent_requests_fetch_the_keys_once(start: Start, keys: KeyServer) -> None:
     api = start()
     token = key_pair().token()
     statuses: list[int] = []
@@ -701,14 +707,14 @@ def test_a_key_file_is_read_again_when_it_changes(
     assert sum("cannot be used" in record.message for record in caplog.records) == 4
     change(file, None)
     assert ask(api, key_pair("two").token()).status_code == 200
-    # Kubernetes swaps a link.
+    # Kubernetes replaces a symbolic link.
     other = tmp_path / "other.json"
     file.symlink_to(other)
     change(other, json.dumps(key_set(key_pair())))
     assert ask(api, key_pair().token()).status_code == 200
 
 
-def test_a_file_and_a_url_add_up(start: Start, keys: KeyServer, tmp_path: Path) -> None:
+def test_keys_from_a_file_and_a_url_are_combined(start: Start, keys: KeyServer, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps(key_set(key_pair("two"))))
     api = start(jwk_cert_file=file)
@@ -717,7 +723,7 @@ def test_a_file_and_a_url_add_up(start: Start, keys: KeyServer, tmp_path: Path) 
     assert ask(api, key_pair().token()).status_code == 200
 
 
-def test_each_issuer_signs_with_its_own_keys(service: Start, tmp_path: Path) -> None:
+def test_tokens_of_each_issuer_must_be_signed_with_its_own_keys(service: Start, tmp_path: Path) -> None:
     first, second, shared = key_pair("one"), key_pair("two"), key_pair("three")
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps(key_set(second)))
@@ -737,7 +743,7 @@ def test_each_issuer_signs_with_its_own_keys(service: Start, tmp_path: Path) -> 
             refused(ask(api, pair.token(iss="https://d")), errors.BAD_ISSUER)
 
 
-def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_that_cannot_be_trusted_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
     rs, es = key_pair(), key_pair("curve", "ES256")
     off_curve = {**es.jwk(kid="off"), "y": es.jwk()["x"]}
     usable = keys_module.parse_keys(
@@ -755,7 +761,7 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
                     {"kty": "OKP", "crv": "Ed25519", "kid": "okp", "x": "eA"},
                     {"kty": "RSA", "kid": "half", "e": "AQAB"},
                     off_curve,
-                    # No texts, of which some would be taken for the size of one.
+                    # Numbers instead of strings, some of which would be taken for a size.
                     rs.jwk(kid="number", e=65537),
                     rs.jwk(kid="large", e=10**400),
                     es.jwk(kid="far", y=10**400),
@@ -783,7 +789,9 @@ def test_keys_that_cannot_be_trusted_are_left_aside(caplog: pytest.LogCaptureFix
         ('{"keys": [{"kty": "oct", "kid": "a", "k": "c2VjcmV0"}]}', "no key that can verify"),
     ],
 )
-def test_a_file_that_has_no_keys_ends_the_start(text: str, says: str, tmp_path: Path) -> None:
+def test_a_key_file_without_usable_keys_is_a_configuration_error(
+    text: str, says: str, tmp_path: Path
+) -> None:
     file = tmp_path / "keys.json"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=says):
@@ -808,7 +816,7 @@ def test_a_file_that_has_no_keys_ends_the_start(text: str, says: str, tmp_path: 
         ({"enable_authz": True, "ocm_token_url": "http://sso.example"}, "must be https"),
     ],
 )
-def test_settings_that_are_not_safe_are_refused(settings: dict[str, Any], says: str) -> None:
+def test_unsafe_settings_are_rejected(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         Guard(Settings(**settings))
 
@@ -832,7 +840,7 @@ def test_the_default_keys_are_those_of_red_hat_sso() -> None:
         {"jwk_cert_url": PUBLIC_KEYS.replace(".com/", ".com.//").replace("certs", "./c%65rts")},
     ],
 )
-def test_with_the_public_keys_somebody_has_to_say_who_may(
+def test_the_public_keys_require_a_setting_that_says_who_is_allowed(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match="an account at the public issuer could write"):
@@ -848,11 +856,11 @@ def test_with_the_public_keys_somebody_has_to_say_who_may(
         {"jwk_cert_url": "https://idp.example" + urlsplit(PUBLIC_KEYS).path, "jwt_issuers": ()},
     ):
         Guard(Settings(**{**settings, **who}))
-    # Keys that nobody's token is verified with do no harm.
+    # Keys that are used for no token do no harm.
     Guard(Settings(jwt_issuers=("https://a=https://a.example/keys",)))
 
 
-def test_a_start_that_leaves_open_who_may_write_is_refused_with_a_sentence(database: str) -> None:
+def test_serve_does_not_start_without_a_setting_that_says_who_is_allowed(database: str) -> None:
     done = run("serve", "--database-url", database)
     assert done.returncode == 2
     said = " ".join(done.stdout.split())
@@ -860,7 +868,7 @@ def test_a_start_that_leaves_open_who_may_write_is_refused_with_a_sentence(datab
         assert flag in said
 
 
-def test_make_run_takes_this_checkouts_tokens_while_the_public_keys_are_out_of_reach(
+def test_make_run_accepts_local_tokens_while_the_public_keys_are_unreachable(
     root: Path, tmp_path: Path, database: str
 ) -> None:
     recipe = (root / "Makefile").read_text().split("\nrun: ")[1].split("\n\n")[0]
@@ -887,12 +895,12 @@ def test_make_run_takes_this_checkouts_tokens_while_the_public_keys_are_out_of_r
                     assert made.status_code == 201
                     assert api.delete(f"/clusters/{made.json()['id']}", headers=mine).status_code == 202
                 assert time.monotonic() - start < 2
-                # Of a token by another key nobody can tell.
+                # A token signed with another key cannot be judged.
                 other = api.get("/clusters", headers=bearer(key_pair().token()))
                 assert (other.status_code, other.json()["code"]) == (503, errors.NO_KEYS)
 
 
-def test_keys_come_over_tls_that_is_verified(
+def test_keys_are_fetched_over_verified_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: KeyServer
 ) -> None:
     cert, key = self_signed(tmp_path)
@@ -900,7 +908,7 @@ def test_keys_come_over_tls_that_is_verified(
     context.load_cert_chain(cert, key)
     keys.server.socket = context.wrap_socket(keys.server.socket, server_side=True)
     url = keys.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
-    # An environment that would lead the request elsewhere, or have it believe anybody.
+    # Variables that would send the request elsewhere, or replace the certificates that it trusts.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
 
@@ -936,7 +944,7 @@ def test_keys_come_over_tls_that_is_verified(
         ({"email": "Zoë@example.com"}, "Zoë@example.com"),
     ],
 )
-def test_the_identity_is_the_first_claim_that_can_be_one(
+def test_the_identity_is_the_first_usable_claim(
     closed: Api, claims: dict[str, Any], identity: str
 ) -> None:
     response = closed.post("/clusters", json=new(), headers=bearer(key_pair().token(**claims)))
@@ -944,13 +952,13 @@ def test_the_identity_is_the_first_claim_that_can_be_one(
     assert response.json()["created_by"] == response.json()["updated_by"] == identity
 
 
-def test_which_claims_name_the_caller_is_a_setting(start: Start) -> None:
+def test_a_setting_chooses_the_claims_that_name_the_caller(start: Start) -> None:
     api = start(identity_claims=("sub",))
     response = api.post("/clusters", json=new(), headers=bearer(key_pair().token()))
     assert response.json()["created_by"] == "f:1234:alice"
 
 
-def test_changes_want_a_name_and_reading_does_not(closed: Api) -> None:
+def test_writes_require_an_identity_and_reads_do_not(closed: Api) -> None:
     nameless = key_pair().token(email=None, preferred_username=None, sub=None)
     assert ask(closed, nameless).status_code == 200
     cluster = closed.post("/clusters", json=new(), headers=bearer(key_pair().token())).json()
@@ -961,7 +969,7 @@ def test_changes_want_a_name_and_reading_does_not(closed: Api) -> None:
         refused(closed.request(method, url, json={}, headers=bearer(nameless)), errors.NO_IDENTITY)
 
 
-def test_who_did_what_is_recorded(start: Start, sql: psycopg.Connection) -> None:
+def test_each_change_is_recorded_with_its_caller(start: Start, sql: psycopg.Connection) -> None:
     closed = start()
 
     def by(name: str) -> dict[str, str]:
@@ -990,7 +998,7 @@ def test_who_did_what_is_recorded(start: Start, sql: psycopg.Connection) -> None
 
 
 def logged_callers(caplog: pytest.LogCaptureFixture, wanted: int) -> list[str]:
-    """The callers on the lines of requests, sorted: a line is written after its answer is sent."""
+    """The callers in the request log, sorted. Waits, as a line is written after its response is sent."""
     for _ in range(200):
         lines = [record for record in caplog.records if record.name == "hyperfleet.request"]
         if len(lines) >= wanted:
@@ -999,7 +1007,7 @@ def logged_callers(caplog: pytest.LogCaptureFixture, wanted: int) -> list[str]:
     return sorted(record.caller for record in lines)  # type: ignore[attr-defined]
 
 
-def test_log_lines_name_the_caller_and_never_the_token(
+def test_log_lines_name_the_caller_and_not_the_token(
     closed: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.addFilter(_Context())
@@ -1015,7 +1023,7 @@ def test_log_lines_name_the_caller_and_never_the_token(
 def test_requests_on_one_connection_do_not_inherit_the_caller(
     closed: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sent ahead, the second request starts while the first still has its context."""
+    """The second request is pipelined, and starts while the first still has its context."""
     caplog.handler.addFilter(_Context())
     where = urlsplit(closed.url)
     first = (
@@ -1035,15 +1043,15 @@ def test_requests_on_one_connection_do_not_inherit_the_caller(
         assert logged_callers(caplog, 2) == ["-", "alice@example.com"]
 
 
-def test_each_refusal_is_in_the_catalogue(closed: Api) -> None:
+def test_each_rejection_is_in_the_catalogue_of_errors(closed: Api) -> None:
     known = {entry["code"]: entry["status"] for entry in closed.get("/errors?size=1000").json()["items"]}
     assert {known[f"HYPERFLEET-AUT-{number:03}"] for number in (1, 2, 3, 100)} == {401}
     assert known[errors.FORBIDDEN] == 403
     assert known[errors.NO_KEYS] == known[errors.NO_REVIEW] == 503
 
 
-def test_the_digest_of_the_hmac_test_is_right() -> None:
-    # So that the confusion test above fails for the right reason: with the secret, HS256 is this.
+def test_the_hmac_test_computes_the_right_digest() -> None:
+    # Makes sure that the HMAC test is rejected for the right reason: with a secret, HS256 is this.
     token = jwt.encode({"a": 1}, "secret", "HS256")
     head, _, signature = token.rpartition(".")
     mac = hmac.new(b"secret", head.encode(), hashlib.sha256).digest()
