@@ -1,4 +1,4 @@
-"""Who did what when: what was done, what was refused, and who may read it."""
+"""The audit: which writes and rejections it records, how it is searched, and who can read it."""
 
 import asyncio
 import json
@@ -28,19 +28,19 @@ SYSTEM = "system@hyperfleet.local"
 
 @pytest.fixture
 def waiting(service: Callable[..., Api]) -> Api:
-    """One of the test's own, since each process records but some refusals a minute."""
+    """A service of the test's own, since each process records only some rejections per minute."""
     return service(required_adapters_cluster=("dns",), required_adapters_nodepool=("np",))
 
 
 def audit(api: Api, search: str = "", **more: str) -> list[Json]:
-    """The records, the oldest first."""
+    """The records, oldest first."""
     params = {"order": "asc", **({"search": search} if search else {}), **more}
     items: list[Json] = check(api.get("/audit", params=params))["items"]
     return items
 
 
 def refusals(api: Api, count: int, search: str = "status>=400") -> list[Json]:
-    """The refused writes, which are recorded after the answer."""
+    """The rejected writes, which are recorded after the response."""
     end = time.monotonic() + 10
     while len(found := audit(api, search)) < count and time.monotonic() < end:
         time.sleep(0.02)
@@ -49,7 +49,7 @@ def refusals(api: Api, count: int, search: str = "status>=400") -> list[Json]:
 
 
 @BOTH_KINDS
-def test_each_write_is_recorded_with_who_asked_for_it_and_how(waiting: Api, kind: str) -> None:
+def test_each_write_is_recorded_with_its_caller_and_its_request(waiting: Api, kind: str) -> None:
     api, one = waiting, create(waiting, kind)
     path = one["href"]
     check(patch(api, one, {"spec": {"n": 1}}, **{"X-Request-ID": "patch-1"}))
@@ -76,7 +76,7 @@ def test_each_write_is_recorded_with_who_asked_for_it_and_how(waiting: Api, kind
     assert [r.get("resource") for r in found] == [None, None, None, None, last]
 
 
-def test_the_end_of_a_deletion_is_recorded_with_what_was_last(waiting: Api) -> None:
+def test_the_end_of_a_deletion_is_recorded_with_the_last_state_of_the_resource(waiting: Api) -> None:
     cluster = waiting.cluster()
     pool = waiting.node_pool(cluster)
     delete(waiting, cluster)
@@ -94,7 +94,7 @@ def test_the_end_of_a_deletion_is_recorded_with_what_was_last(waiting: Api) -> N
         assert record["reason"] == "finalized"
 
 
-def test_what_goes_at_once_is_recorded_too(api: Api) -> None:
+def test_an_immediate_removal_is_recorded_too(api: Api) -> None:
     cluster = api.cluster()
     pool = api.node_pool(cluster)
     delete(api, cluster)
@@ -104,7 +104,7 @@ def test_what_goes_at_once_is_recorded_too(api: Api) -> None:
     ]
 
 
-def test_what_changes_nothing_and_what_adapters_say_is_not_recorded(api: Api) -> None:
+def test_writes_that_change_nothing_and_reports_are_not_recorded(api: Api) -> None:
     key = {"Idempotency-Key": "once"}
     for _ in range(2):
         body = {"name": "c1", "spec": {"n": 1}}
@@ -120,7 +120,8 @@ def test_what_changes_nothing_and_what_adapters_say_is_not_recorded(api: Api) ->
     assert refusals(api, 0) == []
 
 
-def test_creations_that_share_a_statement_have_each_a_record_of_their_own(api: Api) -> None:
+def test_concurrent_creations_each_have_their_own_record(api: Api) -> None:
+    # Creations at the same time share a statement.
     def make(number: int) -> str:
         body, mine = {"name": f"c{number}", "spec": {}}, {"X-Request-ID": f"request-{number}"}
         made = Api(api.url).post("/clusters", json=body, headers=mine)
@@ -132,7 +133,7 @@ def test_creations_that_share_a_statement_have_each_a_record_of_their_own(api: A
     assert found == {f"request-{n}": (id_, f"c{n}") for n, id_ in enumerate(ids)}
 
 
-def test_refused_writes_are_recorded_with_status_and_code(waiting: Api) -> None:
+def test_rejected_writes_are_recorded_with_status_and_code(waiting: Api) -> None:
     api, cluster = waiting, waiting.cluster()
     pool = api.node_pool(cluster)
     check(api.delete(at(pool)), 202)
@@ -175,7 +176,7 @@ def test_refused_writes_are_recorded_with_status_and_code(waiting: Api) -> None:
 
 
 @pytest.mark.slow
-def test_a_flood_of_refusals_is_cut_off_and_counted(database: str) -> None:
+def test_a_flood_of_rejections_is_cut_off_and_counted(database: str) -> None:
     with Serving("--no-auth", f"--database-url={database}") as serving:
         api = Api(serving.url)
         for number in range(OF_ONE + 15):
@@ -185,12 +186,12 @@ def test_a_flood_of_refusals_is_cut_off_and_counted(database: str) -> None:
         shown = requests.get(serving.metrics, timeout=10).text
         (line,) = [one for one in shown.splitlines() if one.startswith("hyperfleet_audit_dropped_total")]
         assert float(line.rpartition(" ")[2]) == 15
-        # What is done is recorded all the same.
+        # Successful writes are still recorded.
         api.cluster("done")
         assert audit(api, "name='done'")[0]["action"] == "create"
 
 
-def test_the_audit_is_a_list_like_others(api: Api) -> None:
+def test_the_audit_is_paged_searched_and_ordered_like_other_lists(api: Api) -> None:
     made = [api.cluster(f"c{number}") for number in range(5)]
     check(patch(api, made[0], {"spec": {"n": 1}}))
     page = check(api.get("/audit?size=4"))
@@ -229,7 +230,7 @@ def test_the_audit_is_a_list_like_others(api: Api) -> None:
     problem(api.get("/audit?total=some"), 400, "total")
 
 
-def test_records_of_before_there_was_more_are_shown(api: Api, sql: psycopg.Connection) -> None:
+def test_records_without_the_newer_members_are_shown(api: Api, sql: psycopg.Connection) -> None:
     sql.execute(
         "INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document) "
         "VALUES (now(), 'ann', 'force-delete', 'stuck', 'Cluster', %s, '{}')",
@@ -239,14 +240,14 @@ def test_records_of_before_there_was_more_are_shown(api: Api, sql: psycopg.Conne
     assert record.keys() == {"record", "time", "by", "action", "kind", "id", "reason", "resource"}
 
 
-def test_large_records_come_in_pieces(api: Api) -> None:
+def test_a_page_of_large_records_is_complete(api: Api) -> None:
     for number in range(4):
         delete(api, api.cluster(f"c{number}", spec={"text": f"{number}" * 500_000}))
     found = audit(api, "action='remove'")
     assert [r["resource"]["spec"]["text"][0] for r in found] == ["0", "1", "2", "3"]
 
 
-def test_old_records_go_a_few_at_a_time(database: str, sql: psycopg.Connection) -> None:
+def test_records_older_than_the_limit_are_removed(database: str, sql: psycopg.Connection) -> None:
     sql.execute(
         "INSERT INTO audit (time, actor, action, resource_type) "
         "SELECT now() - make_interval(days => n), 'x', 'create', 'Cluster' FROM generate_series(1, 50) n"
@@ -272,7 +273,7 @@ Start = Callable[..., Api]
 
 @pytest.fixture
 def start(service: Start, tmp_path: Path) -> Start:
-    """Starts services that require tokens signed with the one key."""
+    """Starts services that require tokens signed with one key."""
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     return lambda **settings: service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, **settings)
@@ -283,7 +284,7 @@ def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_only_those_read_it_whom_its_list_names(start: Start, tmp_path: Path) -> None:
+def test_only_callers_on_its_access_list_can_read_the_audit(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "auditors.yaml"
     file.write_text("- claim: email\n  pattern: ^ann@\n")
     api = start(audit_acl_file=file)
@@ -296,7 +297,7 @@ def test_only_those_read_it_whom_its_list_names(start: Start, tmp_path: Path) ->
     assert api.head("/audit", headers=bob).status_code == 403
     (record,) = check(api.get("/audit", headers=ann))["items"]
     assert (record["by"], record["id"]) == ("bob@example.com", cluster["id"])
-    # All else is for both, the history of a resource too.
+    # Everything else is open to both, even the history of a resource.
     check(api.get(at(cluster, "/history"), headers=bob))
     # The file is read again when it changes.
     change(file, "- claim: email\n  pattern: ^bob@example\n")
@@ -304,11 +305,13 @@ def test_only_those_read_it_whom_its_list_names(start: Start, tmp_path: Path) ->
     problem(api.get("/audit", headers=ann), 403)
 
 
-def test_without_a_list_nobody_reads_it(start: Start) -> None:
+def test_nobody_can_read_the_audit_without_an_access_list(start: Start) -> None:
     problem(start().get("/audit", headers=bearer("ann")), 403)
 
 
-def test_who_is_refused_is_recorded_and_who_nobody_knows_is_not(start: Start, tmp_path: Path) -> None:
+def test_rejections_of_known_callers_are_recorded_and_those_of_unknown_ones_are_not(
+    start: Start, tmp_path: Path
+) -> None:
     auditors, let_in = tmp_path / "auditors.yaml", tmp_path / "acl.yaml"
     auditors.write_text("- claim: email\n  pattern: ^ann@\n")
     let_in.write_text("- claim: email\n  pattern: ^ann@\n")
@@ -325,7 +328,7 @@ def test_who_is_refused_is_recorded_and_who_nobody_knows_is_not(start: Start, tm
     )
 
 
-def test_the_access_review_may_let_in_too(start: Start, tmp_path: Path) -> None:
+def test_the_access_review_can_allow_reading_the_audit_too(start: Start, tmp_path: Path) -> None:
     asked: list[tuple[str, str, str]] = []
 
     def answer(_method: str, path: str, content: bytes, _headers: Any) -> Answer:

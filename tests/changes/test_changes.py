@@ -1,4 +1,4 @@
-"""The feed of changes: every answer and refusal, as a client sees them."""
+"""The feed of changes as clients see it: its pages, its streams, waiting, tokens and errors."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ def events(response: requests.Response, *, places: bool = False) -> Iterator[dic
     for raw in response.iter_lines(chunk_size=None):
         line = raw.decode()
         if not line:
-            # One without data says where the feed is.
+            # An event without data only gives a place in the feed.
             if event and ("data" in event or places):
                 yield event
             event = {}
@@ -50,7 +50,7 @@ def events(response: requests.Response, *, places: bool = False) -> Iterator[dic
             event[name] = value
 
 
-def test_what_happens_to_a_resource_is_told_once_each_with_what_it_is_now(waiting: Api) -> None:
+def test_each_change_of_a_resource_appears_once_with_its_current_state(waiting: Api) -> None:
     api = waiting
     start = now(api)
     cluster = api.cluster("c1")
@@ -92,13 +92,13 @@ def test_what_happens_to_a_resource_is_told_once_each_with_what_it_is_now(waitin
     assert told(gone) == [("removed", "NodePool", "np1"), ("removed", "Cluster", "c1")]
     assert all("resource" not in one for one in gone)
     assert follow(api, after) == ([], after)
-    # Who reads late hears of all of it, and of nothing that is gone.
+    # A late reader gets all the changes, without the resources that are gone.
     late, _ = follow(api, start)
     assert told(late) == told(items) + told(gone)
     assert all("resource" not in one for one in late)
 
 
-def test_a_report_that_says_the_same_again_is_no_change(api: Api) -> None:
+def test_a_report_that_repeats_the_last_one_is_not_a_change(api: Api) -> None:
     cluster = api.cluster()
     assert api.report(cluster).status_code == 201
     start, before = now(api), api.read(cluster)
@@ -115,18 +115,18 @@ def test_a_report_that_says_the_same_again_is_no_change(api: Api) -> None:
         assert [(one["change"], one["by"]) for one in items] == [("status", said.get("adapter", "dns"))]
 
 
-def test_what_changes_without_a_report_or_a_generation_is_told_too(
+def test_changes_without_a_report_or_a_new_generation_appear_too(
     api: Api, sql: psycopg.Connection
 ) -> None:
     cluster = api.cluster()
     assert api.report(cluster).status_code == 201
     start = now(api)
-    # As an import does where somebody has mended the source by hand.
+    # As an import does after a manual correction at the source.
     for what in ("spec = '{\"b\": 1}'", 'labels = \'{"b": "1"}\'', "updated_time = now()"):
         sql.execute(f"UPDATE clusters SET version = version + 1, {what}")
         items, start = follow(api, start)
         assert [(one["change"], one["by"]) for one in items] == [("updated", cluster["created_by"])]
-    # As rules of mapped conditions may: the reason of one condition becomes that of the next.
+    # As rules of mapped conditions may do: a reason moves from one condition to the next.
     for one, two in ((',"reason":"A"', ""), ("", ',"reason":"A"')):
         conditions = f'[{{"type":"X","status":"True"{one}}},{{"type":"Y","status":"True"{two}}}]'
         sql.execute(
@@ -134,12 +134,12 @@ def test_what_changes_without_a_report_or_a_generation_is_told_too(
             "'conditions', %s::jsonb)",
             [conditions],
         )
-        # The rest of them is not there.
+        # These conditions are incomplete, so only the id is requested.
         items, start = follow(api, f"/changes?fields=id&after={start}")
         assert [one["change"] for one in items] == ["status"]
 
 
-def test_who_waits_far_behind_is_answered_when_the_time_is_over(
+def test_a_waiting_client_far_behind_is_answered_when_its_time_is_over(
     api: Api, sql: psycopg.Connection
 ) -> None:
     token = now(api)
@@ -152,7 +152,7 @@ def test_who_waits_far_behind_is_answered_when_the_time_is_over(
             "INSERT INTO changes (position, time, kind, id, generation, version, name, change, "
             f"tenancy) {rows}"
         )
-    # Somebody who waits at the end has the process look.
+    # A client that waits at the end makes the process poll.
     with later(lambda: Api(api.url).get("/changes?wait=4"), 0):
         time.sleep(0.5)
         began = time.monotonic()
@@ -162,7 +162,7 @@ def test_who_waits_far_behind_is_answered_when_the_time_is_over(
     assert page.json()["next"] != token
 
 
-def test_a_list_leads_to_what_changes_after_it(api: Api) -> None:
+def test_a_list_links_to_the_changes_after_it(api: Api) -> None:
     first = api.cluster("c1")
     pool = api.node_pool(first, "np1")
     own = f"/clusters/{first['id']}/nodepools"
@@ -198,7 +198,7 @@ def test_a_list_leads_to_what_changes_after_it(api: Api) -> None:
     assert api.get("/nodepools?size=0").json()["changes"]
 
 
-def test_the_link_leaves_the_entity_tag_of_a_list_as_it_is(api: Api) -> None:
+def test_the_link_does_not_change_the_etag_of_a_list(api: Api) -> None:
     cluster = api.cluster("c1")
     before = api.get("/clusters")
     api.node_pool(cluster)
@@ -210,13 +210,13 @@ def test_the_link_leaves_the_entity_tag_of_a_list_as_it_is(api: Api) -> None:
     assert api.get("/clusters", headers=known).status_code == 304
 
 
-def test_a_client_of_an_older_generation_is_not_shown_the_link(api: Api) -> None:
+def test_a_client_of_an_older_generation_does_not_get_the_link(api: Api) -> None:
     api.cluster()
     strict = {"User-Agent": "OpenAPI-Generator/1.0.0/go"}
     assert set(api.get("/clusters", headers=strict).json()) == {"kind", "page", "size", "total", "items"}
 
 
-def test_a_very_long_list_has_the_link_at_its_end(api: Api) -> None:
+def test_a_very_large_list_has_the_link_too(api: Api) -> None:
     for number in range(3):
         api.cluster(f"large{number}", spec={"text": "x" * 600_000})
     page = api.get("/clusters")
@@ -226,14 +226,14 @@ def test_a_very_long_list_has_the_link_at_its_end(api: Api) -> None:
     assert told(items) == [("created", "Cluster", "c1")]
 
 
-def test_a_search_is_for_what_resources_are_now_and_lets_removals_through(waiting: Api) -> None:
+def test_a_search_matches_the_current_state_of_resources_and_all_removals(waiting: Api) -> None:
     api, query = waiting, "kind=Cluster&search=labels.env = 'prod'"
     start = now(api, query)
     one = api.cluster("one", labels={"env": "prod"})
     two = api.cluster("two", labels={"env": "test"})
     page = api.get(f"/changes?{query}&after={start}").json()
     assert told(page["items"]) == [("created", "Cluster", "one")]
-    # What did not match is passed over for good.
+    # Changes that did not match are skipped for good.
     assert api.get(f"/changes?{query}&after={page['next']}").json()["items"] == []
     assert api.patch(f"/clusters/{two['id']}", json={"labels": {"env": "prod"}}).status_code == 200
     assert api.patch(f"/clusters/{one['id']}", json={"labels": {"env": "test"}}).status_code == 200
@@ -247,7 +247,7 @@ def test_a_search_is_for_what_resources_are_now_and_lets_removals_through(waitin
     assert told(items) == [("removed", "Cluster", "one"), ("removed", "Cluster", "two")]
 
 
-def test_pages_follow_each_other_however_small(api: Api) -> None:
+def test_small_pages_follow_each_other_without_gaps(api: Api) -> None:
     start = now(api)
     for number in range(7):
         api.cluster(f"c{number}")
@@ -265,7 +265,7 @@ def test_pages_follow_each_other_however_small(api: Api) -> None:
     }
 
 
-def test_a_page_of_large_resources_has_fewer(api: Api) -> None:
+def test_a_page_of_large_resources_has_fewer_items(api: Api) -> None:
     start = now(api)
     for number in range(4):
         api.cluster(f"large{number}", spec={"text": "x" * 600_000})
@@ -276,7 +276,7 @@ def test_a_page_of_large_resources_has_fewer(api: Api) -> None:
 
 
 @pytest.mark.parametrize("how", ["wait", "Prefer"])
-def test_who_waits_is_answered_as_soon_as_there_is_something(api: Api, how: str) -> None:
+def test_a_waiting_client_is_answered_as_soon_as_something_changes(api: Api, how: str) -> None:
     token = now(api)
     query, headers = ("&wait=20", {}) if how == "wait" else ("", {"Prefer": "respond-async, wait=20"})
     began = time.monotonic()
@@ -288,15 +288,15 @@ def test_who_waits_is_answered_as_soon_as_there_is_something(api: Api, how: str)
     assert 0.5 <= taken < 2
 
 
-def test_who_waits_in_vain_is_told_so_and_goes_on_from_there(api: Api) -> None:
+def test_a_client_that_waits_in_vain_gets_an_empty_page_to_continue_from(api: Api) -> None:
     token, began = now(api), time.monotonic()
     answer = api.get(f"/changes?after={token}&wait=1")
     assert 0.9 < time.monotonic() - began < 3
     assert answer.json() == {"kind": "ChangeList", "items": [], "next": token}
-    # From now on is for those who wait, too.
+    # Without a token, waiting starts now.
     with later(lambda: Api(api.url).cluster("late")):
         assert told(api.get("/changes?wait=20").json()["items"]) == [("created", "Cluster", "late")]
-    # What a client only prefers is no fault of it.
+    # An invalid preference is not an error.
     for prefer in ("wait=0", "wait=x", "wait", "wait=-1"):
         assert (
             api.get(f"/changes?after={token}&kind=NodePool", headers={"Prefer": prefer}).status_code
@@ -305,10 +305,10 @@ def test_who_waits_in_vain_is_told_so_and_goes_on_from_there(api: Api) -> None:
 
 
 @pytest.mark.parametrize("how", ["wait", "Prefer"])
-def test_who_waits_is_answered_before_proxies_give_up(
+def test_a_waiting_client_is_answered_before_proxies_give_up(
     api: Api, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    # nginx does after the 60 s that a client may ask for, HAProxy mostly after 50.
+    # nginx gives up after 60 s, which a client may ask for, and HAProxy usually after 50 s.
     assert feed.LONGEST < 50
     monkeypatch.setattr(feed, "LONGEST", 1)
     query, headers = ("&wait=60", {}) if how == "wait" else ("", {"Prefer": "wait=60"})
@@ -319,7 +319,7 @@ def test_who_waits_is_answered_before_proxies_give_up(
     assert answer.headers.get("Preference-Applied") == (None if how == "wait" else "wait=1")
 
 
-def test_who_waits_for_one_thing_is_not_answered_by_another(api: Api) -> None:
+def test_a_waiting_client_is_not_answered_by_changes_that_it_did_not_ask_for(api: Api) -> None:
     cluster = api.cluster()
     token = now(api)
 
@@ -337,7 +337,7 @@ def test_who_waits_for_one_thing_is_not_answered_by_another(api: Api) -> None:
         assert told(api.get(search).json()["items"]) == [("created", "Cluster", "wanted")]
 
 
-def test_all_who_wait_for_a_thing_in_whatever_words_are_answered_by_it(api: Api) -> None:
+def test_a_change_answers_all_clients_that_wait_for_it_with_any_filter(api: Api) -> None:
     cluster = api.cluster()
     token, own = now(api), f"owner_id={cluster['id']}"
     asked = [f"/changes?after={token}&wait=20&{said}" for said in ("", "kind=NodePool", own)]
@@ -350,7 +350,7 @@ def test_all_who_wait_for_a_thing_in_whatever_words_are_answered_by_it(api: Api)
             assert told(one.result().json()["items"]) == [("created", "NodePool", "np1")], path
 
 
-def test_a_stream_has_all_that_comes_and_goes_on_where_it_ended(api: Api) -> None:
+def test_a_stream_has_all_changes_and_resumes_where_it_ended(api: Api) -> None:
     token = now(api)
     api.cluster("c1")
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
@@ -363,13 +363,13 @@ def test_a_stream_has_all_that_comes_and_goes_on_where_it_ended(api: Api) -> Non
     assert [first["event"], second["event"]] == ["created", "created"]
     assert [json.loads(one["data"])["name"] for one in (first, second)] == ["c1", "c2"]
     assert json.loads(first["data"])["resource"]["kind"] == "Cluster"
-    # The last event wins over the address, which is that of the first time.
+    # The last event takes precedence over the URL, which is still that of the first request.
     resumed = {"Accept": "text/event-stream", "Last-Event-ID": first["id"]}
     with api.get(f"/changes?after={token}", headers=resumed, stream=True) as stream:
         assert json.loads(next(events(stream))["data"])["name"] == "c2"
 
 
-def test_a_stream_that_begins_now_can_go_on_before_anything_came(api: Api) -> None:
+def test_a_stream_that_starts_now_can_be_resumed_before_its_first_change(api: Api) -> None:
     headers = {"Accept": "text/event-stream"}
     with api.get("/changes", headers=headers, stream=True) as stream:
         begun = next(events(stream, places=True))
@@ -379,7 +379,7 @@ def test_a_stream_that_begins_now_can_go_on_before_anything_came(api: Api) -> No
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
 
 
-def test_a_stream_ends_after_its_time_and_misses_nothing(
+def test_a_stream_ends_after_its_time_and_can_be_resumed_without_a_gap(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "LASTS", 0.5)
@@ -392,15 +392,15 @@ def test_a_stream_ends_after_its_time_and_misses_nothing(
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
 
 
-def test_the_head_of_a_stream_leaves_the_connection_to_the_next_request(api: Api) -> None:
-    # Each on the connection of the one before, as clients do that have asked what a path answers with.
+def test_a_head_request_for_a_stream_leaves_the_connection_to_the_next_request(api: Api) -> None:
+    # On the same connection, like clients that first ask which content type a path has.
     head = api.head("/changes", headers={"Accept": "text/event-stream"}, timeout=5)
     assert head.headers["Content-Type"].startswith("text/event-stream")
     assert (head.status_code, head.content) == (200, b"")
     assert api.get("/changes", timeout=5).status_code == 200
 
 
-def test_a_search_that_takes_too_long_ends_a_stream_but_the_feed_is_not_gone(
+def test_a_search_that_takes_too_long_ends_a_stream_without_a_gone_event(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api, headers = service(statement_timeout=0.5), {"Accept": "text/event-stream"}
@@ -413,7 +413,7 @@ def test_a_search_that_takes_too_long_ends_a_stream_but_the_feed_is_not_gone(
             " jsonb_build_object('x', repeat('ab', 10000)), '{\"conditions\": []}', now(), now(), 'm',"
             " 'm', NULL, NULL FROM generate_series(1, 1000) AS n"
         )
-        # There is nothing to list again for; who goes on is told why it ended.
+        # There is no need to list again; clients that continue are told why it ended.
         assert [*coming] == []
     headers["Last-Event-ID"] = begun["id"]
     answer = api.get("/changes", params={"search": search}, headers=headers)
@@ -441,7 +441,7 @@ def test_a_search_that_takes_too_long_ends_a_stream_but_the_feed_is_not_gone(
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_what_cannot_be_understood_is_refused_with_its_name(
+def test_an_invalid_parameter_is_rejected_by_name(
     api: Api, query: str, field: str, says: str, accept: str
 ) -> None:
     token = now(api)
@@ -454,10 +454,12 @@ def test_what_cannot_be_understood_is_refused_with_its_name(
     assert says in answer.json()["detail"]
 
 
-def test_a_token_of_another_feed_is_gone_and_says_what_to_do(api: Api, sql: psycopg.Connection) -> None:
+def test_a_token_of_another_feed_gets_410_and_advice_to_list_again(
+    api: Api, sql: psycopg.Connection
+) -> None:
     api.cluster()
     raw = bytearray(base64.urlsafe_b64decode(token := now(api)))
-    # As long as a transaction on the server is older than the row, the feed ends before it, at no row.
+    # While a transaction on the server is older than the row, the feed ends before it, at no row.
     while raw[-4:] == bytes(4):
         time.sleep(0.05)
         raw = bytearray(base64.urlsafe_b64decode(token := now(api)))
@@ -480,7 +482,7 @@ def test_a_token_of_another_feed_is_gone_and_says_what_to_do(api: Api, sql: psyc
     assert refused.status_code == 400
     assert refused.json()["errors"][0]["field"] == "Last-Event-ID"
     assert api.get(f"/changes?after={token}").status_code == 200
-    # As after the restore of another server's dump: nobody has to do anything for it.
+    # As after restoring the dump of another server, which needs no further step.
     sql.execute("UPDATE feeds SET server = server + 1")
     assert api.get(f"/changes?after={token}").status_code == 410
     link = api.get("/clusters").json()["changes"]
@@ -488,7 +490,7 @@ def test_a_token_of_another_feed_is_gone_and_says_what_to_do(api: Api, sql: psyc
     assert told(follow(api, link)[0]) == [("created", "Cluster", "c2")]
 
 
-def test_a_role_that_may_only_write_serves_and_begins_a_new_feed(
+def test_a_role_that_can_only_read_and_write_rows_serves_and_starts_a_new_feed(
     service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
     sql.execute("DROP ROLE IF EXISTS hf_serves")
@@ -510,7 +512,7 @@ def test_a_role_that_may_only_write_serves_and_begins_a_new_feed(
         sql.execute("DROP ROLE hf_serves")
 
 
-def test_rows_of_another_server_hold_nothing_back(api: Api, sql: psycopg.Connection) -> None:
+def test_rows_from_another_server_hold_nothing_back(api: Api, sql: psycopg.Connection) -> None:
     cluster = api.cluster()
     token = now(api)
     sql.execute("UPDATE changes SET position = '999999999999'")
@@ -521,7 +523,9 @@ def test_rows_of_another_server_hold_nothing_back(api: Api, sql: psycopg.Connect
     assert told(follow(api, token)[0]) == [("updated", "Cluster", "c1")]
 
 
-def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycopg.Connection) -> None:
+def test_waiting_clients_are_told_at_once_when_a_table_is_emptied(
+    api: Api, sql: psycopg.Connection
+) -> None:
     api.cluster()
     token = now(api)
     with later(lambda: sql.execute("TRUNCATE clusters CASCADE")):
@@ -538,20 +542,20 @@ def test_who_waits_when_a_table_is_emptied_is_told_at_once(api: Api, sql: psycop
     assert json.loads(gone["data"])["status"] == 410
 
 
-def test_who_waits_while_a_dump_is_restored_is_told_at_once_and_nothing_fails(
+def test_waiting_clients_are_told_at_once_during_a_restore_and_no_error_is_logged(
     api: Api, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = now(api)
-    # What names the feed comes after the functions, and after most tables.
+    # A dump restores the row that names the feed after the functions and most tables.
     with later(lambda: sql.execute("DELETE FROM feeds")):
         assert api.get(f"/changes?after={token}&wait=20").status_code == 410
-    # What has failed with nobody to hear of it is told when it is forgotten.
+    # An exception that was not retrieved is logged when it is collected.
     assert api.get("/changes?wait=1").status_code == 200
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_those_who_come_again_to_another_feed_are_looked_for_once(
+def test_polling_does_not_multiply_when_clients_return_to_a_new_feed(
     service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
     wire = RoundTrips(database)
@@ -569,12 +573,12 @@ def test_those_who_come_again_to_another_feed_are_looked_for_once(
     wire.close()
 
 
-def test_who_reads_while_a_table_is_emptied_holds_nobody_up(
+def test_a_reader_does_not_block_the_emptying_of_a_table(
     api: Api, sql: psycopg.Connection, database: str
 ) -> None:
     api.cluster()
     token = now(api)
-    # As who reads a page, and waits for the table that is emptied: a deadlock if that waited, too.
+    # Like a reader that waits for the emptied table: a deadlock if TRUNCATE waited for it, too.
     sql.execute("SET lock_timeout = '2s'")
     with psycopg.connect(database) as reader:
         reader.execute("LOCK TABLE changes IN ACCESS SHARE MODE")
@@ -585,7 +589,7 @@ def test_who_reads_while_a_table_is_emptied_holds_nobody_up(
     assert told(follow(api, token)[0]) == [("created", "Cluster", "c2")]
 
 
-def test_those_who_began_at_several_places_have_the_same_page_when_something_comes(
+def test_clients_that_started_at_different_places_share_the_query_for_a_change(
     service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "POLL", 1.0)
@@ -597,7 +601,7 @@ def test_those_who_began_at_several_places_have_the_same_page_when_something_com
             api.cluster(f"other-{number}")
             path = f"/changes?after={now(api)}&kind=NodePool&wait=30"
             waiters.append(threads.submit(lambda path=path: Api(api.url).get(path)))
-        # Until all that happened elsewhere was looked at.
+        # Until all the changes to other resources have been looked at.
         time.sleep(3)
         wire.reset()
         writer.node_pool(cluster)
@@ -607,7 +611,9 @@ def test_those_who_began_at_several_places_have_the_same_page_when_something_com
     wire.close()
 
 
-def test_more_than_may_wait_are_refused_with_when_to_come_again(service: Callable[..., Api]) -> None:
+def test_clients_beyond_the_limit_for_waiting_get_503_with_retry_after(
+    service: Callable[..., Api],
+) -> None:
     api = service(max_waiting=1)
     token = now(api)
     stream = api.get("/changes", headers={"Accept": "text/event-stream"}, stream=True)
@@ -625,7 +631,7 @@ def test_more_than_may_wait_are_refused_with_when_to_come_again(service: Callabl
         assert time.monotonic() < deadline
 
 
-def test_those_who_wait_take_nothing_from_others(service: Callable[..., Api]) -> None:
+def test_waiting_clients_do_not_count_towards_the_limit_of_requests(service: Callable[..., Api]) -> None:
     api = service(max_requests=4, request_timeout=1)
     token = now(api)
 
@@ -633,9 +639,9 @@ def test_those_who_wait_take_nothing_from_others(service: Callable[..., Api]) ->
         return Api(api.url).get(f"/changes?after={token}&wait=20")
 
     with ThreadPoolExecutor(12) as threads:
-        # All at once, as those come who were answered at once.
+        # All at the same time, like clients that were answered at the same time.
         waiters = [threads.submit(wait, number) for number in range(12)]
-        # Longer than a request may take.
+        # Longer than the request timeout.
         time.sleep(1.5)
         assert not any(one.done() for one in waiters)
         for number in range(8):
@@ -646,7 +652,7 @@ def test_those_who_wait_take_nothing_from_others(service: Callable[..., Api]) ->
     assert all(told(one.json()["items"]) == [("created", "Cluster", "c1")] for one in answers)
 
 
-def test_at_the_end_of_the_service_nobody_is_kept_waiting(
+def test_waiting_clients_are_answered_when_the_service_stops(
     service: Callable[..., Api], database: str
 ) -> None:
     running = Service(database)
@@ -668,7 +674,7 @@ async def remove(conninfo: str, seconds: float) -> int:
         return await retention.remove(pool, seconds)
 
 
-def test_old_changes_go_and_who_comes_from_there_is_told(
+def test_old_changes_are_removed_and_tokens_from_before_them_get_410(
     api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     begin = now(api)
@@ -680,7 +686,7 @@ def test_old_changes_go_and_who_comes_from_there_is_told(
     assert asyncio.run(remove(database, 7 * 86400)) == 3
     assert sql.execute("SELECT count(*) FROM changes").fetchone() == (0,)
     assert api.get(f"/changes?after={begin}").status_code == 410
-    # Nothing is missing behind the last one that went.
+    # Nothing is missing after the last one that was removed.
     assert follow(api, middle) == ([], middle)
     api.cluster("c3")
     end = now(api)
@@ -690,7 +696,7 @@ def test_old_changes_go_and_who_comes_from_there_is_told(
     assert follow(api, end) == ([], end)
 
 
-def test_who_follows_a_quiet_kind_is_not_told_that_it_came_too_late(
+def test_tokens_for_a_quiet_kind_stay_valid_when_other_changes_are_removed(
     api: Api, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "BEAT", 0.5)
@@ -701,7 +707,7 @@ def test_who_follows_a_quiet_kind_is_not_told_that_it_came_too_late(
         first = next(coming)["id"]
         api.cluster("c2")
         waited = api.get(f"/changes?kind=NodePool&after={begin}&wait=1").json()
-        # Without data: what happens elsewhere has been passed by.
+        # Without data: it moves past changes to other kinds.
         passed = next(coming)
         assert set(passed) == {"id"}
         assert asyncio.run(remove(database, 0.0)) == 2
@@ -712,7 +718,7 @@ def test_who_follows_a_quiet_kind_is_not_told_that_it_came_too_late(
         assert told(follow(api, token)[0]) == [("created", "NodePool", "np1")]
 
 
-def test_what_is_not_old_keeps_what_is_behind_it(
+def test_old_changes_after_a_recent_one_are_kept(
     api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     for number in range(3):
@@ -722,7 +728,7 @@ def test_what_is_not_old_keeps_what_is_behind_it(
     assert sql.execute("SELECT name FROM changes ORDER BY position").fetchall() == [("c1",), ("c2",)]
 
 
-def test_a_change_is_seen_within_half_a_second(api: Api) -> None:
+def test_a_waiting_client_sees_a_change_within_two_seconds(api: Api) -> None:
     assert waiting.POLL <= 0.2
     token = now(api)
     worst = 0.0
@@ -737,13 +743,11 @@ def test_a_change_is_seen_within_half_a_second(api: Api) -> None:
             page = api.get(f"/changes?after={token}&wait=20").json()
             seen = time.monotonic()
         token, worst = page["next"], max(worst, seen - done[0])
-    # Within 0.5 s on a machine that has nothing else to do.
+    # On an idle machine, it is within 0.5 s.
     assert worst < 2
 
 
-def test_a_transaction_that_still_runs_holds_back_what_came_after_it_began(
-    api: Api, database: str
-) -> None:
+def test_an_open_transaction_holds_back_the_changes_made_since_it_began(api: Api, database: str) -> None:
     token = now(api)
     with psycopg.connect(database) as other:
         other.execute("SELECT pg_current_xact_id()")
@@ -753,5 +757,5 @@ def test_a_transaction_that_still_runs_holds_back_what_came_after_it_began(
         assert follow(api, link)[0] == []
         other.rollback()
     assert told(follow(api, token)[0]) == [("created", "Cluster", "c1")]
-    # What the list had already comes once more, rather than never.
+    # What the list already had appears once more, rather than never.
     assert told(follow(api, link)[0]) == [("created", "Cluster", "c1")]

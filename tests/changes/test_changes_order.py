@@ -1,4 +1,4 @@
-"""Nothing is missed, and of one resource nothing comes in a wrong order, whoever commits when."""
+"""The feed misses nothing and keeps each resource's changes in order, whoever commits when."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ from watchers import Watcher, fleet
 pytestmark = pytest.mark.slow
 
 WRITERS, READERS, SECONDS = 16, 8, 6.0
-# A status that says something else each time.
+# A change that differs each time.
 LATE = """
 UPDATE node_pools SET version = version + 1, updated_time = now(), generation = generation + 1
 WHERE id = %s
@@ -23,7 +23,7 @@ WHERE id = %s
 
 
 def write(url: str, number: int, shared: list[dict[str, Any]], over: threading.Event) -> None:
-    """Creates, changes, reports and deletes with all that belongs to it; some of it what others do."""
+    """Creates, changes, reports on and deletes clusters and node pools, its own and shared ones."""
     api, dice = Api(url), random.Random(number)
     own: list[dict[str, Any]] = []
     step = 0
@@ -51,7 +51,7 @@ def write(url: str, number: int, shared: list[dict[str, Any]], over: threading.E
 
 
 def hold_back(conninfo: str, pools: list[str], number: int, over: threading.Event) -> None:
-    """Transactions that have their numbers long before they change anything, and commit late."""
+    """Runs transactions that get their ids long before they change anything, and commit late."""
     dice = random.Random(number)
     with psycopg.connect(conninfo) as conn:
         while not over.is_set():
@@ -63,7 +63,7 @@ def hold_back(conninfo: str, pools: list[str], number: int, over: threading.Even
             conn.rollback() if dice.random() < 0.2 else conn.commit()
 
 
-def test_each_of_8_readers_ends_with_what_is_there_while_16_write_and_some_commit_late(
+def test_each_of_8_readers_ends_with_the_current_fleet_despite_16_writers_and_late_commits(
     database: str, sql: psycopg.Connection
 ) -> None:
     adapters = ["--required-adapters-cluster=a0", "--required-adapters-nodepool=a1"]
@@ -97,7 +97,7 @@ def test_each_of_8_readers_ends_with_what_is_there_while_16_write_and_some_commi
             assert reader.wrong == []
             assert reader.listed == 1
             assert reader.copy == expected
-        # It was put to the test: numbers were given in another order than changes were made.
+        # The case did occur: ids were assigned in another order than changes were made.
         [(turned,)] = sql.execute(
             "SELECT count(*) FROM changes AS later JOIN changes AS earlier USING (id, position)"
             " WHERE later.sequence > earlier.sequence"

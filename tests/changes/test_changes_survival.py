@@ -1,4 +1,4 @@
-"""PostgreSQL and workers are killed under load: who follows the feed has the whole fleet afterwards."""
+"""Watchers have the whole fleet after PostgreSQL and worker processes were killed under load."""
 
 import os
 import random
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 WATCHERS, KILLS = 8, 3
 
 
-def test_after_kills_of_postgresql_and_of_workers_each_watcher_has_what_the_lists_have() -> None:
+def test_watchers_agree_with_the_lists_after_kills_of_postgresql_and_worker_processes() -> None:
     with (
         own_server() as server,
         Serving("--no-auth", "--workers=2", "--database-url", server.conninfo) as serving,
@@ -55,6 +55,6 @@ def test_after_kills_of_postgresql_and_of_workers_each_watcher_has_what_the_list
         for watcher in watching:
             assert watcher.wrong == []
             assert news(watcher.copy) == expected
-            # By the feed alone: nothing that a token names is lost with a server.
+            # They listed only once: nothing that a token refers to is lost when a server is killed.
             assert watcher.listed == 1
             assert watcher.told > WRITERS

@@ -1,4 +1,4 @@
-"""What was wanted of a resource before: generations, and what they differ in."""
+"""The history of a resource: its earlier generations, and the differences between them."""
 
 import asyncio
 import json
@@ -40,9 +40,7 @@ def numbers(page: Json) -> list[int]:
 
 
 @BOTH_KINDS
-def test_every_generation_says_what_was_wanted_since_when_by_whom_and_by_which_request(
-    api: Api, kind: str
-) -> None:
+def test_every_generation_has_its_labels_spec_time_caller_and_request(api: Api, kind: str) -> None:
     first = create(api, kind)
     second = check(patch(api, first, {"spec": {"a": [1, {"b": None}]}}, **{"X-Request-ID": "second"}))
     third = check(patch(api, first, {"labels": {"x": "y"}}, **{"X-Request-ID": "third"}))
@@ -80,7 +78,7 @@ def test_history_is_paged_like_lists(api: Api) -> None:
     problem(api.get(at(cluster, "/history?size=1001")), 400, "size")
 
 
-def test_large_generations_come_in_pieces(api: Api) -> None:
+def test_a_page_of_large_generations_is_complete(api: Api) -> None:
     cluster = api.cluster(spec={"n": 0, "text": "x" * 500_000})
     for number in range(1, 5):
         check(patch(api, cluster, {"spec": {"n": number, "text": "y" * 500_000}}))
@@ -89,7 +87,7 @@ def test_large_generations_come_in_pieces(api: Api) -> None:
     assert numbers(page) == [5, 4, 3, 2, 1]
 
 
-def test_the_mark_is_a_generation_too_also_of_what_goes_along(waiting: Api) -> None:
+def test_a_deletion_is_a_generation_of_the_cluster_and_of_its_node_pools(waiting: Api) -> None:
     cluster = waiting.cluster()
     pool = waiting.node_pool(cluster)
     check(waiting.delete(at(cluster), headers={"X-Request-ID": "the-end"}), 202)
@@ -99,7 +97,7 @@ def test_the_mark_is_a_generation_too_also_of_what_goes_along(waiting: Api) -> N
         assert (oldest["generation"], "deleted" in oldest) == (1, False)
 
 
-def test_only_the_newest_are_kept_and_a_lower_number_is_reached_by_and_by(
+def test_only_the_newest_generations_are_kept_and_a_lower_limit_is_reached_step_by_step(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service(history=30)
@@ -111,7 +109,7 @@ def test_only_the_newest_are_kept_and_a_lower_number_is_reached_by_and_by(
     assert numbers(check(api.get(at(cluster, "/history")))) == [*range(41, 10, -1)]
     found = problem(api.get(at(cluster, "/history/10")), 404)
     assert found["detail"] == "Generation 10 of this cluster is not kept; kept: 11 to 41."
-    # A few at a time.
+    # Each write removes a few.
     api = service(history=2)
     kept = []
     for number in range(100, 106):
@@ -125,11 +123,11 @@ def test_only_the_newest_are_kept_and_a_lower_number_is_reached_by_and_by(
     assert sql.execute("SELECT count(*) FROM generations").fetchone() == (1,)
 
 
-def test_what_the_version_before_writes_is_kept_without_its_request(
+def test_generations_written_by_the_previous_version_are_kept_without_their_request(
     api: Api, sql: psycopg.Connection
 ) -> None:
     cluster = api.cluster(spec={"a": 1})
-    # It knows neither the column nor the tables.
+    # The previous version knows neither the column nor the tables.
     change = (
         "UPDATE clusters SET spec = %s, generation = generation + 1, version = version + 1, "
         "updated_by = 'older'"
@@ -146,7 +144,9 @@ def test_what_the_version_before_writes_is_kept_without_its_request(
     assert not any("request" in one for one in page["items"])
 
 
-def test_an_import_that_goes_back_leaves_no_generation_twice(api: Api, sql: psycopg.Connection) -> None:
+def test_an_import_that_lowers_the_generation_leaves_no_duplicates(
+    api: Api, sql: psycopg.Connection
+) -> None:
     cluster = api.cluster()
     for number in range(4):
         check(patch(api, cluster, {"spec": {"n": number}}))
@@ -159,7 +159,7 @@ def test_an_import_that_goes_back_leaves_no_generation_twice(api: Api, sql: psyc
 
 
 @BOTH_KINDS
-def test_history_goes_with_the_resource_and_the_audit_keeps_what_was_last(
+def test_history_is_removed_with_its_resource_and_the_audit_keeps_the_last_state(
     waiting: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     resource = create(waiting, kind)
@@ -180,7 +180,7 @@ def test_history_goes_with_the_resource_and_the_audit_keeps_what_was_last(
 
 
 @BOTH_KINDS
-def test_the_difference_makes_one_generation_of_the_other(api: Api, kind: str) -> None:
+def test_the_difference_turns_one_generation_into_the_other(api: Api, kind: str) -> None:
     specs = [
         {"a": 1, "list": [1, 2, 3], "gone": {"deep": True}},
         {"a": True, "list": [1, 3, {"x": "y/~"}], "new/~": None},
@@ -202,7 +202,7 @@ def test_the_difference_makes_one_generation_of_the_other(api: Api, kind: str) -
         assert check(api.get(f"{way}/history/1/diff"))["to"] == 3
 
 
-def test_large_generations_are_compared_apart_and_in_few_words_where_that_costs_too_much(
+def test_large_generations_are_compared_in_detail_or_if_too_costly_replaced_as_a_whole(
     api: Api,
 ) -> None:
     many = {f"k{number}": {"n": number} for number in range(5000)}
@@ -219,20 +219,20 @@ def test_large_generations_are_compared_apart_and_in_few_words_where_that_costs_
     assert found["operations"][0]["value"][long]["7"] == -7
 
 
-def test_where_no_process_can_be_started_large_generations_are_told_in_few_words(
+def test_large_generations_are_replaced_as_a_whole_if_no_process_can_be_started(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = {f"k{number}": number for number in range(5000)}
     cluster = api.cluster(spec=many)
     check(patch(api, cluster, {"spec": {**many, "k17": "other"}}))
-    # As where the machine has no room for one more.
+    # As if the machine had no room for another process.
     monkeypatch.setattr(sys, "executable", "/nowhere")
     found = check(api.get(at(cluster, "/history/1/diff")))
     assert [(one["op"], one["path"]) for one in found["operations"]] == [("replace", "/spec")]
 
 
-def test_small_documents_are_compared_in_a_moment() -> None:
-    # What is compared on the loop must not hold it up: the worst that fits.
+def test_small_documents_are_compared_within_a_fifth_of_a_second() -> None:
+    # Small documents are compared on the event loop and must not block it: this is the worst case.
     count = (differences.SMALL - 5) // 4
     one, other = [n % 10 for n in range(count)], [n * 7 % 10 for n in range(count)]
     assert len(json.dumps([one, other], separators=(",", ":"))) <= differences.SMALL
@@ -242,7 +242,7 @@ def test_small_documents_are_compared_in_a_moment() -> None:
 
 
 @BOTH_KINDS
-def test_what_is_not_there_is_not_found_and_what_is_no_number_is_refused(api: Api, kind: str) -> None:
+def test_missing_generations_get_404_and_invalid_numbers_are_rejected(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for way in ways(resource):
         for path in ("/history/2", "/history/2/diff", "/history/1/diff?to=2", "/history/2147483647"):
@@ -258,7 +258,7 @@ def test_what_is_not_there_is_not_found_and_what_is_no_number_is_refused(api: Ap
             problem(api.get(stranger.replace(NO_ID, "x") + path), 404)
 
 
-def test_a_node_pool_has_its_history_under_its_own_cluster_alone(api: Api) -> None:
+def test_a_node_pool_has_its_history_only_under_its_own_cluster(api: Api) -> None:
     pool, other = api.node_pool(api.cluster()), api.cluster("c2")
     for path in ("history", "history/1", "history/1/diff", "transitions"):
         problem(api.get(f"/clusters/{other['id']}/nodepools/{pool['id']}/{path}"), 404)
@@ -294,7 +294,7 @@ def test_each_read_takes_one_round_trip_and_a_rollback_two(
             assert taken >= expected
             if taken > expected:
                 more[path].append(taken - expected)
-    # A statement that is used often is prepared: that takes one more, once on each connection.
+    # A statement that is used often is prepared, which takes one more, once per connection.
     for spent in more.values():
         assert len(spent) <= 2
         assert sum(spent) <= 2
@@ -302,26 +302,26 @@ def test_each_read_takes_one_round_trip_and_a_rollback_two(
 
 
 @pytest.mark.parametrize("bad", ["-1", "10001", "x"])
-def test_how_many_are_kept_has_bounds(bad: str) -> None:
+def test_an_invalid_number_of_generations_to_keep_is_rejected(bad: str) -> None:
     done = run_here("serve", "--no-auth", f"--history={bad}")
     assert done.returncode == 2
     assert "--history" in done.stdout
 
 
-def test_who_compares_much_does_not_make_others_fail(
+def test_large_comparisons_that_get_no_turn_are_answered_with_a_whole_replacement(
     service: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = service(request_timeout=120)
     api.timeout = 150
     monkeypatch.setattr(differences, "PATIENCE", 0.2)
-    # Who compares has two seconds of processor time, which take longer where all others come first.
+    # A comparison has two seconds of CPU time, which take longer where all else comes first.
     monkeypatch.setattr(differences, "SECONDS", 100)
     cluster = api.cluster(spec={f"k{number}": number for number in range(2000)})
     check(patch(api, cluster, {"spec": {f"k{number}": -number for number in range(2000)}}))
     compared, answer, answered = [0], apart.answer, Semaphore(0)
 
     async def slowly(*given: Any, **named: Any) -> bytes:
-        """Takes until those are answered who have come meanwhile."""
+        """Takes until the requests that arrived meanwhile have been answered."""
         compared[0] += 1
         await asyncio.to_thread(lambda: [answered.acquire(timeout=60) for _ in range(5)])
         return await answer(*given, **named)
@@ -335,6 +335,6 @@ def test_who_compares_much_does_not_make_others_fail(
 
     with ThreadPoolExecutor(6) as threads:
         found = sorted(threads.map(compare, range(6)))
-    # One had its turn, and those who did not are answered in few words.
+    # One had its turn, and the others got a single operation.
     assert compared == [1]
     assert found == [(1, len("/spec"))] * 5 + [(1999, len("/spec/k1"))]

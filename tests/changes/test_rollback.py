@@ -1,4 +1,4 @@
-"""Back to what was wanted before: as a new generation, under the rules of today."""
+"""A rollback repeats an earlier generation as a new one, under today's rules."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def back(api: Api, resource: Json, generation: Any, **headers: str) -> requests.
 
 
 @BOTH_KINDS
-def test_labels_and_spec_of_before_are_a_new_generation(api: Api, kind: str) -> None:
+def test_a_rollback_restores_labels_and_spec_as_a_new_generation(api: Api, kind: str) -> None:
     first = create(api, kind)
     check(patch(api, first, {"spec": {"version": "4.17"}, "labels": {"env": "prod"}}))
     response = back(api, first, 1, **{"X-Request-ID": "undo"})
@@ -39,7 +39,7 @@ def test_labels_and_spec_of_before_are_a_new_generation(api: Api, kind: str) -> 
     assert (newest["generation"], newest["request"]) == (3, "undo")
 
 
-def test_every_path_of_a_resource_leads_back(api: Api) -> None:
+def test_every_path_of_a_resource_has_a_rollback(api: Api) -> None:
     pool = api.node_pool(api.cluster(), spec={"n": 0})
     for number, path in enumerate(
         (at(pool), f"/nodepools/{pool['id']}", f"/resources/{pool['id']}"), start=1
@@ -50,7 +50,7 @@ def test_every_path_of_a_resource_leads_back(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_what_is_there_already_changes_nothing(api: Api, kind: str) -> None:
+def test_a_rollback_to_the_current_state_changes_nothing(api: Api, kind: str) -> None:
     first = create(api, kind)
     check(patch(api, first, {"spec": {"n": 1}}))
     check(patch(api, first, {"spec": first["spec"]}))
@@ -62,7 +62,7 @@ def test_what_is_there_already_changes_nothing(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_if_match_is_honoured(api: Api, kind: str) -> None:
+def test_a_rollback_honours_if_match(api: Api, kind: str) -> None:
     first = create(api, kind)
     tag, _ = read(api, first)
     check(patch(api, first, {"spec": {"n": 1}}))
@@ -71,7 +71,7 @@ def test_if_match_is_honoured(api: Api, kind: str) -> None:
     assert check(back(api, first, 1, **{"If-Match": tag}))["generation"] == 3
 
 
-def test_where_if_match_is_required_it_is_here_too(service: Callable[..., Api]) -> None:
+def test_a_rollback_requires_if_match_where_other_writes_do(service: Callable[..., Api]) -> None:
     api = service(require_if_match=True)
     cluster = api.cluster()
     assert refused(back(api, cluster, 1), 428)["code"] == "HYPERFLEET-CNF-100"
@@ -79,7 +79,7 @@ def test_where_if_match_is_required_it_is_here_too(service: Callable[..., Api]) 
 
 
 @BOTH_KINDS
-def test_what_is_being_deleted_stays_as_it_is(waiting: Api, kind: str) -> None:
+def test_a_resource_being_deleted_cannot_be_rolled_back(waiting: Api, kind: str) -> None:
     first = create(waiting, kind)
     check(patch(waiting, first, {"spec": {"n": 1}}))
     delete(waiting, first)
@@ -89,7 +89,7 @@ def test_what_is_being_deleted_stays_as_it_is(waiting: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_a_generation_that_is_not_kept_is_not_found(api: Api, kind: str) -> None:
+def test_a_rollback_to_a_generation_that_is_not_kept_gets_404(api: Api, kind: str) -> None:
     first = create(api, kind)
     check(patch(api, first, {"spec": {"n": 1}}))
     assert "kept: 1 to 2." in problem(back(api, first, 3), 404)["detail"]
@@ -110,12 +110,12 @@ def test_a_generation_that_is_not_kept_is_not_found(api: Api, kind: str) -> None
         ({"generation": 1, "spec": {}}, "spec"),
     ],
 )
-def test_a_body_that_breaks_the_contract_is_refused(api: Api, body: Json, field: str) -> None:
+def test_a_body_that_breaks_the_contract_is_rejected(api: Api, body: Json, field: str) -> None:
     cluster = api.cluster()
     problem(api.post(at(cluster, "/rollback"), json=body), 400, field)
 
 
-def test_what_go_clients_send_is_taken(api: Api) -> None:
+def test_a_body_as_go_clients_send_it_is_accepted(api: Api) -> None:
     cluster = api.cluster()
     check(patch(api, cluster, {"spec": {"n": 1}}))
     text = '{"generation": 1.0, "reason": null}'
@@ -125,7 +125,7 @@ def test_what_go_clients_send_is_taken(api: Api) -> None:
     assert check(response)["generation"] == 3
 
 
-def test_what_the_provider_allows_no_more_is_refused(
+def test_a_spec_that_the_provider_no_longer_allows_is_rejected(
     api: Api, service: Callable[..., Api], tmp_path: Path
 ) -> None:
     cluster = api.cluster(spec={"size": "huge"})
@@ -145,7 +145,9 @@ components:
     check(back(strict, cluster, 2))
 
 
-def test_labels_that_the_contract_allows_no_more_are_refused(api: Api, sql: psycopg.Connection) -> None:
+def test_labels_that_the_contract_no_longer_allows_are_rejected(
+    api: Api, sql: psycopg.Connection
+) -> None:
     cluster = api.cluster()
     check(patch(api, cluster, {"spec": {"n": 1}}))
     sql.execute("""UPDATE generations SET labels = '{"not a key": "x"}'""")
@@ -156,7 +158,7 @@ def test_labels_that_the_contract_allows_no_more_are_refused(api: Api, sql: psyc
 
 
 @pytest.mark.slow
-def test_rollbacks_and_patches_at_once_come_one_after_the_other(api: Api) -> None:
+def test_concurrent_rollbacks_and_patches_are_serialized(api: Api) -> None:
     cluster = api.cluster(spec={"n": -1})
 
     def change(number: int) -> int:
@@ -170,7 +172,7 @@ def test_rollbacks_and_patches_at_once_come_one_after_the_other(api: Api) -> Non
     items = check(api.get(at(cluster, "/history")))["items"][::-1]
     assert [one["generation"] for one in items] == [*range(1, len(items) + 1)]
     assert len(items) - 1 == max(made) - 1 >= 31
-    # Each is another than the one before, and each patch has left its own.
+    # Each generation differs from the one before, and each patch has left one.
     specs = [one["spec"]["n"] for one in items]
     assert all(before != after for before, after in pairwise(specs))
     assert sorted({n for n in specs if n >= 0}) == [*range(0, 60, 2)]

@@ -1,4 +1,4 @@
-"""The audit of tenants: each reads what is its own, and hears of nobody else."""
+"""The audit with tenants: each reads its own records and learns nothing about the others."""
 
 import socket
 import time
@@ -13,21 +13,21 @@ from tenant_world import Caller, World, everything, world
 
 pytestmark = pytest.mark.slow
 
-# A service of its own: so many refusals of a minute are recorded of a caller.
+# A service of the module's own: only so many rejections per minute are recorded for each caller.
 __all__ = ["world"]
 
 Json = dict[str, Any]
 
 
 def audit(api: Api, search: str = "", **more: str) -> list[Json]:
-    """What a caller sees of the audit, the oldest first."""
+    """The records that a caller sees, oldest first."""
     params = {"order": "asc", **({"search": search} if search else {}), **more}
     items: list[Json] = answered(api.get("/audit", params=params))["items"]
     return items
 
 
 def refusals(api: Api, count: int) -> list[Json]:
-    """The refused writes that a caller sees; they are recorded after the answer."""
+    """The rejected writes that a caller sees; they are recorded after the response."""
     end = time.monotonic() + 10
     while len(found := audit(api, "status>=400")) < count and time.monotonic() < end:
         time.sleep(0.02)
@@ -35,7 +35,7 @@ def refusals(api: Api, count: int) -> list[Json]:
     return found
 
 
-def test_the_audit_shows_a_tenant_its_own_records_alone(world: World) -> None:
+def test_the_audit_shows_a_tenant_only_its_own_records(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     a, b, whole, other = (
         *(world.caller(org, "a"), world.caller(org, "b")),
@@ -48,7 +48,7 @@ def test_the_audit_shows_a_tenant_its_own_records_alone(world: World) -> None:
         cluster, _, channel = kept[api][:3]
         answered(api.patch(at(channel), json={"spec": {"n": 1}}))
         answered(api.post(at(channel, "/rollback"), json={"generation": 1}))
-        # At once, with its mark; by an adapter's report; and by force, with what is below.
+        # Removed at once; after an adapter's report; by force, with all that belongs to it.
         answered(api.delete(at(channel)), 202)
         answered(api.delete(at(kept[api][4])), 202)
         answered(api.delete(at(cluster)), 202)
@@ -84,21 +84,21 @@ def test_the_audit_shows_a_tenant_its_own_records_alone(world: World) -> None:
     assert everybody >= {r["record"] for api in (whole, other) for r in audit(api)}
 
 
-def test_a_refused_write_is_known_to_the_tenant_of_what_it_was_for(world: World) -> None:
+def test_a_rejected_write_is_shown_to_the_tenant_that_it_was_meant_for(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     one, whole, other = world.caller(org, "a"), world.caller(org), world.caller()
     cluster = one.cluster()
     before = {record["record"] for record in audit(world.system, "status>=400", pageSize="1000")}
-    # Of the caller's own tenancy: what is not there, and what has no id yet.
+    # Recorded for the caller's tenant: resources that do not exist for it, and those without an id.
     for _ in range(2):
         answered(other.patch(at(cluster), json={"spec": {}}), 404)
     answered(other.post("/clusters", json={"name": "X", "spec": {}}), 400)
     answered(other.post(at(cluster, "/nodepools"), json={"name": "p", "spec": {}}), 404)
     answered(whole.post("/clusters", json={"name": "X", "spec": {}}), 400)
-    # Of the resource's, by who sees it.
+    # Recorded for the resource's tenant: writes by callers that see the resource.
     answered(one.post(at(cluster, "/force-delete"), json={"reason": "x"}), 409)
     answered(whole.post(at(cluster, "/rollback"), json={"generation": 7}), 404)
-    # Of nobody's: by a system caller, and by who does not say whose it is.
+    # Recorded for no tenant: writes by a system caller, and by a caller that names no tenant.
     answered(world.system.delete(at(cluster)), 403)
     answered(Api(world.url).delete(at(cluster)), 403)
     theirs = refusals(other, 4)
@@ -122,7 +122,7 @@ def test_a_refused_write_is_known_to_the_tenant_of_what_it_was_for(world: World)
     assert sum(r["action"] == "delete" and r["status"] == 403 for r in new) == 2
 
 
-def test_refusals_of_several_tenants_stored_together_keep_their_order(world: World) -> None:
+def test_rejections_of_several_tenants_stored_together_keep_their_order(world: World) -> None:
     callers = [world.caller() for _ in range(3)]
     numbers = [f"refused-{number}" for number in range(15)]
     with psycopg.connect(world.database) as conn:
@@ -136,8 +136,8 @@ def test_refusals_of_several_tenants_stored_together_keep_their_order(world: Wor
         assert [record["request"] for record in refusals(caller, 15)] == numbers
 
 
-def test_who_is_refused_much_does_not_use_up_the_audit_of_others(world: World) -> None:
-    """Without a token, all have one name."""
+def test_a_tenant_with_many_rejections_does_not_use_up_the_audit_of_others(world: World) -> None:
+    """Without tokens, all callers have the same name."""
     one, other = world.caller(), world.caller()
     for _ in range(25):
         answered(one.post("/clusters", json={"name": "X", "spec": {}}), 400)
@@ -146,7 +146,7 @@ def test_who_is_refused_much_does_not_use_up_the_audit_of_others(world: World) -
     refusals(one, 20)
 
 
-def test_a_request_that_was_sent_ahead_is_refused_in_nobody_elses_name(world: World) -> None:
+def test_the_rejection_of_a_pipelined_request_is_not_recorded_for_another_tenant(world: World) -> None:
     one, system = world.caller(), world.system
     name = f"ahead-{uuid4().hex[:8]}"
     head = "Host: x\r\nContent-Type: application/json\r\n"

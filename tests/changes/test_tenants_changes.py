@@ -1,4 +1,4 @@
-"""The feed of tenants: each hears of what is its own, and of nothing else, not even when."""
+"""The feed with tenants: each sees its own changes, and not even when those of others happen."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ __all__ = ["world"]
 PATHS = ("/history", "/history/1", "/history/1/diff", "/transitions")
 
 
-def test_each_hears_of_its_own_alone_also_of_what_is_gone(world: World) -> None:
+def test_each_tenant_sees_only_its_own_changes_including_removals(world: World) -> None:
     one, other = world.caller(), world.caller()
     start = now(world.system)
     mine = one.cluster("mine")
@@ -45,7 +45,7 @@ def test_each_hears_of_its_own_alone_also_of_what_is_gone(world: World) -> None:
     )
 
 
-def test_those_who_wait_at_the_same_place_get_pages_of_their_own(world: World) -> None:
+def test_tenants_that_wait_at_the_same_place_get_pages_of_their_own(world: World) -> None:
     callers = [world.caller() for _ in range(4)]
     start = now(world.system)
 
@@ -61,7 +61,7 @@ def test_those_who_wait_at_the_same_place_get_pages_of_their_own(world: World) -
     assert found == [{id_} for id_ in made]
 
 
-def test_a_stream_does_not_show_when_something_happens_to_what_is_anothers(world: World) -> None:
+def test_a_stream_does_not_show_when_resources_of_another_tenant_change(world: World) -> None:
     one, other = world.caller(), world.caller()
     lines: list[bytes] = []
     headers = {"Accept": "text/event-stream"}
@@ -86,7 +86,7 @@ def test_a_stream_does_not_show_when_something_happens_to_what_is_anothers(world
     assert json.loads(lines[-1].removeprefix(b"data: "))["name"] == "own"
 
 
-def test_what_an_operator_gives_to_another_is_gone_for_the_one_and_new_for_the_other(
+def test_a_resource_moved_to_another_tenant_is_removed_for_one_and_created_for_the_other(
     world: World,
 ) -> None:
     one, other = world.caller(), world.caller()
@@ -101,7 +101,7 @@ def test_what_an_operator_gives_to_another_is_gone_for_the_one_and_new_for_the_o
     assert told(follow(one, late)[0]) == [("removed", "Cluster", "given")]
     assert told(follow(other, late)[0]) == [("created", "Cluster", "given")]
     assert follow(other, start)[0][0]["resource"] == other.read(cluster)
-    # Who reads late is not shown what is another's now.
+    # A late reader does not see the resource, which belongs to another tenant now.
     items, _ = follow(one, start)
     assert [(item["change"], "resource" in item) for item in items] == [
         ("created", False),

@@ -1,4 +1,4 @@
-"""What became of the conditions of a resource."""
+"""The transitions of a resource: what changed in its conditions, when and why."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def transitions(api: Api, resource: Json, query: str = "") -> list[Json]:
 
 
 @BOTH_KINDS
-def test_each_change_of_a_condition_says_from_what_to_what_why_and_whose_report_it_was(
+def test_each_transition_has_the_old_and_new_status_the_reason_and_the_adapter(
     api: Api, kind: str
 ) -> None:
     resource = create(api, kind)
@@ -59,7 +59,7 @@ def test_each_change_of_a_condition_says_from_what_to_what_why_and_whose_report_
         assert check(api.get(f"{path}/transitions"))["items"] == whole
 
 
-def test_a_report_that_changes_nothing_but_times_and_messages_leaves_none(
+def test_a_report_that_changes_only_times_and_messages_leaves_no_transition(
     api: Api, sql: psycopg.Connection
 ) -> None:
     cluster = api.cluster()
@@ -81,7 +81,7 @@ def test_a_report_that_changes_nothing_but_times_and_messages_leaves_none(
     )
 
 
-def test_a_change_of_what_is_wanted_is_nobodys_report(api: Api) -> None:
+def test_a_transition_caused_by_a_new_spec_names_no_adapter(api: Api) -> None:
     cluster = api.cluster()
     report(api, cluster, "True")
     check(patch(api, cluster, {"spec": {"n": 1}}))
@@ -90,7 +90,7 @@ def test_a_change_of_what_is_wanted_is_nobodys_report(api: Api) -> None:
     assert "adapter" not in newest
 
 
-def test_a_condition_that_is_gone_and_what_the_version_before_writes(
+def test_a_condition_that_the_previous_version_removes_leaves_a_transition(
     api: Api, sql: psycopg.Connection
 ) -> None:
     cluster = api.cluster()
@@ -101,12 +101,12 @@ def test_a_condition_that_is_gone_and_what_the_version_before_writes(
     newest = transitions(api, cluster)[0]
     assert (newest["type"], newest["from"], "to" in newest) == ("DnsSuccessful", "True", False)
     assert "adapter" not in newest
-    # What is no status leaves the write alone.
+    # Something that is not a status does not make the write fail.
     sql.execute("""UPDATE clusters SET status = status - 'conditions'""")
     sql.execute("""UPDATE clusters SET status = status || '{"conditions": "none"}'""")
 
 
-def test_the_last_200_are_kept_and_paged(api: Api, sql: psycopg.Connection) -> None:
+def test_the_last_200_transitions_are_kept_and_paged(api: Api, sql: psycopg.Connection) -> None:
     cluster, other = api.cluster(), api.cluster("c2")
     report(api, other, "True")
     for number in range(50):
@@ -125,7 +125,7 @@ def test_the_last_200_are_kept_and_paged(api: Api, sql: psycopg.Connection) -> N
     )
 
 
-def test_parameters_are_checked(api: Api) -> None:
+def test_the_parameters_of_transitions_are_checked(api: Api) -> None:
     cluster = api.cluster()
     problem(api.get(at(cluster, "/transitions?type=")), 400, "type")
     problem(api.get(at(cluster, f"/transitions?type={'x' * 317}")), 400, "type")
