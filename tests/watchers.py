@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,3 +152,26 @@ def now(api: Api, query: str = "") -> str:
 def told(items: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Returns the change, kind and name of each item."""
     return [(one["change"], one["kind"], one["name"]) for one in items]
+
+
+@contextmanager
+def later(do: Callable[[], object], seconds: float = 0.3) -> Iterator[None]:
+    timer = threading.Timer(seconds, do)
+    timer.start()
+    yield
+    timer.join()
+
+
+def events(response: requests.Response, *, places: bool = False) -> Iterator[dict[str, str]]:
+    """Yields server-sent events, as a browser understands them."""
+    event: dict[str, str] = {}
+    for raw in response.iter_lines(chunk_size=None):
+        line = raw.decode()
+        if not line:
+            # An event without data only gives a place in the feed.
+            if event and ("data" in event or places):
+                yield event
+            event = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = value
