@@ -1,4 +1,4 @@
-"""Alerts fire when they should, and lead to their section of the runbook; the dashboard can be read."""
+"""Alerts fire when they should and link to their section of the runbook; the dashboard is readable."""
 
 import json
 import re
@@ -18,7 +18,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no pro
 
 
 def sections() -> dict[str, str]:
-    """The sections of the runbook, by the anchors that their headings get."""
+    """The sections of the runbook, by the anchors of their headings."""
     text = (ROOT / "docs" / "runbook.md").read_text()
     found = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
@@ -27,7 +27,7 @@ def sections() -> dict[str, str]:
     return found
 
 
-def test_every_section_of_the_runbook_is_of_an_alert_and_every_alert_has_one() -> None:
+def test_every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() -> None:
     found = sections()
     links = {rule["annotations"]["runbook_url"].partition("#")[2]: rule for rule in RULES}
     assert links.keys() == found.keys()
@@ -39,14 +39,14 @@ def test_every_section_of_the_runbook_is_of_an_alert_and_every_alert_has_one() -
 
 @pytest.mark.tools
 @needs_helm
-def test_the_links_lead_to_where_the_runbook_can_be_read() -> None:
+def test_enabled_alerts_link_to_the_runbook_that_the_values_name() -> None:
     manifests = template(
         *("--set", "monitoring.prometheusRule.enabled=true"),
         *("--set", "monitoring.prometheusRule.runbook=https://docs.example/runbook"),
         *("--set", "monitoring.prometheusRule.disabled={HyperFleetWorkersDie}"),
     )
     rules = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    # Where there is no schema, specs are not validated on purpose.
+    # Without a schema, it is intended that specs are not validated.
     assert [rule["alert"] for rule in rules] == [
         name for name in NAMES if name not in ("HyperFleetWorkersDie", "HyperFleetSpecsNotValidated")
     ]
@@ -61,9 +61,9 @@ def test_the_links_lead_to_where_the_runbook_can_be_read() -> None:
     assert "HyperFleetSpecsNotValidated" in names
 
 
-# How many looks at the fleet the database has answered.
+# How many queries about the fleet the database has answered.
 LOOKS = 'hyperfleet_db_query_duration_seconds_count{operation="fleet"}'
-# Of each alert: the series, a value a minute; when it fires, and when it does not.
+# For each alert: series with a value per minute, a minute when it fires, and one when it does not.
 TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
     "HyperFleetResourcesStuck": (
         {'hyperfleet_api_resource_pending_reconciliation_stuck{resource_type="cluster"}': "0x20 3x40"},
@@ -123,7 +123,7 @@ TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
 
 
 def expected(name: str, minute: int, *, fires: bool) -> dict[str, Any]:
-    """That an alert fires at a minute, or doesn't: promtool would want each label of one that does."""
+    """Expects an alert to fire or not, by its count: promtool would require each label of an alert."""
     query = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
     samples = [{"labels": "{}", "value": 1}] if fires else []
     return {"expr": query, "eval_time": f"{minute}m", "exp_samples": samples}
@@ -132,7 +132,7 @@ def expected(name: str, minute: int, *, fires: bool) -> dict[str, Any]:
 @pytest.mark.tools
 @needs_promtool
 @pytest.mark.parametrize("name", NAMES)
-def test_an_alert_fires_in_its_trouble_and_not_without(name: str, tmp_path: Path) -> None:
+def test_each_alert_fires_during_its_problem_and_not_otherwise(name: str, tmp_path: Path) -> None:
     series, fires, silent = TROUBLE[name]
     test = {
         "interval": "1m",
@@ -152,7 +152,9 @@ def test_an_alert_fires_in_its_trouble_and_not_without(name: str, tmp_path: Path
 
 @pytest.mark.tools
 @needs_promtool
-def test_that_nobody_serves_is_told_and_that_the_last_cluster_went_is_not(tmp_path: Path) -> None:
+def test_not_ready_fires_if_nothing_serves_and_not_because_the_last_cluster_is_gone(
+    tmp_path: Path,
+) -> None:
     gone = {"series": 'hyperfleet_api_resources{resource_type="cluster"}', "values": "1x20 stale"}
     calm = [
         {"series": "hyperfleet_api_build_info", "values": "1x60"},
@@ -178,8 +180,8 @@ def test_that_nobody_serves_is_told_and_that_the_last_cluster_went_is_not(tmp_pa
 
 @pytest.mark.tools
 @needs_promtool
-def test_that_the_database_is_away_is_told_for_as_long_as_it_is(tmp_path: Path) -> None:
-    # Two replicas; requests wait at some of the moments at which their metrics are asked for.
+def test_not_ready_fires_for_as_long_as_the_database_is_unreachable(tmp_path: Path) -> None:
+    # Two replicas; at only some of the scrapes, requests are waiting.
     series = [
         {"series": f'{name}pod="{pod}"}}', "values": values}
         for pod in "ab"
@@ -206,7 +208,7 @@ def test_that_the_database_is_away_is_told_for_as_long_as_it_is(tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_panels_of_the_dashboard_stand_side_by_side_and_say_what_they_show() -> None:
+def test_the_panels_of_the_dashboard_do_not_overlap_and_have_titles_and_legends() -> None:
     dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

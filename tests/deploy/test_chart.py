@@ -1,4 +1,4 @@
-"""What the Helm chart makes for Kubernetes: valid manifests, restricted pods, an order that works."""
+"""What the Helm chart renders: valid manifests, restricted pods, an order that works."""
 
 import json
 import subprocess
@@ -26,21 +26,21 @@ from rendered import (
 pytestmark = [pytest.mark.tools, needs_helm]
 
 VALIDATE = TOOLS / "python" / "bin" / "kubernetes-validate"
-# Those with a schema; the others are of operators.
+# Only kinds of Kubernetes itself are validated; the others belong to operators.
 KUBERNETES = ("1.30", "1.37")
 OPERATORS = {"ServiceMonitor", "PrometheusRule", "PodMonitoring"}
 PROVIDER = "tests/providers/gcp.yaml"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_lint_finds_nothing(name: str) -> None:
+def test_helm_lint_reports_nothing(name: str) -> None:
     done = helm("lint", "--strict", "chart", "--values", str(CASES[name]))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout
 
 
 @pytest.mark.skipif(not VALIDATE.exists(), reason="no kubernetes-validate: run make test-tools")
-def test_two_versions_of_kubernetes_take_every_manifest(tmp_path: Path) -> None:
+def test_every_manifest_is_valid_in_two_versions_of_kubernetes(tmp_path: Path) -> None:
     files = []
     for name in CASES:
         files.append(tmp_path / f"{name}.yaml")
@@ -59,7 +59,7 @@ def test_two_versions_of_kubernetes_take_every_manifest(tmp_path: Path) -> None:
     assert done.stdout.count("INFO") >= len(files) * len(KUBERNETES)
 
 
-def test_what_operators_read_has_the_members_that_they_need() -> None:
+def test_manifests_for_operators_have_the_members_that_they_need() -> None:
     manifests = case("everything-values")
     pods = one(manifests, "Deployment")["spec"]["template"]
     services = [each for each in manifests if each["kind"] == "Service"]
@@ -93,7 +93,7 @@ def test_what_operators_read_has_the_members_that_they_need() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_services_choose_the_pods_of_the_service_alone(name: str) -> None:
+def test_each_service_selects_only_the_pods_of_its_own_workload(name: str) -> None:
     manifests = case(name)
     for service in (each for each in manifests if each["kind"] == "Service"):
         chosen = [
@@ -107,7 +107,7 @@ def test_services_choose_the_pods_of_the_service_alone(name: str) -> None:
 
 
 def restricted(pod: dict[str, Any], each: dict[str, Any]) -> None:
-    """Pod Security's level `restricted`, of a container and its pod."""
+    """Expects the Pod Security level `restricted` of a container and its pod."""
     both = {**pod.get("securityContext", {}), **each["securityContext"]}
     assert both["runAsNonRoot"] is True
     assert both.get("runAsUser") != 0
@@ -118,7 +118,7 @@ def restricted(pod: dict[str, Any], each: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_container_is_restricted_and_bounded(name: str) -> None:
+def test_every_container_is_restricted_and_has_requests_and_a_memory_limit(name: str) -> None:
     allowed = {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim", "csi"}
     for kind, pod in pod_specs(case(name)):
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
@@ -131,7 +131,7 @@ def test_every_container_is_restricted_and_bounded(name: str) -> None:
             assert "memory" in each["resources"]["limits"], (kind, each["name"])
 
 
-def test_the_service_runs_as_the_user_of_the_image_and_may_write_to_tmp_alone() -> None:
+def test_the_service_runs_as_the_user_of_the_image_and_can_write_only_to_tmp() -> None:
     pod = one(case("default-values"), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsUser"] == 10001
     writable = [
@@ -150,7 +150,7 @@ def test_every_manifest_has_the_standard_labels(name: str) -> None:
         assert wanted <= each["metadata"]["labels"].keys(), each["metadata"]["name"]
 
 
-def test_the_readmes_command_mounts_the_schema_where_the_service_looks() -> None:
+def test_the_command_in_the_readme_mounts_the_schema_where_the_service_looks() -> None:
     manifests = template("--set-file", f"provider.schema={PROVIDER}")
     pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
     (mount,) = (each for each in container(pod, "api")["volumeMounts"] if each["name"] == "schema")
@@ -182,13 +182,13 @@ def test_the_readmes_command_mounts_the_schema_where_the_service_looks() -> None
         "database.external=null",
     ],
 )
-def test_unknown_values_are_refused(given: str) -> None:
+def test_unknown_and_invalid_values_are_rejected(given: str) -> None:
     done = helm("template", "x", "./chart", "--set", given)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
 
 
-def test_lists_and_texts_may_be_empty_in_the_file_of_values() -> None:
+def test_optional_lists_and_mappings_may_be_null_in_the_values() -> None:
     on = "monitoring.prometheusRule.enabled=true,monitoring.serviceMonitor.enabled=true"
     given = [
         *("env", "extraEnv", "serviceMonitor", "monitoring.tracing", "settings", "adapters"),
@@ -200,7 +200,7 @@ def test_lists_and_texts_may_be_empty_in_the_file_of_values() -> None:
     assert one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "30s"
 
 
-def test_a_variable_that_the_values_give_takes_the_place_of_the_charts_own() -> None:
+def test_a_variable_in_the_values_replaces_the_charts_own() -> None:
     manifests = template(
         *("--set-string", "extraEnv[0].name=HYPERFLEET_TRACING_ENABLED,extraEnv[0].value=true"),
         *(
@@ -223,7 +223,7 @@ def rolled(*arguments: str) -> dict[str, str]:
     return found
 
 
-def test_a_change_of_settings_schema_or_password_rolls_the_pods_and_nothing_else_does() -> None:
+def test_a_change_of_settings_schema_or_password_rolls_the_pods_and_of_replicas_does_not() -> None:
     before = rolled()
     assert rolled("--set", "replicaCount=5") == before
     for change in (
@@ -234,7 +234,7 @@ def test_a_change_of_settings_schema_or_password_rolls_the_pods_and_nothing_else
         assert rolled(*change) != before, change
 
 
-def test_a_rollout_takes_no_pod_away_before_another_is_ready() -> None:
+def test_a_rollout_removes_no_pod_before_another_is_ready() -> None:
     manifests = case("default-values")
     spec = one(manifests, "Deployment")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
@@ -242,7 +242,7 @@ def test_a_rollout_takes_no_pod_away_before_another_is_ready() -> None:
     stop = container(pod, "api")["lifecycle"]["preStop"]["sleep"]["seconds"]
     delay = settings(manifests)["shutdown_delay"]
     assert stop > 0 < delay
-    # 20 s are the service's own default for requests under way.
+    # By default, the service gives requests in flight 20 s.
     assert pod["terminationGracePeriodSeconds"] > stop + delay + 20
     short = helm("template", "x", "./chart", "--set", "settings.shutdown-timeout=120")
     assert "terminationGracePeriodSeconds must exceed 130" in short.stderr
@@ -250,7 +250,7 @@ def test_a_rollout_takes_no_pod_away_before_another_is_ready() -> None:
 
 
 @pytest.mark.parametrize("name", ["production", "cloud-sql", "everything-values", "original-values"])
-def test_the_job_that_migrates_needs_nothing_that_is_made_after_it(name: str) -> None:
+def test_the_migration_job_needs_nothing_that_is_created_after_it(name: str) -> None:
     manifests = case(name)
     job = one(manifests, "Job", "-migrate")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
@@ -278,7 +278,7 @@ def test_with_the_built_in_postgresql_each_pod_migrates_before_it_serves() -> No
     assert "the built-in PostgreSQL does not exist yet" in refused.stderr
 
 
-def test_what_ends_after_the_service_starts_before_it() -> None:
+def test_sidecars_of_the_service_start_before_it() -> None:
     pod = one(case("everything-values"), "Deployment")["spec"]["template"]["spec"]
     names = [each["name"] for each in pod["initContainers"]]
     assert names == ["proxy", "pgbouncer", "first"]
@@ -286,14 +286,14 @@ def test_what_ends_after_the_service_starts_before_it() -> None:
         assert container(pod, name)["restartPolicy"] == "Always"
 
 
-def test_the_longest_name_of_a_release_leaves_room_for_what_kubernetes_adds() -> None:
+def test_the_longest_release_name_leaves_room_for_what_kubernetes_adds() -> None:
     name = "r" * 53
     done = helm("template", name, "./chart", "--set", "fullnameOverride=" + "f" * 70)
     assert done.returncode == 0, done.stderr
     manifests = [each for each in yaml.safe_load_all(done.stdout) if each]
     assert all(len(each["metadata"]["name"]) <= 63 for each in manifests)
     (database,) = (each for each in manifests if each["kind"] == "StatefulSet")
-    # In the label controller-revision-hash of its pods.
+    # Kubernetes adds a hash in the label controller-revision-hash of the pods.
     assert len(database["metadata"]["name"]) + len("-0123456789") <= 63
     named = {each["metadata"]["name"] for each in manifests}
     (volume,) = (
@@ -302,20 +302,20 @@ def test_the_longest_name_of_a_release_leaves_room_for_what_kubernetes_adds() ->
     assert {volume["secret"]["secretName"], database["spec"]["serviceName"]} <= named
 
 
-def test_pods_that_are_not_ready_do_not_keep_nodes_from_being_emptied() -> None:
+def test_pods_that_are_not_ready_do_not_block_draining_a_node() -> None:
     for name in ("default-values", "everything-values"):
         budget = one(case(name), "PodDisruptionBudget")["spec"]
         assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_the_built_in_postgresql_keeps_its_data_where_it_is_told_to() -> None:
+def test_the_built_in_postgresql_keeps_its_data_in_the_given_storage_class() -> None:
     database = one(case("trial-values"), "StatefulSet", "-postgresql")["spec"]
     (claim,) = database["volumeClaimTemplates"]
     assert claim["spec"]["storageClassName"] == "fast"
     assert "data" not in {each["name"] for each in database["template"]["spec"]["volumes"]}
 
 
-def test_where_the_cluster_chooses_users_none_is_named() -> None:
+def test_no_user_is_set_where_the_platform_chooses_users() -> None:
     nulls = ("podSecurityContext.runAsUser", "podSecurityContext.fsGroup", "database.postgresql.uid")
     for _, pod in pod_specs(template("--set", ",".join(f"{name}=null" for name in nulls))):
         assert pod["securityContext"] == {

@@ -1,4 +1,4 @@
-"""The settings that the chart mounts, read by the real service; who it lets in, and what it refuses."""
+"""The settings that the chart mounts, read by the real service; who gets in, and what is rejected."""
 
 import json
 import os
@@ -44,7 +44,7 @@ Mount = Callable[..., Mounted]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users may look into, unlike pytest's."""
+    """A folder that other users can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -89,12 +89,12 @@ def plain(manifests: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-# The settings of one name another host for the database, those of the others point to the test's.
+# One of the cases names another host for its database; the others use the test's database.
 STARTED = sorted(set(CASES) - {"nothing-values"})
 
 
 @pytest.mark.parametrize("name", STARTED)
-def test_the_service_would_start_with_what_is_mounted(name: str, mount: Mount) -> None:
+def test_the_service_would_start_with_the_mounted_files(name: str, mount: Mount) -> None:
     api = mount(plain(case(name)))
     direct = [text for text in api.arguments[1:] if not text.startswith("--db-")]
     done = run_here("config", "--check", "--config", api.config, *direct, env=api.env)
@@ -102,7 +102,7 @@ def test_the_service_would_start_with_what_is_mounted(name: str, mount: Mount) -
     assert api.arguments[0] == "serve"
 
 
-def test_without_a_secret_the_database_is_what_the_settings_name() -> None:
+def test_without_a_secret_the_settings_name_the_database() -> None:
     found = settings(case("nothing-values"))
     assert {key: value for key, value in found.items() if key.startswith("db_")} == {
         "db_host": "database.example",
@@ -112,7 +112,7 @@ def test_without_a_secret_the_database_is_what_the_settings_name() -> None:
     }
 
 
-def test_a_part_of_the_database_that_the_settings_name_is_not_taken_from_the_secret() -> None:
+def test_what_the_settings_say_about_the_database_is_not_taken_from_the_secret() -> None:
     manifests = template(
         *("--set", "database.external.enabled=true,database.external.secretName=fleet-database"),
         *("--set", "settings.db-password-file=/vault/password,settings.db-host=database.example"),
@@ -125,13 +125,13 @@ def test_a_part_of_the_database_that_the_settings_name_is_not_taken_from_the_sec
 
 
 def in_force(api: Mounted) -> dict[str, Any]:
-    """The settings that the service has of what is mounted."""
+    """Returns the settings of the service with the mounted files."""
     done = run_here("config", "--output", "json", "--config", api.config, env=api.env)
     assert done.returncode == 0, done.stdout
     return {name: each["value"] for name, each in json.loads(done.stdout).items()}
 
 
-def test_numbers_switches_and_lists_arrive_as_what_they_are(mount: Mount) -> None:
+def test_numbers_booleans_and_lists_keep_their_types(mount: Mount) -> None:
     manifests = template(
         *("--set", "settings.max-body-size=2097152", "--set", "settings.require-if-match=true"),
         *("--set", "settings.no_auth=true", "--set", "settings.access-log=0.25"),
@@ -153,7 +153,7 @@ def test_numbers_switches_and_lists_arrive_as_what_they_are(mount: Mount) -> Non
     assert found["host"] == "0.0.0.0"
 
 
-def test_the_originals_values_mean_the_same(mount: Mount) -> None:
+def test_values_of_the_originals_chart_mean_the_same(mount: Mount) -> None:
     manifests = case("original-values")
     found = in_force(mount(manifests))
     assert (found["port"], found["health_port"], found["metrics_port"]) == (8000, 8080, 9090)
@@ -164,7 +164,7 @@ def test_the_originals_values_mean_the_same(mount: Mount) -> None:
         "https://idp.example/certs",
     )
     assert (issuer["audience"], issuer["identity_claim"]) == ("fleet", "sub")
-    # It says itself who may.
+    # The issuer itself says who is allowed.
     assert found["jwt_audiences"] == []
     assert (found["db_sslmode"], found["db_max_connections"]) == ("require", 50)
     # The secret says where the database is.
@@ -177,7 +177,7 @@ def test_the_originals_values_mean_the_same(mount: Mount) -> None:
     assert one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "15s"
 
 
-def test_the_one_issuer_of_older_values_is_the_one_that_counts(mount: Mount) -> None:
+def test_the_single_issuer_of_older_values_takes_effect(mount: Mount) -> None:
     jwt = "config.server.jwt"
     manifests = template(
         *(
@@ -192,7 +192,7 @@ def test_the_one_issuer_of_older_values_is_the_one_that_counts(mount: Mount) -> 
     assert found["jwk_cert_url"] == "https://idp.example/certs"
 
 
-def test_entities_are_written_only_where_there_are_some() -> None:
+def test_entities_are_written_only_if_there_are_any() -> None:
     assert "entities" not in settings(case("default-values"))
     given = "config.entities[0].kind=Channel,config.entities[0].plural=channels"
     assert settings(template("--set", given))["entities"] == [{"kind": "Channel", "plural": "channels"}]
@@ -220,7 +220,7 @@ def test_the_job_migrates_an_empty_database_and_the_pod_then_serves(mount: Mount
 
 @contextmanager
 def pgbouncer(beside: Mounted, database: str) -> Iterator[int]:
-    """Runs the sidecar's own command, on a free port; it does not run as root."""
+    """Runs the command of the sidecar on a free port; PgBouncer refuses to run as root."""
     port = free_port()
     user = None
     if os.geteuid() == 0:
@@ -247,7 +247,7 @@ def pgbouncer(beside: Mounted, database: str) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not PGBOUNCER, reason="pgbouncer is not installed")
-def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
+def test_the_service_reaches_its_database_through_the_pgbouncer_sidecar(
     mount: Mount, database: str
 ) -> None:
     manifests = template(
@@ -283,7 +283,7 @@ def test_the_service_reaches_its_database_through_the_pgbouncer_beside_it(
         ),
     ],
 )
-def test_where_nobody_could_get_in_helm_says_so_as_the_service_would(
+def test_helm_rejects_the_authentication_settings_that_the_service_rejects(
     given: str, words: str, flags: str
 ) -> None:
     refused = helm("template", "x", "./chart", "--set", given)
@@ -304,19 +304,19 @@ def test_where_nobody_could_get_in_helm_says_so_as_the_service_would(
         "auth.enableAuthz=true,settings.ocm-client-id-file=/a/id,settings.ocm-client-secret-file=/a/s",
     ],
 )
-def test_what_says_who_may_takes_the_place_of_the_default_audience(given: str) -> None:
+def test_settings_that_say_who_is_allowed_replace_the_default_audience(given: str) -> None:
     found = settings(template("--set", given))
     said = "audiences=null" in given or "jwk-cert-file" in given
     assert said or found.get("jwt_audiences") != ["hyperfleet-api"]
 
 
-def test_as_it_comes_only_tokens_for_its_own_audience_get_in() -> None:
+def test_the_default_values_require_tokens_for_the_services_own_audience() -> None:
     found = settings(case("default-values"))
     assert found["jwt_audiences"] == ["hyperfleet-api"]
     assert not {"no_auth", "enable_jwt", "any_caller"} & found.keys()
 
 
-def test_a_mounted_file_of_keys_and_the_default_audience_decide_who_gets_in(mount: Mount) -> None:
+def test_a_mounted_key_file_and_the_default_audience_decide_who_gets_in(mount: Mount) -> None:
     manifests = template(
         *("--set", "settings.jwk-cert-url=,settings.jwk-cert-file=/etc/keys/jwks.json"),
         *("--set", "settings.shutdown-delay=0,settings.host=127.0.0.1"),
@@ -332,10 +332,10 @@ def test_a_mounted_file_of_keys_and_the_default_audience_decide_who_gets_in(moun
 
 
 @pytest.mark.parametrize("place", ["config.server.jwt.configs", "settings.jwt-configs"])
-def test_an_issuer_alone_does_not_say_who_may(place: str) -> None:
+def test_an_issuer_without_an_audience_keeps_the_default_audience(place: str) -> None:
     given = f"{place}[0].issuer_url=https://a.example"
     assert settings(template("--set", given))["jwt_audiences"] == ["hyperfleet-api"]
-    # Its audience does, and not for another one.
+    # Its own audience replaces the default, but not for another issuer.
     given += f",{place}[0].audience=fleet"
     assert "jwt_audiences" not in settings(template("--set", given))
     given += f",{place}[1].issuer_url=https://b.example"
@@ -358,7 +358,7 @@ PUBLIC = {"issuer_url": "https://b.example"}
         ([{**OWN, "jwk_cert_url": PUBLIC_KEYS, "audience": "fleet"}], True),
     ],
 )
-def test_helm_says_of_issuers_what_the_service_would(
+def test_helm_accepts_and_rejects_the_same_issuers_as_the_service(
     tmp_path: Path, database: str, configs: list[dict[str, str]], starts: bool
 ) -> None:
     file = tmp_path / "values.json"
@@ -372,7 +372,7 @@ def test_helm_says_of_issuers_what_the_service_would(
     assert (checked.returncode == 0) == starts, checked.stdout
 
 
-def test_a_member_that_no_issuer_has_is_refused_by_the_schema() -> None:
+def test_an_unknown_member_of_an_issuer_is_rejected_by_the_schema() -> None:
     given = "config.server.jwt.configs[0].issuer_url=x,config.server.jwt.configs[0].audiance=fleet"
     refused = helm("template", "x", "./chart", "--set", given)
     assert refused.returncode != 0
@@ -388,7 +388,7 @@ def test_a_member_that_no_issuer_has_is_refused_by_the_schema() -> None:
         "settings.read-database-url=postgresql://a:b@c/d",
     ],
 )
-def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
+def test_secrets_among_the_settings_are_rejected(given: str) -> None:
     refused = helm("template", "x", "./chart", "--set", given)
     assert "contains a secret, but settings are stored in a ConfigMap" in refused.stderr
 
@@ -422,11 +422,11 @@ def test_secrets_do_not_go_where_everybody_may_read_them(given: str) -> None:
         ("config.health.shutdown_timeout=1m30s", "must exceed 100"),
     ],
 )
-def test_values_that_contradict_each_other_are_refused(given: str, words: str) -> None:
+def test_values_that_contradict_each_other_are_rejected(given: str, words: str) -> None:
     assert words in helm("template", "x", "./chart", "--set", given).stderr
 
 
-def test_the_built_in_database_has_a_password_of_its_own() -> None:
+def test_the_built_in_database_gets_a_random_password() -> None:
     def password() -> str:
         done = helm("template", "x", "./chart", "--show-only", "templates/postgresql.yaml")
         (secret,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "Secret")

@@ -1,4 +1,4 @@
-"""The compose file: every file that it mounts is there, every service that it waits for exists."""
+"""The compose file: the files that it mounts and the services that it waits for exist."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SPEC = TOOLS / "compose-spec.json"
 @pytest.mark.skipif(
     not SPEC.exists(), reason="no schema of compose files: make test-tools fetches it with Go"
 )
-def test_it_is_a_compose_file() -> None:
+def test_the_compose_file_matches_its_schema() -> None:
     faults = Draft7Validator(json.loads(SPEC.read_text())).iter_errors(COMPOSE)
     assert [fault.message for fault in faults] == []
 
@@ -41,7 +41,7 @@ def test_each_service_waits_for_those_that_it_needs() -> None:
     assert SERVICES["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
 
 
-def test_nothing_can_be_reached_from_elsewhere() -> None:
+def test_all_ports_are_published_on_the_loopback_address_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)

@@ -1,4 +1,4 @@
-"""The container image: what the Dockerfile says, and what its steps come to when carried out."""
+"""The container image: what the Dockerfile says, and what its steps produce."""
 
 import re
 import shlex
@@ -29,12 +29,12 @@ def said(instruction: str) -> list[str]:
     return [rest for name, rest in STEPS if name == instruction]
 
 
-def test_both_stages_are_of_one_slim_base_pinned_by_its_digest() -> None:
+def test_both_stages_use_one_slim_base_image_pinned_by_its_digest() -> None:
     assert len(PYTHON) == 1
     assert said("FROM") == ["${BASE} AS build", "${BASE}"]
 
 
-def test_it_runs_as_a_numbered_user_and_says_how_to_stop_it_ask_it_and_reach_it() -> None:
+def test_the_image_declares_its_user_signal_ports_command_health_check_and_labels() -> None:
     assert said("USER") == ["10001:10001"]
     assert said("STOPSIGNAL") == ["SIGTERM"]
     assert said("EXPOSE") == ["8000 8080 8083"]
@@ -48,14 +48,14 @@ def test_it_runs_as_a_numbered_user_and_says_how_to_stop_it_ask_it_and_reach_it(
     assert labels["org.opencontainers.image.revision"] == "${REVISION}"
 
 
-def test_packages_come_as_wheels_by_the_hashes_of_the_lock() -> None:
+def test_packages_are_installed_as_wheels_with_the_hashes_of_the_lock_file() -> None:
     installs = [run for run in said("RUN") if "requirements.lock" in run]
     assert len(installs) == 1
     for flag in ("--require-hashes", "--only-binary=:all:", "--no-deps"):
         assert flag in installs[0]
 
 
-def test_only_what_the_wheel_is_made_of_gets_into_the_build() -> None:
+def test_the_build_context_contains_only_what_the_build_needs() -> None:
     files = {path.parts[0] for path in replay.context()}
     assert files == {
         *("hyperfleet", "openapi", "migrations", "hatch_build.py", "pyproject.toml"),
@@ -63,7 +63,7 @@ def test_only_what_the_wheel_is_made_of_gets_into_the_build() -> None:
     }
 
 
-def test_make_has_podman_and_buildah_keep_the_health_check(tmp_path: Path) -> None:
+def test_make_image_lets_podman_and_buildah_keep_the_health_check(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     tool = tmp_path / "tool"
     tool.write_text('#!/bin/sh\necho "$BUILDAH_FORMAT: $*"\n')
@@ -76,7 +76,7 @@ def test_make_has_podman_and_buildah_keep_the_health_check(tmp_path: Path) -> No
 
 @pytest.mark.tools
 @pytest.mark.skipif(not HADOLINT, reason="no hadolint: make test-tools installs it")
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     done = subprocess.run(
         [str(HADOLINT), ROOT / "Dockerfile"], capture_output=True, text=True, check=False
     )
@@ -86,11 +86,11 @@ def test_hadolint_has_nothing_to_say() -> None:
 @pytest.fixture(scope="module")
 def image() -> Iterator[replay.Stage]:
     if not replay.permitted():
-        pytest.skip("mounts of one's own need root")
+        pytest.skip("a mount namespace needs root")
     base = replay.python(PYTHON[0])
     if not base:
         pytest.skip(f"no Python {PYTHON[0]} that could stand in for that of the base image")
-    # Not among pytest's folders, which other users may not enter.
+    # Not in pytest's folders, which other users cannot enter.
     with tempfile.TemporaryDirectory(prefix="hyperfleet-image-") as folder:
         Path(folder).chmod(0o755)
         others: dict[str, replay.Stage] = {}
@@ -108,23 +108,23 @@ def run(image: replay.Stage, *command: str) -> str:
 
 
 @pytest.mark.tools
-def test_it_serves_from_a_read_only_file_system_as_nobody_in_particular(
+def test_the_image_serves_from_a_read_only_file_system_as_an_unprivileged_user(
     image: replay.Stage, database: str, tmp_path: Path
 ) -> None:
     entrypoint = replay.listed(image.said["ENTRYPOINT"])
     assert run(image, *entrypoint, "--version") == "7.8.9\n"
     assert run(image, *entrypoint, "version") == f"7.8.9 (commit {COMMIT})\n"
-    # What else starts it by the name of its program in the original.
+    # Others may start it by the name of the original's program.
     assert run(image, "/app/hyperfleet-api", "version") == f"7.8.9 (commit {COMMIT})\n"
     binds = []
     parts = conninfo_to_dict(database)
     if str(parts["host"]).startswith("/"):
-        # The socket alone: the folder that it is in belongs to PostgreSQL's user.
+        # Only the socket: its folder belongs to PostgreSQL's user.
         name = f".s.PGSQL.{parts['port']}"
         binds = [(f"{parts['host']}/{name}", f"/run/postgresql/{name}")]
         database = make_conninfo(database, host="/run/postgresql")
     words = image.words(*entrypoint, user=image.said["USER"], binds=binds)
-    # As Serving has its variables, and all else as the image has it.
+    # Two variables come from Serving or the test, everything else from the image.
     cut = words.index("-i") + 1
     given = ('"HYPERFLEET_LOG_FORMAT=$HYPERFLEET_LOG_FORMAT"', '"HYPERFLEET_WORKERS=2"')
     command = tmp_path / "hyperfleet"
@@ -151,7 +151,9 @@ def test_it_serves_from_a_read_only_file_system_as_nobody_in_particular(
 
 
 @pytest.mark.tools
-def test_it_holds_the_packages_of_the_lock_and_no_compiler_database_or_test(image: replay.Stage) -> None:
+def test_the_image_has_exactly_the_locked_packages_and_no_compiler_database_or_pytest(
+    image: replay.Stage,
+) -> None:
     code = "from importlib import metadata as m; [print(d.name, d.version) for d in m.distributions()]"
     lines = run(image, "python", "-c", code).splitlines()
     found = {re.sub(r"[-_.]+", "-", line.lower()) for line in lines}
@@ -169,7 +171,7 @@ def test_it_holds_the_packages_of_the_lock_and_no_compiler_database_or_test(imag
 
 
 @pytest.mark.tools
-def test_everything_was_compiled_when_it_was_built(image: replay.Stage) -> None:
+def test_all_modules_are_compiled_when_the_image_is_built(image: replay.Stage) -> None:
     words = image.words("python", "-v", "-c", "import hyperfleet.commands.serve", user="10001:10001")
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     assert re.search(r"^# code object from '?/opt/\S+\.pyc", done.stderr, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Where a setting's value comes from, and which values are refused."""
+"""Where a setting's value comes from, and which values are rejected."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from hyperfleet.settings.file import read_file
 
 
 def parse(*arguments: str, **env: str) -> Result:
-    """What the options of a command make of arguments and an environment."""
+    """Returns what a command with these options makes of arguments and an environment."""
 
     @options.options()
     @click.command()
@@ -47,7 +47,7 @@ def refused(*arguments: str, **env: str) -> str:
 # Where a value comes from -------------------------------------------------------------------------
 
 
-def test_a_file_that_a_flag_names_beats_the_value_in_the_environment(tmp_path: Path) -> None:
+def test_a_file_named_in_a_stronger_place_takes_precedence_over_a_value(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("of the flag\n")
     given = f"--db-password-file={tmp_path / 'password'}"
     assert chosen(given, HYPERFLEET_DB_PASSWORD="of the environment")["db_password"] == "of the flag"
@@ -57,8 +57,8 @@ def test_a_file_that_a_flag_names_beats_the_value_in_the_environment(tmp_path: P
     assert chosen(f"--config={yaml}", **variable)["db_password"] == "of the flag"
 
 
-def test_a_value_beats_a_file_that_is_named_at_a_weaker_place(tmp_path: Path) -> None:
-    # Not even read: there is none.
+def test_a_value_takes_precedence_over_a_file_named_in_a_weaker_place(tmp_path: Path) -> None:
+    # The file is not even read: it is empty, which would be an error.
     (tmp_path / "password").write_text("")
     variable = {"HYPERFLEET_DB_PASSWORD_FILE": str(tmp_path / "password")}
     assert chosen("--db-password=mine", **variable)["db_password"] == "mine"
@@ -66,7 +66,7 @@ def test_a_value_beats_a_file_that_is_named_at_a_weaker_place(tmp_path: Path) ->
     assert "is empty" in refused(**variable)
 
 
-def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_empty(
+def test_a_value_and_a_file_in_the_same_place_are_rejected_unless_the_value_is_empty(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "password"
@@ -83,7 +83,7 @@ def test_a_value_and_a_file_at_the_same_place_are_refused_unless_the_value_is_em
 
 
 @pytest.mark.parametrize("name", ["no_auth", "require_if_match", "any_caller", "enable_https"])
-def test_a_switch_may_stand_alone_or_say_true_or_false(name: str) -> None:
+def test_a_boolean_flag_can_stand_alone_or_be_given_true_or_false(name: str) -> None:
     flag, variable = f"--{name.replace('_', '-')}", f"HYPERFLEET_{name.upper()}"
     assert chosen()[name] is False
     assert chosen(flag)[name] is True
@@ -113,7 +113,7 @@ LINKS = {
 }
 
 
-def test_the_service_links_of_kubernetes_are_no_settings() -> None:
+def test_service_links_of_kubernetes_are_not_taken_as_settings() -> None:
     values = chosen(**LINKS)
     assert (values["port"], values["db_port"], values["health_port"]) == (8000, "", 8083)
     said = [line for _, line in options.strange_variables(LINKS)]
@@ -123,11 +123,11 @@ def test_the_service_links_of_kubernetes_are_no_settings() -> None:
         "HYPERFLEET_PORT",
     ]
     assert all("Kubernetes" in line for line in said)
-    # What is no service link is still a mistake.
+    # A value that is not a service link is still an error.
     assert "not a whole number" in refused(HYPERFLEET_PORT="http://10.0.0.1:8000")
 
 
-def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
+def test_an_unknown_variable_causes_a_warning_with_the_nearest_name() -> None:
     output = parse(HYPERFLEET_DB_PASWORD="hidden", HYPERFLEET_CONFIG="", HYPERFLEET_TOKEN="t").output
     assert "HYPERFLEET_DB_PASWORD is ignored" in output
     assert "did you mean HYPERFLEET_DB_PASSWORD?" in output
@@ -139,7 +139,7 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
 
 
 @pytest.mark.slow
-def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database: str) -> None:
+def test_a_service_starts_despite_service_links_and_logs_what_it_ignores(database: str) -> None:
     env = {**LINKS, "HYPERFLEET_DATABASE_URL": database, "HYPERFLEET_PROT": "3"}
     with Serving("--no-auth", env=env) as server:
         assert "HYPERFLEET_PORT is ignored: Kubernetes has set it" in server.output
@@ -152,7 +152,7 @@ def test_a_service_starts_beside_service_links_and_logs_what_it_ignores(database
 # Values -------------------------------------------------------------------------------------------
 
 
-def test_whole_numbers_may_be_written_as_helm_writes_large_ones(tmp_path: Path) -> None:
+def test_whole_numbers_can_be_written_the_way_helm_writes_large_ones(tmp_path: Path) -> None:
     assert chosen("--max-body-size=2.097152e+06")["max_body_size"] == 2097152
     assert chosen(HYPERFLEET_MAX_BODY_SIZE="2.097152e+06")["max_body_size"] == 2097152
     assert chosen("--port=8e3")["port"] == 8000
@@ -168,7 +168,7 @@ def test_whole_numbers_may_be_written_as_helm_writes_large_ones(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["-dns", "dns-", "a b", "dns/x", "dns'", "ü", "a" * 129, "dns\n"])
-def test_required_adapters_must_be_names_that_can_report(name: str) -> None:
+def test_required_adapters_must_be_valid_names_of_adapters(name: str) -> None:
     for kind in ("cluster", "nodepool"):
         said = refused(f"--required-adapters-{kind}", f"ok,{name}x\n{name}")
         assert f"--required-adapters-{kind}" in said
@@ -177,7 +177,7 @@ def test_required_adapters_must_be_names_that_can_report(name: str) -> None:
     assert chosen(f"--required-adapters-cluster={good}")["required_adapters_cluster"] == good.split(",")
 
 
-def test_two_names_of_a_database_are_refused_wherever_they_come_from(tmp_path: Path) -> None:
+def test_naming_two_databases_is_rejected_wherever_the_names_come_from(tmp_path: Path) -> None:
     (tmp_path / "host").write_text("db.example")
     url, host_file = "postgresql://u:secret@h/x", str(tmp_path / "host")
     config = tmp_path / "config.yaml"
@@ -193,12 +193,12 @@ def test_two_names_of_a_database_are_refused_wherever_they_come_from(tmp_path: P
         assert "--db-host" in said
         assert "both name a database" in said
         assert "secret" not in said
-    # The other parts complete the URL.
+    # Other settings of the database complete the URL.
     assert chosen(f"--database-url={url}", "--db-password=other")["db_password"] == "other"
 
 
 @pytest.mark.slow
-def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
+def test_an_unusable_url_is_reported_without_its_password() -> None:
     for command in ("serve", "migrate"):
         done = run(command, "--database-url", "mysql://me:secret@db.example/fleet")
         assert done.returncode == 2
@@ -244,14 +244,14 @@ def test_a_url_of_another_scheme_is_named_without_its_password() -> None:
         "host=db.example hostaddr=192.0.2.1,192.0.2.2 password=hush",
     ],
 )
-def test_a_database_url_that_cannot_be_meant_is_refused_without_its_password(url: str) -> None:
+def test_an_invalid_database_url_is_rejected_without_showing_its_password(url: str) -> None:
     for given in ({"HYPERFLEET_DATABASE_URL": url}, {}):
         said = refused(*([] if given else [f"--database-url={url}"]), **given)
         assert "--database-url" in said
         assert "hush" not in said
 
 
-def test_what_is_refused_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+def test_a_rejected_value_is_reported_with_its_source(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("logging: {level: loud}")
     words = "Invalid value for --log-level"
@@ -260,13 +260,13 @@ def test_what_is_refused_is_told_with_where_it_comes_from(tmp_path: Path) -> Non
     assert f"{words}: " in refused("--log-level=loud", HYPERFLEET_LOG_LEVEL="info")
 
 
-def test_a_database_url_may_have_blanks_around_it_and_a_scheme_in_capitals() -> None:
+def test_a_database_url_may_have_blanks_around_it_and_an_upper_case_scheme() -> None:
     known = "postgresql://me:p%40ss@db.example/fleet"
     assert chosen("--database-url", f" {known}\n")["database_url"] == known
     assert chosen("--database-url", known.replace("postgresql", "POSTGRESQL"))["database_url"] == known
 
 
-def test_a_value_of_a_yaml_file_that_no_flag_could_have_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_yaml_value_that_no_flag_could_have_is_rejected_by_name(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     for text, name in (
         ("no-auth: [true]", "no_auth"),
@@ -285,7 +285,7 @@ def test_a_value_of_a_yaml_file_that_no_flag_could_have_is_refused_by_name(tmp_p
     assert values["cors_origins"] == ["a", "b"]
 
 
-def test_of_two_names_of_a_setting_in_a_yaml_file_one_counts_and_the_other_is_told(
+def test_a_setting_given_twice_in_a_yaml_file_is_rejected_or_the_ignored_name_reported(
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -300,7 +300,7 @@ def test_of_two_names_of_a_setting_in_a_yaml_file_one_counts_and_the_other_is_to
         ]
 
 
-def test_a_broken_yaml_file_is_told_by_its_line_without_what_is_in_it(tmp_path: Path) -> None:
+def test_a_broken_yaml_file_is_reported_by_line_without_its_contents(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     for text in (
         "port: 1\ndb_password: 'hush",
@@ -317,7 +317,7 @@ def test_a_broken_yaml_file_is_told_by_its_line_without_what_is_in_it(tmp_path: 
     assert "line 2" in refused(f"--config={config}")
 
 
-def test_an_unknown_name_in_a_yaml_file_or_in_small_letters_has_a_hint(tmp_path: Path) -> None:
+def test_an_unknown_name_in_a_yaml_file_or_in_lower_case_gets_a_hint(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("db: {pasword: hush}")
     said = refused(f"--config={config}")
@@ -329,13 +329,13 @@ def test_an_unknown_name_in_a_yaml_file_or_in_small_letters_has_a_hint(tmp_path:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "-inf", "1e10", "3600.5", "x", ""])
-def test_a_time_without_an_end_is_refused(value: str) -> None:
+def test_an_invalid_or_unbounded_timeout_is_rejected(value: str) -> None:
     said = refused(f"--statement-timeout={value}")
     assert "--statement-timeout" in said
     assert "from 0 to 3600" in said
 
 
-def test_numbers_that_the_system_cannot_keep_are_refused() -> None:
+def test_numbers_out_of_range_are_rejected() -> None:
     for flag in (
         *("shutdown-delay=301", "shutdown-timeout=3601", "read-timeout=1e18"),
         *("db-connect-timeout=1e9", "max-body-size=1e12", "max-header-size=1e9"),
