@@ -287,9 +287,7 @@ def test_concurrent_requests_of_one_caller_share_a_review_and_block_no_one(
 
 
 @pytest.mark.parametrize("life", [float("nan"), 10**400, float("inf"), -1, True, "900", None])
-def test_the_services_own_token_is_used_whatever_its_lifetime_looks_like(
-    reviewed: Api, ocm: Ocm, life: Any
-) -> None:
+def test_any_lifetime_of_the_services_own_token_is_accepted(reviewed: Api, ocm: Ocm, life: Any) -> None:
     ocm.allowed, ocm.life = {("alice", "get", "Cluster")}, life
     assert reviewed.get("/clusters", headers=bearer()).status_code == 200
 
@@ -307,7 +305,7 @@ def test_the_services_own_token_is_used_whatever_its_lifetime_looks_like(
         (200, {}, b'{"access_token": "x"}'),
     ],
 )
-def test_requests_get_503_without_a_decision_of_the_review(
+def test_requests_get_503_without_a_decision_from_the_review(
     reviewed: Api, ocm: Ocm, broken: Answer
 ) -> None:
     ocm.allowed = {("alice", "get", "Cluster")}

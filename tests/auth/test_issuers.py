@@ -43,7 +43,7 @@ def keys() -> Iterator[dict[str, KeyServer]]:
 
 @pytest.fixture
 def start(service: Start, keys: dict[str, KeyServer]) -> Start:
-    """Starts services with the settings of the first issuer, of the second if given, and others."""
+    """Starts services with settings of the first issuer, of the second if given, and of the service."""
 
     def start(a: dict[str, str], b: dict[str, str] | None = None, **settings: Any) -> Api:
         given = [(A, a)] if b is None else [(A, a), (B, b)]
@@ -145,7 +145,7 @@ def test_a_key_server_that_does_not_answer_blocks_no_callers_of_another_issuer(
         assert {one.result() for one in waiting} == {503}
 
 
-def test_what_an_issuer_does_not_set_comes_from_the_settings_for_all_issuers(start: Start) -> None:
+def test_an_issuer_inherits_what_it_does_not_set_from_the_settings_for_all_issuers(start: Start) -> None:
     assert parse([{"issuer_url": A, "header": "  "}]) == parse([{"issuer_url": A}])
     api = start({"audience": "for-a", "identity_claim": "sub"}, {}, jwt_audiences=("for-all",))
     assert creator(api, of(A, aud="for-a")) == "f:1234:alice"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 __all__ = ["keys", "start"]
 
 
-def test_a_new_key_is_accepted_beside_the_old_one(start: Start, keys: KeyServer) -> None:
+def test_a_new_key_is_accepted_alongside_the_old_one(start: Start, keys: KeyServer) -> None:
     api = start()
     old, new = key_pair(), key_pair("two")
     assert ask(api, old.token()).status_code == 200
@@ -219,7 +219,7 @@ def test_the_old_keys_keep_working_when_the_key_server_answers_byte_by_byte(
         assert 0.8 < time.monotonic() - start_time < 8
 
 
-def test_requests_get_503_until_keys_could_be_fetched(
+def test_requests_get_503_until_keys_can_be_fetched(
     service: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.2)

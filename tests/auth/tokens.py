@@ -40,7 +40,7 @@ def shared(postgres: NoopExecutor, name: str, **settings: Any) -> Iterator[Api]:
     with migrated(postgres, name) as conninfo, KeyServer(key_pair()) as keys:
         one = Service(conninfo, no_auth=False, jwk_cert_url=keys.url, **settings)
         api = Api(one.url)
-        # Fetches the keys, whichever tests this process runs.
+        # Makes sure that keys are fetched, whichever tests this process runs.
         ask(api, key_pair().token())
         yield api
         assert {path for _, path, _, _ in keys.asked} == {"/"}
@@ -68,8 +68,8 @@ def ask(api: Api, token: str, **headers: str) -> requests.Response:
     return api.get("/clusters", headers={**bearer(token), **headers})
 
 
-# Details that are more specific than the code.
-CLOSER = {
+# Details that are more specific than the general message.
+MORE_SPECIFIC = {
     errors.BAD_TYPE: {"Impersonation tokens are not accepted."},
     errors.BAD_ALGORITHM: {"The token's key is not for its algorithm."},
     errors.UNKNOWN_KEY: {"The token does not say which key it is signed with."},
@@ -90,7 +90,7 @@ def refused(response: requests.Response, code: str, token: str = "") -> dict[str
         assert problem["detail"] == f"{code} Expected: fleet, fleets."
     if code not in errors.CATALOGUE:
         # The detail says what is wrong with the token.
-        assert problem["detail"] in {code, *CLOSER.get(code, ())}, response.text
+        assert problem["detail"] in {code, *MORE_SPECIFIC.get(code, ())}, response.text
         code = errors.INVALID_TOKEN
     assert (response.status_code, problem["code"]) == (401, code), response.text
     assert response.headers["Content-Type"] == "application/problem+json"

@@ -163,7 +163,7 @@ def test_a_very_large_list_has_the_link_too(api: Api) -> None:
     assert told(items) == [("created", "Cluster", "c1")]
 
 
-def test_a_search_matches_the_current_state_of_resources_and_all_removals(waiting: Api) -> None:
+def test_a_search_applies_to_current_resources_and_lets_removals_through(waiting: Api) -> None:
     api, query = waiting, "kind=Cluster&search=labels.env = 'prod'"
     start = now(api, query)
     one = api.cluster("one", labels={"env": "prod"})

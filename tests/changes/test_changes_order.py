@@ -1,4 +1,4 @@
-"""The feed misses nothing and keeps each resource's changes in order, whoever commits when."""
+"""The feed misses nothing and keeps each resource's changes in order, whatever the commit order."""
 
 import random
 import threading
@@ -50,7 +50,7 @@ def write(url: str, number: int, shared: list[dict[str, Any]], over: threading.E
                 own = [o for o in own if o["id"] != cluster["id"] and cluster["id"] not in o["href"]]
 
 
-def hold_back(conninfo: str, pools: list[str], number: int, over: threading.Event) -> None:
+def commit_late(conninfo: str, pools: list[str], number: int, over: threading.Event) -> None:
     """Runs transactions that get their ids long before they change anything, and commit late."""
     dice = random.Random(number)
     with psycopg.connect(conninfo) as conn:
@@ -63,7 +63,7 @@ def hold_back(conninfo: str, pools: list[str], number: int, over: threading.Even
             conn.rollback() if dice.random() < 0.2 else conn.commit()
 
 
-def test_each_of_8_readers_ends_with_the_current_fleet_despite_16_writers_and_late_commits(
+def test_8_readers_end_with_the_current_fleet_despite_16_writers_and_late_commits(
     database: str, sql: psycopg.Connection
 ) -> None:
     adapters = ["--required-adapters-cluster=a0", "--required-adapters-nodepool=a1"]
@@ -83,7 +83,7 @@ def test_each_of_8_readers_ends_with_the_current_fleet_despite_16_writers_and_la
                 for number in range(WRITERS)
             ]
             ids = [one["id"] for one in pools]
-            writing += [threads.submit(hold_back, database, ids, number, over) for number in range(3)]
+            writing += [threads.submit(commit_late, database, ids, number, over) for number in range(3)]
             time.sleep(SECONDS)
             over.set()
             for one in writing:

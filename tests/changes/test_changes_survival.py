@@ -1,4 +1,4 @@
-"""Watchers have the whole fleet after PostgreSQL and worker processes were killed under load."""
+"""Watchers still have the whole fleet after PostgreSQL and worker processes are killed under load."""
 
 import os
 import random

@@ -314,14 +314,14 @@ def test_large_comparisons_that_get_no_turn_are_answered_with_a_whole_replacemen
     api = service(request_timeout=120)
     api.timeout = 150
     monkeypatch.setattr(differences, "PATIENCE", 0.2)
-    # A comparison has two seconds of CPU time, which take longer where all else comes first.
+    # A comparison has two seconds of CPU time, which take longer when all else comes first.
     monkeypatch.setattr(differences, "SECONDS", 100)
     cluster = api.cluster(spec={f"k{number}": number for number in range(2000)})
     check(patch(api, cluster, {"spec": {f"k{number}": -number for number in range(2000)}}))
     compared, answer, answered = [0], apart.answer, Semaphore(0)
 
     async def slowly(*given: Any, **named: Any) -> bytes:
-        """Takes until the requests that arrived meanwhile have been answered."""
+        """Waits until the requests that arrived meanwhile have been answered."""
         compared[0] += 1
         await asyncio.to_thread(lambda: [answered.acquire(timeout=60) for _ in range(5)])
         return await answer(*given, **named)

@@ -84,7 +84,7 @@ def test_the_audit_shows_a_tenant_only_its_own_records(world: World) -> None:
     assert everybody >= {r["record"] for api in (whole, other) for r in audit(api)}
 
 
-def test_a_rejected_write_is_shown_to_the_tenant_that_it_was_meant_for(world: World) -> None:
+def test_a_rejected_write_is_recorded_for_the_tenant_that_it_concerns(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     one, whole, other = world.caller(org, "a"), world.caller(org), world.caller()
     cluster = one.cluster()

@@ -1,4 +1,4 @@
-"""Originals as import sources, and the command that imports from them."""
+"""Databases of originals to import from, and the import itself."""
 
 import itertools
 from collections.abc import Iterator

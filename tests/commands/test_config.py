@@ -397,7 +397,7 @@ def test_flags_of_both_generations_of_the_original_are_accepted() -> None:
 
 
 # Settings that the originals of 2026 had for a while.
-WHILE = {
+SHORT_LIVED = {
     "server": {
         "jwt": {"issuer_url": "https://idp.example", "audience": "fleet", "identity_claim": "sub"}
     },
@@ -410,19 +410,19 @@ ISSUER = {
     "jwt_audiences": ["fleet"],
     "identity_claims": ["sub"],
 }
-VOID = [
+WITHOUT_EFFECT = [
     *("ocm.self_token", "ocm.debug", "ocm.insecure", "ocm.mock.enabled", "metrics.tls.cert_file"),
     *("metrics.tls.key_file", "health.tls.cert_file", "health.tls.key_file"),
 ]
 
 
 def test_short_lived_settings_of_the_2026_originals_are_accepted_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(json.dumps(WHILE))
+    (tmp_path / "config.yaml").write_text(json.dumps(SHORT_LIVED))
     given = ("--config", str(tmp_path / "config.yaml"))
     found = shown(*given)
     assert {name: found[name]["value"] for name in ISSUER} == ISSUER
     told = run_here("config", *given).stdout
-    assert [name for name in VOID if f": {name} has no effect here: see --" not in told] == []
+    assert [name for name in WITHOUT_EFFECT if f": {name} has no effect here: see --" not in told] == []
 
 
 def test_short_lived_settings_of_the_2026_originals_are_accepted_as_variables() -> None:

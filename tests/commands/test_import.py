@@ -247,7 +247,7 @@ def test_rules_of_mapped_conditions_see_imported_specs_and_reports(
     assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
 
 
-def test_rules_of_mapped_conditions_work_for_specs_with_numbers_no_double_can_hold(
+def test_rules_of_mapped_conditions_work_for_specs_with_numbers_too_large_for_a_double(
     first: Original, api: Api, database: str, tmp_path: Path
 ) -> None:
     first.cluster(A, "prod", spec={"n": 10**400})
@@ -453,7 +453,7 @@ def nested(levels: int, innermost: str = "") -> str:
     return '{"a":' + "[" * (levels - 1) + innermost + "]" * (levels - 1) + "}"
 
 
-def test_an_import_accepts_as_many_levels_as_the_api(
+def test_an_import_accepts_as_many_levels_of_nesting_as_the_api(
     newest: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     bodies = [nested(63), nested(62, '"[[\\"["'), nested(64), nested(64, "1"), nested(1015)]
@@ -474,7 +474,7 @@ def test_an_import_accepts_as_many_levels_as_the_api(
     assert api.get("/clusters").json()["total"] == 4
 
 
-def test_rows_too_deep_or_with_a_duplicate_id_are_reported_and_the_others_imported(
+def test_rows_nested_too_deeply_or_with_a_duplicate_id_are_reported_and_others_imported(
     newest: Original, api: Api, database: str
 ) -> None:
     fill(newest)

@@ -16,7 +16,7 @@ from process import Serving, run
 __all__ = ["empty", "first", "newest"]
 
 
-def held_up(original: Original, database: str, sql: psycopg.Connection) -> Future[str]:
+def blocked_import(original: Original, database: str, sql: psycopg.Connection) -> Future[str]:
     """Starts an import and returns, once it waits for a lock, the future of its output."""
     arguments = ("import", "--from-database", original.conninfo, "--database-url", database)
     said: Future[str] = Future()
@@ -40,7 +40,7 @@ def test_a_cluster_whose_name_is_taken_during_the_import_is_not_imported(
                VALUES (%s, 'prod', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
             [D],
         )
-        import_ = held_up(first, database, sql)
+        import_ = blocked_import(first, database, sql)
     output = import_.result(20)
     assert f"cluster {A} 'prod': its name is that of {D}" in output
     assert "clusters    1 new" in output
@@ -164,7 +164,7 @@ def test_a_change_without_a_new_time_is_imported_unless_the_copy_here_was_change
     assert api.get(f"/clusters/{C}").json()["spec"] == {"mine": True}
     assert api.get(f"/clusters/{D}/statuses").json()["total"] == 1
     assert api.get(f"/clusters/{A}").headers["ETag"] != tags[A]
-    # Also if the time was set back.
+    # Also when its time was set back.
     newest.conn.execute(
         "UPDATE resources SET spec = '{}', updated_time = %s WHERE id = %s", [at(0.5), A]
     )
@@ -208,7 +208,7 @@ def test_two_imports_cannot_write_at_the_same_time(
     newest.cluster(A, "prod")
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE clusters IN EXCLUSIVE MODE")
-        first = held_up(newest, database, sql)
+        first = blocked_import(newest, database, sql)
         assert "Another import into this database is running." in take(database, newest, code=1)
         take(database, newest, "--dry-run")
     assert "Everything was imported." in first.result(20)
@@ -226,7 +226,7 @@ def test_a_cluster_created_during_the_import_is_not_overwritten(
                VALUES (%s, 'mine', '{}', '{}', '{}', now(), now(), 'a', 'a')""",
             [A],
         )
-        import_ = held_up(newest, database, sql)
+        import_ = blocked_import(newest, database, sql)
     said = f"cluster {A} 'prod': it is already here, and did not come from an import"
     assert said in import_.result(20)
     assert sql.execute("SELECT name FROM clusters").fetchall() == [("mine",)]

@@ -100,7 +100,7 @@ def test_a_role_with_select_on_each_column_suffices(newest: Original, database: 
         newest.conn.execute(f"DROP ROLE {role}")
 
 
-def test_a_role_that_can_only_read_suffices(first: Original, database: str, tmp_path: Path) -> None:
+def test_a_read_only_role_suffices(first: Original, database: str, tmp_path: Path) -> None:
     fill(first)
     role = f"{first.conn.info.dbname}_reader"
     first.conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")

@@ -47,7 +47,7 @@ class Following:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "newest"])
-def test_follow_imports_changes_within_seconds_and_ends_with_a_look_at_everything(
+def test_follow_imports_changes_within_seconds_and_ends_with_a_full_pass(
     which: str, request: pytest.FixtureRequest, api: Api, database: str
 ) -> None:
     original: Original = request.getfixturevalue(which)
@@ -88,7 +88,7 @@ def test_follow_imports_changes_within_seconds_and_ends_with_a_look_at_everythin
 
 
 @pytest.mark.slow
-def test_a_transaction_timeout_does_not_end_a_follow(
+def test_follow_survives_a_transaction_timeout(
     first: Original, api: Api, database: str, sql: psycopg.Connection
 ) -> None:
     needs_setting(sql, "transaction_timeout")

@@ -128,7 +128,7 @@ def test_a_service_of_the_first_generation_can_be_the_source(
     assert {method for method, *_ in old.asked} == {"GET"}
     cluster = api.get(f"/clusters/{A}").json()
     assert cluster["created_time"] == "2025-11-17T10:00:00.123456Z"
-    # The update time was before the creation, which cannot be.
+    # Its update time preceded its creation, which cannot be right.
     assert cluster["updated_time"] == cluster["created_time"]
     assert cluster["status"]["phase"] == "Ready"
     assert api.get("/clusters").json()["total"] == 26
@@ -258,7 +258,7 @@ def test_an_implausible_list_removes_nothing(
     assert "0 new, 0 changed, 120 same, 0 removed" in ask(database, url)
 
 
-def test_most_resources_are_removed_with_remove_most(
+def test_remove_most_allows_an_import_to_remove_most_resources(
     fleet: tuple[Service, str], database: str, sql: psycopg.Connection
 ) -> None:
     service, url = fleet
@@ -305,7 +305,7 @@ def test_missing_reports_of_an_existing_resource_are_reported(
     assert numbers_of(sql) == (119, 1)
 
 
-def test_reports_with_integers_that_no_double_can_hold_are_imported(
+def test_reports_with_integers_too_large_for_a_double_are_imported(
     fleet: tuple[Service, str], api: Api, database: str
 ) -> None:
     service, url = fleet

@@ -150,7 +150,7 @@ def test_a_wheel_knows_its_version_and_commit_even_when_built_from_the_sdist(
         sdist.extractall(tmp_path, filter="data")
     hatch(tmp_path / "hyperfleet_api-0.2.0", *build, str(tmp_path / "again"), "--wheel")
     assert contents(tmp_path / "again") == ("0.2.0", commit)
-    # As in the image.
+    # As the image is built.
     shutil.rmtree(checkout / ".git")
     told = {"SETUPTOOLS_SCM_PRETEND_VERSION": "7.8.9", "HYPERFLEET_COMMIT": "c0ffee"}
     hatch(checkout, *build, str(tmp_path / "told"), "--wheel", **told)

@@ -34,7 +34,7 @@ def empty(database: str) -> str:
     return database
 
 
-def test_a_given_database_is_not_migrated_and_readyz_lists_pending_migrations(empty: str) -> None:
+def test_a_configured_database_is_not_migrated_and_readyz_lists_pending_migrations(empty: str) -> None:
     with Serving("--no-auth", env={"HYPERFLEET_DATABASE_URL": empty}) as server:
         assert requests.get(server.health + "/healthz", timeout=5).status_code == 200
         for path in ("/readyz", "/healthcheck"):
@@ -200,7 +200,7 @@ def locked(database: str) -> Iterator[None]:
         blocker.rollback()
 
 
-def test_a_request_cut_off_by_the_shutdown_gets_a_regular_error_object(database: str) -> None:
+def test_a_request_cut_off_by_shutdown_gets_the_standard_error_object(database: str) -> None:
     given = ("--no-auth", "--database-url", database, "--shutdown-timeout=1", "--statement-timeout=8")
     with Serving(*given) as server, ThreadPoolExecutor(3) as threads:
         url = server.url + "/api/hyperfleet/v1/clusters"

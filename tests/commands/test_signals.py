@@ -43,7 +43,7 @@ def test_sigterm_loses_none_of_two_hundred_requests_in_flight(
             with sql.transaction():
                 sql.execute("LOCK TABLE clusters")
                 sent = [threads.submit(write, number) for number in range(200)]
-                wait_until_under_way(server, 200)
+                wait_until_in_flight(server, 200)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
             assert {one.result() for one in sent} == {201}
@@ -54,7 +54,7 @@ def test_sigterm_loses_none_of_two_hundred_requests_in_flight(
 def test_a_client_connecting_during_sigterm_is_answered_and_does_not_delay_the_exit(
     database: str, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
-    """The TLS handshake follows the signal; without TLS, the connection itself would have to hit it."""
+    """The TLS handshake follows the signal; without TLS, the connection would have to meet it."""
     cert, key = self_signed(tmp_path)
     options: tuple[str, ...] = ("--enable-https", f"--https-cert-file={cert}", f"--https-key-file={key}")
     options += (
@@ -77,7 +77,7 @@ def test_a_client_connecting_during_sigterm_is_answered_and_does_not_delay_the_e
             with sql.transaction():
                 sql.execute("LOCK TABLE clusters")
                 sent = threads.submit(api.post, "/clusters", json={"name": "c1", "spec": {}})
-                wait_until_under_way(server, 1)
+                wait_until_in_flight(server, 1)
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.5)
                 with (
@@ -93,7 +93,7 @@ def test_a_client_connecting_during_sigterm_is_answered_and_does_not_delay_the_e
         assert server.process.wait(10) == 0
 
 
-def under_way(server: Serving) -> float:
+def in_flight(server: Serving) -> float:
     lines = requests.get(server.metrics, timeout=5).text.splitlines()
     return sum(
         float(line.rpartition(" ")[2])
@@ -102,9 +102,9 @@ def under_way(server: Serving) -> float:
     )
 
 
-def wait_until_under_way(server: Serving, count: int) -> None:
+def wait_until_in_flight(server: Serving, count: int) -> None:
     deadline = time.monotonic() + 10
-    while under_way(server) < count:
+    while in_flight(server) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -196,7 +196,7 @@ def test_closing_the_terminal_ends_the_service_unless_it_is_meant_to_stay(
     shell.wait(10)
 
 
-def test_sigterm_ends_a_command_that_is_process_1_of_a_container() -> None:
+def test_sigterm_ends_a_command_that_runs_as_pid_1() -> None:
     first = ["unshare", "--pid", "--fork", "--kill-child"]
     try:
         subprocess.run([*first, "true"], capture_output=True, check=True)

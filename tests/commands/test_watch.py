@@ -149,7 +149,7 @@ def test_a_watch_survives_the_removal_of_its_token_file(api: Api, tmp_path: Path
     ("status", "body", "told"),
     [(410, b"{}", "Error: Gone\n"), (404, b'{"detail": null}', "Error: Not Found\n")],
 )
-def test_a_rejection_by_a_server_other_than_the_api_ends_the_watch_with_the_reason(
+def test_an_error_from_a_server_other_than_the_api_ends_the_watch_with_the_reason(
     status: int, body: bytes, told: str
 ) -> None:
     with JsonServer(lambda *_: (status, {}, body)) as server:
@@ -183,9 +183,7 @@ def test_a_server_that_is_not_the_api_is_reported_and_asked_again(body: bytes) -
             one.process.wait(10)
 
 
-def test_a_token_file_that_is_not_text_does_not_keep_the_watch_from_asking(
-    api: Api, tmp_path: Path
-) -> None:
+def test_a_token_file_that_is_not_text_is_ignored(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(b"\xff\xfe")
     done = run("watch", f"--url={api.url}", "--kind=Cluser", f"--token-file={file}")

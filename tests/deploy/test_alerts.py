@@ -62,9 +62,9 @@ def test_enabled_alerts_link_to_the_runbook_that_the_values_name() -> None:
 
 
 # How many queries about the fleet the database has answered.
-LOOKS = 'hyperfleet_db_query_duration_seconds_count{operation="fleet"}'
+FLEET_QUERIES = 'hyperfleet_db_query_duration_seconds_count{operation="fleet"}'
 # For each alert: series with a value per minute, a minute when it fires, and one when it does not.
-TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
+PROBLEMS: dict[str, tuple[dict[str, str], int, int]] = {
     "HyperFleetResourcesStuck": (
         {'hyperfleet_api_resource_pending_reconciliation_stuck{resource_type="cluster"}': "0x20 3x40"},
         30,
@@ -91,7 +91,7 @@ TROUBLE: dict[str, tuple[dict[str, str], int, int]] = {
         {
             "hyperfleet_api_build_info": "1x60",
             'hyperfleet_api_resources{resource_type="cluster"}': "5x20 stale",
-            LOOKS: "0+2x20 40x40",
+            FLEET_QUERIES: "0+2x20 40x40",
             "hyperfleet_db_connections_waiting": "0x20 2x40",
         },
         30,
@@ -133,7 +133,7 @@ def expected(name: str, minute: int, *, fires: bool) -> dict[str, Any]:
 @needs_promtool
 @pytest.mark.parametrize("name", NAMES)
 def test_each_alert_fires_during_its_problem_and_not_otherwise(name: str, tmp_path: Path) -> None:
-    series, fires, silent = TROUBLE[name]
+    series, fires, silent = PROBLEMS[name]
     test = {
         "interval": "1m",
         "input_series": [{"series": key, "values": value} for key, value in series.items()],
@@ -158,7 +158,7 @@ def test_not_ready_fires_if_nothing_serves_and_not_because_the_last_cluster_is_g
     gone = {"series": 'hyperfleet_api_resources{resource_type="cluster"}', "values": "1x20 stale"}
     calm = [
         {"series": "hyperfleet_api_build_info", "values": "1x60"},
-        {"series": LOOKS, "values": "0+2x60"},
+        {"series": FLEET_QUERIES, "values": "0+2x60"},
         {"series": "hyperfleet_db_connections_waiting", "values": "0x60"},
     ]
     name = "HyperFleetNotReady"
@@ -188,7 +188,7 @@ def test_not_ready_fires_for_as_long_as_the_database_is_unreachable(tmp_path: Pa
         for name, values in (
             ("hyperfleet_api_build_info{", "1x400"),
             ('hyperfleet_api_resources{resource_type="cluster",', "5x20 stale"),
-            (LOOKS.replace("}", ","), "0+2x20 40x200 40+2x99"),
+            (FLEET_QUERIES.replace("}", ","), "0+2x20 40x200 40+2x99"),
             ("hyperfleet_db_connections_waiting{", "0x20" + " 2 0 1" * 66 + " 0x100"),
         )
     ]
