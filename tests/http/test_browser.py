@@ -1,4 +1,4 @@
-"""The page that shows the contract, in a real browser that can reach nothing but this machine."""
+"""The Swagger UI page works in a real browser that can reach only this machine."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="Chromiu
 
 
 class Browser:
-    """A tab of headless Chromium, spoken to in its DevTools protocol."""
+    """A tab of headless Chromium, driven over its DevTools protocol."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -54,7 +54,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a tab of a browser, whose start takes most of the time."""
+    """The DevTools URL of a browser tab; starting the browser takes most of the time."""
     assert CHROMIUM
     folder = tmp_path_factory.mktemp("browser")
     process = subprocess.Popen(
@@ -69,7 +69,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--disable-component-update",
             "--disable-sync",
             "--disable-dev-shm-usage",
-            # Whatever is not this machine does not resolve.
+            # No host other than this machine resolves.
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             f"--user-data-dir={folder}",
             "--remote-debugging-port=0",
@@ -98,7 +98,7 @@ def browser(tab: str) -> Iterator[Browser]:
         yield Browser(socket)
 
 
-def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
+def test_the_page_lists_every_operation_and_try_it_out_gets_a_200(
     api: Api, browser: Browser, tmp_path: Path
 ) -> None:
     api.cluster("shown-in-the-browser")
@@ -122,7 +122,7 @@ def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
     browser.evaluate(f"{block}.querySelector('.opblock-summary-control').click()")
     browser.wait_for(f"!!{block}.querySelector('.try-out__btn')")
     browser.evaluate(f"{block}.querySelector('.try-out__btn').click()")
-    # The examples of the contract fill the form; without a search the new cluster is found.
+    # The contract's examples fill in the form; clear the search so that it finds the new cluster.
     browser.wait_for(f"!!{block}.querySelector('.execute')")
     browser.evaluate(
         f"""(() => {{
@@ -149,7 +149,7 @@ def test_the_page_lists_the_operations_and_try_it_out_answers_with_200(
     assert outside == []
 
 
-def test_the_page_lists_the_operations_of_a_declared_kind_and_the_schema_of_its_spec(
+def test_the_page_lists_the_operations_and_spec_schema_of_a_declared_kind(
     database: str, browser: Browser, tmp_path: Path
 ) -> None:
     file = declared_kinds.file(tmp_path, [{"kind": "Channel", "plural": "channels"}])

@@ -1,4 +1,4 @@
-"""No request takes longer than it may, whatever it waits for."""
+"""No request exceeds its timeout, whatever it waits for."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def timed(ask: Callable[[], requests.Response]) -> tuple[int, float, str]:
 
 
 def asked(url: str, clusters: list[dict[str, Any]]) -> list[Callable[[], requests.Response]]:
-    """Sixteen requests of all sorts, each of which needs the table of clusters."""
+    """Returns requests of all sorts, four per cluster, that all need the clusters table."""
     requests_: list[Callable[[], requests.Response]] = []
     for number, one in enumerate(clusters):
         path = f"/clusters/{one['id']}"
@@ -36,7 +36,7 @@ def asked(url: str, clusters: list[dict[str, Any]]) -> list[Callable[[], request
     return requests_
 
 
-def test_sixteen_that_wait_for_a_lock_are_answered_in_time_and_leave_nothing_behind(
+def test_sixteen_requests_blocked_by_a_lock_get_503_in_time_and_leave_no_session_waiting(
     database: str, sql: psycopg.Connection
 ) -> None:
     arguments = [
@@ -58,12 +58,12 @@ def test_sixteen_that_wait_for_a_lock_are_answered_in_time_and_leave_nothing_beh
             assert all("within 1 s" in detail for _, _, detail in ends)
             assert timed(lambda: api.get("/clusters"))[0] == 200
             assert api.report(clusters[0]).status_code == 201
-        # Nobody waits in the database for what nobody waits for any more.
+        # No session still waits in the database for a request that has been answered.
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         assert sql.execute(waiting).fetchone() == (0,)
 
 
-def test_a_database_that_stopped_in_the_middle_holds_up_no_answer() -> None:
+def test_requests_to_a_frozen_database_get_503_in_time() -> None:
     with (
         own_server() as server,
         Serving(
@@ -81,7 +81,7 @@ def test_a_database_that_stopped_in_the_middle_holds_up_no_answer() -> None:
             assert time.monotonic() < deadline
 
 
-def test_a_client_that_sends_slowly_is_not_ended_by_it(database: str) -> None:
+def test_the_time_that_a_client_takes_to_send_does_not_count(database: str) -> None:
     arguments = ["--no-auth", "--database-url", database, "--request-timeout=0.5"]
     with Serving(*arguments) as server:
 

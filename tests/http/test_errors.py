@@ -1,4 +1,4 @@
-"""Whatever goes wrong, in whichever layer: one object, with the right status, and never a 500."""
+"""Errors of every layer have one form and the right status, which is never 500."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ LIMIT = 1024 * 1024
 
 
 def create(api: Api, body: str | bytes, **headers: str) -> requests.Response:
-    """A POST of a cluster with this body, byte by byte."""
+    """Posts a cluster with exactly this body."""
     data = body.encode() if isinstance(body, str) else body
     return api.post("/clusters", data=data, headers={"Content-Type": JSON, **headers})
 
@@ -74,7 +74,7 @@ def test_broken_json_is_refused(api: Api) -> None:
     assert total(api) == 0
 
 
-def test_body_that_is_not_utf8_is_refused(api: Api) -> None:
+def test_a_body_that_is_not_utf8_is_refused(api: Api) -> None:
     good = '{"name": "c1", "spec": {"a": "é"}}'
     for body in (
         good.encode("latin-1"),
@@ -90,7 +90,7 @@ def test_body_that_is_not_utf8_is_refused(api: Api) -> None:
     assert total(api) == 0
 
 
-def test_body_that_is_no_object_is_refused(api: Api) -> None:
+def test_a_body_that_is_not_an_object_is_refused(api: Api) -> None:
     cluster = api.cluster()
     for body in ("null", "true", "1", '"x"', "[]", "[{}]"):
         problem(create(api, body), 400)
@@ -99,7 +99,7 @@ def test_body_that_is_no_object_is_refused(api: Api) -> None:
             problem(api.post(f"/clusters/{cluster['id']}/{path}", data=body, headers=headers), 400)
 
 
-def test_deep_nesting_and_huge_numbers_are_refused(api: Api) -> None:
+def test_deep_nesting_is_refused(api: Api) -> None:
     for spec in (
         '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}",
         '{"a": ' * 10_000 + "1" + "}" * 10_000,
@@ -107,24 +107,24 @@ def test_deep_nesting_and_huge_numbers_are_refused(api: Api) -> None:
         "[" * 10_000,
     ):
         problem(create(api, f'{{"name": "c1", "spec": {spec}}}'), 400)
-        # Nor does it matter where they stand.
+        # Wherever the nesting occurs.
         problem(create(api, spec), 400)
         problem(create(api, f'{{"name": "c1", "spec": {{}}, "unknown": {spec}}}'), 400)
     assert total(api) == 0
 
 
-def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
+def test_thousands_of_wrong_names_are_refused_quickly(api: Api) -> None:
     start = time.process_time()
     labels = {f"-{number}": "" for number in range(9000)}
     body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": labels})), 400)
     assert [error["field"] for error in body["errors"]] == ["labels"]
     body = problem(create(api, json.dumps({"name": "c1", "spec": {}, **dict.fromkeys(labels, 1)})), 400)
     assert body["errors"][0]["field"].startswith("-")
-    # Each wrong name would come with a copy of all of them.
+    # Each error would otherwise repeat all of the labels.
     labels = {f"-{number}{'x' * 3000}": "" for number in range(300)}
     body = problem(create(api, json.dumps({"name": "c1", "spec": {}, "labels": labels})), 400)
     assert [error["field"] for error in body["errors"]] == ["labels"]
-    # Of nothing but empty objects, too.
+    # Also if there are only empty objects.
     nested: dict[str, Any] = {}
     for _ in range(8):
         nested = {"": nested}
@@ -137,13 +137,13 @@ def test_wrong_names_by_the_thousand_hold_up_nobody(api: Api) -> None:
     assert time.process_time() - start < 5
 
 
-def test_texts_that_cannot_be_stored_are_told_up_to_a_thousand(api: Api) -> None:
+def test_at_most_a_thousand_strings_that_cannot_be_stored_are_listed(api: Api) -> None:
     spec = json.dumps({"a": ["\0"] * 5000})
     body = problem(create(api, f'{{"name": "c1", "spec": {spec}}}'), 400)
     assert [error["field"] for error in body["errors"]] == [f"spec.a[{at}]" for at in range(1000)]
 
 
-def test_an_integer_larger_than_a_double_is_kept_and_breaks_no_list(api: Api) -> None:
+def test_an_integer_too_large_for_a_double_is_kept_and_listed(api: Api) -> None:
     large = 10**400
     made = create(api, f'{{"name": "c1", "spec": {{"n": {large}, "m": [-{large}]}}}}')
     assert made.status_code == 201, made.text
@@ -151,11 +151,11 @@ def test_an_integer_larger_than_a_double_is_kept_and_breaks_no_list(api: Api) ->
     assert found["spec"] == {"n": large, "m": [-large]}
 
 
-def test_integer_of_5000_digits_is_refused_in_the_words_of_the_service(api: Api) -> None:
+def test_an_integer_of_5000_digits_gets_the_standard_error(api: Api) -> None:
     problem(create(api, f'{{"name": "c1", "spec": {{"a": {"9" * 5_000}}}}}'), 400)
 
 
-def test_nul_and_lone_surrogates_are_refused_wherever_they_stand(api: Api) -> None:
+def test_nul_and_lone_surrogates_are_refused_anywhere_in_a_body(api: Api) -> None:
     for character in ("\\u0000", "\\ud800", "\\udfff", "x\\ud83dx", "\\ude80\\ud83d"):
         for members, field in (
             ('"name": "a%s", "spec": {}', "name"),
@@ -172,13 +172,13 @@ def test_nul_and_lone_surrogates_are_refused_wherever_they_stand(api: Api) -> No
                 assert named == {field}
             else:
                 assert all(re.match(r"(spec|labels)\b", one) for one in named), named
-    # A whole pair is a character like any other.
+    # A complete pair is an ordinary character.
     whole = check(create(api, '{"name": "a", "spec": {"a": "\\ud83d\\ude80"}}'), 201)
     assert whole["spec"] == {"a": "🚀"}
     assert total(api) == 1
 
 
-def test_body_must_be_declared_as_json(api: Api) -> None:
+def test_a_body_of_another_content_type_is_refused(api: Api) -> None:
     cluster = api.cluster()
     body = json.dumps({"name": "c2", "spec": {}})
     for kind in (
@@ -201,11 +201,11 @@ def test_body_must_be_declared_as_json(api: Api) -> None:
             path = f"/clusters/{cluster['id']}/statuses"
             problem(api.request(method, path, data=body, headers={"Content-Type": kind}), 415)
     assert total(api) == 1
-    # A body where none is expected is nobody's business.
+    # A body is ignored where none is expected.
     check(api.request("GET", "/clusters", data="<x>", headers={"Content-Type": "text/xml"}))
 
 
-def test_body_may_have_a_mebibyte_and_not_a_byte_more(api: Api) -> None:
+def test_a_body_may_have_one_mebibyte_and_not_a_byte_more(api: Api) -> None:
     empty = '{"name": "c1", "spec": {"a": ""}}'
     largest = empty.replace('""', '"' + "x" * (LIMIT - len(empty)) + '"')
     assert len(largest) == LIMIT
@@ -216,11 +216,11 @@ def test_body_may_have_a_mebibyte_and_not_a_byte_more(api: Api) -> None:
 
 
 def chunked(api: Api, path: str, chunks: Iterator[bytes]) -> tuple[int, dict[str, str], bytes]:
-    """The answer to a body that comes in pieces, its length untold."""
+    """Posts a body of unknown length in chunks; returns status, headers and body of the response."""
     parts = urlsplit(api.url)
     connection = HTTPConnection(str(parts.hostname), parts.port, timeout=30)
     try:
-        # The service need not read on when it has answered.
+        # Once it has responded, the service need not read the rest.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(
                 "POST", path, body=chunks, headers={"Content-Type": JSON}, encode_chunked=True
@@ -231,7 +231,7 @@ def chunked(api: Api, path: str, chunks: Iterator[bytes]) -> tuple[int, dict[str
         connection.close()
 
 
-def test_body_without_a_length_is_bounded_too(api: Api) -> None:
+def test_the_size_of_a_chunked_body_is_limited(api: Api) -> None:
     status, headers, body = chunked(api, f"{BASE}/clusters", (b" " * 65536 for _ in range(17)))
     assert status == 413, body
     assert headers["content-type"] == PROBLEM
@@ -240,14 +240,14 @@ def test_body_without_a_length_is_bounded_too(api: Api) -> None:
     assert total(api) == 0
 
 
-def test_body_without_a_length_is_read_like_any_other(api: Api) -> None:
+def test_a_chunked_body_is_read(api: Api) -> None:
     good = b'{"name": "c1", "spec": {"a": "' + b"x" * 1000 + b'"}}'
     status, _, body = chunked(api, f"{BASE}/clusters", iter([good[:10], good[10:500], good[500:]]))
     assert status == 201, body
     assert json.loads(body)["spec"] == {"a": "x" * 1000}
 
 
-def test_bound_of_the_body_is_a_setting(service: Callable[..., Api]) -> None:
+def test_the_limit_on_the_body_size_is_configurable(service: Callable[..., Api]) -> None:
     api = service(max_body_size=2048)
     body = problem(create(api, '{"name": "c1", "spec": {}}' + " " * 2048), 413)
     assert "at most 2048 bytes" in body["detail"]
@@ -274,7 +274,7 @@ def test_unknown_paths_are_not_found(api: Api) -> None:
             assert body["detail"]
 
 
-def test_wrong_method_is_answered_with_those_that_are_right(api: Api) -> None:
+def test_a_wrong_method_gets_405_with_the_allowed_ones(api: Api) -> None:
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
     allowed: dict[str, set[str]] = {}
@@ -296,7 +296,7 @@ def test_wrong_method_is_answered_with_those_that_are_right(api: Api) -> None:
     assert api.read(cluster) == cluster
 
 
-def test_trailing_slash_is_ignored(api: Api) -> None:
+def test_a_trailing_slash_is_ignored(api: Api) -> None:
     cluster = check(api.post("/clusters/", json={"name": "c1", "spec": {}}, allow_redirects=False), 201)
     node_pool = api.node_pool(cluster)
     for path in (
@@ -318,7 +318,7 @@ def test_trailing_slash_is_ignored(api: Api) -> None:
     problem(api.delete("/clusters/"), 405)
 
 
-def test_head_tells_the_status_and_no_body(api: Api) -> None:
+def test_head_has_the_status_and_content_type_of_get_and_no_body(api: Api) -> None:
     for path, status in (
         ("/clusters", 200),
         (f"/clusters/{NO_ID}", 404),
@@ -333,7 +333,7 @@ def test_head_tells_the_status_and_no_body(api: Api) -> None:
 
 
 def assert_errors_are_of_type(api: Api, accept: str | None, expected: str) -> None:
-    """The errors of every layer, asked for with this Accept header, come as this type."""
+    """Asserts that with this Accept header, errors of every layer have this content type."""
     headers = {"Accept": accept}
     for response in (
         api.get("/nope", headers=headers),
@@ -347,11 +347,11 @@ def assert_errors_are_of_type(api: Api, accept: str | None, expected: str) -> No
     ):
         assert media_type(response) == expected, f"{accept}: {response.url}"
         assert response.json()["status"] == response.status_code
-    # What succeeds is JSON in any case.
+    # Success is always JSON.
     assert media_type(api.get("/clusters", headers=headers)) == JSON
 
 
-def test_client_that_names_json_alone_gets_errors_as_json(api: Api) -> None:
+def test_a_client_that_names_json_but_not_problem_json_gets_errors_as_json(api: Api) -> None:
     for accept in (
         JSON,
         "application/json;q=0.9",
@@ -373,15 +373,15 @@ def test_client_that_names_json_alone_gets_errors_as_json(api: Api) -> None:
         assert_errors_are_of_type(api, accept, PROBLEM)
 
 
-def test_type_that_a_client_accepts_may_be_spelled_in_any_case(api: Api) -> None:
+def test_media_types_in_accept_are_case_insensitive(api: Api) -> None:
     assert_errors_are_of_type(api, "Application/JSON", JSON)
 
 
-def test_type_whose_name_begins_like_json_is_not_json(api: Api) -> None:
+def test_a_media_type_that_only_starts_like_json_is_not_json(api: Api) -> None:
     assert_errors_are_of_type(api, "application/jsonx", PROBLEM)
 
 
-def test_every_answer_has_an_id_of_its_own_that_the_error_repeats(api: Api) -> None:
+def test_every_response_has_its_own_request_id_which_errors_repeat(api: Api) -> None:
     answers = [
         api.get("/clusters"),
         api.get("/compatibility"),
@@ -397,7 +397,7 @@ def test_every_answer_has_an_id_of_its_own_that_the_error_repeats(api: Api) -> N
         )
 
 
-def test_id_that_the_client_gives_its_request_is_kept_unless_it_is_unfit(api: Api) -> None:
+def test_the_clients_request_id_is_kept_but_never_longer_than_256_characters(api: Api) -> None:
     for given in ("abc-123", NO_ID, "A" * 64):
         assert problem(api.get("/nope", headers={"X-Request-ID": given}), 404)["trace_id"] == given
     for given in ("x" * 5000, "a b\tc", "é", '"><script>', "{}\\"):
@@ -407,7 +407,7 @@ def test_id_that_the_client_gives_its_request_is_kept_unless_it_is_unfit(api: Ap
         assert len(response.headers["X-Request-ID"]) <= 256
 
 
-def test_error_tells_where_it_happened(api: Api) -> None:
+def test_an_error_names_the_path_and_the_time_of_the_request(api: Api) -> None:
     assert problem(api.get("/nope?x=1"), 404)["instance"].startswith(f"{BASE}/nope")
     assert problem(api.get("/clusters?page=0"), 400)["instance"].startswith(f"{BASE}/clusters")
     assert problem(api.get("/clusters/\u00e9"), 404)["instance"] == f"{BASE}/clusters/%C3%A9"
@@ -443,17 +443,17 @@ def test_garbage_in_a_path_is_not_found(api: Api) -> None:
 
 
 @pytest.mark.parametrize("line_break", ["%0a", "%0d%0a"])
-def test_line_break_in_a_path_is_not_found(api: Api, line_break: str) -> None:
+def test_a_line_break_in_a_path_is_not_found(api: Api, line_break: str) -> None:
     for path in (f"/clusters/{line_break}", f"/clusters/{NO_ID}{line_break}", f"/clusters{line_break}x"):
         problem(raw(api, f"GET {BASE}{path} HTTP/1.1"), 404)
 
 
-def test_empty_segment_in_a_path_is_not_found(api: Api) -> None:
+def test_an_empty_segment_in_a_path_is_not_found(api: Api) -> None:
     for path in (f"{BASE}//clusters", f"{BASE}/clusters//{NO_ID}", f"{BASE}/clusters//{NO_ID}/statuses"):
         problem(raw(api, f"GET {path} HTTP/1.1"), 404)
 
 
-def test_empty_segment_at_the_beginning_of_a_path_is_not_found(api: Api) -> None:
+def test_an_empty_segment_at_the_start_of_a_path_is_not_found(api: Api) -> None:
     problem(raw(api, f"GET /{BASE}/clusters HTTP/1.1"), 404)
 
 
@@ -478,7 +478,7 @@ def test_garbage_in_a_query_is_ignored_or_refused(api: Api) -> None:
         problem(response, 400, "search")
 
 
-def test_repeated_parameters_are_answered_by_the_contract(api: Api) -> None:
+def test_repeated_parameters_get_a_response_of_the_contract(api: Api) -> None:
     for query in (
         "page=1&page=2",
         "page=2&page=1",
@@ -494,7 +494,7 @@ def test_repeated_parameters_are_answered_by_the_contract(api: Api) -> None:
     problem(api.get("/clusters?page=0&page=x"), 400, "page")
 
 
-def test_garbage_in_headers_is_survived(api: Api) -> None:
+def test_garbage_in_headers_causes_no_server_error(api: Api) -> None:
     for header in (
         b"Accept: \xff",
         b"Accept: " + b"a/b," * 2000,
@@ -520,7 +520,7 @@ def test_garbage_in_headers_is_survived(api: Api) -> None:
 
 
 def spoken(api: Api, *said: bytes) -> bytes:
-    """All that comes back on one connection, after each of these was said on it."""
+    """Sends these on one connection; returns everything received."""
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
         for one in said:
@@ -528,7 +528,7 @@ def spoken(api: Api, *said: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_what_is_no_http_is_answered_once_and_never_within_another_answer(api: Api) -> None:
+def test_garbage_instead_of_http_gets_one_400_and_corrupts_no_other_response(api: Api) -> None:
     answers = spoken(api, b"\x00garbage" * 5000)
     assert answers.count(b"HTTP/1.1 ") == 1
     assert answers.startswith(b"HTTP/1.1 400 ")
@@ -541,7 +541,7 @@ def test_what_is_no_http_is_answered_once_and_never_within_another_answer(api: A
     assert len(json.loads(body)["items"]) == 20
 
 
-def test_a_body_whose_parts_are_no_http_is_refused_at_once_and_nothing_is_done(api: Api) -> None:
+def test_a_body_with_broken_chunks_is_refused_at_once_and_changes_nothing(api: Api) -> None:
     cluster = api.cluster()
     headers = f"Host: test\r\nContent-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
     whole = b'{"name": "c2", "spec": {}}'
@@ -559,12 +559,12 @@ def test_a_body_whose_parts_are_no_http_is_refused_at_once_and_nothing_is_done(a
             assert json.loads(answers.partition(b"\r\n\r\n")[2])["code"] == "HYPERFLEET-VAL-005"
     assert total(api) == 1
     assert api.read(cluster) == cluster
-    # What needs no body says what it did.
+    # A request that needs no body is carried out, and its response says so.
     head = f"DELETE {BASE}/clusters/{cluster['id']} HTTP/1.1\r\n{headers}".encode()
     assert spoken(api, head + b"ZZ\r\n").startswith(b"HTTP/1.1 202 ")
 
 
-def test_unfit_content_type_of_a_request_without_a_body_is_nobodys_business(api: Api) -> None:
+def test_a_malformed_content_type_without_a_body_is_ignored(api: Api) -> None:
     for kind in (b"\xff", b"json", b";", b"a/b/c"):
         head = f"GET {BASE}/clusters HTTP/1.1\r\nContent-Type: ".encode() + kind
         assert raw(api, head).status_code == 200, kind
@@ -572,7 +572,7 @@ def test_unfit_content_type_of_a_request_without_a_body_is_nobodys_business(api:
 
 @pytest.fixture
 def outage(database: str) -> Iterator[Callable[[bool], None]]:
-    """Takes this test's database away, and gives it back."""
+    """Takes this test's database away (True) and gives it back (False)."""
     elsewhere = make_conninfo(database, dbname="postgres")
     name = str(conninfo_to_dict(database)["dbname"])
     with psycopg.connect(elsewhere, autocommit=True) as connection:
@@ -594,7 +594,7 @@ def outage(database: str) -> Iterator[Callable[[bool], None]]:
 
 
 @pytest.mark.slow
-def test_database_that_went_away_is_a_503_until_it_is_back(
+def test_requests_get_503_until_a_lost_database_is_back(
     api: Api, outage: Callable[[bool], None]
 ) -> None:
     cluster = api.cluster()
@@ -623,7 +623,7 @@ def test_database_that_went_away_is_a_503_until_it_is_back(
                 ("PUT", f"/{cluster['href']}/statuses", report),
             )
         ]
-        # What needs no database goes on meanwhile, and bad requests are still told so.
+        # What needs no database still works, and invalid requests still get 400.
         check(api.get("/compatibility"))
         check(api.get("/errors"))
         problem(api.post("/clusters", json={}), 400, "name", "spec")
@@ -639,15 +639,13 @@ def test_database_that_went_away_is_a_503_until_it_is_back(
         problem(response, 503)
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    # Nothing of what was refused was done.
+    # None of the refused requests was carried out.
     assert check(response)["items"] == [cluster]
     assert check(api.get("/nodepools"))["items"] == [node_pool]
     assert api.cluster("c2")["name"] == "c2"
 
 
-def test_connections_that_broke_while_idle_are_soon_replaced(
-    api: Api, outage: Callable[[bool], None]
-) -> None:
+def test_idle_connections_that_broke_are_soon_replaced(api: Api, outage: Callable[[bool], None]) -> None:
     cluster = api.cluster()
     outage(True)
     outage(False)

@@ -1,4 +1,4 @@
-"""Clients take turns, however many connections one of them has."""
+"""Clients are served in turn, however many connections each of them has."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Service = Callable[..., Api]
 
 
 class Clients:
-    """Requests of several clients, which differ in one header, and the order in which they end."""
+    """Requests of several clients, told apart by one header, and the order in which they finish."""
 
     def __init__(self, api: Api, threads: ThreadPoolExecutor) -> None:
         self.api = api
@@ -31,21 +31,21 @@ class Clients:
             return answer
 
         sent = self.threads.submit(ask)
-        # So that they come in this order.
+        # Requests must arrive in the order in which they are sent.
         time.sleep(0.02)
         return sent
 
 
 @pytest.fixture
 def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request is worked on at a time, for however long."""
+    """Lets only one request be in progress at a time, however long it takes."""
     monkeypatch.setattr(fairness, "AT_ONCE", 1)
     monkeypatch.setattr(fairness, "PATIENCE", 60.0)
 
 
 @contextmanager
 def held(database: str) -> Iterator[None]:
-    """Reads of clusters wait, for as long as the block lasts."""
+    """Makes reads of clusters wait until the block ends."""
     with psycopg.connect(database) as conn:
         conn.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
         yield
@@ -53,7 +53,7 @@ def held(database: str) -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_place")
 @pytest.mark.parametrize("header", ["User-Agent", "Authorization"])
-def test_one_who_sends_a_request_comes_before_what_is_left_of_one_who_sends_many(
+def test_a_client_with_one_request_is_served_before_the_backlog_of_a_busy_client(
     service: Service, database: str, header: str
 ) -> None:
     api = service()
@@ -63,13 +63,13 @@ def test_one_who_sends_a_request_comes_before_what_is_left_of_one_who_sends_many
             sent = [clients.send(header, "many") for _ in range(20)]
             sent += [clients.send(header, "one"), clients.send(header, "other")]
         assert {one.result().status_code for one in sent} == {200}
-    # The first was being worked on, and another of them was the next.
+    # The first of the many was already in progress, and the second was next.
     assert clients.ended.index("one") <= 3
     assert clients.ended.index("other") <= 5
 
 
 @pytest.mark.usefixtures("one_place")
-def test_where_no_more_are_taken_the_newest_of_the_client_with_most_is_refused(
+def test_at_the_request_limit_the_newest_request_of_the_busiest_client_is_refused(
     service: Service, database: str
 ) -> None:
     api = service(max_requests=6)
@@ -87,7 +87,9 @@ def test_where_no_more_are_taken_the_newest_of_the_client_with_most_is_refused(
 
 
 @pytest.mark.usefixtures("one_place")
-def test_who_goes_away_while_waiting_leaves_no_trace(service: Service, database: str) -> None:
+def test_clients_that_disconnect_while_queued_do_not_hold_up_later_requests(
+    service: Service, database: str
+) -> None:
     api = service(max_requests=6)
     with ThreadPoolExecutor(32) as threads:
         clients = Clients(api, threads)
@@ -101,7 +103,7 @@ def test_who_goes_away_while_waiting_leaves_no_trace(service: Service, database:
         assert [api.get("/clusters").status_code for _ in range(10)] == [200] * 10
 
 
-def test_requests_that_wait_give_up_their_places_to_others(service: Service, database: str) -> None:
+def test_reports_waiting_for_a_row_lock_leave_room_for_reads(service: Service, database: str) -> None:
     api = service(max_requests=200, db_pool_size=8)
     cluster = api.cluster()
     with ThreadPoolExecutor(64) as threads:

@@ -1,4 +1,4 @@
-"""Where a request ends and the next one begins, and what is a header of it: as every proxy sees it."""
+"""Requests end, and have the headers, that every proxy in front of the service sees."""
 
 import http.client
 import json
@@ -25,17 +25,17 @@ def total(api: Api) -> int:
 
 
 class Answers(BytesIO):
-    """What came back, as :mod:`http.client` reads it."""
+    """The bytes received, in the form of a socket that :mod:`http.client` can read."""
 
     def makefile(self, *_: object) -> "Answers":
         return self
 
     def close(self) -> None:
-        """The next answer is in it as well."""
+        """Does nothing: the next response is still to be read."""
 
 
 def answered(api: Api, *said: bytes) -> list[tuple[int, bytes]]:
-    """The answers on one connection, each with its body, after each of these was said on it."""
+    """Sends these on one connection; returns the status and body of each response."""
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
         for one in said:
@@ -51,7 +51,7 @@ def answered(api: Api, *said: bytes) -> list[tuple[int, bytes]]:
 
 
 def creation(name: str, headers: str = "", *, chunked: bool = False) -> tuple[bytes, bytes]:
-    """The head and the body of a request that creates a cluster."""
+    """Returns the head and the body of a request that creates a cluster."""
     body = json.dumps({"name": name, "spec": {}}).encode()
     length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\nContent-Type: {JSON}\r\n{headers}{length}"
@@ -61,10 +61,10 @@ def creation(name: str, headers: str = "", *, chunked: bool = False) -> tuple[by
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("asked", [UPGRADE, "Connection: upgrade\r\nUpgrade: websocket\r\n"])
-def test_a_request_that_asks_for_another_protocol_is_read_whole(
+def test_a_request_with_an_upgrade_header_is_read_completely(
     api: Api, asked: str, chunked: bool
 ) -> None:
-    """As Java's client does with its first request."""
+    """Java's HTTP client asks to upgrade with its first request."""
     one, two, three = (creation(name, asked, chunked=chunked) for name in ("one", "two", "three"))
     assert [status for status, _ in answered(api, one[0] + one[1], GET, LAST)] == [201, 200, 200]
     assert [status for status, _ in answered(api, *two, LAST)] == [201, 200]
@@ -72,7 +72,7 @@ def test_a_request_that_asks_for_another_protocol_is_read_whole(
     assert total(api) == 3
 
 
-def test_a_body_is_no_request_whatever_its_head_asks_for(api: Api) -> None:
+def test_a_request_inside_the_body_of_an_upgrade_request_is_not_executed(api: Api) -> None:
     hidden = f"POST {BASE}/clusters HTTP/1.1\r\nContent-Length: 24\r\n\r\n".encode()
     hidden += b'{"name":"h", "spec": {}}'
     for name in (UPGRADE, "Connection: upgrade\r\nUpgrade: websocket\r\n"):
@@ -86,14 +86,14 @@ def test_a_body_is_no_request_whatever_its_head_asks_for(api: Api) -> None:
     assert total(api) == 0
 
 
-def test_requests_after_one_that_asks_for_another_protocol_are_answered(api: Api) -> None:
+def test_requests_pipelined_after_an_upgrade_request_are_answered(api: Api) -> None:
     asking = GET.replace(b"Host: test\r\n", b"Host: test\r\n" + UPGRADE.encode())
     assert [status for status, _ in answered(api, asking + GET + asking + LAST)] == [200] * 4
     assert [status for status, _ in answered(api, asking * 500 + LAST)] == [200] * 501
 
 
-def test_what_comes_after_a_body_is_no_header(api: Api) -> None:
-    """A proxy that takes headers away, or sets them, need not look there (RFC 9110, 6.5.1)."""
+def test_trailers_are_not_treated_as_headers(api: Api) -> None:
+    """A proxy that removes or sets headers need not look at trailers (RFC 9110, 6.5.1)."""
     head, body = creation("one", "Trailer: X-Request-ID\r\n", chunked=True)
     body = body[:-2] + b"X-Request-ID: trailing\r\nIdempotency-Key: \xff\r\n\r\n"
     parts = urlsplit(api.url)
@@ -110,7 +110,7 @@ def test_what_comes_after_a_body_is_no_header(api: Api) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"X-Filler: " + b"x" * 50 + b"\r\n", b"x" * 60])
-def test_what_comes_after_a_body_is_bounded(api: Api, piece: bytes) -> None:
+def test_the_size_of_trailers_is_limited(api: Api, piece: bytes) -> None:
     head, body = creation("one", chunked=True)
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
@@ -131,14 +131,14 @@ def test_what_comes_after_a_body_is_bounded(api: Api, piece: bytes) -> None:
     assert total(api) == 0
 
 
-def test_a_body_in_the_smallest_pieces_is_read(api: Api) -> None:
+def test_a_body_in_chunks_of_one_byte_is_read(api: Api) -> None:
     head, _ = creation("one", chunked=True)
     body = json.dumps({"name": "one", "spec": {"filler": "x" * 50_000}}).encode()
     pieces = b"".join(b"1;why=not\r\n%c\r\n" % byte for byte in body)
     assert [status for status, _ in answered(api, head, pieces + b"0\r\n\r\n" + LAST)] == [201, 200]
 
 
-def test_a_request_that_is_answered_before_its_end_is_not_answered_twice(api: Api) -> None:
+def test_a_broken_chunk_after_an_early_response_gets_no_second_response(api: Api) -> None:
     for path in ("/nothing", "/clusters/nothing"):
         head = f"POST {BASE}{path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
         assert [status for status, _ in answered(api, head.encode(), b"ZZ\r\n")] in ([404], [405])
@@ -159,20 +159,20 @@ def test_a_request_that_is_answered_before_its_end_is_not_answered_twice(api: Ap
         "X: y\rContent-Length: 5",
     ],
 )
-def test_a_request_whose_end_is_not_sure_is_refused(api: Api, framing: str) -> None:
+def test_a_request_with_ambiguous_framing_is_refused(api: Api, framing: str) -> None:
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n"
     assert [status for status, _ in answered(api, head.encode() + b"0\r\n\r\n" + GET)] == [400]
 
 
-def test_who_waits_with_a_body_that_is_too_large_is_not_told_to_send_it(api: Api) -> None:
-    """As curl does with large ones."""
+def test_expect_continue_with_too_large_a_body_gets_413_and_no_100(api: Api) -> None:
+    """curl waits like this before it sends a large body."""
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\nContent-Type: {JSON}\r\n"
     head += "Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
     [(status, body)] = answered(api, head.encode())
     assert (status, json.loads(body)["code"]) == (413, errors.TOO_LARGE)
 
 
-def test_who_cannot_wait_with_a_body_is_not_told_to_send_it(api: Api) -> None:
+def test_expect_continue_over_http_1_0_gets_no_100(api: Api) -> None:
     head, body = creation("one", "Expect: 100-continue\r\n")
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
@@ -181,7 +181,7 @@ def test_who_cannot_wait_with_a_body_is_not_told_to_send_it(api: Api) -> None:
 
 
 @pytest.mark.parametrize("line", ["CONNECT test:443", "GET http://[::/", "GET http://test"])
-def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, line: str) -> None:
+def test_an_invalid_request_target_gets_the_standard_error(api: Api, line: str) -> None:
     [(status, body)] = answered(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
     assert (status, json.loads(body)["code"]) == (400, errors.BAD_REQUEST)
 
@@ -192,7 +192,7 @@ def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, 
         (" HTTP/1.1\r\n", [400]),
         (" HTTP/1.1\r\nHost: one\r\nhost: two\r\n", [400]),
         (" HTTP/1.0\r\nHost: one\r\nHost: one\r\n", [400]),
-        # So that probes of load balancers work.
+        # Health probes of load balancers may send no Host.
         (" HTTP/1.0\r\n", [200]),
         (" HTTP/1.1\r\nHost:\r\n", [200, 200]),
         (" HTTP/1.1\r\nHost: my_service.ns.svc:8000\r\n", [200, 200]),
@@ -204,7 +204,9 @@ def test_an_address_that_is_none_is_refused_in_the_form_of_all_errors(api: Api, 
         (" HTTP/1.0\r\nHost: one, two\r\n", [400]),
     ],
 )
-def test_a_request_says_once_which_host_it_is_for(api: Api, head: str, expected: list[int]) -> None:
+def test_a_missing_repeated_or_malformed_host_is_refused(
+    api: Api, head: str, expected: list[int]
+) -> None:
     found = answered(api, f"GET {BASE}/clusters?size=0{head}\r\n".encode() + LAST)
     assert [status for status, _ in found] == expected
     if expected == [400]:

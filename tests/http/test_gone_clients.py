@@ -1,4 +1,4 @@
-"""Clients that go away while they are answered."""
+"""Clients that disconnect before they have their response."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ import uvloop
 from hyperfleet.http.protocol import _Joined
 
 
-def test_an_answer_to_who_has_gone_is_dropped_without_an_error() -> None:
+def test_a_response_to_a_client_that_has_gone_is_dropped_without_an_error() -> None:
     errors: list[dict[str, Any]] = []
 
     async def answer_late() -> None:

@@ -1,4 +1,4 @@
-"""Pages that are larger than what the service has in memory for one client."""
+"""Pages larger than what the service keeps in memory for one client."""
 
 import gzip
 import http.client
@@ -20,13 +20,13 @@ from process import Serving
 
 MIB = 1 << 20
 BUSY = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
-# Documents of several sizes: none is shown whole in what a page may hold, or several are.
+# Sizes such that a piece of a page holds one large document or several small ones.
 SIZES = (10, 400_000, 300_000, 400_000, 1_500_000, 20, 900_000, 900_000, 30)
 
 
 @pytest.fixture
 def large(service: Callable[..., Api]) -> tuple[Api, list[dict[str, Any]]]:
-    """A service, and clusters of several sizes, the newest first."""
+    """A service, and its clusters of several sizes, newest first."""
     api = service(max_body_size=2 * MIB)
     clusters = [
         api.cluster(f"c-{number}", spec={"text": chr(97 + number) * size})
@@ -36,7 +36,7 @@ def large(service: Callable[..., Api]) -> tuple[Api, list[dict[str, Any]]]:
 
 
 def raw(api: Api, request: str) -> tuple[bytes, bytes]:
-    """Head and body of the answer to a request, byte for byte, up to the end of the connection."""
+    """Returns the raw head and body of the response, read until the connection ends."""
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as line, line.makefile("rb") as answer:
         line.sendall(request.encode())
@@ -44,7 +44,7 @@ def raw(api: Api, request: str) -> tuple[bytes, bytes]:
         return head, body
 
 
-def test_a_page_that_comes_in_pieces_has_all_that_any_other_has(large: tuple[Api, list[Any]]) -> None:
+def test_a_page_sent_in_pieces_is_as_complete_as_any_other(large: tuple[Api, list[Any]]) -> None:
     api, clusters = large
     page = api.get("/clusters")
     assert page.headers["Transfer-Encoding"] == "chunked"
@@ -63,14 +63,14 @@ def test_a_page_that_comes_in_pieces_has_all_that_any_other_has(large: tuple[Api
         if size < len(clusters):
             rest = requests.get(api.url + first["next"], timeout=30).json()
             assert rest["items"] == clusters[size : 2 * size]
-    # From the end, by another order, and what is searched for.
+    # In another order, and with a search.
     turned = api.get("/clusters", params={"orderBy": "name asc"}).json()
     assert turned["items"] == clusters[::-1]
     found = api.get("/clusters", params={"search": "name in ('c-4', 'c-6', 'c-7')"}).json()
     assert [one["name"] for one in found["items"]] == ["c-7", "c-6", "c-4"]
 
 
-def test_a_page_in_pieces_is_compressed_and_shortened_like_any_other(
+def test_a_page_sent_in_pieces_honors_gzip_and_fields(
     large: tuple[Api, list[Any]],
 ) -> None:
     api, clusters = large
@@ -84,7 +84,7 @@ def test_a_page_in_pieces_is_compressed_and_shortened_like_any_other(
     assert all(set(one) == {"id", "name"} for one in names["items"])
 
 
-def test_a_page_in_pieces_reaches_clients_that_know_no_pieces_and_head_gets_none(
+def test_a_page_sent_in_pieces_reaches_http_1_0_clients_and_head_has_no_body(
     large: tuple[Api, list[Any]],
 ) -> None:
     api, clusters = large
@@ -99,7 +99,7 @@ def test_a_page_in_pieces_reaches_clients_that_know_no_pieces_and_head_gets_none
     assert body == b""
 
 
-def test_reports_come_in_pieces_too(service: Callable[..., Api]) -> None:
+def test_a_large_list_of_reports_is_complete_and_ordered(service: Callable[..., Api]) -> None:
     api = service(max_body_size=2 * MIB)
     cluster, other = api.cluster("a"), api.cluster("b")
     for number in range(4):
@@ -114,14 +114,14 @@ def test_reports_come_in_pieces_too(service: Callable[..., Api]) -> None:
 
 @pytest.fixture
 def heavy(service: Callable[..., Api]) -> Api:
-    """A service with more than what connections between it and a client hold."""
+    """A service with more data than the buffers of a connection hold."""
     api = service(max_body_size=8 * MIB)
     for number in range(12):
         api.cluster(f"c-{number}", spec={"text": "x" * 3_000_000})
     return api
 
 
-def test_what_goes_or_changes_while_a_page_is_taken_is_left_out_or_new(
+def test_clusters_deleted_or_changed_while_a_page_is_read_are_left_out_or_new(
     heavy: Api, sql: psycopg.Connection
 ) -> None:
     host, port = heavy.url.removeprefix("http://").split(":")
@@ -140,7 +140,7 @@ def test_what_goes_or_changes_while_a_page_is_taken_is_left_out_or_new(
     assert page["items"][-1]["spec"] == {"new": 1}
 
 
-def test_where_the_database_goes_away_a_page_ends_so_that_the_client_sees_it(
+def test_a_page_interrupted_by_a_database_error_is_visibly_incomplete(
     heavy: Api, sql: psycopg.Connection
 ) -> None:
     answer = heavy.get("/clusters", stream=True)
@@ -153,7 +153,7 @@ def test_where_the_database_goes_away_a_page_ends_so_that_the_client_sees_it(
 
 
 def read_nothing(api: Api, path: str) -> socket.socket:
-    """A connection whose client asks and takes nothing of the answer."""
+    """Returns a connection whose client has sent a request and reads nothing of the response."""
     host, port = api.url.removeprefix("http://").split(":")
     line = socket.socket()
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -163,7 +163,7 @@ def read_nothing(api: Api, path: str) -> socket.socket:
 
 
 @pytest.mark.slow
-def test_a_client_that_takes_nothing_is_hung_up_on_and_one_that_is_slow_is_not(
+def test_a_client_that_reads_nothing_is_disconnected_and_a_slow_one_is_not(
     service: Callable[..., Api],
 ) -> None:
     api = service(write_timeout=1, max_body_size=8 * 1024 * 1024)
@@ -189,12 +189,12 @@ def test_a_client_that_takes_nothing_is_hung_up_on_and_one_that_is_slow_is_not(
                 left = line.recv(1 << 20)
         except ConnectionResetError:
             left = b""
-        assert left == b"", "the service has hung up"
+        assert left == b"", "the service did not hang up"
     assert api.get("/compatibility").status_code == 200
 
 
 def resident(process: int) -> float:
-    """MiB of memory that a process has."""
+    """Returns the resident memory of a process in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
@@ -202,7 +202,7 @@ def resident(process: int) -> float:
 
 
 @pytest.mark.slow
-def test_many_who_read_large_pages_and_many_who_do_not_take_little_memory_and_keep_nobody_waiting(
+def test_many_readers_and_stalled_readers_of_large_pages_cost_little_memory_and_time(
     database: str, sql: psycopg.Connection
 ) -> None:
     arguments = ("--no-auth", "--workers=1", "--database-url", database, "--max-body-size", str(2 * MIB))
@@ -210,7 +210,7 @@ def test_many_who_read_large_pages_and_many_who_do_not_take_little_memory_and_ke
         api = Api(serving.url)
         for number in range(24):
             api.cluster(f"c-{number}", spec={"text": "x" * MIB})
-        # All pages together have 24 times as much as what is allowed here.
+        # All pages together have 12 times as much as what is allowed here.
         before = resident(serving.process.pid)
         for _ in range(60):
             lines.enter_context(read_nothing(api, "/clusters"))
@@ -230,6 +230,8 @@ def test_many_who_read_large_pages_and_many_who_do_not_take_little_memory_and_ke
         assert {one.result() > 24 * MIB for one in reading} == {True}
         assert served > 5
         assert most - before < 2 * 68, (
-            "a piece for each client, and as much again for all that is under way"
+            "one piece per client, and as much again for all that is in progress"
         )
-        assert sql.execute(BUSY).fetchone() == (1,), "who does not read keeps no connection"
+        assert sql.execute(BUSY).fetchone() == (1,), (
+            "clients that do not read hold connections to the database"
+        )

@@ -1,4 +1,4 @@
-"""What many or slow clients cost the others: bounds on requests, on waiting, on the size of answers."""
+"""Many or slow clients cost the others little: limits on requests, waiting and response size."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from helpers_contract import problem
 from hyperfleet.database import together
 
 
-def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_carried_out(
+def test_requests_beyond_max_requests_get_503_at_once_and_the_others_complete(
     service: Callable[..., Api], database: str
 ) -> None:
     api = service(max_requests=8, db_pool_size=4)
@@ -39,7 +39,7 @@ def test_beyond_the_most_requests_the_answer_is_503_at_once_and_the_others_are_c
     assert api.get("/clusters").status_code == 200
 
 
-def test_answers_are_compressed_for_those_who_ask_where_it_pays(api: Api) -> None:
+def test_responses_are_compressed_on_request_if_that_saves_space(api: Api) -> None:
     cluster = api.cluster(spec={"text": "lorem ipsum " * 500})
     path = f"/clusters/{cluster['id']}"
 
@@ -75,7 +75,9 @@ def test_answers_are_compressed_for_those_who_ask_where_it_pays(api: Api) -> Non
     assert "Content-Length" not in known.headers
 
 
-def test_slow_searches_leave_connections_to_all_else(service: Callable[..., Api], database: str) -> None:
+def test_slow_lists_leave_connections_for_other_requests(
+    service: Callable[..., Api], database: str
+) -> None:
     api = service(db_pool_size=4, statement_timeout=20)
     cluster = api.cluster()
 
@@ -95,7 +97,7 @@ def test_slow_searches_leave_connections_to_all_else(service: Callable[..., Api]
         assert {one.result() for one in waiting} <= {200, 503}
 
 
-def test_a_list_for_which_there_is_no_room_in_time_is_told_to_come_again(
+def test_a_list_that_gets_no_connection_in_time_gets_503_with_retry_after(
     service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(together, "POOL_TIMEOUT", 0.1)

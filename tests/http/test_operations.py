@@ -1,4 +1,4 @@
-"""What operators see: metrics, logs, and a service that comes back as soon as its database does."""
+"""What operators see: metrics, logs, and a service that recovers with its database."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ def samples(server: Serving) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
 
 
-def test_metrics_know_the_status_of_every_answer(database: str) -> None:
+def test_metrics_count_every_response_by_status_method_and_path(database: str) -> None:
     with Serving("--no-auth", "--database-url", database) as server:
         api = Api(server.url)
         api.cluster("taken")
@@ -63,7 +63,7 @@ def test_metrics_know_the_status_of_every_answer(database: str) -> None:
         assert f'version="{__version__}"' in seconds
 
 
-def test_a_discarded_report_leaves_a_line_and_a_path_cannot_forge_one(
+def test_a_discarded_report_is_logged_and_a_path_cannot_forge_a_log_line(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster = api.cluster()
@@ -75,7 +75,7 @@ def test_a_discarded_report_leaves_a_line_and_a_path_cannot_forge_one(
     assert not [line for line in lines if "\n" in line]
 
 
-def test_after_an_outage_the_service_is_back_as_soon_as_its_database_is(api: Api, database: str) -> None:
+def test_the_service_recovers_within_seconds_of_its_database(api: Api, database: str) -> None:
     parts = conninfo_to_dict(database)
     outside = make_conninfo(database, dbname="postgres")
     assert api.get("/clusters").status_code == 200
@@ -97,7 +97,7 @@ def test_after_an_outage_the_service_is_back_as_soon_as_its_database_is(api: Api
         assert time.monotonic() - back < 8
 
 
-def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(database: str) -> None:
+def test_the_service_adds_its_options_to_those_of_the_connection_string(database: str) -> None:
     given = make_conninfo(database, options="-c work_mem=5MB -c jit=on")
 
     def look(pool: Pool) -> None:
@@ -105,7 +105,7 @@ def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(dat
             names = ("work_mem", "jit", "statement_timeout", "max_parallel_workers_per_gather")
             shown = [conn.execute(f"SHOW {name}").fetchone() for name in names]
             assert shown == [("5MB",), ("off",), ("1500ms",), ("0",)]
-            # What was set by the start is no setting of the session's, which a reset would lose.
+            # Values from the connection's options survive a reset, unlike those that SET sets.
             conn.execute("RESET ALL")
             assert conn.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
 
@@ -116,7 +116,7 @@ def test_the_options_of_a_connection_string_are_kept_beside_the_services_own(dat
     asyncio.run(main())
 
 
-def test_a_database_that_hangs_is_told_by_readyz_in_time(tmp_path: Any) -> None:
+def test_readyz_reports_a_frozen_database_in_time(tmp_path: Any) -> None:
     with Serving("--no-auth", "--data-dir", str(lay(tmp_path))) as server:
         assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
         with frozen(tmp_path / "postgresql"):
@@ -127,7 +127,7 @@ def test_a_database_that_hangs_is_told_by_readyz_in_time(tmp_path: Any) -> None:
 
 @pytest.fixture
 def stuck(service: Callable[..., Api]) -> Iterator[tuple[Api, dict[str, Any], dict[str, Any]]]:
-    """A marked cluster with a marked node pool, each waiting for an adapter that never comes."""
+    """A marked cluster with a marked node pool, each waiting for an adapter that never reports."""
     api = service(required_adapters_cluster=("dns", "gone"), required_adapters_nodepool=("np", "gone"))
     cluster = api.cluster()
     pool = api.node_pool(cluster)
@@ -138,20 +138,20 @@ def stuck(service: Callable[..., Api]) -> Iterator[tuple[Api, dict[str, Any], di
     yield api, cluster, pool
 
 
-def test_refolding_ends_what_waited_only_for_adapters_that_are_no_longer_required(
+def test_refolding_completes_deletions_that_waited_only_for_adapters_no_longer_required(
     stuck: tuple[Api, dict[str, Any], dict[str, Any]], database: str, sql: psycopg.Connection
 ) -> None:
     api, cluster, pool = stuck
     command = ("migrate", "--refold", "--database-url", database, "--required-adapters-cluster=dns")
     assert run(*command, "--required-adapters-nodepool=np,gone").returncode == 0
     assert api.read(pool)["deleted_time"]
-    assert api.read(cluster)["deleted_time"], "a node pool is left"
+    assert api.read(cluster)["deleted_time"], "the cluster is gone before its node pool"
     assert run(*command, "--required-adapters-nodepool=np").returncode == 0
     for table in ("clusters", "node_pools", "adapter_statuses", "labels"):
         assert sql.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
-def test_numbers_that_are_equal_are_no_change_however_they_are_written(api: Api) -> None:
+def test_equal_numbers_written_differently_are_no_change(api: Api) -> None:
     cluster = api.cluster(spec={"x": 1e16, "y": -0.0, "z": 1})
     path = f"/clusters/{cluster['id']}"
     for body in ('{"x":1e16,"y":-0.0,"z":1}', '{"x":10000000000000000,"y":0,"z":1.0}'):
@@ -160,7 +160,7 @@ def test_numbers_that_are_equal_are_no_change_however_they_are_written(api: Api)
     assert api.patch(path, json={"spec": {"x": 1e16, "y": 0, "z": True}}).json()["generation"] == 2
 
 
-def test_a_body_cannot_grow_when_it_is_stored(api: Api) -> None:
+def test_a_body_that_would_grow_when_stored_is_refused(api: Api) -> None:
     body = '{"name":"huge","spec":{"a":[' + ",".join(["1e308"] * 150_000) + "]}}"
     answer = api.post("/clusters", data=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
@@ -168,7 +168,7 @@ def test_a_body_cannot_grow_when_it_is_stored(api: Api) -> None:
     assert float(api.cluster("modest", spec={"a": [1e308] * 100})["spec"]["a"][0]) == 1e308
 
 
-def test_what_could_be_created_can_be_patched(api: Api) -> None:
+def test_a_cluster_with_a_large_spec_can_be_patched(api: Api) -> None:
     body = '{"name":"large","spec":{"a":[' + ",".join(["1"] * 500_000) + "]}}"
     answer = api.post("/clusters", data=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 201
@@ -176,7 +176,7 @@ def test_what_could_be_created_can_be_patched(api: Api) -> None:
     assert api.patch(path, json={"labels": {"a": "b"}}).status_code == 200
 
 
-def test_an_id_in_capitals_names_the_same_resource(api: Api) -> None:
+def test_an_id_in_upper_case_names_the_same_resource(api: Api) -> None:
     cluster = api.cluster()
     path = f"/clusters/{cluster['id'].upper()}"
     assert api.get(path).json() == cluster
@@ -185,7 +185,7 @@ def test_an_id_in_capitals_names_the_same_resource(api: Api) -> None:
     assert re.fullmatch(r"[/0-9a-z-]+", created.headers["Location"])
 
 
-def test_busy_readers_do_not_wait_for_a_cluster_that_is_locked(api: Api, database: str) -> None:
+def test_reads_do_not_wait_for_a_locked_cluster(api: Api, database: str) -> None:
     cluster = api.cluster()
     with psycopg.connect(database) as holder:
         holder.execute("SELECT 1 FROM clusters WHERE id = %s FOR UPDATE", [cluster["id"]])

@@ -1,4 +1,4 @@
-"""Many who follow the feed, and those of them who do not take what they are sent."""
+"""Many clients follow the feed, and some do not read what they are sent."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ BASE = "/api/hyperfleet/v1/changes"
 
 
 def memory(server: Serving) -> int:
-    """Bytes of all processes of a server."""
+    """Returns the memory of all processes of a server in bytes."""
     first = server.process.pid
     children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
     pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (first, *children))
@@ -34,7 +34,7 @@ def waiting(server: Serving) -> float:
 
 
 @pytest.mark.parametrize("how", ["stream", "wait"])
-def test_a_large_change_is_not_kept_for_each_who_does_not_take_it(database: str, how: str) -> None:
+def test_a_large_change_is_not_kept_once_per_client_that_does_not_read(database: str, how: str) -> None:
     with Serving("--no-auth", f"--database-url={database}", "--workers=1") as server:
         api, address = Api(server.url), urlsplit(server.url)
         token = api.get("/changes").json()["next"]
@@ -56,7 +56,7 @@ def test_a_large_change_is_not_kept_for_each_who_does_not_take_it(database: str,
         before = memory(server)
         answer = api.patch(f"/clusters/{cluster['id']}", json={"spec": {"k": "x" * LARGE}})
         assert answer.status_code == 200
-        # One who does take it has all of it.
+        # A client that does read gets all of it.
         page = api.get(f"/changes?after={token}&wait=5").json()
         assert len(page["items"][0]["resource"]["spec"]["k"]) == LARGE
         for client in clients:
@@ -67,8 +67,8 @@ def test_a_large_change_is_not_kept_for_each_who_does_not_take_it(database: str,
             client.close()
 
 
-def test_who_comes_again_at_once_lets_all_others_have_the_change_first(database: str) -> None:
-    """Half of the time that a change takes to the last of many would be that of those who ask again."""
+def test_clients_that_ask_again_at_once_are_served_after_those_still_waiting(database: str) -> None:
+    """Otherwise their requests would take half of the time until the last client has the change."""
     clients, order = 400, []
 
     async def client(address: SplitResult, token: str) -> None:
@@ -93,5 +93,5 @@ def test_who_comes_again_at_once_lets_all_others_have_the_change_first(database:
     with Serving("--no-auth", f"--database-url={database}", "--workers=1") as server:
         api = Api(server.url)
         asyncio.run(follow(api, api.get("/changes").json()["next"]))
-    # The last few may be on their way when the first come again.
+    # Responses to the last few may be in transit when the first clients ask again.
     assert order.index("second") > clients * 0.9

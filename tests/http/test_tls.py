@@ -1,4 +1,4 @@
-"""What a connection may do: TLS, what browsers are told, and limits on size and time."""
+"""Connections: TLS, headers for browsers, CORS, and limits on size and time."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def test_the_api_speaks_tls(service: Start, files: tuple[Path, Path]) -> None:
+def test_the_api_is_served_over_tls(service: Start, files: tuple[Path, Path]) -> None:
     cert, key = files
     api = service(enable_https=True, https_cert_file=cert, https_key_file=key)
     api.verify = str(cert)
@@ -87,7 +87,7 @@ def test_old_versions_of_tls_are_refused(
                 context.wrap_socket(connection, server_hostname="localhost")
 
 
-def test_each_listener_has_its_own_switch(database: str, files: tuple[Path, Path]) -> None:
+def test_tls_is_enabled_for_each_listener_separately(database: str, files: tuple[Path, Path]) -> None:
     cert, key = files
     given = (
         "--no-auth",
@@ -109,8 +109,8 @@ def test_each_listener_has_its_own_switch(database: str, files: tuple[Path, Path
         assert requests.get(server.metrics, timeout=5).status_code == 200
 
 
-@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["not at all", "in part"])
-def test_a_client_that_does_not_begin_tls_is_ended_like_one_without_a_request(
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "a part"])
+def test_a_connection_without_a_complete_client_hello_is_closed(
     service: Start, files: tuple[Path, Path], begun: bytes
 ) -> None:
     cert, key = files
@@ -122,7 +122,9 @@ def test_a_client_that_does_not_begin_tls_is_ended_like_one_without_a_request(
         assert 0.8 < time.monotonic() - start < 10
 
 
-def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_serve_refuses_tls_with_missing_or_swapped_files(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
     cert, key = files
     done = run("serve", "--no-auth", "--enable-https")
     assert done.returncode == 2
@@ -135,21 +137,21 @@ def test_tls_without_its_files_does_not_start(tmp_path: Path, files: tuple[Path,
 
 
 def processes(first: int) -> list[int]:
-    """The processes that a process has started."""
+    """Returns the ids of the processes that a process has started."""
     return [int(one) for one in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
 
 
 def shown(url: str) -> bytes:
-    """The certificate that a new connection is shown."""
+    """Returns the certificate that a new connection gets."""
     where = urlsplit(url)
     pem = ssl.get_server_certificate((str(where.hostname), int(where.port or 0)), timeout=20)
     return ssl.PEM_cert_to_DER_cert(pem)
 
 
-def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_without_a_restart(
+def test_a_renewed_certificate_is_used_by_all_workers_and_listeners_without_a_restart(
     database: str, tmp_path: Path
 ) -> None:
-    """As Kubernetes mounts a Secret: the link to the folder of its files is swapped."""
+    """The link to the folder is swapped, as for a Secret that Kubernetes has mounted."""
     folders = [tmp_path / name for name in ("old", "broken", "new")]
     ders = []
     for folder in folders:
@@ -185,9 +187,9 @@ def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_w
         while {shown(url) for url in urls} != {ders[2]} and time.monotonic() < end:
             time.sleep(0.2)
         assert {shown(url) for url in urls} == {ders[2]}
-        # Who was there before is not sent away.
+        # Existing connections stay open.
         assert kept.get(**asked).status_code == 200
-        # A worker that takes the place of another finds connections that have waited for it.
+        # A worker that replaces another one serves the connections that waited for it.
         worker = processes(server.process.pid)[-1]
         os.kill(worker, signal.SIGSTOP)
         with ThreadPoolExecutor(16) as threads:
@@ -198,7 +200,7 @@ def test_a_certificate_that_is_renewed_is_shown_by_all_processes_and_listeners_w
 
 
 def agreed(given: ssl.SSLContext, name: str | None) -> bytes:
-    """The certificate that a client is shown by a server which has been given this."""
+    """Returns the certificate that a client gets from a server with this context."""
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -211,7 +213,7 @@ def agreed(given: ssl.SSLContext, name: str | None) -> bytes:
     return client.getpeercert(binary_form=True) or b""
 
 
-def test_no_connection_fails_that_begins_while_a_certificate_is_renewed(tmp_path: Path) -> None:
+def test_no_handshake_fails_while_a_certificate_is_renewed(tmp_path: Path) -> None:
     ders = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -246,7 +248,7 @@ def test_no_connection_fails_that_begins_while_a_certificate_is_renewed(tmp_path
     assert {agreed(certificate.context, name) for name in ("test", None)} == {ders[1]}
 
 
-def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(
     database: str, tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     certificate, key = files
@@ -266,7 +268,7 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
         assert "a key with a passphrase cannot be used" in refused.stdout
 
 
-def test_with_authentication_it_serves_on_every_address(database: str, tmp_path: Path) -> None:
+def test_with_authentication_the_service_listens_on_all_addresses(database: str, tmp_path: Path) -> None:
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     given = ("--database-url", database, f"--jwk-cert-file={keys}")
@@ -282,7 +284,7 @@ def test_with_authentication_it_serves_on_every_address(database: str, tmp_path:
     assert "no keys to verify them with" in done.stdout
 
 
-def test_browsers_are_told_what_not_to_do(api: Api) -> None:
+def test_responses_carry_the_security_headers_for_browsers(api: Api) -> None:
     for response in (
         api.get("/clusters"),
         api.get("/nothing"),
@@ -293,7 +295,7 @@ def test_browsers_are_told_what_not_to_do(api: Api) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["X-Frame-Options"] == "DENY"
         assert response.headers["Referrer-Policy"] == "no-referrer"
-        # The contract may be kept, if it is asked for anew whether it is still the same.
+        # The contract may be cached, but must be revalidated.
         kept = "no-cache" if response.url.endswith("/openapi") else "no-store"
         assert response.headers["Cache-Control"] == kept
         assert (
@@ -319,7 +321,7 @@ def preflight(
     )
 
 
-def test_pages_of_the_consoles_may_call(api: Api) -> None:
+def test_pages_of_the_consoles_may_call_the_api(api: Api) -> None:
     assert "https://console.redhat.com" in CONSOLES
     for origin in CONSOLES:
         response = preflight(api, origin)
@@ -347,7 +349,7 @@ def test_pages_of_the_consoles_may_call(api: Api) -> None:
         *("http://console.redhat.com", "https://console.redhat.com:8443", "https://CONSOLE.redhat.com"),
     ],
 )
-def test_pages_of_others_may_not(api: Api, origin: str) -> None:
+def test_pages_of_other_origins_may_not_call_the_api(api: Api, origin: str) -> None:
     refused = preflight(api, origin)
     assert refused.status_code == 405
     assert refused.json()["code"] == errors.BAD_METHOD
@@ -355,14 +357,14 @@ def test_pages_of_others_may_not(api: Api, origin: str) -> None:
     assert "Access-Control-Allow-Origin" not in api.get("/clusters", headers={"Origin": origin}).headers
 
 
-def test_the_origins_are_a_setting(service: Start) -> None:
+def test_the_allowed_origins_are_configurable(service: Start) -> None:
     mine = service(cors_origins=("https://mine.example",))
     assert preflight(mine, "https://mine.example").status_code == 200
     assert preflight(mine, CONSOLES[0]).status_code == 405
     assert preflight(service(cors_origins=()), CONSOLES[0]).status_code == 405
 
 
-def test_a_token_is_not_needed_to_ask_first(service: Start, tmp_path: Path) -> None:
+def test_a_preflight_needs_no_token(service: Start, tmp_path: Path) -> None:
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys)
@@ -383,15 +385,15 @@ def test_large_headers_are_refused(api: Api, headers: dict[str, str]) -> None:
     assert api.get("/clusters", headers={"X-Filler": "x" * 20_000}).status_code == 200
 
 
-# The parser reads no address of 64 kB and more.
+# The parser refuses URLs of 64 kB and more.
 @pytest.mark.parametrize("size", [40_000, 70_000])
-def test_a_long_address_counts_too(api: Api, size: int) -> None:
+def test_a_long_url_is_refused_like_large_headers(api: Api, size: int) -> None:
     response = api.get("/clusters?search=" + "x" * size)
     assert (response.status_code, response.json()["code"]) == (431, errors.HEADERS_TOO_LARGE)
 
 
-def test_headers_without_an_end_are_not_kept(api: Api) -> None:
-    """A client that goes on sending is answered, listened to for a moment, and left."""
+def test_endless_headers_are_refused_and_the_connection_is_closed(api: Api) -> None:
+    """A client that keeps sending gets a response, is read for a moment, and is disconnected."""
     with connected(api.url) as connection:
         connection.sendall(b"GET /api/hyperfleet HTTP/1.1\r\nX-Filler: ")
         start, sent = time.monotonic(), 0
@@ -413,7 +415,7 @@ def test_headers_without_an_end_are_not_kept(api: Api) -> None:
 def trickle(
     connection: socket.socket, first: bytes, piece: bytes, seconds: float
 ) -> tuple[bytes, float]:
-    """What a slow client gets, and after how long: it sends a piece each tenth of a second."""
+    """Sends a piece every tenth of a second; returns what was received, and the seconds it took."""
     start = time.monotonic()
     connection.sendall(first)
     connection.settimeout(0.1)
@@ -450,7 +452,7 @@ HEAD = b"POST /api/hyperfleet/v1/clusters HTTP/1.1\r\nHost: x\r\nContent-Type: a
         (HEAD + b"Content-Length: 1000\r\n\r\n", b""),
     ],
 )
-def test_a_client_that_trickles_is_ended(service: Start, first: bytes, piece: bytes) -> None:
+def test_a_client_that_sends_too_slowly_gets_408(service: Start, first: bytes, piece: bytes) -> None:
     api = service(read_timeout=1)
     with connected(api.url) as connection:
         received, took = trickle(connection, first, piece, 20)
@@ -460,7 +462,7 @@ def test_a_client_that_trickles_is_ended(service: Start, first: bytes, piece: by
     assert api.get("/clusters").status_code == 200
 
 
-def test_a_connection_without_a_request_is_ended(service: Start) -> None:
+def test_a_connection_without_a_request_is_closed(service: Start) -> None:
     api = service(read_timeout=1)
     with connected(api.url) as connection:
         start = time.monotonic()
@@ -468,8 +470,8 @@ def test_a_connection_without_a_request_is_ended(service: Start) -> None:
         assert 0.8 < time.monotonic() - start < 10
 
 
-def test_a_body_that_nobody_reads_is_ended_too(service: Start, tmp_path: Path) -> None:
-    """The answer is a 401 long before the body is there; the connection does not stay for it."""
+def test_a_slow_body_that_no_one_reads_is_cut_off_too(service: Start, tmp_path: Path) -> None:
+    """The 401 comes long before the whole body; the connection does not stay open for the rest."""
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, read_timeout=1)
@@ -479,21 +481,21 @@ def test_a_body_that_nobody_reads_is_ended_too(service: Start, tmp_path: Path) -
     assert took < 10
 
 
-def test_a_second_request_has_its_own_time(service: Start) -> None:
+def test_each_request_on_a_connection_has_its_own_read_timeout(service: Start) -> None:
     api = service(read_timeout=1)
     with connected(api.url) as connection:
         request = b"GET /api/hyperfleet HTTP/1.1\r\nHost: x\r\n\r\n"
         for _ in range(3):
             connection.sendall(request)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-            # Between requests it may rest.
+            # Between requests, the connection may be idle.
             time.sleep(1.3)
         received, took = trickle(connection, b"GET /api", b"x", 20)
         assert received.startswith(b"HTTP/1.1 408 ")
         assert took < 10
 
 
-def test_what_is_no_http_gets_an_error_like_all_others(api: Api) -> None:
+def test_bytes_that_are_not_http_get_the_standard_error(api: Api) -> None:
     with connected(api.url) as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         answer = read_all(connection)
@@ -501,7 +503,7 @@ def test_what_is_no_http_gets_an_error_like_all_others(api: Api) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == errors.BAD_REQUEST
 
 
-def test_a_large_body_is_refused_also_without_a_token(service: Start, tmp_path: Path) -> None:
+def test_a_large_body_is_refused_with_and_without_a_token(service: Start, tmp_path: Path) -> None:
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(key_set(key_pair())))
     api = service(no_auth=False, jwk_cert_url="", jwk_cert_file=keys, max_body_size=2048)
@@ -513,7 +515,7 @@ def test_a_large_body_is_refused_also_without_a_token(service: Start, tmp_path: 
     assert api.post("/clusters", data=b" " * 3000).status_code in (401, 413)
 
 
-def test_a_preflight_has_a_request_id_and_is_logged_and_counted_like_all_else(database: str) -> None:
+def test_a_preflight_has_a_request_id_and_is_logged_and_counted(database: str) -> None:
     with Serving("--no-auth", "--database-url", database) as server:
         response = preflight(Api(server.url), CONSOLES[0])
         assert response.status_code == 200

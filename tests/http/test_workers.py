@@ -1,4 +1,4 @@
-"""Several processes that serve together."""
+"""Several worker processes serve together."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def serving(database: str) -> Iterator[Serving]:
 
 
 def workers(server: Serving) -> list[int]:
-    """The processes that serve, the oldest first."""
+    """Returns the ids of the worker processes, oldest first."""
     family = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
     return sorted(map(int, family.split()))
 
@@ -41,12 +41,12 @@ def wait_until_two(server: Serving) -> list[int]:
 
 
 def begun(pid: int) -> float:
-    """When the process was started, in seconds since the machine was."""
+    """Returns when the process started, in seconds since the machine did."""
     return int(Path(f"/proc/{pid}/stat").read_text().split()[21]) / os.sysconf("SC_CLK_TCK")
 
 
 def counted_in(server: Serving) -> Path:
-    """The folder in which the processes count."""
+    """Returns the folder with the counters of all processes."""
     open_files = (str(one.readlink()) for one in Path(f"/proc/{server.process.pid}/fd").iterdir())
     return Path(next(one for one in open_files if "hyperfleet-metrics-" in one)).parent
 
@@ -56,7 +56,7 @@ def samples(server: Serving, name: str) -> list[float]:
     return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)]
 
 
-def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> None:
+def test_both_workers_serve_on_one_port_and_are_counted_together(serving: Serving) -> None:
     assert "Workers   2" in serving.output
     api = Api(serving.url)
     cluster = api.cluster()
@@ -72,7 +72,7 @@ def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> 
     assert samples(serving, "process_open_fds")[0] > 20
     for _ in range(6):
         assert requests.get(serving.health + "/readyz", timeout=5).status_code == 200
-    # While one stands still, the other answers, and what the kernel gives to the first waits for it.
+    # While one is stopped, the other answers; connections that the kernel gives to the first wait.
     for pid in workers(serving):
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -84,13 +84,13 @@ def test_both_serve_from_one_port_and_are_counted_together(serving: Serving) -> 
 
 
 def answers(server: Serving) -> bool:
-    """Whether a request on a connection of its own is answered soon."""
+    """Returns whether a request on a new connection is answered soon."""
     with suppress(requests.Timeout):
         return requests.get(f"{server.url}/api/hyperfleet", timeout=2).ok
     return False
 
 
-def test_a_scrape_waits_for_a_worker_that_just_begins_to_count(serving: Serving) -> None:
+def test_a_scrape_waits_for_a_worker_that_is_just_creating_its_counters(serving: Serving) -> None:
     assert requests.get(serving.metrics, timeout=5).status_code == 200
     begun = counted_in(serving) / "counter_1.db"
     begun.touch()
@@ -99,7 +99,7 @@ def test_a_scrape_waits_for_a_worker_that_just_begins_to_count(serving: Serving)
     assert not begun.exists()
 
 
-def test_workers_that_die_leave_nothing_behind_but_what_they_have_counted(serving: Serving) -> None:
+def test_killed_workers_leave_nothing_behind_but_their_counts(serving: Serving) -> None:
     def counted() -> float:
         metrics = requests.get(serving.metrics, timeout=5).text
         (line,) = re.findall(r"hyperfleet_api_requests_total{.*/compatibility.*} (\S+)", metrics)
@@ -109,7 +109,7 @@ def test_workers_that_die_leave_nothing_behind_but_what_they_have_counted(servin
         return len(list(counted_in(serving).glob("*.db")))
 
     for _ in range(30):
-        # Each on a connection of its own, so that both processes count.
+        # Each on a new connection, so that both workers count.
         assert Api(serving.url).get("/compatibility").status_code == 200
     assert counted() == 30
     before = files()
@@ -129,7 +129,7 @@ def test_workers_that_die_leave_nothing_behind_but_what_they_have_counted(servin
     assert files() <= before
 
 
-def test_workers_that_find_no_room_to_count_in_serve_all_the_same(serving: Serving) -> None:
+def test_workers_serve_even_without_space_for_their_counters(serving: Serving) -> None:
     folder = counted_in(serving)
     with small_disk(folder, "1m"):
         ballast = fill_up(folder)
@@ -148,7 +148,7 @@ def test_workers_that_find_no_room_to_count_in_serve_all_the_same(serving: Servi
         assert workers(serving) == served
 
 
-def test_what_a_killed_service_counted_in_is_removed_at_the_next_start_and_no_other(
+def test_the_next_start_removes_the_counters_of_a_killed_service_and_no_others(
     serving: Serving, database: str
 ) -> None:
     options = ("--no-auth", "--workers", "2", "--database-url", database)
@@ -170,10 +170,10 @@ def test_what_a_killed_service_counted_in_is_removed_at_the_next_start_and_no_ot
     assert counted_in(serving).exists()
 
 
-def test_workers_whose_first_process_was_killed_keep_what_they_count_in(
+def test_counters_stay_while_workers_of_a_killed_service_still_run(
     serving: Serving, database: str
 ) -> None:
-    """They may take a while to end."""
+    """Workers may take a while to exit."""
     folder, orphans = counted_in(serving), wait_until_two(serving)
     for pid in orphans:
         os.kill(pid, signal.SIGSTOP)
@@ -185,7 +185,7 @@ def test_workers_whose_first_process_was_killed_keep_what_they_count_in(
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
+def test_a_dead_worker_is_replaced_within_a_second_and_only_its_requests_are_lost(
     serving: Serving,
 ) -> None:
     api = Api(serving.url)
@@ -212,7 +212,7 @@ def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
         thread.start()
     try:
         for _ in range(3):
-            # Who dies sooner is replaced after a pause.
+            # A worker that dies sooner than a second after its start is replaced only after a pause.
             time.sleep(1.2)
             before = wait_until_two(serving)
             loaded.set()
@@ -223,7 +223,7 @@ def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
             while len(new := {*workers(serving)} - {*before}) != 1:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
-            # It may take longer until this process sees it.
+            # Compare the start time: this test may notice the new worker later.
             assert begun(new.pop()) - killed < 1
             wait_until_served(served[0] + 100)
             loaded.clear()
@@ -232,14 +232,14 @@ def test_a_dead_worker_is_replaced_within_a_second_and_the_others_do_not_notice(
         loaded.set()
         for thread in threads:
             thread.join()
-    # What the dead ones had taken is lost; what waited at their ports is not.
+    # Requests that the dead workers had accepted are lost; connections in their queues are not.
     assert failed[0] <= 3 * 8
     assert served[0] > 200
     assert serving.output.count("has ended by SIGKILL") == 3
     assert samples(serving, "hyperfleet_db_connections_open")[0] <= 32
 
 
-def test_the_signal_to_stop_reaches_all_and_requests_under_way_end(
+def test_sigterm_stops_all_workers_after_the_requests_in_progress(
     serving: Serving, database: str
 ) -> None:
     api = Api(serving.url)
@@ -258,7 +258,7 @@ def test_the_signal_to_stop_reaches_all_and_requests_under_way_end(
     assert "Traceback" not in serving.output
 
 
-def test_a_reload_reaches_all(database: str, tmp_path: Path) -> None:
+def test_sighup_reloads_the_schema_in_all_workers(database: str, tmp_path: Path) -> None:
     file = tmp_path / "schema.yaml"
     head = "openapi: 3.0.3\ncomponents: {schemas: {ClusterSpec: {required: ["
     file.write_text(head + "a]}}}\n")
@@ -273,7 +273,7 @@ def test_a_reload_reaches_all(database: str, tmp_path: Path) -> None:
         for number in range(12):
             made = Api(server.url).post("/clusters", json={"name": f"n{number}", "spec": {"b": 1}})
             assert made.status_code == 201
-        # Also one that takes the place of another afterwards.
+        # Also in a worker that replaces another one later.
         os.kill(workers(server)[0], signal.SIGKILL)
         deadline = time.monotonic() + 10
         while server.output.count("is in force") < 4:
@@ -285,7 +285,7 @@ def test_a_reload_reaches_all(database: str, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed(serving: Serving) -> None:
+def test_workers_exit_when_the_process_that_started_them_is_killed(serving: Serving) -> None:
     orphans = wait_until_two(serving)
     serving.process.kill()
     serving.process.wait(5)
@@ -297,9 +297,7 @@ def test_workers_end_when_the_process_that_started_them_is_killed(serving: Servi
         requests.get(serving.url, timeout=5)
 
 
-def test_a_port_that_is_taken_is_refused_also_where_it_is_shared(
-    serving: Serving, database: str
-) -> None:
+def test_a_port_in_use_is_refused_although_workers_share_theirs(serving: Serving, database: str) -> None:
     port = serving.url.rpartition(":")[2]
     with pytest.raises(AssertionError, match=f"Cannot listen on 127.0.0.1:{port}"):
         Serving("--no-auth", "--workers=2", "--database-url", database, "--port", port)
