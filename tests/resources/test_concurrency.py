@@ -1,4 +1,4 @@
-"""Many adapters at once, through two processes: no report is lost and the status is right."""
+"""Many adapters report at once through two processes: no report is lost, the status is right."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ REPORTS = 3
 
 
 def reports_of_a_thread(number: int) -> list[dict[str, Any]]:
-    """What one thread sends; two threads speak for each adapter, so reports come late and twice."""
+    """Returns what one thread sends; two threads share each adapter, so reports come late and twice."""
     chance = random.Random(number)
     base = datetime.now(UTC) - timedelta(hours=1)
     made = []
@@ -44,7 +44,7 @@ def reports_of_a_thread(number: int) -> list[dict[str, Any]]:
     return made + made[:1]
 
 
-def test_two_hundred_threads_on_one_cluster_and_on_fifty_lose_no_report_and_leave_the_right_status(
+def test_two_hundred_threads_lose_no_report_and_leave_the_right_status(
     database: str,
 ) -> None:
     arguments = ("--no-auth", "--database-url", database, "--log-level", "warning")
@@ -71,7 +71,7 @@ def test_two_hundred_threads_on_one_cluster_and_on_fifty_lose_no_report_and_leav
                     path = f"/clusters/{cluster['id']}/statuses"
                     answer = session.put(path, json=report, timeout=120)
                     while answer.status_code == 503:
-                        # On a slow machine some do not get their turn in time, and are told so.
+                        # On a slow machine, some requests time out.
                         time.sleep(int(answer.headers["Retry-After"]))
                         answer = session.put(path, json=report, timeout=120)
                     answers[answer.status_code] += 1
@@ -89,7 +89,7 @@ def test_two_hundred_threads_on_one_cluster_and_on_fifty_lose_no_report_and_leav
                 for (owner, adapter), reports in sent.items()
                 if owner == cluster["id"]
             }
-            # Whatever the order in which they came, the newest of each adapter is what stays.
+            # Whatever the order of arrival, the newest report of each adapter is kept.
             assert {
                 r["adapter"]: (r["observed_generation"], r["last_report_time"]) for r in stored
             } == expected

@@ -1,4 +1,4 @@
-"""DELETE: the mark, the wait for those who have to clean up, and the end."""
+"""DELETE marks a resource, waits for adapters to finalize it, and removes it."""
 
 import time
 from collections.abc import Callable
@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 
 @BOTH_KINDS
-def test_delete_marks_and_the_resource_stays_for_its_adapters(
+def test_delete_marks_the_resource_and_leaves_it_to_its_adapters(
     waiting: Api, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, resource = waiting, create(waiting, kind)
@@ -55,7 +55,7 @@ def test_delete_marks_and_the_resource_stays_for_its_adapters(
     for type_ in ("Ready", "Reconciled"):
         assert condition(marked, type_)["status"] == "False"
         assert condition(marked, type_)["observed_generation"] == 2
-        # Nobody has reported on this generation, so this is as new as the wish that it goes.
+        # No adapter has reported at this generation, so the time is that of the deletion.
         assert condition(marked, type_)["last_updated_time"] == marked["updated_time"]
     assert marked["status"]["last_updated_time"] == marked["updated_time"] == marked["deleted_time"]
     listed = check(api.get(collection(resource)))
@@ -81,7 +81,7 @@ def test_delete_refolds_the_status(waiting: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_repeated_delete_answers_the_same_and_changes_nothing(
+def test_a_repeated_delete_returns_the_same_and_changes_nothing(
     waiting: Api, sql: psycopg.Connection, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, resource = waiting, create(waiting, kind)
@@ -101,7 +101,7 @@ def test_repeated_delete_answers_the_same_and_changes_nothing(
 
 
 @BOTH_KINDS
-def test_repeated_delete_of_what_was_reported_on_keeps_the_report(waiting: Api, kind: str) -> None:
+def test_a_repeated_delete_keeps_reports(waiting: Api, kind: str) -> None:
     api, resource = waiting, create(waiting, kind)
     delete(api, resource)
     assert api.report(resource, "other", observed_generation=2).status_code == 201
@@ -111,7 +111,7 @@ def test_repeated_delete_of_what_was_reported_on_keeps_the_report(waiting: Api, 
 
 
 @BOTH_KINDS
-def test_a_resource_with_changes_is_marked_at_its_next_generation(waiting: Api, kind: str) -> None:
+def test_delete_raises_the_generation_of_a_changed_resource_by_one(waiting: Api, kind: str) -> None:
     api, resource = waiting, create(waiting, kind)
     check(patch(api, resource, {"spec": {"x": 1}}))
     check(merge(api, resource, {"labels": None}))
@@ -149,21 +149,21 @@ def test_the_name_of_a_marked_resource_stays_taken_until_it_is_gone(waiting: Api
 
 
 @BOTH_KINDS
-def test_what_does_not_exist_cannot_be_deleted(api: Api, kind: str) -> None:
+def test_delete_of_an_unknown_resource_gets_404(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for unknown in (NO_ID, "no-uuid", resource["id"] + "0"):
         problem(api.delete(f"{collection(resource)}/{unknown}"), 404)
     assert read(api, resource)[1] == resource
 
 
-def test_a_node_pool_is_deleted_under_its_own_cluster_only(api: Api) -> None:
+def test_a_node_pool_can_only_be_deleted_under_its_own_cluster(api: Api) -> None:
     node_pool, other = api.node_pool(api.cluster("c1")), api.cluster("c2")
     problem(api.delete(f"/clusters/{other['id']}/nodepools/{node_pool['id']}"), 404)
     problem(api.delete(f"/clusters/{node_pool['id']}"), 404)
     assert api.read(node_pool) == node_pool
 
 
-# The cascade
+# Cascading
 
 
 def test_deleting_a_cluster_marks_its_node_pools_and_no_others(
@@ -194,7 +194,7 @@ def test_deleting_a_cluster_marks_its_node_pools_and_no_others(
     assert (api.read(other), api.read(bystander)) == (other, bystander)
 
 
-def test_the_cascade_leaves_a_node_pool_alone_that_was_marked_before(
+def test_deleting_a_cluster_leaves_a_node_pool_that_is_already_marked_unchanged(
     waiting: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = waiting.cluster()
@@ -206,7 +206,7 @@ def test_the_cascade_leaves_a_node_pool_alone_that_was_marked_before(
     assert read(waiting, pool) == before
 
 
-def test_deleting_a_node_pool_leaves_its_cluster_and_its_siblings_alone(waiting: Api) -> None:
+def test_deleting_a_node_pool_leaves_its_cluster_and_siblings_unchanged(waiting: Api) -> None:
     cluster = waiting.cluster()
     first, second = waiting.node_pool(cluster, "np1"), waiting.node_pool(cluster, "np2")
     before = read(waiting, cluster), read(waiting, second)
@@ -217,11 +217,11 @@ def test_deleting_a_node_pool_leaves_its_cluster_and_its_siblings_alone(waiting:
     assert (read(waiting, cluster), read(waiting, second)) == before
 
 
-# The end
+# Removal
 
 
 @BOTH_KINDS
-def test_a_resource_that_nobody_has_to_finalize_goes_at_once(
+def test_a_resource_that_no_adapter_must_finalize_is_removed_at_once(
     api: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     resource = create(api, kind)
@@ -231,11 +231,11 @@ def test_a_resource_that_nobody_has_to_finalize_goes_at_once(
     assert marked["deleted_by"] == "system@hyperfleet.local"
     assert marked["deleted_time"] >= resource["created_time"]
     gone(api, resource)
-    # The owner of a node pool stays.
+    # The owner of a node pool remains.
     assert left(sql) == owner_left(kind)
 
 
-def test_a_cluster_goes_at_once_with_node_pools_that_nobody_has_to_finalize(
+def test_a_cluster_and_node_pools_that_no_adapter_must_finalize_are_removed_at_once(
     api: Api, sql: psycopg.Connection
 ) -> None:
     cluster = api.cluster(labels={"a": "b"})
@@ -248,7 +248,7 @@ def test_a_cluster_goes_at_once_with_node_pools_that_nobody_has_to_finalize(
 
 
 @BOTH_KINDS
-def test_without_configuration_those_who_reported_have_to_finalize(
+def test_without_required_adapters_all_that_have_reported_must_finalize(
     api: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     resource = create(api, kind)
@@ -256,7 +256,7 @@ def test_without_configuration_those_who_reported_have_to_finalize(
         api.report(resource, adapter)
     delete(api, resource)
     assert finalize(api, resource, adapter="dns").status_code == 201
-    # One who comes late has to, too.
+    # An adapter that first reports now must finalize, too.
     assert api.report(resource, "late", observed_generation=2).status_code == 201
     assert finalize(api, resource, adapter="validation").status_code == 201
     assert condition(api.read(resource), "Reconciled")["status"] == "False"
@@ -266,7 +266,7 @@ def test_without_configuration_those_who_reported_have_to_finalize(
 
 
 @BOTH_KINDS
-def test_with_configuration_only_required_adapters_have_to_finalize_and_all_of_them(
+def test_if_adapters_are_required_exactly_those_must_finalize(
     service: Callable[..., Api], sql: psycopg.Connection, kind: str
 ) -> None:
     both = ("one", "two")
@@ -285,9 +285,9 @@ def test_with_configuration_only_required_adapters_have_to_finalize_and_all_of_t
 
 
 @BOTH_KINDS
-def test_only_finalized_true_at_the_present_generation_counts(waiting: Api, kind: str) -> None:
+def test_only_finalized_true_at_the_current_generation_counts(waiting: Api, kind: str) -> None:
     api, resource = waiting, create(waiting, kind)
-    # Before the mark: who finalizes what is wanted has misunderstood.
+    # Before the deletion, Finalized means nothing.
     assert finalize(api, resource, generation=1).status_code == 201
     assert "deleted_time" not in api.read(resource)
     delete(api, resource)
@@ -329,7 +329,7 @@ def test_a_discarded_report_removes_nothing(waiting: Api, kind: str) -> None:
     assert read(api, resource) == before
 
 
-def test_a_finalized_cluster_waits_for_its_node_pools_and_the_last_one_takes_it_along(
+def test_a_finalized_cluster_is_removed_with_the_last_of_its_node_pools(
     waiting: Api, sql: psycopg.Connection
 ) -> None:
     api, cluster = waiting, waiting.cluster(labels={"a": "b"})
@@ -352,7 +352,7 @@ def test_a_finalized_cluster_waits_for_its_node_pools_and_the_last_one_takes_it_
     assert left(sql) == {}
 
 
-def test_a_cluster_whose_node_pools_went_first_waits_for_its_own_adapters(
+def test_a_cluster_whose_node_pools_are_gone_waits_for_its_own_adapters(
     waiting: Api, sql: psycopg.Connection
 ) -> None:
     api, cluster = waiting, waiting.cluster()
@@ -368,7 +368,7 @@ def test_a_cluster_whose_node_pools_went_first_waits_for_its_own_adapters(
     assert left(sql) == {}
 
 
-def test_a_cluster_that_nobody_has_to_finalize_waits_for_its_node_pools_all_the_same(
+def test_a_cluster_that_no_adapter_must_finalize_still_waits_for_its_node_pools(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service(required_adapters_nodepool=("np",))
@@ -382,7 +382,7 @@ def test_a_cluster_that_nobody_has_to_finalize_waits_for_its_node_pools_all_the_
     assert left(sql) == {}
 
 
-def test_the_cascade_takes_node_pools_at_once_that_nobody_has_to_finalize(
+def test_deleting_a_cluster_removes_node_pools_that_no_adapter_must_finalize_at_once(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service(required_adapters_cluster=("dns",))
@@ -399,7 +399,7 @@ def test_the_cascade_takes_node_pools_at_once_that_nobody_has_to_finalize(
     assert left(sql) == {}
 
 
-def test_a_node_pool_that_was_deleted_before_takes_a_waiting_cluster_along_too(waiting: Api) -> None:
+def test_a_waiting_cluster_is_removed_with_a_node_pool_that_was_deleted_before_it(waiting: Api) -> None:
     api, cluster = waiting, waiting.cluster()
     check(patch(api, cluster, {"spec": {"x": 1}}))
     pool = api.node_pool(cluster)
@@ -411,7 +411,7 @@ def test_a_node_pool_that_was_deleted_before_takes_a_waiting_cluster_along_too(w
     gone(api, cluster, pool)
 
 
-def test_the_end_of_a_node_pool_does_not_remove_a_cluster_that_is_not_marked(api: Api) -> None:
+def test_removing_the_last_node_pool_keeps_a_cluster_that_is_not_marked(api: Api) -> None:
     cluster = api.cluster()
     pool = api.node_pool(cluster)
     delete(api, pool)
@@ -420,7 +420,7 @@ def test_the_end_of_a_node_pool_does_not_remove_a_cluster_that_is_not_marked(api
 
 
 @BOTH_KINDS
-def test_nothing_of_a_resource_is_left_in_any_table_and_others_keep_theirs(
+def test_removal_leaves_no_rows_of_the_resource_and_all_rows_of_others(
     waiting: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     api, resource = waiting, create(waiting, kind)
@@ -440,7 +440,7 @@ def test_nothing_of_a_resource_is_left_in_any_table_and_others_keep_theirs(
 
 
 @BOTH_KINDS
-def test_adapters_may_report_until_the_end(waiting: Api, kind: str) -> None:
+def test_adapters_may_report_on_a_marked_resource(waiting: Api, kind: str) -> None:
     api, resource = waiting, create(waiting, kind)
     delete(api, resource)
     tag, marked = read(api, resource)
@@ -454,19 +454,19 @@ def test_adapters_may_report_until_the_end(waiting: Api, kind: str) -> None:
     assert [reported[member] for member in kept] == [marked[member] for member in kept]
 
 
-def test_a_patch_of_the_other_media_type_is_refused_as_well_once_marked(waiting: Api) -> None:
+def test_merge_patches_and_patches_without_change_of_a_marked_resource_are_refused(waiting: Api) -> None:
     cluster = waiting.cluster()
     delete(waiting, cluster)
     refused(patch(waiting, cluster, {"spec": {"x": 1}}, MERGE), 409)
-    # One that would change nothing is a change that was asked for, too.
+    # Even one that would change nothing.
     refused(patch(waiting, cluster, {"spec": cluster["spec"]}), 409)
 
 
-# Much at once
+# Large clusters
 
 
 def many(api: Api, sql: psycopg.Connection, number: int) -> tuple[Json, list[str]]:
-    """A cluster with so many node pools, and the ids of these."""
+    """Creates a cluster with this number of node pools; returns it, and their ids."""
     cluster = api.cluster("large")
     api.report(cluster, "dns")
     pool = api.node_pool(cluster, "first")
@@ -493,7 +493,7 @@ def eventually(done: Callable[[], bool]) -> None:
 
 
 def slow(sql: psycopg.Connection, what: str) -> None:
-    """Has each change of a node pool take 10 ms."""
+    """Makes each change of a node pool take 10 ms."""
     sql.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(0.01); RETURN coalesce(NEW, OLD); END $$"
@@ -501,14 +501,14 @@ def slow(sql: psycopg.Connection, what: str) -> None:
     sql.execute(f"CREATE TRIGGER slow BEFORE {what} ON node_pools FOR EACH ROW EXECUTE FUNCTION slow()")
 
 
-def test_what_takes_longer_than_a_statement_or_a_request_may_is_marked_all_the_same(
+def test_a_deletion_that_exceeds_the_timeouts_still_completes(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service(request_timeout=1, statement_timeout=2)
     cluster, pools = many(api, sql, 250)
     slow(sql, "UPDATE")
     assert api.delete(at(cluster)).status_code == 503
-    # Whoever asks again waits for his turn, and finds it done.
+    # A repeated request waits for the first one, and finds it done.
     eventually(lambda: api.delete(at(cluster)).status_code == 202)
     rows = sql.execute("SELECT id, generation, status FROM node_pools WHERE deleted_time IS NOT NULL")
     marked = {str(id_): (generation, status["phase"]) for id_, generation, status in rows}
@@ -516,7 +516,7 @@ def test_what_takes_longer_than_a_statement_or_a_request_may_is_marked_all_the_s
     assert api.read(cluster)["generation"] == 2
 
 
-def test_what_takes_longer_than_a_statement_or_a_request_may_goes_by_force_all_the_same(
+def test_a_force_delete_that_exceeds_the_timeouts_still_completes(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service(request_timeout=1, statement_timeout=2)

@@ -1,4 +1,4 @@
-"""Entity tags: nobody loads twice what has not changed, or overwrites what they have not seen."""
+"""Entity tags save clients from loading what has not changed and overwriting what they have not seen."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def weak(tag: str) -> str:
 
 
 @BOTH_KINDS
-def test_every_answer_with_a_resource_carries_its_strong_tag(waiting: Api, kind: str) -> None:
+def test_every_response_with_a_resource_has_its_strong_tag(waiting: Api, kind: str) -> None:
     api = waiting
     created = api.post(place(api, kind), json={"name": "one", "spec": {}})
     resource = check(created, 201)
@@ -81,7 +81,7 @@ def test_every_write_changes_the_tag_and_nothing_else_does(api: Api, kind: str) 
         lambda: patch(api, resource, {"spec": {"x": 1}}),
         lambda: patch(api, resource, {"labels": {"x": "1"}}, MERGE),
         lambda: api.report(resource, "dns"),
-        # The same again: a later report, with later times.
+        # A later report with the same content has later times.
         lambda: api.report(resource, "dns", observed_generation=2),
         lambda: api.delete(at(resource)),
     ):
@@ -100,7 +100,7 @@ def test_every_write_changes_the_tag_and_nothing_else_does(api: Api, kind: str) 
         assert read(api, resource)[0] == seen[-1]
 
 
-def test_the_tag_outlives_the_replica(service: Callable[..., Api]) -> None:
+def test_a_tag_is_valid_on_every_replica(service: Callable[..., Api]) -> None:
     first, second = service(), service()
     cluster = first.cluster()
     assert read(first, cluster) == read(second, cluster)
@@ -114,7 +114,7 @@ def test_the_tag_outlives_the_replica(service: Callable[..., Api]) -> None:
 
 
 @BOTH_KINDS
-def test_a_version_that_the_client_has_is_not_sent_again(api: Api, kind: str) -> None:
+def test_if_none_match_with_the_current_tag_gets_304(api: Api, kind: str) -> None:
     resource = create(api, kind)
     tag, now = read(api, resource)
     for tags in (tag, weak(tag), f'"other", {tag}', f'W/"other",{weak(tag)} , "third"', f"{tag},", "*"):
@@ -133,7 +133,7 @@ def test_a_version_that_the_client_has_is_not_sent_again(api: Api, kind: str) ->
 
 
 @BOTH_KINDS
-def test_a_version_that_has_passed_is_answered_with_the_present_one(api: Api, kind: str) -> None:
+def test_if_none_match_with_an_old_tag_gets_the_current_version(api: Api, kind: str) -> None:
     resource = create(api, kind)
     old, _ = read(api, resource)
     changed = check(patch(api, resource, {"spec": {"x": 1}}))
@@ -141,7 +141,7 @@ def test_a_version_that_has_passed_is_answered_with_the_present_one(api: Api, ki
     tag, _ = read(api, resource)
     not_modified(get(api, resource, tag), tag)
     not_modified(get(api, resource, f"{old}, {tag}"), tag)
-    # A report is news for those who poll.
+    # A report changes what pollers see.
     api.report(resource, "dns")
     response = get(api, resource, tag)
     assert check(response)["status"]["adapters"][0]["adapter"] == "dns"
@@ -162,7 +162,7 @@ def test_tags_may_come_in_several_header_lines(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_what_does_not_exist_is_not_found_whatever_the_client_has(api: Api, kind: str) -> None:
+def test_if_none_match_on_an_unknown_resource_gets_404(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for tags in ("*", '"1"', read(api, resource)[0]):
         problem(api.get(f"{collection(resource)}/{NO_ID}", headers={"If-None-Match": tags}), 404)
@@ -172,7 +172,7 @@ def test_what_does_not_exist_is_not_found_whatever_the_client_has(api: Api, kind
 
 
 @BOTH_KINDS
-def test_the_present_version_may_be_changed(api: Api, kind: str) -> None:
+def test_if_match_with_the_current_tag_lets_a_patch_through(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for value, form in enumerate(("{}", '"other", {}', '{} , "other"', '"a,b",{}', 'W/"1", {}', "*")):
         tag, before = read(api, resource)
@@ -182,7 +182,7 @@ def test_the_present_version_may_be_changed(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_another_version_is_not_changed(api: Api, kind: str) -> None:
+def test_if_match_with_another_tag_refuses_patch_and_delete(api: Api, kind: str) -> None:
     resource = create(api, kind)
     old, _ = read(api, resource)
     check(patch(api, resource, {"spec": {"x": 1}}))
@@ -192,7 +192,7 @@ def test_another_version_is_not_changed(api: Api, kind: str) -> None:
     for tags in (
         old,
         '"other"',
-        # A weak tag never says that something is the same byte by byte.
+        # A weak tag does not mean equality byte for byte.
         weak(tag),
         f"{weak(tag)}, {old}",
         f'"{inner}0"',
@@ -204,7 +204,7 @@ def test_another_version_is_not_changed(api: Api, kind: str) -> None:
         for media_type in (JSON, MERGE):
             response = patch(api, resource, {"spec": {"y": 1}}, media_type, **{"If-Match": tags})
             refused(response, 412)
-            # Whoever lost can see what the present version is without asking.
+            # The response includes the current tag, so the client need not ask for it.
             assert response.headers["ETag"] == tag
         response = api.delete(at(resource), headers={"If-Match": tags})
         refused(response, 412)
@@ -213,8 +213,8 @@ def test_another_version_is_not_changed(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_who_sends_a_tag_that_a_proxy_made_weak_is_told_so(api: Api, kind: str) -> None:
-    # To one who is told that the resource has changed, reading it again gives the same tag again.
+def test_a_refusal_of_a_current_tag_made_weak_by_a_proxy_says_so(api: Api, kind: str) -> None:
+    # If told that the resource had changed, the client would read it again and get the same tag.
     resource = create(api, kind)
     tag, _ = read(api, resource)
     for tags in (weak(tag), f'"other", {weak(tag)}'):
@@ -227,11 +227,11 @@ def test_who_sends_a_tag_that_a_proxy_made_weak_is_told_so(api: Api, kind: str) 
 
 
 @BOTH_KINDS
-def test_what_is_no_tag_never_lets_a_change_through(api: Api, kind: str) -> None:
+def test_a_malformed_if_match_never_lets_a_change_through(api: Api, kind: str) -> None:
     resource = create(api, kind)
     before = read(api, resource)
     inner = before[0][1:-1]
-    # Left out: the bare version without quotes. It is no tag either, but it means the right thing.
+    # The bare version without quotes is not here: it is no tag either, but means the right one.
     for tags in (
         f"'{inner}'",
         f'"{inner}',
@@ -248,12 +248,12 @@ def test_what_is_no_tag_never_lets_a_change_through(api: Api, kind: str) -> None
         ):
             assert response.status_code in (400, 412), (tags, response.text)
         assert read(api, resource) == before
-        # For a read it is harmless; it must only not be an error of the service.
+        # It is harmless in a read, which only must not fail with a server error.
         assert get(api, resource, tags).status_code in (200, 304, 400)
 
 
 @BOTH_KINDS
-def test_a_condition_holds_for_a_patch_that_changes_nothing_too(api: Api, kind: str) -> None:
+def test_if_match_is_checked_for_a_patch_that_changes_nothing(api: Api, kind: str) -> None:
     resource = create(api, kind)
     before = read(api, resource)
     refused(patch(api, resource, {}, **{"If-Match": '"other"'}), 412)
@@ -262,7 +262,7 @@ def test_a_condition_holds_for_a_patch_that_changes_nothing_too(api: Api, kind: 
 
 
 @BOTH_KINDS
-def test_a_report_in_between_makes_a_version_pass(api: Api, kind: str) -> None:
+def test_a_report_outdates_the_tag_of_the_resource(api: Api, kind: str) -> None:
     resource = create(api, kind)
     tag, _ = read(api, resource)
     api.report(resource, "dns")
@@ -272,7 +272,7 @@ def test_a_report_in_between_makes_a_version_pass(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_the_present_version_may_be_deleted(waiting: Api, kind: str) -> None:
+def test_if_match_with_the_current_tag_lets_a_delete_through(waiting: Api, kind: str) -> None:
     api = waiting
     for form in ("{}", '"other", {}', "*"):
         resource = create(api, kind, f"r{len(form)}")
@@ -280,7 +280,7 @@ def test_the_present_version_may_be_deleted(waiting: Api, kind: str) -> None:
         marked = delete(api, resource, **{"If-Match": form.format(tag)})
         assert marked["generation"] == 2
         tag, _ = read(api, resource)
-        # Repeated for the version that it is now, it is still the same.
+        # Repeated with the tag of the marked resource, it changes nothing.
         assert delete(api, resource, **{"If-Match": form.format(tag)}) == marked
         refused(api.delete(at(resource), headers={"If-Match": '"other"'}), 412)
         assert finalize(api, resource).status_code == 201
@@ -296,7 +296,7 @@ def test_a_refused_delete_of_a_cluster_marks_no_node_pool(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_what_does_not_exist_is_not_found_before_its_version_is_compared(api: Api, kind: str) -> None:
+def test_if_match_on_an_unknown_resource_gets_404(api: Api, kind: str) -> None:
     path = f"{collection(create(api, kind))}/{NO_ID}"
     for tags in ("*", '"1"'):
         problem(api.patch(path, json={"spec": {}}, headers={"If-Match": tags}), 404)
@@ -304,7 +304,7 @@ def test_what_does_not_exist_is_not_found_before_its_version_is_compared(api: Ap
 
 
 @BOTH_KINDS
-def test_a_marked_resource_stays_unchanged_whichever_version_is_named(waiting: Api, kind: str) -> None:
+def test_if_match_lets_no_patch_of_a_marked_resource_through(waiting: Api, kind: str) -> None:
     api, resource = waiting, create(waiting, kind)
     delete(api, resource)
     before = read(api, resource)
@@ -318,7 +318,7 @@ def test_a_marked_resource_stays_unchanged_whichever_version_is_named(waiting: A
 
 
 @BOTH_KINDS
-def test_a_change_must_name_its_version_where_the_service_requires_it(
+def test_a_change_without_if_match_gets_428_if_the_service_requires_it(
     service: Callable[..., Api], kind: str
 ) -> None:
     api = service(
@@ -330,26 +330,26 @@ def test_a_change_must_name_its_version_where_the_service_requires_it(
         refused(patch(api, resource, {"spec": {"x": 1}}, media_type), 428)
         refused(patch(api, resource, {}, media_type), 428)
     refused(api.delete(at(resource)), 428)
-    # If-None-Match is no replacement.
+    # If-None-Match is no substitute.
     refused(api.delete(at(resource), headers={"If-None-Match": before[0]}), 428)
     assert read(api, resource) == before
     refused(change(api, resource, '"other"'), 412)
     check(change(api, resource, before[0]))
     check(change(api, resource, "*", 2))
     assert delete(api, resource, **{"If-Match": read(api, resource)[0]})["generation"] == 4
-    # Creation, reports and force-delete are no changes of a version that somebody has read.
+    # Reports and force-delete do not change a version that the client has read.
     response = api.report(resource, ADAPTER[kind], observed_generation=4)
     assert response.status_code == 201
     assert api.post(at(resource, "/force-delete"), json={"reason": "x"}).status_code == 204
 
 
-def test_nobody_has_to_name_a_version_by_default(api: Api) -> None:
+def test_a_change_need_not_name_a_version_by_default(api: Api) -> None:
     cluster = api.cluster()
     check(patch(api, cluster, {"spec": {"x": 1}}))
     check(api.delete(at(cluster)), 202)
 
 
-def test_two_who_edit_the_same_version_cannot_overwrite_each_other(api: Api) -> None:
+def test_two_editors_of_the_same_version_cannot_overwrite_each_other(api: Api) -> None:
     cluster = api.cluster(spec={"nodes": 3})
     hers, his = read(api, cluster), read(api, cluster)
     assert hers == his
@@ -362,11 +362,11 @@ def test_two_who_edit_the_same_version_cannot_overwrite_each_other(api: Api) -> 
     assert merged["spec"] == {"nodes": 5, "zone": "a"}
 
 
-# Pages of other origins
+# Browsers
 
 
 @BOTH_KINDS
-def test_pages_of_other_origins_may_read_tag_and_location(api: Api, kind: str) -> None:
+def test_web_pages_may_read_etag_and_location(api: Api, kind: str) -> None:
     resource = create(api, kind)
     origin = {"Origin": ALLOWED}
     created = api.post(collection(resource), json={"name": "two", "spec": {}}, headers=origin)
@@ -385,7 +385,7 @@ def test_pages_of_other_origins_may_read_tag_and_location(api: Api, kind: str) -
         "Idempotency-Key",
     ],
 )
-def test_pages_of_other_origins_may_send_the_headers_of_the_contract(api: Api, header: str) -> None:
+def test_web_pages_may_send_the_headers_of_the_contract(api: Api, header: str) -> None:
     preflight = api.options(
         "/clusters",
         headers={

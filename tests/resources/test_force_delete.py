@@ -1,4 +1,4 @@
-"""force-delete: the way out for a deletion that is stuck, and the record that it leaves."""
+"""force-delete removes a resource whose deletion is stuck, and leaves an audit record."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def audit(sql: psycopg.Connection) -> list[Json]:
 
 
 @BOTH_KINDS
-def test_a_marked_resource_goes_now_and_leaves_nothing_but_the_record(
+def test_force_delete_removes_a_marked_resource_and_leaves_only_an_audit_record(
     waiting: Api, sql: psycopg.Connection, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, resource = waiting, create(waiting, kind)
@@ -68,7 +68,7 @@ def test_a_marked_resource_goes_now_and_leaves_nothing_but_the_record(
     assert abs(record["time"] - before) < timedelta(minutes=1)
 
 
-def test_a_cluster_takes_its_node_pools_along_and_each_has_a_record(
+def test_force_delete_of_a_cluster_removes_its_node_pools_and_records_each(
     waiting: Api, sql: psycopg.Connection
 ) -> None:
     api = waiting
@@ -92,7 +92,9 @@ def test_a_cluster_takes_its_node_pools_along_and_each_has_a_record(
     assert sorted(record["resource_type"] for record in records) == ["Cluster"] + ["NodePool"] * 3
 
 
-def test_a_forced_node_pool_lets_a_waiting_cluster_go(waiting: Api, sql: psycopg.Connection) -> None:
+def test_a_waiting_cluster_is_removed_when_its_last_node_pool_is_force_deleted(
+    waiting: Api, sql: psycopg.Connection
+) -> None:
     api, cluster = waiting, waiting.cluster()
     first, second = api.node_pool(cluster, "np1"), api.node_pool(cluster, "np2")
     delete(api, cluster)
@@ -107,7 +109,7 @@ def test_a_forced_node_pool_lets_a_waiting_cluster_go(waiting: Api, sql: psycopg
     assert forced == [first["id"], second["id"]]
 
 
-def test_a_forced_node_pool_leaves_a_cluster_that_is_not_ready_to_go(
+def test_force_delete_of_a_node_pool_keeps_a_cluster_that_is_not_finalized(
     waiting: Api, sql: psycopg.Connection
 ) -> None:
     api, cluster = waiting, waiting.cluster()
@@ -121,7 +123,7 @@ def test_a_forced_node_pool_leaves_a_cluster_that_is_not_ready_to_go(
     assert [record["resource_type"] for record in audit(sql)] == ["NodePool"]
 
 
-def test_a_forced_node_pool_of_a_living_cluster_leaves_it_alone(waiting: Api) -> None:
+def test_force_delete_of_a_node_pool_leaves_an_unmarked_cluster_unchanged(waiting: Api) -> None:
     cluster = waiting.cluster()
     pool, sibling = waiting.node_pool(cluster, "np1"), waiting.node_pool(cluster, "np2")
     delete(waiting, pool)
@@ -132,7 +134,9 @@ def test_a_forced_node_pool_of_a_living_cluster_leaves_it_alone(waiting: Api) ->
 
 
 @BOTH_KINDS
-def test_what_is_not_marked_is_not_removed(waiting: Api, sql: psycopg.Connection, kind: str) -> None:
+def test_force_delete_of_an_unmarked_resource_gets_409(
+    waiting: Api, sql: psycopg.Connection, kind: str
+) -> None:
     resource = create(waiting, kind)
     before = read(waiting, resource)
     refused(force(waiting, resource), 409)
@@ -141,7 +145,9 @@ def test_what_is_not_marked_is_not_removed(waiting: Api, sql: psycopg.Connection
 
 
 @BOTH_KINDS
-def test_what_does_not_exist_cannot_be_forced(waiting: Api, sql: psycopg.Connection, kind: str) -> None:
+def test_force_delete_of_an_unknown_resource_gets_404(
+    waiting: Api, sql: psycopg.Connection, kind: str
+) -> None:
     resource = create(waiting, kind)
     for unknown in (NO_ID, "no-uuid", resource["id"] + "0"):
         path = f"{collection(resource)}/{unknown}/force-delete"
@@ -152,7 +158,7 @@ def test_what_does_not_exist_cannot_be_forced(waiting: Api, sql: psycopg.Connect
     assert len(audit(sql)) == 1
 
 
-def test_a_node_pool_is_forced_under_its_own_cluster_only(waiting: Api) -> None:
+def test_a_node_pool_can_only_be_force_deleted_under_its_own_cluster(waiting: Api) -> None:
     pool, other = waiting.node_pool(waiting.cluster("c1")), waiting.cluster("c2")
     delete(waiting, pool)
     path = f"/clusters/{other['id']}/nodepools/{pool['id']}/force-delete"
@@ -162,7 +168,7 @@ def test_a_node_pool_is_forced_under_its_own_cluster_only(waiting: Api) -> None:
 
 
 @BOTH_KINDS
-def test_the_reason_must_be_given_and_keep_its_bounds(
+def test_a_reason_is_required_and_limited_to_1024_characters(
     waiting: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     api, resource = waiting, create(waiting, kind)
@@ -177,12 +183,12 @@ def test_the_reason_must_be_given_and_keep_its_bounds(
     problem(api.post(path, data="reason=x", headers={"Content-Type": "text/plain"}), 415)
     assert read(api, resource) == before
     assert audit(sql) == []
-    # Characters are counted, not bytes.
+    # The limit is in characters, not bytes.
     check(force(api, resource, "é" * 1024), 204)
     assert audit(sql)[0]["reason"] == "é" * 1024
 
 
-def test_a_reason_of_one_character_will_do(waiting: Api, sql: psycopg.Connection) -> None:
+def test_a_reason_of_one_character_is_accepted(waiting: Api, sql: psycopg.Connection) -> None:
     cluster = waiting.cluster()
     delete(waiting, cluster)
     check(force(waiting, cluster, "x"), 204)
@@ -190,7 +196,7 @@ def test_a_reason_of_one_character_will_do(waiting: Api, sql: psycopg.Connection
 
 
 @BOTH_KINDS
-def test_the_log_says_who_removed_what_and_why(
+def test_the_log_says_in_one_line_who_removed_what_and_why(
     waiting: Api, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = create(waiting, kind)
@@ -202,12 +208,12 @@ def test_the_log_says_who_removed_what_and_why(
     (line,) = [line for line in lines if "first line" in line]
     assert "oncall@example.com" in line
     assert kind in line
-    # One event is one line, whatever people write.
+    # The reason must not forge a second line.
     assert "\n" not in line
 
 
 @BOTH_KINDS
-def test_a_refusal_is_not_logged_as_a_removal(
+def test_a_refused_force_delete_does_not_log_its_reason(
     waiting: Api, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     resource = create(waiting, kind)
@@ -217,7 +223,7 @@ def test_a_refusal_is_not_logged_as_a_removal(
 
 
 @BOTH_KINDS
-def test_the_name_is_free_again_and_the_record_stays(
+def test_after_a_force_delete_the_name_is_free_and_the_record_remains(
     waiting: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     resource = create(waiting, kind)

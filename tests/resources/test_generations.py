@@ -1,4 +1,4 @@
-"""Three generations of clients, each with what it sends and every field that it reads."""
+"""Three generations of clients: the requests that each sends, and the fields that it reads."""
 
 from pathlib import Path
 

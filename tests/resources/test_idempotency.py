@@ -1,4 +1,4 @@
-"""Idempotency-Key: a creation that may be repeated until its answer arrives."""
+"""Idempotency-Key: a creation can be repeated until its response arrives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def post(api: Api, path: str, body: Json, key: str | bytes = KEY) -> requests.Re
 
 
 def same(first: requests.Response, again: requests.Response) -> None:
-    """The repeated request got the first answer."""
+    """Asserts that the repeated request got the first response."""
     assert check(again, 201) == first.json()
     assert again.content == first.content
     for header in ("Location", "ETag", "Content-Type"):
@@ -42,7 +42,7 @@ def grow_old(sql: psycopg.Connection, age: str) -> None:
 
 
 @BOTH_KINDS
-def test_the_same_request_gets_the_first_answer_and_creates_nothing(
+def test_a_repeated_request_gets_the_first_response_and_creates_nothing(
     api: Api, sql: psycopg.Connection, kind: str
 ) -> None:
     path = place(api, kind)
@@ -58,16 +58,16 @@ def test_the_same_request_gets_the_first_answer_and_creates_nothing(
 
 
 @BOTH_KINDS
-def test_without_a_key_a_repetition_is_a_conflict(api: Api, kind: str) -> None:
+def test_without_a_key_a_repeated_creation_is_a_conflict(api: Api, kind: str) -> None:
     path = place(api, kind)
     check(api.post(path, json=BODY), 201)
     refused(api.post(path, json=BODY), 409)
-    # Nor does a key of today know what was created without it.
+    # A key that is new does not match what was created without one.
     refused(post(api, path, BODY), 409)
 
 
 @BOTH_KINDS
-def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind: str) -> None:
+def test_another_replica_gives_the_same_response(service: Callable[..., Api], kind: str) -> None:
     one, two = service(), service()
     path = place(one, kind)
     first = post(one, path, BODY)
@@ -79,7 +79,7 @@ def test_another_replica_gives_the_same_answer(service: Callable[..., Api], kind
     assert total(two, path) == 1
 
 
-def test_a_restart_does_not_forget(database: str) -> None:
+def test_keys_survive_a_restart(database: str) -> None:
     settings = {"HYPERFLEET_DATABASE_URL": database}
     with Serving("--no-auth", env=settings) as server, Api(server.url) as api:
         path = place(api, "NodePool")
@@ -93,7 +93,9 @@ def test_a_restart_does_not_forget(database: str) -> None:
 
 
 @BOTH_KINDS
-def test_the_first_answer_stays_the_answer_whatever_becomes_of_the_resource(api: Api, kind: str) -> None:
+def test_the_first_response_is_repeated_even_if_the_resource_is_changed_or_deleted(
+    api: Api, kind: str
+) -> None:
     path = place(api, kind)
     first = post(api, path, BODY)
     resource = check(first, 201)
@@ -107,7 +109,7 @@ def test_the_first_answer_stays_the_answer_whatever_becomes_of_the_resource(api:
     assert total(api, path) == 0
 
 
-def test_the_first_answer_stays_the_answer_when_the_cluster_is_marked(waiting: Api) -> None:
+def test_the_first_response_is_repeated_even_if_the_cluster_is_marked(waiting: Api) -> None:
     api, cluster = waiting, waiting.cluster("owner")
     path = at(cluster, "/nodepools")
     first = post(api, path, BODY)
@@ -134,12 +136,12 @@ def test_the_same_key_with_another_request_is_refused(api: Api, kind: str) -> No
     same(first, post(api, path, BODY))
 
 
-def test_a_truth_is_another_request_than_a_number(api: Api) -> None:
+def test_true_and_1_are_different_requests(api: Api) -> None:
     check(post(api, "/clusters", {"name": "one", "spec": {"a": 1}}), 201)
     refused(post(api, "/clusters", {"name": "one", "spec": {"a": True}}), 422)
 
 
-def test_the_same_key_for_another_collection_is_another_request(api: Api) -> None:
+def test_the_same_key_for_another_collection_is_refused(api: Api) -> None:
     one, two = place(api, "NodePool", "c1"), place(api, "NodePool", "c2")
     first = post(api, one, BODY)
     check(first, 201)
@@ -150,12 +152,12 @@ def test_the_same_key_for_another_collection_is_another_request(api: Api) -> Non
 
 
 @BOTH_KINDS
-def test_another_key_is_another_creation(api: Api, kind: str) -> None:
+def test_a_request_with_another_key_is_another_creation(api: Api, kind: str) -> None:
     path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     refused(post(api, path, BODY, "another-key"), 409)
-    # Keys are told apart by case.
+    # Keys are case-sensitive.
     refused(post(api, path, BODY, KEY.upper()), 409)
     second = post(api, path, {**BODY, "name": "two"}, "another-key")
     assert check(second, 201)["id"] != first.json()["id"]
@@ -164,9 +166,7 @@ def test_another_key_is_another_creation(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_a_key_is_remembered_for_24_hours_and_not_longer(
-    api: Api, sql: psycopg.Connection, kind: str
-) -> None:
+def test_a_key_is_kept_for_24_hours_and_no_longer(api: Api, sql: psycopg.Connection, kind: str) -> None:
     path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
@@ -174,17 +174,17 @@ def test_a_key_is_remembered_for_24_hours_and_not_longer(
     same(first, post(api, path, BODY))
     refused(post(api, path, {**BODY, "name": "two"}), 422)
     grow_old(sql, "24 hours 1 minute")
-    # Now it is an ordinary creation, of a name that is taken.
+    # Now it is an ordinary creation with a name that is taken.
     refused(post(api, path, BODY), 409)
     second = post(api, path, {**BODY, "name": "two"})
     assert check(second, 201)["id"] != first.json()["id"]
-    # From here on the key stands for this one.
+    # From now on, the key stands for this one.
     same(second, post(api, path, {**BODY, "name": "two"}))
     refused(post(api, path, BODY), 422)
     assert total(api, path) == 2
 
 
-def test_keys_that_are_too_old_make_room_when_another_comes(api: Api, sql: psycopg.Connection) -> None:
+def test_a_new_key_removes_those_that_have_expired(api: Api, sql: psycopg.Connection) -> None:
     for number in range(3):
         check(post(api, "/clusters", {**BODY, "name": f"c{number}"}, f"key-{number}"), 201)
     grow_old(sql, "24 hours 1 minute")
@@ -192,12 +192,12 @@ def test_keys_that_are_too_old_make_room_when_another_comes(api: Api, sql: psyco
     assert sql.execute("SELECT key FROM idempotency_keys").fetchall() == [(KEY,)]
 
 
-def test_a_trailing_slash_makes_no_other_request(api: Api) -> None:
+def test_a_trailing_slash_makes_no_difference_to_a_key(api: Api) -> None:
     first = post(api, "/clusters", BODY)
     same(first, post(api, "/clusters/", BODY))
 
 
-def test_repeating_does_not_prolong_the_24_hours(api: Api, sql: psycopg.Connection) -> None:
+def test_a_repeated_request_does_not_extend_the_24_hours(api: Api, sql: psycopg.Connection) -> None:
     first = post(api, "/clusters", BODY)
     grow_old(sql, "23 hours")
     same(first, post(api, "/clusters", BODY))
@@ -226,12 +226,12 @@ def test_a_creation_that_failed_leaves_the_key_free(
 
 
 @BOTH_KINDS
-def test_keys_belong_to_their_caller(api: Api, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_counts_only_for_its_caller(api: Api, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
     monkeypatch.setattr(identity, "SYSTEM", "another@example.com")
-    # Another's key is as good as none: neither the answer nor the refusal is for this caller.
+    # Another caller's key counts as none: neither its response nor a 422 is for this caller.
     refused(post(api, path, BODY), 409)
     second = post(api, path, {**BODY, "name": "two"})
     assert check(second, 201)["created_by"] == "another@example.com"
@@ -242,7 +242,7 @@ def test_keys_belong_to_their_caller(api: Api, kind: str, monkeypatch: pytest.Mo
 
 
 @BOTH_KINDS
-def test_keys_have_bounds(api: Api, kind: str) -> None:
+def test_keys_are_limited_to_255_visible_ascii_characters(api: Api, kind: str) -> None:
     path = place(api, kind)
     for key in ("", "k" * 256, "two words", "a\tb", "ключ".encode(), b"\xff", b"caf\xe9"):
         problem(post(api, path, BODY, key), 400)
@@ -254,7 +254,7 @@ def test_keys_have_bounds(api: Api, kind: str) -> None:
         same(first, post(api, path, body, key))
 
 
-def test_the_key_of_a_creation_means_nothing_to_other_requests(api: Api) -> None:
+def test_keys_are_ignored_by_get_and_patch(api: Api) -> None:
     cluster = check(post(api, "/clusters", BODY), 201)
     key = {"Idempotency-Key": KEY}
     assert check(api.get(at(cluster), headers=key)) == cluster

@@ -1,8 +1,8 @@
-"""The service against a model of it in memory: random requests from several clients on two replicas.
+"""The service agrees with a model in memory under random requests of several clients to two replicas.
 
-The model is written from the contract. Every answer is compared with what the model expects, and so
-is what the other replica shows right after; lists are compared item by item, with their totals. What
-status the reports come to is what the reference of the fold says.
+The model is written from the contract. Every response is compared with it, and so is what the other
+replica shows right after; lists are compared item by item, with their totals. The expected status is
+that of the reference fold.
 """
 
 import itertools
@@ -82,7 +82,7 @@ CONDITIONS: tuple[tuple[tuple[str, str], ...], ...] = (
 LONG_AGO = "2020-01-01T00:00:00Z"
 LISTS = ("clusters", "nodepools", "of-cluster")
 WISHES = ("none", "none", "any", "current", "stale")
-# Which resource and which client. Sampled, since integers would prefer the ends of their range.
+# Numbers of a resource and a client. Sampled, since integers() prefers the ends of its range.
 ANY = st.sampled_from(range(24))
 LIVING = st.sampled_from(range(22))
 NUMBER = st.sampled_from(range(4))
@@ -90,7 +90,7 @@ NUMBER = st.sampled_from(range(4))
 
 @dataclass(eq=False)
 class Resource:
-    """What the model knows of a cluster or a node pool."""
+    """A cluster or node pool as the model knows it."""
 
     kind: str
     id: str
@@ -107,7 +107,7 @@ class Resource:
     reports: dict[str, Json] = field(default_factory=dict)
     pools: list["Resource"] = field(default_factory=list)
     status: Json | None = None
-    # Each version seen, with what it was: a strong tag stands for one text.
+    # The content seen with each tag: a strong tag stands for one text.
     versions: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -128,7 +128,7 @@ class Resource:
 
     @property
     def finished(self) -> bool:
-        """Marked, and nobody has to do anything about it any more."""
+        """Whether it is marked and waits for no adapter or node pool."""
         waited_for = self.required or tuple(self.reports)
         return self.marked and not self.pools and all(map(self.finalized_by, waited_for))
 
@@ -141,7 +141,7 @@ class Resource:
         )
 
     def agrees(self, document: Json) -> None:
-        """Whether this is what the service says, as far as the model knows."""
+        """Asserts that this document of the service agrees with the model."""
         for member in ("kind", "id", "href", "name", "generation", "labels"):
             assert document[member] == getattr(self, member), member
         assert text(document["spec"]) == text(self.spec)
@@ -153,12 +153,12 @@ class Resource:
 
 
 def text(value: Any) -> str:
-    """For comparisons that tell 1 and true apart."""
+    """Returns a text for comparisons that distinguish 1 from true."""
     return json.dumps(value, sort_keys=True)
 
 
 def told(status: Json) -> Json:
-    """What a status says, apart from when."""
+    """Returns what a status says, without its times."""
     return {
         "phase": status["phase"],
         "observed_generation": status["observed_generation"],
@@ -171,7 +171,7 @@ def told(status: Json) -> Json:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """MergePatch, as the pseudocode of RFC 7396 has it."""
+    """Applies a merge patch by the pseudocode of RFC 7396."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -184,9 +184,9 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """One fleet, several clients."""
+    """One fleet with several clients."""
 
-    # Set by the test, for all runs: starting a service takes longer than one.
+    # Set by the test for all runs, since starting a service takes longer than a run.
     clients: ClassVar[list[Api]]
     sql: ClassVar[psycopg.Connection]
     required: ClassVar[dict[str, tuple[str, ...]]]
@@ -207,7 +207,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.keys: dict[str, tuple[str, bytes]] = {}
         self.ticks = itertools.count()
 
-    # What the rules have in common
+    # Shared by the rules
 
     def now(self) -> str:
         return reference.text(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(self.ticks)))
@@ -216,7 +216,7 @@ class Lifecycle(RuleBasedStateMachine):
         return [one for one in self.known if not one.gone and kind in (None, one.kind)]
 
     def pick(self, which: int, kind: str | None = None) -> Resource:
-        """Mostly one that is there; now and then one that was."""
+        """Returns mostly an existing resource, now and then a removed one."""
         living = self.living(kind)
         known = [one for one in self.known if kind in (None, one.kind)]
         return known[which % len(known)] if which >= 22 or not living else living[which % len(living)]
@@ -225,13 +225,13 @@ class Lifecycle(RuleBasedStateMachine):
         return self.clients[number % len(self.clients)]
 
     def saw(self, resource: Resource, response: requests.Response) -> None:
-        """The answer shows this resource as the model has it, under a tag that means only this."""
+        """Asserts that a response agrees with the model, and that its tag stands for no other text."""
         resource.agrees(response.json())
         tag = response.headers["ETag"]
         assert resource.versions.setdefault(tag, response.content) == response.content
 
     def look(self, *resources: Resource | None) -> None:
-        """What each client sees of these, by turns on the one replica and on the other."""
+        """Asserts what clients see of these, alternately on one replica and the other."""
         for number, resource in enumerate(resources):
             if resource is None:
                 continue
@@ -243,7 +243,7 @@ class Lifecycle(RuleBasedStateMachine):
                 self.saw(resource, response)
 
     def tag(self, resource: Resource, wish: str) -> tuple[dict[str, str], bool]:
-        """The If-Match that is wished for, and whether it holds."""
+        """Returns the If-Match header of this sort, and whether it holds."""
         if wish == "none":
             return {}, True
         if wish == "any":
@@ -255,7 +255,7 @@ class Lifecycle(RuleBasedStateMachine):
         return {"If-Match": f"{old[0]}, W/{current}" if old else f"W/{current}"}, False
 
     def leave(self, resource: Resource) -> None:
-        """This one goes, and its owner with it when it waited for nobody else."""
+        """Removes a resource with its node pools, and its owner if that waited for nothing else."""
         resource.gone = True
         for pool in resource.pools:
             pool.gone = True
@@ -275,17 +275,17 @@ class Lifecycle(RuleBasedStateMachine):
         for pool in list(resource.pools):
             if not pool.marked:
                 self.mark(pool)
-                # The owner's turn comes when its node pools had theirs.
+                # Whether the owner goes, too, is decided after all of its node pools.
                 if pool.finished:
                     pool.gone = True
                     resource.pools.remove(pool)
         resource.refold(self.now())
 
-    # What clients do
+    # Requests
 
     @initialize(pools=st.sampled_from([0, 1, 2]))
     def start(self, pools: int) -> None:
-        """Not from nothing, so that there is more to delete than there is to create."""
+        """Starts with some resources, so that there is more to delete than to create."""
         for name in NAMES[:2]:
             self.create("/clusters", None, {"name": name, "spec": {}, "labels": {"k": "1"}}, None, 0)
         for name in NAMES[:pools]:
@@ -364,7 +364,7 @@ class Lifecycle(RuleBasedStateMachine):
     )
     def replace(self, which: int, body: Json, wish: str, number: int) -> None:
         resource = self.pick(which)
-        # Null is absent here, where nothing is merged.
+        # In application/json, null counts as absent.
         given = {name: value for name, value in body.items() if value is not None}
         labels, spec = given.get("labels", resource.labels), given.get("spec", resource.spec)
         self.change(resource, body, JSON, (labels, spec), wish, number)
@@ -408,7 +408,7 @@ class Lifecycle(RuleBasedStateMachine):
             or not isinstance(labels, dict)
             or not all(isinstance(value, str) for value in labels.values())
         ):
-            # A body that is wrong whatever the state may be found so before the state is looked at.
+            # An invalid body may be refused before the state is checked.
             objections = objections | {400}
         if objections:
             assert response.status_code in objections, response.text
@@ -467,7 +467,7 @@ class Lifecycle(RuleBasedStateMachine):
         response = self.client(number).post(resource.path + "/force-delete", json={"reason": reason})
         pools = list(resource.pools)
         if not reason:
-            # Whether the body or the state is looked at first is open.
+            # Whether the body or the state is checked first is not specified.
             other = {404} if resource.gone else set() if resource.marked else {409}
             assert response.status_code in {400} | other, response.text
         elif resource.gone:
@@ -513,7 +513,7 @@ class Lifecycle(RuleBasedStateMachine):
     def all_report_the_same(
         self, which: int, conditions: tuple[tuple[str, str], ...], number: int
     ) -> None:
-        """Without this there would hardly ever be anything that all adapters agree on."""
+        """Without this, all adapters would hardly ever agree."""
         resource = self.pick(which)
         for adapter in resource.required or tuple(resource.reports) or ADAPTERS[:1]:
             self.tell(resource, adapter, resource.generation, conditions, False, "PUT", number)
@@ -522,7 +522,7 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: any(one.marked for one in self.living()))
     @rule(which=LIVING, number=NUMBER)
     def adapters_clean_up(self, which: int, number: int) -> None:
-        """One marked resource is finalized by all who have to."""
+        """All adapters that must finalize a marked resource do so."""
         marked = [one for one in self.living() if one.marked]
         resource = marked[which % len(marked)]
         for adapter in resource.required or tuple(resource.reports):
@@ -545,7 +545,7 @@ class Lifecycle(RuleBasedStateMachine):
             "observed_generation": generation,
             "conditions": [{"type": t, "status": s, "reason": "R" + s} for t, s in conditions],
         }
-        # Late only where it is too late: otherwise the time that is stored would not be the model's.
+        # Late only where it is discarded: otherwise the stored time would differ from the model's.
         if late and stored and stored["observed_generation"] == generation:
             body["observed_time"] = LONG_AGO
         response = self.client(number).request(method, resource.path + "/statuses", json=body)
@@ -563,7 +563,7 @@ class Lifecycle(RuleBasedStateMachine):
             resource.refold(at)
             self.leave_if_finished(resource)
 
-    # What clients see
+    # Reads
 
     @rule(which=ANY, number=NUMBER)
     def get(self, which: int, number: int) -> None:
@@ -624,7 +624,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         page = check(response)
         assert page["total"] == len(resource.reports)
-        # A dictionary keeps the order in which its keys came, however often they are set again.
+        # A dictionary keeps its keys in the order of insertion, even if they are set again.
         assert [item["adapter"] for item in page["items"]] == list(resource.reports)[::-1]
         for item in page["items"]:
             stored = resource.reports[item["adapter"]]
@@ -634,7 +634,7 @@ class Lifecycle(RuleBasedStateMachine):
             ]
 
     def teardown(self) -> None:
-        """In the end all clients see the same, and nothing is left that nobody can see."""
+        """At the end, both replicas show the same, and nothing of removed resources is left."""
         for api in self.clients[:2]:
             for kind, path in (("Cluster", "/clusters"), ("NodePool", "/nodepools")):
                 expected = self.living(kind)[::-1]
@@ -661,9 +661,9 @@ class Lifecycle(RuleBasedStateMachine):
         {"Cluster": ("dns", "validation"), "NodePool": ("np",)},
         {"Cluster": (), "NodePool": ("np",)},
     ],
-    ids=["nobody-required", "all-required", "required-on-node-pools"],
+    ids=["none-required", "all-required", "required-on-node-pools"],
 )
-def test_the_service_does_what_the_model_says(
+def test_the_service_agrees_with_the_model(
     service: Callable[..., Api], sql: psycopg.Connection, required: dict[str, tuple[str, ...]]
 ) -> None:
     replicas = [

@@ -1,4 +1,4 @@
-"""What happens at the same moment, on two replicas of the service, many times over."""
+"""Concurrent requests to two replicas, many times over, never break an invariant."""
 
 import random
 import threading
@@ -22,13 +22,13 @@ Json = dict[str, Any]
 Action = Callable[[Api], requests.Response]
 
 ROUNDS = 200
-# How far apart the requests of a round start at most, in seconds: about as long as one takes, so that
-# they meet in every order and at every stage.
+# The most seconds between the starts of a round's requests: about as long as one takes, so that
+# they overlap in every order and at every stage.
 SPREAD = 0.012
 
 
 class Racers:
-    """Threads, each with a session of its own, by turns on the one replica and on the other."""
+    """Threads, each with its own session, alternately on one replica and the other."""
 
     def __init__(self, replicas: tuple[Api, Api], most: int, seed: int) -> None:
         self.sessions = [Api(replicas[index % 2].url) for index in range(most)]
@@ -36,9 +36,9 @@ class Racers:
         self.random = random.Random(seed)
 
     def race(self, *actions: Action) -> list[requests.Response]:
-        """The answers to requests that start together, give or take; none is an error of the service."""
+        """Starts requests at about the same time; returns the responses, none of them a server error."""
         start = threading.Barrier(len(actions))
-        # Who is on which replica changes from round to round.
+        # Which action goes to which replica changes from round to round.
         sessions = self.random.sample(self.sessions, len(actions))
 
         def run(action: Action, session: Api, delay: float) -> requests.Response:
@@ -89,7 +89,7 @@ def last_report(resource: Json, generation: int = 2) -> Action:
 
 
 def orphans(sql: psycopg.Connection) -> list[Any]:
-    """Rows without an owner, and node pools that live on under a marked cluster."""
+    """Returns rows without an owner, and unmarked node pools of a marked cluster."""
     return sql.execute(
         """
         SELECT 'pool of no cluster', id FROM node_pools
@@ -113,7 +113,7 @@ def ended(api: Api, *resources: Json) -> bool:
 
 
 def finish(api: Api, cluster: Json) -> None:
-    """What came too early in the race is said again, if there is anybody left to hear it."""
+    """Repeats reports that came too early in the race, for whatever is still there."""
     pools = api.get(at(cluster, "/nodepools"))
     if pools.status_code == 200:
         assert "deleted_time" in api.read(cluster)
@@ -125,7 +125,7 @@ def finish(api: Api, cluster: Json) -> None:
 REQUIRED = {"required_adapters_cluster": ("dns",), "required_adapters_nodepool": ("np",)}
 
 
-def test_a_node_pool_is_never_created_under_a_cluster_that_is_being_marked(
+def test_a_cluster_marked_during_a_creation_never_keeps_an_unmarked_node_pool(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
@@ -150,7 +150,7 @@ def test_a_node_pool_is_never_created_under_a_cluster_that_is_being_marked(
     assert set(seen) == {(201,), (409,)}, seen
 
 
-def test_a_node_pool_is_never_left_by_a_cluster_that_goes_at_once(
+def test_a_cluster_removed_during_a_creation_never_leaves_a_node_pool_behind(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     one, two = service(), service()
@@ -169,7 +169,7 @@ def test_a_node_pool_is_never_left_by_a_cluster_that_goes_at_once(
 
 
 @pytest.mark.parametrize("kind", ["Cluster", "NodePool"])
-def test_the_same_key_twice_at_once_creates_one(
+def test_two_concurrent_requests_with_one_key_create_one_resource(
     service: Callable[..., Api], sql: psycopg.Connection, kind: str
 ) -> None:
     one, two = service(), service()
@@ -187,7 +187,7 @@ def test_the_same_key_twice_at_once_creates_one(
     assert row.fetchone() == (ROUNDS, ROUNDS)
 
 
-def test_the_same_key_with_two_requests_at_once_creates_one_and_refuses_the_other(
+def test_of_two_different_concurrent_requests_with_one_key_one_is_refused(
     service: Callable[..., Api],
 ) -> None:
     one, two = service(), service()
@@ -201,7 +201,7 @@ def test_the_same_key_with_two_requests_at_once_creates_one_and_refuses_the_othe
     assert check(one.get("/clusters?size=0"))["total"] == ROUNDS // 4
 
 
-def test_the_same_name_twice_at_once_is_created_once(service: Callable[..., Api]) -> None:
+def test_of_two_concurrent_creations_with_one_name_one_is_refused(service: Callable[..., Api]) -> None:
     one, two = service(), service()
     with racers(one, two, seed=5) as threads:
         for index in range(ROUNDS // 4):
@@ -212,7 +212,9 @@ def test_the_same_name_twice_at_once_is_created_once(service: Callable[..., Api]
     assert check(one.get("/clusters?size=0"))["total"] == ROUNDS // 4
 
 
-def test_two_changes_of_the_same_version_at_once_are_one_change(service: Callable[..., Api]) -> None:
+def test_of_two_concurrent_changes_with_the_same_if_match_one_is_refused(
+    service: Callable[..., Api],
+) -> None:
     one, two = service(), service()
     cluster = one.cluster()
     pool = one.node_pool(cluster)
@@ -234,7 +236,9 @@ def test_two_changes_of_the_same_version_at_once_are_one_change(service: Callabl
     assert (one.read(cluster)["generation"], one.read(pool)["generation"]) == (101, 101)
 
 
-def test_changes_at_once_without_a_version_are_all_counted(service: Callable[..., Api]) -> None:
+def test_concurrent_changes_without_if_match_are_all_applied_and_counted(
+    service: Callable[..., Api],
+) -> None:
     one, two = service(), service()
     cluster = one.cluster()
 
@@ -248,13 +252,15 @@ def test_changes_at_once_without_a_version_are_all_counted(service: Callable[...
             labels = [f"l{index}-{n}" for n in range(4)]
             answers = threads.race(*map(merge, labels))
             assert codes(answers) == (200,) * 4
-            # Each merged into what the others had left, and each is a generation.
+            # Each is merged into the result of the others, and each is a generation.
             assert one.read(cluster)["labels"].keys() >= set(labels)
             generations = sorted(answer.json()["generation"] for answer in answers)
             assert generations == list(range(4 * index + 2, 4 * index + 6))
 
 
-def test_two_deletes_at_once_are_one(service: Callable[..., Api], sql: psycopg.Connection) -> None:
+def test_concurrent_deletes_mark_a_resource_once(
+    service: Callable[..., Api], sql: psycopg.Connection
+) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
     with racers(one, two, seed=8) as threads:
         for index in range(ROUNDS // 4):
@@ -269,7 +275,9 @@ def test_two_deletes_at_once_are_one(service: Callable[..., Api], sql: psycopg.C
     assert orphans(sql) == []
 
 
-def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Callable[..., Api]) -> None:
+def test_a_patch_concurrent_with_a_delete_never_changes_a_marked_resource(
+    service: Callable[..., Api],
+) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
     seen: Counter[int] = Counter()
     with racers(one, two, seed=9) as threads:
@@ -292,7 +300,7 @@ def test_a_change_and_a_delete_at_once_never_change_what_is_marked(service: Call
     assert set(seen) == {200, 409}, seen
 
 
-def test_last_reports_of_a_cluster_and_its_node_pools_at_once_remove_them_all(
+def test_concurrent_last_reports_on_a_cluster_and_its_node_pools_remove_them_all(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
@@ -302,13 +310,13 @@ def test_last_reports_of_a_cluster_and_its_node_pools_at_once_remove_them_all(
             pools = [one.node_pool(cluster, name, labels={"a": "b"}) for name in ("np1", "np2")]
             delete(one, cluster)
             answers = threads.race(*map(last_report, (cluster, *pools)))
-            # Whoever came last saw that the others were done, so nobody waits for ever.
+            # The last one sees that the others are done, so nothing waits forever.
             assert codes(answers) == (201, 201, 201)
             assert ended(two, cluster, *pools)
     assert left(sql) == {}
 
 
-def test_a_report_and_the_mark_at_once_leave_a_status_of_the_marked_generation(
+def test_a_report_concurrent_with_a_delete_leaves_the_status_at_the_marked_generation(
     service: Callable[..., Api],
 ) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
@@ -323,12 +331,12 @@ def test_a_report_and_the_mark_at_once_leave_a_status_of_the_marked_generation(
             now = two.read(cluster)
             assert now["status"]["phase"] == "NotReady"
             assert condition(now, "Reconciled")["observed_generation"] == 2
-            # A cluster that was wholly there at its generation has been seen so, before or after.
+            # The report made it available at generation 1, whether it came before or after.
             assert condition(now, "Available")["status"] == "True"
             assert condition(now, "Available")["observed_generation"] == 1
 
 
-def test_everything_that_ends_a_cluster_at_once_neither_blocks_nor_leaves_anything(
+def test_concurrent_removals_of_every_kind_neither_block_nor_leave_anything_behind(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     one, two = service(**REQUIRED), service(**REQUIRED)
@@ -347,7 +355,7 @@ def test_everything_that_ends_a_cluster_at_once_neither_blocks_nor_leaves_anythi
                 remove(cluster),
                 remove(first),
                 force(first),
-                # Every other time the cluster has to find its end without force.
+                # Every other time, the cluster must be removed without force.
                 force(cluster) if index % 2 else remove(second),
                 create(at(cluster, "/nodepools"), "np3"),
             ]

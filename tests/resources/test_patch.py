@@ -1,4 +1,4 @@
-"""PATCH: what may change, what a change moves with it, and what is refused."""
+"""PATCH: what can be changed, what else a change affects, and what is refused."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 def label_rows(sql: psycopg.Connection, resource: Json) -> dict[str, str]:
-    """The labels that searches see."""
+    """Returns the labels that searches see."""
     rows = sql.execute(
         "SELECT key, value FROM labels WHERE owner_type = %s AND owner_id = %s",
         (resource["kind"], resource["id"]),
@@ -37,14 +37,14 @@ def label_rows(sql: psycopg.Connection, resource: Json) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-# What is changed
+# Changes
 
 
 @BOTH_KINDS
-def test_json_replaces_the_members_that_it_carries_whole(api: Api, kind: str) -> None:
+def test_application_json_replaces_members_as_a_whole(api: Api, kind: str) -> None:
     resource = create(api, kind)
     changed = check(patch(api, resource, {"spec": {"version": "4.17", "gone": None}}))
-    # In application/json null is a value as any other.
+    # In application/json, null is an ordinary value.
     assert changed["spec"] == {"version": "4.17", "gone": None}
     assert changed["labels"] == {"env": "dev", "team": "a"}
     assert changed["generation"] == 2
@@ -54,7 +54,7 @@ def test_json_replaces_the_members_that_it_carries_whole(api: Api, kind: str) ->
     assert changed["generation"] == 3
     changed = check(patch(api, resource, {"spec": {}, "labels": {}}))
     assert (changed["spec"], changed["labels"]) == ({}, {})
-    # One request is one change, however many members it carries.
+    # One request is one change, however many members it has.
     assert changed["generation"] == 4
     assert read(api, resource)[1] == changed
 
@@ -81,7 +81,7 @@ def test_merge_patch_merges_and_null_removes(api: Api, kind: str) -> None:
     assert read(api, resource)[1] == changed
 
 
-# The examples of RFC 7396, appendix A, one level down, and what they leave open.
+# The examples of RFC 7396, appendix A, one level down, and cases that they leave open.
 MERGES: list[tuple[Json, Json, Json]] = [
     ({"a": "b"}, {"a": "c"}, {"a": "c"}),
     ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
@@ -92,7 +92,7 @@ MERGES: list[tuple[Json, Json, Json]] = [
     ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
     ({"a": "foo"}, {"a": {"b": "c"}}, {"a": {"b": "c"}}),
     ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-    # Within an array null is an item.
+    # In an array, null is an item.
     ({"a": [1]}, {"a": [None, {"b": None}]}, {"a": [None, {"b": None}]}),
     # What the patch does not name stays as it is.
     ({"a": None, "b": {"c": None}}, {"b": {"d": 1}}, {"a": None, "b": {"c": None, "d": 1}}),
@@ -132,18 +132,18 @@ LOOK_EQUAL: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize("media_type", BOTH_TYPES)
-def test_values_that_a_language_may_take_for_equal_are_a_change(api: Api, media_type: str) -> None:
+def test_values_that_only_look_equal_are_a_change(api: Api, media_type: str) -> None:
     for index, (before, after) in enumerate(LOOK_EQUAL):
-        # In an array, since elsewhere a merge takes null for a removal.
+        # In an array, since elsewhere null in a merge patch means removal.
         cluster = api.cluster(f"c{index}", spec={"a": [before]})
         changed = check(patch(api, cluster, {"spec": {"a": [after]}}, media_type))
         assert changed["generation"] == 2, (before, after)
-        # As text, since Python takes some of them for equal, too.
+        # Compared as text, since some of them are equal in Python, too.
         assert json.dumps(changed["spec"]) == json.dumps({"a": [after]})
         assert json.dumps(read(api, cluster)[1]["spec"]) == json.dumps({"a": [after]})
 
 
-def test_a_number_beyond_what_a_double_holds_exactly_is_the_same_when_it_is_sent_again(api: Api) -> None:
+def test_repeating_numbers_that_a_double_cannot_hold_exactly_is_no_change(api: Api) -> None:
     spec = '{"spec": {"large": 1e23, "digits": 1.2345678901234567e17, "small": 0.1}}'
     cluster = api.cluster()
     headers = {"Content-Type": "application/json"}
@@ -154,7 +154,7 @@ def test_a_number_beyond_what_a_double_holds_exactly_is_the_same_when_it_is_sent
     assert generations == [2, 2, 2]
 
 
-def test_a_number_that_becomes_a_truth_is_a_change(api: Api) -> None:
+def test_changing_a_number_to_a_boolean_or_back_is_a_change(api: Api) -> None:
     cluster = api.cluster(spec={"a": 1})
     changed = check(patch(api, cluster, {"spec": {"a": True}}))
     assert (changed["generation"], changed["spec"]["a"]) == (2, True)
@@ -165,7 +165,7 @@ def test_a_number_that_becomes_a_truth_is_a_change(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_name_kind_and_id_may_be_repeated_as_they_are(api: Api, kind: str) -> None:
+def test_a_patch_may_repeat_name_kind_and_id(api: Api, kind: str) -> None:
     resource = create(api, kind)
     same = {member: resource[member] for member in ("name", "kind", "id")}
     for media_type in (JSON, MERGE):
@@ -175,7 +175,7 @@ def test_name_kind_and_id_may_be_repeated_as_they_are(api: Api, kind: str) -> No
 
 
 @BOTH_KINDS
-def test_a_resource_can_be_sent_back_as_it_was_read_with_a_change(api: Api, kind: str) -> None:
+def test_a_resource_can_be_sent_back_as_read_with_a_change(api: Api, kind: str) -> None:
     resource = create(api, kind)
     edited = {**resource, "spec": {"version": "4.18"}}
     changed = check(patch(api, resource, edited))
@@ -206,12 +206,12 @@ def test_members_that_a_patch_cannot_set_are_ignored(api: Api, kind: str) -> Non
     assert read(api, resource) == before
 
 
-# What a change moves
+# Effects of a change
 
 
 @BOTH_KINDS
 @pytest.mark.parametrize("media_type", BOTH_TYPES)
-def test_a_patch_that_changes_nothing_changes_nothing(
+def test_a_patch_without_changes_writes_nothing(
     api: Api, sql: psycopg.Connection, kind: str, media_type: str
 ) -> None:
     spec = {"a": 1, "b": {"c": [1, None], "d": "x"}}
@@ -238,13 +238,13 @@ def test_a_patch_that_changes_nothing_changes_nothing(
 
 @BOTH_KINDS
 @pytest.mark.parametrize("media_type", BOTH_TYPES)
-def test_a_real_change_moves_generation_time_and_author(
+def test_a_change_updates_generation_time_and_author(
     api: Api, kind: str, media_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = create(api, kind)
     for generation, body in ((2, {"spec": {"version": "4.17"}}), (3, {"labels": {"env": "prod"}})):
         tag, before = read(api, resource)
-        # Without authentication everybody is the same; here somebody else comes along.
+        # Without authentication, all callers have one name; pretend that another one comes along.
         monkeypatch.setattr(identity, "SYSTEM", f"editor-{generation}@example.com")
         response = patch(api, resource, body, media_type)
         changed = check(response)
@@ -256,7 +256,7 @@ def test_a_real_change_moves_generation_time_and_author(
         assert "deleted_time" not in changed
         assert response.headers["ETag"] != tag
         assert read(api, resource) == (response.headers["ETag"], changed)
-        # Repeating it is no change any more, whoever does.
+        # Repeating it is no change, whoever does so.
         monkeypatch.setattr(identity, "SYSTEM", "third@example.com")
         assert check(patch(api, resource, body, media_type)) == changed
 
@@ -276,10 +276,10 @@ def test_the_status_is_refolded_for_the_new_generation(api: Api, kind: str) -> N
         now = condition(changed, type_)
         assert (now["status"], now["observed_generation"]) == ("False", 2)
         assert now["reason"] == "ReconciledMissingAdapters"
-        # Nobody has reported on this generation, so this is as new as the wish itself.
+        # No adapter has reported at this generation, so the time is that of the change.
         assert now["last_updated_time"] == now["last_transition_time"] == changed["updated_time"]
     for type_ in ("Available", "LastKnownReconciled"):
-        # A new spec under way does not make a running cluster unavailable.
+        # A new spec in progress does not make a running cluster unavailable.
         assert condition(changed, type_) == condition(before, type_)
         assert condition(changed, type_)["status"] == "True"
         assert condition(changed, type_)["observed_generation"] == 1
@@ -293,7 +293,7 @@ def test_the_status_is_refolded_for_the_new_generation(api: Api, kind: str) -> N
 
 
 @BOTH_KINDS
-def test_a_patch_without_change_leaves_the_status_alone(api: Api, kind: str) -> None:
+def test_a_patch_without_changes_leaves_the_status_unchanged(api: Api, kind: str) -> None:
     resource = create(api, kind)
     api.report(resource, "dns")
     before = read(api, resource)
@@ -303,7 +303,9 @@ def test_a_patch_without_change_leaves_the_status_alone(api: Api, kind: str) -> 
 
 
 @BOTH_KINDS
-def test_labels_in_searches_follow_the_change(api: Api, sql: psycopg.Connection, kind: str) -> None:
+def test_labels_that_searches_see_follow_each_change(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
     resource = create(api, kind)
     bystander = api.cluster("bystander", labels={"env": "dev"})
     assert label_rows(sql, resource) == {"env": "dev", "team": "a"}
@@ -321,7 +323,7 @@ def test_labels_in_searches_follow_the_change(api: Api, sql: psycopg.Connection,
     assert label_rows(sql, bystander) == {"env": "dev"}
 
 
-def test_a_change_of_a_node_pool_is_none_of_its_cluster_and_the_other_way_round(api: Api) -> None:
+def test_changing_a_node_pool_does_not_change_its_cluster_or_vice_versa(api: Api) -> None:
     cluster = api.cluster()
     first, second = api.node_pool(cluster, "np1"), api.node_pool(cluster, "np2")
     before = read(api, cluster), read(api, second)
@@ -332,11 +334,11 @@ def test_a_change_of_a_node_pool_is_none_of_its_cluster_and_the_other_way_round(
     assert (read(api, first), read(api, second)) == before
 
 
-# What is refused
+# Refusals
 
 
 @BOTH_KINDS
-def test_name_kind_and_id_cannot_change(api: Api, kind: str) -> None:
+def test_name_kind_and_id_cannot_be_changed(api: Api, kind: str) -> None:
     resource = create(api, kind)
     before = read(api, resource)
     other = {
@@ -353,7 +355,7 @@ def test_name_kind_and_id_cannot_change(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_everything_that_may_not_be_repeated_is_named_at_once(api: Api, kind: str) -> None:
+def test_all_changes_of_immutable_members_are_reported_at_once(api: Api, kind: str) -> None:
     resource = create(api, kind)
     body = {"name": "another", "id": NO_ID, "labels": {"k": 1}}
     named = {error["field"] for error in problem(patch(api, resource, body), 400)["errors"]}
@@ -377,7 +379,7 @@ def test_spec_and_labels_must_stay_objects(api: Api, kind: str) -> None:
     assert read(api, resource) == before
 
 
-def test_labels_that_are_null_are_absent_where_nothing_is_merged(api: Api) -> None:
+def test_null_labels_and_spec_count_as_absent_in_application_json(api: Api) -> None:
     cluster = api.cluster(labels={"a": "b"})
     assert check(patch(api, cluster, {"labels": None, "spec": None})) == cluster
     problem(patch(api, cluster, {"labels": {"a": None}}), 400, "labels.a")
@@ -385,7 +387,7 @@ def test_labels_that_are_null_are_absent_where_nothing_is_merged(api: Api) -> No
 
 
 @BOTH_KINDS
-def test_labels_have_the_bounds_of_a_new_resource(api: Api, kind: str) -> None:
+def test_labels_are_limited_as_in_a_creation(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for media_type in BOTH_TYPES:
         for labels, field in (
@@ -404,12 +406,14 @@ def test_labels_have_the_bounds_of_a_new_resource(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_the_bounds_hold_for_the_result_of_a_merge_and_not_for_the_patch(api: Api, kind: str) -> None:
+def test_limits_on_labels_apply_to_the_result_of_a_merge_and_not_to_the_patch(
+    api: Api, kind: str
+) -> None:
     full = {f"k{i}": "v" for i in range(256)}
     resource = create(api, kind, labels=full)
     problem(merge(api, resource, {"labels": {"one-too-many": "v"}}), 400, "labels")
     assert read(api, resource)[1] == resource
-    # As many members as the bounds forbid, but fewer labels in the end.
+    # More members than the limit, but fewer labels in the result.
     swap: Json = dict.fromkeys(full) | {f"n{i}": "w" for i in range(10)}
     assert check(merge(api, resource, {"labels": swap}))["labels"] == {f"n{i}": "w" for i in range(10)}
     edge = {"p" * 253 + "/" + "k" * 63: "v" * 63}
@@ -417,7 +421,7 @@ def test_the_bounds_hold_for_the_result_of_a_merge_and_not_for_the_patch(api: Ap
 
 
 @BOTH_KINDS
-def test_the_result_must_fit_the_provider_s_schema(
+def test_the_result_must_match_the_providers_schema(
     service: Callable[..., Api], kind: str, tmp_path: Path
 ) -> None:
     schema = {
@@ -448,7 +452,7 @@ def test_the_result_must_fit_the_provider_s_schema(
     problem(merge(api, resource, {"spec": {"version": None}}), 400, "spec.version")
     problem(merge(api, resource, {"spec": {"nodes": 0}}), 400, "spec.nodes")
     assert read(api, resource)[1] == resource
-    # What the patch leaves out counts, since the result has it.
+    # Members that the patch omits count, since the result has them.
     assert check(merge(api, resource, {"spec": {"nodes": 3}}))["spec"] == {"version": "4.16", "nodes": 3}
 
 
@@ -464,9 +468,7 @@ def test_a_patch_must_be_a_json_object(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_what_the_database_cannot_hold_is_refused_and_not_an_error_of_the_service(
-    api: Api, kind: str
-) -> None:
+def test_values_that_the_database_cannot_store_get_400(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for media_type in BOTH_TYPES:
         for body in (
@@ -494,14 +496,14 @@ def test_other_media_types_are_refused(api: Api, kind: str) -> None:
 
 
 @BOTH_KINDS
-def test_media_types_may_carry_parameters(api: Api, kind: str) -> None:
+def test_media_types_may_have_parameters(api: Api, kind: str) -> None:
     resource = create(api, kind)
     check(patch(api, resource, {"labels": {"a": "1"}}, "application/json; charset=utf-8"))
     changed = check(patch(api, resource, {"labels": {"b": "2"}}, f"{MERGE};charset=UTF-8"))
     assert changed["labels"] == {"a": "1", "b": "2"}
 
 
-def test_media_types_are_recognised_in_capitals(api: Api) -> None:
+def test_content_types_are_case_insensitive(api: Api) -> None:
     cluster = api.cluster()
     assert check(patch(api, cluster, {"labels": {"a": "1"}}, "Application/JSON"))["labels"] == {"a": "1"}
     changed = check(patch(api, cluster, {"labels": {"b": "2"}}, "Application/Merge-Patch+JSON"))
@@ -513,7 +515,7 @@ def test_media_types_are_recognised_in_capitals(api: Api) -> None:
 
 
 @BOTH_KINDS
-def test_what_does_not_exist_cannot_be_changed(api: Api, kind: str) -> None:
+def test_patch_of_an_unknown_resource_gets_404(api: Api, kind: str) -> None:
     resource = create(api, kind)
     for media_type in BOTH_TYPES:
         for unknown in (NO_ID, "no-uuid", resource["id"] + "0"):
@@ -525,7 +527,7 @@ def test_what_does_not_exist_cannot_be_changed(api: Api, kind: str) -> None:
             problem(response, 404)
 
 
-def test_merge_patches_come_to_no_more_than_one_body_may_hold(api: Api) -> None:
+def test_merge_patches_cannot_grow_a_resource_beyond_the_limit_of_a_body(api: Api) -> None:
     text = "x" * 600_000
     cluster = api.cluster(spec={"first": text})
     found = problem(patch(api, cluster, {"spec": {"second": text}}, MERGE), 400)
@@ -535,12 +537,12 @@ def test_merge_patches_come_to_no_more_than_one_body_may_hold(api: Api) -> None:
     check(patch(api, cluster, {"spec": {"first": None, "second": text}}, MERGE))
 
 
-def test_a_node_pool_is_changed_under_its_own_cluster_only(api: Api) -> None:
+def test_a_node_pool_can_only_be_changed_under_its_own_cluster(api: Api) -> None:
     node_pool = api.node_pool(api.cluster("c1"))
     other = api.cluster("c2")
     path = f"/clusters/{other['id']}/nodepools/{node_pool['id']}"
     problem(api.patch(path, json={"spec": {"x": 1}}), 404)
-    # Nor does the one kind answer to the other's ids.
+    # Nor is a node pool found among clusters.
     problem(api.patch(f"/clusters/{node_pool['id']}", json={"spec": {"x": 1}}), 404)
     assert read(api, node_pool)[1] == node_pool
 

@@ -1,4 +1,4 @@
-"""References between resources: made, shown, found, and kept from leading nowhere."""
+"""References between resources are created, shown and searched, and never dangle."""
 
 import random
 import time
@@ -68,7 +68,7 @@ def ids(*resources: Json) -> list[Json]:
 
 
 def shown(*resources: Json) -> list[Json]:
-    """How references to these are shown."""
+    """Returns references to these as responses show them."""
     return [{name: one[name] for name in ("kind", "id", "href")} for one in resources]
 
 
@@ -124,7 +124,7 @@ def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> I
         yield World(server, database, Api(server.url))
 
 
-def test_a_resource_is_created_with_references_that_are_shown_with_kind_and_address(
+def test_references_given_at_creation_are_shown_with_kind_and_href(
     world: World,
 ) -> None:
     wif, peer = world.make("WifConfig"), world.make("Cluster")
@@ -144,14 +144,14 @@ def test_a_resource_is_created_with_references_that_are_shown_with_kind_and_addr
     image = world.make("Image")
     pool = world.make("NodePool", peer, references={"image": ids(image)})
     assert pool["references"] == {"image": shown(image)}
-    # By the way of all kinds, too.
+    # Also at the endpoint for all kinds.
     body = {"kind": "Cluster", "name": unique(), "spec": {}, "references": {"wif_config": ids(wif)}}
     assert answered(world.api.post("/resources", json=body), 201)["references"] == {
         "wif_config": shown(wif)
     }
 
 
-def test_what_is_wrong_with_references_is_named_with_its_place_and_bound(world: World) -> None:
+def test_invalid_references_are_reported_with_field_and_reason(world: World) -> None:
     api, wif, image = world.api, world.make("WifConfig"), world.make("Image")
     owner = world.make("Cluster")
 
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_references_is_named_with_its_place_and_bound(world: 
     for kind in ("wif-configs", "resources"):
         got = api.patch(f"/{kind}/{wif['id']}", json={"references": {"peers": ids(owner)}})
         assert faults(got) == [("references", "is not a known member")]
-    # What Go's clients send for what they don't have is nothing.
+    # Go clients send null for what they do not have, which counts as absent.
     made = answered(
         api.post("/clusters", json={"name": unique(), "spec": {}, "references": {"wif_config": None}}),
         201,
@@ -201,11 +201,11 @@ def test_what_is_wrong_with_references_is_named_with_its_place_and_bound(world: 
     assert "references" not in made
     made = answered(api.post("/clusters", json={"name": unique(), "spec": {}, "references": None}), 201)
     assert "references" not in made
-    # Nothing of what was refused was kept.
+    # No reference of a refused request is kept.
     assert world.found("/clusters", ref_target_id=image["id"]) == set()
 
 
-def test_a_patch_replaces_all_references_and_makes_a_new_generation(world: World) -> None:
+def test_a_patch_replaces_all_references_and_raises_the_generation(world: World) -> None:
     one, other, peer = world.make("WifConfig"), world.make("WifConfig"), world.make("Cluster")
     cluster = world.make("Cluster", references={"wif_config": ids(one), "peers": ids(peer)})
     changed = answered(world.patch(cluster, {"references": {"wif_config": ids(other)}}))
@@ -213,7 +213,7 @@ def test_a_patch_replaces_all_references_and_makes_a_new_generation(world: World
     assert changed["generation"] == 2
     assert changed["updated_time"] > cluster["updated_time"]
     assert world.read(cluster) == changed
-    # The same again changes nothing, nor does a patch of something else change references.
+    # Repeating it changes nothing, and patching something else keeps the references.
     for body in ({"references": {"wif_config": shown(other), "peers": []}}, {"labels": {}}):
         assert answered(world.patch(cluster, body)) == changed
     changed = answered(world.patch(cluster, {"spec": {"a": 1}}))
@@ -225,7 +225,7 @@ def test_a_patch_replaces_all_references_and_makes_a_new_generation(world: World
     changed = answered(world.patch(cluster, {"references": {}}))
     assert "references" not in changed
     assert "references" not in world.read(cluster)
-    # Each is free again.
+    # Both targets can be deleted again.
     for target in (one, other):
         world.delete(target)
     for body, place in (
@@ -236,12 +236,12 @@ def test_a_patch_replaces_all_references_and_makes_a_new_generation(world: World
         assert [field for field, _ in faults(world.patch(cluster, {"references": body}))] == [place]
     pool = world.make("NodePool", cluster, references={"image": ids(world.make("Image"))})
     assert faults(world.patch(pool, {"references": {}})) == [("references.image", "is required")]
-    # What is null says nothing, also where there must be some.
+    # null counts as absent, even where references are required.
     assert answered(world.patch(pool, {"references": None})) == pool
     assert answered(world.api.patch(f"/resources/{pool['id']}", json={"references": None})) == pool
 
 
-def test_a_merge_patch_changes_the_types_that_it_names(world: World) -> None:
+def test_a_merge_patch_changes_only_the_reference_types_that_it_names(world: World) -> None:
     wif, peer = world.make("WifConfig"), world.make("Cluster")
     cluster = world.make("Cluster", references={"wif_config": ids(wif)})
     changed = answered(world.merge(cluster, {"references": {"peers": ids(peer)}}))
@@ -255,7 +255,7 @@ def test_a_merge_patch_changes_the_types_that_it_names(world: World) -> None:
         ({"peers": [{"id": 5}]}, "references.peers[0].id"),
         ({"more": 7}, "references.more"),
         ({"peers": ids(wif)}, "references.peers[0].id"),
-        # These would change nothing.
+        # These are refused although they would change nothing.
         ({"more": []}, "references.more"),
         ({"peers": [{**ids(peer)[0], "kind": "WifConfig"}]}, "references.peers[0].kind"),
     ):
@@ -268,7 +268,7 @@ def test_a_merge_patch_changes_the_types_that_it_names(world: World) -> None:
     assert [field for field, _ in faults(got)] == ["references"]
 
 
-def test_lists_are_filtered_by_what_their_items_refer_to(world: World) -> None:
+def test_lists_can_be_filtered_by_references(world: World) -> None:
     api, wif, other = world.api, world.make("WifConfig"), world.make("WifConfig")
     peer = world.make("Cluster")
     one = world.make("Cluster", references={"wif_config": ids(wif)}, labels={"a": "b"})
@@ -299,7 +299,7 @@ def test_lists_are_filtered_by_what_their_items_refer_to(world: World) -> None:
         assert peer["id"] in unset
         assert not {a, b, c} & unset
     assert {a, b, c} <= world.found("/clusters", ref_type="wif_config", pageSize="1000")
-    # From page to page, with a total.
+    # Across pages, with a total.
     query = {"ref_target_id": wif["id"], "pageSize": "1"}
     page = answered(api.get("/clusters", params=query))
     assert (page["total"], [item["id"] for item in page["items"]]) == (2, [b])
@@ -323,7 +323,7 @@ def test_lists_are_filtered_by_what_their_items_refer_to(world: World) -> None:
     assert world.found(at(one, "/nodepools"), ref_target_id=image["id"]) == set()
 
 
-def test_a_list_of_what_refers_to_something_leads_to_the_changes_of_that_alone(world: World) -> None:
+def test_the_changes_link_of_a_list_filtered_by_references_keeps_the_filter(world: World) -> None:
     api, wif, other = world.api, world.make("WifConfig"), world.make("WifConfig")
     lists = [
         (path, query)
@@ -332,7 +332,7 @@ def test_a_list_of_what_refers_to_something_leads_to_the_changes_of_that_alone(w
             {"ref_type": "wif_config", "ref_target_id": wif["id"], "fields": "name"},
             {"ref_target_id": wif["id"], "search": "name='x' or labels.a='b'"},
             {"ref_type": "wif_config", "search": "labels.a='b'"},
-            # As much as a search may have.
+            # The largest searches that are allowed.
             {"ref_target_id": wif["id"], "search": " or ".join(["labels.a='b'"] * 100)},
             {"ref_target_id": wif["id"], "search": f"{'(' * 32}labels.a='b'{')' * 32}"},
             {"ref_target_id": wif["id"], "search": f"labels.a='b' or name='{'x' * 4073}'"},
@@ -375,7 +375,7 @@ def test_entity_tags_change_with_references(world: World) -> None:
     assert known(at(cluster), tags["one"]) == 200
 
 
-def test_a_creation_with_references_may_be_repeated(world: World) -> None:
+def test_a_creation_with_references_can_be_repeated_with_its_key(world: World) -> None:
     wif, key = world.make("WifConfig"), {"Idempotency-Key": str(uuid4())}
     body = {"name": unique(), "spec": {}, "references": {"wif_config": ids(wif)}}
     first = world.api.post("/clusters", json=body, headers=key)
@@ -390,12 +390,12 @@ def test_a_creation_with_references_may_be_repeated(world: World) -> None:
     wrong = {**body, "references": {"wif_config": [{"id": str(uuid4())}]}}
     faults(world.api.post("/clusters", json=wrong, headers=key))
     answered(world.api.post("/clusters", json=body, headers=key), 201)
-    # A name that is taken is a conflict, with references too, and leaves none behind.
+    # A name that is taken is a conflict and leaves no references behind.
     assert "is the name of another" in said(world.api.post("/clusters", json=body), 409)
     assert len(world.found("/clusters", ref_target_id=wif["id"])) == 2
 
 
-def test_what_is_referred_to_is_not_deleted_and_the_refusal_names_who_refers(world: World) -> None:
+def test_deleting_a_referenced_resource_is_refused_naming_its_referrers(world: World) -> None:
     api, wif = world.api, world.make("WifConfig")
     clusters = [world.make("Cluster", references={"wif_config": ids(wif)}) for _ in range(4)]
     detail = said(api.delete(at(wif)), 409)
@@ -413,7 +413,7 @@ def test_what_is_referred_to_is_not_deleted_and_the_refusal_names_who_refers(wor
     assert world.status(wif) == 404
 
 
-def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World) -> None:
+def test_a_resource_referenced_by_a_marked_one_is_removed_after_it(world: World) -> None:
     wif = world.make("WifConfig")
     cluster = world.make("Cluster", references={"wif_config": ids(wif)})
     assert world.api.report(cluster, "dns").status_code == 201
@@ -421,7 +421,7 @@ def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World
     marked = world.delete(wif)
     assert marked["deleted_time"]
     assert world.read(wif)["generation"] == 2
-    # Nobody has to finalize it, but who refers to it is still there and may need it.
+    # No adapter must finalize it, but the cluster that refers to it still exists and may need it.
     assert world.delete(wif) == world.read(wif)
     messages = [one["message"] for one in world.read(wif)["status"]["conditions"]]
     assert "Resources still belonging or referring to it: 1." in messages
@@ -441,21 +441,21 @@ def test_what_is_referred_to_by_what_is_being_deleted_goes_after_it(world: World
     assert [world.status(one) for one in (cluster, wif)] == [404, 404]
 
 
-def test_who_died_before_it_looked_again_is_made_good_by_another_deletion(world: World) -> None:
+def test_another_delete_completes_a_removal_that_a_dead_process_left_undone(world: World) -> None:
     wif = world.make("WifConfig")
     cluster = world.make("Cluster", references={"wif_config": ids(wif)})
     assert world.api.report(cluster, "dns").status_code == 201
     world.delete(cluster)
     world.delete(wif)
     with psycopg.connect(world.database) as conn:
-        # What is left after the COMMIT of its removal.
+        # What a process leaves that dies right after committing the cluster's removal.
         conn.execute("DELETE FROM clusters WHERE id = %s", [cluster["id"]])
     assert world.status(wif) == 200
     world.delete(wif)
     assert world.status(wif) == 404
 
 
-def test_a_chain_of_references_ends_from_its_beginning(world: World) -> None:
+def test_a_chain_of_references_is_removed_when_its_first_referrer_is(world: World) -> None:
     last = world.make("Cluster")
     chain = [last]
     for _ in range(3):
@@ -466,7 +466,7 @@ def test_a_chain_of_references_ends_from_its_beginning(world: World) -> None:
         assert world.api.delete(at(one)).status_code == (202 if one is chain[-1] else 409)
     for one in (*chain[-2:0:-1], last):
         world.delete(one)
-    # Those that are referred to are done first, and wait.
+    # Those that are referred to finish first, and wait.
     for one in chain[:-1]:
         world.finalize(one, "dns")
     assert [world.status(one) for one in chain] == [200] * 4
@@ -474,7 +474,7 @@ def test_a_chain_of_references_ends_from_its_beginning(world: World) -> None:
     assert [world.status(one) for one in chain] == [404] * 4
 
 
-def test_by_force_it_goes_at_once_and_nothing_refers_to_it_any_more(world: World) -> None:
+def test_force_delete_removes_a_resource_and_all_references_to_it(world: World) -> None:
     api, wif, peer = world.api, world.make("WifConfig"), world.make("Cluster")
     cluster = world.make("Cluster", references={"wif_config": ids(wif), "peers": ids(peer)})
     assert api.report(cluster, "dns").status_code == 201
@@ -487,7 +487,7 @@ def test_by_force_it_goes_at_once_and_nothing_refers_to_it_any_more(world: World
     left = api.get(at(cluster), headers={"If-None-Match": tag})
     assert answered(left)["references"] == {"peers": shown(peer)}
     assert world.found("/clusters", ref_target_id=wif["id"]) == set()
-    # Who refers goes by force, too, and what it refers to is free.
+    # A forced removal of the referrer frees what it refers to.
     world.delete(peer)
     world.finalize(peer, "dns")
     assert world.status(peer) == 200
@@ -499,7 +499,7 @@ def test_by_force_it_goes_at_once_and_nothing_refers_to_it_any_more(world: World
         assert f'"id": "{peer["id"]}"' in document
 
 
-def test_of_what_goes_with_a_parent_everything_counts_that_others_refer_to(world: World) -> None:
+def test_a_reference_to_a_child_keeps_its_parent_from_being_deleted(world: World) -> None:
     api, region, other = world.api, world.make("Region"), world.make("Region")
     zone = world.make("Zone", region)
     outside = world.make("Zone", other, references={"backup": ids(zone)})
@@ -512,7 +512,7 @@ def test_of_what_goes_with_a_parent_everything_counts_that_others_refer_to(world
     assert [world.status(one) for one in (zone, region)] == [404, 404]
 
 
-def test_those_that_are_deleted_together_do_not_keep_each_other(world: World) -> None:
+def test_references_between_resources_deleted_together_do_not_block_them(world: World) -> None:
     api, region = world.api, world.make("Region")
     one = world.make("Zone", region, references={"home": ids(region)})
     two = world.make("Zone", region, references={"backup": ids(one)})
@@ -542,8 +542,8 @@ def test_a_resource_may_refer_to_itself(world: World) -> None:
     assert world.status(zone) == 404
 
 
-def test_nothing_leads_nowhere_and_nobody_waits_for_ever(world: World) -> None:
-    """Creations, patches and deletions at once: all that is there refers to what is there."""
+def test_concurrent_writes_leave_no_dangling_reference_and_cause_no_deadlock(world: World) -> None:
+    """After concurrent creations, patches and deletions, all references lead to what exists."""
     region = world.make("Region")
     zones = [world.make("Zone", region) for _ in range(6)]
     wifs = [world.make("WifConfig") for _ in range(6)]
@@ -605,10 +605,10 @@ def test_nothing_leads_nowhere_and_nobody_waits_for_ever(world: World) -> None:
     assert "deadlock" not in world.server.output
 
 
-def test_replicas_that_have_the_list_in_another_order_do_not_wait_for_each_other(
+def test_replicas_that_list_the_kinds_in_different_orders_do_not_deadlock(
     database: str, sql: psycopg.Connection, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As in a rollout: each changes a resource that refers to the other one's."""
+    """As in a rollout: each changes a resource that refers to the one that the other changes."""
     given = [
         {"kind": kind, "plural": plural, "references": [{"ref_type": "to", "target_kind": other}]}
         for kind, plural, other in (("Left", "lefts", "Right"), ("Right", "rights", "Left"))
@@ -631,7 +631,7 @@ def test_replicas_that_have_the_list_in_another_order_do_not_wait_for_each_other
 
         for first in (0, 1):
             with sql.transaction():
-                # The first waits for its own, the second for what it refers to.
+                # The first waits for its own row, the second for the one that it refers to.
                 sql.execute("SELECT FROM resources WHERE id = %s FOR UPDATE", [pair[first]["id"]])
                 changes = []
                 for number, which in enumerate((first, 1 - first), 1):
@@ -643,7 +643,7 @@ def test_replicas_that_have_the_list_in_another_order_do_not_wait_for_each_other
 
 
 def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
-    """Returns once so many sessions wait for a lock in this database."""
+    """Returns once this number of sessions wait for a lock in this database."""
     end = time.monotonic() + 10
     query = (
         "SELECT count(*) FROM pg_stat_activity"
@@ -651,7 +651,7 @@ def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
     )
     while sql.execute(query).fetchone() != (number,):
         assert time.monotonic() < end
-        # Within a transaction the view stays as it was first seen.
+        # Within a transaction, the view does not change by itself.
         sql.execute("SELECT pg_stat_clear_snapshot()")
         time.sleep(0.01)
 
@@ -674,14 +674,16 @@ def wait_for_waiting(sql: psycopg.Connection, number: int) -> None:
         ([{"ref_type": "a", "target_kind": "Zone"}] * 2, "has the type a twice"),
     ],
 )
-def test_a_mistake_in_the_declaration_is_told(tmp_path: Any, references: Any, told: str) -> None:
+def test_a_mistake_in_the_declaration_of_references_is_reported(
+    tmp_path: Any, references: Any, told: str
+) -> None:
     file = declared_kinds.file(tmp_path, [{"kind": "Zone", "plural": "zones", "references": references}])
     ended = run_here("config", "--check", "--no-auth", "--config", file)
     assert ended.returncode != 0
     assert told in " ".join(ended.stdout.split())
 
 
-def test_the_contract_says_what_there_is(world: World) -> None:
+def test_the_contract_describes_the_declared_references(world: World) -> None:
     schemas = answered(world.api.get("/openapi"))["components"]["schemas"]
     request = schemas["NodePoolCreateRequest"]
     assert "references" in request["required"]
