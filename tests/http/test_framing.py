@@ -211,3 +211,48 @@ def test_a_missing_repeated_or_malformed_host_is_refused(
     assert [status for status, _ in found] == expected
     if expected == [400]:
         assert "Host" in json.loads(found[0][1])["detail"]
+
+
+def spoken(api: Api, *said: bytes) -> bytes:
+    """Sends these on one connection; returns everything received."""
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        for one in said:
+            connection.sendall(one)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_garbage_instead_of_http_gets_one_400_and_corrupts_no_other_response(api: Api) -> None:
+    answers = spoken(api, b"\x00garbage" * 5000)
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    for number in range(20):
+        api.cluster(f"c{number}", labels={"l": "x" * 60})
+    whole = f"GET {BASE}/clusters HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    answers = spoken(api, whole + b"\x00garbage\r\n\r\n")
+    head, _, body = answers.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert len(json.loads(body)["items"]) == 20
+
+
+def test_a_body_with_broken_chunks_is_refused_at_once_and_changes_nothing(api: Api) -> None:
+    cluster = api.cluster()
+    headers = f"Host: test\r\nContent-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole = b'{"name": "c2", "spec": {}}'
+    for method, path in (("POST", "/clusters"), ("PATCH", f"/clusters/{cluster['id']}")):
+        head = f"{method} {BASE}{path} HTTP/1.1\r\n{headers}".encode()
+        for sent in (
+            (head + b"ZZ\r\n{}\r\n0\r\n\r\n",),
+            (head, b"%x\r\n%s\r\n" % (len(whole), whole), b"garbage\r\n\r\n"),
+        ):
+            begun = time.monotonic()
+            answers = spoken(api, *sent)
+            assert time.monotonic() - begun < 10
+            assert answers.count(b"HTTP/1.1 ") == 1
+            assert answers.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answers.partition(b"\r\n\r\n")[2])["code"] == "HYPERFLEET-VAL-005"
+    assert total(api) == 1
+    assert api.read(cluster) == cluster
+    # A request that needs no body is carried out, and its response says so.
+    head = f"DELETE {BASE}/clusters/{cluster['id']} HTTP/1.1\r\n{headers}".encode()
+    assert spoken(api, head + b"ZZ\r\n").startswith(b"HTTP/1.1 202 ")
