@@ -1,4 +1,4 @@
-"""The data goes elsewhere: published, dumped and restored, it is the same and counted right."""
+"""Data that is published, or dumped and restored, stays the same and is counted correctly."""
 
 import re
 import subprocess
@@ -56,13 +56,13 @@ def totals(sql: psycopg.Connection) -> None:
     assert sorted(counts) == sorted(kinds)
 
 
-def test_a_publication_of_all_tables_hinders_no_write(api: Api, sql: psycopg.Connection) -> None:
+def test_a_publication_of_all_tables_does_not_prevent_writes(api: Api, sql: psycopg.Connection) -> None:
     sql.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     fleet(api, 200)
     assert api.get("/clusters?size=0").json()["total"] == 180
     assert api.get("/nodepools?size=0").json()["total"] == 180
     totals(sql)
-    # They were summed up now and then, or there would be 440.
+    # Rows are summed up now and then, or there would be 440.
     [(rows,)] = sql.execute("SELECT count(*) FROM row_counts").fetchall()
     assert rows < 400
     for number in range(100):
@@ -73,10 +73,10 @@ def test_a_publication_of_all_tables_hinders_no_write(api: Api, sql: psycopg.Con
     totals(sql)
 
 
-def test_a_database_that_is_published_already_can_be_migrated_and_back(
+def test_a_published_database_can_be_migrated_and_rolled_back(
     database: str, api: Api, sql: psycopg.Connection
 ) -> None:
-    # Before the rollback: this version writes what that schema lacks.
+    # Before the rollback, since this version writes what the older schema lacks.
     cluster = api.cluster("early", labels={"a": "b"})
     migration.roll_back(database, 1)
     sql.execute("CREATE PUBLICATION everything FOR ALL TABLES")
@@ -89,7 +89,7 @@ def test_a_database_that_is_published_already_can_be_migrated_and_back(
     totals(sql)
 
 
-def test_every_table_has_an_identity_for_replication(sql: psycopg.Connection) -> None:
+def test_every_table_has_a_replica_identity(sql: psycopg.Connection) -> None:
     lacking = sql.execute(
         "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         " AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)"
@@ -97,13 +97,13 @@ def test_every_table_has_an_identity_for_replication(sql: psycopg.Connection) ->
     assert lacking == []
 
 
-def test_a_subscriber_takes_over_with_the_sequences_that_the_docs_set(
+def test_a_subscriber_can_take_over_after_the_docs_statement_for_sequences(
     api: Api, root: Path, sql: psycopg.Connection
 ) -> None:
     before = [f"c{number}" for number in range(8)]
     for name in before:
         api.cluster(name)
-    # Rows come with their numbers there, and none is drawn for them.
+    # A subscriber's rows come with their numbers, which its sequences do not know.
     for table, column in (("audit", "id"), ("changes", "sequence")):
         sql.execute("SELECT setval(pg_get_serial_sequence(%s, %s), 1, false)", [table, column])
     page = (root / "docs" / "operating.md").read_text()
@@ -123,7 +123,7 @@ def test_a_subscriber_takes_over_with_the_sequences_that_the_docs_set(
     [["--data-only"], ["--data-only", "--inserts"], ["--data-only", "--disable-triggers"], []],
     ids=" ".join,
 )
-def test_what_was_dumped_and_restored_is_the_same_and_goes_on(
+def test_a_restored_dump_has_the_same_data_and_takes_writes(
     api: Api,
     postgres: NoopExecutor,
     database: str,
@@ -134,7 +134,7 @@ def test_what_was_dumped_and_restored_is_the_same_and_goes_on(
     with psycopg.connect(database, autocommit=True) as own:
         own.execute(RESOURCE)
     programs = embedded._server(tmp_path).bin_path
-    # The table of migrations is that of the schema, which is there already.
+    # The table of migrations belongs to the schema, which already exists.
     left_out = ["--exclude-table=*yoyo*"] if options else []
     dump = subprocess.run(
         [programs / "pg_dump", *options, *left_out, "-d", make_conninfo(database)],
@@ -146,7 +146,7 @@ def test_what_was_dumped_and_restored_is_the_same_and_goes_on(
         migrated(postgres, "restored") as elsewhere,
         psycopg.connect(elsewhere, autocommit=True) as sql,
     ):
-        # As one that was migrated for itself, and not copied.
+        # As if it had been migrated on its own, not copied.
         sql.execute("SELECT hyperfleet_feed_anew(true)")
         if not options:
             sql.execute("DROP SCHEMA public CASCADE")

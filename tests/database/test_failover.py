@@ -1,4 +1,4 @@
-"""A primary with a hot standby, and the service on both: writes go on with whoever takes them."""
+"""The service uses a primary and a hot standby, and writes to whichever accepts writes."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ from hyperfleet.settings.catalogue import Settings
 pytestmark = pytest.mark.slow
 
 
-def test_every_acknowledged_write_survives_the_primary_and_writes_go_on_with_its_standby() -> None:
+def test_acknowledged_writes_survive_the_primary_and_writes_continue_on_its_standby() -> None:
     with own_server() as primary, standby(primary) as second:
         first = conninfo_to_dict(primary.conninfo)["host"]
         both = f"host={first},{second} port=5432,5432 user=postgres dbname=postgres"
@@ -48,7 +48,7 @@ def test_every_acknowledged_write_survives_the_primary_and_writes_go_on_with_its
             assert_nothing_is_lost(api, writing)
 
 
-def test_a_standby_that_has_come_further_than_the_one_that_was_promoted_serves_no_more() -> None:
+def test_a_standby_ahead_of_the_promoted_one_serves_no_more_reads() -> None:
     with (
         own_server() as primary,
         standby(primary, "second", synchronous=False) as second,
@@ -94,20 +94,20 @@ def test_a_standby_that_has_come_further_than_the_one_that_was_promoted_serves_n
                 checks = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
                 return str(checks[f"standby {third}:5432"]["state"])
 
-            # Seen when both were asked the next time.
+            # Noticed when both servers are next asked.
             deadline = time.monotonic() + 2
             while state() != "it has changes that the primary does not have":
                 assert time.monotonic() < deadline
             assert api.get(path, headers=after).status_code == 200
             assert names() == ["new", "old"]
-            # Nor when the new primary has written as much.
+            # The standby stays excluded when the new primary has written as much.
             api.patch(path, json={"spec": {"much": os.urandom(300_000).hex()}}).raise_for_status()
             end = time.monotonic() + 2.5
             while time.monotonic() < end:
                 assert names() == ["new", "old"]
 
 
-def test_a_server_that_says_nothing_makes_requests_wait_for_the_next_one_and_fails_none(
+def test_a_silent_first_server_delays_requests_briefly_and_fails_none(
     database: str, service: Callable[..., Api]
 ) -> None:
     parts = conninfo_to_dict(database)
@@ -124,7 +124,7 @@ def test_a_server_that_says_nothing_makes_requests_wait_for_the_next_one_and_fai
         assert time.monotonic() - began < 3
 
 
-def test_of_servers_that_are_named_by_addresses_alone_a_silent_one_costs_as_little() -> None:
+def test_a_silent_server_named_by_hostaddr_alone_delays_as_little() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         both = f"hostaddr=127.0.0.1,127.0.0.1 port={silent.getsockname()[1]},1 dbname=fleet"
         began = time.monotonic()

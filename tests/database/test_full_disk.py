@@ -1,4 +1,4 @@
-"""A disk that is full: what was acknowledged stays, reads go on, and writes do so when there is room."""
+"""A full disk loses no acknowledged write; reads continue, and so do writes once there is space."""
 
 import random
 import tempfile
@@ -17,19 +17,19 @@ from small_disk import fill_up, small_disk
 
 pytestmark = pytest.mark.slow
 
-# Some 60 MB of it are there from the start.
+# About 60 MB are used from the start.
 SIZE = "200m"
 
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A disk of its own, so small that it is soon full."""
+    """A separate disk, small enough to be full soon."""
     with tempfile.TemporaryDirectory(prefix="hyperfleet-disk-") as folder, small_disk(folder, SIZE):
         yield Path(folder)
 
 
 def writes(api: Api, number: int, over: threading.Event) -> tuple[dict[str, str], int]:
-    """Which clusters were acknowledged until it is over, and how often a write was refused."""
+    """Creates clusters until told to stop; returns those acknowledged and the number of refusals."""
     done: dict[str, str] = {}
     refused = step = 0
     while not over.is_set():
@@ -46,7 +46,7 @@ def writes(api: Api, number: int, over: threading.Event) -> tuple[dict[str, str]
     return done, refused
 
 
-def test_a_full_disk_loses_no_acknowledged_write_and_reads_go_on(disk: Path) -> None:
+def test_a_full_disk_loses_no_acknowledged_write_and_reads_continue(disk: Path) -> None:
     with (
         own_server(disk) as server,
         Serving("--no-auth", "--workers=2", "--database-url", server.conninfo) as serving,
@@ -55,7 +55,7 @@ def test_a_full_disk_loses_no_acknowledged_write_and_reads_go_on(disk: Path) -> 
         with ThreadPoolExecutor(8) as threads:
             writing = [threads.submit(writes, Api(serving.url), number, over) for number in range(8)]
             time.sleep(1)
-            # The log of changes has room for what follows, or PostgreSQL would end itself.
+            # The WAL gets space for what follows, or PostgreSQL would shut itself down.
             server.ask("SELECT pg_switch_wal()")
             ballast = fill_up(disk)
             full = time.monotonic()
@@ -63,14 +63,14 @@ def test_a_full_disk_loses_no_acknowledged_write_and_reads_go_on(disk: Path) -> 
                 assert api.get("/clusters?size=1").status_code == 200
                 asked = time.monotonic()
                 assert requests.get(serving.metrics, timeout=5).status_code == 200
-                # Within a second, on a machine that has nothing else to do.
+                # Less than a second on an idle machine.
                 assert time.monotonic() - asked < 3
             refused = api.post("/clusters", json={"name": "no-room", "spec": {"much": "x" * 50_000}})
             ballast.unlink()
             time.sleep(1)
             over.set()
             found = [one.result() for one in writing]
-        # The client is told to try again, and the operator what is wrong.
+        # The client is told to retry, and the operator what is wrong.
         assert (refused.status_code, refused.json()["code"]) == (503, "HYPERFLEET-SVC-001")
         assert "No space left on device" in serving.output
         assert all(times for _, times in found)

@@ -1,4 +1,4 @@
-"""The schema goes forward and back."""
+"""Migrations are applied, rolled back and listed."""
 
 import re
 import time
@@ -18,11 +18,11 @@ from hyperfleet.database import migration
 
 pytestmark = pytest.mark.slow
 
-# Those of the schema, without the record of its migrations.
+# The tables of the schema, without the record of its migrations.
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ 'yoyo' ORDER BY 1"
 
 
-def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(database: str) -> None:
+def test_all_migrations_can_be_rolled_back_and_applied_again(database: str) -> None:
     with psycopg.connect(database) as conn:
         assert migration.pending(conn) == []
         assert migration.applied(conn) == migration.names()
@@ -42,7 +42,7 @@ def test_migrations_are_all_applied_and_can_be_taken_back_and_applied_again(data
     assert [run for run in runs if run] == [migration.names()]
 
 
-def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
+def test_a_role_that_may_not_create_tables_is_told_the_missing_grant(
     database: str, sql: psycopg.Connection
 ) -> None:
     name = sql.info.dbname
@@ -66,11 +66,11 @@ def test_a_role_that_may_not_create_tables_is_told_which_grant_helps(
         sql.execute(f"DROP ROLE {role}")
 
 
-def test_a_migration_that_fails_is_told_after_those_that_were_applied(
+def test_a_migration_that_fails_is_reported_after_those_applied(
     database: str, sql: psycopg.Connection
 ) -> None:
     migration.roll_back(database, len(migration.names()))
-    # What the second one makes is there already.
+    # The table that the second migration creates already exists.
     sql.execute("CREATE TABLE audit ()")
     done = run("migrate", "--database-url", database)
     assert done.returncode == 1
@@ -81,7 +81,7 @@ def test_a_migration_that_fails_is_told_after_those_that_were_applied(
     assert [line.split()[0] for line in listed.stdout.splitlines()[:2]] == ["applied", "pending"]
 
 
-def test_a_role_with_the_grants_of_the_docs_writes_right_after_a_migration(
+def test_a_role_with_the_documented_grants_can_write_right_after_a_migration(
     service: Callable[..., Api], root: Path, database: str, sql: psycopg.Connection
 ) -> None:
     role, names = f"{sql.info.dbname}_serves", [name for name in migration.names() if name >= "0009"]
@@ -109,7 +109,7 @@ def test_a_role_with_the_grants_of_the_docs_writes_right_after_a_migration(
         sql.execute(f"DROP ROLE {role}")
 
 
-def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psycopg.Connection) -> None:
+def test_a_rollback_lists_what_it_drops_and_requires_yes(database: str, sql: psycopg.Connection) -> None:
     newest = migration.names()[-1]
     refused = run("migrate", "--rollback", "99", "--database-url", database)
     assert refused.returncode == 2
@@ -120,7 +120,7 @@ def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psyc
     [tenth] = [line for line in refused.stdout.splitlines() if line.startswith("0010.")]
     assert "index clusters_tenancy" in tenth
     assert "resources_name," not in tenth
-    # What goes out of tables that stay is named, too.
+    # Rows removed from tables that remain are named, too.
     [history] = [line for line in refused.stdout.splitlines() if line.startswith("0013.")]
     assert "rows of audit" in history
     [kinds] = [line for line in refused.stdout.splitlines() if line.startswith("0007.")]
@@ -133,7 +133,7 @@ def test_a_rollback_names_what_it_drops_and_wants_a_yes(database: str, sql: psyc
     assert migration.pending(sql) == [newest]
 
 
-def test_migrations_of_a_newer_version_are_shown_and_not_stepped_over(
+def test_migrations_of_a_newer_version_are_listed_and_prevent_a_rollback(
     database: str, sql: psycopg.Connection
 ) -> None:
     sql.execute(
@@ -151,7 +151,7 @@ def test_migrations_of_a_newer_version_are_shown_and_not_stepped_over(
     assert migration.pending(sql) == []
 
 
-def test_serve_says_at_its_start_which_migrations_are_pending(database: str) -> None:
+def test_serve_reports_pending_migrations_at_startup(database: str) -> None:
     newest = migration.names()[-1]
     with Serving("--no-auth", "--database-url", database) as server:
         assert "pending" not in server.output
@@ -161,7 +161,7 @@ def test_serve_says_at_its_start_which_migrations_are_pending(database: str) -> 
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_a_migration_that_is_killed_before_it_is_noted_can_be_run_again(
+def test_a_migration_killed_before_it_is_recorded_can_be_run_again(
     back: bool, database: str, sql: psycopg.Connection
 ) -> None:
     newest = migration.names()[-1]
@@ -173,7 +173,7 @@ def test_a_migration_that_is_killed_before_it_is_noted_can_be_run_again(
         " AND query ~ '_yoyo_migration'"
     )
     with psycopg.connect(database) as holder:
-        # Whoever notes something there waits.
+        # A migration that records its end waits.
         holder.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")
         started = start(*arguments)
         until = time.monotonic() + 30
@@ -189,10 +189,10 @@ def test_a_migration_that_is_killed_before_it_is_noted_can_be_run_again(
     assert len(functions) == (0 if back else 1)
 
 
-def test_tenants_come_while_somebody_dumps_and_others_write(
+def test_the_migrations_for_tenants_do_not_block_writes_during_a_dump(
     database: str, sql: psycopg.Connection
 ) -> None:
-    """Behind a lock that is waited for, all who come after wait as well."""
+    """Later requests would queue behind a lock that a migration waits for."""
     names = [name for name in migration.names() if name >= "0009"]
     migration.roll_back(database, len(names))
     sql.execute("SET lock_timeout = '3s'")
@@ -208,13 +208,13 @@ def test_tenants_come_while_somebody_dumps_and_others_write(
         finally:
             dump.rollback()
         assert applied.result(30) == names
-    # As after one that was killed between its last statement and the note that it is done.
+    # As if killed between its last statement and the record that it is applied.
     sql.execute("DELETE FROM _yoyo_migration WHERE migration_id ~ '^0010'")
     assert migration.apply(database) == [name for name in names if name.startswith("0010")]
 
 
 @pytest.mark.parametrize("bound", ["transaction_timeout", "idle_session_timeout"])
-def test_a_bound_on_transactions_or_sessions_does_not_end_a_migration_that_waits(
+def test_a_timeout_for_transactions_or_sessions_does_not_end_a_waiting_migration(
     bound: str, database: str, sql: psycopg.Connection
 ) -> None:
     needs_setting(sql, bound)
@@ -222,7 +222,7 @@ def test_a_bound_on_transactions_or_sessions_does_not_end_a_migration_that_waits
     migration.roll_back(database, len(names))
     with psycopg.connect(database) as dump, ThreadPoolExecutor(2) as threads:
         dump.execute("SELECT FROM clusters")
-        # For sessions that begin from here on.
+        # Applies to sessions that start from here on.
         name = psycopg.sql.Identifier(sql.info.dbname)
         bounded = psycopg.sql.SQL("ALTER DATABASE {} SET {} = '2s'")
         sql.execute(bounded.format(name, psycopg.sql.Identifier(bound)))
@@ -240,7 +240,7 @@ def test_a_bound_on_transactions_or_sessions_does_not_end_a_migration_that_waits
 
 
 @pytest.mark.parametrize("first", ["0005", "0007", "0008", "0012", "0013"])
-def test_no_migration_and_no_rollback_keeps_others_waiting_behind_a_dump(
+def test_migrations_and_rollbacks_do_not_block_writes_during_a_dump(
     first: str, database: str, sql: psycopg.Connection
 ) -> None:
     names = [name for name in migration.names() if name >= first]
@@ -256,7 +256,7 @@ def test_no_migration_and_no_rollback_keeps_others_waiting_behind_a_dump(
                 until = time.monotonic() + 4
                 while time.monotonic() < until:
                     for table in tables:
-                        # As every writer of it does.
+                        # Takes the lock that every write takes.
                         sql.execute(f"DELETE FROM {table} WHERE false")
                 assert not stepping.done()
             finally:

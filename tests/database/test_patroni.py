@@ -1,5 +1,5 @@
-"""Patroni and etcd decide who takes writes, and two services follow; what each event costs is printed
-(`make test-tools ARGS="tests/database/test_patroni.py -s"`).
+"""Patroni and etcd decide which server takes writes, and two services follow. The cost of each event is
+printed (`make test-tools ARGS="tests/database/test_patroni.py -s"`).
 """
 
 import threading
@@ -21,14 +21,14 @@ from hyperfleet.database import migration
 
 pytestmark = pytest.mark.tools
 
-# Seconds within which Patroni has a new primary, at the latest, and the machine is a slow one.
+# Seconds within which Patroni has a new primary, even on a slow machine.
 FAILOVER = DYNAMIC["ttl"] + 25
 HEAD = "the primary", "no writes", "service's", "done", "503", "no answer", "slowest"
 
 
 @contextmanager
 def load(writing: list[Writer]) -> Iterator[None]:
-    """The writers write until the end of the block."""
+    """Lets the writers write until the end of the block."""
     over = threading.Event()
     with ThreadPoolExecutor(WRITERS) as threads:
         asked = [threads.submit(writer.write, over) for writer in writing]
@@ -41,15 +41,16 @@ def load(writing: list[Writer]) -> Iterator[None]:
 
 
 def writes(node: Node, commit: str = "on") -> bool:
-    """Whether somebody who is on the machine itself can write; ``synchronous_commit`` says for whom that
-    waits.
+    """Returns whether a client on the node itself can write.
+
+    :param commit: ``synchronous_commit``, which says what a commit waits for
     """
     options = f"-c synchronous_commit={commit}"
     try:
         with psycopg.connect(
             host=str(node.folder), user="postgres", options=options, autocommit=True
         ) as conn:
-            # A standby may never come.
+            # A standby may never return.
             bound = threading.Timer(60, conn.cancel)
             bound.start()
             try:
@@ -63,17 +64,17 @@ def writes(node: Node, commit: str = "on") -> bool:
 
 
 def silent(running: Cluster) -> Node:
-    """The node that is not heard."""
+    """Returns the node whose Patroni does not respond."""
     return next(node for node in running.nodes if not node.ask("/patroni"))
 
 
 def done(writing: list[Writer]) -> list[float]:
-    """When writes were acknowledged."""
+    """Returns when writes were acknowledged, in order."""
     return sorted(end for one in writing for _, end, status in list(one.tries) if status in (200, 201))
 
 
 def pause(writing: list[Writer], began: float) -> tuple[float, float]:
-    """The longest time in which nobody was told that a write is done: from when, until when."""
+    """Returns start and end of the longest time without an acknowledged write."""
     ends = done(writing)
     return max(zip([began, *ends], ends, strict=False), key=lambda pair: pair[1] - pair[0])
 
@@ -83,8 +84,9 @@ def show(*cells: object) -> None:
 
 
 def through(running: Cluster, writing: list[Writer], name: str, event: Callable[[Node], None]) -> float:
-    """Lets something happen to the primary under load, until another one takes writes and the service
-    uses it; returns the seconds without writes.
+    """Lets an event happen to the primary under load, and waits until the service writes to another one.
+
+    Returns the seconds without writes.
     """
     for one in writing:
         one.tries.clear()
@@ -95,7 +97,7 @@ def through(running: Cluster, writing: list[Writer], name: str, event: Callable[
         happening = beside.submit(event, old)
         until(lambda: any(writes(node) for node in others), FAILOVER)
         taken = time.monotonic()
-        assert not writes(old, "local"), "one primary at a time"
+        assert not writes(old, "local"), "two primaries at a time"
         happening.result()
         until(lambda: [end for end in done(writing) if end > taken], 20)
         time.sleep(1)
@@ -113,11 +115,11 @@ def through(running: Cluster, writing: list[Writer], name: str, event: Callable[
         statuses[0],
         f"{slowest:.1f} s",
     )
-    assert not statuses[0], "the service answers, whatever becomes of the database"
+    assert not statuses[0], "a request got no response"
     return end - since
 
 
-def test_no_acknowledged_write_is_lost_whatever_becomes_of_the_primary() -> None:
+def test_no_acknowledged_write_is_lost_whatever_happens_to_the_primary() -> None:
     if reason := missing():
         pytest.skip(reason)
     with cluster() as running:
@@ -148,7 +150,7 @@ def test_no_acknowledged_write_is_lost_whatever_becomes_of_the_primary() -> None
 
 
 def without_etcd(running: Cluster, writing: list[Writer]) -> None:
-    """Patroni leaves no primary; reads go on where they may come from a standby."""
+    """Stops etcd, so that no primary is left; reads continue if they may come from a standby."""
     anybody = running.url.replace("read-write", "prefer-standby")
     with Serving("--no-auth", "--workers=1", "--database-url", anybody) as reading:
         api, ready = Api(reading.url), f"{reading.health}/readyz"

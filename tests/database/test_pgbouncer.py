@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode, where each transaction may get another session of a few."""
+"""PgBouncer in transaction mode, where each transaction may get another one of a few sessions."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ def bouncer(pooler: tuple[str, subprocess.Popen[bytes]]) -> str:
 
 @pytest.fixture
 def pooler(database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The same, and the PgBouncer itself."""
+    """The connection string for `bouncer`, and the PgBouncer process."""
     parts = conninfo_to_dict(database)
     target = " ".join(
         f"{key}={parts[key]}" for key in ("host", "port", "user", "password") if parts.get(key)
@@ -45,7 +45,7 @@ def pooler(database: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def seen_by_others(conninfo: str) -> set[tuple[str, ...]]:
-    """What other clients find in the sessions, all of which they use at once."""
+    """Returns the state that other clients find in the sessions when they use all of them at once."""
     together = threading.Barrier(SESSIONS)
 
     def look(_: int) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def seen_by_others(conninfo: str) -> set[tuple[str, ...]]:
 
 
 def life(api: Api, number: int) -> None:
-    """A cluster's and a node pool's, from creation to removal."""
+    """Takes a cluster and a node pool from creation to removal."""
     name = f"c{number}"
     for key in range(2):
         body = {"name": name, "spec": {}, "labels": {"number": str(number)}}
@@ -101,7 +101,7 @@ def life(api: Api, number: int) -> None:
     assert api.get(path).status_code == 404
 
 
-def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
+def test_all_operations_work_and_leave_nothing_behind_in_the_sessions(
     bouncer: str, database: str
 ) -> None:
     before = seen_by_others(bouncer)
@@ -114,7 +114,7 @@ def test_all_operations_work_through_it_and_leave_nothing_in_its_sessions(
         assert "psycopg" not in server.output
 
 
-def test_a_start_waits_no_longer_for_a_pooler_without_a_session_left_than_for_one_that_is_away(
+def test_startup_fails_in_time_if_the_pooler_has_no_session_left(
     bouncer: str,
 ) -> None:
     with ExitStack() as stack:
@@ -125,11 +125,11 @@ def test_a_start_waits_no_longer_for_a_pooler_without_a_session_left_than_for_on
             "serve", "--no-auth", "--port=0", "--database-url", bouncer, "--db-connect-timeout=1"
         )
         assert (ended.returncode, "no answer within 5 s" in ended.stdout) == (1, True), ended.stdout
-        # PgBouncer itself answers after two minutes.
+        # PgBouncer itself would respond after two minutes.
         assert time.monotonic() - began < 60
 
 
-def test_nobody_waits_without_end_for_a_pooler_that_says_nothing(
+def test_requests_to_a_frozen_pooler_get_503_in_time(
     pooler: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     conninfo, process = pooler
@@ -143,7 +143,7 @@ def test_nobody_waits_without_end_for_a_pooler_that_says_nothing(
         asked = [threads.submit(api.report, cluster) for _ in range(12)]
         asked += [threads.submit(api.get, "/clusters") for _ in range(12)]
         assert {one.result().status_code for one in asked} == {503}
-        # Twice the time of a statement, a margin, and a connection that is waited for.
+        # Twice the statement timeout, a margin, and the wait for a connection.
         assert time.monotonic() - start < 25
         process.send_signal(signal.SIGCONT)
         end = time.monotonic() + 10
@@ -151,7 +151,7 @@ def test_nobody_waits_without_end_for_a_pooler_that_says_nothing(
             assert time.monotonic() < end
 
 
-def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -> None:
+def test_the_statement_timeout_is_set_in_each_transaction(bouncer: str, database: str) -> None:
     options = ("--no-auth", "--database-url", bouncer, "--statement-timeout", "0.5")
     with Serving(*options) as server, psycopg.connect(database) as holder:
         api = Api(server.url)
@@ -165,8 +165,8 @@ def test_a_transaction_takes_its_time_limit_along(bouncer: str, database: str) -
         assert api.report(cluster).status_code == 201
 
 
-def test_it_costs_a_round_trip_for_each_statement_and_three_for_the_transaction(bouncer: str) -> None:
-    """They don't travel together, since PgBouncer 1.18 sometimes keeps a session from others then."""
+def test_each_statement_costs_a_round_trip_and_the_transaction_three(bouncer: str) -> None:
+    """They are not pipelined, since PgBouncer 1.18 then sometimes keeps a session from other clients."""
     wire = RoundTrips(bouncer)
     options = ("--workers=1", "--db-pool-size=1", "--database-url", wire.conninfo)
     with Serving("--no-auth", *options) as server:
@@ -185,7 +185,7 @@ def test_it_costs_a_round_trip_for_each_statement_and_three_for_the_transaction(
     wire.close()
 
 
-def test_a_server_that_ends_a_session_right_after_its_commit_is_one_that_is_away(bouncer: str) -> None:
+def test_a_session_ended_right_after_its_commit_gets_503(bouncer: str) -> None:
     wire = LastWords(bouncer, "COMMIT")
     with Serving("--no-auth", "--workers=1", "--database-url", wire.conninfo) as server:
         api = Api(server.url)
@@ -201,7 +201,7 @@ def test_a_server_that_ends_a_session_right_after_its_commit_is_one_that_is_away
     wire.close()
 
 
-def test_the_commands_work_through_it(
+def test_the_commands_work_through_pgbouncer(
     bouncer: str, database: str, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
     given = ("--database-url", bouncer)
@@ -232,7 +232,7 @@ def test_the_commands_work_through_it(
     assert seen_by_others(bouncer) == before
 
 
-def test_an_import_reads_and_writes_through_it(bouncer: str, database: str, api: Api) -> None:
+def test_an_import_reads_and_writes_through_pgbouncer(bouncer: str, database: str, api: Api) -> None:
     name = f"{conninfo_to_dict(database)['dbname']}_original"
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name}")

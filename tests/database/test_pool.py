@@ -1,4 +1,4 @@
-"""The pool of connections, as those see it who wait for one."""
+"""The connection pool, and what those that wait for a connection get."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ from hyperfleet.database.statements import fetch
 from hyperfleet.resources.snapshot import LONGEST
 
 
-def test_those_who_wait_get_connections_in_the_order_in_which_they_came(database: str) -> None:
+def test_waiting_requests_get_connections_in_order_of_arrival(database: str) -> None:
     async def main() -> list[int]:
         served: list[int] = []
 
@@ -42,7 +42,7 @@ def test_those_who_wait_get_connections_in_the_order_in_which_they_came(database
     assert uvloop.run(main()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_who_is_cancelled_in_the_moment_in_which_it_gets_a_connection_ends(database: str) -> None:
+def test_a_request_cancelled_just_as_it_gets_a_connection_ends(database: str) -> None:
     async def main() -> list[str]:
         ends = []
         async with new_pool(database, 1) as pool:
@@ -62,7 +62,7 @@ def test_who_is_cancelled_in_the_moment_in_which_it_gets_a_connection_ends(datab
     assert uvloop.run(main()) == ["cancelled"] * 20
 
 
-def test_who_is_cancelled_while_it_gives_a_connection_to_who_has_just_begun_to_wait_keeps_none(
+def test_cancelling_the_return_of_a_connection_does_not_lose_it_for_a_new_waiter(
     database: str,
 ) -> None:
     async def main() -> None:
@@ -75,7 +75,7 @@ def test_who_is_cancelled_while_it_gives_a_connection_to_who_has_just_begun_to_w
 
             giving = asyncio.create_task(give_back())
             await asyncio.sleep(0)
-            # All in one turn of the loop, and in this order.
+            # All in one iteration of the loop, and in this order.
             waiting = asyncio.create_task(fetch(pool, "SELECT 1", {}))
             done.set()
             asyncio.get_running_loop().call_soon(giving.cancel)
@@ -84,10 +84,8 @@ def test_who_is_cancelled_while_it_gives_a_connection_to_who_has_just_begun_to_w
     uvloop.run(main())
 
 
-def test_a_connection_that_ended_while_it_was_idle_costs_the_loop_nothing(
-    database: str, sql: psycopg.Connection
-) -> None:
-    """A loop that went on looking at a socket at its end would be busy with it for ever."""
+def test_an_idle_connection_that_was_closed_uses_no_cpu(database: str, sql: psycopg.Connection) -> None:
+    """A loop that kept polling a closed socket would be busy forever."""
 
     async def main() -> float:
         async with new_pool(database, 4) as pool:
@@ -103,7 +101,7 @@ def test_a_connection_that_ended_while_it_was_idle_costs_the_loop_nothing(
     assert uvloop.run(main()) < 0.3
 
 
-def test_who_gives_up_waiting_for_an_answer_leaves_the_connection_to_others(database: str) -> None:
+def test_a_request_that_times_out_leaves_its_connection_to_others(database: str) -> None:
     async def main() -> None:
         async with new_pool(database, 1, 30) as pool:
             [(first,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
@@ -119,8 +117,8 @@ def test_who_gives_up_waiting_for_an_answer_leaves_the_connection_to_others(data
     uvloop.run(main())
 
 
-def test_who_waits_for_a_server_that_resets_the_connection_after_its_last_words_hears_both() -> None:
-    """As PostgreSQL does over TCP when it is stopped while a statement is on its way."""
+def test_data_sent_just_before_a_connection_reset_is_received() -> None:
+    """PostgreSQL does this over TCP if it is stopped while a statement is in transit."""
 
     async def main() -> bytes:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -151,10 +149,10 @@ def test_who_waits_for_a_server_that_resets_the_connection_after_its_last_words_
     assert uvloop.run(main()) == b"goodbye"
 
 
-def test_plans_of_reads_reports_and_patches_are_kept(
+def test_reads_reports_and_patches_use_generic_plans(
     default_service: Service, database: str, sql: psycopg.Connection
 ) -> None:
-    """Those that are made anew each time take longer than what they are made for."""
+    """Planning these statements takes longer than executing them."""
     needs_counted_plans(sql)
     switch = default_service.pool
     with switch.over(new_pool(database, 1)):
@@ -179,12 +177,12 @@ def test_plans_of_reads_reports_and_patches_are_kept(
     named = {"clusters_read", "clusters_state", "clusters_report", "clusters_lock", "clusters_change"}
     named |= {"clusters_whole", "clusters_change_locked"}
     assert named <= plans.keys()
-    # PostgreSQL tries five times.
+    # PostgreSQL makes a custom plan five times.
     assert {name: custom for name, (custom, _) in plans.items() if custom > 5} == {}
     assert all(plans[name][1] > 5 for name in named)
 
 
-def test_documents_are_compressed_by_what_is_fastest_where_the_server_has_it(
+def test_documents_are_compressed_with_lz4_if_the_server_has_it(
     database: str, sql: psycopg.Connection
 ) -> None:
     async def main() -> str | None:
@@ -193,7 +191,7 @@ def test_documents_are_compressed_by_what_is_fastest_where_the_server_has_it(
             [(used,)] = await fetch(pool, query, {})
         return used
 
-    # PostgreSQL 13 has no choice, and no name for it.
+    # PostgreSQL 13 has neither a choice nor the setting.
     expected = None
     for (offered,) in sql.execute(
         "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
@@ -203,8 +201,8 @@ def test_documents_are_compressed_by_what_is_fastest_where_the_server_has_it(
     assert (expected is None) == (sql.info.server_version < 140_000)
 
 
-def test_no_connection_stays_unused_for_long_while_others_are_used(database: str) -> None:
-    """What is in between, such as a firewall, forgets connections on which nothing is said."""
+def test_no_connection_stays_idle_for_long_while_others_are_used(database: str) -> None:
+    """Devices in between, such as firewalls, forget idle connections."""
 
     async def main() -> bool:
         async with new_pool(database, 4) as pool:
@@ -221,7 +219,7 @@ def test_no_connection_stays_unused_for_long_while_others_are_used(database: str
     assert uvloop.run(main())
 
 
-def test_a_connection_that_is_too_old_is_made_anew_when_it_is_given_back(database: str) -> None:
+def test_an_expired_connection_is_replaced_when_it_is_returned(database: str) -> None:
     async def main() -> bool:
         async with new_pool(database, 1) as pool:
             conn = await pool.getconn()
@@ -234,7 +232,7 @@ def test_a_connection_that_is_too_old_is_made_anew_when_it_is_given_back(databas
     assert uvloop.run(main())
 
 
-def test_a_statement_is_prepared_when_it_has_come_five_times_and_never_where_that_is_not_wanted(
+def test_a_repeated_statement_is_prepared_unless_that_is_disabled(
     database: str,
 ) -> None:
     async def main() -> list[int]:
@@ -252,7 +250,7 @@ def test_a_statement_is_prepared_when_it_has_come_five_times_and_never_where_tha
     assert uvloop.run(main()) == [0, 1]
 
 
-def test_a_statement_that_failed_leaves_the_connection_as_it_was(database: str) -> None:
+def test_a_failed_statement_leaves_its_connection_usable(database: str) -> None:
     async def main() -> None:
         async with new_pool(database, 1) as pool:
             [(pid,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
@@ -264,7 +262,7 @@ def test_a_statement_that_failed_leaves_the_connection_as_it_was(database: str) 
     uvloop.run(main())
 
 
-def test_texts_are_stored_as_they_are_whatever_encoding_the_database_has_for_clients(
+def test_texts_are_stored_unchanged_whatever_the_default_client_encoding_is(
     database: str, service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     name = psycopg.sql.Identifier(sql.info.dbname)
@@ -278,7 +276,7 @@ def test_texts_are_stored_as_they_are_whatever_encoding_the_database_has_for_cli
 
 
 @pytest.mark.parametrize("prepare", [None, False])
-def test_a_server_that_says_goodbye_behind_its_answer_is_one_that_is_away(
+def test_a_connection_terminated_after_its_result_is_an_operational_error(
     database: str, prepare: bool | None
 ) -> None:
     wire = LastWords(database, "SELECT 1")

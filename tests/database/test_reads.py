@@ -1,6 +1,4 @@
-"""Reads from standbys: they share the work, nobody misses what they wrote, and none is read that is too
-far behind.
-"""
+"""Standbys share the reads: clients see their own writes, and none serves that is too far behind."""
 
 import threading
 import time
@@ -32,7 +30,7 @@ NAMES = ("second", "third")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[Server, list[str]]]:
-    """A primary, and the folders of the sockets of its two standbys."""
+    """A primary, and the socket folders of its two standbys."""
     with (
         own_server() as primary,
         standby(primary, "second", synchronous=False) as second,
@@ -55,7 +53,7 @@ def serving(nodes: tuple[Server, list[str]]) -> Iterator[Serving]:
 
 
 def paused(folder: str, *, on: bool = True) -> None:
-    """Lets a standby replay nothing more; what it is sent it still takes."""
+    """Pauses a standby's replay; it still receives the WAL."""
     with psycopg.connect(host=folder, port=5432, user="postgres", autocommit=True) as conn:
         conn.execute("SELECT pg_wal_replay_pause()" if on else "SELECT pg_wal_replay_resume()")
         while on and conn.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != ("paused",):
@@ -67,7 +65,7 @@ def resume(folder: str) -> None:
 
 
 def served(serving: Serving) -> dict[str, int]:
-    """How many reads each server has served, by the first words of its name."""
+    """Returns how many reads each server has served, by its name without the port."""
     found = {}
     for line in requests.get(serving.metrics, timeout=5).text.splitlines():
         if line.startswith("hyperfleet_db_reads_total{"):
@@ -77,7 +75,7 @@ def served(serving: Serving) -> dict[str, int]:
 
 
 def reads_of(folder: str) -> int:
-    """Transactions that a server of PostgreSQL has committed, by its own word."""
+    """Returns how many transactions a PostgreSQL server says it has committed."""
     with psycopg.connect(host=folder, port=5432, user="postgres", autocommit=True) as conn:
         flush_counters(conn)
         time.sleep(0.1)
@@ -86,7 +84,7 @@ def reads_of(folder: str) -> int:
         return int(count)
 
 
-def test_who_sends_back_the_position_of_a_write_always_reads_it(
+def test_a_client_that_sends_back_the_position_of_a_write_always_reads_it(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     api = Api(serving.url)
@@ -111,7 +109,7 @@ def test_who_sends_back_the_position_of_a_write_always_reads_it(
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(walk, range(64)))
-    # Standbys that stand still serve none of it, and nobody waits long for them.
+    # Paused standbys serve none of it, and no request waits long for them.
     for folder in nodes[1]:
         paused(folder)
     began = time.monotonic()
@@ -121,7 +119,7 @@ def test_who_sends_back_the_position_of_a_write_always_reads_it(
     assert found["primary"] and all(found[folder] for folder in nodes[1])
 
 
-def test_one_more_standby_serves_as_many_more_lists(
+def test_lists_are_shared_evenly_among_the_standbys(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     primary, folders = nodes
@@ -137,15 +135,15 @@ def test_one_more_standby_serves_as_many_more_lists(
             ) as reading,
             ThreadPoolExecutor(4) as threads,
         ):
-            # A standby that lags a little behind the first sample is left alone for a second.
+            # A standby that lags a little behind at first is not asked again for a second.
             while not all(served(reading).get(folder) for folder in folders[:count]):
                 Api(reading.url).get("/clusters")
                 time.sleep(0.2)
-            # Of different pages, so that none shares the reading of another.
+            # Different pages, so that no request shares the read of another.
             pages = [f"/clusters?size={size}&search=name='one'" for size in range(1, 401)]
             answers = list(threads.map(lambda page: Api(reading.url).get(page).json(), pages))
         assert all(answer["total"] == 1 for answer in answers)
-        # Sessions tell what they have done when they end.
+        # Sessions report their statistics when they end.
         after = [reads_of(folder) for folder in (*folders, host)]
         more = [one - other for one, other in zip(after, before, strict=True)]
         # Each is asked for its position several times a second; the rest is the start and this test.
@@ -154,7 +152,7 @@ def test_one_more_standby_serves_as_many_more_lists(
         assert more[-1] < asked, more
 
 
-def test_no_standby_serves_that_is_further_behind_than_is_allowed(
+def test_a_standby_beyond_the_maximum_staleness_does_not_serve(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     (_, folders), api = nodes, Api(serving.url)
@@ -165,7 +163,7 @@ def test_no_standby_serves_that_is_further_behind_than_is_allowed(
     path = f"/clusters/{cluster['id']}"
     api.patch(path, json={"labels": {"a": "b"}}).raise_for_status()
     written = time.monotonic()
-    # Each thing that is written is seen by all within the staleness, whoever serves it.
+    # All clients see a write within the staleness, whichever server they read from.
     while time.monotonic() - written < 1.2:
         assert api.get(path).status_code in (200, 404)
     for _ in range(20):
@@ -185,7 +183,7 @@ def test_no_standby_serves_that_is_further_behind_than_is_allowed(
     assert f"standby {second}:5432 serves again" in serving.output
 
 
-def test_a_standby_that_is_promoted_serves_no_more() -> None:
+def test_a_promoted_standby_serves_no_more_reads() -> None:
     with (
         own_server() as primary,
         standby(primary, synchronous=False) as second,
@@ -203,7 +201,7 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
         promote = psycopg.connect(host=second, port=5432, user="postgres", autocommit=True)
         with promote as conn:
             assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
-            # Nothing is written to the primary meanwhile.
+            # The primary does not have this write.
             conn.execute("UPDATE clusters SET spec = '{}', name = 'other'")
         time.sleep(1.2)
         after = served(serving)[second]
@@ -215,8 +213,8 @@ def test_a_standby_that_is_promoted_serves_no_more() -> None:
         assert states[f"standby {second}:5432"]["state"] == "the server is no standby"
 
 
-def test_a_standby_of_another_primary_serves_nothing() -> None:
-    """As where a database was moved to a new server, and the standbys of the old one are still named."""
+def test_a_standby_of_another_primary_does_not_serve() -> None:
+    """As after a move to a new server, if the settings still name the standbys of the old one."""
     with (
         own_server() as before,
         standby(before, synchronous=False) as second,
@@ -224,7 +222,7 @@ def test_a_standby_of_another_primary_serves_nothing() -> None:
         embedded.running(files) as conninfo,
     ):
         migration.apply(conninfo)
-        # The old one has written far more.
+        # The old primary has written far more.
         for _ in range(8):
             before.ask("UPDATE feeds SET since = since")
             before.ask("SELECT pg_switch_wal()")
@@ -244,7 +242,7 @@ def test_a_standby_of_another_primary_serves_nothing() -> None:
             assert states[f"standby {second}:5432"]["state"] == said
 
 
-def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
+def test_a_frozen_standby_delays_reads_only_briefly() -> None:
     with own_server() as primary, standby(primary, synchronous=False) as second:
         files = Path(second) / "postgresql"
         with Serving(
@@ -260,7 +258,7 @@ def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
                 while not over.is_set():
                     page += 1
                     began = time.monotonic()
-                    # Each its own page, which it shares with nobody.
+                    # A different page each time, which is not shared.
                     path = f"/clusters?size={number + 1}&search=name!='{page}'"
                     statuses.add(api.get(path).status_code)
                     slowest = max(slowest, time.monotonic() - began)
@@ -282,7 +280,7 @@ def test_a_standby_that_says_nothing_holds_nobody_up_for_long() -> None:
                 Api(serving.url).get("/clusters").raise_for_status()
 
 
-def test_slow_lists_of_something_else_keep_nobody_waiting_where_no_standby_serves(
+def test_without_a_serving_standby_slow_lists_do_not_delay_other_reads(
     database: str, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
     with Serving(
@@ -304,7 +302,7 @@ def test_slow_lists_of_something_else_keep_nobody_waiting_where_no_standby_serve
         assert {one.result().status_code for one in lists} <= {200, 503}
 
 
-def test_writers_that_use_up_the_primary_do_not_take_the_standbys_readers_from_it(
+def test_writes_that_exhaust_the_primarys_connections_do_not_stop_reads_from_standbys(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     (primary, folders), api = nodes, Api(serving.url)
@@ -327,7 +325,7 @@ def test_writers_that_use_up_the_primary_do_not_take_the_standbys_readers_from_i
     assert sum(after[folder] - before.get(folder, 0) for folder in folders) > 20
 
 
-def test_a_large_page_of_one_standby_has_no_holes_where_another_is_behind(
+def test_a_large_page_from_one_standby_has_no_holes_if_another_is_behind(
     nodes: tuple[Server, list[str]],
 ) -> None:
     primary, folders = nodes
@@ -350,7 +348,7 @@ def test_a_large_page_of_one_standby_has_no_holes_where_another_is_behind(
 
 
 @pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
-def test_behind_a_pooler_that_shares_standbys_who_has_written_reads_it(
+def test_clients_read_their_writes_through_a_pooler_that_balances_standbys(
     nodes: tuple[Server, list[str]],
 ) -> None:
     primary, folders = nodes
@@ -378,7 +376,7 @@ def test_behind_a_pooler_that_shares_standbys_who_has_written_reads_it(
         assert served(serving).get(f"127.0.0.1:{port}", 0) > 0
 
 
-def test_a_standby_that_ends_takes_no_request_with_it() -> None:
+def test_no_request_fails_when_a_standby_is_killed() -> None:
     with own_server() as primary, standby(primary, synchronous=False) as second:
         read = of(primary, [second])
         with Serving(
@@ -406,7 +404,7 @@ def test_a_standby_that_ends_takes_no_request_with_it() -> None:
             assert served(serving)[second] and served(serving)["primary"]
 
 
-def test_standbys_that_are_not_there_keep_nobody_from_reading(database: str, tmp_path: Any) -> None:
+def test_unreachable_standbys_do_not_prevent_or_delay_reads(database: str, tmp_path: Any) -> None:
     with Serving(
         *("--no-auth", "--database-url", database),
         *("--read-database-url", f"host={tmp_path},127.0.0.1 port=5432,1 dbname=x user=x"),
@@ -421,7 +419,7 @@ def test_standbys_that_are_not_there_keep_nobody_from_reading(database: str, tmp
         assert f"standby {tmp_path}:5432 does not serve" in serving.output
 
 
-def test_a_position_that_is_none_is_refused_and_one_from_elsewhere_is_not_waited_for_long(
+def test_a_malformed_position_is_refused_and_a_foreign_one_is_not_waited_for_long(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     api = Api(serving.url)
@@ -434,24 +432,24 @@ def test_a_position_that_is_none_is_refused_and_one_from_elsewhere_is_not_waited
     assert time.monotonic() - began < 2
 
 
-def test_without_standbys_no_position_is_told_and_one_that_is_sent_is_of_no_account(api: Api) -> None:
+def test_without_standbys_no_position_is_returned_and_one_sent_is_ignored(api: Api) -> None:
     created = api.post("/clusters", json={"name": "one", "spec": {}})
     assert POSITION not in created.headers
     assert api.get("/clusters", headers={POSITION: "FFFFFFFF/FFFFFFFF"}).json()["total"] == 1
 
 
-def test_positions_are_told_apart_beyond_four_gigabytes_of_log() -> None:
+def test_positions_are_ordered_beyond_four_gigabytes_of_wal() -> None:
     told = ["0/FFFFFFFF", "1/0", "1/B374D848", "16/3"]
     assert sorted(told, key=position) == told
 
 
-def test_standbys_of_no_database_are_refused_at_the_start() -> None:
+def test_serve_refuses_standbys_without_a_primary() -> None:
     refused = run("serve", "--no-auth", "--read-database-url=postgresql://localhost/x")
     assert refused.returncode == 2
     assert "--read-database-url names standbys: name their primary with --database-url" in refused.stdout
 
 
-def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
+def test_the_feed_of_changes_is_read_from_standbys_and_misses_nothing(
     nodes: tuple[Server, list[str]], serving: Serving
 ) -> None:
     _, folders = nodes
@@ -470,7 +468,7 @@ def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
                     assert own.delete(f"{serving.url}{cluster['href']}").status_code == 202
 
         writing = [threads.submit(write, number) for number in range(4)]
-        # One falls behind meanwhile, and what the other has shown is not taken for unknown there.
+        # One falls behind meanwhile; tokens that the other has given must not count as unknown there.
         paused(folders[0])
         time.sleep(0.5)
         resume(folders[0])
@@ -489,7 +487,7 @@ def test_the_feed_of_changes_comes_from_standbys_and_misses_nothing_there(
         assert news(watcher.copy) == expected
 
 
-def test_a_change_that_a_standby_shows_before_its_primary_does_is_not_taken_for_forgotten(
+def test_a_token_that_a_standby_gave_before_the_primary_knew_it_does_not_count_as_expired(
     nodes: tuple[Server, list[str]],
 ) -> None:
     primary, folders = nodes
@@ -511,7 +509,7 @@ def test_a_change_that_a_standby_shows_before_its_primary_does_is_not_taken_for_
                 assert time.monotonic() < deadline
             assert page["items"][0]["name"] == "early"
             path = f"/changes?after={page['next']}"
-            # Now the primary has to answer.
+            # Now the primary must respond.
             with frozen(quick):
                 for more in ("", "&wait=3"):
                     began = time.monotonic()
@@ -532,7 +530,7 @@ def test_a_change_that_a_standby_shows_before_its_primary_does_is_not_taken_for_
         assert [item["name"] for item in items] == ["next"]
 
 
-def test_a_token_that_a_standby_does_not_know_yet_is_none_of_another_feed(
+def test_a_token_that_a_standby_does_not_know_yet_is_answered_by_the_primary(
     nodes: tuple[Server, list[str]],
 ) -> None:
     primary, folders = nodes
@@ -541,7 +539,7 @@ def test_a_token_that_a_standby_does_not_know_yet_is_none_of_another_feed(
         *("--read-database-url", of(primary, folders), "--max-staleness=60"),
     ) as serving:
         api = Api(serving.url)
-        # One that could not serve yet would be left alone for a second.
+        # A standby that cannot serve yet would not be asked again for a second.
         while len(served(serving).keys() - {"primary"}) < len(folders):
             api.get("/clusters")
         for folder in folders:

@@ -1,4 +1,4 @@
-"""A PostgreSQL that restarts under the service: once it is back, it is as if nothing had been."""
+"""PostgreSQL restarts under the service, which works as before once it is back."""
 
 import threading
 import time
@@ -67,7 +67,7 @@ def test_no_request_fails_once_the_database_accepts_connections_again(
     assert time.monotonic() - start < 5
 
 
-def test_a_request_that_comes_during_a_restart_waits_for_its_end(server: Server, api: Api) -> None:
+def test_a_request_during_a_restart_waits_until_it_is_over(server: Server, api: Api) -> None:
     fill(server, api)
     server.stop()
     with ThreadPoolExecutor(8) as threads:
@@ -79,7 +79,7 @@ def test_a_request_that_comes_during_a_restart_waits_for_its_end(server: Server,
     assert time.monotonic() - back < 2
 
 
-def test_after_an_outage_that_requests_have_seen_none_fails_either(server: Server, api: Api) -> None:
+def test_no_request_fails_after_an_outage_in_which_others_got_503(server: Server, api: Api) -> None:
     fill(server, api)
     server.stop()
     with ThreadPoolExecutor(8) as threads:

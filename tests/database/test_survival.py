@@ -1,4 +1,4 @@
-"""PostgreSQL is killed in the middle of writes: what was acknowledged is there, once."""
+"""PostgreSQL is killed in the middle of writes: each acknowledged one is stored, once."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ from writers import WRITERS, assert_nothing_is_lost, writers
 
 pytestmark = pytest.mark.slow
 
-# At the most: each takes time from those who write, and the longer they take the more there would be.
+# At most: each slows the writers down, and the longer they take, the more kills there would be.
 KILLS = 8
 
 
-def test_every_acknowledged_write_is_there_once_after_kills_in_the_middle_of_two_thousand() -> None:
+def test_every_acknowledged_write_is_stored_once_if_the_server_is_killed_meanwhile() -> None:
     with (
         own_server() as server,
         Serving("--no-auth", "--workers=2", "--database-url", server.conninfo) as serving,
@@ -51,7 +51,7 @@ def test_every_acknowledged_write_is_there_once_after_kills_in_the_middle_of_two
             finally:
                 over.set()
             assert killer.result() >= 2
-            # Within a second, on a machine that has nothing else to do.
+            # Less than a second on an idle machine.
             assert scraper.result() < 3
         deadline = time.monotonic() + 10
         while api.get("/clusters?size=0").status_code != 200:

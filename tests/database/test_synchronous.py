@@ -1,4 +1,4 @@
-"""A primary that acknowledges nothing without its standby, while that is away."""
+"""A primary acknowledges nothing without its synchronous standby, which is away."""
 
 import threading
 import time
@@ -21,13 +21,13 @@ END = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'S
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Server, Path]]:
-    """The primary, and the files of its standby."""
+    """The primary, and the folder of its standby."""
     with own_server() as primary, standby(primary) as second:
         yield primary, Path(second) / "postgresql"
 
 
 def writes(api: Api, name: str) -> list[Callable[[Api], requests.Response]]:
-    """A creation, one with a key, a report, a change and a deletion, which don't wait for each other."""
+    """Returns a creation, one with a key, a report, a patch and a deletion, all independent."""
     reported, changed, deleted = (api.cluster(f"{name}-{number}") for number in range(3))
     body = {"spec": {"a": name}}
     return [
@@ -49,9 +49,9 @@ def until(server: Server, statement: str, count: int) -> list[Any]:
     return found
 
 
-def test_who_ends_the_wait_for_a_standby_makes_no_write_acknowledged(pair: tuple[Server, Path]) -> None:
+def test_cancelling_the_wait_for_a_standby_acknowledges_no_write(pair: tuple[Server, Path]) -> None:
     primary, files = pair
-    # What others want to hear is nothing to the service.
+    # The service must not depend on this setting.
     primary.ask("ALTER ROLE postgres SET client_min_messages = error")
     with Serving("--no-auth", "--workers=1", "--database-url", primary.conninfo) as serving:
         api = Api(serving.url)
@@ -66,7 +66,7 @@ def test_who_ends_the_wait_for_a_standby_makes_no_write_acknowledged(pair: tuple
                 (503, "HYPERFLEET-SVC-001")
             ] * len(asked)
         assert serving.says("the wait for a standby was cut short")
-        # The connections are as good as before.
+        # The connections still work.
         again = [one(api).status_code for one in writes(api, "again")]
         assert again == [201, 201, 201, 200, 202]
 
@@ -74,12 +74,12 @@ def test_who_ends_the_wait_for_a_standby_makes_no_write_acknowledged(pair: tuple
 @pytest.mark.parametrize(
     "settings",
     [
-        # A request gives up, or what is in the connection is given up.
+        # Either the request times out, or the statement does.
         ("--request-timeout=1", "--statement-timeout=0.1"),
         ("--request-timeout=60", "--statement-timeout=0.1"),
     ],
 )
-def test_no_session_of_the_server_is_left_behind_that_waits_for_a_standby(
+def test_sessions_that_wait_for_a_standby_do_not_accumulate(
     pair: tuple[Server, Path], settings: tuple[str, ...]
 ) -> None:
     primary, files = pair
@@ -87,13 +87,13 @@ def test_no_session_of_the_server_is_left_behind_that_waits_for_a_standby(
     with Serving(*arguments, *settings) as serving:
         api = Api(serving.url)
         over, seen = threading.Event(), [0]
-        # What is removed is not there to be removed once more.
+        # Without the deletion, which cannot be repeated.
         asked = [one for _ in range(2) for one in writes(api, f"l{time.monotonic_ns()}")[:-1]]
 
         def go_on(one: Callable[[Api], requests.Response]) -> None:
             own = Api(serving.url)
             while not over.is_set():
-                # A name is seen to be taken as soon as nobody waits for the standby any more.
+                # A taken name is seen as soon as no session waits for the standby any more.
                 assert one(own).status_code in (503, 409)
 
         with ThreadPoolExecutor(len(asked)) as threads, frozen(files):
@@ -106,6 +106,6 @@ def test_no_session_of_the_server_is_left_behind_that_waits_for_a_standby(
             over.set()
             for one in going:
                 one.result()
-        # One more may be on its way out.
+        # One more may be about to end.
         assert max(seen) <= POOL + 1
         assert api.get("/clusters?size=0").status_code == 200

@@ -1,4 +1,4 @@
-"""Reads that are done once for several who ask: nobody gets what is older than the question."""
+"""Statements shared by concurrent requests: no request gets a result older than itself."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from hyperfleet.database.together import Once, Rounds
 
 
 class Source:
-    """What is read, and how often: a value that changes while reads are under way."""
+    """A value that changes while it is being read, and the number of reads."""
 
     def __init__(self, seconds: float = 0.005) -> None:
         self.value = 0
@@ -35,7 +35,7 @@ class Source:
 
 
 @pytest.mark.parametrize("kind", ["rounds", "once"])
-def test_sixteen_who_ask_share_reads_and_none_is_answered_with_what_was_read_before_it_asked(
+def test_sixteen_callers_share_reads_and_none_gets_a_read_from_before_its_call(
     kind: str,
 ) -> None:
     async def main() -> None:
@@ -67,7 +67,7 @@ def test_sixteen_who_ask_share_reads_and_none_is_answered_with_what_was_read_bef
     asyncio.run(main())
 
 
-def test_a_read_that_hangs_keeps_nobody_from_the_next_one() -> None:
+def test_a_hanging_read_does_not_delay_the_next_one() -> None:
     async def main() -> None:
         source = Source(10)
         rounds, once = Rounds(source.many), Once(8)
@@ -90,7 +90,7 @@ def test_a_read_that_hangs_keeps_nobody_from_the_next_one() -> None:
     asyncio.run(main())
 
 
-def test_an_error_reaches_all_who_asked_and_one_who_leaves_takes_nothing_from_the_others() -> None:
+def test_an_error_reaches_all_callers_and_a_cancelled_caller_affects_no_other() -> None:
     async def main() -> None:
         async def fail(*_: Any) -> Any:
             await asyncio.sleep(0.01)
@@ -116,7 +116,7 @@ def test_an_error_reaches_all_who_asked_and_one_who_leaves_takes_nothing_from_th
     asyncio.run(main())
 
 
-def test_a_round_that_nobody_waits_for_any_more_is_ended_and_no_other() -> None:
+def test_a_round_without_waiting_callers_is_cancelled_and_no_other() -> None:
     async def main() -> None:
         source = Source(0.3)
         rounds = Rounds(source.many)
@@ -137,7 +137,7 @@ def test_a_round_that_nobody_waits_for_any_more_is_ended_and_no_other() -> None:
     asyncio.run(main())
 
 
-def test_a_statement_that_fails_because_of_one_row_is_run_again_for_each() -> None:
+def test_a_statement_that_fails_because_of_one_row_is_repeated_for_each_row() -> None:
     async def main() -> None:
         runs: list[list[str]] = []
 
@@ -157,7 +157,7 @@ def test_a_statement_that_fails_because_of_one_row_is_run_again_for_each() -> No
         assert isinstance(ends[1], psycopg.errors.NumericValueOutOfRange)
         assert ends[3] is None
         assert runs == [keys, *([key] for key in keys)]
-        # What may have been done is not done again.
+        # A statement that may have been executed is not repeated.
         runs.clear()
         ends = await asyncio.gather(
             *(rounds.get(key, 1) for key in ("c", "lost")), return_exceptions=True
@@ -168,7 +168,7 @@ def test_a_statement_that_fails_because_of_one_row_is_run_again_for_each() -> No
     asyncio.run(main())
 
 
-def test_values_are_never_answered_with_what_others_became() -> None:
+def test_a_write_never_gets_the_result_of_another_value() -> None:
     async def main() -> None:
         async def write(asked: dict[str, int]) -> dict[str, int]:
             await asyncio.sleep(0.005)
@@ -186,7 +186,7 @@ def test_values_are_never_answered_with_what_others_became() -> None:
     asyncio.run(main())
 
 
-def test_more_than_fit_into_a_statement_are_written_by_the_next() -> None:
+def test_rows_that_exceed_one_statement_are_written_by_the_next() -> None:
     async def main() -> None:
         sizes: list[int] = []
 
@@ -204,13 +204,13 @@ def test_more_than_fit_into_a_statement_are_written_by_the_next() -> None:
     asyncio.run(main())
 
 
-def test_creations_at_the_same_moment_have_each_its_own_end(service: Callable[..., Api]) -> None:
+def test_concurrent_creations_each_get_their_own_result(service: Callable[..., Api]) -> None:
     api, start = service(), threading.Barrier(32)
 
     def create(number: int) -> tuple[int, dict[str, Any]]:
         own = Api(api.url)
         start.wait()
-        # Four want each name.
+        # Four requests want each name.
         body = {"name": f"c{number // 4}", "labels": {"n": str(number)}, "spec": {"n": number}}
         answer = own.post("/clusters", json=body)
         return answer.status_code, answer.json()
@@ -231,7 +231,7 @@ def test_creations_at_the_same_moment_have_each_its_own_end(service: Callable[..
     assert api.get("/clusters").json()["total"] == 8
 
 
-def test_creations_at_the_same_moment_do_not_wait_for_a_name_that_somebody_is_about_to_give(
+def test_concurrent_creations_do_not_wait_for_one_whose_name_is_locked(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api, start = service(), threading.Barrier(32)
@@ -241,7 +241,7 @@ def test_creations_at_the_same_moment_do_not_wait_for_a_name_that_somebody_is_ab
         own = Api(api.url)
         start.wait()
         began = time.monotonic()
-        # Half of them want that name.
+        # Half of them want the held name.
         name = f"c{number}" if number % 2 else "held"
         status = own.post("/clusters", json={"name": name, "spec": {}}).status_code
         return status, time.monotonic() - began
@@ -258,7 +258,7 @@ def test_creations_at_the_same_moment_do_not_wait_for_a_name_that_somebody_is_ab
     assert max(seconds for _, seconds in others) < 3
 
 
-def test_reports_at_the_same_moment_do_not_wait_for_one_on_a_locked_cluster(
+def test_concurrent_reports_do_not_wait_for_one_on_a_locked_cluster(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api, start = service(), threading.Barrier(16)
@@ -286,10 +286,10 @@ def test_reports_at_the_same_moment_do_not_wait_for_one_on_a_locked_cluster(
         assert stored["data"] == {"of": cluster["id"]}
 
 
-def test_patches_at_the_same_moment_have_each_its_own_end_and_do_not_wait_for_a_locked_cluster(
+def test_concurrent_patches_get_their_own_results_and_do_not_wait_for_a_locked_cluster(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
-    # The locked one may take as long as the others need.
+    # The locked one may wait for as long as the others need.
     api, start = service(statement_timeout=20), threading.Barrier(16)
     clusters = [api.cluster(f"c{number}", labels={"old": "x"}) for number in range(16)]
 
@@ -301,7 +301,7 @@ def test_patches_at_the_same_moment_have_each_its_own_end_and_do_not_wait_for_a_
             changed = own.patch(path, json=wanted)
             assert (changed.status_code, changed.headers["ETag"]) == (200, f'"{step + 2}"')
             assert {name: changed.json()[name] for name in wanted} == wanted
-            # What is refused to one is nothing to the others.
+            # A refusal does not affect the others.
             assert own.patch(path, json={"labels": {"of": "not!"}}).status_code == 400
             stale = own.patch(path, json={"spec": {"lost": True}}, headers={"If-Match": '"1"'})
             assert stale.status_code == 412
@@ -330,7 +330,7 @@ def test_patches_at_the_same_moment_have_each_its_own_end_and_do_not_wait_for_a_
         assert sorted(one["generation"] for one in records) == [2, 3, 4, 5, 6]
 
 
-def test_whoever_has_written_reads_it_at_once_beside_fifteen_who_read_all_the_time(
+def test_a_writer_reads_its_writes_at_once_next_to_fifteen_constant_readers(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
     api = service()

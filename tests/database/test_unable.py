@@ -1,4 +1,4 @@
-"""A database that is there and can't do its work: read-only, out of disk, out of connections."""
+"""The database is reachable but cannot work: it is read-only, or out of disk or connections."""
 
 import time
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def assert_reads_only(api: Api, serving: Serving, cluster: dict[str, object]) ->
 
 
 @pytest.mark.parametrize("asked_meanwhile", [True, False])
-def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
+def test_a_read_only_database_serves_reads_and_takes_writes_once_it_is_writable_again(
     serving: Serving, sql: psycopg.Connection, asked_meanwhile: bool
 ) -> None:
     api = Api(serving.url)
@@ -63,7 +63,7 @@ def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
     switch = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     sql.execute(switch.format(name, psycopg.sql.SQL("on")))
     sql.execute(GONE, {"name": sql.info.dbname})
-    # A session that is gone for the server is so for its client when its process has ended.
+    # The client notices that a session has ended once the server's process has exited.
     ended = time.monotonic()
     while "read-only" not in create(api).json()["detail"]:
         assert time.monotonic() - ended < 2
@@ -79,7 +79,7 @@ def test_a_read_only_database_answers_reads_and_takes_writes_when_it_may_again(
     assert ready(serving)[0] == 200
 
 
-def test_a_standby_answers_reads_and_takes_writes_once_it_is_promoted(server: Server) -> None:
+def test_a_standby_serves_reads_and_takes_writes_once_it_is_promoted(server: Server) -> None:
     with Serving("--no-auth", "--workers=1", "--database-url", server.conninfo) as serving:
         api = Api(serving.url)
         cluster = api.cluster("standing-by")
@@ -116,7 +116,7 @@ def test_a_standby_answers_reads_and_takes_writes_once_it_is_promoted(server: Se
         ("XX000", 500, "HYPERFLEET-INT-001"),
     ],
 )
-def test_each_state_of_the_database_has_its_answer(
+def test_each_sqlstate_gets_its_own_status_and_code(
     api: Api, sql: psycopg.Connection, sqlstate: str, status: int, code: str
 ) -> None:
     cluster = api.cluster()
@@ -138,7 +138,7 @@ def test_each_state_of_the_database_has_its_answer(
 
 @pytest.fixture
 def role(sql: psycopg.Connection) -> Iterator[str]:
-    """A role of this test's own, which may do nothing yet."""
+    """A role of this test, without privileges."""
     name = f"{sql.info.dbname}_role"
     sql.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
     yield name
@@ -161,7 +161,7 @@ def assert_refused(api: Api, serving: Serving, why: str) -> None:
     assert why in serving.output
 
 
-def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
+def test_a_database_that_admits_no_one_is_reported_as_refusing_connections(server: Server) -> None:
     name = psycopg.sql.Identifier(str(conninfo_to_dict(server.conninfo)["dbname"]))
     allow = psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
     admin = make_conninfo(server.conninfo, dbname="template1")
@@ -181,7 +181,7 @@ def test_a_database_that_lets_nobody_in_is_told_as_that(server: Server) -> None:
         assert create(api).status_code == 201
 
 
-def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
+def test_a_revoked_privilege_gets_503_and_is_named_in_the_log(
     role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
     sql.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
@@ -199,7 +199,7 @@ def test_a_right_that_is_taken_away_is_a_503_and_named_in_the_log(
 
 
 def the_only_connection(sql: psycopg.Connection, theirs: str) -> psycopg.Connection:
-    """Takes the place of the service's, which the server needs a moment to give up."""
+    """Takes the service's only connection, which the server needs a moment to free."""
     deadline = time.monotonic() + 10
     while True:
         sql.execute(GONE, {"name": sql.info.dbname})
@@ -210,9 +210,9 @@ def the_only_connection(sql: psycopg.Connection, theirs: str) -> psycopg.Connect
             time.sleep(0.02)
 
 
-def test_a_password_that_changes_is_taken_from_its_passfile_by_all_workers(tmp_path: Path) -> None:
+def test_all_workers_read_a_changed_password_from_the_passfile(tmp_path: Path) -> None:
     def write(password: str) -> None:
-        """Names another file, as Kubernetes does with what it mounts."""
+        """Swaps a link to the file, as Kubernetes does for mounted Secrets."""
         file = tmp_path / password
         file.write_text(f"*:*:*:changing:{password}\n")
         file.chmod(0o600)
@@ -227,13 +227,13 @@ def test_a_password_that_changes_is_taken_from_its_passfile_by_all_workers(tmp_p
         rules.write_text("local all changing scram-sha-256\n" + rules.read_text())
         server.ask("SELECT pg_reload_conf()")
         write("before")
-        # That of the embedded server is for who needs no password.
+        # The embedded server's own values are for clients that need no password.
         own = {"require_auth": "scram-sha-256", "passfile": str(tmp_path / "passfile")}
         theirs = make_conninfo(server.conninfo, user="changing", **own)
         with Serving("--no-auth", "--workers=2", "--database-url", theirs) as serving:
             assert create(Api(serving.url)).status_code == 201
             server.ask("ALTER ROLE changing PASSWORD 'after'")
-            # Who is in stays in.
+            # Existing connections stay open.
             assert {create(Api(serving.url)).status_code for _ in range(8)} == {201}
             server.ask(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'changing'"
@@ -242,12 +242,12 @@ def test_a_password_that_changes_is_taken_from_its_passfile_by_all_workers(tmp_p
             while "refuses connections" not in create(Api(serving.url)).text:
                 assert time.monotonic() - ended < 5
             write("after")
-            # What could not be made is tried again after a moment.
+            # A connection that failed is retried after a moment.
             time.sleep(1)
             assert {create(Api(serving.url)).status_code for _ in range(8)} == {201}
 
 
-def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
+def test_too_many_connections_get_503_until_there_is_room(
     role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
     sql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
@@ -261,7 +261,7 @@ def test_too_many_connections_are_a_503_and_those_that_there_are_go_on(
         assert ready(serving)[0] == 200
 
 
-def test_an_error_that_is_not_the_databases_absence_is_not_called_so(
+def test_a_database_error_is_not_reported_as_an_absent_database(
     role: str, theirs: str, sql: psycopg.Connection
 ) -> None:
     with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:

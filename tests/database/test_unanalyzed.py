@@ -1,4 +1,4 @@
-"""What PostgreSQL has not looked at yet, as after a restore, is found by its indexes all the same."""
+"""Tables that PostgreSQL has not analyzed yet, as after a restore, are still read by index."""
 
 import re
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from hyperfleet.settings import declared
 
 pytestmark = pytest.mark.slow
 
-# As many clusters, and as many releases, each of which refers to a cluster.
+# The number of clusters, and of releases, each of which refers to a cluster.
 ROWS = 3000
-# Releases that a planner who knows nothing finds too many to begin with those that refer.
+# So many releases that a planner without statistics would not start with the references.
 MANY = 20_000
 
 FILL = """
@@ -48,7 +48,7 @@ ORDER BY position, sequence LIMIT 1
 
 @pytest.fixture
 def restored(sql: psycopg.Connection) -> Iterator[psycopg.Connection]:
-    """A connection to a database with resources that nobody has analyzed."""
+    """A connection to a database with resources in tables that were never analyzed."""
     refers = {"ref_type": "cluster", "target_kind": "Cluster"}
     given = [{"kind": "Release", "plural": "releases", "references": [refers]}]
     kinds.declare(declared.kinds_of(declared_kinds.parsed(given)))
@@ -69,7 +69,7 @@ def releases(sql: psycopg.Connection, first: int, last: int) -> None:
 
 
 def looked_at(sql: psycopg.Connection, statement: str, values: dict[str, Any]) -> dict[str, float]:
-    """As many rows of each table as a statement looks at, planned for any values or for these."""
+    """Returns how many rows of each table a statement reads with a generic or a custom plan, at most."""
     most: dict[str, float] = {}
     for planned in (kept_steps, steps):
         found = planned(sql, statement, values)
@@ -78,12 +78,12 @@ def looked_at(sql: psycopg.Connection, statement: str, values: dict[str, Any]) -
     return most
 
 
-def test_who_refers_to_a_resource_is_found_without_a_look_at_all_that_may(
+def test_referrers_are_found_without_reading_all_resources_that_could_refer(
     restored: psycopg.Connection,
 ) -> None:
     restored.execute("ALTER TABLE resources DISABLE TRIGGER USER")
     releases(restored, ROWS + 1, MANY)
-    # Not what is remembered of the kinds that there are in other tests, nor for these.
+    # Not cached, since other tests have other kinds.
     [statement] = marking._referring.__wrapped__("Cluster", scoped=False)
     for number, count in ((ROWS, 1), (MANY + 1, 0)):
         query = "SELECT md5('clusters' || %s)::uuid::text"
@@ -91,27 +91,25 @@ def test_who_refers_to_a_resource_is_found_without_a_look_at_all_that_may(
         values = {"ids": [id_], "id": id_}
         assert len(restored.execute(statement, values).fetchall()) == count
         looked = looked_at(restored, statement, values)
-        # Each reference once, at the most.
+        # Each reference at most once.
         assert looked.pop("resource_references", 0) <= MANY
         assert sum(looked.values()) <= 10, looked
 
 
 @pytest.mark.parametrize("kind", [None, "Cluster", "Release"])
-def test_a_search_in_the_feed_reads_each_row_by_its_id(
-    restored: psycopg.Connection, kind: str | None
-) -> None:
+def test_a_search_in_the_feed_reads_rows_by_id(restored: psycopg.Connection, kind: str | None) -> None:
     [(text,)] = restored.execute(PLACE).fetchall()
     for search in ("labels.env='prod'", "labels.env='prod' and labels.tier='gold'", "name='nobody'"):
         condition = pages.searched(search, kind)
         wanted = pages.Wanted(kind, None, condition, search, Shape(), "", 100, {})
         looked = looked_at(restored, *pages.plan(wanted, Place.parse(text)))
         assert "labels" not in looked
-        # To sort a small feed is as good as to read it in order.
+        # Sorting a small feed is as good as reading it in order.
         looked.pop("changes")
         assert max(looked.values()) <= pages.SCANNED + 10, (search, looked)
 
 
-def test_the_end_of_the_feed_is_found_without_a_look_at_all_of_it(restored: psycopg.Connection) -> None:
+def test_the_end_of_the_feed_is_found_without_reading_all_of_it(restored: psycopg.Connection) -> None:
     [(text,)] = restored.execute(
         re.sub("position, sequence LIMIT", "position DESC LIMIT", PLACE)
     ).fetchall()
