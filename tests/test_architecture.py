@@ -1,4 +1,4 @@
-"""The modules are where docs/architecture.md says, and import what it says."""
+"""The modules are where docs/architecture.md says, and import only what it allows."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a module imports, also inside of functions."""
+    """Returns the rooms that a module imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hyperfleet"):
@@ -31,11 +31,11 @@ def imported(path: Path) -> set[str]:
     return found - {room(path)}
 
 
-def test_every_room_is_in_the_table_and_every_room_of_the_table_exists() -> None:
+def test_the_table_lists_exactly_the_rooms_that_exist() -> None:
     assert {room(path) for path in MODULES} == set(ROOMS)
 
 
-def test_every_module_of_a_package_is_named_where_it_is() -> None:
+def test_the_table_names_exactly_the_modules_of_each_package() -> None:
     for package in {path.parent for path in MODULES} - {PACKAGE}:
         holds = ROOMS[package.name][0].partition(":")[0]
         modules = {path.stem for path in MODULES if path.parent == package}
@@ -43,17 +43,17 @@ def test_every_module_of_a_package_is_named_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_arrows_point_down(path: Path) -> None:
+def test_modules_import_only_what_their_room_may(path: Path) -> None:
     may = set(re.findall(r"\w+", ROOMS[room(path)][1]))
     names = list(ROOMS)
     below = set(names[names.index(room(path)) + 1 :])
     if may == {"all", "below"}:
         may = below
-    assert may <= below, "the table is in the order of the arrows"
+    assert may <= below, "the table is not in the order of the arrows"
     assert imported(path) <= may
 
 
-def test_no_room_may_import_what_it_does_not_need() -> None:
+def test_the_table_allows_no_import_that_is_not_used() -> None:
     for name, (_, may) in ROOMS.items():
         if may != "all below":
             used = set().union(*(imported(path) for path in MODULES if room(path) == name))
@@ -66,7 +66,7 @@ def test_every_package_says_what_it_is_for() -> None:
         assert text, package
 
 
-def test_flask_is_asked_in_one_place_below_the_edge() -> None:
+def test_flasks_globals_are_used_in_one_module_only() -> None:
     askers = {
         str(path.relative_to(PACKAGE))
         for path in MODULES
@@ -75,7 +75,7 @@ def test_flask_is_asked_in_one_place_below_the_edge() -> None:
     assert askers == {"handlers/request.py"}
 
 
-def test_the_benchmarks_find_what_they_measure() -> None:
+def test_the_benchmarks_can_be_imported() -> None:
     for path in (PACKAGE.parent / "benchmarks").glob("*.py"):
         if path.stem != "__main__":
             importlib.import_module(f"benchmarks.{path.stem}")

@@ -1,4 +1,4 @@
-"""The documentation keeps up with the code."""
+"""The documentation agrees with the code."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from hyperfleet.settings import catalogue as settings
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.synonyms import ADDRESSES, SYNONYMS
 
-# Pages whose commands speak to a service that runs without authentication.
+# Pages with commands for a service that runs without authentication.
 WALKS = (
     *("README.md", "docs/using.md", "docs/adapters.md", "docs/lifecycle.md"),
     *("docs/compatibility.md", "docs/history.md"),
@@ -23,7 +23,7 @@ WALKS = (
 
 
 def settings_page() -> str:
-    """docs/settings.md as it has to be."""
+    """Returns docs/settings.md as it should be."""
     lines = [
         "# Settings",
         "",
@@ -75,12 +75,12 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_page_of_settings_is_that_of_the_code(root: Path) -> None:
+def test_the_page_of_settings_is_up_to_date(root: Path) -> None:
     page = root / "docs" / "settings.md"
-    assert page.read_text() == settings_page(), "write it anew: python tests/test_documentation.py"
+    assert page.read_text() == settings_page(), "regenerate it: python tests/test_documentation.py"
 
 
-def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere(root: Path) -> None:
+def test_the_readme_links_every_page_and_no_link_is_broken(root: Path) -> None:
     pages = {path.relative_to(root).as_posix() for path in (root / "docs").glob("*.md")}
     linked = set(re.findall(r"\]\((docs/[^)#]+)\)", (root / "README.md").read_text()))
     assert linked == pages
@@ -89,7 +89,7 @@ def test_every_page_is_linked_from_the_readme_and_every_link_leads_somewhere(roo
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_readme_is_one_screen_and_names_its_two_commands_first(root: Path) -> None:
+def test_the_readme_fits_one_screen_and_starts_with_its_two_commands(root: Path) -> None:
     text = (root / "README.md").read_text()
     assert len(text.splitlines()) <= 60
     first = re.search(r"```\n(.*?)```", text, re.DOTALL)
@@ -100,14 +100,14 @@ def test_the_readme_is_one_screen_and_names_its_two_commands_first(root: Path) -
     ]
 
 
-def test_the_runbook_says_what_to_do_about_each_failure_of_the_service(root: Path) -> None:
+def test_the_runbook_covers_every_server_error(root: Path) -> None:
     text = (root / "docs" / "runbook.md").read_text()
     codes = [code for code, entry in CATALOGUE.items() if entry.status >= 500]
     assert codes
     assert [code for code in codes if f"| `{code}` |" not in text] == []
 
 
-def test_help_names_every_setting() -> None:
+def test_the_help_names_every_setting() -> None:
     done = run("serve", "--help")
     for name in DECLARED:
         assert f"--{name.replace('_', '-')}" in done.stdout

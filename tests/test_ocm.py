@@ -1,6 +1,6 @@
-"""The `ocm` command line, as people use it, against a service that `hyperfleet token` let them into.
+"""The `ocm` command line works against the service, with a token from `hyperfleet token`.
 
-The test of `ocm` itself runs where it is on the PATH. What `ocm` sends is tested everywhere.
+The test of `ocm` itself needs it on the PATH. What `ocm` sends is tested in any case.
 """
 
 import json
@@ -88,7 +88,7 @@ def test_ocm_logs_in_and_works_on_clusters(
     deleted = answer("delete", made["href"])
     assert deleted["deleted_by"] == "developer@hyperfleet.local"
 
-    # An error is shown as it is, on stderr, and is a failure.
+    # An error is shown unchanged on stderr, and the command fails.
     wrong = run("post", CLUSTERS, body={"name": "Not A Name", "spec": {}})
     assert wrong.returncode != 0
     problem = json.loads(wrong.stderr)
@@ -96,7 +96,7 @@ def test_ocm_logs_in_and_works_on_clusters(
     assert problem["reason"]
     assert problem["details"][0]["field"] == "name"
 
-    # Another's token is refused, in the same way.
+    # A token of another key is refused in the same way.
     stranger = token(tmp_path / "stranger")
     assert run("login", f"--token={stranger}", f"--url={server.url}").returncode == 0
     refused = run("get", CLUSTERS)
@@ -104,8 +104,8 @@ def test_ocm_logs_in_and_works_on_clusters(
     assert json.loads(refused.stderr)["code"] == "HYPERFLEET-AUT-002"
 
 
-def test_requests_as_the_sdk_of_ocm_sends_them(server: Serving, folder: Path) -> None:
-    """Whether or not ocm is there: it takes nothing but application/json, also for errors."""
+def test_requests_like_those_of_the_ocm_sdk_get_json(server: Serving, folder: Path) -> None:
+    """ocm accepts only application/json, also for errors."""
     session = requests.Session()
     session.headers = {"Accept": "application/json", "Authorization": f"Bearer {token(folder)}"}  # type: ignore[assignment]
     as_json = {"Content-Type": "application/json"}
@@ -128,7 +128,7 @@ def test_requests_as_the_sdk_of_ocm_sends_them(server: Serving, folder: Path) ->
             assert response.json()["reason"]
 
 
-def test_the_key_pair_is_made_once_and_is_nobody_elses(folder: Path) -> None:
+def test_the_key_pair_is_created_once_and_is_private(folder: Path) -> None:
     first = token(folder)
     key, keys = (folder / "private.pem").read_bytes(), (folder / "jwks.json").read_bytes()
     second = token(folder, "--email", "ann@example.com")
@@ -141,7 +141,7 @@ def test_the_key_pair_is_made_once_and_is_nobody_elses(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_what_a_token_says_is_up_to_the_options(folder: Path) -> None:
+def test_the_options_determine_the_claims_of_a_token(folder: Path) -> None:
     made = token(
         folder,
         *("--email=ann@example.com", "--username=ann", "--issuer=https://me", "--audience=fleet"),
@@ -155,14 +155,14 @@ def test_what_a_token_says_is_up_to_the_options(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["--lifetime=3x", "--lifetime=", "--claim=x", "--claim==x"])
-def test_options_that_make_no_sense_are_named(folder: Path, wrong: str) -> None:
+def test_an_invalid_option_is_named_in_the_error(folder: Path, wrong: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         token(folder, wrong)
     assert failed.value.returncode == 2
     assert wrong.split("=", maxsplit=1)[0] in failed.value.stderr
 
 
-def test_a_broken_key_is_no_traceback(folder: Path) -> None:
+def test_a_broken_key_fails_without_a_traceback(folder: Path) -> None:
     folder.mkdir()
     (folder / "private.pem").write_text("no key")
     with pytest.raises(subprocess.CalledProcessError) as failed:
@@ -171,7 +171,7 @@ def test_a_broken_key_is_no_traceback(folder: Path) -> None:
     assert "Traceback" not in failed.value.stderr
 
 
-def test_a_token_that_has_ended_is_refused(server: Serving, folder: Path) -> None:
+def test_an_expired_token_is_refused(server: Serving, folder: Path) -> None:
     ended = token(folder, "--lifetime=-1h")
     response = requests.get(
         server.url + CLUSTERS, headers={"Authorization": f"Bearer {ended}"}, timeout=30

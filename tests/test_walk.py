@@ -1,4 +1,4 @@
-"""The walk through the API that users of the original know, typed with curl and jq."""
+"""The walkthrough that users of the original know works, typed with curl and jq."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ needs_curl = pytest.mark.skipif(
 
 
 def type_it(script: str, url: str) -> list[dict]:
-    """Runs the commands in a shell and returns the JSON documents that they print, one after another."""
+    """Runs the commands in a shell; returns the JSON documents that they print, in order."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace("http://localhost:8000", url)],
         capture_output=True,
@@ -49,7 +49,7 @@ def type_it(script: str, url: str) -> list[dict]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not merely waiting for its exit code to be fetched."""
+    """Returns whether a process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -57,7 +57,9 @@ def is_running(pid: int) -> bool:
 
 
 @needs_curl
-def test_the_walk_works_on_a_fresh_data_folder_and_its_data_outlives_a_restart(tmp_path: Path) -> None:
+def test_the_walkthrough_works_in_a_new_data_folder_and_its_data_survives_a_restart(
+    tmp_path: Path,
+) -> None:
     arguments = ("--no-auth", "--data-dir", str(tmp_path / "data"))
     with Serving(*arguments) as server:
         compatibility, empty, pool, report, cluster, found = type_it(WALK, server.url)
@@ -73,14 +75,16 @@ def test_the_walk_works_on_a_fresh_data_folder_and_its_data_outlives_a_restart(t
         assert [entry["adapter"] for entry in cluster["status"]["adapters"]] == ["dns-adapter"]
         assert found["total"] == 1
         assert found["items"][0] == cluster
-        assert "127.0.0.1" in server.url, "without authentication only this machine is served"
+        assert "127.0.0.1" in server.url, (
+            "without authentication, the service listens beyond this machine"
+        )
         assert server.stop() == 0
     with Serving(*arguments) as server:
         [again] = type_it(f"curl -s http://localhost:8000{cluster['href']} | jq", server.url)
         assert again == cluster
 
 
-def test_a_killed_service_leaves_nothing_that_keeps_the_next_one_from_starting(tmp_path: Path) -> None:
+def test_a_killed_service_does_not_keep_the_next_one_from_starting(tmp_path: Path) -> None:
     server = Serving("--no-auth", "--data-dir", str(lay(tmp_path)))
     postmaster = int((tmp_path / "postgresql" / "postmaster.pid").read_text().split()[0])
     server.process.kill()

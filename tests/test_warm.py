@@ -1,4 +1,4 @@
-"""The services that tests start are like those that people start."""
+"""Services that tests start by forking are like those that users start."""
 
 import os
 import re
@@ -17,12 +17,12 @@ from warm import POSSIBLE, Started
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not POSSIBLE, reason="every start is of an interpreter of its own here"),
+    pytest.mark.skipif(not POSSIBLE, reason="here, each service starts its own interpreter"),
 ]
 
 
 def state(serving: Serving) -> dict[str, object]:
-    """What the kernel knows of a process that it does not share with others."""
+    """Returns what the kernel knows of a process and what others do not share."""
     place = Path(f"/proc/{serving.process.pid}")
     masks = re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s+(\w+)$", (place / "status").read_text(), re.MULTILINE)
     files = []
@@ -32,14 +32,14 @@ def state(serving: Serving) -> dict[str, object]:
     return {
         **dict(masks),
         "folder": (place / "cwd").readlink(),
-        # How many connections and threads there are depends on what else the machine does.
+        # The numbers of connections and threads depend on what else the machine does.
         "descriptors": {re.sub(r"metrics-[^/]+|\d+", "-", one) for one in files},
         "group": os.getpgid(serving.process.pid),
     }
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_one_that_was_forked_is_as_one_with_an_interpreter_of_its_own(
+def test_a_forked_service_is_like_one_with_its_own_interpreter(
     database: str, tmp_path: Path, workers: str
 ) -> None:
     arguments = ("--no-auth", f"--workers={workers}", "--database-url", database)
@@ -74,7 +74,7 @@ with server_folder() as files, own_server() as server, standby(server) as other:
 """
 
 
-def test_nothing_is_left_where_pytest_is_killed(database: str, root: Path) -> None:
+def test_nothing_is_left_running_if_pytest_is_killed(database: str, root: Path) -> None:
     killed = subprocess.Popen(
         [sys.executable, "-c", PYTEST, database],
         stdin=subprocess.PIPE,

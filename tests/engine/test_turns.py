@@ -1,4 +1,4 @@
-"""One resource that is busy keeps nobody from the others."""
+"""A busy resource does not hold up requests on others."""
 
 import threading
 import time
@@ -26,10 +26,10 @@ def locked(database: str, table: str, resource: dict[str, Any]) -> Iterator[None
         yield
 
 
-def test_reports_on_a_locked_cluster_take_one_connection_and_are_refused_beyond_a_hundred(
+def test_reports_on_a_locked_cluster_use_one_connection_and_get_503_beyond_a_hundred(
     service: Callable[..., Api], database: str, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nobody gives up while the lock is held, however slow the machine is.
+    # No request may time out while the lock is held, however slow the machine is.
     monkeypatch.setattr(turns, "PATIENCE", 30)
     api = service(statement_timeout=30, request_timeout=60)
     busy, other = api.cluster("busy"), api.cluster("other")
@@ -48,7 +48,7 @@ def test_reports_on_a_locked_cluster_take_one_connection_and_are_refused_beyond_
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             assert sql.execute(WAITING).fetchone() == (1,)
-            # Others hear nothing of it, in whatever they do.
+            # Requests on other resources, and reads, are not affected.
             for number in range(20):
                 start = time.monotonic()
                 assert api.read(other)["id"] == other["id"]
@@ -64,7 +64,7 @@ def test_reports_on_a_locked_cluster_take_one_connection_and_are_refused_beyond_
 
 
 @pytest.mark.slow
-def test_a_turn_that_does_not_come_is_refused_and_the_next_ones_still_come(
+def test_a_request_whose_turn_does_not_come_gets_503_and_later_ones_still_succeed(
     service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
     api = service(statement_timeout=20)
@@ -85,7 +85,7 @@ def test_a_turn_that_does_not_come_is_refused_and_the_next_ones_still_come(
 
     with locked(database, "clusters", busy):
         threads = [threading.Thread(target=change, args=(number,)) for number in range(16)]
-        # The report, so that what comes after it finds the cluster.
+        # The report goes first, so that the requests after it find the cluster.
         threads[0].start()
         while sql.execute(WAITING).fetchone() != (1,):
             assert time.monotonic() - begun < 12
@@ -95,7 +95,7 @@ def test_a_turn_that_does_not_come_is_refused_and_the_next_ones_still_come(
         while len(answers) < 15:
             assert time.monotonic() - begun < 12
             time.sleep(0.05)
-        # All but the one that has its turn, and waits in the database.
+        # All but the one whose turn it is, which waits in the database.
         assert [status for status, _ in answers] == [503] * 15
         assert all(taken > 4.5 for _, taken in answers)
     for thread in threads:

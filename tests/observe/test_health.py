@@ -1,4 +1,4 @@
-"""What probes and operators are told: check by check, in maintenance, before there is a database."""
+"""Health endpoints: the checks, maintenance mode, and a start without a database."""
 
 import json
 import socket
@@ -26,7 +26,9 @@ def checks(server: Serving) -> tuple[int, dict[str, str]]:
     return answer.status_code, {name: one["state"] for name, one in found.items()}
 
 
-def test_each_check_has_a_name_a_state_and_an_age(database: str, sql: psycopg.Connection) -> None:
+def test_readyz_verbose_lists_each_check_with_its_state_and_age(
+    database: str, sql: psycopg.Connection
+) -> None:
     with (
         KeyServer(key_pair()) as keys,
         Serving(
@@ -61,7 +63,7 @@ def test_each_check_has_a_name_a_state_and_an_age(database: str, sql: psycopg.Co
         )
 
 
-def test_a_file_of_keys_that_breaks_is_told_until_it_is_mended(database: str, tmp_path: Path) -> None:
+def test_a_broken_key_file_is_reported_until_it_is_repaired(database: str, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     good = json.dumps(key_set(key_pair()))
     file.write_text(good)
@@ -81,7 +83,7 @@ def test_a_file_of_keys_that_breaks_is_told_until_it_is_mended(database: str, tm
             assert Api(server.url).get("/clusters", headers=token).status_code == 200
 
 
-def test_an_operator_takes_all_workers_out_of_service_and_back(database: str) -> None:
+def test_an_operator_can_put_all_workers_into_maintenance_and_back(database: str) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
 
         def status(path: str) -> set[int]:
@@ -93,7 +95,7 @@ def test_an_operator_takes_all_workers_out_of_service_and_back(database: str) ->
         assert status("/healthz") == {200}
         down = requests.get(server.health + "/healthcheck", timeout=5)
         assert down.json() == {"maintenance_status": "maintenance mode"}
-        # Who comes all the same is served.
+        # Requests that still come are served.
         assert Api(server.url).get("/clusters").status_code == 200
         assert checks(server)[1]["maintenance"] == "down"
         assert requests.post(server.health + "/healthcheck/up", timeout=5).status_code == 200
@@ -101,7 +103,7 @@ def test_an_operator_takes_all_workers_out_of_service_and_back(database: str) ->
         assert requests.get(server.health + "/healthcheck/down", timeout=5).status_code == 405
 
 
-def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
+def test_only_local_clients_can_start_maintenance(database: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -111,12 +113,12 @@ def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
     if own.startswith("127."):
         pytest.skip("this machine has no address but that of itself")
     arguments = ["--no-auth", "--health-host=0.0.0.0", "--database-url", database]
-    # What makes uvicorn believe everybody's X-Forwarded-For.
+    # This makes uvicorn trust X-Forwarded-For from anyone.
     with Serving(*arguments, env={"FORWARDED_ALLOW_IPS": "*"}) as server:
         port = server.health.rpartition(":")[2]
         refused = requests.post(f"http://{own}:{port}/healthcheck/down", timeout=5)
         assert refused.status_code == 403
-        # Nor who says to be here.
+        # Nor may a client that claims to be local.
         for said in ("127.0.0.1", "::1"):
             forged = requests.post(
                 f"http://{own}:{port}/healthcheck/down", headers={"X-Forwarded-For": said}, timeout=5
@@ -125,7 +127,7 @@ def test_nobody_from_elsewhere_takes_it_out_of_service(database: str) -> None:
         assert requests.get(f"http://{own}:{port}/readyz", timeout=5).status_code == 200
 
 
-def test_while_the_database_is_not_there_at_the_start_the_process_is_alive_and_waits(
+def test_a_service_started_without_its_database_stays_alive_and_waits_for_it(
     tmp_path: Path,
 ) -> None:
     ports = [free_port() for _ in range(3)]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 class Logging(Serving):
-    """A service that writes JSON, as it does where it is not on a terminal."""
+    """A service that logs JSON, as it does if its output is not a terminal."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         super().__init__(*arguments, env={"HYPERFLEET_LOG_FORMAT": "", **(env or {})})
@@ -38,7 +38,7 @@ class Logging(Serving):
         return next(event[name.lower()] for event in self.events if "api" in event)
 
     def last(self, **members: Any) -> dict[str, Any]:
-        """The newest event that has these members; waits for it."""
+        """Returns the newest event with these members; waits for it."""
         deadline = time.monotonic() + 5
         while True:
             for event in reversed(self.events):
@@ -48,14 +48,14 @@ class Logging(Serving):
             time.sleep(0.02)
 
 
-def test_keys_that_cannot_be_fetched_are_told_with_the_request_that_needed_them(database: str) -> None:
+def test_a_failure_to_fetch_keys_is_logged_with_the_request_that_needed_them(database: str) -> None:
     with Logging("--jwk-cert-url=http://127.0.0.1:1/keys", "--database-url", database) as server:
         headers = {"X-Request-ID": "mine", "Authorization": f"Bearer {key_pair().token()}"}
         assert Api(server.url).get("/clusters", headers=headers).status_code == 503
         server.last(request_id="mine", logger="hyperfleet.auth.keys", level="warning")
 
 
-def test_a_request_is_one_json_object_with_all_that_a_search_needs(database: str) -> None:
+def test_a_request_is_logged_as_one_json_object_with_all_its_fields(database: str) -> None:
     with Logging("--no-auth", "--database-url", database) as server:
         api = Api(server.url)
         trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -104,7 +104,7 @@ def test_a_request_is_one_json_object_with_all_that_a_search_needs(database: str
         assert server.last(reason="finalized")["id"] == cluster["id"]
 
 
-def test_a_cluster_that_goes_with_its_last_node_pool_is_told_of_as_well(database: str) -> None:
+def test_a_cluster_removed_with_its_last_node_pool_is_logged_too(database: str) -> None:
     with Logging("--no-auth", "--database-url", database) as server:
         api = Api(server.url)
         finalized = [{"type": "Finalized", "status": "True"}]
@@ -126,7 +126,7 @@ def test_a_cluster_that_goes_with_its_last_node_pool_is_told_of_as_well(database
             assert api.get(path).status_code == 404
 
 
-def test_no_line_has_a_secret_a_spec_or_what_was_searched_for(database: str) -> None:
+def test_no_line_contains_a_secret_a_spec_or_a_search(database: str) -> None:
     with Logging("--no-auth", "--database-url", database, "--log-level=debug") as server:
         api = Api(server.url)
         api.cluster("one", spec={"hidden": "sesame-1"}, labels={"l": "sesame-2"})
@@ -144,11 +144,11 @@ def test_no_line_has_a_secret_a_spec_or_what_was_searched_for(database: str) -> 
         server.last(status=404, method="GET", path="unknown")
         for number in (*range(1, 7), 8, 9):
             assert f"sesame-{number}" not in server.output
-        # Each line is an object, so no text of a client's has begun one.
+        # Each line is an object, so no client has forged one.
         assert all(event["message"] for event in server.events)
 
 
-def test_what_is_called_as_a_secret_is_hidden_however_it_is_written() -> None:
+def test_values_named_like_secrets_are_hidden_in_any_notation() -> None:
     secrets = Secrets(("password", "token"))
     for text in (
         "password=sesame",
@@ -164,7 +164,7 @@ def test_what_is_called_as_a_secret_is_hidden_however_it_is_written() -> None:
     assert secrets.hide("tokens of this issuer are accepted") == "tokens of this issuer are accepted"
 
 
-def test_slow_statements_are_named_and_the_access_log_may_be_sampled_but_not_of_errors(
+def test_slow_statements_are_logged_by_name_and_sampling_never_omits_errors(
     database: str, sql: psycopg.Connection
 ) -> None:
     arguments = ["--no-auth", "--database-url", database, "--slow-statement=0.2", "--access-log=0"]
@@ -188,7 +188,7 @@ def test_slow_statements_are_named_and_the_access_log_may_be_sampled_but_not_of_
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_level_changes_by_signal_for_all_workers(database: str, count: int) -> None:
+def test_signals_change_the_log_level_of_all_workers(database: str, count: int) -> None:
     arguments = ["--no-auth", "--database-url", database, f"--workers={count}", "--log-level=warning"]
     with Logging(*arguments) as server:
         Api(server.url).get("/clusters").raise_for_status()
@@ -209,7 +209,7 @@ def test_the_level_changes_by_signal_for_all_workers(database: str, count: int) 
         before = len(server.events)
         for _ in range(8):
             Api(server.url).get("/clusters").raise_for_status()
-        # A line comes after its answer; at the end all are there.
+        # Lines are written after the response; once the service has stopped, all are there.
         server.stop()
         assert not [e for e in server.events[before:] if e["logger"] == "hyperfleet.request"]
 
@@ -234,7 +234,7 @@ def test_text_is_written_on_a_terminal(database: str) -> None:
     assert text.startswith(b"HyperFleet API ")
 
 
-def test_text_is_written_where_it_is_asked_for(database: str) -> None:
+def test_text_is_written_if_log_format_is_text(database: str) -> None:
     with Serving("--no-auth", "--database-url", database, "--log-format=text") as server:
         assert server.output.startswith("HyperFleet API ")
         Api(server.url).get("/clusters").raise_for_status()
@@ -245,7 +245,7 @@ def test_text_is_written_where_it_is_asked_for(database: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_missed(
+def test_a_stalled_log_reader_blocks_no_one_and_learns_that_lines_were_lost(
     database: str, count: int
 ) -> None:
     reading, writing = os.pipe()
@@ -269,7 +269,7 @@ def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_
             except requests.ConnectionError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        # Some 300 kB of lines, into a pipe that takes 64.
+        # About 300 kB of lines, into a pipe that holds 64.
         for _ in range(800):
             assert api.get("/compatibility", timeout=5).status_code == 200
         text = b""
@@ -280,7 +280,7 @@ def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_
             try:
                 text += os.read(reading, 1 << 20)
             except BlockingIOError:
-                # Whoever has something to say next says it.
+                # The next line that is logged brings the message.
                 Api(api.url).get("/compatibility")
         assert all(json.loads(line) for line in text.splitlines()[:-1])
     finally:
@@ -290,7 +290,7 @@ def test_a_reader_of_the_log_that_stopped_stops_nobody_else_and_is_told_what_it_
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_full_disk_under_the_log_stops_nobody_and_its_end_is_told_with_what_was_lost(
+def test_a_full_disk_under_the_log_blocks_no_one_and_lost_lines_are_reported_later(
     database: str, tmp_path: Path, form: str
 ) -> None:
     port, errors = free_port(), tmp_path / "errors"
@@ -312,7 +312,7 @@ def test_a_full_disk_under_the_log_stops_nobody_and_its_end_is_told_with_what_wa
             deadline = time.monotonic() + 90
             while True:
                 try:
-                    # The line of a request is written before the next one on its connection is answered.
+                    # A request is logged before the next one on its connection gets its response.
                     for _ in range(3):
                         api.get("/clusters").raise_for_status()
                     break

@@ -1,4 +1,4 @@
-"""What Prometheus is told of resources, statements, connections and queues."""
+"""Metrics of resources, statements, connections and queues."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def serving(database: str) -> Iterator[Serving]:
 
 
 def scraped(server: Serving) -> dict[str, float]:
-    """Each sample by its name and labels, these in alphabetical order."""
+    """Returns each sample by its name and sorted labels."""
     found = {}
     for line in requests.get(server.metrics, timeout=5).text.splitlines():
         if line[0] == "#":
@@ -45,13 +45,13 @@ def scraped(server: Serving) -> dict[str, float]:
     return found
 
 
-def test_what_becomes_of_resources_and_of_reports_is_counted(serving: Serving) -> None:
+def test_reconciliations_reports_and_pending_resources_are_counted(serving: Serving) -> None:
     api = Api(serving.url)
     cluster, other = api.cluster("one"), api.cluster("two")
     api.node_pool(cluster, "np")
     assert api.report(cluster).status_code == 201
     assert api.report(cluster, observed_generation=5).status_code == 204
-    # It was as it was wanted until then.
+    # It was reconciled until then.
     api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).raise_for_status()
     api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 2}}).raise_for_status()
     api.report(cluster, observed_generation=3)
@@ -76,7 +76,7 @@ def test_what_becomes_of_resources_and_of_reports_is_counted(serving: Serving) -
 
     pending = "hyperfleet_api_resource_pending_reconciliation"
     time.sleep(1.2)
-    # The fleet's figures are looked at once in 15 s.
+    # The fleet's figures are read once every 15 s.
     assert scraped(serving)[of(pending, "cluster", "true")] == 1
     assert found[of(pending, "cluster", "true")] == 1
     assert found[of(pending, "cluster", "false")] == 2
@@ -94,7 +94,7 @@ def of(name: str, kind: str, deleting: str) -> str:
     return f'{name}{{component="api",is_delete="{deleting}",resource_type="{kind}",{VERSION}}}'
 
 
-def test_what_is_not_as_it_is_wanted_for_long_is_stuck(serving: Serving) -> None:
+def test_a_resource_pending_for_long_counts_as_stuck(serving: Serving) -> None:
     api = Api(serving.url)
     api.cluster("one")
     time.sleep(1.5)
@@ -145,7 +145,7 @@ def test_every_statement_has_a_name_and_every_metric_is_documented(serving: Serv
     assert f'version="{__version__}"' in info
 
 
-def test_queues_and_failures_are_shown_while_they_last_and_no_lock_keeps_a_scrape(
+def test_queues_and_errors_are_shown_and_a_locked_table_does_not_block_scrapes(
     serving: Serving, sql: psycopg.Connection
 ) -> None:
     api = Api(serving.url)
@@ -177,7 +177,7 @@ def test_queues_and_failures_are_shown_while_they_last_and_no_lock_keeps_a_scrap
     assert any('error_type="LockNotAvailable"' in name and value for name, value in errors.items())
 
 
-def test_what_is_no_request_is_counted_and_logged(serving: Serving) -> None:
+def test_garbage_instead_of_a_request_is_counted_and_logged(serving: Serving) -> None:
     host, _, port = serving.url.removeprefix("http://").partition(":")
     for _ in range(3):
         with socket.create_connection((host, int(port)), 5) as line:
@@ -188,7 +188,7 @@ def test_what_is_no_request_is_counted_and_logged(serving: Serving) -> None:
     assert "what arrived was not a request" in serving.output
 
 
-def test_an_outage_is_counted_and_leaves_nobody_waiting() -> None:
+def test_an_outage_is_counted_and_leaves_no_request_waiting() -> None:
     with own_server() as server, Serving("--no-auth", "--database-url", server.conninfo) as serving:
         Api(serving.url).cluster("one")
         server.stop()
@@ -208,11 +208,11 @@ def test_an_outage_is_counted_and_leaves_nobody_waiting() -> None:
         assert serving.output.count("the database is reached again") == 1
 
 
-def test_the_fleet_is_looked_at_once_for_all_processes_of_a_group(database: str) -> None:
+def test_the_figures_of_the_fleet_are_read_once_for_all_workers(database: str) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
         Api(server.url).cluster("one")
         with ThreadPoolExecutor(16) as threads:
-            # Each on a connection of its own, so that both processes are asked.
+            # Each on a new connection, so that both workers are asked.
             everything = list(threads.map(lambda _: scraped(server), range(64)))
         asked = (
             f'hyperfleet_db_query_duration_seconds_count{{component="api",operation="fleet",{VERSION}}}'
@@ -222,7 +222,7 @@ def test_the_fleet_is_looked_at_once_for_all_processes_of_a_group(database: str)
         assert [one[pending] for one in everything[32:]] == [1] * 32
 
 
-def test_a_worker_that_died_is_counted_and_one_that_was_stopped_is_not(database: str) -> None:
+def test_a_worker_that_dies_is_counted_as_a_restart(database: str) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
         name = f"hyperfleet_api_worker_restarts_total{{{OWN}}}"
         assert scraped(server)[name] == 0
@@ -234,7 +234,7 @@ def test_a_worker_that_died_is_counted_and_one_that_was_stopped_is_not(database:
             time.sleep(0.1)
 
 
-def test_the_first_generations_names_are_there_for_who_asks_for_them(database: str) -> None:
+def test_metrics_of_the_first_generation_are_there_only_if_enabled(database: str) -> None:
     arguments = ["--no-auth", "--database-url", database]
     with Serving(*arguments, "--first-generation-metrics") as server:
         Api(server.url).get("/compatibility")

@@ -1,4 +1,4 @@
-"""A real Prometheus: what dashboards and alerts of the original ask for is there."""
+"""A real Prometheus finds what our dashboard and alerts, and those of the original, query."""
 
 import json
 import re
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool on the PATH"),
 ]
 
-# What the original's dashboard shows, and its alerts compare with zero.
+# The queries of the original's dashboard, and its alerts' comparisons with zero.
 QUERIES = """
 sum by (code) (rate(hyperfleet_api_requests_total[30s]))
 hyperfleet_api_build_info
@@ -50,19 +50,19 @@ openapi: 3.0.3
 info: {title: any, version: "1"}
 components: {schemas: {ClusterSpec: {type: object}, NodePoolSpec: {type: object}}}
 """
-# The service makes its documents in SQL: this is how one could come to break the contract.
+# Documents are made in SQL, which could produce one that violates the contract like this.
 BREAK = "UPDATE clusters SET status = jsonb_set(status, '{phase}', '\"Odd\"') WHERE id = %s"
 
 
 def of_the_dashboard() -> list[str]:
-    """Its queries as Grafana would send them."""
+    """Returns the dashboard's queries as Grafana would send them."""
     panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
     found = [target["expr"] for panel in panels for target in panel.get("targets", [])]
     return [query.replace("$namespace", ".*").replace("$__rate_interval", "30s") for query in found]
 
 
 def of_alerts() -> list[str]:
-    """The queries of alerts."""
+    """Returns the queries of the alerts."""
     groups = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
     return [rule["expr"] for group in groups for rule in group["rules"]]
 
@@ -78,19 +78,19 @@ def serving(database: str, tmp_path: Path) -> Iterator[Serving]:
 
 
 def use(serving: Serving, sql: psycopg.Connection) -> None:
-    """Lets something of everything happen."""
+    """Sends requests that give every metric a value."""
     api = Api(serving.url)
     cluster = api.cluster(f"c{time.monotonic_ns()}")
     api.node_pool(cluster)
     api.report(cluster)
     api.get("/clusters")
     with sql.transaction():
-        # Not the whole table, which the figures of the fleet are read from.
+        # Not the whole table, from which the figures of the fleet are read.
         sql.execute("SELECT FROM clusters WHERE id = %s FOR UPDATE", [cluster["id"]])
         assert api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).status_code == 503
 
 
-def test_promtool_has_nothing_to_say_of_the_metrics(serving: Serving, sql: psycopg.Connection) -> None:
+def test_promtool_finds_no_fault_with_the_metrics(serving: Serving, sql: psycopg.Connection) -> None:
     use(serving, sql)
     shown = requests.get(serving.metrics, timeout=5).text
     checked = subprocess.run(
@@ -101,7 +101,7 @@ def test_promtool_has_nothing_to_say_of_the_metrics(serving: Serving, sql: psyco
 
 @pytest.fixture
 def refusing(database: str) -> Iterator[Serving]:
-    """A service that wants tokens."""
+    """A service that requires tokens."""
     with Serving("--any-caller", "--host=127.0.0.1", "--database-url", database) as server:
         yield server
 
@@ -145,14 +145,14 @@ def test_every_query_of_the_originals_dashboard_and_alerts_finds_data(
             time.sleep(0.2)
 
 
-def test_every_query_of_the_dashboard_and_every_metric_of_the_alerts_is_there(
+def test_every_query_of_the_dashboard_and_every_metric_of_the_alerts_finds_data(
     serving: Serving, refusing: Serving, prometheus: str, sql: psycopg.Connection
 ) -> None:
     api, stranger = Api(serving.url), Api(refusing.url)
     odd = api.cluster("broken")
     sql.execute(BREAK, [odd["id"]])
     alerts = of_alerts()
-    # With the labels that are asked for; an alert's whole query finds something in trouble only.
+    # With their label selectors; an alert's whole query only finds data when it fires.
     metrics = {one for query in alerts for one in re.findall(r"hyperfleet_\w+(?:\{.*?\})?", query)}
     left = [*of_the_dashboard(), *sorted(metrics)]
     assert len(left) > 40
@@ -171,7 +171,7 @@ def test_every_query_of_the_dashboard_and_every_metric_of_the_alerts_is_there(
 
 
 def asked(prometheus: str, query: str, *, nought: bool = False) -> list[object]:
-    """What a query finds that is a number, other than 0 unless that counts too."""
+    """Returns the results of a query that are numbers, without zeros unless ``nought``."""
     answer = requests.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
     assert answer["status"] == "success", answer
     found: list[object] = [

@@ -1,4 +1,4 @@
-"""Traces, sent to a real receiver of OTLP."""
+"""Traces are sent to an OTLP receiver over HTTP."""
 
 import socket
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps the spans that it is sent."""
+    """An OTLP receiver that keeps the spans it receives."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[dict[str, str], Span]] = []
@@ -47,7 +47,7 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def trace(self, trace_id: str, count: int) -> dict[str, Span]:
-        """The spans of a trace, by name, as soon as there are so many."""
+        """Returns the spans of a trace by name; waits until there are at least this many."""
         deadline = time.monotonic() + 10
         while True:
             found = {one.name: one for _, one in list(self.spans) if one.trace_id.hex() == trace_id}
@@ -74,7 +74,7 @@ def environment(receiver: Receiver) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_request_and_its_statements_are_one_trace_that_goes_on_from_the_clients(
+def test_a_request_and_its_statements_continue_the_clients_trace(
     database: str, receiver: Receiver, workers: int
 ) -> None:
     arguments = ["--no-auth", "--database-url", database, f"--workers={workers}"]
@@ -106,14 +106,14 @@ def test_a_request_and_its_statements_are_one_trace_that_goes_on_from_the_client
         of = receiver.spans[0][0]
         assert of["service.name"] == "hyperfleet-api"
         assert of["deployment.environment"] == "test"
-        # An error refers to the trace, which need not be the client's.
+        # An error names its trace, which is a new one if the client sent none.
         refused = api.get("/nothing")
         own = refused.headers["traceparent"].split("-")[1]
         assert refused.json()["trace_id"] == own != trace
         assert f"{own}" in {one.trace_id.hex() for one in receiver.trace(own, 1).values()}
 
 
-def test_statements_that_requests_share_are_in_the_trace_of_each(
+def test_a_statement_shared_by_requests_is_in_the_trace_of_each(
     database: str, receiver: Receiver
 ) -> None:
     with (
@@ -136,7 +136,7 @@ def test_statements_that_requests_share_are_in_the_trace_of_each(
             assert found["clusters_create"].end_time_unix_nano <= request.end_time_unix_nano
 
 
-def test_what_is_not_known_of_a_request_is_named_as_the_conventions_say(
+def test_unknown_methods_and_paths_are_named_by_the_semantic_conventions(
     database: str, receiver: Receiver
 ) -> None:
     traces = [f"{number:032x}" for number in range(1, 4)]
@@ -165,9 +165,7 @@ def test_what_is_not_known_of_a_request_is_named_as_the_conventions_say(
 @pytest.mark.parametrize(
     "wrong", [{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-1"}]
 )
-def test_traces_that_cannot_be_made_keep_the_service_from_its_start(
-    database: str, wrong: dict[str, str]
-) -> None:
+def test_invalid_tracing_settings_prevent_startup(database: str, wrong: dict[str, str]) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **wrong}
     for command in (["serve", "--workers=2", "--port=0"], ["config", "--check"]):
         refused = run(*command, "--no-auth", f"--database-url={database}", env=env)
@@ -176,7 +174,7 @@ def test_traces_that_cannot_be_made_keep_the_service_from_its_start(
         assert "serves" not in refused.stdout
 
 
-def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(database: str) -> None:
+def test_a_silent_collector_does_not_delay_shutdown(database: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with Serving("--no-auth", "--workers=2", "--database-url", database, env=env) as server:
@@ -187,7 +185,7 @@ def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(database: str
             assert time.monotonic() - began < 5
 
 
-def test_a_failed_statement_and_its_request_are_marked(
+def test_a_failed_statement_and_its_request_are_marked_as_errors(
     database: str, receiver: Receiver, sql: psycopg.Connection
 ) -> None:
     arguments = ["--no-auth", "--database-url", database, "--statement-timeout=0.3"]
@@ -208,7 +206,7 @@ def test_a_failed_statement_and_its_request_are_marked(
         assert {one.key: one.value.string_value for one in request.attributes}["error.type"] == "503"
 
 
-def test_what_is_left_is_sent_at_the_end(database: str, receiver: Receiver) -> None:
+def test_remaining_spans_are_sent_at_shutdown(database: str, receiver: Receiver) -> None:
     env = {**environment(receiver), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
     with Serving("--no-auth", "--workers=2", "--database-url", database, env=env) as server:
         for _ in range(8):
@@ -217,7 +215,7 @@ def test_what_is_left_is_sent_at_the_end(database: str, receiver: Receiver) -> N
     assert names.count("GET /api/hyperfleet/v1/clusters") == 8
 
 
-def test_traces_are_made_where_a_place_for_them_is_named_or_they_are_asked_for() -> None:
+def test_tracing_is_on_if_an_endpoint_is_set_or_if_enabled_explicitly() -> None:
     place = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}
     assert not tracing.wanted("", {})
     assert tracing.wanted("", place)
@@ -227,7 +225,7 @@ def test_traces_are_made_where_a_place_for_them_is_named_or_they_are_asked_for()
     assert not tracing.wanted("", {"OTEL_TRACES_EXPORTER": "none"})
 
 
-def test_nothing_of_it_is_imported_where_traces_are_off() -> None:
+def test_opentelemetry_is_not_imported_if_tracing_is_off() -> None:
     code = (
         "import sys, hyperfleet.app, hyperfleet.cli, hyperfleet.observe.gauges;"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
