@@ -113,7 +113,7 @@ class Resource:
         if self.owner:
             assert document["owner_references"]["id"] == self.owner.id
         assert self.status is not None
-        assert told(document["status"]) == told(self.status)
+        assert without_times(document["status"]) == without_times(self.status)
 
 
 def text(value: Any) -> str:
@@ -121,7 +121,7 @@ def text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def told(status: Json) -> Json:
+def without_times(status: Json) -> Json:
     """Returns what a status says, without its times."""
     return {
         "phase": status["phase"],

@@ -47,7 +47,7 @@ PLURALS = {"Cluster": "clusters", "NodePool": "nodepools"} | {
 }
 
 
-def said(response: requests.Response, status: int) -> str:
+def detail_of(response: requests.Response, status: int) -> str:
     return str(answered(response, status)["detail"])
 
 

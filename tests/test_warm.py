@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def state(serving: Serving) -> dict[str, object]:
-    """Returns what the kernel knows of a process and what others do not share."""
+    """Returns what the kernel knows of this process alone."""
     place = Path(f"/proc/{serving.process.pid}")
     masks = re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s+(\w+)$", (place / "status").read_text(), re.MULTILINE)
     files = []

@@ -1,4 +1,4 @@
-"""The connection pool, and what those that wait for a connection get."""
+"""The connection pool, as seen by requests that wait for a connection."""
 
 import asyncio
 import socket

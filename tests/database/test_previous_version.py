@@ -1,7 +1,7 @@
-"""An upgrade: the version before this one goes on serving while this one serves beside it, on the schema
-that this one has migrated. What one writes, the other reads.
+"""During an upgrade, the previous version and this one serve side by side, on the schema that this one
+has migrated. Each reads what the other writes.
 
-The file `previous_version` names the commit of the version before.
+The file `previous_version` names the commit of the previous version.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ ADAPTERS = ("--required-adapters-cluster=dns", "--required-adapters-nodepool=np"
 
 @pytest.fixture(scope="module")
 def previous(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The `hyperfleet` of the version before, from its wheel, in an environment of its own."""
+    """The path of the previous version's `hyperfleet`, installed in its own environment."""
     folder = tmp_path_factory.mktemp("previous")
     archive = folder / "source.tar"
     try:
@@ -42,10 +42,10 @@ def previous(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, folder / "source"], check=True)
-    # Its packages are those of this environment, which come after its own: `hyperfleet` is the old one.
+    # It shares this environment's packages, which come after its own: `hyperfleet` is the old one.
     [packages] = (folder / "venv").glob("lib/*/site-packages")
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    # Nor does a PYTHONPATH lead elsewhere.
+    # A PYTHONPATH must not lead elsewhere.
     command = folder / "hyperfleet"
     command.write_text(f'#!/bin/sh\nexec env -u PYTHONPATH {python.with_name("hyperfleet")} "$@"\n')
     command.chmod(0o755)
@@ -54,7 +54,7 @@ def previous(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def both(previous: str, database: str, tmp_path: Path) -> Iterator[dict[str, Api]]:
-    """A client of the version before, and one of this version, on one database."""
+    """A client of the previous version and one of this version, on one database."""
     arguments = ("--no-auth", "--database-url", database, *ADAPTERS)
     with (
         Serving(*arguments, command=previous, cwd=tmp_path) as old,
@@ -69,7 +69,7 @@ def both(previous: str, database: str, tmp_path: Path) -> Iterator[dict[str, Api
             assert "Traceback" not in one.output
 
 
-def test_the_version_before_has_fewer_migrations(previous: str, database: str, tmp_path: Path) -> None:
+def test_the_previous_version_has_fewer_migrations(previous: str, database: str, tmp_path: Path) -> None:
     listed = run(
         *("migrate", "--list", "--database-url", database), command=previous, cwd=tmp_path
     ).stdout
@@ -80,7 +80,9 @@ def test_the_version_before_has_fewer_migrations(previous: str, database: str, t
 
 
 @pytest.mark.parametrize(("writer", "reader"), [("previous", "this"), ("this", "previous")])
-def test_what_one_version_writes_the_other_reads(both: dict[str, Api], writer: str, reader: str) -> None:
+def test_each_version_reads_what_the_other_writes(
+    both: dict[str, Api], writer: str, reader: str
+) -> None:
     writing, reading = both[writer], both[reader]
 
     def same(resource: Json) -> Json:
@@ -106,7 +108,7 @@ def test_what_one_version_writes_the_other_reads(both: dict[str, Api], writer: s
         assert answers[0]["total"] >= 1, path
         for answer in answers:
             answer.pop("next", None)
-            # A version that keeps no feed leads to none.
+            # A version without a feed has no link to it.
             answer.pop("changes", None)
         assert answers[0] == answers[1], path
 
@@ -118,7 +120,7 @@ def test_what_one_version_writes_the_other_reads(both: dict[str, Api], writer: s
         assert reports[0] == reports[1]
     assert reading.get("/clusters?search=status.phase='Ready'").json()["total"] == 1
 
-    # They change the same resource in turns.
+    # Both change the same resource, in turns.
     for number, api in enumerate((writing, reading, writing), start=2):
         changed = merge(api, cluster, {"spec": {"nodes": number}, "labels": {"env": f"stage-{number}"}})
         assert changed.status_code == 200, changed.text
@@ -131,7 +133,7 @@ def test_what_one_version_writes_the_other_reads(both: dict[str, Api], writer: s
     assert answer.status_code in {200, 201}
     assert same(cluster)["status"]["phase"] == "Ready"
 
-    # One marks, the other hears of the end.
+    # One marks the cluster, the other gets a last report.
     assert writing.delete(at(cluster)).status_code == 202
     assert same(cluster)["deleted_time"]
     assert same(pool)["deleted_time"]

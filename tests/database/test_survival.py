@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 KILLS = 8
 
 
-def test_every_acknowledged_write_is_stored_once_if_the_server_is_killed_meanwhile() -> None:
+def test_every_acknowledged_write_survives_kills_of_the_server_and_is_stored_once() -> None:
     with (
         own_server() as server,
         Serving("--no-auth", "--workers=2", "--database-url", server.conninfo) as serving,

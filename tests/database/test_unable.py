@@ -198,7 +198,7 @@ def test_a_revoked_privilege_gets_503_and_is_named_in_the_log(
         assert create(api).status_code == 201
 
 
-def the_only_connection(sql: psycopg.Connection, theirs: str) -> psycopg.Connection:
+def take_the_only_connection(sql: psycopg.Connection, theirs: str) -> psycopg.Connection:
     """Takes the service's only connection, which the server needs a moment to free."""
     deadline = time.monotonic() + 10
     while True:
@@ -255,7 +255,7 @@ def test_too_many_connections_get_503_until_there_is_room(
     with Serving("--no-auth", "--workers=1", "--database-url", theirs) as serving:
         api = Api(serving.url)
         assert create(api).status_code == 201
-        with the_only_connection(sql, theirs):
+        with take_the_only_connection(sql, theirs):
             assert_refused(api, serving, "too many connections")
         assert create(api).status_code == 201
         assert ready(serving)[0] == 200

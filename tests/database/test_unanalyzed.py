@@ -68,7 +68,7 @@ def releases(sql: psycopg.Connection, first: int, last: int) -> None:
     sql.execute(REFER, [first, last])
 
 
-def looked_at(sql: psycopg.Connection, statement: str, values: dict[str, Any]) -> dict[str, float]:
+def rows_read(sql: psycopg.Connection, statement: str, values: dict[str, Any]) -> dict[str, float]:
     """Returns how many rows of each table a statement reads with a generic or a custom plan, at most."""
     most: dict[str, float] = {}
     for planned in (kept_steps, steps):
@@ -90,7 +90,7 @@ def test_referrers_are_found_without_reading_all_resources_that_could_refer(
         [(id_,)] = restored.execute(query, [str(number)]).fetchall()
         values = {"ids": [id_], "id": id_}
         assert len(restored.execute(statement, values).fetchall()) == count
-        looked = looked_at(restored, statement, values)
+        looked = rows_read(restored, statement, values)
         # Each reference at most once.
         assert looked.pop("resource_references", 0) <= MANY
         assert sum(looked.values()) <= 10, looked
@@ -102,7 +102,7 @@ def test_a_search_in_the_feed_reads_rows_by_id(restored: psycopg.Connection, kin
     for search in ("labels.env='prod'", "labels.env='prod' and labels.tier='gold'", "name='nobody'"):
         condition = pages.searched(search, kind)
         wanted = pages.Wanted(kind, None, condition, search, Shape(), "", 100, {})
-        looked = looked_at(restored, *pages.plan(wanted, Place.parse(text)))
+        looked = rows_read(restored, *pages.plan(wanted, Place.parse(text)))
         assert "labels" not in looked
         # Sorting a small feed is as good as reading it in order.
         looked.pop("changes")
@@ -115,5 +115,5 @@ def test_the_end_of_the_feed_is_found_without_reading_all_of_it(restored: psycop
     ).fetchall()
     for after in (None, Place.parse(text)):
         wanted = pages.Wanted(None, None, pages.searched("", None), "", Shape(), "", 100, {})
-        looked = looked_at(restored, *pages.plan(wanted, after))
+        looked = rows_read(restored, *pages.plan(wanted, after))
         assert looked.get("changes", 0) <= pages.SCANNED + 10, looked

@@ -204,7 +204,7 @@ def test_a_body_may_have_one_mebibyte_and_not_a_byte_more(api: Api) -> None:
     assert total(api) == 1
 
 
-def chunked(api: Api, path: str, chunks: Iterator[bytes]) -> tuple[int, dict[str, str], bytes]:
+def post_chunked(api: Api, path: str, chunks: Iterator[bytes]) -> tuple[int, dict[str, str], bytes]:
     """Posts a body of unknown length in chunks; returns status, headers and body of the response."""
     parts = urlsplit(api.url)
     connection = HTTPConnection(str(parts.hostname), parts.port, timeout=30)
@@ -221,7 +221,7 @@ def chunked(api: Api, path: str, chunks: Iterator[bytes]) -> tuple[int, dict[str
 
 
 def test_the_size_of_a_chunked_body_is_limited(api: Api) -> None:
-    status, headers, body = chunked(api, f"{BASE}/clusters", (b" " * 65536 for _ in range(17)))
+    status, headers, body = post_chunked(api, f"{BASE}/clusters", (b" " * 65536 for _ in range(17)))
     assert status == 413, body
     assert headers["content-type"] == PROBLEM
     assert json.loads(body)["code"].startswith("HYPERFLEET-LMT-")
@@ -231,7 +231,7 @@ def test_the_size_of_a_chunked_body_is_limited(api: Api) -> None:
 
 def test_a_chunked_body_is_read(api: Api) -> None:
     good = b'{"name": "c1", "spec": {"a": "' + b"x" * 1000 + b'"}}'
-    status, _, body = chunked(api, f"{BASE}/clusters", iter([good[:10], good[10:500], good[500:]]))
+    status, _, body = post_chunked(api, f"{BASE}/clusters", iter([good[:10], good[10:500], good[500:]]))
     assert status == 201, body
     assert json.loads(body)["spec"] == {"a": "x" * 1000}
 

@@ -21,7 +21,7 @@ def timed(ask: Callable[[], requests.Response]) -> tuple[int, float, str]:
     return answer.status_code, time.monotonic() - began, answer.json().get("detail", "")
 
 
-def asked(url: str, clusters: list[dict[str, Any]]) -> list[Callable[[], requests.Response]]:
+def sixteen_requests(url: str, clusters: list[dict[str, Any]]) -> list[Callable[[], requests.Response]]:
     """Returns requests of all sorts, four per cluster, that all need the clusters table."""
     requests_: list[Callable[[], requests.Response]] = []
     for number, one in enumerate(clusters):
@@ -52,7 +52,7 @@ def test_sixteen_requests_blocked_by_a_lock_get_503_in_time_and_leave_no_session
         for _ in range(3):
             with ThreadPoolExecutor(16) as threads, sql.transaction():
                 sql.execute("LOCK TABLE clusters")
-                ends = list(threads.map(timed, asked(server.url, clusters)))
+                ends = list(threads.map(timed, sixteen_requests(server.url, clusters)))
             assert {status for status, _, _ in ends} == {503}, ends
             assert max(seconds for _, seconds, _ in ends) < 2
             assert all("within 1 s" in detail for _, _, detail in ends)
@@ -73,7 +73,7 @@ def test_requests_to_a_frozen_database_get_503_in_time() -> None:
         api = Api(serving.url)
         clusters = [api.cluster(f"c{number}") for number in range(4)]
         with frozen(server.files), ThreadPoolExecutor(16) as threads:
-            ends = list(threads.map(timed, asked(serving.url, clusters)))
+            ends = list(threads.map(timed, sixteen_requests(serving.url, clusters)))
         assert {status for status, _, _ in ends} == {503}, ends
         assert max(seconds for _, seconds, _ in ends) < 3
         deadline = time.monotonic() + 10
@@ -81,7 +81,7 @@ def test_requests_to_a_frozen_database_get_503_in_time() -> None:
             assert time.monotonic() < deadline
 
 
-def test_the_time_that_a_client_takes_to_send_does_not_count(database: str) -> None:
+def test_the_time_that_a_client_takes_to_send_does_not_count_as_request_time(database: str) -> None:
     arguments = ["--no-auth", "--database-url", database, "--request-timeout=0.5"]
     with Serving(*arguments) as server:
 

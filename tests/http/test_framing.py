@@ -1,4 +1,4 @@
-"""Requests end, and have the headers, that every proxy in front of the service sees."""
+"""Requests are delimited, and their headers read, as any proxy in front of the service does it."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ class Answers(BytesIO):
         """Does nothing: the next response is still to be read."""
 
 
-def answered(api: Api, *said: bytes) -> list[tuple[int, bytes]]:
+def responses(api: Api, *said: bytes) -> list[tuple[int, bytes]]:
     """Sends these on one connection; returns the status and body of each response."""
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
@@ -66,9 +66,9 @@ def test_a_request_with_an_upgrade_header_is_read_completely(
 ) -> None:
     """Java's HTTP client asks to upgrade with its first request."""
     one, two, three = (creation(name, asked, chunked=chunked) for name in ("one", "two", "three"))
-    assert [status for status, _ in answered(api, one[0] + one[1], GET, LAST)] == [201, 200, 200]
-    assert [status for status, _ in answered(api, *two, LAST)] == [201, 200]
-    assert [status for status, _ in answered(api, three[0] + three[1] + GET + LAST)] == [201, 200, 200]
+    assert [status for status, _ in responses(api, one[0] + one[1], GET, LAST)] == [201, 200, 200]
+    assert [status for status, _ in responses(api, *two, LAST)] == [201, 200]
+    assert [status for status, _ in responses(api, three[0] + three[1] + GET + LAST)] == [201, 200, 200]
     assert total(api) == 3
 
 
@@ -79,17 +79,17 @@ def test_a_request_inside_the_body_of_an_upgrade_request_is_not_executed(api: Ap
         for method in ("POST", "GET", "PUT", "DELETE"):
             head = f"{method} {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{name}"
             head += f"Content-Length: {len(hidden)}\r\n\r\n"
-            assert len(answered(api, head.encode() + hidden, LAST)) == 2
-            assert len(answered(api, head.encode(), hidden, LAST)) == 2
+            assert len(responses(api, head.encode() + hidden, LAST)) == 2
+            assert len(responses(api, head.encode(), hidden, LAST)) == 2
         head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{name}Transfer-Encoding: gzip\r\n\r\n"
-        assert [status for status, _ in answered(api, head.encode() + hidden)] == [400]
+        assert [status for status, _ in responses(api, head.encode() + hidden)] == [400]
     assert total(api) == 0
 
 
 def test_requests_pipelined_after_an_upgrade_request_are_answered(api: Api) -> None:
     asking = GET.replace(b"Host: test\r\n", b"Host: test\r\n" + UPGRADE.encode())
-    assert [status for status, _ in answered(api, asking + GET + asking + LAST)] == [200] * 4
-    assert [status for status, _ in answered(api, asking * 500 + LAST)] == [200] * 501
+    assert [status for status, _ in responses(api, asking + GET + asking + LAST)] == [200] * 4
+    assert [status for status, _ in responses(api, asking * 500 + LAST)] == [200] * 501
 
 
 def test_trailers_are_not_treated_as_headers(api: Api) -> None:
@@ -135,13 +135,13 @@ def test_a_body_in_chunks_of_one_byte_is_read(api: Api) -> None:
     head, _ = creation("one", chunked=True)
     body = json.dumps({"name": "one", "spec": {"filler": "x" * 50_000}}).encode()
     pieces = b"".join(b"1;why=not\r\n%c\r\n" % byte for byte in body)
-    assert [status for status, _ in answered(api, head, pieces + b"0\r\n\r\n" + LAST)] == [201, 200]
+    assert [status for status, _ in responses(api, head, pieces + b"0\r\n\r\n" + LAST)] == [201, 200]
 
 
 def test_a_broken_chunk_after_an_early_response_gets_no_second_response(api: Api) -> None:
     for path in ("/nothing", "/clusters/nothing"):
         head = f"POST {BASE}{path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert [status for status, _ in answered(api, head.encode(), b"ZZ\r\n")] in ([404], [405])
+        assert [status for status, _ in responses(api, head.encode(), b"ZZ\r\n")] in ([404], [405])
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_a_broken_chunk_after_an_early_response_gets_no_second_response(api: Api
 )
 def test_a_request_with_ambiguous_framing_is_refused(api: Api, framing: str) -> None:
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n"
-    assert [status for status, _ in answered(api, head.encode() + b"0\r\n\r\n" + GET)] == [400]
+    assert [status for status, _ in responses(api, head.encode() + b"0\r\n\r\n" + GET)] == [400]
 
 
 def test_expect_continue_with_too_large_a_body_gets_413_and_no_100(api: Api) -> None:
     """curl waits like this before it sends a large body."""
     head = f"POST {BASE}/clusters HTTP/1.1\r\nHost: test\r\nContent-Type: {JSON}\r\n"
     head += "Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
-    [(status, body)] = answered(api, head.encode())
+    [(status, body)] = responses(api, head.encode())
     assert (status, json.loads(body)["code"]) == (413, errors.TOO_LARGE)
 
 
@@ -182,7 +182,7 @@ def test_expect_continue_over_http_1_0_gets_no_100(api: Api) -> None:
 
 @pytest.mark.parametrize("line", ["CONNECT test:443", "GET http://[::/", "GET http://test"])
 def test_an_invalid_request_target_gets_the_standard_error(api: Api, line: str) -> None:
-    [(status, body)] = answered(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
+    [(status, body)] = responses(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
     assert (status, json.loads(body)["code"]) == (400, errors.BAD_REQUEST)
 
 
@@ -207,13 +207,13 @@ def test_an_invalid_request_target_gets_the_standard_error(api: Api, line: str) 
 def test_a_missing_repeated_or_malformed_host_is_refused(
     api: Api, head: str, expected: list[int]
 ) -> None:
-    found = answered(api, f"GET {BASE}/clusters?size=0{head}\r\n".encode() + LAST)
+    found = responses(api, f"GET {BASE}/clusters?size=0{head}\r\n".encode() + LAST)
     assert [status for status, _ in found] == expected
     if expected == [400]:
         assert "Host" in json.loads(found[0][1])["detail"]
 
 
-def spoken(api: Api, *said: bytes) -> bytes:
+def received(api: Api, *said: bytes) -> bytes:
     """Sends these on one connection; returns everything received."""
     parts = urlsplit(api.url)
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
@@ -223,13 +223,13 @@ def spoken(api: Api, *said: bytes) -> bytes:
 
 
 def test_garbage_instead_of_http_gets_one_400_and_corrupts_no_other_response(api: Api) -> None:
-    answers = spoken(api, b"\x00garbage" * 5000)
+    answers = received(api, b"\x00garbage" * 5000)
     assert answers.count(b"HTTP/1.1 ") == 1
     assert answers.startswith(b"HTTP/1.1 400 ")
     for number in range(20):
         api.cluster(f"c{number}", labels={"l": "x" * 60})
     whole = f"GET {BASE}/clusters HTTP/1.1\r\nHost: test\r\n\r\n".encode()
-    answers = spoken(api, whole + b"\x00garbage\r\n\r\n")
+    answers = received(api, whole + b"\x00garbage\r\n\r\n")
     head, _, body = answers.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert len(json.loads(body)["items"]) == 20
@@ -246,7 +246,7 @@ def test_a_body_with_broken_chunks_is_refused_at_once_and_changes_nothing(api: A
             (head, b"%x\r\n%s\r\n" % (len(whole), whole), b"garbage\r\n\r\n"),
         ):
             begun = time.monotonic()
-            answers = spoken(api, *sent)
+            answers = received(api, *sent)
             assert time.monotonic() - begun < 10
             assert answers.count(b"HTTP/1.1 ") == 1
             assert answers.startswith(b"HTTP/1.1 400 ")
@@ -255,4 +255,4 @@ def test_a_body_with_broken_chunks_is_refused_at_once_and_changes_nothing(api: A
     assert api.read(cluster) == cluster
     # A request that needs no body is carried out, and its response says so.
     head = f"DELETE {BASE}/clusters/{cluster['id']} HTTP/1.1\r\n{headers}".encode()
-    assert spoken(api, head + b"ZZ\r\n").startswith(b"HTTP/1.1 202 ")
+    assert received(api, head + b"ZZ\r\n").startswith(b"HTTP/1.1 202 ")

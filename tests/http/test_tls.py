@@ -141,7 +141,7 @@ def processes(first: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
 
 
-def shown(url: str) -> bytes:
+def served_certificate(url: str) -> bytes:
     """Returns the certificate that a new connection gets."""
     where = urlsplit(url)
     pem = ssl.get_server_certificate((str(where.hostname), int(where.port or 0)), timeout=20)
@@ -180,26 +180,26 @@ def test_a_renewed_certificate_is_used_by_all_workers_and_listeners_without_a_re
         assert kept.get(**asked).status_code == 200
         swap(folders[1])
         time.sleep(3)
-        assert {shown(url) for url in urls} == {ders[0]}
+        assert {served_certificate(url) for url in urls} == {ders[0]}
         assert server.output.count("the last certificate stays in force") == 2
         swap(folders[2])
         end = time.monotonic() + 20
-        while {shown(url) for url in urls} != {ders[2]} and time.monotonic() < end:
+        while {served_certificate(url) for url in urls} != {ders[2]} and time.monotonic() < end:
             time.sleep(0.2)
-        assert {shown(url) for url in urls} == {ders[2]}
+        assert {served_certificate(url) for url in urls} == {ders[2]}
         # Existing connections stay open.
         assert kept.get(**asked).status_code == 200
         # A worker that replaces another one serves the connections that waited for it.
         worker = processes(server.process.pid)[-1]
         os.kill(worker, signal.SIGSTOP)
         with ThreadPoolExecutor(16) as threads:
-            waiting = [threads.submit(shown, server.url) for _ in range(16)]
+            waiting = [threads.submit(served_certificate, server.url) for _ in range(16)]
             time.sleep(0.5)
             os.kill(worker, signal.SIGKILL)
             assert {one.result() for one in waiting} == {ders[2]}
 
 
-def agreed(given: ssl.SSLContext, name: str | None) -> bytes:
+def handshake_certificate(given: ssl.SSLContext, name: str | None) -> bytes:
     """Returns the certificate that a client gets from a server with this context."""
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
@@ -239,13 +239,13 @@ def test_no_handshake_fails_while_a_certificate_is_renewed(tmp_path: Path) -> No
     try:
         for _ in range(300):
             for name in ("test", None):
-                assert agreed(certificate.context, name) in ders
+                assert handshake_certificate(certificate.context, name) in ders
     finally:
         ended.set()
         thread.join()
     swap("two")
     certificate.renew()
-    assert {agreed(certificate.context, name) for name in ("test", None)} == {ders[1]}
+    assert {handshake_certificate(certificate.context, name) for name in ("test", None)} == {ders[1]}
 
 
 def test_a_key_with_a_passphrase_is_refused_without_a_prompt(

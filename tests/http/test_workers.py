@@ -40,12 +40,12 @@ def wait_until_two(server: Serving) -> list[int]:
     return workers(server)
 
 
-def begun(pid: int) -> float:
+def started_at(pid: int) -> float:
     """Returns when the process started, in seconds since the machine did."""
     return int(Path(f"/proc/{pid}/stat").read_text().split()[21]) / os.sysconf("SC_CLK_TCK")
 
 
-def counted_in(server: Serving) -> Path:
+def counters_folder(server: Serving) -> Path:
     """Returns the folder with the counters of all processes."""
     open_files = (str(one.readlink()) for one in Path(f"/proc/{server.process.pid}/fd").iterdir())
     return Path(next(one for one in open_files if "hyperfleet-metrics-" in one)).parent
@@ -72,7 +72,7 @@ def test_both_workers_serve_on_one_port_and_are_counted_together(serving: Servin
     assert samples(serving, "process_open_fds")[0] > 20
     for _ in range(6):
         assert requests.get(serving.health + "/readyz", timeout=5).status_code == 200
-    # While one is stopped, the other answers; connections that the kernel gives to the first wait.
+    # While one is stopped, the other answers; connections to the stopped one wait.
     for pid in workers(serving):
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -92,7 +92,7 @@ def answers(server: Serving) -> bool:
 
 def test_a_scrape_waits_for_a_worker_that_is_just_creating_its_counters(serving: Serving) -> None:
     assert requests.get(serving.metrics, timeout=5).status_code == 200
-    begun = counted_in(serving) / "counter_1.db"
+    begun = counters_folder(serving) / "counter_1.db"
     begun.touch()
     threading.Timer(0.2, begun.unlink).start()
     assert requests.get(serving.metrics, timeout=5).status_code == 200
@@ -106,7 +106,7 @@ def test_killed_workers_leave_nothing_behind_but_their_counts(serving: Serving) 
         return float(line)
 
     def files() -> int:
-        return len(list(counted_in(serving).glob("*.db")))
+        return len(list(counters_folder(serving).glob("*.db")))
 
     for _ in range(30):
         # Each on a new connection, so that both workers count.
@@ -121,7 +121,7 @@ def test_killed_workers_leave_nothing_behind_but_their_counts(serving: Serving) 
             assert time.monotonic() < deadline
             time.sleep(0.01)
         wait_until_two(serving)
-        while list(counted_in(serving).glob(f"*_{killed}.db")):
+        while list(counters_folder(serving).glob(f"*_{killed}.db")):
             assert time.monotonic() < deadline
             assert counted() == 30
     assert counted() == 30
@@ -130,7 +130,7 @@ def test_killed_workers_leave_nothing_behind_but_their_counts(serving: Serving) 
 
 
 def test_workers_serve_even_without_space_for_their_counters(serving: Serving) -> None:
-    folder = counted_in(serving)
+    folder = counters_folder(serving)
     with small_disk(folder, "1m"):
         ballast = fill_up(folder)
         for pid in wait_until_two(serving):
@@ -153,7 +153,7 @@ def test_the_next_start_removes_the_counters_of_a_killed_service_and_no_others(
 ) -> None:
     options = ("--no-auth", "--workers", "2", "--database-url", database)
     killed = Serving(*options)
-    left, orphans = counted_in(killed), wait_until_two(killed)
+    left, orphans = counters_folder(killed), wait_until_two(killed)
     killed.process.kill()
     killed.process.wait()
     deadline = time.monotonic() + 10
@@ -162,19 +162,19 @@ def test_the_next_start_removes_the_counters_of_a_killed_service_and_no_others(
         time.sleep(0.01)
     with Serving(*options) as following:
         assert not left.exists()
-        own = counted_in(following)
+        own = counters_folder(following)
         assert own.exists()
         for server in (serving, following):
             assert samples(server, "hyperfleet_db_connections_open")[0] >= 1
     assert not own.exists()
-    assert counted_in(serving).exists()
+    assert counters_folder(serving).exists()
 
 
 def test_counters_stay_while_workers_of_a_killed_service_still_run(
     serving: Serving, database: str
 ) -> None:
     """Workers may take a while to exit."""
-    folder, orphans = counted_in(serving), wait_until_two(serving)
+    folder, orphans = counters_folder(serving), wait_until_two(serving)
     for pid in orphans:
         os.kill(pid, signal.SIGSTOP)
     serving.process.kill()
@@ -224,7 +224,7 @@ def test_a_dead_worker_is_replaced_within_a_second_and_only_its_requests_are_los
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             # Compare the start time: this test may notice the new worker later.
-            assert begun(new.pop()) - killed < 1
+            assert started_at(new.pop()) - killed < 1
             wait_until_served(served[0] + 100)
             loaded.clear()
     finally:

@@ -65,10 +65,10 @@ def test_reconciliations_reports_and_pending_resources_are_counted(serving: Serv
     found = scraped(serving)
     started = "hyperfleet_api_reconciliation_started_total"
     assert {name: value for name, value in found.items() if name.startswith(started)} == {
-        of(started, "cluster", "false"): 5,
-        of(started, "nodepool", "false"): 1,
-        of(started, "cluster", "true"): 1,
-        of(started, "nodepool", "true"): 1,
+        sample(started, "cluster", "false"): 5,
+        sample(started, "nodepool", "false"): 1,
+        sample(started, "cluster", "true"): 1,
+        sample(started, "nodepool", "true"): 1,
     }
     reports = {name: value for name, value in found.items() if "_reports_total" in name}
     assert sorted(reports.values()) == [1, 3]
@@ -76,12 +76,12 @@ def test_reconciliations_reports_and_pending_resources_are_counted(serving: Serv
 
     pending = "hyperfleet_api_resource_pending_reconciliation"
     time.sleep(1.2)
-    # The fleet's figures are read once every 15 s.
-    assert scraped(serving)[of(pending, "cluster", "true")] == 1
-    assert found[of(pending, "cluster", "true")] == 1
-    assert found[of(pending, "cluster", "false")] == 2
-    assert found[of(pending, "nodepool", "true")] == 1
-    assert of(f"{pending}_stuck", "cluster", "true") not in found
+    # The gauges of the fleet are read once every 15 s.
+    assert scraped(serving)[sample(pending, "cluster", "true")] == 1
+    assert found[sample(pending, "cluster", "true")] == 1
+    assert found[sample(pending, "cluster", "false")] == 2
+    assert found[sample(pending, "nodepool", "true")] == 1
+    assert sample(f"{pending}_stuck", "cluster", "true") not in found
     phases = {
         name: value for name, value in found.items() if name.startswith("hyperfleet_api_resources{")
     }
@@ -90,7 +90,7 @@ def test_reconciliations_reports_and_pending_resources_are_counted(serving: Serv
     assert any('phase="NotReady"' in name and 'resource_type="cluster"' in name for name in phases)
 
 
-def of(name: str, kind: str, deleting: str) -> str:
+def sample(name: str, kind: str, deleting: str) -> str:
     return f'{name}{{component="api",is_delete="{deleting}",resource_type="{kind}",{VERSION}}}'
 
 
@@ -100,8 +100,8 @@ def test_a_resource_pending_for_long_counts_as_stuck(serving: Serving) -> None:
     time.sleep(1.5)
     found = scraped(serving)
     stuck = "hyperfleet_api_resource_pending_reconciliation_stuck"
-    assert found[of(stuck, "cluster", "false")] == 1
-    assert 1 < found[of(f"{stuck}_duration_seconds", "cluster", "false")] < 60
+    assert found[sample(stuck, "cluster", "false")] == 1
+    assert 1 < found[sample(f"{stuck}_duration_seconds", "cluster", "false")] < 60
     assert not any(name.startswith(stuck) and "nodepool" in name for name in found)
 
 
@@ -208,7 +208,7 @@ def test_an_outage_is_counted_and_leaves_no_request_waiting() -> None:
         assert serving.output.count("the database is reached again") == 1
 
 
-def test_the_figures_of_the_fleet_are_read_once_for_all_workers(database: str) -> None:
+def test_the_gauges_of_the_fleet_are_read_once_for_all_workers(database: str) -> None:
     with Serving("--no-auth", "--workers=2", "--database-url", database) as server:
         Api(server.url).cluster("one")
         with ThreadPoolExecutor(16) as threads:
@@ -218,7 +218,7 @@ def test_the_figures_of_the_fleet_are_read_once_for_all_workers(database: str) -
             f'hyperfleet_db_query_duration_seconds_count{{component="api",operation="fleet",{VERSION}}}'
         )
         assert everything[-1][asked] == scraped(server)[asked] == 1
-        pending = of("hyperfleet_api_resource_pending_reconciliation", "cluster", "false")
+        pending = sample("hyperfleet_api_resource_pending_reconciliation", "cluster", "false")
         assert [one[pending] for one in everything[32:]] == [1] * 32
 
 

@@ -54,14 +54,14 @@ components: {schemas: {ClusterSpec: {type: object}, NodePoolSpec: {type: object}
 BREAK = "UPDATE clusters SET status = jsonb_set(status, '{phase}', '\"Odd\"') WHERE id = %s"
 
 
-def of_the_dashboard() -> list[str]:
+def dashboard_queries() -> list[str]:
     """Returns the dashboard's queries as Grafana would send them."""
     panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
     found = [target["expr"] for panel in panels for target in panel.get("targets", [])]
     return [query.replace("$namespace", ".*").replace("$__rate_interval", "30s") for query in found]
 
 
-def of_alerts() -> list[str]:
+def alert_queries() -> list[str]:
     """Returns the queries of the alerts."""
     groups = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
     return [rule["expr"] for group in groups for rule in group["rules"]]
@@ -85,7 +85,7 @@ def use(serving: Serving, sql: psycopg.Connection) -> None:
     api.report(cluster)
     api.get("/clusters")
     with sql.transaction():
-        # Not the whole table, from which the figures of the fleet are read.
+        # Not the whole table, from which the gauges of the fleet are read.
         sql.execute("SELECT FROM clusters WHERE id = %s FOR UPDATE", [cluster["id"]])
         assert api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}).status_code == 503
 
@@ -140,7 +140,7 @@ def test_every_query_of_the_originals_dashboard_and_alerts_finds_data(
         assert time.monotonic() < deadline, left
         use(serving, sql)
         try:
-            left = [query for query in left if not asked(prometheus, query)]
+            left = [query for query in left if not results(prometheus, query)]
         except requests.ConnectionError:
             time.sleep(0.2)
 
@@ -151,10 +151,10 @@ def test_every_query_of_the_dashboard_and_every_metric_of_the_alerts_finds_data(
     api, stranger = Api(serving.url), Api(refusing.url)
     odd = api.cluster("broken")
     sql.execute(BREAK, [odd["id"]])
-    alerts = of_alerts()
+    alerts = alert_queries()
     # With their label selectors; an alert's whole query only finds data when it fires.
     metrics = {one for query in alerts for one in re.findall(r"hyperfleet_\w+(?:\{.*?\})?", query)}
-    left = [*of_the_dashboard(), *sorted(metrics)]
+    left = [*dashboard_queries(), *sorted(metrics)]
     assert len(left) > 40
     deadline = time.monotonic() + 60
     while left:
@@ -163,14 +163,14 @@ def test_every_query_of_the_dashboard_and_every_metric_of_the_alerts_finds_data(
         assert stranger.get("/clusters").status_code == 401
         assert api.get(f"/clusters/{odd['id']}").status_code == 200
         try:
-            left = [query for query in left if not asked(prometheus, query, nought=True)]
+            left = [query for query in left if not results(prometheus, query, nought=True)]
         except requests.ConnectionError:
             time.sleep(0.2)
     for query in alerts:
-        asked(prometheus, query)
+        results(prometheus, query)
 
 
-def asked(prometheus: str, query: str, *, nought: bool = False) -> list[object]:
+def results(prometheus: str, query: str, *, nought: bool = False) -> list[object]:
     """Returns the results of a query that are numbers, without zeros unless ``nought``."""
     answer = requests.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
     assert answer["status"] == "success", answer

@@ -37,7 +37,7 @@ def total(api: Api, path: str) -> int:
     return int(check(api.get(path, params={"size": 0}))["total"])
 
 
-def grow_old(sql: psycopg.Connection, age: str) -> None:
+def age_keys(sql: psycopg.Connection, age: str) -> None:
     sql.execute("UPDATE idempotency_keys SET created_time = now() - %s::interval", (age,))
 
 
@@ -62,7 +62,7 @@ def test_without_a_key_a_repeated_creation_is_a_conflict(api: Api, kind: str) ->
     path = place(api, kind)
     check(api.post(path, json=BODY), 201)
     refused(api.post(path, json=BODY), 409)
-    # A key that is new does not match what was created without one.
+    # A new key does not match what was created without it.
     refused(post(api, path, BODY), 409)
 
 
@@ -170,10 +170,10 @@ def test_a_key_is_kept_for_24_hours_and_no_longer(api: Api, sql: psycopg.Connect
     path = place(api, kind)
     first = post(api, path, BODY)
     check(first, 201)
-    grow_old(sql, "23 hours 59 minutes")
+    age_keys(sql, "23 hours 59 minutes")
     same(first, post(api, path, BODY))
     refused(post(api, path, {**BODY, "name": "two"}), 422)
-    grow_old(sql, "24 hours 1 minute")
+    age_keys(sql, "24 hours 1 minute")
     # Now it is an ordinary creation with a name that is taken.
     refused(post(api, path, BODY), 409)
     second = post(api, path, {**BODY, "name": "two"})
@@ -187,7 +187,7 @@ def test_a_key_is_kept_for_24_hours_and_no_longer(api: Api, sql: psycopg.Connect
 def test_a_new_key_removes_those_that_have_expired(api: Api, sql: psycopg.Connection) -> None:
     for number in range(3):
         check(post(api, "/clusters", {**BODY, "name": f"c{number}"}, f"key-{number}"), 201)
-    grow_old(sql, "24 hours 1 minute")
+    age_keys(sql, "24 hours 1 minute")
     check(post(api, "/clusters", BODY), 201)
     assert sql.execute("SELECT key FROM idempotency_keys").fetchall() == [(KEY,)]
 
@@ -199,7 +199,7 @@ def test_a_trailing_slash_makes_no_difference_to_a_key(api: Api) -> None:
 
 def test_a_repeated_request_does_not_extend_the_24_hours(api: Api, sql: psycopg.Connection) -> None:
     first = post(api, "/clusters", BODY)
-    grow_old(sql, "23 hours")
+    age_keys(sql, "23 hours")
     same(first, post(api, "/clusters", BODY))
     sql.execute("UPDATE idempotency_keys SET created_time = created_time - interval '61 minutes'")
     refused(post(api, "/clusters", BODY), 409)

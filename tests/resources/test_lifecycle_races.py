@@ -146,7 +146,7 @@ def test_a_cluster_marked_during_a_creation_never_keeps_an_unmarked_node_pool(
                 assert created.status_code == 409
                 assert pools == []
     assert orphans(sql) == []
-    # Both happened, or the two did not meet.
+    # If only one happened, the requests did not overlap.
     assert set(seen) == {(201,), (409,)}, seen
 
 
@@ -296,7 +296,7 @@ def test_a_patch_concurrent_with_a_delete_never_changes_a_marked_resource(
             else:
                 assert changed.status_code == 409
                 assert (now["spec"], now["generation"]) == ({}, 2)
-    # Both happened, or the two did not meet.
+    # If only one happened, the requests did not overlap.
     assert set(seen) == {200, 409}, seen
 
 

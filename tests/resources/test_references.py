@@ -7,7 +7,7 @@ import declared_kinds
 import pytest
 from alike import answered, at, unique
 from process import run_here
-from reference_world import World, faults, ids, said, shown, world
+from reference_world import World, detail_of, faults, ids, shown, world
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,7 @@ def test_lists_can_be_filtered_by_references(world: World) -> None:
     assert "did you mean wif_config?" in faults(api.get("/clusters?ref_type=wif_confg"))[0][1]
     assert "refers to nothing" in faults(api.get("/wif-configs?ref_type=x"))[0][1]
     for expression in ("references.wif_config > 'a'", "references.wif_config like 'a%'"):
-        assert "does not work with references" in said(
+        assert "does not work with references" in detail_of(
             api.get("/clusters", params={"search": expression}), 400
         )
     for expression in ("references.wif_confg='a'", "references='a'", "references.wif_config=5"):
@@ -279,7 +279,7 @@ def test_a_creation_with_references_can_be_repeated_with_its_key(world: World) -
     faults(world.api.post("/clusters", json=wrong, headers=key))
     answered(world.api.post("/clusters", json=body, headers=key), 201)
     # A name that is taken is a conflict and leaves no references behind.
-    assert "is the name of another" in said(world.api.post("/clusters", json=body), 409)
+    assert "is the name of another" in detail_of(world.api.post("/clusters", json=body), 409)
     assert len(world.found("/clusters", ref_target_id=wif["id"])) == 2
 
 

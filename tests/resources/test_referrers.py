@@ -12,7 +12,7 @@ import pytest
 from alike import answered, at, unique
 from conftest import Api
 from process import Serving
-from reference_world import World, faults, ids, said, shown, world
+from reference_world import World, detail_of, faults, ids, shown, world
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 def test_deleting_a_referenced_resource_is_refused_naming_its_referrers(world: World) -> None:
     api, wif = world.api, world.make("WifConfig")
     clusters = [world.make("Cluster", references={"wif_config": ids(wif)}) for _ in range(4)]
-    detail = said(api.delete(at(wif)), 409)
+    detail = detail_of(api.delete(at(wif)), 409)
     assert (
         sum(f"the cluster {one['name']} ({one['id']}) refers to it" in detail for one in clusters) == 3
     )
@@ -32,7 +32,7 @@ def test_deleting_a_referenced_resource_is_refused_naming_its_referrers(world: W
     assert "deleted_time" not in world.read(wif)
     for one in clusters[1:]:
         answered(world.patch(one, {"references": {}}))
-    detail = said(api.delete(f"/resources/{wif['id']}"), 409)
+    detail = detail_of(api.delete(f"/resources/{wif['id']}"), 409)
     assert f"{clusters[0]['name']} ({clusters[0]['id']}) refers to it as wif_config." in detail
     answered(world.patch(clusters[0], {"references": {}}))
     world.delete(wif)
@@ -104,7 +104,7 @@ def test_force_delete_removes_a_resource_and_all_references_to_it(world: World) 
     api, wif, peer = world.api, world.make("WifConfig"), world.make("Cluster")
     cluster = world.make("Cluster", references={"wif_config": ids(wif), "peers": ids(peer)})
     assert api.report(cluster, "dns").status_code == 201
-    said(api.post(at(wif, "/force-delete"), json={"reason": "x"}), 409)
+    detail_of(api.post(at(wif, "/force-delete"), json={"reason": "x"}), 409)
     world.delete(cluster)
     tag = api.get(at(cluster)).headers["ETag"]
     world.delete(wif)
@@ -129,7 +129,7 @@ def test_a_reference_to_a_child_keeps_its_parent_from_being_deleted(world: World
     api, region, other = world.api, world.make("Region"), world.make("Region")
     zone = world.make("Zone", region)
     outside = world.make("Zone", other, references={"backup": ids(zone)})
-    detail = said(api.delete(at(region)), 409)
+    detail = detail_of(api.delete(at(region)), 409)
     assert f"the zone {outside['name']} ({outside['id']}) refers to its zone {zone['id']}" in detail
     assert "deleted_time" not in world.read(zone)
     answered(world.patch(outside, {"references": {}}))
@@ -144,7 +144,7 @@ def test_references_between_resources_deleted_together_do_not_block_them(world: 
     two = world.make("Zone", region, references={"backup": ids(one)})
     answered(world.patch(one, {"references": {"backup": ids(two), "home": ids(region)}}))
     for zone in (one, two):
-        said(api.delete(at(zone)), 409)
+        detail_of(api.delete(at(zone)), 409)
         assert api.report(zone, "zone").status_code == 201
     generation = world.read(one)["generation"] + 1
     world.delete(region)
