@@ -71,7 +71,7 @@ def test_two_hundred_threads_lose_no_report_and_leave_the_right_status(
                     path = f"/clusters/{cluster['id']}/statuses"
                     answer = session.put(path, json=report, timeout=120)
                     while answer.status_code == 503:
-                        # On a slow machine, some requests time out.
+                        # On a slow machine, some requests do not get their turn in time.
                         time.sleep(int(answer.headers["Retry-After"]))
                         answer = session.put(path, json=report, timeout=120)
                     answers[answer.status_code] += 1

@@ -81,7 +81,7 @@ def test_every_write_changes_the_tag_and_nothing_else_does(api: Api, kind: str) 
         lambda: patch(api, resource, {"spec": {"x": 1}}),
         lambda: patch(api, resource, {"labels": {"x": "1"}}, MERGE),
         lambda: api.report(resource, "dns"),
-        # A later report with the same content has later times.
+        # A later report, with later times.
         lambda: api.report(resource, "dns", observed_generation=2),
         lambda: api.delete(at(resource)),
     ):
@@ -337,7 +337,7 @@ def test_a_change_without_if_match_gets_428_if_the_service_requires_it(
     check(change(api, resource, before[0]))
     check(change(api, resource, "*", 2))
     assert delete(api, resource, **{"If-Match": read(api, resource)[0]})["generation"] == 4
-    # Reports and force-delete do not change a version that the client has read.
+    # Creations, reports and force-delete do not change a version that a client has read.
     response = api.report(resource, ADAPTER[kind], observed_generation=4)
     assert response.status_code == 201
     assert api.post(at(resource, "/force-delete"), json={"reason": "x"}).status_code == 204

@@ -256,7 +256,7 @@ def test_a_change_updates_generation_time_and_author(
         assert "deleted_time" not in changed
         assert response.headers["ETag"] != tag
         assert read(api, resource) == (response.headers["ETag"], changed)
-        # Repeating it is no change, whoever does so.
+        # Repeating it is no change, whichever caller does it.
         monkeypatch.setattr(identity, "SYSTEM", "third@example.com")
         assert check(patch(api, resource, body, media_type)) == changed
 
