@@ -6,9 +6,11 @@ Everything that differs between kinds is in these tables, so that a new kind is 
 import functools
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import LiteralString, TypedDict
+
+from psycopg.types.json import Jsonb
 
 # The base path of the API, which every href begins with.
 BASE = "/api/hyperfleet/v1"
@@ -193,6 +195,21 @@ BETWEEN: LiteralString = "owner_id IN (SELECT id FROM {table} WHERE {owned}) {on
 UNDER: LiteralString = "AND (%(owner_id)s::uuid IS NULL OR owner_id = %(owner_id)s)"
 
 
+class Key(TypedDict, total=False):
+    """Names a resource, as the path of a request does; also the values of the statements that find it.
+
+    ``id``; for a kind with a parent ``owner_id``, which is None if the path lacks it; ``tenancy`` if the
+    caller belongs to a tenant, which must see the resource. Within the service it may also name several:
+    those with these ``ids``, or all below the resource if that is of the kind ``root``.
+    """
+
+    id: str
+    owner_id: str | None
+    tenancy: Jsonb
+    ids: Sequence[str]
+    root: str
+
+
 # The condition for rows that callers of a tenant see; only used if tenants are kept apart.
 SCOPE: LiteralString = "AND tenancy @> %(tenancy)s"
 
@@ -212,7 +229,7 @@ class Statements(dict[str, LiteralString]):
         """The same statements for callers of a tenant."""
         return Statements(self.statement, scoped=True)
 
-    def of(self, kind: str, key: Mapping[str, Any]) -> LiteralString:
+    def of(self, kind: str, key: Key) -> LiteralString:
         """Returns the statement of a kind, for a tenant's callers if the key has a ``tenancy``."""
         return (self.scoped if "tenancy" in key else self)[kind]
 

@@ -14,7 +14,7 @@ from hyperfleet.handlers import request
 from hyperfleet.handlers.creation import created
 from hyperfleet.handlers.response import about, answer, below, empty, listed, read, shown
 from hyperfleet.handlers.statuses import report
-from hyperfleet.kinds import BASE, RESOURCES, Kind
+from hyperfleet.kinds import BASE, RESOURCES, Key, Kind
 from hyperfleet.resources import lifecycle, marking, removal, resource
 from hyperfleet.resources.lifecycle import Change
 
@@ -24,14 +24,16 @@ OF_TYPE: LiteralString = f"{OF} AND type = %(type)s"
 REPORTS: LiteralString = "owner_type = %(kind)s AND owner_id = %(id)s"
 
 
-def key(kind: str, path: dict[str, Any]) -> dict[str, Any]:
+def key(kind: str, path: dict[str, Any]) -> Key:
     """Removes the ids from a path's parameters and returns the key of the resource that they name.
 
     The key is ``id``, and for a kind with a parent ``owner_id``, which is None if the path lacks it.
     """
     of = RESOURCES[kind]
-    owner = {"owner_id": _owner(of, path)} if of.parent else {}
-    return {"id": resource.key(kind, path.pop(of.key)), **owner}
+    named: Key = {"id": resource.key(kind, path.pop(of.key))}
+    if of.parent:
+        named["owner_id"] = _owner(of, path)
+    return named
 
 
 def _owner(of: Kind, path: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from hyperfleet.auth import tenants
 from hyperfleet.auth.identity import caller, request_id
 from hyperfleet.changes.audit import Origin
 from hyperfleet.database.reads import Reader
-from hyperfleet.kinds import ALL, BASE, RESOURCES
+from hyperfleet.kinds import ALL, BASE, RESOURCES, Key
 from hyperfleet.lists import projection
 from hyperfleet.lists.projection import Shape
 from hyperfleet.resources.etag import Precondition
@@ -46,13 +46,13 @@ def tenant() -> Mapping[str, str]:
     return found
 
 
-def scoped(key: Mapping[str, Any]) -> dict[str, Any]:
+def scoped(key: Key) -> Key:
     """Returns a key that finds a resource only if the caller's tenant may see it.
 
     :param key: a result of :func:`hyperfleet.handlers.operations.key`
     """
     own = tenant()
-    return {**key, "tenancy": Jsonb(own)} if own else dict(key)
+    return {**key, "tenancy": Jsonb(own)} if own else key
 
 
 def shape(kind: str) -> Shape:

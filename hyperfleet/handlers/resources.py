@@ -43,8 +43,8 @@ def _found(
     :param reading: whether it only reads, so that a standby may be asked for the kind
     """
     id_ = resource.key(ALL, resource_id)
-    values = request.scoped({"id": id_, "kinds": [*RESOURCES]})
-    statement = KIND_SCOPED if "tenancy" in values else KIND
+    key = request.scoped({"id": id_})
+    statement, values = KIND_SCOPED if "tenancy" in key else KIND, {**key, "kinds": [*RESOURCES]}
     if reading:
         row = next(iter(request.reader().rows(statement, values)), None)
     else:

@@ -9,7 +9,7 @@ from xxhash import xxh3_128_hexdigest
 from hyperfleet.database.statements import filled
 from hyperfleet.engine.greenlets import run, wait_for
 from hyperfleet.handlers import request
-from hyperfleet.kinds import SCOPE, both
+from hyperfleet.kinds import SCOPE, Key, both
 from hyperfleet.lists import body, page
 from hyperfleet.lists.body import Long
 from hyperfleet.lists.page import Within
@@ -62,7 +62,7 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
     return answer(shape.text(stored.document), status, headers)
 
 
-def read(kind: str, key: Mapping[str, Any]) -> flask.Response:
+def read(kind: str, key: Key) -> flask.Response:
     """Returns the response to a GET of a resource: 304 if the client has it (RFC 9110, 13.1.2).
 
     :param key: a result of :func:`hyperfleet.handlers.operations.key`
@@ -91,9 +91,7 @@ def below(kind: str, owner_id: str) -> Within:
     return Within(where, values, OWNER.of(kind, values), not_found(kind, owner_id))
 
 
-def about(
-    kind: str, key: Mapping[str, Any], where: LiteralString, more: Mapping[str, Any] | None = None
-) -> Within:
+def about(kind: str, key: Key, where: LiteralString, more: Mapping[str, Any] | None = None) -> Within:
     """Returns a list of what is stored about a resource, if the caller may see it.
 
     :param key: a result of :func:`hyperfleet.handlers.operations.key`

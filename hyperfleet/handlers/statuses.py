@@ -13,7 +13,7 @@ from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty
-from hyperfleet.kinds import both
+from hyperfleet.kinds import Key, both
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.resource import SET_STATUS, Held, Hold
 from hyperfleet.resources.snapshot import FREE, look
@@ -62,13 +62,13 @@ UNCHANGED = """, held AS (
 STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
 
 
-def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Response:
+def report(kind: str, owner: Key, body: dict[str, Any]) -> flask.Response:
     """Stores or discards a report on a resource; ``owner`` is a key from :func:`operations.key`."""
     observed, faults = _observed_time(body)
     faults += _repetitions(body["conditions"])
     if faults:
         raise Problem(INVALID, faults=faults)
-    given = {**body, "observed_time": observed}
+    given: Any = {**body, "observed_time": observed}
     shape = request.shape("AdapterStatus")
     service, owner, taken = request.service(), request.scoped(owner), None
     while taken is None:
@@ -80,7 +80,7 @@ def report(kind: str, owner: dict[str, Any], body: dict[str, Any]) -> flask.Resp
     return answer(shape.text(document), 201, shape.headers)
 
 
-def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Taken | None:
+def _take(service: Service, kind: str, owner: Key, report: Report) -> Taken | None:
     """Stores a report and the status that results, or says why it is discarded.
 
     Returns None if the resource was marked meanwhile, since its owners must be locked before it.
@@ -94,9 +94,7 @@ def _take(service: Service, kind: str, owner: dict[str, Any], report: Any) -> Ta
         return taken or _take_locked(service, kind, owner, report, marked=False)
 
 
-def _take_at_once(
-    service: Service, kind: str, owner: dict[str, Any], report: Any, found: Held
-) -> Taken | None:
+def _take_at_once(service: Service, kind: str, owner: Key, report: Report, found: Held) -> Taken | None:
     """Stores a report with one statement; returns None if the resource has changed or is locked.
 
     Also for a future generation: a standby may have shown it before the primary does, and the
@@ -121,7 +119,7 @@ def _take_at_once(
 
 
 def _take_locked(
-    service: Service, kind: str, owner: dict[str, Any], report: Any, *, marked: bool
+    service: Service, kind: str, owner: Key, report: Report, *, marked: bool
 ) -> Taken | None:
     """Stores a report while its resource is locked, and the owners of a marked one.
 
@@ -161,7 +159,7 @@ def _tell(service: Service, kind: str, before: Status, after: Status) -> None:
         service.events.started(kind, deleting=False)
 
 
-def _judged(kind: str, held: Held, report: Any) -> tuple[Held, Report | None, str]:
+def _judged(kind: str, held: Held, report: Report) -> tuple[Held, Report | None, str]:
     """Returns a resource with a report among its own, and the report to be stored.
 
     If the report is not news, the latter is None, and the last value says why.

@@ -15,7 +15,7 @@ from hyperfleet.changes.history import PAST, not_kept
 from hyperfleet.database.statements import filled, transaction
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import RESOURCES, Key, both
 from hyperfleet.resources import references, resource
 from hyperfleet.resources.etag import Precondition
 from hyperfleet.resources.resource import DOCUMENT, Held, Hold, Stored, stored
@@ -87,7 +87,7 @@ class Change(NamedTuple):
         return self.checked and "spec" in self.body and not self.merge
 
 
-def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
+def patch(service: Service, kind: str, key: Key, change: Change) -> Stored:
     """Changes the labels, spec or references of a resource; does nothing if they stay the same.
 
     :param key: ``id``, and ``owner_id`` of a node pool
@@ -101,7 +101,7 @@ def patch(service: Service, kind: str, key: Mapping[str, Any], change: Change) -
         return done or _locked(service, kind, key, change)
 
 
-def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored | None:
+def _at_once(service: Service, kind: str, key: Key, change: Change) -> Stored | None:
     """Changes a resource with one statement, which it shares with concurrent patches of others. Returns
     None if it did nothing: the resource has changed since it was read, is locked or large, the patch
     changes nothing, or it is for another version: a standby may have shown that before the primary does,
@@ -126,7 +126,7 @@ def _at_once(service: Service, kind: str, key: Mapping[str, Any], change: Change
     return Stored(bytes(row[0]), old["version"] + 1)
 
 
-def _locked(service: Service, kind: str, key: Mapping[str, Any], change: Change) -> Stored:
+def _locked(service: Service, kind: str, key: Key, change: Change) -> Stored:
     """Changes a resource under a lock."""
     referring = change.body.get("references")
     with transaction(service.pool) as conn:
@@ -210,7 +210,7 @@ def _as_created(kind: str, old: State, after: Mapping[str, Any], refs: Any) -> d
     return whole | ({"references": refs} if refs else {})
 
 
-def _scope(key: Mapping[str, Any]) -> dict[str, Any]:
+def _scope(key: Key) -> Key:
     """Returns the part of a key that says whose the resource must be: its tenancy, if there is one."""
     return {"tenancy": key["tenancy"]} if "tenancy" in key else {}
 

@@ -12,7 +12,7 @@ from hyperfleet.changes.audit import CHANGED, Origin
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, Kind, below, both, owned, quoted, referrers
+from hyperfleet.kinds import RESOURCES, Key, Kind, below, both, owned, quoted, referrers
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.etag import Precondition
 from hyperfleet.resources.removal import IDS
@@ -75,16 +75,14 @@ UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND tar
 """
 
 
-def mark(
-    service: Service, kind: str, key: Mapping[str, Any], precondition: Precondition, origin: Origin
-) -> Stored:
+def mark(service: Service, kind: str, key: Key, precondition: Precondition, origin: Origin) -> Stored:
     """Marks a resource and everything below it for deletion. What no adapter has to finalize is removed
     at once. Repeating it changes nothing. Raises Problem if something below or a reference prevents it.
     """
     with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
         owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
-        under = {**key, "root": kind, "owner_id": None}
+        under: Key = {**key, "root": kind, "owner_id": None}
         locks = {of.name: resource.lock_below(conn, of.name, under) for of in below(kind)}
         holds = [Hold(conn, of, under, service.foldings[of]) for of in locks]
         kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
@@ -219,7 +217,7 @@ def _mark_below(
         batch = [held._replace(children=held.children - fewer[held.state["id"]]) for held in hold.all()]
         for start in range(0, len(ids), BATCH):
             if start:
-                some = {"ids": ids[start : start + BATCH]}
+                some: Key = {"ids": ids[start : start + BATCH]}
                 batch = Hold(conn, hold.kind, some, hold.folding).all()
             ended = _mark_some(conn, hold.kind, batch, at, origin)
             for state in ended:

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES, Reference, Statements, both, known_id
+from hyperfleet.kinds import RESOURCES, Key, Reference, Statements, both, known_id
 
 # The references of a resource by type, as a client sends them or as responses show them.
 References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -59,9 +59,7 @@ class Targets:
         must see the targets
     """
 
-    def __init__(
-        self, conn: Connection, kind: str, wanted: Any, key: Mapping[str, Any], *, own: str = ""
-    ) -> None:
+    def __init__(self, conn: Connection, kind: str, wanted: Any, key: Key, *, own: str = "") -> None:
         owner = key.get("owner_id")
         self.of = {ref.type: ref for ref in RESOURCES[kind].references}
         ids: dict[str, set[str]] = {}
@@ -79,7 +77,7 @@ class Targets:
             lock = _lock(RESOURCES[beside].table if beside else "")
             scope = {"tenancy": key["tenancy"], "beside": own or owner}
         self._found = [
-            (of, conn.execute((LOCK_OWN if mine else lock).of(of, scope), {**values, **scope}))
+            (of, conn.execute((LOCK_OWN if mine else lock).of(of, key), {**values, **scope}))
             for of, mine, values in _locks(ids, kind if own else "", own)
         ]
 
@@ -177,8 +175,9 @@ def insert(
     rows = {"rows": Jsonb([values]), "patience": None}
     if not wanted:
         return conn.execute(statement, rows).fetchone()
-    key = {"owner_id": values.get("owner_id")}
-    key |= {"tenancy": Jsonb(values["tenancy"])} if values["tenancy"] else {}
+    key: Key = {"owner_id": values.get("owner_id")}
+    if values["tenancy"]:
+        key["tenancy"] = Jsonb(values["tenancy"])
     refs = Targets(conn, kind, wanted, key).resolved(wanted, {})
     created = conn.execute(statement, rows)
     shown = _keep(conn, kind, values["id"], refs)

@@ -18,7 +18,7 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import ONLY, RESOURCES, Kind, above, below, both, owned, quoted, referrers
+from hyperfleet.kinds import ONLY, RESOURCES, Key, Kind, above, below, both, owned, quoted, referrers
 from hyperfleet.resources.resource import BATCH, SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
@@ -214,9 +214,7 @@ def _removing(of: Kind, document: LiteralString, recorded: LiteralString) -> Lit
     return whole.format(table=of.table, kind=of.name, document=document, recorded=recorded)
 
 
-def lock_above(
-    conn: Connection, kind: str, key: Mapping[str, Any]
-) -> Callable[[], list[tuple[str, str]]]:
+def lock_above(conn: Connection, kind: str, key: Key) -> Callable[[], list[tuple[str, str]]]:
     """Locks the owner of a resource and everything above, from the root down.
 
     :returns: a function that returns kind and id of each owner that exists. There may be none: the kind
@@ -315,7 +313,7 @@ def finish(
     return settle(conn, [*owners, (kind, id_)], times.now(), foldings)
 
 
-def force(service: Service, kind: str, key: Mapping[str, Any], origin: Origin) -> None:
+def force(service: Service, kind: str, key: Key, origin: Origin) -> None:
     """Removes a marked resource, everything below it and their reports at once, and records who did it
     and why. Raises Problem if the resource does not exist or is not marked.
     """

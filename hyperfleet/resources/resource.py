@@ -25,6 +25,7 @@ from hyperfleet.kinds import (
     KINDS,
     RESOURCES,
     SCOPE,
+    Key,
     Statements,
     both,
     known_id,
@@ -162,10 +163,10 @@ def _below(kind: str, *, root: str, scoped: bool) -> LiteralString:
     return BELOW.format(table=RESOURCES[kind].table, owned=owned(kind, root, owners))
 
 
-def lock_below(conn: Connection, kind: str, key: Mapping[str, Any]) -> Cursor:
+def lock_below(conn: Connection, kind: str, key: Key) -> Cursor:
     """Locks all resources of a kind that are below another and not marked for deletion; finds their ids.
 
-    :param key: as for :class:`Hold`, with ``root``
+    :param key: names the other, with its kind as ``root``
     """
     below = _below(kind, root=key["root"], scoped="tenancy" in key)
     statement = LOCK_EACH.format(table=RESOURCES[kind].table, below=below)
@@ -205,9 +206,8 @@ class Hold:
     The statements are sent at once; their results are fetched when they are needed, so that other
     statements can travel with them.
 
-    :param key: ``id`` or ``ids``; ``owner_id`` if they must have this owner; ``tenancy`` if the caller
-        belongs to a tenant. With ``root``, a kind, the ids are of that kind, and the first :data:`BATCH`
-        of the resources below them that are not marked for deletion are held instead
+    :param key: names them; of all below a ``root``, those not marked for deletion are held, and of these
+        only the first :data:`BATCH`
     :param folding: how to compute their statuses
     :param whole: whether to read name, labels, spec and document, which can be large
     :param children: whether to count what belongs to them, which matters only if they are marked
@@ -217,7 +217,7 @@ class Hold:
         self,
         conn: Connection,
         kind: str,
-        key: Mapping[str, Any],
+        key: Key,
         folding: Folding,
         *,
         whole: bool = False,
@@ -261,7 +261,7 @@ class Hold:
         return held
 
 
-def turn(key: Mapping[str, Any]) -> str:
+def turn(key: Key) -> str:
     """Returns the name of the queue for changes of a resource. It includes the tenancy: callers who name
     another tenant's resource must not hold up that tenant.
 
@@ -271,7 +271,7 @@ def turn(key: Mapping[str, Any]) -> str:
     return id_ + tenancy.text(key["tenancy"].obj) if "tenancy" in key else id_
 
 
-def sees(key: Mapping[str, Any], tenancy: Sequence[Mapping[str, str]]) -> bool:
+def sees(key: Key, tenancy: Sequence[Mapping[str, str]]) -> bool:
     """Whether a caller may see a resource that was read for several callers at once.
 
     :param key: the key of the resource, with ``tenancy`` if the caller belongs to a tenant

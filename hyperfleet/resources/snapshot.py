@@ -4,11 +4,10 @@ Every change of a resource or of a report on it raises its version. A writer tha
 a statement that does nothing if the version has changed since, and then tries again under a lock.
 """
 
-from collections.abc import Mapping
 from typing import Any, LiteralString
 
 from hyperfleet.engine.greenlets import wait_for
-from hyperfleet.kinds import both
+from hyperfleet.kinds import Key, both
 from hyperfleet.resources.resource import (
     REPORT,
     REPORT_SEEN,
@@ -52,7 +51,7 @@ FREE: LiteralString = """, free AS (
 )"""
 
 
-def look(service: Service, kind: str, key: Mapping[str, Any], *, whole: bool = False) -> Held:
+def look(service: Service, kind: str, key: Key, *, whole: bool = False) -> Held:
     """Returns a resource with the reports on it; its children are not counted.
 
     :param key: as :func:`hyperfleet.handlers.operations.key` returns it
