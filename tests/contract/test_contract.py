@@ -1,4 +1,4 @@
-"""The contract is complete and consistent, and the service answers every operation as it says."""
+"""The contract is complete and consistent, and the service answers every operation as described."""
 
 import re
 import uuid
@@ -29,7 +29,7 @@ from hyperfleet import __version__
 from hyperfleet.contract import document
 
 POOL = f"{BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}"
-# The names that generated clients call operations by.
+# The names of operations that generated clients use.
 NAMES = {
     "getMetadata": "GET /api/hyperfleet",
     "getVersionMetadata": f"GET {BASE}",
@@ -53,7 +53,7 @@ NAMES = {
     "deleteNodePoolById": f"DELETE {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}",
     "forceDeleteCluster": f"POST {BASE}/clusters/{{cluster_id}}/force-delete",
     "forceDeleteNodePool": f"POST {BASE}/clusters/{{cluster_id}}/nodepools/{{nodepool_id}}/force-delete",
-    # The newest ones: node pools without their clusters, and another name of statuses.
+    # The newest ones: node pools without their clusters, and an alias for statuses.
     "getNodePool": f"GET {BASE}/nodepools/{{nodepool_id}}",
     "patchNodePool": f"PATCH {BASE}/nodepools/{{nodepool_id}}",
     "deleteNodePool": f"DELETE {BASE}/nodepools/{{nodepool_id}}",
@@ -76,7 +76,7 @@ NAMES = {
     "getResourceStatuses": f"GET {BASE}/resources/{{resource_id}}/statuses",
     "putResourceStatuses": f"PUT {BASE}/resources/{{resource_id}}/statuses",
     "getChanges": f"GET {BASE}/changes",
-    # Past generations, transitions, and who did what.
+    # Past generations, transitions, and the audit log.
     "getClusterHistory": f"GET {BASE}/clusters/{{cluster_id}}/history",
     "getClusterGeneration": f"GET {BASE}/clusters/{{cluster_id}}/history/{{generation}}",
     "getClusterGenerationDiff": f"GET {BASE}/clusters/{{cluster_id}}/history/{{generation}}/diff",
@@ -105,13 +105,13 @@ NAMES = {
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 
 
-def test_operations_have_the_names_that_clients_call() -> None:
+def test_operations_have_the_names_that_clients_use() -> None:
     named = {name: f"{one.method} {one.path}" for name, one in OPERATIONS.items()}
     assert named == NAMES
 
 
 def contents(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The bodies that an operation takes and gives, each with where it stands."""
+    """Yields the bodies of an operation's requests and responses, each with its place."""
     if operation.body:
         for kind, content in operation.body["content"].items():
             yield f"request {kind}", content
@@ -126,7 +126,7 @@ def examples(content: dict[str, Any]) -> list[Any]:
 
 
 @every_operation
-def test_operation_is_described_whole(operation: Operation) -> None:
+def test_an_operation_is_described_completely(operation: Operation) -> None:
     assert operation.definition["summary"]
     assert operation.definition["tags"]
     assert set(operation.definition["tags"]) <= {tag["name"] for tag in DOCUMENT["tags"]}
@@ -136,7 +136,7 @@ def test_operation_is_described_whole(operation: Operation) -> None:
     errors |= {400, 413, 415} if operation.body else set()
     errors |= {400} if any(one["in"] == "query" for one in operation.parameters) else set()
     errors |= {404} if "{" in operation.path else set()
-    # These read nothing that the database has.
+    # These read nothing from the database.
     errors |= (
         set()
         if re.search("/(errors|compatibility|v1|hyperfleet)(/{error_id})?$", operation.path)
@@ -162,7 +162,7 @@ def test_operation_is_described_whole(operation: Operation) -> None:
 
 
 @every_operation
-def test_every_body_of_the_operation_has_an_example_and_the_example_is_valid(
+def test_every_body_has_an_example_and_all_examples_are_valid(
     operation: Operation,
 ) -> None:
     found = dict(contents(operation))
@@ -176,7 +176,7 @@ def test_every_body_of_the_operation_has_an_example_and_the_example_is_valid(
             assert faults(example, parameter["schema"]) == [], parameter["name"]
 
 
-def test_what_repeats_is_a_component() -> None:
+def test_repeated_parameters_and_objects_are_components() -> None:
     inline = Counter(
         repr(sorted(node.items(), key=repr))
         for node in nodes(DOCUMENT["paths"])
@@ -195,7 +195,7 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:
             yield from nodes(value)
 
 
-# One successful call of every operation: cluster and node pool are resources that exist.
+# One successful call of every operation, given a cluster and a node pool that exist.
 Call = Callable[[Api, dict[str, Any], dict[str, Any]], requests.Response]
 REPORT = {
     "adapter": "dns-adapter",
@@ -208,7 +208,7 @@ REPORT = {
 
 
 def past(name: str, way: Callable[[Api, dict[str, Any]], str]) -> dict[str, tuple[int, Call]]:
-    """What leads to the past of a resource, whose operations are called so, at a path."""
+    """Returns the calls of the operations on a resource's past, by their names; ``way`` is its path."""
     rollback = "rollbackNodePoolById" if name == "OfNodePool" else f"rollback{name}"
     get = "get{what}" + name if name == "OfNodePool" else f"get{name}" + "{what}"
     reads = {
@@ -286,7 +286,7 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
     ),
     "deleteNodePool": (202, lambda api, c, _n: api.delete(f"/nodepools/{reported(api, c)['id']}")),
     "forceDeleteNodePoolById": (204, lambda api, c, _n: forced_out(api, reported(api, c))),
-    # In this order: what an adapter has yet to finalize stays, marked, until it is removed by force.
+    # The order matters: what an adapter has yet to finalize stays marked until it is force-deleted.
     "patchClusterById": (200, lambda api, c, _n: api.patch("/" + path(c), json={"spec": {"nodes": 6}})),
     "patchNodePoolById": (200, lambda api, _c, n: api.patch("/" + path(n), json={"labels": {"a": "b"}})),
     "deleteNodePoolById": (202, lambda api, _c, n: api.delete("/" + path(n))),
@@ -336,14 +336,14 @@ SUCCESSES: dict[str, tuple[int, Call]] = {
 
 
 def reported(api: Api, cluster: dict[str, Any]) -> dict[str, Any]:
-    """Another node pool, that an adapter has to finalize."""
+    """Creates another node pool, which an adapter has to finalize."""
     node_pool = api.node_pool(cluster, f"np{uuid.uuid4().hex[:8]}")
     assert api.report(node_pool).status_code == 201
     return node_pool
 
 
 def another(api: Api, *, marked: bool = False) -> dict[str, Any]:
-    """Another cluster, that an adapter has to finalize."""
+    """Creates another cluster, which an adapter has to finalize."""
     cluster = api.cluster(f"c{uuid.uuid4().hex[:8]}")
     assert api.report(cluster).status_code == 201
     assert not marked or api.delete(f"/clusters/{cluster['id']}").status_code == 202
@@ -359,7 +359,7 @@ def path(resource: dict[str, Any]) -> str:
     return str(resource["href"]).removeprefix(BASE + "/")
 
 
-def test_every_operation_succeeds_as_the_contract_describes_it(api: Api) -> None:
+def test_every_operation_succeeds_as_the_contract_describes(api: Api) -> None:
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
     api.report(cluster)
@@ -398,7 +398,7 @@ def test_metadata_names_the_version_and_its_collections(api: Api) -> None:
     assert {"clusters", "nodepools", "statuses"} <= set(compatibility["features"])
 
 
-def test_catalogue_lists_every_error_and_explains_each_by_its_code(api: Api) -> None:
+def test_the_catalogue_lists_errors_in_pages_and_serves_each_by_its_code(api: Api) -> None:
     catalogue = check(api.get("/errors?pageSize=1000"))
     assert catalogue["total"] == catalogue["size"] == len(catalogue["items"])
     by_code = {one["code"]: one for one in catalogue["items"]}
@@ -421,20 +421,20 @@ NOTES = ("x-openapi-router-controller", "x-access-review", "x-spec-of", "x-kind"
 
 
 def plain(node: Any) -> Any:
-    """Without the extensions, which only the service itself reads."""
+    """Returns the document without extensions, which only the service itself reads."""
     if isinstance(node, dict):
         return {key: plain(value) for key, value in node.items() if not key.startswith("x-")}
     return [plain(item) for item in node] if isinstance(node, list) else node
 
 
 def public(node: Any) -> Any:
-    """As it is served without authentication."""
+    """Returns the document as it is served without authentication."""
     if isinstance(node, dict):
         return {key: public(value) for key, value in node.items() if key != "security"}
     return [public(item) for item in node] if isinstance(node, list) else node
 
 
-def test_contract_is_served_with_its_references_in_less_than_135_kb(api: Api) -> None:
+def test_the_contract_is_served_with_its_references_in_less_than_135_kb(api: Api) -> None:
     served = api.get("//openapi")
     assert served.status_code == 200
     assert served.headers["Content-Type"] == JSON
@@ -448,7 +448,7 @@ def test_contract_is_served_with_its_references_in_less_than_135_kb(api: Api) ->
     assert "Id" not in whole["components"]["schemas"]
 
 
-def test_the_served_contract_has_an_etag_and_is_not_sent_twice(api: Api) -> None:
+def test_the_served_contract_has_an_etag_and_is_not_sent_to_clients_that_know_it(api: Api) -> None:
     first = api.get("//openapi")
     tag = first.headers["ETag"]
     for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
@@ -458,7 +458,7 @@ def test_the_served_contract_has_an_etag_and_is_not_sent_twice(api: Api) -> None
     assert api.head("//openapi").headers["ETag"] == tag
 
 
-def test_without_authentication_the_served_contract_asks_for_no_token(
+def test_without_authentication_the_served_contract_requires_no_token(
     api: Api, service: Callable[..., Api]
 ) -> None:
     open_, closed = api.get("//openapi"), service(no_auth=False, any_caller=True).get("//openapi")
@@ -467,7 +467,7 @@ def test_without_authentication_the_served_contract_asks_for_no_token(
     assert list(closed.json()["components"]["securitySchemes"]) == ["bearer"]
 
 
-def test_no_name_is_used_twice_among_the_components_of_which_clients_make_types() -> None:
+def test_components_that_become_types_in_clients_have_unique_names() -> None:
     kinds = ("schemas", "responses", "requestBodies", "parameters")
     names = Counter(name.lower() for kind in kinds for name in DOCUMENT["components"][kind])
     assert [name for name, count in names.items() if count > 1] == []
@@ -489,23 +489,23 @@ def test_schemas_have_the_names_that_clients_use() -> None:
 
 
 @every_operation
-def test_every_error_has_an_example_of_its_own_status(operation: Operation) -> None:
+def test_every_error_has_an_example_with_its_own_status(operation: Operation) -> None:
     for status, response in operation.responses.items():
         for content in response["content"].values() if status >= 400 else ():
             shown = {example["status"] for example in examples(content)}
-            # Those that any operation may answer with share one.
+            # The errors that any operation may return share one.
             assert shown == ({500} if status in (408, 431) else {status})
 
 
 @every_operation
-def test_no_parameter_has_an_example_that_would_be_sent_by_trying_it_out(operation: Operation) -> None:
+def test_no_parameter_has_an_example_that_swagger_ui_would_send(operation: Operation) -> None:
     for parameter in operation.parameters:
         assert "example" not in parameter
         assert "examples" not in parameter
         assert "example" not in parameter["schema"]
 
 
-def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:
+def test_swagger_ui_loads_all_its_files_from_the_service(api: Api) -> None:
     for page in ("//", "//openapi-ui", "//openapi-ui/", "/openapi.html"):
         response = api.get(page)
         assert response.status_code == 200, page
@@ -518,7 +518,7 @@ def test_swagger_ui_is_served_with_its_files_from_here_alone(api: Api) -> None:
             assert file.status_code == 200, name
 
 
-def test_parameters_are_validated_by_what_the_contract_says(
+def test_parameters_are_validated_as_the_contract_declares_them(
     service: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = document.load()

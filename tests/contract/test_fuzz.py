@@ -1,6 +1,6 @@
-"""The contract, read by a machine that tries what nobody thought of: no 5xx, no answer beside it.
+"""Generated requests get no 5xx, and no response that the contract does not describe.
 
-The same requests each time: the examples are derived from the tests' names alone.
+They are the same each time: the examples are derived from the code of the tests alone.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 
 pytestmark = pytest.mark.slow
 
-# What has tests of its own: tokens, which the service under test asks nobody for, and NUL.
+# Tokens, which the tested service does not require, and NUL have tests of their own.
 SCHEMA = schemathesis.openapi.from_path(Path(__file__).parents[2] / "openapi" / "openapi.yaml")
 SCHEMA.config.generation.update(with_security_parameters=False, allow_x00=False)
 FUZZED = {
@@ -67,7 +67,7 @@ class World:
         self.node_pool: dict[str, Any] = {}
 
     def resources(self, fresh: bool) -> dict[str, str]:
-        """The ids of a cluster and a node pool that exist."""
+        """Returns values for path parameters: a cluster, a node pool and an error that exist."""
         if fresh or not self.cluster:
             self.cluster = self.api.cluster(f"fuzzed-{next(self.numbers)}")
             self.node_pool = self.api.node_pool(self.cluster)
@@ -76,20 +76,20 @@ class World:
         return {**known, "error_id": "HYPERFLEET-NTF-001", "generation": "1"}
 
     def send(self, case: Case, hit: bool) -> requests.Response:
-        """Sends a case, to resources that exist if it is to hit; holds the answer to the contract."""
+        """Sends a case, to resources that exist if ``hit``, and validates the response."""
         removes = case.method == "DELETE" or case.path.endswith("force-delete")
         if hit:
             known = self.resources(fresh=removes)
             case.path_parameters = {
                 name: known.get(name, value) for name, value in (case.path_parameters or {}).items()
             }
-        # These have tests of their own: a line break in a path, and an address beyond any bound.
+        # Addresses that are too long have tests of their own.
         path = case.formatted_path
         assume(len(f"{path}{case.query}") < 5_000)
-        # An answer may repeat what was sent, also what reads like something of the service's own.
+        # A response may echo the request, including text that looks like a leak.
         assume(not LEAK.search(unquote(f"{path} {case.query} {case.body}")))
         response = self.api.request(**case.as_transport_kwargs(base_url=self.api.url))
-        # Of what is shown in part, the schema that is known here would miss the rest.
+        # With `fields`, a response lacks members that the schema requires.
         partial = "fields" in (case.query or {})
         checks = [one for one in CONFORMANCE if not (partial and one is response_schema_conformance)]
         case.validate_response(response, checks=checks)
@@ -98,7 +98,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(postgres: NoopExecutor) -> Iterator[World]:
-    """One service and one database for all of them: what one leaves behind is the next one's luck."""
+    """One service and one database for all tests: each finds what the ones before left behind."""
     with migrated(postgres, "fuzz") as conninfo:
         running = Service(conninfo)
         yield World(Api(running.url))
@@ -106,16 +106,18 @@ def world(postgres: NoopExecutor) -> Iterator[World]:
 
 
 @every_operation
-def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name: str) -> None:
+def test_requests_that_follow_the_contract_get_the_responses_that_it_describes(
+    world: World, name: str
+) -> None:
     seen: set[int] = set()
-    # Not what the operation before may have removed.
+    # The operation before may have removed the cluster.
     world.cluster = {}
 
     @bounded(12)
     @given(case=FUZZED[name].as_strategy(GenerationMode.POSITIVE), hit=st.integers(0, 3))
     def follow(case: Case, hit: int) -> None:
         if hit == 3 and case.method == "GET":
-            # A search or a link that is made up is mostly wrong.
+            # Generated searches and links are mostly invalid.
             case.query = {}
         response = world.send(case, hit > 0)
         seen.add(response.status_code)
@@ -123,13 +125,13 @@ def test_requests_that_follow_the_contract_are_answered_by_it(world: World, name
         verify(response)
 
     follow()
-    # A patch is mostly one of what cannot be changed, nothing here is stuck in its deletion, no kind is
-    # called what is made up, and there is no such generation.
+    # Generated patches mostly change immutable members, nothing here is stuck in its deletion, and
+    # generated kinds and generations do not exist.
     assert min(seen) < 400 or name.startswith(("patch", "forceDelete", "postResource", "rollback")), seen
 
 
 @every_operation
-def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: str) -> None:
+def test_requests_that_break_the_contract_are_refused(world: World, name: str) -> None:
     if not FUZZED[name].query and not FUZZED[name].body:
         pytest.skip("any string is a path")
 
@@ -137,7 +139,7 @@ def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: 
     @given(case=FUZZED[name].as_strategy(GenerationMode.NEGATIVE), hit=st.integers(0, 3))
     def break_(case: Case, hit: int) -> None:
         response = world.send(case, hit > 0)
-        # What is too large is refused unread; the check does not know these statuses.
+        # Requests that are too large are refused unread, with statuses that the check does not know.
         if response.status_code not in (413, 431):
             case.validate_response(response, checks=[negative_data_rejection])
         verify(response)
@@ -146,7 +148,7 @@ def test_requests_that_break_the_contract_are_refused_by_it(world: World, name: 
 
 
 def verify(response: requests.Response) -> None:
-    """A stricter reading of the contract: no member that it does not list."""
+    """Checks the response more strictly: it has no member that the contract does not list."""
     if operation_of(response) is None:
         assert response.status_code < 500
     elif response.status_code < 400:

@@ -1,6 +1,6 @@
-"""The served contract, in the hands of generators: what they make compiles, and works.
+"""What code generators make of the served contract compiles and works.
 
-These take what ``make test-tools`` installs, and are left out of ``make test``.
+These tests need what ``make test-tools`` installs, and are left out of ``make test``.
 """
 
 import os
@@ -18,7 +18,7 @@ TOOLS = Path(__file__).parents[2] / ".tools"
 
 
 def tool(path: str) -> str:
-    """The program of that path among the tools; the test is skipped where it is not installed."""
+    """Returns the path of an installed tool, or skips the test if it is not installed."""
     if not (TOOLS / path).exists():
         pytest.skip(f"{path} is not installed; make test-tools does")
     return str(TOOLS / path)
@@ -40,13 +40,13 @@ def run(*arguments: str, cwd: Path, **env: str) -> None:
 
 @pytest.fixture
 def document(api: Api, tmp_path: Path) -> Path:
-    """The contract as it is served, in a file."""
+    """A file with the contract as it is served."""
     file = tmp_path / "openapi.json"
     file.write_bytes(api.get("//openapi").content)
     return file
 
 
-def test_oapi_codegen_makes_a_go_client_that_compiles_and_works(
+def test_oapi_codegen_generates_a_go_client_that_compiles_and_works(
     api: Api, document: Path, tmp_path: Path
 ) -> None:
     generator = tool("bin/oapi-codegen")
@@ -62,7 +62,7 @@ def test_oapi_codegen_makes_a_go_client_that_compiles_and_works(
     run("./walk", api.url, cwd=tmp_path)
 
 
-def test_openapi_python_client_makes_a_client_that_works(
+def test_openapi_python_client_generates_a_client_that_works(
     api: Api, document: Path, tmp_path: Path
 ) -> None:
     generator = tool("python/bin/openapi-python-client")
@@ -78,7 +78,7 @@ def paths() -> str:
     return f"{TOOLS / 'python' / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
-def test_openapi_typescript_makes_types_that_compile_and_fit(
+def test_openapi_typescript_generates_types_that_compile_and_fit(
     api: Api, document: Path, tmp_path: Path
 ) -> None:
     generator = tool("node/node_modules/.bin/openapi-typescript")

@@ -1,4 +1,4 @@
-"""Specs against the provider's schemas: what gets in, what a caller hears, and what operators see."""
+"""Specs are validated against the provider's schemas: requests, documents, reloads and /openapi."""
 
 # ruff: noqa: E501 (tables of cases, a line for each)
 
@@ -51,7 +51,7 @@ def served(service: Callable[..., Api]) -> Callable[[str], Api]:
     return lambda name: service(openapi_schema_path=str(PROVIDERS / f"{name}.yaml"))
 
 
-# What a caller may write, and what he hears -------------------------------------------------------
+# Specs in requests --------------------------------------------------------------------------------
 
 Case = tuple[str, Any, str, str, str]
 P = "platform.gcp."
@@ -100,10 +100,10 @@ AWS_CASES: list[Case] = [
     ("platform", "rosa", "spec.platform", "must be an object", "type"),
     ("fips", "yes", "spec.fips", "must be a boolean or null", "type"),
     ("extra", 1, "spec.extra", "is not a known member", "unevaluatedProperties"),
-    # Without a discriminator: a constant tells which alternative was meant.
+    # Without a discriminator, a constant tells which alternative is meant.
     ("endpoint.vpc", "net-1", "spec.endpoint.vpc", "must match the pattern ^vpc-[0-9a-f]{8,17}$", "pattern"),
     ("endpoint", {"access": "public"}, "spec.endpoint.cidrs", "is required", "required"),
-    # The discriminator of a parent, whose children extend it.
+    # The discriminator belongs to a parent, which its children extend.
     ("identity.issuer-", None, "spec.identity.issuer", "is required", "required"),
     ("identity", {"kind": "Saml", "metadata": "x", "audience": "a"}, "spec.identity.audience", "must have at least 3 characters", "minLength"),
     ("identity.kind", "Password", "spec.identity.kind", "must be one of Oidc, Saml", "enum"),
@@ -135,7 +135,7 @@ WIDE_CASES: list[Case] = [
     ],
     ids=["gcp", "aws", "wide"],
 )
-def test_good_specs_get_in_as_they_are_and_each_bad_one_is_told_its_fault(
+def test_valid_specs_are_stored_unchanged_and_each_invalid_one_gets_its_fault(
     served: Callable[[str], Api],
     name: str,
     cluster: dict[str, Any],
@@ -155,7 +155,7 @@ def test_good_specs_get_in_as_they_are_and_each_bad_one_is_told_its_fault(
     assert api.get("/nodepools").json()["total"] == 1
 
 
-def test_all_faults_of_body_and_spec_come_at_once(served: Callable[[str], Api]) -> None:
+def test_all_faults_of_body_and_spec_are_reported_at_once(served: Callable[[str], Api]) -> None:
     api = served("gcp")
     spec = at("platform.gcp.diskSize", 5, at("zones", ["x", "europe-west1-a", "y"], GCP))
     answer = api.post("/clusters", json={"name": "Not_A_Label", "labels": {"a": 1}, "spec": spec})
@@ -168,11 +168,11 @@ def test_all_faults_of_body_and_spec_come_at_once(served: Callable[[str], Api]) 
     fields = {field for field, _, _ in faults(api.patch(f"/clusters/{cluster['id']}", json=patch))}
     assert fields == {"labels.a", "spec.platform.gcp.diskSize", "spec.zones[0]", "spec.zones[2]"}
 
-    # As the contract alone says it, once.
+    # The contract forbids this, too, but it is reported only once.
     assert faults(api.post("/clusters", json={"name": "a", "spec": 5})) == [
         ("spec", "must be an object", "type")
     ]
-    # A body of a megabyte has no answer of a hundred, and takes no minute.
+    # A body of a megabyte gets a bounded number of faults, in bounded time.
     assert len(faults(create(api, at("zones", [1] * 9000, GCP)))) == faults_module.MAX_FAULTS
     start = time.process_time()
     answer = create(api, at("zones", [1] * 250_000, GCP))
@@ -180,7 +180,7 @@ def test_all_faults_of_body_and_spec_come_at_once(served: Callable[[str], Api]) 
     assert time.process_time() - start < 3
 
 
-def test_a_patch_is_held_against_the_schema_with_what_it_leaves_and_what_it_changes(
+def test_a_patch_is_validated_as_the_whole_spec_that_results_from_it(
     served: Callable[[str], Api],
 ) -> None:
     api = served("gcp")
@@ -189,7 +189,7 @@ def test_a_patch_is_held_against_the_schema_with_what_it_leaves_and_what_it_chan
     merge = {"Content-Type": "application/merge-patch+json"}
     disk = {"spec": {"platform": {"gcp": {"diskSize": 5}}}}
     path = f"/clusters/{cluster['id']}"
-    # What is merged is the whole spec, so a part of it will do; what replaces it must be whole.
+    # A merge patch may carry part of a spec, since the merged spec is validated; a replacement may not.
     field = "spec.platform.gcp.diskSize"
     assert faults(api.patch(path, data=json.dumps(disk), headers=merge)) == [
         (field, "must be at least 10", "minimum")
@@ -215,7 +215,7 @@ def test_a_patch_is_held_against_the_schema_with_what_it_leaves_and_what_it_chan
     assert (replaced.status_code, replaced.json()["generation"]) == (200, 3)
 
 
-def test_defaults_are_not_filled_in_and_what_is_read_only_need_not_be_sent(
+def test_defaults_are_not_filled_in_and_read_only_members_may_be_omitted(
     served: Callable[[str], Api], service: Callable[..., Api], tmp_path: Path
 ) -> None:
     spec = at("release.channel-", None, GCP)
@@ -253,7 +253,7 @@ components:
 """
 
 
-def test_what_the_schema_calls_secret_is_not_repeated(
+def test_values_that_the_schema_marks_as_secret_are_not_echoed(
     service: Callable[..., Api], tmp_path: Path
 ) -> None:
     file = tmp_path / "schema.yaml"
@@ -274,7 +274,7 @@ def test_what_the_schema_calls_secret_is_not_repeated(
     assert create(api, {"plain": "told"}).json()["errors"][0]["value"] == "told"
 
 
-def test_without_a_file_or_without_a_schema_any_object_gets_in(
+def test_without_a_file_or_a_schema_for_the_kind_any_object_is_accepted(
     service: Callable[..., Api], api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert create(api, {"anything": [1, None]}).status_code == 201
@@ -283,11 +283,11 @@ def test_without_a_file_or_without_a_schema_any_object_gets_in(
     half = service(openapi_schema_path=str(file))
     assert faults(create(half, {})) == [("spec.a", "is required", "required")]
     assert create(half, {"any": 1}, "NodePool").status_code == 201
-    # A service of the test before may tell meanwhile that its database is gone.
+    # A service of the test before may still log that its database is gone.
     told = ("hyperfleet.contract.provider", logging.WARNING)
     lines = [line for name, level, line in caplog.record_tuples if (name, level) == told]
     assert lines == [f"{file} has no NodePoolSpec: the spec of a NodePool is not validated"]
-    # The contract that the service ships is such a document itself.
+    # The contract that the service ships works as a provider's document, too, and accepts any spec.
     shipped = read(Path("openapi/openapi.yaml"))
     assert set(shipped.validators) == {"Cluster", "NodePool"}
     assert [*faults_module.faults(shipped.validators["Cluster"], {"any": 1})] == []
@@ -311,7 +311,9 @@ def compiled(
     return check
 
 
-def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
+def test_openapi_3_0_is_validated_by_its_own_rules_where_it_differs_from_json_schema(
+    tmp_path: Path,
+) -> None:
     check = compiled(
         tmp_path,
         "3.0.3",
@@ -319,7 +321,7 @@ def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
             "properties": {
                 "size": {"type": "string", "nullable": True, "enum": ["s", "m"]},
                 "over": {"minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},
-                # What is beside a reference does not count.
+                # Members beside a reference are ignored.
                 "ref": {"$ref": "#/components/schemas/Text", "maxLength": 1},
                 "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
                 "int32": {"type": "integer", "format": "int32"},
@@ -353,7 +355,7 @@ def test_openapi_3_0_where_it_differs_from_json_schema(tmp_path: Path) -> None:
     ]
 
 
-def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
+def test_openapi_3_1_is_validated_as_json_schema(tmp_path: Path) -> None:
     check = compiled(
         tmp_path,
         "3.1.0",
@@ -386,32 +388,32 @@ def test_openapi_3_1_is_json_schema(tmp_path: Path) -> None:
     }
 
 
-def test_of_many_values_the_first_twenty_are_told_and_how_many_more_there_are() -> None:
-    def said(count: int) -> str:
+def test_a_long_enum_is_reported_as_its_first_20_values_and_the_number_of_others() -> None:
+    def message(count: int) -> str:
         validator = compile_schema({"enum": [f"v{number}" for number in range(count)]})
         [found] = faults_module.faults(validator, "x", ["spec"])
         return found["message"]
 
     twenty = "must be one of " + ", ".join(f"v{number}" for number in range(20))
-    assert said(20) == twenty
-    assert said(22) == f"{twenty} and 2 more"
+    assert message(20) == twenty
+    assert message(22) == f"{twenty} and 2 more"
 
 
-def test_what_is_of_the_wrong_type_is_not_told_to_be_none_of_the_values_too(tmp_path: Path) -> None:
+def test_a_value_of_the_wrong_type_is_reported_for_its_type_alone(tmp_path: Path) -> None:
     members = {"a": {"type": "string", "enum": ["x", "y"]}, "b": {"type": "string", "const": "x"}}
     check = compiled(tmp_path, "3.1.0", {"properties": members})
     assert check({"a": 5, "b": 5}) == [("spec.a", "type"), ("spec.b", "type")]
     assert check({"a": "z", "b": "z"}) == [("spec.a", "enum"), ("spec.b", "const")]
 
 
-def test_references_that_go_round_end(tmp_path: Path) -> None:
+def test_circular_references_terminate(tmp_path: Path) -> None:
     tree = {"properties": {"left": {"$ref": "#/components/schemas/Tree"}, "n": {"type": "integer"}}}
     check = compiled(tmp_path, "3.0.3", {"$ref": "#/components/schemas/Tree"}, Tree=tree)
     value: dict[str, Any] = {"n": "x"}
     for _ in range(60):
         value = {"left": value}
     assert check(value) == [("spec" + ".left" * 60 + ".n", "type")]
-    # These say nothing at all, but must not take forever over it.
+    # This schema constrains nothing, but must not be followed forever.
     loop = {"$ref": "#/components/schemas/Loop"}
     assert compiled(tmp_path, "3.0.3", loop, Loop={"allOf": [loop]})({}) == []
 
@@ -420,7 +422,7 @@ def test_a_pattern_cannot_hang_the_service(tmp_path: Path) -> None:
     slow = {"type": "string", "pattern": r"^(([a-z])+.)+(?!q)[A-Z]([a-z])+$"}
     check = compiled(tmp_path, "3.0.3", {"properties": {"list": {"items": slow}}})
     start = time.thread_time()
-    # What cannot be told within the bound counts as not matching.
+    # A match that takes too long counts as none.
     assert check({"list": ["a" * 40 + "!"] * 1000})[0] == ("spec.list[0]", "pattern")
     assert check({"list": ["a" * 40 + "!"] * 20_000}) == [("spec.list[0]", "pattern")]
     assert time.thread_time() - start < 3
@@ -436,23 +438,23 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     )
     assert check({"t": "x", "a": 1}) == []
     assert check({"t": "x"}) == [("spec", "oneOf")]
-    # A list is no value that a discriminator chooses by.
+    # A discriminator does not select by lists.
     either = {"properties": {"t": {"enum": [["x"], "x"]}}, "required": ["a"]}
     check = compiled(tmp_path, "3.0.3", one, A=either, B={"properties": {"t": {"enum": ["y"]}}})
     assert check({"t": "x"}) == [("spec.a", "required")]
     assert check({"t": "y"}) == []
-    # As a key without a value in YAML.
+    # This is a key without a value in YAML.
     check = compiled(tmp_path, "3.0.3", {"oneOf": [{"required": ["t"]}], "discriminator": None})
     assert check({"u": 1}) == [("spec.t", "required")]
 
 
-def test_a_member_that_the_alternative_which_was_meant_lacks_is_named(tmp_path: Path) -> None:
+def test_a_member_that_the_intended_alternative_lacks_is_named(tmp_path: Path) -> None:
     disk = {"type": "object", "properties": {"size": {}}, "additionalProperties": False}
     check = compiled(tmp_path, "3.0.3", {"properties": {"disk": {"oneOf": [disk, {"type": "string"}]}}})
     assert check({"disk": {"size": 1, "sizee": 1}}) == [("spec.disk.sizee", "additionalProperties")]
 
 
-def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path) -> None:
+def test_a_read_only_member_may_be_omitted_wherever_it_is_declared_read_only(tmp_path: Path) -> None:
     base = {"properties": {"id": {"type": "string", "readOnly": True}, "size": {"type": "integer"}}}
     own = {"required": ["id", "size"]}
     inner = {"$ref": SCHEMAS + "Base/properties/id"}
@@ -464,7 +466,7 @@ def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path
         check = compiled(tmp_path, "3.0.3", spec, Base=base)
         assert check({"size": 1}) == []
         assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
-    # What asks for it may be elsewhere, too, and asks for it where nobody says that it is read only.
+    # The schema that requires it may be elsewhere, too, and does require it where it is not read-only.
     needs = {"allOf": [{"$ref": SCHEMAS + "Own"}]}
     spec = {"allOf": [{"$ref": SCHEMAS + "Needs"}, {"$ref": SCHEMAS + "Base"}]}
     spec["properties"] = {"inner": {"$ref": SCHEMAS + "Needs"}}
@@ -475,7 +477,7 @@ def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path
         ("spec.inner.id", "required"),
         ("spec.inner.size", "required"),
     ]
-    # Also of what has the like of itself within.
+    # The same holds for schemas that contain themselves.
     for wrapped in ({"$ref": SCHEMAS + "Base"}, {"allOf": [{"$ref": SCHEMAS + "Base"}]}, needs, spec):
         node = {**base, "required": ["id", "size"]}
         node["properties"] = {**node["properties"], "child": wrapped}
@@ -485,7 +487,7 @@ def test_what_is_read_only_need_not_be_sent_wherever_that_is_said(tmp_path: Path
             ("spec.child.child.size", "required"),
             ("spec.child.child.id", "type"),
         }
-    # Two schemas whose references end alike are two.
+    # References that end in the same name are still to different schemas.
     members = {"id": {"$ref": SCHEMAS + "Base/properties/size"}, "other": {"$ref": SCHEMAS + "size"}}
     spec = {"required": ["id"], "properties": members}
     check = compiled(tmp_path, "3.0.3", spec, Base=base, size={"readOnly": True})
@@ -506,7 +508,7 @@ def extending(parent: str, member: str, **more: Any) -> dict[str, Any]:
     return {"allOf": [{"$ref": SCHEMAS + parent}, own], **more}
 
 
-def test_a_discriminator_knows_those_who_extend_a_child(tmp_path: Path) -> None:
+def test_a_discriminator_also_selects_schemas_that_extend_a_child(tmp_path: Path) -> None:
     pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
     cat, lion = extending("Animal", "lives"), extending("Cat", "mane")
     check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat=cat, Lion=lion)
@@ -516,14 +518,14 @@ def test_a_discriminator_knows_those_who_extend_a_child(tmp_path: Path) -> None:
         ("spec.pet.lives", "type"),
         ("spec.pet.mane", "type"),
     ]
-    # The one between may have a discriminator, too, and is chosen from like its parent.
+    # The schema in between may have a discriminator, too, and offers a choice like its parent.
     own = {"discriminator": {"propertyName": "kind"}}
     check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat={**cat, **own}, Lion=lion)
     assert check({"pet": {"kind": "Cat", "lives": 9}}) == []
     assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
     assert check({"pet": {"kind": "Lion", "lives": "x"}}) == [("spec.pet.lives", "type")]
     assert check({"pet": {"kind": "CatBase"}}) == [("spec.pet.kind", "enum")]
-    # A parent that its own mapping names is no mere parent.
+    # A parent that its own mapping names is an alternative itself.
     targets = {"some": SCHEMAS + "Animal", "cat": "Cat"}
     some = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": targets}}
     check = compiled(tmp_path, "3.0.3", pet, Animal=some, Cat=cat)
@@ -532,7 +534,7 @@ def test_a_discriminator_knows_those_who_extend_a_child(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mapping", [{}, {"cat": SCHEMAS + "Cat", "dog": SCHEMAS + "Dog"}])
-def test_who_extends_a_child_and_has_no_value_of_its_own_leaves_the_choice_as_it_is(
+def test_a_grandchild_without_a_value_of_its_own_is_not_an_alternative(
     tmp_path: Path, mapping: dict[str, str]
 ) -> None:
     pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
@@ -547,7 +549,7 @@ def test_who_extends_a_child_and_has_no_value_of_its_own_leaves_the_choice_as_it
     assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
 
 
-def test_a_mapping_counts_before_the_values_that_a_child_has_from_its_parent(tmp_path: Path) -> None:
+def test_a_mapping_takes_precedence_over_values_inherited_from_the_parent(tmp_path: Path) -> None:
     pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
     targets = {"dog": SCHEMAS + "Dog", "lion": SCHEMAS + "Lion"}
     animal = {
@@ -580,8 +582,8 @@ def test_a_parent_with_a_discriminator_keeps_its_name_and_its_parts(tmp_path: Pa
     assert check({"sort": 5}) == [("spec.sort", "type")]
 
 
-@pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "texts"])
-def test_a_discriminator_may_have_values_that_are_no_texts(
+@pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "strings"])
+def test_a_discriminator_may_select_by_values_that_are_not_strings(
     tmp_path: Path, mapping: dict[str, str]
 ) -> None:
     one, two = (
@@ -610,7 +612,7 @@ def test_a_discriminator_may_have_values_that_are_no_texts(
     ],
     ids=["type", "types", "const", "enum", "ref"],
 )
-def test_a_choice_that_may_be_null_is_a_choice_all_the_same(
+def test_a_null_alternative_does_not_disable_the_discriminator(
     tmp_path: Path, null: dict[str, Any]
 ) -> None:
     refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
@@ -630,7 +632,7 @@ def test_a_choice_that_may_be_null_is_a_choice_all_the_same(
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_with_a_document_is_said_with_its_place(name: str, tmp_path: Path) -> None:
+def test_a_broken_document_is_reported_with_its_file_and_the_place(name: str, tmp_path: Path) -> None:
     text, expected = BROKEN[name]
     file = tmp_path / "provider.yaml"
     file.write_text(text)
@@ -640,7 +642,9 @@ def test_what_is_wrong_with_a_document_is_said_with_its_place(name: str, tmp_pat
     assert expected in raised.value.faults[0]
 
 
-def test_every_fault_of_a_document_is_said_and_only_what_the_specs_need_counts(tmp_path: Path) -> None:
+def test_every_fault_and_warning_is_reported_but_only_for_schemas_that_the_specs_use(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "provider.yaml"
     file.write_text(
         HEAD
@@ -680,7 +684,7 @@ def test_every_fault_of_a_document_is_said_and_only_what_the_specs_need_counts(t
 
 @pytest.fixture
 def remote() -> Iterator[tuple[str, list[str]]]:
-    """A server that would hand out a schema, and the paths that it was asked for."""
+    """Yields the URL of a server that would serve any schema, and the paths requested from it."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -714,7 +718,7 @@ def test_remote_references_are_never_fetched(remote: tuple[str, list[str]], tmp_
             file.write_text(yaml.safe_dump(document))
             with pytest.raises(BrokenDocument, match="nothing is fetched"):
                 read(file)
-    # An address that names a schema, without a reference to it, is no reason to fetch either.
+    # A URL that only names a schema, without a reference to it, is not fetched either.
     spec = {"$id": f"{url}/base/", "$schema": f"{url}/dialect", "type": "object"}
     document = {"openapi": "3.1.0", "components": {"schemas": {"ClusterSpec": spec}}}
     file.write_text(yaml.safe_dump({**document, "jsonSchemaDialect": f"{url}/dialect"}))
@@ -722,7 +726,7 @@ def test_remote_references_are_never_fetched(remote: tuple[str, list[str]], tmp_
     assert asked == []
 
 
-def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
+def test_a_missing_file_prevents_the_start_unless_schema_required_is_false(
     tmp_path: Path, service: Callable[..., Api], caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = tmp_path / "missing.yaml"
@@ -735,7 +739,7 @@ def test_a_broken_file_refuses_the_start_unless_the_setting_says_otherwise(
 
 
 @pytest.mark.slow
-def test_the_start_is_refused_in_words_that_help(tmp_path: Path) -> None:
+def test_a_refused_start_names_the_line_the_command_to_check_it_and_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "provider.yaml"
     file.write_text(BROKEN["type"][0])
     for given in (["--openapi-schema-path", str(file)], []):
@@ -752,7 +756,7 @@ def test_the_start_is_refused_in_words_that_help(tmp_path: Path) -> None:
     assert run("serve", "--no-auth", "--port=0", "--config", str(config)).returncode == 1
 
 
-# Operators ----------------------------------------------------------------------------------------
+# Reloads, readiness and metrics -------------------------------------------------------------------
 
 
 def sample(server: Serving, name: str) -> str:
@@ -768,9 +772,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
-    database: str, tmp_path: Path
-) -> None:
+def test_sighup_reloads_the_file_and_a_broken_one_changes_nothing(database: str, tmp_path: Path) -> None:
     file = tmp_path / "provider.yaml"
     shutil.copy(PROVIDERS / "gcp.yaml", file)
     env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
@@ -815,7 +817,7 @@ def test_sighup_reads_the_file_again_and_a_broken_one_changes_nothing(
 
 
 def large(count: int, answer: str) -> str:
-    """A document of some 570 kB, with ``count`` schemas; ``answer`` is what a spec has to say."""
+    """Returns a document with ``count`` schemas, about 0.9 kB each; specs must have this ``answer``."""
     schemas: dict[str, Any] = {
         f"Part{n}": {
             "type": "object",
@@ -839,9 +841,7 @@ def large(count: int, answer: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
-    database: str, tmp_path: Path
-) -> None:
+def test_a_reload_does_not_block_requests_and_the_last_file_wins(database: str, tmp_path: Path) -> None:
     file = tmp_path / "provider.yaml"
     file.write_text(large(1, "first"))
     env = {"OPENAPI_SCHEMA_PATH": str(file), "HYPERFLEET_DATABASE_URL": database}
@@ -852,7 +852,7 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
         file.write_text(second)
         server.process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
-        # While that is read, the file changes again, and is told of more than once.
+        # While that is being read, the file changes again, and several signals announce it.
         file.write_text(large(650, "third"))
         for _ in range(3):
             server.process.send_signal(signal.SIGHUP)
@@ -863,15 +863,17 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
             assert api.get("/compatibility").status_code == 200
             taken.append(time.monotonic() - start)
             time.sleep(0.02)
-        # Beside much else, all requests take longer.
+        # On a busy machine, all requests take longer.
         usual = statistics.median(taken)
-        assert max(taken) < 1 + 10 * usual, "without a process of its own it takes several seconds"
+        assert max(taken) < 1 + 10 * usual, (
+            "without a process of its own, a reload takes several seconds"
+        )
         assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 7}}).status_code == 201
         assert create(api, {"answer": "third", "Part7": {"name": "a", "size": 6}}).status_code == 400
         assert create(api, {"answer": "second"}).status_code == 400
         shown = api.get("//openapi").json()["components"]["schemas"]["ClusterSpec"]["properties"]
         assert shown["answer"] == {"enum": ["third"]}
-        # A reload that is under way does not keep the service.
+        # A reload in progress does not delay the stop.
         server.process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
         start = time.monotonic()
@@ -881,7 +883,7 @@ def test_a_reload_does_not_hold_up_requests_and_the_last_file_counts(
 
 
 @pytest.mark.slow
-def test_without_validation_readyz_and_a_metric_say_so_until_the_file_is_mended(
+def test_readyz_and_a_metric_say_that_specs_are_not_validated_until_the_file_is_fixed(
     database: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "provider.yaml"
@@ -913,7 +915,7 @@ def references(node: Any) -> Iterator[str]:
             yield from references(inner)
 
 
-def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api: Api) -> None:
+def test_openapi_shows_the_schemas_of_the_provider(served: Callable[[str], Api], api: Api) -> None:
     open_spec = api.get("//openapi").json()["components"]["schemas"]["ClusterSpec"]
     assert "properties" not in open_spec
 
@@ -933,7 +935,7 @@ def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api
     assert behind(platform["properties"]["gcp"])["properties"]["diskSize"]["minimum"] == 10
     pool = shown["components"]["schemas"]["NodePoolSpec"]
     assert "machineType" in pool["properties"]
-    # What is referred to is there.
+    # Every reference resolves.
     for reference in references(shown):
         kind, name = reference.removeprefix("#/components/").split("/")
         assert name in shown["components"][kind]
@@ -949,7 +951,9 @@ def test_openapi_shows_what_the_provider_wants(served: Callable[[str], Api], api
     assert rosa["properties"]["type"] == {"enum": ["rosa"]}
 
 
-def test_openapi_3_1_is_shown_in_the_words_of_3_0(service: Callable[..., Api], tmp_path: Path) -> None:
+def test_openapi_3_1_schemas_are_shown_as_openapi_3_0(
+    service: Callable[..., Api], tmp_path: Path
+) -> None:
     zone = {"$ref": "#/components/schemas/Zone"}
     members = {
         **{"any": True, "none": False, "one": {"const": 5}, "above": {"exclusiveMinimum": 3}},
@@ -976,7 +980,7 @@ def test_openapi_3_1_is_shown_in_the_words_of_3_0(service: Callable[..., Api], t
     }
 
 
-def test_names_that_the_contract_has_too_are_told_apart_in_openapi(
+def test_schemas_with_names_that_the_contract_uses_are_renamed_in_openapi(
     service: Callable[..., Api], tmp_path: Path
 ) -> None:
     file = tmp_path / "provider.yaml"

@@ -1,4 +1,4 @@
-"""Answers are held against the contract while the service runs."""
+"""The running service checks its own responses against the contract."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from process import Serving
 from hyperfleet.contract import document, responses
 from hyperfleet.settings.catalogue import Settings
 
-# The service makes its documents in SQL: this is how one could come to break the contract.
+# The service builds its documents in SQL, so this is how one could break the contract.
 BREAK = "UPDATE clusters SET status = jsonb_set(status, '{phase}', '\"Odd\"')"
 
 
@@ -23,7 +23,7 @@ def broken(api: Api, sql: psycopg.Connection) -> str:
     return path
 
 
-def test_under_all_an_answer_that_breaks_the_contract_is_an_error_and_logged(
+def test_all_turns_a_response_that_breaks_the_contract_into_a_500_and_logs_it(
     service: Callable[..., Api], sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = service(validate_responses="all")
@@ -32,19 +32,21 @@ def test_under_all_an_answer_that_breaks_the_contract_is_an_error_and_logged(
         problem(api.get(odd), 500)
     assert "answer 200 of getClusterById breaks the contract: status.phase must be one of" in caplog.text
     assert "answer 200 of getClusters breaks the contract: items[0].status.phase" in caplog.text
-    # What is not shown is not looked at.
+    # Members that are not shown are not checked.
     assert api.get(path + "?fields=name").status_code == 200
     assert api.get("/clusters?fields=name,status.conditions.type").status_code == 200
 
 
 @pytest.mark.slow
-def test_under_sample_it_is_answered_logged_and_counted(database: str, sql: psycopg.Connection) -> None:
+def test_sample_sends_a_response_that_breaks_the_contract_and_logs_and_counts_it(
+    database: str, sql: psycopg.Connection
+) -> None:
     with Serving("--no-auth", "--database-url", database, "--validate-responses=sample") as server:
         api = Api(server.url)
         path = broken(api, sql)
         end = time.monotonic() + 20
         while "breaks the contract: status.phase" not in server.output:
-            # One answer is looked at at a time: this one may be passed over for another operation's.
+            # One response is checked at a time, so this one may be skipped for another operation's.
             assert api.get(path).status_code == 200
             assert time.monotonic() < end
             time.sleep(0.3)
@@ -52,24 +54,24 @@ def test_under_sample_it_is_answered_logged_and_counted(database: str, sql: psyc
         assert 'hyperfleet_contract_breaches_total{operation="getClusterById"}' in metrics
 
 
-def test_what_an_answer_has_that_none_may_have_is_named() -> None:
+def test_a_wrong_media_type_invalid_json_and_an_unexpected_body_are_named() -> None:
     contract = responses.Contract(document.load())
 
-    def said(operation: str, status: int, media_type: str, body: bytes) -> tuple[str, str]:
+    def fault(operation: str, status: int, media_type: str, body: bytes) -> tuple[str, str]:
         answer = responses.Answer(operation, status, media_type, body, False)
         [found] = contract.faults(answer)
         return found["field"], found["message"]
 
     html, json = "text/html", "application/json"
-    wrong = said("getClusterById", 200, html, b"{}")
+    wrong = fault("getClusterById", 200, html, b"{}")
     assert wrong == ("Content-Type", "text/html is not a media type of this answer")
-    assert said("getClusterById", 200, "", b"{}")[1] == "none is not a media type of this answer"
-    assert said("getClusterById", 200, json, b"{") == ("body", "is not JSON")
-    assert said("getClusterById", 404, html, b"NaN") == ("body", "is not JSON")
-    assert said("forceDeleteCluster", 204, json, b"{}") == ("body", "there must be none")
+    assert fault("getClusterById", 200, "", b"{}")[1] == "none is not a media type of this answer"
+    assert fault("getClusterById", 200, json, b"{") == ("body", "is not JSON")
+    assert fault("getClusterById", 404, html, b"NaN") == ("body", "is not JSON")
+    assert fault("forceDeleteCluster", 204, json, b"{}") == ("body", "there must be none")
 
 
-def test_under_off_nothing_is_looked_at(
+def test_off_checks_nothing(
     service: Callable[..., Api], sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = service(validate_responses="off")
@@ -77,7 +79,7 @@ def test_under_off_nothing_is_looked_at(
     assert "breaks the contract" not in caplog.text
 
 
-def test_one_in_a_hundred_is_looked_at_and_one_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_checks_one_response_in_100_and_one_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(responses.time, "monotonic", lambda: now[0])
     checked = responses.Checked(None, None, "sample", None)  # type: ignore[arg-type]
@@ -85,13 +87,13 @@ def test_one_in_a_hundred_is_looked_at_and_one_a_second(monkeypatch: pytest.Monk
     assert checked._due("b")
     now[0] += 1
     assert [checked._due("a") for _ in range(3)] == [True, False, False]
-    # One at a time, so that they never pile up.
+    # One is checked at a time, so that they never pile up.
     now[0] += 1
     checked.looking = True
     assert not checked._due("a")
 
 
-def test_without_the_setting_the_embedded_database_means_all_and_any_other_sample() -> None:
+def test_the_default_is_all_with_the_embedded_database_and_sample_with_any_other() -> None:
     assert Settings().responses_checked == "all"
     assert Settings(database_url="host=h dbname=x").responses_checked == "sample"
     assert Settings(db_host="h").responses_checked == "sample"
