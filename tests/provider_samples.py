@@ -1,9 +1,13 @@
-"""Specs of providers, and broken documents."""
+"""Specs of providers, how to post them, and broken documents."""
 # ruff: noqa: E501 (a line for each document)
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+
+import requests
+from conftest import Api
 
 PROVIDERS = Path(__file__).parent / "providers"
 
@@ -116,3 +120,12 @@ BROKEN = {
     "sibling": (HEAD + "      $ref: 'other.yaml#/A'\n", "refers to other.yaml#/A; nothing is fetched"),
     "itself": (HEAD + "      &a {properties: {a: *a}}\n", "a YAML anchor contains itself"),
 }  # fmt: skip
+
+
+def create(api: Api, spec: Any, kind: str = "Cluster") -> requests.Response:
+    """Posts a resource under a name of its own."""
+    name = f"n{time.monotonic_ns()}"
+    if kind == "Cluster":
+        return api.post("/clusters", json={"name": name, "spec": spec})
+    owner = api.get("/clusters").json()["items"][0]["id"]
+    return api.post(f"/clusters/{owner}/nodepools", json={"name": name, "spec": spec})

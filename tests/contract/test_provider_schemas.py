@@ -1,0 +1,346 @@
+"""Provider schemas, one feature at a time: dialects, references, read-only members, discriminators."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hyperfleet.contract import faults as faults_module
+from hyperfleet.contract.provider_document import read
+from hyperfleet.contract.schema import compile_schema
+
+
+def compiled(
+    tmp_path: Path, version: str, spec: Any, **named: Any
+) -> Callable[[Any], list[tuple[str, str]]]:
+    file = tmp_path / f"{time.monotonic_ns()}.yaml"
+    document = {"openapi": version, "components": {"schemas": {"ClusterSpec": spec, **named}}}
+    file.write_text(yaml.safe_dump(document))
+    validator = read(file).validators["Cluster"]
+
+    def check(value: Any) -> list[tuple[str, str]]:
+        found = faults_module.faults(validator, value, ["spec"])
+        return [(fault["field"], fault["constraint"]) for fault in found]
+
+    return check
+
+
+def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(
+    tmp_path: Path,
+) -> None:
+    check = compiled(
+        tmp_path,
+        "3.0.3",
+        {
+            "properties": {
+                "size": {"type": "string", "nullable": True, "enum": ["s", "m"]},
+                "over": {"minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},  # noqa: E501
+                # Members beside a reference are ignored.
+                "ref": {"$ref": "#/components/schemas/Text", "maxLength": 1},
+                "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
+                "int32": {"type": "integer", "format": "int32"},
+                "deep": {"$ref": "#/components/schemas/Outer/properties/in~1%6Eer"},
+            }
+        },
+        Text={"type": "string"},
+        Outer={"properties": {"in/ner": {"type": "boolean"}}},
+    )  # fmt: skip
+    assert (
+        check(
+            {
+                "size": None,
+                "over": 9,
+                "ref": "long",
+                "some": None,
+                "int32": 1.0,
+                "deep": True,
+            }
+        )
+        == []
+    )
+    bad = {"size": "x", "over": 3, "ref": 1, "some": 1, "int32": 2**31, "deep": 1}
+    assert check(bad) == [
+        ("spec.size", "enum"),
+        ("spec.over", "exclusiveMinimum"),
+        ("spec.ref", "type"),
+        ("spec.some", "oneOf"),
+        ("spec.int32", "format"),
+        ("spec.deep", "type"),
+    ]
+
+
+def test_openapi_3_1_is_validated_as_json_schema(tmp_path: Path) -> None:
+    check = compiled(
+        tmp_path,
+        "3.1.0",
+        {
+            "properties": {
+                "const": {"const": 5},
+                "both": {"$ref": "#/components/schemas/Text", "maxLength": 1},
+                "tuple": {"prefixItems": [{"type": "string"}], "items": False},
+                "if": {"if": {"required": ["a"]}, "then": {"required": ["b"]}},
+                "names": {"propertyNames": {"pattern": "^[a-z]+$"}},
+                "needs": {"dependentRequired": {"a": ["b"]}},
+                "local": {"$defs": {"n": {"type": "null"}}, "type": "null"},
+            },
+            "patternProperties": {"^x-": {"type": "integer"}},
+        },
+        Text={"type": "string"},
+    )
+    good = {"const": 5, "both": "a", "tuple": ["a"], "if": {"a": 1, "b": 2}, "x-a": 1}
+    assert check({**good, "names": {"a": 1}, "local": None}) == []
+    bad = {"const": "5", "both": "ab", "tuple": ["a", 1], "if": {"a": 1}, "x-a": "1"}
+    assert set(check({**bad, "names": {"A": 1}, "needs": {"a": 1}, "local": 1})) == {
+        ("spec.const", "const"),
+        ("spec.both", "maxLength"),
+        ("spec.tuple[1]", "items"),
+        ("spec.if.b", "required"),
+        ("spec.x-a", "type"),
+        ("spec.names", "pattern"),
+        ("spec.needs.b", "dependentRequired"),
+        ("spec.local", "type"),
+    }
+
+
+def test_a_long_enum_is_reported_as_its_first_20_values_and_the_number_of_others() -> None:
+    def message(count: int) -> str:
+        validator = compile_schema({"enum": [f"v{number}" for number in range(count)]})
+        [found] = faults_module.faults(validator, "x", ["spec"])
+        return found["message"]
+
+    twenty = "must be one of " + ", ".join(f"v{number}" for number in range(20))
+    assert message(20) == twenty
+    assert message(22) == f"{twenty} and 2 more"
+
+
+def test_a_value_of_the_wrong_type_is_reported_for_its_type_alone(tmp_path: Path) -> None:
+    members = {"a": {"type": "string", "enum": ["x", "y"]}, "b": {"type": "string", "const": "x"}}
+    check = compiled(tmp_path, "3.1.0", {"properties": members})
+    assert check({"a": 5, "b": 5}) == [("spec.a", "type"), ("spec.b", "type")]
+    assert check({"a": "z", "b": "z"}) == [("spec.a", "enum"), ("spec.b", "const")]
+
+
+def test_circular_references_terminate(tmp_path: Path) -> None:
+    tree = {"properties": {"left": {"$ref": "#/components/schemas/Tree"}, "n": {"type": "integer"}}}
+    check = compiled(tmp_path, "3.0.3", {"$ref": "#/components/schemas/Tree"}, Tree=tree)
+    value: dict[str, Any] = {"n": "x"}
+    for _ in range(60):
+        value = {"left": value}
+    assert check(value) == [("spec" + ".left" * 60 + ".n", "type")]
+    # This schema constrains nothing, but must not be followed forever.
+    loop = {"$ref": "#/components/schemas/Loop"}
+    assert compiled(tmp_path, "3.0.3", loop, Loop={"allOf": [loop]})({}) == []
+
+
+def test_a_pattern_cannot_hang_the_service(tmp_path: Path) -> None:
+    slow = {"type": "string", "pattern": r"^(([a-z])+.)+(?!q)[A-Z]([a-z])+$"}
+    check = compiled(tmp_path, "3.0.3", {"properties": {"list": {"items": slow}}})
+    start = time.thread_time()
+    # A match that takes too long counts as none.
+    assert check({"list": ["a" * 40 + "!"] * 1000})[0] == ("spec.list[0]", "pattern")
+    assert check({"list": ["a" * 40 + "!"] * 20_000}) == [("spec.list[0]", "pattern")]
+    assert time.thread_time() - start < 3
+    assert check({"list": ["aaaaAa"] * 1000}) == []
+
+
+def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path) -> None:
+    kinds = {"type": "object", "properties": {"t": {"enum": ["x", "y"]}, "n": {"type": "integer"}}}
+    refs = [{"$ref": f"#/components/schemas/{name}"} for name in "AB"]
+    one = {"oneOf": refs, "discriminator": {"propertyName": "t"}}
+    check = compiled(
+        tmp_path, "3.0.3", one, A={**kinds, "required": ["a"]}, B={**kinds, "required": ["b"]}
+    )
+    assert check({"t": "x", "a": 1}) == []
+    assert check({"t": "x"}) == [("spec", "oneOf")]
+    # A discriminator does not select by lists.
+    either = {"properties": {"t": {"enum": [["x"], "x"]}}, "required": ["a"]}
+    check = compiled(tmp_path, "3.0.3", one, A=either, B={"properties": {"t": {"enum": ["y"]}}})
+    assert check({"t": "x"}) == [("spec.a", "required")]
+    assert check({"t": "y"}) == []
+    # This is a key without a value in YAML.
+    check = compiled(tmp_path, "3.0.3", {"oneOf": [{"required": ["t"]}], "discriminator": None})
+    assert check({"u": 1}) == [("spec.t", "required")]
+
+
+def test_a_member_that_the_intended_alternative_lacks_is_named(tmp_path: Path) -> None:
+    disk = {"type": "object", "properties": {"size": {}}, "additionalProperties": False}
+    check = compiled(tmp_path, "3.0.3", {"properties": {"disk": {"oneOf": [disk, {"type": "string"}]}}})
+    assert check({"disk": {"size": 1, "sizee": 1}}) == [("spec.disk.sizee", "additionalProperties")]
+
+
+def test_a_read_only_member_may_be_omitted_wherever_it_is_declared_read_only(tmp_path: Path) -> None:
+    base = {"properties": {"id": {"type": "string", "readOnly": True}, "size": {"type": "integer"}}}
+    own = {"required": ["id", "size"]}
+    inner = {"$ref": SCHEMAS + "Base/properties/id"}
+    for spec in (
+        {"allOf": [{"$ref": SCHEMAS + "Base"}, own]},
+        {"allOf": [{"$ref": SCHEMAS + "Base"}], **own},
+        {"properties": {"id": inner, "size": {"type": "integer"}}, **own},
+    ):
+        check = compiled(tmp_path, "3.0.3", spec, Base=base)
+        assert check({"size": 1}) == []
+        assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    # The schema that requires it may be elsewhere, too, and does require it where it is not read-only.
+    needs = {"allOf": [{"$ref": SCHEMAS + "Own"}]}
+    spec = {"allOf": [{"$ref": SCHEMAS + "Needs"}, {"$ref": SCHEMAS + "Base"}]}
+    spec["properties"] = {"inner": {"$ref": SCHEMAS + "Needs"}}
+    check = compiled(tmp_path, "3.0.3", spec, Base=base, Needs=needs, Own=own)
+    assert check({"size": 1}) == []
+    assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    assert check({"size": 1, "inner": {}}) == [
+        ("spec.inner.id", "required"),
+        ("spec.inner.size", "required"),
+    ]
+    # The same holds for schemas that contain themselves.
+    for wrapped in ({"$ref": SCHEMAS + "Base"}, {"allOf": [{"$ref": SCHEMAS + "Base"}]}, needs, spec):
+        node = {**base, "required": ["id", "size"]}
+        node["properties"] = {**node["properties"], "child": wrapped}
+        check = compiled(tmp_path, "3.0.3", wrapped, Base=node, Needs=needs, Own={"allOf": [node]})
+        assert check({"size": 1, "child": {"size": 1, "child": {"size": 1}}}) == []
+        assert {*check({"size": 1, "child": {"size": 1, "child": {"id": 1}}})} == {
+            ("spec.child.child.size", "required"),
+            ("spec.child.child.id", "type"),
+        }
+    # References that end in the same name are still to different schemas.
+    members = {"id": {"$ref": SCHEMAS + "Base/properties/size"}, "other": {"$ref": SCHEMAS + "size"}}
+    spec = {"required": ["id"], "properties": members}
+    check = compiled(tmp_path, "3.0.3", spec, Base=base, size={"readOnly": True})
+    assert check({}) == [("spec.id", "required")]
+
+
+SCHEMAS = "#/components/schemas/"
+ANIMAL = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {"kind": {"type": "string"}},
+    "discriminator": {"propertyName": "kind"},
+}
+
+
+def extending(parent: str, member: str, **more: Any) -> dict[str, Any]:
+    own = {"properties": {member: {"type": "integer"}}}
+    return {"allOf": [{"$ref": SCHEMAS + parent}, own], **more}
+
+
+def test_a_discriminator_also_selects_schemas_that_extend_a_child(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    cat, lion = extending("Animal", "lives"), extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat=cat, Lion=lion)
+    assert check({"pet": {"kind": "Cat", "mane": "any"}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": "x", "mane": "y"}}) == [
+        ("spec.pet.lives", "type"),
+        ("spec.pet.mane", "type"),
+    ]
+    # The schema in between may have a discriminator, too, and offers a choice like its parent.
+    own = {"discriminator": {"propertyName": "kind"}}
+    check = compiled(tmp_path, "3.0.3", pet, Animal=ANIMAL, Cat={**cat, **own}, Lion=lion)
+    assert check({"pet": {"kind": "Cat", "lives": 9}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
+    assert check({"pet": {"kind": "Lion", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "CatBase"}}) == [("spec.pet.kind", "enum")]
+    # A parent that its own mapping names is an alternative itself.
+    targets = {"some": SCHEMAS + "Animal", "cat": "Cat"}
+    some = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": targets}}
+    check = compiled(tmp_path, "3.0.3", pet, Animal=some, Cat=cat)
+    assert check({"pet": {"kind": "some", "lives": "any"}}) == []
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+
+
+@pytest.mark.parametrize("mapping", [{}, {"cat": SCHEMAS + "Cat", "dog": SCHEMAS + "Dog"}])
+def test_a_grandchild_without_a_value_of_its_own_is_not_an_alternative(
+    tmp_path: Path, mapping: dict[str, str]
+) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    animal = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": mapping}}
+    cat, dog = extending("Animal", "lives"), extending("Animal", "bark")
+    cat["allOf"][1]["properties"]["kind"] = {"enum": ["cat"]}
+    dog["allOf"][1]["properties"]["kind"] = {"enum": ["dog"]}
+    lion = extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog, Lion=lion)
+    assert check({"pet": {"kind": "cat", "mane": "any"}}) == []
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
+
+
+def test_a_mapping_takes_precedence_over_values_inherited_from_the_parent(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    targets = {"dog": SCHEMAS + "Dog", "lion": SCHEMAS + "Lion"}
+    animal = {
+        **ANIMAL,
+        "properties": {"kind": {"enum": ["cat", "dog", "lion"]}},
+        "discriminator": {"propertyName": "kind", "mapping": targets},
+    }
+    cat = extending("Animal", "lives", discriminator={"propertyName": "kind"})
+    dog, lion = extending("Animal", "bark"), extending("Cat", "mane")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog, Lion=lion)
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "dog", "lives": "any"}}) == []
+    assert check({"pet": {"kind": "lion", "mane": "x"}}) == [("spec.pet.mane", "type")]
+
+
+def test_a_parent_with_a_discriminator_keeps_its_name_and_its_parts(tmp_path: Path) -> None:
+    animal = {**ANIMAL, "properties": {"kind": {"type": "string"}, "age": {"format": "years"}}}
+    sort = {"$ref": SCHEMAS + "Animal/properties/kind"}
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}, "sort": sort}}
+    named = {"ClusterSpec": pet, "Animal": animal, "Cat": extending("Animal", "lives")}
+    file = tmp_path / "provider.json"
+    file.write_text(json.dumps({"openapi": "3.0.3", "components": {"schemas": named}}))
+    document = read(file)
+    assert document.schemas == named
+    assert document.warnings == [
+        "components.schemas.Animal.properties.age.format: years is not a known format; it is not checked"
+    ]
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=named["Cat"])
+    assert check({"pet": {"kind": "Cat", "lives": 9}, "sort": "Cat"}) == []
+    assert check({"sort": 5}) == [("spec.sort", "type")]
+
+
+@pytest.mark.parametrize("mapping", [{}, {"1": SCHEMAS + "One", "2": "Two"}], ids=["none", "strings"])
+def test_a_discriminator_may_select_by_values_that_are_not_strings(
+    tmp_path: Path, mapping: dict[str, str]
+) -> None:
+    one, two = (
+        {
+            "required": ["version"],
+            "properties": {"version": {"type": "integer", "enum": [number]}, "size": {"type": type_}},
+        }
+        for number, type_ in ((1, "integer"), (2, "string"))
+    )
+    refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
+    choice = {"oneOf": refs, "discriminator": {"propertyName": "version", "mapping": mapping}}
+    check = compiled(tmp_path, "3.0.3", choice, One=one, Two=two)
+    assert check({"version": 1, "size": 1}) == check({"version": 2, "size": "s"}) == []
+    assert check({"version": 2, "size": 1}) == [("spec.size", "type")]
+    assert check({"version": "1", "size": 1}) == [("spec.version", "enum")]
+
+
+@pytest.mark.parametrize(
+    "null",
+    [
+        {"type": "null"},
+        {"type": ["null"], "description": "None of them."},
+        {"const": None},
+        {"enum": [None]},
+        {"$ref": SCHEMAS + "None"},
+    ],
+    ids=["type", "types", "const", "enum", "ref"],
+)
+def test_a_null_alternative_does_not_disable_the_discriminator(
+    tmp_path: Path, null: dict[str, Any]
+) -> None:
+    refs = [{"$ref": SCHEMAS + name} for name in ("One", "Two")]
+    choice = {"oneOf": [*refs, null], "discriminator": {"propertyName": "kind"}}
+    one, two = (
+        {"type": "object", "properties": {"size": {"type": name}}} for name in ("integer", "string")
+    )
+    named = {"One": one, "Two": two, "None": {"type": "null"}}
+    check = compiled(tmp_path, "3.1.0", {"properties": {"a": choice}}, **named)
+    assert check({"a": None}) == check({"a": {"kind": "One"}}) == check({"a": {"kind": "Two"}}) == []
+    assert check({"a": {"kind": "Two", "size": 1}}) == [("spec.a.size", "type")]
+    assert check({"a": {"kind": "Three"}}) == [("spec.a.kind", "enum")]
+    assert check({"a": 5}) == [("spec.a", "type")]
