@@ -1,4 +1,4 @@
-"""Mapped conditions: what rules see, what they come to, and what they can do no harm with."""
+"""Mapped conditions: what rules see, what they yield, and the bounds that keep them harmless."""
 
 import json
 import logging
@@ -74,7 +74,7 @@ def rule(when: str = "true", status: str = '"True"', **members: str) -> Rule:
 def mapped(
     *rules: Rule, reports: Any = (), previous: Any = None, second: int = 1, **state: Any
 ) -> list[Json]:
-    """What rules add to a status; the rest of it is as without them."""
+    """Returns the conditions that rules add to a status, whose rest must be as without them."""
     state = resource(**state)
     whole = Folding((), Rules("Cluster", rules)).fold(state, reports, previous, at(second))
     plain = fold(state, reports, previous, (), at(second))
@@ -96,10 +96,10 @@ def there(adapter: str, type_: str) -> str:
     return f'statuses.exists(s, s.adapter == "{adapter}" && s.conditions.exists(c, c.type == "{type_}"))'
 
 
-# What the original's page shows
+# Examples from the original's documentation
 
 
-def test_one_condition_of_an_adapter_is_shown_with_a_longer_message() -> None:
+def test_a_rule_copies_the_condition_of_an_adapter_with_a_longer_message() -> None:
     copied = rule(
         there("rosa", "ControlPlaneReady"),
         one("rosa", "ControlPlaneReady"),
@@ -124,7 +124,7 @@ def test_one_condition_of_an_adapter_is_shown_with_a_longer_message() -> None:
 
 
 @pytest.mark.parametrize(("dns", "reason"), [("True", "AllHealthy"), ("False", "Degraded")])
-def test_several_adapters_are_put_together(dns: str, reason: str) -> None:
+def test_a_rule_combines_several_adapters(dns: str, reason: str) -> None:
     both = f'{one("rosa", "Up")} == "True" && {one("dns", "Available")} == "True"'
     healthy = rule(
         f"{there('rosa', 'Up')} && {there('dns', 'Available')}",
@@ -146,7 +146,7 @@ def test_several_adapters_are_put_together(dns: str, reason: str) -> None:
         (None, None, None),
     ],
 )
-def test_data_is_looked_into_without_fear_of_what_is_missing(
+def test_a_rule_reads_report_data_that_may_be_missing(
     data: Any, status: str | None, message: str | None
 ) -> None:
     quota = 'statuses.filter(s, s.adapter == "gcp")[0].?data.?quotaRemaining.orValue(0)'
@@ -185,13 +185,13 @@ def test_data_is_looked_into_without_fear_of_what_is_missing(
         ("null", ""),
     ],
 )
-def test_values_are_found_and_shown_as_texts(expression: str, value: str) -> None:
+def test_values_are_found_and_shown_as_text(expression: str, value: str) -> None:
     data = {"quota": {"remaining": 7}, "items": [{"name": "a"}, {"name": "b"}]}
     (found,) = mapped(rule(message=expression), reports=[report("gcp", data, Available="True")])
     assert found["message"] == value
 
 
-def test_what_is_unknown_and_what_looks_like_a_secret_is_not_seen() -> None:
+def test_rules_see_neither_unknown_conditions_nor_what_looks_like_a_secret() -> None:
     data = {
         "adminPassword": "sesame",
         "nested": [{"pullSecret": "sesame", "name": "n"}],
@@ -207,7 +207,7 @@ def test_what_is_unknown_and_what_looks_like_a_secret_is_not_seen() -> None:
     assert '"type":"Other"' in found["message"]
 
 
-# As the documentation names them.
+# As the documentation lists them.
 PARTS = (
     *("password", "passphrase", "secret", "token", "credential", "auth", "bearer", "private", "cert"),
     *("kubeconfig", "connection", "apikey", "api_key", "accesskey", "accountkey", "encryptionkey"),
@@ -215,13 +215,13 @@ PARTS = (
 )
 
 
-def test_each_name_that_may_be_that_of_a_secret_hides_it() -> None:
+def test_every_name_that_suggests_a_secret_hides_its_value() -> None:
     spec = {f"my{part.title()}1": "sesame" for part in PARTS}
     (found,) = mapped(rule(message="toJson(resource.spec)"), spec=spec)
     assert json.loads(found["message"]) == dict.fromkeys(spec, "***REDACTED***")
 
 
-def test_what_lies_deeper_than_twenty_levels_is_left_out() -> None:
+def test_data_below_20_levels_is_left_out() -> None:
     def nested(levels: int, within: Any) -> Any:
         for level in reversed(range(levels)):
             within = [within] if level % 2 else {"a": within}
@@ -232,10 +232,10 @@ def test_what_lies_deeper_than_twenty_levels_is_left_out() -> None:
     assert json.loads(found["message"]) == nested(20, {})
 
 
-# What comes of it
+# Resulting conditions
 
 
-def test_times_and_generations_go_on_as_those_of_other_conditions_do() -> None:
+def test_times_and_generations_behave_like_those_of_other_conditions() -> None:
     follows = rule(there("a", "Up"), one("a", "Up"))
 
     def step(second: int, status: str, previous: Any, **state: Any) -> Any:
@@ -255,24 +255,24 @@ def test_times_and_generations_go_on_as_those_of_other_conditions_do() -> None:
     third = step(7, "False", second, generation=2)
     assert times(third) == (at(1), at(7), at(7), 2)
     late = step(6, "True", third, generation=2)
-    assert times(late) == (at(1), at(6), at(7), 2), "time never goes back"
+    assert times(late) == (at(1), at(6), at(7), 2), "transitions never move back in time"
     again = Folding((), Rules("Cluster", [follows])).fold(
         resource(generation=2), [report("a", second=6, Up="True")], late, at(50)
     )
-    assert again == late, "folding once more changes nothing"
+    assert again == late, "folding again changes nothing"
 
 
-def test_conditions_are_in_the_order_of_their_types_behind_all_others() -> None:
+def test_mapped_conditions_are_sorted_by_type_after_all_others() -> None:
     rules = [rule(type=name) for name in ("b", "c", "A")]
     assert [c["type"] for c in mapped(*rules)] == ["A", "b", "c"]
 
 
 @pytest.mark.parametrize("status", ['"true"', '"TRUE"', "true", "1 == 1"])
-def test_a_status_may_be_written_in_any_case_and_be_a_truth_value(status: str) -> None:
+def test_a_status_may_be_text_in_any_case_or_a_boolean(status: str) -> None:
     assert mapped(rule(status=status))[0]["status"] == "True"
 
 
-def test_a_long_message_is_cut_between_characters_and_a_long_reason_makes_no_condition(
+def test_a_long_message_is_cut_between_characters_and_a_long_reason_yields_no_condition(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -285,7 +285,7 @@ def test_a_long_message_is_cut_between_characters_and_a_long_reason_makes_no_con
     assert "its reason is longer than 256 bytes" in caplog.text
 
 
-def test_what_the_database_cannot_hold_is_left_out() -> None:
+def test_nul_is_removed_from_messages_and_reasons() -> None:
     (found,) = mapped(rule(message='"a\\u0000b"', reason='"\\x00"'))
     assert (found["message"], found["reason"]) == ("ab", "")
 
@@ -302,7 +302,7 @@ def test_what_the_database_cannot_hold_is_left_out() -> None:
         (rule(message='{"a": dyn(resource.?name)}["a"]'), "it yielded a value that has no text"),
     ],
 )
-def test_a_rule_that_fails_makes_no_condition_and_one_line(
+def test_a_failing_rule_yields_no_condition_and_a_single_log_line(
     broken: Rule, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rules = Rules("Cluster", [broken, rule(type="Other")])
@@ -314,7 +314,7 @@ def test_a_rule_that_fails_makes_no_condition_and_one_line(
     assert reason in line.getMessage()
 
 
-def test_it_is_told_again_after_a_while(
+def test_a_failing_rule_is_logged_again_after_a_while(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = Rules("Cluster", [rule("resource.spec.nope == 1")])
@@ -324,7 +324,7 @@ def test_it_is_told_again_after_a_while(
     assert len(caplog.records) == 2
 
 
-# Whatever a rule yields
+# Arbitrary rules and data
 
 PIECES = st.sampled_from(
     [
@@ -392,7 +392,7 @@ def test_whatever_a_rule_yields_the_status_stays_valid_and_nothing_is_raised(
         ("optional.of('x').optMap(x, x+x).optMap(x, x+x).optMap(x, x+x).value()", "3 loops"),
     ],
 )
-def test_an_expression_that_cannot_be_used_is_refused_at_the_start(text: str, reason: str) -> None:
+def test_an_unusable_expression_is_refused_with_a_reason_on_one_line(text: str, reason: str) -> None:
     with pytest.raises(Refused) as refused:
         Expression(text)
     assert reason in str(refused.value)
@@ -403,12 +403,12 @@ def test_an_expression_that_cannot_be_used_is_refused_at_the_start(text: str, re
     "text",
     ['"map(map(map(map("', "'''a\n.map(('''", 'r"\\("', "1 // .map(.map(\n + 2", '"\\".map(" + "x"'],
 )
-def test_what_stands_in_texts_and_comments_is_no_loop(text: str) -> None:
+def test_strings_and_comments_are_not_counted_as_loops(text: str) -> None:
     assert expressions._shape(text).loops == 0
     Expression(text)
 
 
-def test_whether_there_is_a_condition_must_be_a_truth_value() -> None:
+def test_when_must_yield_a_boolean() -> None:
     with pytest.raises(Refused, match="must yield true or false"):
         Expression('"true"', boolean=True)
 
@@ -428,7 +428,7 @@ HEAVY = {
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [100, 500, 4000])
 @pytest.mark.parametrize("case", HEAVY)
-def test_no_rule_takes_long_whatever_there_is_to_look_at(case: str, length: int) -> None:
+def test_no_rule_takes_long_whatever_data_it_sees(case: str, length: int) -> None:
     text, *given = HEAVY[case]
     data: Any = given[0] if given else [{"l": [1] * length, "b": "x" * (200_000 - 8 * length)}]
     reports = [report(f"a{index}", one, Up="True") for index, one in enumerate(data)]
@@ -438,11 +438,11 @@ def test_no_rule_takes_long_whatever_there_is_to_look_at(case: str, length: int)
     assert time.thread_time() - began < 5
 
 
-def test_more_than_rules_are_made_for_is_not_shown_to_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_rules_are_not_evaluated_on_too_much_data(caplog: pytest.LogCaptureFixture) -> None:
     reports = [report("a", {"text": "x" * conditions.LARGEST}, Up="True")]
     assert mapped(rule(), reports=reports) == []
     assert "the data that rules see is larger than 262144 characters" in caplog.text
-    assert mapped(rule(), spec={"text": "x" * conditions.LARGEST}), "no rule looks at the resource"
+    assert mapped(rule(), spec={"text": "x" * conditions.LARGEST}), "no rule reads the resource"
 
 
 # The list of entities
@@ -458,7 +458,7 @@ def written(**members: Any) -> Json:
     return {"type": "Mapped", "when": {"expression": "true"}, "output": output, **members}
 
 
-def test_entities_are_understood_and_shown_as_they_may_be_written() -> None:
+def test_entities_are_parsed_and_shown_in_a_form_that_parses_to_the_same() -> None:
     given = [
         entity(plural="clusters", required_adapters=["dns", "dns"], conditions=[written()]),
         {"kind": "NodePool", "parent_kind": "Cluster"},
@@ -468,7 +468,7 @@ def test_entities_are_understood_and_shown_as_they_may_be_written() -> None:
     assert found == (cluster, Entity("NodePool", parent_kind="Cluster"))
     assert entities.parse(entities.shown(found)) == found
     assert entities.parse("") == entities.parse([]) == ()
-    # As Helm writes `--set config.entities[0].required_adapters={}`.
+    # Helm turns `--set config.entities[0].required_adapters={}` into this.
     assert entities.parse([entity(required_adapters=[""])]) == entities.parse(
         [entity(required_adapters=[])]
     )
@@ -530,13 +530,13 @@ OUTPUT = written()["output"]
         ),
     ],
 )
-def test_each_mistake_has_a_sentence(given: Any, sentence: str) -> None:
+def test_each_mistake_in_the_entities_has_its_own_message(given: Any, sentence: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         entities.parse(given)
     assert sentence in str(error.value)
 
 
-def test_what_the_page_shows_is_understood() -> None:
+def test_the_examples_in_the_documentation_are_valid() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "conditions.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (found,) = entities.parse(yaml.load(shown, yaml.BaseLoader)["entities"])
@@ -546,14 +546,14 @@ def test_what_the_page_shows_is_understood() -> None:
         Expression(text)
 
 
-def test_the_file_is_named_with_its_mistake(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("entities:\n  - kind: Channel\n")
     with pytest.raises(ConfigurationError, match=r"c\.yaml: entities: Channel lacks a plural"):
         read_file(path)
 
 
-def test_the_reserved_types_are_those_of_the_fold() -> None:
+def test_the_reserved_types_are_those_that_the_fold_makes() -> None:
     status = fold(resource(), [report("dns-adapter", Available="True")], None, (), at(1))
     kinds = [c["type"] for c in status["conditions"]]
     assert {*kinds[:4]} == {*entities.AGGREGATED}

@@ -1,7 +1,7 @@
-"""The fold keeps its laws, follows its tables, and agrees with a reference written apart from it.
+"""The fold keeps its laws, follows its tables, and agrees with a reference written independently.
 
-A history is a sequence of events on one resource, as the service would meet them: reports, changes
-of the spec, its deletion, node pools leaving, another configuration. `World` lives through one.
+A history is a sequence of events on one resource, as the service would see them: reports, changes
+of the spec, its deletion, node pools that leave, another configuration. `World` plays one.
 """
 
 import copy
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 AGGREGATED = ("Ready", "Available", "Reconciled", "LastKnownReconciled")
 ADAPTERS = ("dns-adapter", "validation", "pull_secret", "hyperShift.v2")
 TWO = ("dns-adapter", "validation")
-# Many more are a target of their own: make test-histories.
+# `make test-histories` plays many more.
 HISTORIES = int(os.environ.get("HYPERFLEET_TEST_HISTORIES", "500"))
 LAWS = settings(max_examples=150, deadline=None, database=None)
 
@@ -77,7 +77,7 @@ Event = Report | Change | Delete | Children | Require
 
 
 class World:
-    """One resource, what is stored about it, and the status that the fold gave it last."""
+    """A resource, its stored reports, and the status from the latest fold."""
 
     def __init__(self, required: tuple[str, ...] = ()) -> None:
         self.resource: Json = {"generation": 1, "created_time": at(0), "updated_time": at(0)}
@@ -100,7 +100,7 @@ class World:
         )
 
     def happen(self, event: Event) -> bool:
-        """Let it happen, all but the fold; False when the service would leave all as it is."""
+        """Applies an event without folding; returns False if the service would change nothing."""
         now = at(self.clock + event.step)
         match event:
             case Report():
@@ -144,28 +144,28 @@ class World:
         return True
 
     def go_on(self, event: Event) -> bool:
-        """Let it happen and fold; the same answer as that of `happen`."""
+        """Applies an event and folds; returns what `happen` returns."""
         if not self.happen(event):
             return False
         self.before, self.status = self.status, self.fold(self.status)
         return True
 
     def live(self, events: list[Event]) -> Iterator[tuple[Event, Json]]:
-        """Each event that changes something, with the status before it."""
+        """Applies events, and yields each that changes something with the status before it."""
         for event in events:
             before = self.status
             if self.go_on(event):
                 yield event, before
 
     def settle(self) -> None:
-        """Each required adapter reports that all is well with the current generation."""
+        """Lets each required adapter report success at the current generation."""
         for adapter in self.required or sorted(self.reports) or ADAPTERS[:1]:
             assert self.go_on(Report(adapter, 0, GOOD_NEWS, 1))
         assert condition(self.status, "Available")["status"] == "True"
 
 
 def words(kind: str, status: str) -> Json:
-    """A condition as an adapter sends it; some without a reason, some without a message."""
+    """Returns a condition as an adapter sends it; some lack a reason, some a message."""
     sent = {"type": kind, "status": status}
     if kind != "Ready":
         sent["reason"] = f"{kind}{status}"
@@ -180,7 +180,7 @@ def condition(status: Json, kind: str) -> Json:
 
 
 def without(value: Any, *members: str) -> Any:
-    """A copy without these members, on every level."""
+    """Returns a copy without these members, at every level."""
     if isinstance(value, dict):
         return {k: without(v, *members) for k, v in value.items() if k not in members}
     if isinstance(value, list):
@@ -189,7 +189,7 @@ def without(value: Any, *members: str) -> Any:
 
 
 def combinations() -> list[tuple[tuple[str, str], ...]]:
-    """Every mix of the conditions that the rules name, forwards and backwards."""
+    """Returns every mix of the conditions that the rules name, in both orders."""
     values = {
         "Applied": (None, "True", "False", "Unknown"),
         "Available": (None, "True", "False", "Unknown"),
@@ -242,16 +242,16 @@ SETTINGS = st.builds(Require, st.sampled_from(REQUIRED), WILD_STEPS)
 def wave(
     adapters: tuple[str, ...], conditions: tuple[tuple[str, str], ...], steps: list[int]
 ) -> list[Event]:
-    """One after another, these adapters say the same of the current generation."""
+    """Returns the same report on the current generation from each of these adapters in turn."""
     return [Report(a, 0, conditions, step) for a, step in zip(adapters, steps, strict=False)]
 
 
 def histories(
     *rare: st.SearchStrategy[Event], steps: st.SearchStrategy[int] = WILD_STEPS, **options: Any
 ) -> st.SearchStrategy[list[Event]]:
-    """Mostly single reports, as in life, and now and then a wave of the same or something rare.
+    """Returns histories of mostly single reports, with a wave or something rare now and then.
 
-    Without the waves there would hardly ever be anything that all adapters agree on.
+    Without waves, all adapters would hardly ever agree.
     """
     waves = st.builds(
         wave,
@@ -266,10 +266,10 @@ def histories(
     )
 
 
-# What ends a history, in effect, stays rare enough for something to happen before.
+# Events that in effect end a history are rare enough for something to happen before them.
 ANY_HISTORY = histories(CHANGES, CHANGES, SETTINGS, DELETIONS | DEPARTURES)
 LIVING_HISTORY = histories(CHANGES)
-# Clocks agree, nobody is late, and the configuration stays.
+# Clocks agree, no report is late, and the configuration stays the same.
 STEADY_HISTORY = histories(
     st.builds(Change, STEADY_STEPS),
     st.builds(Change, STEADY_STEPS) | st.builds(Delete, STEADY_STEPS),
@@ -290,7 +290,7 @@ def test_the_fold_agrees_with_the_reference_after_every_event_of_many_histories(
     world = World(required)
     ours: Json | None = None
     theirs: Json | None = None
-    # Events before the first fold: a resource may be folded anew, with nothing kept from before.
+    # These events come before the first fold: a resource may be refolded without a previous status.
     for early in events[:unseen]:
         world.happen(early)
     for event in (None, *events[unseen:]):
@@ -311,7 +311,7 @@ def test_the_fold_agrees_with_the_reference_after_every_event_of_many_histories(
 
 
 def comparable(status: Json) -> Json:
-    """The status without what the reference does not know: the words of the messages."""
+    """Returns the status without what the reference does not know: the text of messages."""
     aggregated = [without(c, "message") for c in status["conditions"][: len(AGGREGATED)]]
     return status | {"conditions": aggregated + status["conditions"][len(AGGREGATED) :]}
 
@@ -353,7 +353,7 @@ def test_a_repeated_report_changes_nothing_but_the_report_times(
             "observed_generation": stored["observed_generation"],
             "conditions": [words(*said) for said in event.conditions],
         }
-        # Every time may be the first one's again, or later.
+        # The repeated report may come at the same time as the first one, or later.
         now = max(world.at, at(world.clock + step))
         merged = merge(stored, repeated, now)
         assert without(merged, "updated_at", "last_report_time") == without(
@@ -388,7 +388,7 @@ def test_phase_is_ready_exactly_when_ready_and_reconciled_are_true(
 
 @LAWS
 @given(SOME_REQUIRED, ANY_HISTORY)
-def test_both_names_of_an_aggregated_condition_always_say_the_same(
+def test_both_names_of_an_aggregated_condition_always_agree(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
@@ -429,7 +429,7 @@ def test_transition_times_never_run_backwards_whatever_the_clocks_do(
 
 @LAWS
 @given(SOME_REQUIRED, STEADY_HISTORY)
-def test_times_never_run_backwards_while_reports_and_writes_come_in_order(
+def test_times_never_run_backwards_while_reports_and_writes_arrive_in_order(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
@@ -445,7 +445,7 @@ def test_times_never_run_backwards_while_reports_and_writes_come_in_order(
 
 @LAWS
 @given(SOME_REQUIRED, LIVING_HISTORY, st.booleans(), st.integers(0, 5))
-def test_raising_the_generation_turns_reconciled_false_and_leaves_available_as_it_was(
+def test_raising_the_generation_turns_reconciled_false_and_leaves_available_unchanged(
     required: tuple[str, ...], events: list[Event], settled: bool, step: int
 ) -> None:
     world = World(required)
@@ -469,7 +469,7 @@ def test_raising_the_generation_turns_reconciled_false_and_leaves_available_as_i
             for name, report in world.reports.items()
             if name in counted
         ):
-            # With no report to tell the time by, it is the resource's updated_time.
+            # Without a report on that generation, it is the resource's updated_time.
             assert new["last_updated_time"] == world.resource["updated_time"]
             old["last_updated_time"] = new["last_updated_time"]
         assert new == old
@@ -477,7 +477,7 @@ def test_raising_the_generation_turns_reconciled_false_and_leaves_available_as_i
 
 @LAWS
 @given(SOME_REQUIRED, LIVING_HISTORY, st.integers(0, 2), st.data())
-def test_an_adapter_reporting_false_at_the_tracked_generation_turns_both_false(
+def test_a_false_at_the_tracked_generation_turns_all_aggregated_conditions_false(
     required: tuple[str, ...], events: list[Event], newer: int, data: st.DataObject
 ) -> None:
     world = World(required)
@@ -485,7 +485,7 @@ def test_an_adapter_reporting_false_at_the_tracked_generation_turns_both_false(
         pass
     world.settle()
     tracked = condition(world.status, "Available")["observed_generation"]
-    # A new spec may be under way meanwhile, on which others have reported already.
+    # Meanwhile, a new spec may be in progress, and others may have reported on it.
     for _ in range(newer):
         world.go_on(Change(1))
     first, *others = data.draw(st.permutations(world.required or sorted(world.reports)))
@@ -502,7 +502,7 @@ def test_an_adapter_reporting_false_at_the_tracked_generation_turns_both_false(
 
 @LAWS
 @given(SOME_REQUIRED, LIVING_HISTORY, st.data())
-def test_a_new_spec_that_goes_wrong_does_not_make_a_running_resource_unavailable(
+def test_a_new_spec_that_fails_does_not_make_a_running_resource_unavailable(
     required: tuple[str, ...], events: list[Event], data: st.DataObject
 ) -> None:
     world = World(required)
@@ -549,7 +549,7 @@ def test_unknown_never_turns_available_false(
     st.sampled_from(REQUIRED[1:]),
     histories(CHANGES, DELETIONS, DEPARTURES),
 )
-def test_adapters_that_are_not_required_influence_nothing_but_their_own_entries(
+def test_adapters_that_are_not_required_affect_only_their_own_entries(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
@@ -559,7 +559,7 @@ def test_adapters_that_are_not_required_influence_nothing_but_their_own_entries(
             others = [name for name in world.reports if name != event.adapter]
             assert strip(world.status, others) == strip(before, others)
             continue
-        # The same life, had the others never reported.
+        # The same history, had the others never reported.
         alone = fold(
             world.resource,
             [report for name, report in world.reports.items() if name in required],
@@ -572,7 +572,7 @@ def test_adapters_that_are_not_required_influence_nothing_but_their_own_entries(
 
 
 def strip(status: Json, adapters: tuple[str, ...] | list[str]) -> Json:
-    """The status with the entries of these adapters alone."""
+    """Returns the status with the entries of these adapters only."""
     kinds = {*AGGREGATED, *map(reference.successful_type, adapters)}
     return status | {
         "adapters": [entry for entry in status["adapters"] if entry["adapter"] in adapters],
@@ -590,13 +590,13 @@ def test_the_fold_does_not_modify_its_inputs(required: tuple[str, ...], events: 
         kept = copy.deepcopy(inputs)
         first = fold(*inputs, world.at, world.children)
         assert inputs == kept
-        # Nor does it remember anything.
+        # Nor does it keep any state.
         assert fold(*inputs, world.at, world.children) == first
 
 
 @LAWS
 @given(SOME_REQUIRED, ANY_HISTORY)
-def test_the_status_survives_json_unchanged_and_holds_no_null(
+def test_the_status_survives_json_unchanged_and_contains_no_null(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
@@ -608,7 +608,7 @@ def test_the_status_survives_json_unchanged_and_holds_no_null(
 
 @LAWS
 @given(SOME_REQUIRED, ANY_HISTORY)
-def test_the_message_of_ready_names_each_required_adapter_that_stands_in_the_way(
+def test_the_message_of_ready_names_each_required_adapter_that_blocks_it(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
@@ -654,7 +654,7 @@ DELETED: Json = RESOURCE | {"deleted_time": at(1)}
 
 
 def stored(adapter: str, generation: int, seconds: int = 10, /, **conditions: str) -> Json:
-    """A report as it is stored: first made at second 5, made again at `seconds`."""
+    """Returns a report as it is stored, first made at second 5 and repeated at `seconds`."""
     return {
         "adapter": adapter,
         "observed_generation": generation,
@@ -705,7 +705,7 @@ def sent(generation: int, time: float | None, /, **conditions: str) -> Json:
         ({"Progressing": "True"}, "True", "Available"),
     ],
 )
-def test_the_verdict_is_read_from_available_then_ready_then_the_rest_but_progressing(
+def test_the_verdict_comes_from_available_then_ready_then_the_rest_but_progressing(
     conditions: dict[str, str], verdict: str, kind: str
 ) -> None:
     status = fold(RESOURCE, [stored("dns", 2, **conditions)], None, [], at(10))
@@ -754,7 +754,7 @@ DONE = {"Finalized": "True"}
         (DELETED, [stored("dns", 2, **DONE), stored("val", 2, **DONE)], "3.", ""),
     ],
 )
-def test_messages_name_those_who_stand_in_the_way_and_what_they_said_and_nobody_else(
+def test_messages_name_only_the_adapters_that_block_and_what_they_reported(
     resource: Json, reports: list[Json], ready: str, available: str
 ) -> None:
     status = fold(resource, reports, None, ["dns", "val"], at(10), 3)
@@ -765,33 +765,33 @@ def test_messages_name_those_who_stand_in_the_way_and_what_they_said_and_nobody_
 @pytest.mark.parametrize(
     ("phase", "reports", "required"),
     [
-        pytest.param("NotReady", [], [], id="nobody reports and nobody is required"),
+        pytest.param("NotReady", [], [], id="no report and none required"),
         pytest.param("NotReady", [], ["a"], id="the required adapter is missing"),
-        pytest.param("Ready", [stored("a", 2, **GOOD)], [], id="all that report are fine"),
-        pytest.param("Ready", [stored("a", 2, **GOOD)], ["a"], id="all required are fine"),
+        pytest.param("Ready", [stored("a", 2, **GOOD)], [], id="all that report are True"),
+        pytest.param("Ready", [stored("a", 2, **GOOD)], ["a"], id="all required are True"),
         pytest.param(
             "NotReady", [stored("a", 2, **GOOD)], ["a", "b"], id="one of two required is missing"
         ),
-        pytest.param("NotReady", [stored("a", 1, **GOOD)], [], id="fine at an older generation"),
+        pytest.param("NotReady", [stored("a", 1, **GOOD)], [], id="True at an older generation"),
         pytest.param("NotReady", [stored("a", 2, Available="Unknown")], [], id="Unknown is not True"),
-        pytest.param("NotReady", [stored("a", 2, **BAD)], [], id="False alone may still come good"),
+        pytest.param("NotReady", [stored("a", 2, **BAD)], [], id="False alone may still recover"),
         pytest.param(
             "Ready",
             [stored("a", 2, **GOOD), stored("b", 2, Available="False", Health="False")],
             ["a"],
-            id="one that is not required does not count",
+            id="an adapter that is not required does not count",
         ),
         pytest.param(
             "NotReady",
             [stored("a", 2, **GOOD), stored("b", 2, **BAD)],
             [],
-            id="with none configured everyone counts",
+            id="with none configured every adapter counts",
         ),
         pytest.param("Failed", [stored("a", 2, **BAD, Health="False")], [], id="unhealthy"),
         pytest.param(
-            "Failed", [stored("a", 2, **BAD, Progressing="False")], [], id="gave up progressing"
+            "Failed", [stored("a", 2, **BAD, Progressing="False")], [], id="no longer progressing"
         ),
-        pytest.param("Failed", [stored("a", 2, **BAD, Failed="True")], [], id="says it failed"),
+        pytest.param("Failed", [stored("a", 2, **BAD, Failed="True")], [], id="reports Failed"),
         pytest.param(
             "Failed",
             [stored("a", 2, **BAD, Failed="True")],
@@ -802,7 +802,7 @@ def test_messages_name_those_who_stand_in_the_way_and_what_they_said_and_nobody_
             "NotReady",
             [stored("a", 2, **BAD, Health="Unknown", Progressing="True", Failed="False")],
             [],
-            id="not available yet and nothing bad about it",
+            id="not available yet and no sign of failure",
         ),
         pytest.param(
             "NotReady",
@@ -820,7 +820,9 @@ def test_messages_name_those_who_stand_in_the_way_and_what_they_said_and_nobody_
         pytest.param("Failed", [stored("a", 2, Health="False")], [], id="unhealthy without Available"),
     ],
 )
-def test_phase(phase: str, reports: list[Json], required: list[str]) -> None:
+def test_phase_follows_the_reports_of_the_required_adapters(
+    phase: str, reports: list[Json], required: list[str]
+) -> None:
     assert fold(RESOURCE, reports, None, required, at(10))["phase"] == phase
 
 
@@ -888,7 +890,7 @@ def test_a_resource_without_reports_has_the_four_conditions_false_since_its_crea
         ("AllAdaptersReconciled", [stored("a", 1, **GOOD), stored("b", 2, **BAD)], ["a"]),
     ],
 )
-def test_available_is_true_or_says_why_not(
+def test_available_is_true_or_gives_the_reason_why_not(
     reason: str, reports: list[Json], required: list[str]
 ) -> None:
     status = fold(RESOURCE, reports, None, required, at(10))
@@ -908,7 +910,7 @@ def test_available_is_true_or_says_why_not(
         (1, 20, [stored("a", 1, 10, **BAD), stored("b", 1, 20, **BAD)], ["b"]),
     ],
 )
-def test_available_speaks_of_a_generation_and_of_the_oldest_report_on_it(
+def test_available_has_its_generation_and_the_time_of_the_oldest_report_on_it(
     generation: int, updated: int, reports: list[Json], required: list[str]
 ) -> None:
     available = condition(fold(RESOURCE, reports, None, required, at(30)), "Available")
@@ -916,7 +918,7 @@ def test_available_speaks_of_a_generation_and_of_the_oldest_report_on_it(
     assert available["last_updated_time"] == at(updated)
 
 
-def test_ready_speaks_of_the_current_generation_and_of_the_oldest_report_on_it() -> None:
+def test_ready_has_the_current_generation_and_the_time_of_the_oldest_report_on_it() -> None:
     reports = [stored("a", 1, 10, **GOOD), stored("b", 2, 20, **GOOD), stored("c", 2, 30, **GOOD)]
     for seen, updated in [(reports, 20), (reports[:1], 1), ([], 1)]:
         ready = condition(fold(RESOURCE, seen, None, [], at(30)), "Ready")
@@ -937,7 +939,7 @@ def test_ready_speaks_of_the_current_generation_and_of_the_oldest_report_on_it()
         (20, [stored("b", 2, 20, **GOOD)], ["a", "b"]),
     ],
 )
-def test_last_updated_time_is_the_oldest_report_of_the_required(
+def test_last_updated_time_is_that_of_the_oldest_required_report(
     updated: int, reports: list[Json], required: list[str]
 ) -> None:
     assert fold(RESOURCE, reports, None, required, at(30))["last_updated_time"] == at(updated)
@@ -972,7 +974,7 @@ def test_while_being_deleted_reconciled_waits_for_finalized_and_then_for_childre
         assert condition(status, kind)["status"] == str(reason == "ReconciledAll")
 
 
-def test_while_being_deleted_phase_follows_the_verdicts_all_the_same() -> None:
+def test_while_being_deleted_phase_still_follows_the_verdicts() -> None:
     assert fold(DELETED, [stored("a", 2, **GONE)], None, [], at(10))["phase"] == "NotReady"
     assert fold(DELETED, [stored("a", 2, **GOOD)], None, [], at(10))["phase"] == "Ready"
     failed = stored("a", 2, **GONE, Failed="True")
@@ -994,15 +996,27 @@ def test_finalized_does_not_matter_while_the_resource_is_not_being_deleted() -> 
 @pytest.mark.parametrize(
     ("reports", "status", "generation"),
     [
-        pytest.param([("a", 2, "False"), ("b", 1, "True")], "True", 1, id="failing at a newer"),
-        pytest.param([("a", 2, "False"), ("b", 2, "False")], "True", 1, id="all failing at newer"),
-        pytest.param([("a", 2, "True"), ("b", 1, "True")], "True", 1, id="half way to a newer"),
-        pytest.param([("a", 2, "True"), ("b", 2, "True")], "True", 2, id="arrived at a newer"),
-        pytest.param([("a", 1, "Unknown"), ("b", 1, "True")], "True", 1, id="no news"),
-        pytest.param([("a", 1, "False"), ("b", 1, "True")], "False", 1, id="broken"),
-        pytest.param([("a", 1, "False"), ("b", 2, "True")], "False", 2, id="broken on the way"),
-        pytest.param([("a", 1, "True")], "True", 1, id="a required one was added"),
-        pytest.param([], "True", 1, id="nothing left to read"),
+        pytest.param(
+            [("a", 2, "False"), ("b", 1, "True")], "True", 1, id="one False at a newer generation"
+        ),
+        pytest.param(
+            [("a", 2, "False"), ("b", 2, "False")], "True", 1, id="all False at a newer generation"
+        ),
+        pytest.param(
+            [("a", 2, "True"), ("b", 1, "True")], "True", 1, id="one True at a newer generation"
+        ),
+        pytest.param(
+            [("a", 2, "True"), ("b", 2, "True")], "True", 2, id="all True at a newer generation"
+        ),
+        pytest.param([("a", 1, "Unknown"), ("b", 1, "True")], "True", 1, id="Unknown"),
+        pytest.param(
+            [("a", 1, "False"), ("b", 1, "True")], "False", 1, id="False at the tracked generation"
+        ),
+        pytest.param(
+            [("a", 1, "False"), ("b", 2, "True")], "False", 2, id="False while another is ahead"
+        ),
+        pytest.param([("a", 1, "True")], "True", 1, id="an added adapter has not reported"),
+        pytest.param([], "True", 1, id="no reports left"),
     ],
 )
 def test_available_stays_true_until_one_turns_false_at_the_tracked_generation(
@@ -1036,14 +1050,14 @@ def test_available_that_turned_false_stays_false_until_all_agree_again() -> None
 @pytest.mark.parametrize(
     ("report", "now", "phase", "ready", "available"),
     [
-        pytest.param(stored("a", 2, **GOOD), 10, 10, 10, 10, id="already fine"),
-        pytest.param(stored("a", 1, **GOOD), 10, 0, 0, 10, id="fine at an older generation"),
+        pytest.param(stored("a", 2, **GOOD), 10, 10, 10, 10, id="already True"),
+        pytest.param(stored("a", 1, **GOOD), 10, 0, 0, 10, id="True at an older generation"),
         pytest.param(stored("a", 2, **BAD), 10, 0, 0, 0, id="still in the initial state"),
         pytest.param(stored("a", 2, **BAD, Failed="True"), 10, 10, 0, 0, id="failed is a change"),
-        pytest.param(stored("a", 2, **GOOD), -10, 0, 0, 0, id="not before it was created"),
+        pytest.param(stored("a", 2, **GOOD), -10, 0, 0, 0, id="never before the creation"),
     ],
 )
-def test_the_first_fold_dates_what_is_no_longer_initial(
+def test_the_first_fold_dates_what_differs_from_the_initial_status(
     report: Json, now: int, phase: int, ready: int, available: int
 ) -> None:
     status = fold(RESOURCE, [report], None, [], at(now))
@@ -1053,7 +1067,7 @@ def test_the_first_fold_dates_what_is_no_longer_initial(
         assert condition(status, kind)["created_time"] == at(0)
 
 
-def test_a_late_report_that_changes_the_status_leaves_the_transition_at_the_newer_time() -> None:
+def test_a_late_report_that_changes_the_status_does_not_move_transition_times_back() -> None:
     true = fold(RESOURCE, [stored("a", 2, **GOOD)], None, [], at(20))
     false = fold(RESOURCE, [stored("a", 2, **BAD)], true, [], at(15))
     assert false["last_transition_time"] == at(20)
@@ -1074,7 +1088,7 @@ def test_a_late_report_that_changes_the_status_leaves_the_transition_at_the_newe
         ("-DNS-", "DNSSuccessful"),
     ],
 )
-def test_the_name_of_the_successful_condition_is_the_adapter_in_pascal_case(
+def test_the_successful_condition_is_named_after_the_adapter_in_pascal_case(
     adapter: str, kind: str
 ) -> None:
     status = fold(RESOURCE, [stored(adapter, 1, 10, **GOOD)], None, [], at(12))
@@ -1104,7 +1118,7 @@ def test_the_name_of_the_successful_condition_is_the_adapter_in_pascal_case(
         (GOOD, BAD, ["a-b", "a_b"], "second"),
     ],
 )
-def test_of_adapters_that_share_a_successful_condition_a_required_one_is_heard_and_then_the_worst(
+def test_a_shared_successful_condition_shows_a_required_adapter_and_then_the_worst(
     first: Json, second: Json, required: list[str], heard: str
 ) -> None:
     reports = [stored("a-b", 1, 10, **first), stored("a_b", 1, 20, **second)]
@@ -1114,11 +1128,11 @@ def test_of_adapters_that_share_a_successful_condition_a_required_one_is_heard_a
         says, seconds = (first, 10) if heard == "first" else (second, 20)
         assert (shared["type"], shared["status"]) == ("ABSuccessful", says["Available"])
         assert shared["last_updated_time"] == at(seconds)
-        # Each has its own entry all the same.
+        # Each still has its own entry.
         assert [entry["adapter"] for entry in status["adapters"]] == ["a-b", "a_b"]
 
 
-def test_a_successful_condition_keeps_its_creation_and_dates_its_changes() -> None:
+def test_a_successful_condition_keeps_its_creation_time_and_dates_its_changes() -> None:
     first = fold(RESOURCE, [stored("a", 1, 10, **GOOD)], None, [], at(10))
     second = fold(RESOURCE, [stored("a", 2, 20, **GOOD)], first, [], at(20))
     third = fold(RESOURCE, [stored("a", 2, 30, **BAD)], second, [], at(30))
@@ -1147,7 +1161,7 @@ def test_an_adapter_entry_is_its_verdict_condition() -> None:
     ]
 
 
-def test_entries_are_sorted_by_adapter_behind_the_four_aggregated_conditions() -> None:
+def test_entries_are_sorted_by_adapter_after_the_four_aggregated_conditions() -> None:
     reports = [stored(name, 2, **GOOD) for name in ("b", "c", "a-b", "a", "Z")]
     status = fold(RESOURCE, reports, None, ["c"], at(10))
     assert [entry["adapter"] for entry in status["adapters"]] == ["Z", "a", "a-b", "b", "c"]
@@ -1164,21 +1178,25 @@ def test_entries_are_sorted_by_adapter_behind_the_four_aggregated_conditions() -
     ("generation", "kept", "report"),
     [
         pytest.param(2, None, sent(3, 10), id="ahead of the resource"),
-        pytest.param(2, stored("dns", 2), sent(3, 20), id="ahead, and newer than the stored"),
+        pytest.param(2, stored("dns", 2), sent(3, 20), id="ahead, and newer than the stored report"),
         pytest.param(2, stored("dns", 2), sent(1, 20), id="behind the stored report"),
         pytest.param(2, stored("dns", 2), sent(1, None), id="behind, without a time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 9.999999), id="observed earlier"),
-        pytest.param(3, stored("dns", 2, 10), sent(2, 9), id="observed earlier, long overtaken"),
-        pytest.param(2, stored("dns", 2), sent(2, 20, Available="Unknown"), id="no news"),
-        pytest.param(2, stored("dns", 1), sent(2, 20, Available="Unknown"), id="no news of a newer"),
+        pytest.param(3, stored("dns", 2, 10), sent(2, 9), id="observed earlier, behind the resource"),
+        pytest.param(2, stored("dns", 2), sent(2, 20, Available="Unknown"), id="Unknown"),
+        pytest.param(
+            2, stored("dns", 1), sent(2, 20, Available="Unknown"), id="Unknown at a newer generation"
+        ),
     ],
 )
-def test_a_report_is_discarded_for_a_reason(generation: int, kept: Json | None, report: Json) -> None:
+def test_a_discarded_report_has_a_reason_that_fits_in_a_header(
+    generation: int, kept: Json | None, report: Json
+) -> None:
     inputs = copy.deepcopy((kept, report))
     reason = discard_reason(generation, kept, report)
     assert isinstance(reason, str)
     assert reason
-    # It travels in a header.
+    # It is sent in a header.
     assert reason.isascii()
     assert reason.isprintable()
     assert (kept, report) == inputs
@@ -1189,8 +1207,10 @@ def test_a_report_is_discarded_for_a_reason(generation: int, kept: Json | None, 
     [
         pytest.param(2, None, sent(2, 10), id="the first"),
         pytest.param(2, None, sent(1, None), id="the first, about an older generation"),
-        pytest.param(2, None, sent(2, 10, Available="Unknown"), id="the first, in doubt"),
-        pytest.param(2, stored("dns", 2, 10), sent(2, 11, Health="Unknown"), id="other doubts"),
+        pytest.param(2, None, sent(2, 10, Available="Unknown"), id="the first, Unknown"),
+        pytest.param(
+            2, stored("dns", 2, 10), sent(2, 11, Health="Unknown"), id="Unknown in another condition"
+        ),
         pytest.param(2, stored("dns", 1, 10), sent(2, 5), id="newer generation, earlier time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 11), id="same generation, later time"),
         pytest.param(2, stored("dns", 2, 10), sent(2, 10), id="same generation, same time"),
@@ -1202,7 +1222,7 @@ def test_a_report_that_brings_news_is_kept(generation: int, kept: Json | None, r
     assert discard_reason(generation, kept, report) is None
 
 
-def test_each_kind_of_discard_has_a_reason_of_its_own() -> None:
+def test_each_kind_of_discard_has_its_own_reason() -> None:
     kept = stored("dns", 2, 10)
     reasons = [discard_reason(2, kept, sent(*about)) for about in ((3, 20), (1, 20), (2, 9))]
     reasons.append(discard_reason(2, kept, sent(2, 20, Available="Unknown")))
@@ -1212,7 +1232,7 @@ def test_each_kind_of_discard_has_a_reason_of_its_own() -> None:
 # Merging
 
 
-def test_a_first_report_is_stored_with_every_time_set_to_its_own() -> None:
+def test_a_first_report_is_stored_with_all_times_set_to_its_own() -> None:
     report = sent(2, 10, Available="True", Health="False") | {
         "data": {"zone": "example.org"},
         "metadata": {"job": "dns-1"},
@@ -1247,7 +1267,7 @@ def test_a_first_report_is_stored_with_every_time_set_to_its_own() -> None:
     }
 
 
-def test_a_condition_keeps_its_creation_and_its_transition_while_its_status_stays() -> None:
+def test_a_condition_keeps_its_creation_and_transition_times_while_its_status_stays() -> None:
     kept = merge(None, sent(1, 10, Available="True", Health="True"), at(10))
     next_ = merge(kept, sent(2, 20, Health="False", Applied="True", Available="True"), at(20))
     assert next_["created_time"] == at(10)
@@ -1285,13 +1305,13 @@ def test_a_report_replaces_the_one_before_it() -> None:
     assert [c["type"] for c in next_["conditions"]] == ["Health"]
     assert "data" not in next_
     assert next_["metadata"] == {"b": 2}
-    # A condition that went away and comes back is new.
+    # A condition that disappeared and returns is new.
     back = merge(next_, sent(1, 30, Available="True"), at(30))
     (available,) = back["conditions"]
     assert available["created_at"] == at(30)
 
 
-def test_the_service_sets_the_members_of_a_condition_that_are_its_own() -> None:
+def test_the_service_overrides_the_members_of_a_condition_that_it_sets_itself() -> None:
     report = sent(2, 10, Available="True")
     own = {
         "adapter": "somebody-else",
@@ -1312,7 +1332,9 @@ def test_the_service_sets_the_members_of_a_condition_that_are_its_own() -> None:
 
 
 @pytest.mark.parametrize("call", [merge, discard_reason])
-def test_neither_merging_nor_judging_a_report_modifies_it(call: Callable[..., object]) -> None:
+def test_neither_merging_a_report_nor_deciding_on_its_discard_modifies_it(
+    call: Callable[..., object],
+) -> None:
     kept = merge(None, sent(1, 10, Available="True"), at(10))
     report = sent(1, 20, Available="False", Health="True") | {"data": {"a": [1]}}
     inputs = copy.deepcopy((kept, report))

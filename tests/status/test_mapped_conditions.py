@@ -1,4 +1,4 @@
-"""Mapped conditions over HTTP: a file with rules, and what callers see of them."""
+"""Mapped conditions over HTTP: rules from a file, and what callers see of them."""
 
 import json
 import re
@@ -84,30 +84,30 @@ def quota(status: str, **members: Any) -> Json:
     return {"conditions": [{"type": "Available", "status": "True"}, says], **members}
 
 
-def test_rules_show_what_adapters_report(server: Serving) -> None:
+def test_a_mapped_condition_follows_the_reports_and_the_spec(server: Serving) -> None:
     api = Api(server.url)
     cluster = api.cluster(spec={"region": "east"})
     assert "QuotaValid" not in shown(api, cluster)
     assert api.report(cluster, "validation", **quota("True", data={"left": 25})).status_code == 201
     first = shown(api, cluster)
-    assert first["Ready"]["status"] == "True", "the required adapters are those of the file"
+    assert first["Ready"]["status"] == "True", "the required adapters come from the file"
     found = first["QuotaValid"]
     assert (found["status"], found["reason"], found["message"]) == ("True", "Quota", "Left: 25 in east")
     assert found["observed_generation"] == 1
 
-    # Another adapter's report says nothing new of it.
+    # Another adapter's report updates only the time.
     assert api.report(cluster, "other").status_code == 201
     second = shown(api, cluster)["QuotaValid"]
     assert second["last_updated_time"] > found["last_updated_time"]
     assert {**second, "last_updated_time": ""} == {**found, "last_updated_time": ""}
 
-    # A change of the spec is seen at once.
+    # A change of the spec takes effect at once.
     api.patch(f"/clusters/{cluster['id']}", json={"spec": {"region": "west"}})
     third = shown(api, cluster)["QuotaValid"]
     assert (third["message"], third["observed_generation"]) == ("Left: 25 in west", 2)
     assert third["last_transition_time"] == found["last_transition_time"]
 
-    # A clear no, and then no news: what is Unknown is not seen.
+    # False is shown. Rules do not see Unknown, so the condition disappears.
     api.report(cluster, "validation", **quota("False", observed_generation=2))
     fourth = shown(api, cluster)["QuotaValid"]
     assert (fourth["status"], fourth["message"]) == ("False", "Left: 0 in west")
@@ -116,7 +116,7 @@ def test_rules_show_what_adapters_report(server: Serving) -> None:
     api.report(cluster, "validation", **quota("Unknown", observed_generation=2))
     assert "QuotaValid" not in shown(api, cluster)
 
-    # It is found as any other condition is, and goes on while the cluster is being deleted.
+    # It can be searched for like any other condition, and stays while the cluster is being deleted.
     api.report(cluster, "validation", **quota("True", observed_generation=2, data={"left": 3}))
     search = {"search": "status.conditions.QuotaValid='True'"}
     assert api.get("/clusters", params=search).json()["total"] == 1
@@ -126,7 +126,7 @@ def test_rules_show_what_adapters_report(server: Serving) -> None:
     assert shown(api, cluster)["QuotaValid"]["message"] == "Left: 3 in west"
 
 
-def test_each_kind_has_its_rules_and_the_first_status_follows_them(server: Serving) -> None:
+def test_each_kind_has_its_own_rules_which_apply_from_the_first_status(server: Serving) -> None:
     api = Api(server.url)
     cluster = api.cluster()
     pool = api.node_pool(cluster, spec={"replicas": 3})
@@ -139,29 +139,31 @@ def test_each_kind_has_its_rules_and_the_first_status_follows_them(server: Servi
     assert "Sized" not in shown(api, cluster)
 
 
-def test_a_rule_that_fails_costs_no_report_and_is_told_of_once(server: Serving) -> None:
+def test_a_failing_rule_loses_no_report_and_is_logged_once_per_worker(server: Serving) -> None:
     api = Api(server.url)
     cluster = api.cluster()
     for _ in range(20):
         assert api.report(cluster, "validation", **quota("True")).status_code == 201
     assert {"QuotaValid"} == shown(api, cluster).keys() & {"QuotaValid", "Broken"}
     lines = re.findall(r".*the rule Cluster\.Broken.*", server.output)
-    # Each process tells of it.
+    # Each worker process logs it.
     assert 1 <= len(lines) <= 2
     assert 'Key not found in map : "nothing"' in lines[0]
 
 
-def test_many_rules_that_take_long_do_not_keep_a_report_for_long(database: str, tmp_path: Path) -> None:
+def test_rules_are_skipped_after_a_second_of_work_and_the_report_is_accepted(
+    database: str, tmp_path: Path
+) -> None:
     def rule(type_: str, when: str) -> Json:
         output = {name: {"expression": "'True'"} for name in ("status", "reason", "message")}
         return {"type": type_, "when": {"expression": when}, "output": output}
 
-    # Each takes a while with data as below, and none is refused by itself.
+    # Each takes a while on the data below, and none is refused on its own.
     slow = " || ".join(["dig(statuses, 'a') == ''"] * 28) + " || true"
     rules = [rule("A", "true"), *(rule(f"Slow{number}", slow) for number in range(49))]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"entities": [{"kind": "Cluster", "conditions": rules}]}))
-    # What the rules may take is counted in processor time, which beside much else takes a while.
+    # The limit is in processor time, which takes a while to use up on a busy machine.
     options = ("--no-auth", "--request-timeout=120", "--statement-timeout=120", f"--config={path}")
     with Serving(*options, f"--database-url={database}", wait=180) as serving:
         api = Api(serving.url)
@@ -175,7 +177,7 @@ def test_many_rules_that_take_long_do_not_keep_a_report_for_long(database: str, 
         assert serving.says("the rules before it took longer than 1 s")
 
 
-def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
+def test_refolding_applies_new_rules_to_all_and_removes_the_conditions_of_old_ones(
     service: Callable[..., Api], database: str, rules: Path
 ) -> None:
     api = service()
@@ -188,7 +190,7 @@ def test_rules_that_are_new_are_brought_to_all_by_folding_anew(
     assert shown(api, cluster)["QuotaValid"]["message"] == "Left: 7 in east"
     assert shown(api, pool)["Sized"]["message"] == "replicas: null"
     assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
-    # Without rules they go again.
+    # Without the rules, their conditions are removed.
     assert run(*command[:-2]).stdout.splitlines()[-1] == "2 statuses changed."
     assert "QuotaValid" not in shown(api, cluster)
 
@@ -200,7 +202,7 @@ def test_without_rules_neither_spec_nor_data_is_read() -> None:
     assert not any(re.search(r"\bspec\b|\bdata\b", one) for one in plain)
 
 
-def test_a_wrong_rule_ends_the_start_and_the_check_with_the_same_sentence(
+def test_an_invalid_rule_fails_every_command_with_the_same_message(
     database: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.yaml"
@@ -216,7 +218,7 @@ def test_a_wrong_rule_ends_the_start_and_the_check_with_the_same_sentence(
         assert done.stdout.splitlines()[-1] == f"Error: {sentence}"
 
 
-def test_the_settings_show_the_list_and_where_it_comes_from(rules: Path) -> None:
+def test_config_shows_the_entities_and_the_file_that_they_come_from(rules: Path) -> None:
     flags = ("config", "--config", str(rules))
     for output, load in (("json", json.loads), ("yaml", yaml.safe_load)):
         found = load(run_here(*flags, f"--output={output}").stdout)

@@ -1,4 +1,4 @@
-"""The setting of required adapters: whom it counts, when it takes effect."""
+"""The setting of required adapters: how it is given, and when it takes effect."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ def conditions(api: Api, resource: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["flag", "environment", "yaml"])
-def test_the_setting_may_come_as_a_flag_from_the_environment_or_from_yaml(
+def test_required_adapters_may_be_set_by_flag_environment_or_yaml(
     database: str, tmp_path: Path, how: str
 ) -> None:
     arguments: list[str] = []
@@ -55,7 +55,7 @@ def test_the_setting_may_come_as_a_flag_from_the_environment_or_from_yaml(
         assert conditions(api, pool)["Ready"]["status"] == "True"
 
 
-def test_a_change_takes_effect_on_the_next_report_and_for_all_by_refolding(
+def test_a_change_takes_effect_on_the_next_report_and_for_all_after_refolding(
     service: Callable[..., Api], database: str
 ) -> None:
     before = service()
@@ -85,7 +85,7 @@ def test_a_change_takes_effect_on_the_next_report_and_for_all_by_refolding(
     for cluster in clusters[1:3]:
         now = conditions(after, cluster)
         assert now["Ready"]["status"] == now["Reconciled"]["status"] == "False"
-        assert now["Available"]["status"] == "True", "what ran goes on running"
+        assert now["Available"]["status"] == "True", "a running cluster stays available"
         assert "validation (no report)" in now["Ready"]["message"]
     assert run(*command).stdout.splitlines()[-1] == "0 statuses changed."
 
@@ -96,7 +96,7 @@ def test_refolding_can_be_stopped_and_run_again(service: Callable[..., Api], dat
     for cluster in clusters:
         api.report(cluster, "dns")
     command = ["migrate", "--refold", "--database-url", database, "--required-adapters-cluster=late"]
-    # A lock on the last cluster keeps the second batch from ending.
+    # A lock on the last cluster keeps the second batch from finishing.
     with psycopg.connect(database) as holder:
         holder.execute("SELECT 1 FROM clusters WHERE id = %s FOR UPDATE", [clusters[-1]["id"]])
         process = subprocess.Popen([HYPERFLEET, *command], env=CLEAN, stdout=subprocess.PIPE)
@@ -106,7 +106,9 @@ def test_refolding_can_be_stopped_and_run_again(service: Callable[..., Api], dat
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) != 0
-    assert conditions(api, clusters[100])["Ready"]["status"] == "True", "half a batch is no batch"
+    assert conditions(api, clusters[100])["Ready"]["status"] == "True", (
+        "an interrupted batch changes nothing"
+    )
     assert run(*command).stdout.splitlines()[-1] == "50 statuses changed."
     assert conditions(api, clusters[149])["Ready"]["status"] == "False"
     assert requests.get(f"{api.base}/clusters", timeout=10).json()["total"] == 150
