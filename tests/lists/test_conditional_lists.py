@@ -1,4 +1,4 @@
-"""Lists for who has them already: 304 as long as they are the same, and only then."""
+"""Conditional requests for lists: 304 as long as a list is unchanged, and only then."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from conftest import Api
 from helpers_contract import check
 from older import flush_counters
 
-# Something that is in no list.
+# A write that affects no list.
 WRITTEN = """
 INSERT INTO audit (time, actor, action, reason, resource_type, resource_id, document)
 VALUES (now(), '', '', '', '', gen_random_uuid(), '')
@@ -30,7 +30,7 @@ def tag_of(api: Api, path: str, **params: str) -> str:
 
 @pytest.fixture
 def fleet(api: Api) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """A cluster, a node pool, and the paths of all lists that they are in or have."""
+    """A cluster, a node pool, and the paths of all lists that contain them or belong to them."""
     cluster = api.cluster("a", labels={"env": "prod"})
     pool = api.node_pool(cluster, "workers")
     for one in (cluster, pool):
@@ -41,7 +41,7 @@ def fleet(api: Api) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     return cluster, pool, [*paths, f"{pools}/adapter-statuses"]
 
 
-def test_who_has_any_list_already_gets_it_once(api: Api, fleet: Any) -> None:
+def test_a_client_that_already_has_a_list_gets_304(api: Api, fleet: Any) -> None:
     for path in fleet[2]:
         tag = tag_of(api, path)
         assert tag.startswith('W/"')
@@ -53,11 +53,11 @@ def test_who_has_any_list_already_gets_it_once(api: Api, fleet: Any) -> None:
         assert known(api, path, '"other"').status_code == 200
         assert api.head(path, headers={"If-None-Match": tag}).status_code == 304
         assert api.head(path).headers["ETag"] == tag
-        # What is shown differently is something else.
+        # Another projection has another tag.
         assert tag_of(api, path, fields="adapter" if "statuses" in path else "name") != tag
 
 
-def test_a_tag_changes_with_all_that_a_page_has(api: Api, fleet: Any) -> None:
+def test_the_tag_of_a_list_changes_with_anything_on_the_page(api: Api, fleet: Any) -> None:
     cluster, pool, paths = fleet
     reports = [path for path in paths if "statuses" in path and "nodepools" not in path]
 
@@ -78,7 +78,7 @@ def test_a_tag_changes_with_all_that_a_page_has(api: Api, fleet: Any) -> None:
     changed(lambda: api.delete(f"/nodepools/{pool['id']}"), ["/nodepools", f"{at}/nodepools"])
 
 
-def test_a_tag_stays_when_what_changes_is_not_on_the_page(api: Api) -> None:
+def test_the_tag_of_a_list_stays_until_a_change_affects_the_list(api: Api) -> None:
     mine, other = api.cluster("mine", labels={"env": "prod"}), api.cluster("other")
     search = {"search": "labels.env='prod'"}
     tag = tag_of(api, "/clusters", **search)
@@ -90,11 +90,13 @@ def test_a_tag_stays_when_what_changes_is_not_on_the_page(api: Api) -> None:
     assert api.read(mine)["id"] == mine["id"]
 
 
-def test_while_nothing_is_written_the_rows_are_not_looked_at(api: Api, sql: psycopg.Connection) -> None:
+def test_an_unchanged_list_is_answered_without_reading_its_rows(
+    api: Api, sql: psycopg.Connection
+) -> None:
     api.cluster()
     tag = tag_of(api, "/clusters")
     assert known(api, "/clusters", tag).status_code == 304
-    # A list would find no table. (This too is a write; what was seen before is remembered no longer.)
+    # A list would find no table. (Renaming is a write, too, so what was remembered no longer counts.)
     sql.execute("ALTER TABLE clusters RENAME TO hidden")
     assert known(api, "/clusters", tag).status_code >= 500
     sql.execute("ALTER TABLE hidden RENAME TO clusters")
@@ -109,16 +111,16 @@ def test_while_nothing_is_written_the_rows_are_not_looked_at(api: Api, sql: psyc
     before = scans()
     for _ in range(50):
         assert known(api, "/clusters", tag).status_code == 304
-    # A list takes five, and the server itself writes now and then; and may tell late.
+    # A list takes five; the server itself writes now and then, and its counters may lag.
     assert scans() - before <= 15
 
 
-def test_no_acknowledged_change_is_ever_answered_with_304(api: Api, database: str) -> None:
+def test_an_acknowledged_change_is_never_answered_with_304(api: Api, database: str) -> None:
     clusters = [api.cluster(f"c-{number}") for number in range(4)]
     done = threading.Event()
 
     def writes(number: int) -> None:
-        # Transactions of others begin and end meanwhile, and some give up.
+        # Meanwhile, other transactions begin and end, and some are rolled back.
         with psycopg.connect(database) as conn:
             while not done.is_set():
                 conn.execute("UPDATE clusters SET version = version + 1 WHERE name = 'none'")
@@ -132,7 +134,7 @@ def test_no_acknowledged_change_is_ever_answered_with_304(api: Api, database: st
             changed = own.patch(f"/clusters/{mine['id']}", json={"labels": {"step": str(step)}})
             assert changed.status_code == 200
             answer = known(own, "/clusters", tag)
-            assert answer.status_code == 200, "the last one had the step before"
+            assert answer.status_code == 200, "the list that the client has is one step behind"
             listed = {one["id"]: one for one in answer.json()["items"]}
             assert listed[mine["id"]]["labels"] == {"step": str(step)}
             tag = answer.headers["ETag"]

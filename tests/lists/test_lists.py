@@ -1,4 +1,4 @@
-"""Lists: pages that neither skip nor repeat, totals, bounds, and the order when none is asked for."""
+"""Lists: pages that neither skip nor repeat items, totals, bounds, and the default order."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def names(page: dict[str, Any]) -> list[str]:
 
 
 def paths(api: Api) -> dict[str, str]:
-    """Every list that there is, with the kind that it has."""
+    """Returns the paths of lists, each with the kind of its list."""
     cluster = api.cluster("owner")
     node_pool = api.node_pool(cluster)
     return {
@@ -28,7 +28,7 @@ def paths(api: Api) -> dict[str, str]:
     }
 
 
-def test_empty_list_is_a_page_without_items(api: Api) -> None:
+def test_an_empty_list_is_a_page_without_items(api: Api) -> None:
     page = check(api.get("/clusters"))
     assert page.pop("changes")
     assert page == {
@@ -41,7 +41,7 @@ def test_empty_list_is_a_page_without_items(api: Api) -> None:
     assert check(api.get("/nodepools"))["total"] == 0
 
 
-def test_newest_come_first_page_by_page(api: Api) -> None:
+def test_the_newest_come_first_across_pages(api: Api) -> None:
     created = [api.cluster(f"c{i}")["name"] for i in range(7)]
     newest_first = created[::-1]
     assert names(check(api.get("/clusters"))) == newest_first
@@ -55,7 +55,7 @@ def test_newest_come_first_page_by_page(api: Api) -> None:
     assert names(both) == newest_first[:2]
 
 
-def test_page_past_the_end_is_empty_and_keeps_the_total(api: Api) -> None:
+def test_a_page_past_the_end_is_empty_and_keeps_the_total(api: Api) -> None:
     api.cluster()
     for query in ("page=2", "page=3&pageSize=1", f"page={LARGEST}&pageSize=1000", f"page={LARGEST}"):
         page = check(api.get(f"/clusters?{query}"))
@@ -65,7 +65,7 @@ def test_page_past_the_end_is_empty_and_keeps_the_total(api: Api) -> None:
         assert page["page"] == int(query.split("&")[0].removeprefix("page="))
 
 
-def test_page_without_items_answers_the_total_alone(api: Api) -> None:
+def test_a_page_of_size_0_returns_only_the_total(api: Api) -> None:
     for path, kind in paths(api).items():
         for query in ("size=0", "pageSize=0", "pageSize=0&size=0", "page=2&size=0"):
             page = check(api.get(f"{path}?{query}"))
@@ -75,7 +75,7 @@ def test_page_without_items_answers_the_total_alone(api: Api) -> None:
             assert page["total"] == check(api.get(path))["total"]
 
 
-def test_page_has_a_hundred_items_unless_told_otherwise_and_at_most_a_thousand(
+def test_pages_of_100_by_default_and_of_1000_return_each_item_once_in_the_same_order(
     api: Api, sql: psycopg.Connection
 ) -> None:
     api.cluster("c0")
@@ -94,7 +94,7 @@ def test_page_has_a_hundred_items_unless_told_otherwise_and_at_most_a_thousand(
     )
     page = check(api.get("/clusters"))
     assert (page["size"], len(page["items"]), page["total"]) == (100, 100, 1101)
-    # All but one were created in the same instant, in an order that says nothing of their ids.
+    # All have the same creation time, and random ids.
     seen = [
         item["id"]
         for number in (1, 2)
@@ -110,9 +110,7 @@ def test_page_has_a_hundred_items_unless_told_otherwise_and_at_most_a_thousand(
 
 
 @pytest.mark.parametrize("parameter", ["page", "pageSize", "size"])
-def test_parameter_out_of_bounds_is_refused_with_its_name_and_its_bounds(
-    api: Api, parameter: str
-) -> None:
+def test_a_parameter_out_of_bounds_is_refused_with_its_name_and_bounds(api: Api, parameter: str) -> None:
     least, most = (1, LARGEST) if parameter == "page" else (0, 1000)
     for path in paths(api):
         for bad in (
@@ -146,7 +144,7 @@ def test_parameter_out_of_bounds_is_refused_with_its_name_and_its_bounds(
             check(api.get(f"{path}?{parameter}={good}"))
 
 
-def test_faults_of_several_parameters_come_back_together(api: Api) -> None:
+def test_faults_of_several_parameters_are_reported_together(api: Api) -> None:
     problem(api.get("/clusters?page=0&pageSize=1001&size=x"), 400, "page", "pageSize", "size")
 
 
@@ -160,7 +158,7 @@ def test_aliases_must_not_contradict_each_other(api: Api) -> None:
         check(api.get(f"{path}?pageSize=1&size=1"))
 
 
-def test_lists_under_what_does_not_exist_are_not_found(api: Api) -> None:
+def test_lists_below_a_missing_resource_are_not_found(api: Api) -> None:
     cluster = api.cluster()
     for path in (
         f"/clusters/{NO_ID}/nodepools",
@@ -181,18 +179,17 @@ def test_reports_are_listed_page_by_page(api: Api) -> None:
         path = "/" + resource["href"] + "/statuses"
         whole = check(api.get(path))
         assert (whole["page"], whole["size"], whole["total"]) == (1, 5, 5)
-        # Like every list: the newest first.
+        # Like every list, the newest first.
         assert [item["adapter"] for item in whole["items"]] == [f"adapter-{i}" for i in range(4, -1, -1)]
         pages = [check(api.get(f"{path}?page={number}&pageSize=2")) for number in (1, 2, 3, 4)]
         assert [item for page in pages for item in page["items"]] == whole["items"]
         assert [page["size"] for page in pages] == [2, 2, 1, 0]
-        # A later report of the same adapter adds none.
+        # A later report of the same adapter adds no item.
         assert api.report(resource, "adapter-0").status_code == 201
         assert check(api.get(path))["total"] == 5
 
 
-# These hold before and after search knows more than names and ids.
-def test_search_by_name_and_by_id(api: Api) -> None:
+def test_search_finds_resources_by_name_and_by_id(api: Api) -> None:
     first, second = api.cluster("c1"), api.cluster("c2")
     pool = api.node_pool(first, "np1")
     api.node_pool(second, "np1")
@@ -207,7 +204,7 @@ def test_search_by_name_and_by_id(api: Api) -> None:
         problem(api.get("/clusters", params={"search": bad}), 400, "search")
 
 
-def test_search_among_reports_by_adapter(api: Api) -> None:
+def test_search_finds_reports_by_adapter(api: Api) -> None:
     cluster = api.cluster()
     for adapter in ("dns", "validation"):
         api.report(cluster, adapter)

@@ -37,7 +37,7 @@ def rows(sql: psycopg.Connection) -> psycopg.Connection:
     return sql
 
 
-# orderBy, order, and the names in the order that they ask for.
+# orderBy, order, and the names in the expected order.
 ORDERS = [
     (None, None, "a ca c-b b"),
     ("", "", "a ca c-b b"),
@@ -47,7 +47,7 @@ ORDERS = [
     ("created_time", None, "b c-b ca a"),
     ("created_time", "desc", "a ca c-b b"),
     ("created_time asc", "desc", "b c-b ca a"),
-    # As the contract of November 2025 has it, and its default.
+    # The names in the contract of November 2025, and its default.
     ("created_at", "desc", "a ca c-b b"),
     ("created_at,created_time desc", None, "b c-b ca a"),
     ("updated_at,name desc", None, "ca c-b b a"),
@@ -61,7 +61,7 @@ ORDERS = [
     ("generation,name", "desc", "c-b ca b a"),
     ("generation,id desc,name", None, "b a ca c-b"),
     ("kind", None, "a b c-b ca"),
-    # What has no value comes last.
+    # Rows without a value come last.
     ("labels.zone", None, "b a ca c-b"),
     ("labels.zone desc", None, "ca a b c-b"),
     ("labels.zone,labels.tier", None, "b ca a c-b"),
@@ -75,7 +75,7 @@ ORDERS = [
 ]
 
 
-def test_rows_come_in_the_order_asked_for(rows: psycopg.Connection) -> None:
+def test_rows_come_in_the_requested_order(rows: psycopg.Connection) -> None:
     for order, direction, expected in ORDERS:
         asked = order_by(order, direction, "Cluster")
         query = f"SELECT name FROM clusters ORDER BY {asked.sql}"
@@ -100,8 +100,8 @@ def test_the_id_is_the_last_key_in_the_direction_of_the_first() -> None:
     assert [key.name for key in order_by("id,name", None, "Cluster").keys] == ["id"]
 
 
-def test_keys_know_how_to_be_compared(rows: psycopg.Connection) -> None:
-    """A continuation asks for what comes after the values of a row: they can be read and given back."""
+def test_the_values_of_keys_can_be_read_and_compared_again(rows: psycopg.Connection) -> None:
+    """A continuation asks for what comes after the values of a row."""
     names = (
         "name,generation,created_time,deleted_time,labels.zone,status.phase,status.conditions.A.reason"
     )
@@ -188,11 +188,11 @@ NET = {"net": DOCUMENT["spec"]["net"]}
         ),
     ],
 )
-def test_only_the_members_asked_for_are_shown(names: str, expected: dict[str, Any]) -> None:
+def test_only_the_requested_members_are_shown(names: str, expected: dict[str, Any]) -> None:
     assert apply(project(names, "Cluster"), DOCUMENT) == expected
 
 
-def test_a_report_keeps_its_adapter() -> None:
+def test_a_report_always_shows_its_adapter() -> None:
     report = {"adapter": "dns", "observed_generation": 1, "data": {"a": {"b": 1}, "c": 2}}
     assert apply(project("data.a", "AdapterStatus"), report) == {
         "adapter": "dns",
@@ -232,7 +232,7 @@ def test_a_bad_projection_is_refused(names: str, kind: str, message: str) -> Non
     st.one_of(st.none(), st.text("asdec ")),
     st.sampled_from(["Cluster", "NodePool", "AdapterStatus"]),
 )
-def test_no_text_does_harm(text: str, direction: str | None, kind: str) -> None:
+def test_any_text_is_either_accepted_or_refused(text: str, direction: str | None, kind: str) -> None:
     for attempt in (lambda: order_by(text, direction, kind), lambda: project(text, kind)):
         try:
             attempt()
@@ -240,7 +240,7 @@ def test_no_text_does_harm(text: str, direction: str | None, kind: str) -> None:
             error.message.encode()
 
 
-def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest_name(api: Api) -> None:
+def test_a_misspelled_field_or_member_at_any_depth_is_a_400_with_the_nearest_name(api: Api) -> None:
     for parameter, value, says in (
         ("orderBy", "nmae", "did you mean name?"),
         ("order", "nmae", "did you mean name?"),
@@ -256,6 +256,6 @@ def test_a_slip_in_an_order_or_in_a_member_at_any_depth_is_told_with_the_nearest
     assert answer.json()["errors"][0]["message"] == (
         "must name fields, not only desc, if order is given too"
     )
-    # What the contract leaves open may be anything.
+    # Members that the contract leaves open may have any name.
     for value in ("spec.any.thing", "labels.any.thing", "status.conditions.type"):
         assert api.get("/clusters", params={"fields": value}).status_code == 200

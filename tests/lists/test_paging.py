@@ -1,4 +1,4 @@
-"""Pages that neither skip nor repeat, exact totals, order, projection, and bounds on the work."""
+"""Pages that neither skip nor repeat items, exact totals, order, projection, and bounds on the work."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 
 def follow(api: Api, path: str) -> Iterator[dict[str, Any]]:
-    """The pages of a list, by their next links."""
+    """Yields the pages of a list, following their next links."""
     for _ in range(1000):
         answer = api.get(path)
         assert answer.status_code == 200, answer.text
@@ -34,7 +34,7 @@ def ids(pages: Any) -> list[str]:
     return [item["id"] for page in pages for item in page["items"]]
 
 
-def test_next_links_lead_through_every_list_in_its_order_and_end_where_it_ends(api: Api) -> None:
+def test_next_links_lead_through_every_list_in_order_and_stop_at_its_end(api: Api) -> None:
     made = [api.cluster(f"c{number:02}", labels={"n": str(number % 3)}) for number in range(11)]
     newest_first = [cluster["id"] for cluster in reversed(made)]
     pages = list(follow(api, "/clusters?pageSize=4"))
@@ -69,7 +69,7 @@ def test_next_links_lead_through_every_list_in_its_order_and_end_where_it_ends(a
     assert adapters == [f"adapter-{number}" for number in reversed(range(5))]
 
 
-def test_links_lead_on_where_the_order_is_by_texts_that_are_longer_than_a_link(api: Api) -> None:
+def test_next_links_work_when_sort_keys_are_longer_than_a_link(api: Api) -> None:
     made = [api.cluster(f"c{number}") for number in range(6)]
     conditions = []
     for cluster, text in zip(made, ("b", "a", "\U0001f600", "\x01", "a", '"'), strict=True):
@@ -83,7 +83,7 @@ def test_links_lead_on_where_the_order_is_by_texts_that_are_longer_than_a_link(a
     assert ids(follow(api, path)) == [id_ for _, id_ in sorted(conditions)]
 
 
-def test_links_lead_on_where_labels_are_from_before_they_had_to_be_short(
+def test_next_links_work_with_labels_stored_before_their_length_was_limited(
     api: Api, sql: psycopg.Connection
 ) -> None:
     made = [api.cluster(f"c{number}")["id"] for number in range(3)]
@@ -94,7 +94,7 @@ def test_links_lead_on_where_labels_are_from_before_they_had_to_be_short(
     assert ids(follow(api, path)) == [made[2], made[0], made[1]]
 
 
-def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> None:
+def test_items_without_the_sort_field_come_last_in_either_direction(api: Api) -> None:
     some = [api.cluster(f"with-{n}", labels={"n": str(n)}) for n in range(3)]
     none = [api.cluster(f"without-{n}") for n in range(3)]
     up = ids(follow(api, "/clusters?size=2&orderBy=labels.n asc,name"))
@@ -104,7 +104,7 @@ def test_order_puts_what_lacks_the_field_last_in_either_direction(api: Api) -> N
 
 
 def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that a small table has deep pages.
+    # With this bound, even a small table has deep pages.
     monkeypatch.setattr("hyperfleet.lists.page.DEEP", 3)
     made = [api.cluster(f"c{number:02}") for number in range(25)]
     wanted = [cluster["id"] for cluster in reversed(made)]
@@ -128,7 +128,7 @@ def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_reader_of_next_links_meets_every_lasting_cluster_once_while_others_come_and_go(
+def test_next_links_show_every_lasting_cluster_once_while_others_come_and_go(
     api: Api,
 ) -> None:
     lasting = [api.cluster(f"lasting-{number}")["id"] for number in range(40)]
@@ -160,7 +160,7 @@ def test_a_reader_of_next_links_meets_every_lasting_cluster_once_while_others_co
 
 
 @pytest.mark.slow
-def test_totals_are_exact_after_many_concurrent_writers(api: Api, sql: psycopg.Connection) -> None:
+def test_totals_are_exact_after_many_concurrent_writes(api: Api, sql: psycopg.Connection) -> None:
     def work(worker: int) -> None:
         mine = Api(api.url)
         for number in range(15):
@@ -178,10 +178,10 @@ def test_totals_are_exact_after_many_concurrent_writers(api: Api, sql: psycopg.C
         assert api.get(f"{path}?size=0").json()["total"] == count > 0
         assert api.get(f"{path}?size=7&page=3").json()["total"] == count
     [(rows,)] = sql.execute("SELECT count(*) FROM row_counts").fetchall()
-    assert rows < 800, "differences are summed up now and then"
+    assert rows < 800, "differences are summed up from time to time"
 
 
-def test_writers_do_not_queue_for_the_count(api: Api, database: str) -> None:
+def test_writers_do_not_wait_for_each_other_to_update_the_count(api: Api, database: str) -> None:
     with psycopg.connect(database) as other:
         other.execute(
             "INSERT INTO clusters SELECT gen_random_uuid(), 'uncommitted', 1, 1, '{}', '{}', '{}',"
@@ -209,13 +209,13 @@ def test_writers_do_not_queue_for_the_count(api: Api, database: str) -> None:
         base64.urlsafe_b64encode(json.dumps([2, 1, 2]).encode()).decode(),
     ],
 )
-def test_a_continuation_that_was_made_up_is_a_400_that_names_it(api: Api, token: str) -> None:
+def test_an_invalid_continue_token_is_a_400_that_names_the_parameter(api: Api, token: str) -> None:
     answer = api.get("/clusters", params={"continue": token})
     assert answer.status_code == 400, answer.text
     assert answer.json()["errors"][0]["field"] == "continue"
 
 
-def test_fields_shows_only_these_members_and_always_the_id(api: Api) -> None:
+def test_fields_shows_only_the_named_members_and_always_the_id(api: Api) -> None:
     cluster = api.cluster("shown", labels={"app.kubernetes.io/name": "x", "b": "y"})
     api.report(cluster)
     [item] = api.get("/clusters?fields=name,status.phase,labels.b").json()["items"]
@@ -236,7 +236,7 @@ def test_fields_shows_only_these_members_and_always_the_id(api: Api) -> None:
     assert "status" in refused.json()["detail"]
 
 
-def test_a_list_without_its_total_is_the_same_list_to_the_last_page(api: Api) -> None:
+def test_a_list_without_its_total_has_the_same_pages_to_the_end(api: Api) -> None:
     for number in range(7):
         api.cluster(f"c{number}", labels={"odd": str(number % 2)})
     for first in ("/clusters?size=3", "/clusters?size=2&search=labels.odd='1'", "/clusters?size=0"):
@@ -258,7 +258,7 @@ def test_a_list_without_its_total_is_the_same_list_to_the_last_page(api: Api) ->
     assert refused.json()["errors"][0]["field"] == "total"
 
 
-def test_an_order_by_an_unknown_field_is_a_400_that_lists_the_good_ones(api: Api) -> None:
+def test_an_order_by_an_unknown_field_is_a_400_that_lists_known_fields(api: Api) -> None:
     refused = api.get("/clusters?orderBy=nonsense desc")
     assert refused.status_code == 400
     [fault] = refused.json()["errors"]
@@ -277,7 +277,7 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
         " NULL, NULL"
         " FROM generate_series(1, 3000) AS n"
     )
-    # Each of them is a tenth of a second.
+    # Each of them takes a tenth of a second.
     search = " or ".join(f"spec.x ~= '(a|b|ab)*{end}'" for end in string.ascii_lowercase[2:20])
     answer = api.get("/clusters", params={"search": search})
     assert answer.status_code == 400, answer.text
@@ -285,7 +285,7 @@ def test_a_search_that_takes_too_long_is_a_400_that_says_so(
     assert api.get("/clusters?size=0").status_code == 200
 
 
-def test_a_regular_expression_that_postgresql_has_no_room_for_is_a_400_that_says_so(
+def test_a_regular_expression_that_is_too_large_for_postgresql_is_a_400_that_says_so(
     api: Api, sql: psycopg.Connection
 ) -> None:
     needs_small_expressions(sql)
@@ -303,7 +303,7 @@ def test_a_regular_expression_that_postgresql_has_no_room_for_is_a_400_that_says
     assert (answer.status_code, answer.json()["code"]) == (400, "HYPERFLEET-VAL-007"), answer.text
 
 
-def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tried_again(
+def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_is_a_503(
     service: Callable[..., Api], database: str, sql: psycopg.Connection
 ) -> None:
     search = {"search": "name = 'c1'"}
@@ -318,7 +318,7 @@ def test_a_search_that_waits_for_a_lock_or_is_cancelled_by_an_operator_may_be_tr
     with psycopg.connect(database) as other, ThreadPoolExecutor(1) as thread:
         other.execute("LOCK TABLE clusters")
         asked = thread.submit(api.get, "/clusters", params=search)
-        # Not in the transaction of the lock: what is seen there of other sessions stays as it was.
+        # Not in the transaction of the lock, where pg_stat_activity would not change any more.
         while not sql.execute(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
             " WHERE wait_event_type = 'Lock' AND datname = current_database()"

@@ -1,4 +1,4 @@
-"""The search language: what each expression finds, what it refuses, and how it says so."""
+"""The search language: what each expression finds, what is refused, and how faults are reported."""
 
 import json
 import re
@@ -428,7 +428,7 @@ CASES = [
     ("status.conditions.Missing='True'", ""),
     ("status.conditions.Missing!='True'", "a b c d e f g h"),
     ("status.conditions.'\") || true'='True'", ""),
-    # Precedence, keywords, space
+    # Precedence, keywords, whitespace
     ("name='a' or name='b' and name='c'", "a"),
     ("(name='a' or name='b') and name='b'", "b"),
     ("not name='a' and name='b'", "b"),
@@ -460,7 +460,7 @@ def test_each_expression_finds_its_clusters(rows: psycopg.Connection) -> None:
     assert wrong == {}
 
 
-def test_each_expression_finds_the_others_when_it_is_negated(rows: psycopg.Connection) -> None:
+def test_each_negated_expression_finds_all_other_clusters(rows: psycopg.Connection) -> None:
     wrong = {}
     for expression, expected in CASES:
         if expected is not None:
@@ -470,7 +470,7 @@ def test_each_expression_finds_the_others_when_it_is_negated(rows: psycopg.Conne
     assert wrong == {}
 
 
-def test_node_pools_have_an_owner(rows: psycopg.Connection) -> None:
+def test_node_pools_are_found_by_owner_and_by_common_fields(rows: psycopg.Connection) -> None:
     cases = {
         f"owner_id='{identifier('a')}'": ["infra", "workers"],
         f"owner_references.id='{identifier('b')}'": ["gpu"],
@@ -488,7 +488,7 @@ def test_node_pools_have_an_owner(rows: psycopg.Connection) -> None:
         assert found(rows, translate(expression, "NodePool"), "NodePool") == expected, expression
 
 
-def test_reports_have_fields_of_their_own(rows: psycopg.Connection) -> None:
+def test_reports_are_found_by_fields_of_their_own(rows: psycopg.Connection) -> None:
     cases = {
         "adapter='dns'": ["dns"],
         "adapter like '%s%'": ["dns", "pull-secret"],
@@ -611,7 +611,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("expression", "position", "reason"), FAULTS, ids=range(len(FAULTS)))
-def test_a_fault_is_pointed_at(expression: str, position: int, reason: str) -> None:
+def test_a_fault_is_reported_with_its_position_and_a_pointer(
+    expression: str, position: int, reason: str
+) -> None:
     with pytest.raises(SearchError) as caught:
         translate(expression, "Cluster")
     assert reason in caught.value.message
@@ -626,7 +628,7 @@ def test_a_fault_is_pointed_at(expression: str, position: int, reason: str) -> N
     assert len(shown) < 130
 
 
-def test_the_bounds_are_where_they_are_said_to_be(rows: psycopg.Connection) -> None:
+def test_expressions_at_the_bounds_are_accepted(rows: psycopg.Connection) -> None:
     fits = "name='" + "a" * 4089 + "'"
     assert len(fits) == 4096
     assert found(rows, translate(fits, "Cluster")) == []
@@ -686,7 +688,7 @@ INJECTIONS = [
 ]
 
 
-def test_injections_find_nothing_and_leave_everything(rows: psycopg.Connection) -> None:
+def test_injections_find_nothing_and_remove_nothing(rows: psycopg.Connection) -> None:
     for expression in INJECTIONS:
         try:
             condition = translate(expression, "Cluster")
@@ -699,7 +701,7 @@ def test_injections_find_nothing_and_leave_everything(rows: psycopg.Connection) 
 @pytest.mark.parametrize(
     "expression", ["name ~= '('", "spec.a ~= '['", "name ~= '*'", "name ~! 'a{2,1}'"]
 )
-def test_what_postgresql_says_of_a_regular_expression_is_left_to_it(
+def test_the_syntax_of_regular_expressions_is_left_to_postgresql(
     rows: psycopg.Connection, expression: str
 ) -> None:
     with pytest.raises(psycopg.errors.InvalidRegularExpression):
@@ -728,7 +730,7 @@ def test_a_regular_expression_cannot_take_forever(rows: psycopg.Connection, patt
 
 
 def processor_seconds(sql: psycopg.Connection) -> float:
-    """How long the server has worked for this connection: beside much else, that takes longer."""
+    """Returns the processor seconds that the server used for this connection, whatever else runs."""
     told: list[str] = []
 
     def hear(notice: psycopg.errors.Diagnostic) -> None:
@@ -743,14 +745,14 @@ def processor_seconds(sql: psycopg.Connection) -> float:
     return float(user) + float(system)
 
 
-def test_values_do_not_meet_those_of_the_caller(rows: psycopg.Connection) -> None:
+def test_values_do_not_clash_with_those_of_the_calling_query(rows: psycopg.Connection) -> None:
     condition = translate("name in ('a','b') and labels.env='prod' and spec.nodes=3", "Cluster")
     assert all(re.fullmatch("s[0-9]+", name) for name in condition.values)
     query = f"SELECT name FROM clusters WHERE ({condition.sql}) AND name LIKE 'a%%' LIMIT %(size)s"
     assert rows.execute(query, {**condition.values, "size": 5}).fetchall() == [("a",)]
 
 
-def test_labels_have_to_say_when_their_owner_was_created(rows: psycopg.Connection) -> None:
+def test_labels_must_carry_the_creation_time_of_their_owner(rows: psycopg.Connection) -> None:
     wrong = rows.execute(
         "SELECT count(*) FROM labels LEFT JOIN (SELECT id, created_time FROM clusters"
         " UNION ALL SELECT id, created_time FROM node_pools) AS owners ON id = owner_id"
@@ -761,7 +763,7 @@ def test_labels_have_to_say_when_their_owner_was_created(rows: psycopg.Connectio
         rows.execute("INSERT INTO labels VALUES ('Cluster', gen_random_uuid(), 'a', 'b')")
 
 
-def test_the_documentation_is_right(root: Path) -> None:
+def test_the_documentation_matches_the_language(root: Path) -> None:
     text = (root / "docs" / "search.md").read_text()
     examples = re.findall('"search=(.*?)"\\s', text)
     assert len(examples) > 10
@@ -800,7 +802,7 @@ VALID = [expression for expression, expected in CASES if expected is not None]
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """A valid expression with some characters taken out, put in, doubled or moved."""
+    """A valid expression with some characters removed, inserted, replaced or doubled."""
     text = draw(st.sampled_from(VALID))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -833,7 +835,9 @@ comparisons = st.tuples(
     ),
     st.sampled_from(["Cluster", "NodePool", "AdapterStatus"]),
 )
-def test_no_text_does_harm(rows: psycopg.Connection, expression: str, kind: str) -> None:
+def test_any_text_is_either_refused_or_runs(
+    rows: psycopg.Connection, expression: str, kind: str
+) -> None:
     try:
         condition = translate(expression, kind)
     except SearchError as error:

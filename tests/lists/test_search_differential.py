@@ -1,7 +1,7 @@
 """Random searches over random rows: PostgreSQL and an interpreter in Python find the same.
 
-The interpreter is written from docs/search.md and shares nothing with the translation. It works on the
-tree that the expression is printed from, so that the parser's idea of precedence is tested as well.
+The interpreter is written from docs/search.md and shares no code with the translation. It works on the
+tree that the expression is printed from, so the parser's precedence is tested as well.
 """
 
 import re
@@ -21,7 +21,7 @@ from hyperfleet.lists.search import translate
 
 pytestmark = pytest.mark.slow
 
-# Few of each, so that comparisons often hit.
+# Few of each, so that comparisons often match.
 TEXTS = [
     "",
     "a",
@@ -55,7 +55,7 @@ def canonical(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-# Rows, as the interpreter sees them: what is missing is not there.
+# Rows, as the interpreter sees them: missing members are absent.
 
 json_scalars = st.one_of(
     st.sampled_from(TEXTS),
@@ -184,7 +184,7 @@ def member(value: Any, path: list[str]) -> Any:
 
 @st.composite
 def fields(draw: st.DrawFn) -> tuple[str, str, Read]:
-    """What a field is called in an expression, its type, and how to read it off a row."""
+    """Draws a field: its name in an expression, its type, and how to read it from a row."""
     match draw(st.sampled_from(["column", "label", "label", "spec", "spec", "status", "condition"])):
         case "column":
             name, type_ = draw(
@@ -256,7 +256,7 @@ def values(draw: st.DrawFn, type_: str) -> tuple[str, Any]:
 
 
 def text_of(value: Any) -> str | None:
-    """A JSON value as text; what is an object or a list has none."""
+    """Returns a JSON value as text, or None for an object or a list."""
     match value:
         case bool():
             return str(value).lower()
@@ -266,7 +266,7 @@ def text_of(value: Any) -> str | None:
 
 
 def comparable(value: Any, other: Any) -> Any:
-    """The stored value as something of the literal's type, or None."""
+    """Returns the stored value in the type of the literal, or None."""
     match other:
         case bool():
             return value if isinstance(value, bool) else None

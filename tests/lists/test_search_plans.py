@@ -75,7 +75,7 @@ SEARCHES: dict[str, Search] = {
     ),
     "phase of node pools": ("NodePool", "status.phase='Failed'"),
 }
-# A declared kind, which shares its table with others, is as quick to search as clusters are.
+# A declared kind shares its table with others, and is as quick to search as clusters are.
 OF_CHANNELS: dict[str, Search] = {
     f"{name} of channels": ("Channel", search)
     for name, (kind, search) in SEARCHES.items()
@@ -85,7 +85,7 @@ OF_CHANNELS: dict[str, Search] = {
 
 @pytest.fixture
 def channels() -> Iterator[None]:
-    """Makes the kind Channel known for the test."""
+    """Declares the kind Channel for the test."""
     kinds.declare(declared.kinds_of(declared_kinds.parsed(list(declared_kinds.LIKE))))
     yield
     kinds.declare(declared.kinds_of(declared_kinds.of({})))
@@ -93,7 +93,7 @@ def channels() -> Iterator[None]:
 
 @pytest.fixture
 def benchmark(root: Path) -> dict[str, Any]:
-    """The functions of the benchmark, which makes the same rows in larger numbers."""
+    """The functions of the benchmark, which creates the same rows in larger numbers."""
     return runpy.run_path(str(root / "benchmarks" / "search.py"))
 
 
@@ -101,7 +101,7 @@ def test_first_pages_are_read_from_indexes(large: psycopg.Connection, benchmark:
     assert scanned(large, benchmark, SEARCHES) == {}
 
 
-def test_totals_of_labels_are_counted_without_a_look_at_the_resources(
+def test_totals_of_label_searches_are_counted_without_reading_the_resources(
     large: psycopg.Connection,
 ) -> None:
     for search in (
@@ -119,7 +119,7 @@ def test_totals_of_labels_are_counted_without_a_look_at_the_resources(
         assert clusters_read(large, made) == clusters_read(large, other), search
 
 
-def test_pages_of_labels_are_found_without_a_look_at_other_resources(
+def test_pages_of_label_searches_are_found_without_reading_other_resources(
     large: psycopg.Connection,
 ) -> None:
     for search in ("labels.env='prod'", "labels.env='prod' and labels.tier='gold'"):
@@ -141,21 +141,21 @@ def test_first_pages_of_declared_kinds_are_read_from_indexes(
     assert scanned(sql, benchmark, OF_CHANNELS) == {}
 
 
-# Searches of which a plan is kept, with the usual values and with strange ones.
+# Searches whose plan is kept, with usual values and with values that nothing has.
 STEADY = (
     *("name='cluster-500'", "(name='nobody')", "id='0199a000-0000-7000-8000-000000000000'"),
     *("labels.env='prod'", "labels.customer='customer-50'", "labels.customer='nobody'"),
 )
 
 
-# Pages of what is found, of which both the plans and what they read count.
+# Pages of results, for which both the kept plans and the rows that they read are tested.
 FOUND: list[dict[str, Any]] = [
     *({"search": one} for one in STEADY),
     *({"search": one, "total": "none"} for one in STEADY),
 ]
 
 
-def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psycopg.Connection) -> None:
+def test_plans_of_pages_are_kept_if_they_are_good_for_all_values(large: psycopg.Connection) -> None:
     needs_counted_plans(large)
     pages_of = ({"page_size": 20}, {"page_size": 37}, {"page_size": 1000}, {"order_by": "created_time"})
     for query in (*pages_of, *FOUND):
@@ -167,7 +167,7 @@ def test_plans_of_pages_are_kept_where_they_are_good_for_all_values(large: psyco
         assert plans_made(large, "clusters_list") == (5, 7), query
 
 
-def test_plans_that_are_kept_read_no_more_than_what_is_found(large: psycopg.Connection) -> None:
+def test_kept_plans_read_no_rows_beyond_those_that_are_found(large: psycopg.Connection) -> None:
     for query in FOUND:
         wanted = page.understand("Cluster", {**query, "page_size": 20})
         made = page.plan("Cluster", wanted, page.Within(), None)
@@ -179,7 +179,7 @@ def test_plans_that_are_kept_read_no_more_than_what_is_found(large: psycopg.Conn
         assert all(one.get("Rows Removed by Filter", 0) == 0 for one in read), query
 
 
-def test_plans_of_pages_of_the_feed_are_kept(large: psycopg.Connection) -> None:
+def test_plans_of_pages_of_the_change_feed_are_kept(large: psycopg.Connection) -> None:
     needs_counted_plans(large)
     [(end,)] = large.execute(f"SELECT {NOW}").fetchall()
     [(behind,)] = large.execute(
@@ -197,7 +197,7 @@ def test_plans_of_pages_of_the_feed_are_kept(large: psycopg.Connection) -> None:
 
 
 def plans_made(sql: psycopg.Connection, name: str) -> tuple[int, int]:
-    """How often a statement was planned for the very values, and how often a plan for any was taken."""
+    """Returns how often a statement got a custom plan, and how often the generic one."""
     [plans] = sql.execute(
         "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ %s",
         [f"/. {name} "],
@@ -208,7 +208,7 @@ def plans_made(sql: psycopg.Connection, name: str) -> tuple[int, int]:
     return plans[0], plans[1]
 
 
-def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -> None:
+def test_searches_whose_best_plan_depends_on_the_values_are_planned_each_time() -> None:
     for query in (
         {"search": "labels.env!='prod'"},
         {"search": "status.phase='Ready'"},
@@ -233,8 +233,8 @@ def test_what_is_best_found_in_different_ways_is_planned_for_the_very_values() -
     assert some.search.prepare is False
 
 
-# All clusters are Ready, each tenant has some by the same names, and each row was just written: an index
-# tells nothing without its row, so that all of them seem to cost the same.
+# All clusters are Ready, all tenants use the same names, and each row was just written: no index can be
+# used without its rows, so all of them seem to cost the same.
 ALIKE = """
 UPDATE clusters SET name = 'name-' || substr(name, 9)::int % 20,
     tenancy = jsonb_build_object('org', 'org-' || substr(name, 9)::int / 20),
@@ -242,7 +242,9 @@ UPDATE clusters SET name = 'name-' || substr(name, 9)::int % 20,
 """
 
 
-def test_what_nobody_has_is_not_looked_for_in_the_whole_table(large: psycopg.Connection) -> None:
+def test_searches_for_few_or_no_clusters_read_at_most_a_tenth_of_the_table(
+    large: psycopg.Connection,
+) -> None:
     large.execute("ALTER TABLE clusters SET (autovacuum_enabled = off)")
     large.execute("ALTER TABLE clusters DISABLE TRIGGER USER")
     large.execute(ALIKE)
@@ -255,7 +257,7 @@ def test_what_nobody_has_is_not_looked_for_in_the_whole_table(large: psycopg.Con
             assert clusters_seen(large, made) <= CLUSTERS // 10, query
 
 
-def test_a_tenant_who_has_nothing_is_told_so_without_a_look_at_what_others_have(
+def test_a_list_of_a_tenant_without_clusters_reads_none_of_those_of_others(
     large: psycopg.Connection,
 ) -> None:
     large.execute("ALTER TABLE clusters SET (autovacuum_enabled = off)")
@@ -271,7 +273,7 @@ def test_a_tenant_who_has_nothing_is_told_so_without_a_look_at_what_others_have(
 
 
 def clusters_seen(sql: psycopg.Connection, made: page.Plan) -> float:
-    """How many clusters, or their entries in an index, the plan looks at that the service takes."""
+    """Returns how many clusters, or their entries in an index, the plan of the service reads."""
     planned = kept_steps if made.prepare is None else steps
     return sum(map(rows, of_table(planned(sql, made.statement, made.values), "clusters")))
 
@@ -279,16 +281,16 @@ def clusters_seen(sql: psycopg.Connection, made: page.Plan) -> float:
 def scanned(
     sql: psycopg.Connection, benchmark: dict[str, Any], searches: dict[str, Search]
 ) -> dict[str, Any]:
-    """The searches that read whole tables, or much of one, and their plans."""
+    """Returns the searches that read whole tables, or much of one, and their plans."""
     bad = {}
     for name, (kind, search) in searches.items():
         query, values = benchmark["statement"](sql, kind, search)
         found = steps(sql, query, values)
         scans = [step["Relation Name"] for step in found if step["Node Type"].endswith("Seq Scan")]
-        # What a step reads, and throws away, is more than the page, but no share of the table.
+        # A step reads and discards more than the page, but no large share of the table.
         read = max(map(rows, found))
-        # With a third label the planner's sample of the table decides in which order they are looked
-        # up, and at times all owners of the first are read from its index: a quarter of the table.
+        # With three labels, the planner's sample of the table decides which one is looked up first, and
+        # sometimes all owners of the first are read from its index: a quarter of the table.
         share = 2 if name.startswith("three labels") else 8
         if scans or read > CLUSTERS // share:
             bad[name] = (scans, read, json.dumps(found[0], indent=1))

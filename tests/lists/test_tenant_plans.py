@@ -1,4 +1,4 @@
-"""Lists of a tenant read what is the tenant's, whatever others have."""
+"""A tenant's lists read little beyond the tenant's own rows, whatever other tenants have."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from hyperfleet.lists.tenants import within
 pytestmark = pytest.mark.slow
 
 TENANTS = 100
-# Of the tenant that is looked at, and what a step may read beside that: the tenancies, a page.
+# The clusters of each tenant, and the rows that a step may read, which include tenancies and a page.
 OWN = CLUSTERS // TENANTS
 MOST = 5 * OWN
 
@@ -47,7 +47,7 @@ ONE, WHOLE = {"org": "org-5", "project": "p"}, {"org": "org-5"}
 
 
 def read(sql: psycopg.Connection, kind: str, query: dict[str, Any], of: Within) -> tuple[float, Any]:
-    """The most rows that a step reads, with the plan; no large table is read from its beginning."""
+    """Returns the most rows that a step reads, and the plan, which must not scan a large table."""
     wanted = page.understand(kind, query, lookup=not of.few)
     made = page.plan(kind, wanted, of, None)
     found = plans.steps(sql, made.statement, made.values)
@@ -56,9 +56,11 @@ def read(sql: psycopg.Connection, kind: str, query: dict[str, Any], of: Within) 
     return max(map(plans.rows, found)), found[0]
 
 
-def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(large: psycopg.Connection) -> None:
+def test_lists_of_a_tenant_read_at_most_five_times_the_rows_that_it_has(
+    large: psycopg.Connection,
+) -> None:
     sql = large
-    # Each would be a change in the feed, of which lists read nothing.
+    # Each update would add a change to the feed, which lists do not read.
     for table in ("clusters", "node_pools"):
         sql.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_changed")
     sql.execute(GIVE.format(tenants=TENANTS))  # type: ignore[arg-type]
@@ -74,7 +76,7 @@ def test_lists_of_a_tenant_read_no_more_than_the_tenant_has(large: psycopg.Conne
                     rows, plan = read(sql, kind, given, within(tenant, seen, few=True))
                     if rows > MOST:
                         bad[kind, search, str(query)] = (rows, json.dumps(plan, indent=1))
-    # Who sees all finds those of one at once.
+    # Callers who see all tenants find the rows of one just as quickly.
     for kind in ("Cluster", "NodePool", ALL):
         for search in ("tenancy.org='org-5'", "tenancy.org='org-5' and tenancy.project='p'"):
             rows, plan = read(sql, kind, {"search": search}, Within())
