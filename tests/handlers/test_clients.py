@@ -1,4 +1,4 @@
-"""What real clients send, and what they can read: nulls, floats, media types, slips of the pen."""
+"""What real clients send, and what they can read: nulls, floats, media types, misspellings."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def test_null_for_an_optional_member_of_a_report_means_absent(api: Api) -> None:
             problem(api.put(statuses(resource), json={**report, required: None}), 400, required)
 
 
-def test_null_inside_spec_and_data_is_data(api: Api) -> None:
+def test_null_inside_spec_and_data_is_kept_as_data(api: Api) -> None:
     spec = {"a": None, "b": [None, {"c": None}]}
     cluster = check(api.post("/clusters", json={"name": "c1", "spec": spec}), 201)
     assert api.read(cluster)["spec"] == spec
@@ -85,7 +85,7 @@ def test_null_keeps_its_meaning_in_a_merge_patch(api: Api) -> None:
 
 
 @pytest.mark.parametrize("number", ["1.0", "1e0", "10e-1", "1.000"])
-def test_an_integer_that_is_written_as_a_float_is_stored_and_shown_as_one(
+def test_an_integer_written_as_a_float_is_stored_and_shown_as_an_integer(
     api: Api, sql: psycopg.Connection, number: str
 ) -> None:
     cluster = api.cluster()
@@ -107,7 +107,7 @@ def test_an_integer_that_is_written_as_a_float_is_stored_and_shown_as_one(
     assert '"whole": 2}' in answers[1].text
     assert check(answers[0], 201)["data"] == {"whole": 2, "big": 1e20, "half": 2.5}
     (stored,) = sql.execute("SELECT conditions::text FROM adapter_statuses").fetchone() or ()
-    # Not a look for the text: it may stand in a time.
+    # Parsed, since the text of the number may also occur in a time.
     numbers = [one["observed_generation"] for one in json.loads(stored, parse_float=pytest.fail)]
     assert set(map(repr, numbers)) == {"1"}
     wrong = body.replace(number, "1.5")
@@ -136,7 +136,7 @@ REQUIRED = {"type", "status", "last_transition_time"}
 
 
 def assert_strict(body: dict[str, Any]) -> None:
-    """What that client can read: nothing that it does not know, all that it requires."""
+    """Asserts that the client can read it: no member that it does not know, all that it requires."""
     if "items" in body:
         assert body.keys() == {"kind", "page", "size", "total", "items"}
         for item in body["items"]:
@@ -152,7 +152,7 @@ def assert_strict(body: dict[str, Any]) -> None:
         assert all(needed <= one.keys() <= CONDITION for one in body["status"]["conditions"])
 
 
-def test_the_strict_client_of_december_2025_is_shown_what_it_knows_and_nothing_else(
+def test_the_strict_client_of_december_2025_gets_only_the_members_that_it_knows(
     service: Callable[..., Api],
 ) -> None:
     api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("dns",))
@@ -174,7 +174,7 @@ def test_the_strict_client_of_december_2025_is_shown_what_it_knows_and_nothing_e
         api.get(f"/clusters/{cluster['id']}/nodepools"),
         api.get(statuses(cluster)),
         *(api.delete(api.url + one["href"]) for one in (node_pool, cluster)),
-        # After a deletion too.
+        # After the deletion, too.
         *(api.get(api.url + one["href"]) for one in (cluster, node_pool)),
         api.get("/clusters"),
     ]
@@ -187,7 +187,7 @@ def test_the_strict_client_of_december_2025_is_shown_what_it_knows_and_nothing_e
     assert report.json()["data"] == {"zone": 1}
 
 
-def test_who_names_fields_gets_those_whoever_they_are(api: Api) -> None:
+def test_requested_fields_override_the_default_fields_of_a_client(api: Api) -> None:
     whole = api.cluster(labels={"a": "b"})
     url = f"/clusters/{whole['id']}"
     assert check(api.get(url + "?fields=*", headers=STRICT)) == whole
@@ -202,14 +202,14 @@ def test_who_names_fields_gets_those_whoever_they_are(api: Api) -> None:
     assert "adapters" in check(created, 201)["status"]
     for answer in (created, api.get(url), api.get("/clusters")):
         assert "X-Default-Fields" not in answer.headers
-    # As any other client, it finds the link to the next page when it asks for what there is.
+    # With fields=*, it gets the link to the next page like any other client.
     assert "next" in check(api.get("/clusters?fields=*&size=1", headers=STRICT))
     newer = {"User-Agent": "OpenAPI-Generator/1.0.1/go"}
     assert check(api.get(url, headers=newer)) == whole
 
 
-def test_what_is_told_beside_a_resource_is_shown_whole_to_every_client(api: Api) -> None:
-    # Clients that are generated anew send the name of the strict one, and their contract has all this.
+def test_history_transitions_and_the_audit_log_are_shown_whole_to_every_client(api: Api) -> None:
+    # Newly generated clients send the User-Agent of the strict one, and their contract has all this.
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
     check(api.patch(url, json={"spec": {"a": 1}}))
@@ -224,7 +224,7 @@ def test_what_is_told_beside_a_resource_is_shown_whole_to_every_client(api: Api)
     assert check(api.get(f"{url}/history/1", headers=STRICT)) == past
 
 
-def test_fields_leave_out_what_they_do_not_name_at_any_depth(api: Api) -> None:
+def test_fields_leave_out_members_that_they_do_not_name_at_any_depth(api: Api) -> None:
     cluster = api.cluster(spec={"a": {"b": 1, "c": 2}, "d": 3})
     node_pool = api.node_pool(cluster, labels={"x": "y"})
     api.report(cluster)
@@ -240,7 +240,7 @@ def test_fields_leave_out_what_they_do_not_name_at_any_depth(api: Api) -> None:
         }
 
 
-def test_fields_of_any_resource_may_be_asked_for_whatever_kind_it_is_of(api: Api) -> None:
+def test_requests_for_resources_may_name_fields_of_any_kind(api: Api) -> None:
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
     wanted = "?fields=name,owner_references.id"
@@ -255,11 +255,11 @@ def test_fields_of_any_resource_may_be_asked_for_whatever_kind_it_is_of(api: Api
     body = {"kind": "Cluster", "name": "c2", "spec": {}}
     assert check(api.post(f"/resources{wanted}", json=body), 201).keys() == {"id", "name"}
     assert check(api.delete(f"/resources/{cluster['id']}{wanted}"), 202) == shown[0]
-    # A cluster's own path speaks of clusters.
+    # The path of a cluster accepts only fields of clusters.
     problem(api.get(f"/clusters/{cluster['id']}{wanted}"), 400, "fields")
 
 
-def test_fields_that_are_none_are_refused_before_anything_is_changed(api: Api) -> None:
+def test_unknown_fields_are_refused_before_anything_is_changed(api: Api) -> None:
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
     for answer in (
@@ -280,12 +280,12 @@ def test_fields_that_are_none_are_refused_before_anything_is_changed(api: Api) -
 @pytest.mark.parametrize(
     "fields", ["name.first", "generation.x", "status.phase.x", "status.conditions.type.x"]
 )
-def test_fields_that_go_into_what_has_no_members_are_refused(api: Api, fields: str) -> None:
+def test_fields_below_a_member_that_has_no_members_are_refused(api: Api, fields: str) -> None:
     cluster = api.cluster(spec={"a": 1}, labels={"a": "b"})
     for url in (f"/clusters/{cluster['id']}", "/clusters", f"/resources/{cluster['id']}"):
         detail = problem(api.get(url, params={"fields": fields}), 400, "fields")["detail"]
         assert f"{fields.rpartition('.')[0]} has no members" in detail
-    # What is in a spec nobody knows beforehand.
+    # The members of specs and labels are not known in advance.
     inside = check(api.get(f"/clusters/{cluster['id']}?fields=spec.a.b,labels.x/y"))
     assert (inside["spec"], inside["labels"]) == ({}, {})
 
@@ -297,7 +297,7 @@ REPORT_BODY = {
 }
 
 
-def test_default_fields_are_a_setting(service: Callable[..., Api]) -> None:
+def test_default_fields_can_be_set_by_user_agent(service: Callable[..., Api]) -> None:
     api = service(default_fields=("curl/=name", "Sentinel=id,generation,adapter"))
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
@@ -315,7 +315,7 @@ def test_default_fields_are_a_setting(service: Callable[..., Api]) -> None:
 def test_a_report_whose_available_is_unknown_after_an_earlier_one_is_discarded(api: Api) -> None:
     cluster = api.cluster()
     unknown = [{"type": "Available", "status": "Unknown"}, {"type": "Health", "status": "True"}]
-    # As an adapter's first word it is stored.
+    # As an adapter's first report, it is stored.
     check(api.report(cluster, "first", conditions=unknown), 201)
     check(api.report(cluster, "first"), 201)
     before = api.read(cluster)
@@ -329,7 +329,7 @@ def test_a_report_whose_available_is_unknown_after_an_earlier_one_is_discarded(a
         assert check(answer, 204) is None
         assert answer.headers["X-Discard-Reason"] == "available-unknown"
     assert api.read(cluster) == before
-    # At a new generation too, and after another Unknown.
+    # At a new generation, too, and after another Unknown.
     check(api.patch(f"/clusters/{cluster['id']}", json={"spec": {"a": 1}}))
     check(api.report(cluster, "first", observed_generation=2, conditions=unknown), 204)
     check(api.report(cluster, "second", observed_generation=2, conditions=unknown), 201)
@@ -339,7 +339,7 @@ def test_a_report_whose_available_is_unknown_after_an_earlier_one_is_discarded(a
     check(api.report(cluster, "first", observed_generation=2, conditions=other), 201)
 
 
-def test_node_pools_are_found_without_their_cluster(service: Callable[..., Api]) -> None:
+def test_node_pools_can_be_used_without_their_cluster_in_the_path(service: Callable[..., Api]) -> None:
     api = service(required_adapters_nodepool=("np",), required_adapters_cluster=("cl",))
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
@@ -360,7 +360,7 @@ def test_node_pools_are_found_without_their_cluster(service: Callable[..., Api])
     check(api.delete(f"/clusters/{cluster['id']}"), 202)
     marked = check(api.delete(url), 202)
     assert marked["deleted_time"]
-    # Its cluster waits for it alone, once its own adapter is done.
+    # Once the cluster's own adapter is done, the cluster waits only for the node pool.
     done = {"observed_generation": 2, "conditions": [{"type": "Finalized", "status": "True"}]}
     check(api.report(cluster, "cl", **done), 201)
     assert check(api.get("/clusters"))["total"] == 1
@@ -370,7 +370,7 @@ def test_node_pools_are_found_without_their_cluster(service: Callable[..., Api])
     assert check(api.get("/clusters"))["total"] == 0
 
 
-def test_the_last_report_by_a_flat_route_ends_the_node_pool_and_its_cluster(
+def test_the_last_report_by_a_flat_route_removes_the_node_pool_and_its_cluster(
     service: Callable[..., Api],
 ) -> None:
     api = service(required_adapters_nodepool=("np",))
@@ -383,7 +383,7 @@ def test_the_last_report_by_a_flat_route_ends_the_node_pool_and_its_cluster(
     assert check(api.get("/nodepools"))["total"] == check(api.get("/clusters"))["total"] == 0
 
 
-def test_flat_routes_of_what_is_not_there_are_not_found(api: Api) -> None:
+def test_flat_routes_of_a_missing_node_pool_are_not_found(api: Api) -> None:
     for id_ in (NO_ID, "x"):
         url = f"/nodepools/{id_}"
         for answer in (
@@ -397,7 +397,7 @@ def test_flat_routes_of_what_is_not_there_are_not_found(api: Api) -> None:
             assert problem(answer, 404)["code"] == "HYPERFLEET-NTF-001"
 
 
-def test_adapter_statuses_is_another_name_of_statuses(api: Api) -> None:
+def test_adapter_statuses_is_an_alias_for_reading_statuses(api: Api) -> None:
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
     for resource in (cluster, node_pool):
@@ -422,7 +422,7 @@ def test_adapter_statuses_is_another_name_of_statuses(api: Api) -> None:
         *("text/plain; charset=ISO-8859-1", "text/plain;charset=ISO-8859-1"),
     ],
 )
-def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
+def test_a_json_body_is_accepted_as_text_as_a_form_and_without_a_type(
     api: Api, media_type: str | None
 ) -> None:
     headers = {"Content-Type": media_type} if media_type else {}
@@ -433,7 +433,7 @@ def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
     assert check(patched)["spec"] == {"b": 2}
     report = json.dumps({**REPORT_BODY, "observed_generation": 2}).encode()
     check(api.put(statuses(cluster), data=report, headers=headers), 201)
-    # What is JSON has its faults named.
+    # If it is JSON, its faults are named.
     problem(api.post("/clusters", data=b'{"name": "c2"}', headers=headers), 400, "spec")
     code = 415 if media_type else 400
     problem(api.post("/clusters", data=b"name=c2&spec=x", headers=headers), code)
@@ -441,7 +441,7 @@ def test_a_body_that_is_json_is_read_as_json_under_these_types_too(
 
 
 @pytest.mark.parametrize("blank", ["", " "])
-def test_a_body_may_be_declared_as_utf8_in_any_spelling_and_as_nothing_else(
+def test_utf8_and_ascii_are_accepted_as_charsets_in_any_spelling_and_others_refused(
     api: Api, blank: str
 ) -> None:
     cluster = api.cluster()
@@ -460,7 +460,7 @@ def test_a_body_may_be_declared_as_utf8_in_any_spelling_and_as_nothing_else(
             assert kind in problem(refused, 415)["detail"]
 
 
-def test_415_names_what_was_sent_and_every_type_that_the_operation_takes(api: Api) -> None:
+def test_415_names_what_was_sent_and_every_type_that_the_operation_accepts(api: Api) -> None:
     cluster = api.cluster()
     url = f"/clusters/{cluster['id']}"
     for kind in ("text/csv", "application/x-yaml", "application/x-www-form-urlencoded"):
@@ -489,7 +489,7 @@ def test_415_names_what_was_sent_and_every_type_that_the_operation_takes(api: Ap
         ("offset=3", "page"),
     ],
 )
-def test_an_unknown_parameter_is_refused_and_the_one_that_was_meant_named(
+def test_an_unknown_parameter_is_refused_and_the_intended_one_suggested(
     api: Api, query: str, meant: str
 ) -> None:
     cluster = api.cluster()
@@ -499,7 +499,7 @@ def test_an_unknown_parameter_is_refused_and_the_one_that_was_meant_named(
         assert body["errors"][0]["message"].endswith(f"did you mean {meant}?")
 
 
-def test_each_name_that_other_apis_have_for_a_parameter_is_told_ours(api: Api) -> None:
+def test_parameter_names_of_other_apis_are_refused_with_our_name_for_them(api: Api) -> None:
     meant = {
         "pageSize": ("limit", "per_page", "perPage", "page_size", "maxResults"),
         "search": ("labelSelector", "fieldSelector", "filter", "q", "query"),
@@ -541,13 +541,13 @@ def test_an_unknown_parameter_is_refused_everywhere_and_changes_nothing(api: Api
         *("fields=name&fields=nmae", "fields=*&fields=name"),
     ],
 )
-def test_a_parameter_that_is_given_twice_is_refused(api: Api, query: str) -> None:
+def test_a_parameter_given_twice_is_refused(api: Api, query: str) -> None:
     name = query.partition("=")[0]
     errors = problem(api.get(f"/clusters?{query}"), 400, name)["errors"]
     assert "may be given once only" in [error["message"] for error in errors]
 
 
-def test_parameters_that_an_original_declares_are_taken_without_effect(api: Api) -> None:
+def test_parameters_that_an_original_declares_are_accepted_and_have_no_effect(api: Api) -> None:
     cluster = api.cluster()
     for collection in ("clusters", "resources"):
         assert check(api.get(f"/{collection}/{cluster['id']}?search=name%3D'other'")) == cluster
@@ -556,7 +556,7 @@ def test_parameters_that_an_original_declares_are_taken_without_effect(api: Api)
 
 
 @pytest.mark.parametrize(("member", "meant"), [("label", "labels"), ("spce", "spec"), ("nmae", "name")])
-def test_an_unknown_member_of_a_body_is_refused_and_the_one_that_was_meant_named(
+def test_an_unknown_member_of_a_body_is_refused_and_the_nearest_one_suggested(
     api: Api, member: str, meant: str
 ) -> None:
     cluster = api.cluster()
@@ -578,7 +578,7 @@ def test_an_unknown_member_of_a_body_is_refused_and_the_one_that_was_meant_named
     assert check(api.get("/clusters"))["total"] == check(api.get("/nodepools"))["total"] == 1
 
 
-def test_what_a_get_returns_may_be_sent_back(api: Api) -> None:
+def test_what_a_get_returns_can_be_sent_back(api: Api) -> None:
     cluster = api.cluster(labels={"a": "b"})
     node_pool = api.node_pool(cluster)
     api.report(cluster)
@@ -610,7 +610,7 @@ def test_unknown_members_of_a_report_are_ignored(api: Api) -> None:
         ("label.a='b'", "labels.KEY"),
     ],
 )
-def test_an_unknown_search_field_names_the_nearest_instead_of_all(
+def test_an_unknown_search_field_is_refused_with_the_nearest_one_instead_of_all(
     api: Api, search: str, meant: str
 ) -> None:
     answer = problem(api.get("/clusters", params={"search": search}), 400, "search")
@@ -620,7 +620,7 @@ def test_an_unknown_search_field_names_the_nearest_instead_of_all(
     assert "updated_by" not in message
 
 
-def test_the_conflict_of_a_taken_name_says_who_has_it_and_whether_it_is_being_deleted(
+def test_a_name_conflict_names_the_holder_and_says_if_it_is_being_deleted(
     service: Callable[..., Api],
 ) -> None:
     api = service(required_adapters_cluster=("dns",), required_adapters_nodepool=("dns",))
@@ -642,7 +642,7 @@ def test_the_conflict_of_a_taken_name_says_who_has_it_and_whether_it_is_being_de
     assert refused["code"] == "HYPERFLEET-CNF-003"
 
 
-def test_forcing_out_what_is_not_deleted_says_to_delete_it_first(api: Api) -> None:
+def test_force_deleting_what_is_not_marked_says_to_delete_it_first(api: Api) -> None:
     cluster = api.cluster()
     node_pool = api.node_pool(cluster)
     for resource in (cluster, node_pool):
@@ -682,7 +682,7 @@ def test_errors_have_the_codes_and_types_of_the_original(
     assert (explained["status"], explained["title"]) == (status, answer["title"])
 
 
-def test_what_the_original_has_no_code_for_has_a_number_that_it_does_not_use(api: Api) -> None:
+def test_error_codes_that_the_original_does_not_have_are_numbered_from_100(api: Api) -> None:
     original = {
         *(f"VAL-00{n}" for n in range(8)),
         *("AUT-001", "AUT-002", "AUT-003", "AUZ-001", "NTF-000", "NTF-001"),
@@ -693,7 +693,7 @@ def test_what_the_original_has_no_code_for_has_a_number_that_it_does_not_use(api
     assert all(int(code[-3:]) >= 100 for code in codes - original)
 
 
-def test_an_error_carries_the_value_when_it_is_short_and_no_secret(api: Api) -> None:
+def test_an_error_carries_the_value_if_it_is_short_and_not_secret(api: Api) -> None:
     def value(field: str, **body: Any) -> Any:
         errors = problem(api.post("/clusters", json={"name": "a", "spec": {}, **body}), 400)["errors"]
         return next(error for error in errors if error["field"] == field).get("value", "none")
@@ -711,7 +711,7 @@ def test_an_error_carries_the_value_when_it_is_short_and_no_secret(api: Api) -> 
     assert error["value"] == 1001
 
 
-def test_an_error_carries_the_value_of_what_the_contract_alone_cannot_judge(api: Api) -> None:
+def test_errors_that_the_contract_cannot_express_carry_the_value_too(api: Api) -> None:
     def value(answer: requests.Response, field: str) -> Any:
         (error,) = problem(answer, 400, field)["errors"]
         return error.get("value", "none")
@@ -729,7 +729,7 @@ def test_an_error_carries_the_value_of_what_the_contract_alone_cannot_judge(api:
     assert value(api.get("/clusters?fields=name,*"), "fields") == "name,*"
 
 
-def test_one_mistake_is_one_fault_with_the_code_of_its_sort(api: Api) -> None:
+def test_one_mistake_is_one_fault_with_its_own_code(api: Api) -> None:
     cluster = api.cluster()
 
     def told(answer: requests.Response) -> tuple[str, str, str]:
@@ -757,7 +757,7 @@ def test_one_mistake_is_one_fault_with_the_code_of_its_sort(api: Api) -> None:
     assert reported(type="") == ("HYPERFLEET-VAL-004", "conditions[0].type", "minLength")
 
 
-def test_a_content_type_without_a_value_is_none(api: Api) -> None:
+def test_an_empty_content_type_counts_as_none(api: Api) -> None:
     sent = api.post("/clusters", data='{"name": "a", "spec": {}}', headers={"Content-Type": ""})
     assert check(sent, 201)["name"] == "a"
 
@@ -777,7 +777,7 @@ def test_a_patch_logs_no_warning(database: str) -> None:
         assert logging.getLevelName(logging.WARNING) not in server.output
 
 
-def test_an_error_does_not_repeat_a_name_of_any_length(api: Api) -> None:
+def test_an_error_truncates_the_name_of_a_very_long_member(api: Api) -> None:
     answer = api.post("/clusters", json={"name": "a", "spec": {}, "x" * 100_000: 1})
     assert problem(answer, 400)["errors"][0]["field"] == "x" * 100
     assert len(answer.content) < 5_000

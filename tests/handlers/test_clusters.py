@@ -1,4 +1,4 @@
-"""Clusters: what a client sends is what it gets back, with what the service adds."""
+"""Clusters: a client gets back what it sent, with what the service adds."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,7 @@ from conftest import Api
 from helpers_contract import BASE, JSON, NO_ID, check, problem
 
 
-def test_created_cluster_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:
+def test_a_created_cluster_is_what_was_requested_and_reads_back_the_same(api: Api) -> None:
     before = datetime.now(UTC)
     asked = {
         "kind": "Cluster",
@@ -26,7 +26,7 @@ def test_created_cluster_is_what_was_asked_for_and_is_read_back_the_same(api: Ap
     assert check(api.get("/clusters"))["items"] == [cluster]
 
 
-def test_kind_and_labels_may_be_left_out(api: Api) -> None:
+def test_kind_and_labels_are_optional(api: Api) -> None:
     cluster = check(api.post("/clusters", json={"name": "c1", "spec": {}}), 201)
     assert cluster["kind"] == "Cluster"
     assert cluster["labels"] == {}
@@ -51,7 +51,7 @@ def test_members_that_the_service_sets_are_ignored(api: Api) -> None:
     assert check(api.get(f"/clusters/{cluster['id']}")) == cluster
 
 
-def test_spec_may_be_any_json_and_is_kept(api: Api) -> None:
+def test_a_spec_may_be_any_json_and_is_kept(api: Api) -> None:
     deep: Any = "bottom"
     for _ in range(20):
         deep = {"deeper": [deep]}
@@ -76,7 +76,7 @@ def test_spec_may_be_any_json_and_is_kept(api: Api) -> None:
     assert check(api.get("/clusters"))["items"][0]["spec"] == spec
 
 
-def test_null_for_a_member_that_must_be_there_is_none_and_what_else_is_of_the_wrong_type_is_told_so(
+def test_null_for_a_required_member_counts_as_missing_and_a_number_as_a_wrong_type(
     api: Api,
 ) -> None:
     told = [
@@ -90,7 +90,7 @@ def test_null_for_a_member_that_must_be_there_is_none_and_what_else_is_of_the_wr
     ]
 
 
-def test_names_within_the_bounds_are_taken(api: Api) -> None:
+def test_names_within_the_bounds_are_accepted(api: Api) -> None:
     for name in ("a", "0", "a" * 63, "a-b", "a--b", "0-9", "xn--zrich-kva"):
         assert check(api.post("/clusters", json={"name": name, "spec": {}}), 201)["name"] == name
 
@@ -119,16 +119,16 @@ def test_names_beyond_the_bounds_are_refused(api: Api) -> None:
     assert check(api.get("/clusters"))["total"] == 0
 
 
-def test_name_is_unique_among_clusters(api: Api) -> None:
+def test_a_name_is_unique_among_clusters(api: Api) -> None:
     first = api.cluster("c1")
     body = problem(api.post("/clusters", json={"name": "c1", "spec": {"other": 1}}), 409, "name")
     assert body["instance"] == f"{BASE}/clusters"
     assert check(api.get("/clusters"))["items"] == [first]
-    # A name that was refused did not use up anything that the next one needs.
+    # A refused name uses up nothing that the next creation needs.
     assert api.cluster("c2")["name"] == "c2"
 
 
-def test_labels_up_to_their_bounds_are_taken(api: Api) -> None:
+def test_labels_up_to_their_bounds_are_accepted(api: Api) -> None:
     for index, labels in enumerate(
         (
             {},
@@ -174,12 +174,12 @@ def test_labels_beyond_their_bounds_are_refused(api: Api) -> None:
         body = problem(api.post("/clusters", json={"name": "c1", "spec": {}, "labels": labels}), 400)
         (error,) = body["errors"]
         assert error["field"] == field
-        # In words, not as the expression that checks it.
+        # In words, not as the regular expression that checks it.
         assert "[-A-Za-z0-9_.]{0,61}" not in error["message"]
     assert check(api.get("/clusters"))["total"] == 0
 
 
-def test_request_with_an_id_or_the_wrong_kind_is_refused(api: Api) -> None:
+def test_a_creation_with_an_id_or_the_wrong_kind_is_refused(api: Api) -> None:
     for id_ in (NO_ID, "", 1):
         problem(api.post("/clusters", json={"id": id_, "name": "c1", "spec": {}}), 400, "id")
     for kind in ("NodePool", "cluster", "", 1):
@@ -187,7 +187,7 @@ def test_request_with_an_id_or_the_wrong_kind_is_refused(api: Api) -> None:
     assert check(api.get("/clusters"))["total"] == 0
 
 
-def test_several_faults_come_back_together_each_with_its_field(api: Api) -> None:
+def test_several_faults_are_reported_together_each_with_its_field(api: Api) -> None:
     body = problem(
         api.post("/clusters", json={"kind": "X", "id": "x", "labels": {"a": 1, "b": 2}, "spec": []}),
         400,
@@ -207,7 +207,7 @@ def test_several_faults_come_back_together_each_with_its_field(api: Api) -> None
         problem(api.post("/clusters", json={"name": "c1", "spec": spec}), 400, "spec")
 
 
-def test_cluster_that_does_not_exist_is_not_found(api: Api) -> None:
+def test_a_cluster_that_does_not_exist_is_not_found(api: Api) -> None:
     api.cluster()
     for id_ in (
         NO_ID,
@@ -222,19 +222,19 @@ def test_cluster_that_does_not_exist_is_not_found(api: Api) -> None:
         assert body["instance"] == f"{BASE}/clusters/{id_}"
 
 
-def test_id_of_a_node_pool_is_no_cluster(api: Api) -> None:
+def test_the_id_of_a_node_pool_is_not_found_among_clusters(api: Api) -> None:
     node_pool = api.node_pool(api.cluster())
     problem(api.get(f"/clusters/{node_pool['id']}"), 404)
     problem(api.get(f"/clusters/{node_pool['id']}/nodepools"), 404)
     problem(api.get(f"/clusters/{node_pool['id']}/statuses"), 404)
 
 
-def test_creation_accepts_json_with_and_without_parameters_of_the_type(api: Api) -> None:
+def test_creation_accepts_json_with_and_without_parameters_of_the_media_type(api: Api) -> None:
     for index, kind in enumerate((JSON, "application/json; charset=utf-8", "application/json;")):
         body = f'{{"name": "c{index}", "spec": {{}}}}'
         check(api.post("/clusters", data=body, headers={"Content-Type": kind}), 201)
 
 
-def test_creation_accepts_json_whatever_the_case_of_the_type(api: Api) -> None:
+def test_creation_accepts_the_media_type_of_json_in_any_case(api: Api) -> None:
     body = '{"name": "c1", "spec": {}}'
     check(api.post("/clusters", data=body, headers={"Content-Type": "Application/JSON"}), 201)

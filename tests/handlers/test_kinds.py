@@ -1,4 +1,4 @@
-"""Kinds that an operator declares: served, kept and ended as clusters and node pools are."""
+"""Kinds that an operator declares are served, stored and deleted as clusters and node pools are."""
 
 import random
 import time
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 KINDS: list[Json] = [
     {"kind": "Cluster", "plural": "clusters", "name_min_len": 3, "name_max_len": 53},
-    # Before what they belong to: the order of the list says nothing.
+    # Listed before their parent, since the order of the list does not matter.
     {"kind": "Rack", "plural": "racks", "parent_kind": "Zone", "on_parent_delete": "cascade"},
     {
         "kind": "Zone",
@@ -43,7 +43,7 @@ KINDS: list[Json] = [
     },
     {"kind": "Region", "plural": "regions"},
     {"kind": "Channel", "plural": "channels", "spec_schema_name": "ChannelShape"},
-    # Has its schema in common with another.
+    # Shares its schema with another kind.
     {"kind": "Mirror", "plural": "mirrors", "spec_schema_name": "ChannelShape"},
     {"kind": "Version", "plural": "versions", "parent_kind": "Channel"},
     {
@@ -82,14 +82,14 @@ components:
 
 @dataclass
 class World:
-    """A running service, its database, and what is made in it, each by a name of its own."""
+    """A running service and its database, in which each resource gets its own name."""
 
     server: Serving
     database: str
     api: Api
 
     def make(self, kind: str, above: Json | None = None, name: str = "", **members: Any) -> Json:
-        """A new resource of a kind, below another or not."""
+        """Creates a resource of a kind, below another one if given."""
         path = below(above, PLURALS[kind]) if above else f"/{PLURALS[kind]}"
         given = {"name": name or unique(), "spec": {}, **members}
         return answered(self.api.post(path, json=given), 201)
@@ -108,12 +108,12 @@ PLURALS = {one["kind"]: one["plural"] for one in KINDS} | {"NodePool": "nodepool
 
 
 def below(above: Json, plural: str) -> str:
-    """The path of what belongs to a resource, which names that alone."""
+    """Returns the path of the children of a resource, which names no other owner."""
     return f"/{PLURALS[above['kind']]}/{above['id']}/{plural}"
 
 
 def refused(response: requests.Response, status: int) -> str:
-    """What a refusal says."""
+    """Returns the detail of a refusal."""
     return str(answered(response, status)["detail"])
 
 
@@ -134,7 +134,7 @@ def world(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) -> I
         yield World(server, database, Api(server.url))
 
 
-def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
+def test_a_declared_kind_has_paths_of_its_own(world: World) -> None:
     api, region = world.api, world.make("Region", name="europe", labels={"env": "test"})
     assert region["kind"] == "Region"
     assert region["href"].endswith(f"/v1/regions/{region['id']}")
@@ -143,7 +143,7 @@ def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
     assert zone["href"] == f"{region['href']}/zones/{zone['id']}"
     assert zone["owner_references"] == {"kind": "Region", "id": region["id"], "href": region["href"]}
     rack = world.make("Rack", zone, "r1")
-    # A path names the direct owner alone.
+    # A path names only the direct owner.
     assert rack["href"].endswith(f"/v1/zones/{zone['id']}/racks/{rack['id']}")
     assert rack["owner_references"] == {"kind": "Zone", "id": zone["id"], "href": zone["href"]}
     for path in (at(rack), f"/racks/{rack['id']}"):
@@ -151,7 +151,7 @@ def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
         assert answered(api.get(path + "/statuses"))["total"] == 0
     assert answered(api.get(f"/zones/{zone['id']}/racks"))["items"] == [rack]
     assert rack in answered(api.get("/racks"))["items"]
-    # What is elsewhere, or of another kind, is not found.
+    # A resource below another owner, or of another kind, is not found.
     other = world.make("Zone", region)
     for path in (f"/zones/{other['id']}/racks/{rack['id']}", f"/zones/{rack['id']}", "/zones/x"):
         refused(api.get(path), 404)
@@ -159,7 +159,7 @@ def test_a_declared_kind_has_the_paths_of_its_own(world: World) -> None:
     refused(api.get(f"/zones/{region['id']}/racks"), 404)
 
 
-def test_the_newest_clients_find_every_field_that_they_read_of_declared_kinds(world: World) -> None:
+def test_the_newest_clients_find_every_field_that_they_read_in_declared_kinds(world: World) -> None:
     play(world.api, Path(__file__).parents[1] / "exchanges" / "declared" / "newest.yaml")
 
 
@@ -174,7 +174,7 @@ def test_kinds_may_belong_to_clusters_and_node_pools(world: World) -> None:
     assert [world.status(one) for one in (cluster, addon, disk)] == [404, 404, 404]
 
 
-def test_a_name_is_unique_among_those_of_a_kind_that_belong_to_the_same(world: World) -> None:
+def test_a_name_is_unique_within_its_kind_and_owner(world: World) -> None:
     api, one, other = world.api, world.make("Region"), world.make("Region")
     zone = world.make("Zone", one, "same")
     world.make("Zone", other, "same")
@@ -185,14 +185,14 @@ def test_a_name_is_unique_among_those_of_a_kind_that_belong_to_the_same(world: W
     assert zone["id"] in said
 
 
-def test_names_are_as_long_as_the_kind_says(world: World) -> None:
+def test_names_must_have_a_length_that_the_kind_allows(world: World) -> None:
     for name, status in (("ab", 400), ("abc", 201), ("abcdefghij", 201), ("abcdefghijk", 400)):
         given = {"name": name, "spec": {}}
         assert world.api.post("/wif-configs", json=given).status_code == status, name
     assert "3 characters" in refused(world.api.post("/clusters", json={"name": "ab", "spec": {}}), 400)
 
 
-def test_a_child_is_created_below_what_it_belongs_to_and_the_refusal_names_the_path(
+def test_a_child_can_only_be_created_below_its_owner_and_the_refusal_names_the_path(
     world: World,
 ) -> None:
     for path, body in (("/versions", {}), ("/resources", {"kind": "Version"})):
@@ -201,13 +201,13 @@ def test_a_child_is_created_below_what_it_belongs_to_and_the_refusal_names_the_p
     refused(world.api.post(f"/channels/{uuid4()}/versions", json={"name": "v", "spec": {}}), 404)
 
 
-def test_an_owner_that_restricts_is_not_deleted_while_it_has_children(world: World) -> None:
+def test_an_owner_is_not_deleted_while_it_has_children_that_restrict_it(world: World) -> None:
     api, channel = world.api, world.make("Channel")
     versions = [world.make("Version", channel) for _ in range(2)]
     said = refused(api.delete(at(channel)), 409)
     assert "while 2 of its versions are left" in said
     assert "deleted_time" not in answered(api.get(at(channel)))
-    # As long as it waits for an adapter, a deleted one is there.
+    # A child that is being deleted still counts while it waits for an adapter.
     assert api.report(versions[0], "dns").status_code == 201
     for version in versions:
         world.deleted(version)
@@ -218,7 +218,7 @@ def test_an_owner_that_restricts_is_not_deleted_while_it_has_children(world: Wor
     assert world.status(channel) == 404
 
 
-def test_what_restricts_far_below_keeps_the_root_and_all_between(world: World) -> None:
+def test_a_descendant_that_restricts_blocks_the_deletion_of_all_its_ancestors(world: World) -> None:
     cluster = world.make("Cluster")
     pool = world.make("NodePool", cluster)
     disk = world.make("Disk", pool)
@@ -231,14 +231,14 @@ def test_what_restricts_far_below_keeps_the_root_and_all_between(world: World) -
     assert [world.status(one) for one in (cluster, pool, disk)] == [404, 404, 404]
 
 
-def test_a_deletion_goes_down_and_the_end_comes_up_over_three_levels(world: World) -> None:
+def test_a_deletion_cascades_down_three_levels_and_completes_from_the_bottom_up(world: World) -> None:
     api, region = world.api, world.make("Region")
     zones = [world.make("Zone", region) for _ in range(2)]
     racks = [world.make("Rack", zone) for zone in zones]
     assert api.report(racks[0], "smart").status_code == 201
     marked = world.deleted(region)
     assert marked["generation"] == 2
-    # Nobody has to finalize the second rack; both zones wait for their adapter.
+    # No adapter has to finalize the second rack; both zones wait for their adapter.
     assert [world.status(one) for one in (*racks, *zones, region)] == [200, 404, 200, 200, 200]
     for one in (racks[0], *zones):
         found = answered(api.get(at(one)))
@@ -255,7 +255,7 @@ def test_a_deletion_goes_down_and_the_end_comes_up_over_three_levels(world: Worl
     assert [world.status(one) for one in (racks[0], zones[0], region)] == [404, 404, 404]
 
 
-def test_force_delete_removes_all_below_and_records_each(world: World) -> None:
+def test_force_delete_removes_all_descendants_and_records_each(world: World) -> None:
     api, region = world.api, world.make("Region", labels={"a": "b"})
     zone = world.make("Zone", region, labels={"a": "b"})
     rack = world.make("Rack", zone, labels={"a": "b"})
@@ -277,7 +277,7 @@ def test_force_delete_removes_all_below_and_records_each(world: World) -> None:
     assert [world.status(one) for one in (region, zone, rack)] == [404, 404, 404]
 
 
-def test_forcing_a_child_out_ends_an_owner_that_waited_for_it_alone(world: World) -> None:
+def test_force_deleting_the_last_child_completes_the_deletion_of_its_owner(world: World) -> None:
     region = world.make("Region")
     zone = world.make("Zone", region)
     world.deleted(region)
@@ -293,13 +293,13 @@ def test_forcing_a_child_out_ends_an_owner_that_waited_for_it_alone(world: World
     assert world.status(region) == 404
 
 
-def test_required_adapters_of_a_kind_decide_on_its_status(world: World) -> None:
+def test_required_adapters_of_a_kind_decide_its_status(world: World) -> None:
     config = world.make("WifConfig")
     assert world.api.report(config, "dns").status_code == 201
     assert world.api.read(config)["status"]["phase"] == "NotReady"
     assert world.api.report(config, "wif").status_code == 201
     assert world.api.read(config)["status"]["phase"] == "Ready"
-    # So do its rules of mapped conditions.
+    # Its rules for mapped conditions apply, too.
     (heard,) = [one for one in world.api.read(config)["status"]["conditions"] if one["type"] == "Heard"]
     assert heard["reason"] == config["name"]
     discarded = world.api.report(config, "wif", observed_generation=9)
@@ -307,7 +307,7 @@ def test_required_adapters_of_a_kind_decide_on_its_status(world: World) -> None:
     assert discarded.headers["X-Discard-Reason"] == "generation-ahead-of-resource"
 
 
-def test_lists_of_a_kind_are_searched_ordered_cut_and_continued(world: World) -> None:
+def test_lists_of_a_declared_kind_can_be_searched_ordered_projected_and_paged(world: World) -> None:
     api, region = world.api, world.make("Region")
     team = unique()
     made = [world.make("Zone", region, f"z{n}", labels={"team": team}, spec={"n": n}) for n in range(5)]
@@ -333,7 +333,7 @@ def test_lists_of_a_kind_are_searched_ordered_cut_and_continued(world: World) ->
     assert "did you mean name?" in problem
 
 
-def test_entity_tags_hold_for_resources_and_lists_of_a_kind(world: World) -> None:
+def test_entity_tags_work_for_resources_and_lists_of_a_declared_kind(world: World) -> None:
     api, region = world.api, world.make("Region")
     tag = api.get(at(region)).headers["ETag"]
     assert api.get(at(region), headers={"If-None-Match": tag}).status_code == 304
@@ -348,7 +348,7 @@ def test_entity_tags_hold_for_resources_and_lists_of_a_kind(world: World) -> Non
     assert api.get(page, headers=known).status_code == 200
 
 
-def test_a_creation_with_a_key_is_repeated_safely(world: World) -> None:
+def test_a_creation_with_an_idempotency_key_can_be_repeated_safely(world: World) -> None:
     for path in ("/regions", at(world.make("Region"), "/zones")):
         key = {"Idempotency-Key": unique()}
         body = {"name": unique(), "spec": {}}
@@ -359,7 +359,7 @@ def test_a_creation_with_a_key_is_repeated_safely(world: World) -> None:
         assert world.api.post(path, json={**body, "name": unique()}, headers=key).status_code == 422
 
 
-def test_specs_are_held_against_the_schema_that_the_kind_names(world: World) -> None:
+def test_specs_are_validated_against_the_schema_that_the_kind_names(world: World) -> None:
     api, wrong = world.api, {"stable": "yes"}
     for path, more in (("/channels", {}), ("/resources", {"kind": "Channel"}), ("/mirrors", {})):
         said = refused(api.post(path, json={"name": unique(), "spec": wrong, **more}), 400)
@@ -367,11 +367,11 @@ def test_specs_are_held_against_the_schema_that_the_kind_names(world: World) -> 
     channel = world.make("Channel", spec={"stable": True})
     for path in (at(channel), f"/resources/{channel['id']}"):
         assert "spec.stable" in refused(api.patch(path, json={"spec": wrong}), 400)
-    # Only its own.
+    # Other kinds are not validated against it.
     world.make("Region", spec=wrong)
 
 
-def test_all_kinds_are_listed_and_found_together(world: World) -> None:
+def test_resources_of_all_kinds_are_listed_and_found_together(world: World) -> None:
     api, team = world.api, unique()
     cluster = world.make("Cluster", labels={"team": team})
     pool = world.make("NodePool", cluster, labels={"team": team})
@@ -395,7 +395,7 @@ def test_all_kinds_are_listed_and_found_together(world: World) -> None:
         refused(api.get(f"/resources/{unknown}"), 404)
 
 
-def test_resources_of_one_kind_are_asked_for_by_a_parameter_too(world: World) -> None:
+def test_a_parameter_selects_resources_of_one_kind(world: World) -> None:
     api, team = world.api, unique()
     cluster = world.make("Cluster", labels={"team": team})
     pools = [world.make("NodePool", cluster, labels={"team": team}) for _ in range(3)]
@@ -416,7 +416,7 @@ def test_resources_of_one_kind_are_asked_for_by_a_parameter_too(world: World) ->
     assert "did you mean NodePool?" in refused(api.get("/resources?kind=nodepool"), 400)
     assert "kind: is not a kind of resource" in refused(api.get("/resources?kind=Nope"), 400)
     assert {one["kind"] for one in answered(api.get("/resources?kind=Zone"))["items"]} == {"Zone"}
-    # Where there is one kind alone, there is no such parameter.
+    # Lists of a single kind have no such parameter.
     for path in ("/zones", "/clusters", at(cluster, "/nodepools")):
         refused(api.get(f"{path}?kind=Zone"), 400)
 
@@ -427,7 +427,7 @@ def test_the_total_of_all_kinds_is_their_sum(world: World) -> None:
     assert answered(world.api.get("/resources?size=0"))["total"] == sum(totals)
 
 
-def test_a_resource_of_any_kind_is_changed_reported_on_and_deleted_by_its_id(world: World) -> None:
+def test_a_resource_of_any_kind_can_be_changed_reported_on_and_deleted_by_its_id(world: World) -> None:
     api = world.api
     for kind in ("Cluster", "Region"):
         given = {"kind": kind, "name": unique(), "spec": {}}
@@ -450,7 +450,7 @@ def test_a_resource_of_any_kind_is_changed_reported_on_and_deleted_by_its_id(wor
     assert "Region" in said
 
 
-def test_the_contract_that_is_served_has_every_kind(world: World) -> None:
+def test_the_served_contract_has_every_kind(world: World) -> None:
     served = answered(world.api.get("//openapi"))
     schemas, paths = served["components"]["schemas"], served["paths"]
     base = "/api/hyperfleet/v1"
@@ -471,7 +471,7 @@ def test_the_contract_that_is_served_has_every_kind(world: World) -> None:
     assert {"kind": "ZoneList", "id": "zones", "href": f"{base}/zones"} in collections
 
 
-def test_metrics_and_readiness_know_the_kinds(world: World) -> None:
+def test_metrics_and_readiness_include_declared_kinds(world: World) -> None:
     world.make("WifConfig")
     metrics = requests.get(world.server.metrics, timeout=10).text
     assert 'resource_type="wifconfig"' in metrics
@@ -479,7 +479,7 @@ def test_metrics_and_readiness_know_the_kinds(world: World) -> None:
     assert ready["provider_schema"]["validated"] == ["Channel", "Mirror"]
 
 
-def test_a_new_document_is_read_with_the_kinds(world: World) -> None:
+def test_a_reload_of_the_provider_document_keeps_the_declared_kinds(world: World) -> None:
     world.server.process.send_signal(1)
     for _ in range(100):
         if world.server.output.count("is in force") > 1:
@@ -492,17 +492,17 @@ def test_a_new_document_is_read_with_the_kinds(world: World) -> None:
     refused(world.api.post("/channels", json={"name": unique(), "spec": {"stable": 1}}), 400)
 
 
-def test_changes_at_three_levels_at_once_neither_block_each_other_nor_leave_anything(
+def test_concurrent_changes_at_three_levels_cause_no_deadlock_and_leave_nothing_behind(
     world: World,
 ) -> None:
-    """Owners and children are created, changed, reported on, deleted and forced out by many at once."""
+    """Many clients create, change, report on, delete and force-delete owners and children at once."""
     regions = [world.make("Region") for _ in range(3)]
     zones = [world.make("Zone", one) for one in regions for _ in range(2)]
     racks = [world.make("Rack", one) for one in zones for _ in range(2)]
     all_ = [*regions, *zones, *racks]
 
     def work(seed: int) -> set[int]:
-        # The seed makes what is asked for the same each time; the moments differ.
+        # With a seed, the choices are the same each time; only the timing differs.
         chance, api, seen = random.Random(seed), Api(world.server.url), set()
         for _ in range(40):
             one = chance.choice(all_)
@@ -537,7 +537,7 @@ def test_changes_at_three_levels_at_once_neither_block_each_other_nor_leave_anyt
             "SELECT count(*) FROM resources WHERE owner_id NOT IN (SELECT id FROM all_resources)"
         ).fetchone()
         assert orphans == (0,)
-        # Nothing is below what is marked without being marked itself.
+        # Nothing below a marked resource is unmarked.
         unmarked = sql.execute(
             "SELECT count(*) FROM resources AS child JOIN resources AS parent"
             " ON parent.id = child.owner_id"
@@ -557,7 +557,7 @@ def test_changes_at_three_levels_at_once_neither_block_each_other_nor_leave_anyt
         assert counts == real
 
 
-def test_statuses_are_folded_anew_and_what_has_ended_ends_over_all_levels(
+def test_refolding_completes_deletions_that_no_longer_wait_at_all_levels(
     world: World, tmp_path: Path
 ) -> None:
     region = world.make("Region")
@@ -583,7 +583,7 @@ def test_stored_specs_of_a_kind_are_checked_against_a_new_document(world: World,
     assert "spec.stable" in done.stdout
 
 
-def test_node_pools_may_keep_their_cluster(database: str, tmp_path: Path) -> None:
+def test_node_pools_may_restrict_the_deletion_of_their_cluster(database: str, tmp_path: Path) -> None:
     given = {"kind": "NodePool", "plural": "nodepools", "on_parent_delete": "restrict"}
     config = declared_kinds.file(tmp_path, [given])
     with Serving("--no-auth", f"--config={config}", f"--database-url={database}") as server:
@@ -598,7 +598,7 @@ def test_node_pools_may_keep_their_cluster(database: str, tmp_path: Path) -> Non
         answered(api.delete(at(cluster)), 202)
 
 
-def test_what_has_lost_its_owner_to_a_change_of_the_list_ends_like_others(
+def test_resources_that_lost_their_owner_while_undeclared_can_be_deleted_like_others(
     database: str, tmp_path: Path
 ) -> None:
     waits = {"on_parent_delete": "cascade", "required_adapters": ["dns"]}
@@ -624,14 +624,14 @@ def test_what_has_lost_its_owner_to_a_change_of_the_list_ends_like_others(
             versions.append(answered(api.post(at(channel, "/versions"), json=given), 201))
             images.append(answered(api.post(f"/versions/{versions[-1]['id']}/images", json=given), 201))
     with serving(CHANNEL) as api:
-        # Nothing is known of its versions.
+        # Its versions are not declared here.
         answered(api.delete(at(channel)), 202)
         refused(api.get(at(channel)), 404)
     with serving({**version, "parent_kind": "Cluster"}, image) as api:
         for one in versions:
             assert answered(api.delete(f"/versions/{one['id']}"), 202)["generation"] == 2
             assert finalized(api, one) == 201
-        # The end of the last below it is that of the version, by a report or by force.
+        # When its last image goes, by a report or by force, the version goes, too.
         assert finalized(api, images[0]) == 201
         forced = api.post(at(images[1], "/force-delete"), json={"reason": "its owner is gone"})
         assert forced.status_code == 204
@@ -647,7 +647,7 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Channel", "plural": "resources"}], "cannot be 'resources'"),
     ([{"kind": "Feed", "plural": "changes"}], "cannot be 'changes'"),
     ([{"kind": "Audit", "plural": "audit"}], "cannot be 'audit'"),
-    # Below what they belong to, these are paths of that itself.
+    # Below an owner, these are paths of the owner itself.
     *(
         ([{"kind": "Page", "plural": plural, "parent_kind": "Cluster"}], f"cannot be '{plural}'")
         for plural in ("history", "rollback", "transitions")
@@ -676,7 +676,7 @@ WRONG: list[tuple[list[Json], str]] = [
         "no channel has. Did you mean status.phase?",
     ),
     ([{**CHANNEL, "search_disallowed_fields": ["name.first"]}], "a field that no channel has"),
-    # One of two would count, and nobody be told.
+    # Otherwise one of the two would be ignored without notice.
     ("entities: []\nentities: []\n", "the key entities twice: see line 2, column 1"),
     ("entities:\n- {kind: A, plural: as, plural: bs}\n", "the key plural twice: see line 2, column 25"),
     ([{**CHANNEL, "colour": "red"}], "colour is not supported"),
@@ -684,14 +684,14 @@ WRONG: list[tuple[list[Json], str]] = [
     ([{"kind": "Cluster", "plural": "groups"}], "Cluster.plural is 'clusters' and cannot be changed"),
     ([{"kind": "NodePool", "parent_kind": "Channel"}, CHANNEL], "cannot be changed"),
     ([{"kind": "Error", "plural": "slips"}], "cannot be called Error"),
-    # Whom the access review lets read such resources, it would let read who did what.
+    # Otherwise an access review that allows reading such resources would allow reading the audit log.
     ([{"kind": "Audit", "plural": "audits"}], "cannot be called Audit"),
     ([{**CHANNEL, "spec_schema_name": "Labels"}], "Labels already stands for something else"),
     ([{"kind": "Past", "plural": "cluster-history"}], "make the operation getClusterHistory"),
 ]
 
 
-def test_kinds_may_share_a_schema_that_no_document_has(database: str, tmp_path: Path) -> None:
+def test_kinds_may_share_a_schema_that_no_document_defines(database: str, tmp_path: Path) -> None:
     shared = {"spec_schema_name": "SharedSpec"}
     config = declared_kinds.file(
         tmp_path, [{**CHANNEL, **shared}, {"kind": "Mirror", "plural": "mirrors", **shared}]
@@ -702,10 +702,10 @@ def test_kinds_may_share_a_schema_that_no_document_has(database: str, tmp_path: 
             assert answered(made, 201)["spec"] == {"any": 1}
 
 
-def test_clusters_and_node_pools_have_the_schema_that_they_require_in_the_contract(
+def test_the_contract_has_the_schemas_that_clusters_and_node_pools_require(
     database: str, tmp_path: Path
 ) -> None:
-    # Settings that are made for the original, whose document is its contract where no other is named.
+    # Settings written for the original, whose document is its contract unless another one is named.
     required = {"require_spec_schema": True}
     native = [
         {"kind": "Cluster", "plural": "clusters", "spec_schema_name": "ClusterSpec", **required},
@@ -722,7 +722,7 @@ def test_clusters_and_node_pools_have_the_schema_that_they_require_in_the_contra
         assert answered(api.post(pools, json={"name": unique(), "spec": {}}), 201)["generation"] == 1
 
 
-def test_what_the_operator_keeps_from_searches_no_search_may_name(database: str, tmp_path: Path) -> None:
+def test_no_search_can_name_a_field_that_the_operator_disallows(database: str, tmp_path: Path) -> None:
     barred = {"search_disallowed_fields": ["spec", "labels.of.owner", "status.conditions", "owner_id"]}
     version = {"kind": "Version", "plural": "versions", "parent_kind": "Channel", **barred}
     native = {"kind": "Cluster", "plural": "clusters", "search_disallowed_fields": []}
@@ -744,7 +744,7 @@ def test_what_the_operator_keeps_from_searches_no_search_may_name(database: str,
         assert answered(api.get("/versions?orderBy=labels.of.owner&fields=spec"))["total"] == 0
 
 
-def test_a_field_that_is_kept_from_searches_is_so_under_each_of_its_names(
+def test_a_field_that_searches_may_not_name_is_refused_under_each_of_its_names(
     database: str, tmp_path: Path
 ) -> None:
     barred = [
@@ -768,8 +768,8 @@ def test_a_field_that_is_kept_from_searches_is_so_under_each_of_its_names(
             assert answered(api.get("/versions", params={"search": named}))["total"] == 0
 
 
-def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:
-    # Each kind brings schemas and validators along: the start took the square of their number.
+def test_a_validator_contains_only_the_schemas_that_its_own_refers_to() -> None:
+    # Each kind adds schemas and validators, so the start once took quadratic time.
     named = {
         "Channel": {"properties": {"spec": {"$ref": PREFIX + "Shape"}}},
         "Shape": {"properties": {"next": {"$ref": PREFIX + "Shape"}, "n": {"$ref": PREFIX + "Number"}}},
@@ -783,7 +783,7 @@ def test_a_validator_holds_what_its_schema_refers_to_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("given", "says"), WRONG, ids=[says for _, says in WRONG])
-def test_a_mistake_ends_the_start_with_a_sentence(
+def test_a_mistake_in_a_declared_kind_fails_the_check_with_an_explanation(
     tmp_path: Path, given: list[Json] | str, says: str
 ) -> None:
     config = declared_kinds.file(tmp_path, given)
@@ -796,7 +796,7 @@ def test_a_mistake_ends_the_start_with_a_sentence(
     assert "Traceback" not in done.stdout
 
 
-def test_no_kind_can_have_a_plural_that_the_paths_of_the_contract_have() -> None:
+def test_no_kind_can_have_a_plural_that_occurs_in_the_paths_of_the_contract() -> None:
     paths = [one.path for one in OPERATIONS.values() if one.path.startswith(f"{BASE}/")]
     parts = {part for path in paths for part in path.removeprefix(f"{BASE}/").split("/")}
     words = {part for part in parts if not part.startswith("{")}

@@ -1,4 +1,4 @@
-"""What clusters and node pools are tested with holds for declared kinds that are like them."""
+"""What the tests of clusters and node pools prove also holds for declared kinds that are like them."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 
 
-# Two processes of tests have one each.
+# One part for each of two test processes.
 @pytest.mark.parametrize(
     "suites",
     [
@@ -23,7 +23,7 @@ TESTS = Path(__file__).parents[1]
         ),
     ],
 )
-def test_the_suites_of_clusters_pass_over_declared_kinds(suites: tuple[str, ...]) -> None:
+def test_suites_of_clusters_and_node_pools_pass_for_declared_kinds(suites: tuple[str, ...]) -> None:
     # In a process of its own, since kinds are declared once, before anything else.
     done = subprocess.run(
         [

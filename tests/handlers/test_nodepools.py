@@ -1,4 +1,4 @@
-"""Node pools: each belongs to one cluster, and is found under that one only."""
+"""Node pools: each belongs to one cluster, and is found below that cluster only."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +7,7 @@ from conftest import Api
 from helpers_contract import BASE, NO_ID, check, problem
 
 
-def test_created_node_pool_is_what_was_asked_for_and_is_read_back_the_same(api: Api) -> None:
+def test_a_created_node_pool_is_what_was_requested_and_reads_back_the_same(api: Api) -> None:
     cluster = api.cluster()
     before = datetime.now(UTC)
     asked = {
@@ -30,11 +30,11 @@ def test_created_node_pool_is_what_was_asked_for_and_is_read_back_the_same(api: 
     assert check(api.get(f"/{node_pool['href']}")) == node_pool
     assert check(api.get(f"/clusters/{cluster['id']}/nodepools"))["items"] == [node_pool]
     assert check(api.get("/nodepools"))["items"] == [node_pool]
-    # The cluster does not notice.
+    # The cluster is unchanged.
     assert check(api.get(f"/clusters/{cluster['id']}")) == cluster
 
 
-def test_kind_and_labels_may_be_left_out_and_what_the_service_sets_is_ignored(api: Api) -> None:
+def test_kind_and_labels_are_optional_and_what_the_service_sets_is_ignored(api: Api) -> None:
     cluster = api.cluster()
     before = datetime.now(UTC)
     extra = {"generation": 9, "owner_references": {"id": NO_ID}, "href": "/x", "status": 1}
@@ -45,7 +45,7 @@ def test_kind_and_labels_may_be_left_out_and_what_the_service_sets_is_ignored(ap
     assert node_pool["owner_references"]["id"] == cluster["id"]
 
 
-def test_name_is_unique_within_its_cluster_only(api: Api) -> None:
+def test_a_name_is_unique_within_its_cluster_only(api: Api) -> None:
     first, second = api.cluster("c1"), api.cluster("c2")
     api.node_pool(first, "np1")
     problem(
@@ -57,7 +57,7 @@ def test_name_is_unique_within_its_cluster_only(api: Api) -> None:
     assert api.cluster("np1")["name"] == "np1"
 
 
-def test_lists_of_one_cluster_and_of_all(api: Api) -> None:
+def test_node_pools_are_listed_for_one_cluster_and_for_all(api: Api) -> None:
     first, second, empty = (api.cluster(f"c{i}") for i in range(3))
     pools = [api.node_pool(owner, f"np{i}") for i, owner in enumerate((first, second, first))]
     of_first = check(api.get(f"/clusters/{first['id']}/nodepools"))
@@ -83,7 +83,7 @@ def test_lists_of_one_cluster_and_of_all(api: Api) -> None:
     assert (second_page["page"], second_page["size"], second_page["total"]) == (2, 1, 2)
 
 
-def test_everything_under_an_unknown_cluster_is_not_found(api: Api) -> None:
+def test_everything_below_an_unknown_cluster_is_not_found(api: Api) -> None:
     node_pool = api.node_pool(api.cluster())
     for id_ in (NO_ID, "abc", node_pool["id"]):
         problem(api.get(f"/clusters/{id_}/nodepools"), 404)
@@ -94,7 +94,7 @@ def test_everything_under_an_unknown_cluster_is_not_found(api: Api) -> None:
     assert check(api.get("/nodepools"))["total"] == 1
 
 
-def test_node_pool_is_found_under_its_own_cluster_only(api: Api) -> None:
+def test_a_node_pool_is_found_below_its_own_cluster_only(api: Api) -> None:
     own, other = api.cluster("c1"), api.cluster("c2")
     node_pool = api.node_pool(own)
     report = {
@@ -115,7 +115,7 @@ def test_node_pool_is_found_under_its_own_cluster_only(api: Api) -> None:
     assert check(api.get(f"/clusters/{own['id']}/nodepools/{node_pool['id']}")) == node_pool
 
 
-def test_bad_requests_name_their_fields(api: Api) -> None:
+def test_invalid_requests_are_refused_with_the_names_of_their_fields(api: Api) -> None:
     cluster = api.cluster()
     path = f"/clusters/{cluster['id']}/nodepools"
     good = {"name": "np1", "spec": {}}
@@ -135,7 +135,7 @@ def test_bad_requests_name_their_fields(api: Api) -> None:
     assert api.node_pool(cluster, "n" * 63)["name"] == "n" * 63
 
 
-def test_the_reports_on_a_node_pool_are_found_among_resources_of_all_kinds(api: Api) -> None:
+def test_reports_on_a_node_pool_are_also_listed_under_resources(api: Api) -> None:
     pool = api.node_pool(api.cluster())
     assert api.report(pool, "np").status_code == 201
     found = check(api.get(f"/resources/{pool['id']}/statuses"))

@@ -1,4 +1,4 @@
-"""How often a request speaks to the database, counted on the wire."""
+"""The number of round trips to the database that a request takes, counted on the wire."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def wire(database: str) -> Iterator[RoundTrips]:
 def test_reads_and_creations_take_one_round_trip_and_reports_and_changes_two(
     wire: RoundTrips, service: Callable[..., Api]
 ) -> None:
-    # One connection: another that is being made, or grows, would be counted, too.
+    # A single connection: opening another one would be counted, too.
     api = service(wire.conninfo, pool=new_pool(wire.conninfo, 1))
 
     def trips(method: str, path: str, body: object = None) -> int:
@@ -59,7 +59,7 @@ def test_reads_and_creations_take_one_round_trip_and_reports_and_changes_two(
             assert taken >= expected
             if taken > expected:
                 more[f"{method} {where}"].append(taken - expected)
-    # A statement that is used often is prepared: that takes one more, once on each connection.
+    # Preparing a frequent statement takes one more round trip, once on each connection.
     for spent in more.values():
         assert len(spent) == 1
         assert spent[0] <= 2

@@ -1,4 +1,4 @@
-"""Reports of adapters: what is stored, what is discarded, what is refused, and what they come to."""
+"""Reports of adapters: what is stored, discarded or refused, and the status that results."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 def both(api: Api) -> list[Json]:
-    """A new cluster and a new node pool: everything here holds for either."""
+    """Creates a cluster and a node pool: everything here holds for both."""
     cluster = api.cluster()
     return [cluster, api.node_pool(cluster)]
 
@@ -34,17 +34,17 @@ def report(adapter: str = "dns-adapter", **members: Any) -> Json:
 
 
 def at(**ago: float) -> str:
-    """A time relative to now, as an adapter would write it."""
+    """Returns a time relative to now, as an adapter would write it."""
     return (datetime.now(UTC) + timedelta(**ago)).isoformat().replace("+00:00", "Z")
 
 
 def state(api: Api, resource: Json) -> tuple[Json, Json]:
-    """All that a client can see of a resource and its reports."""
+    """Returns all that a client can see of a resource and its reports."""
     return api.read(resource), check(api.get(path(resource)))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_report_is_stored_with_what_the_service_adds(api: Api, method: str) -> None:
+def test_a_report_is_stored_with_what_the_service_adds(api: Api, method: str) -> None:
     for resource in both(api):
         before = datetime.now(UTC) - timedelta(seconds=2)
         sent = report(
@@ -75,7 +75,7 @@ def test_report_is_stored_with_what_the_service_adds(api: Api, method: str) -> N
         assert check(api.get(path(resource)))["items"] == [stored]
 
 
-def test_report_without_data_has_none(api: Api) -> None:
+def test_a_report_without_data_has_none(api: Api) -> None:
     for resource in both(api):
         stored = check(api.put(path(resource), json=report()), 201)
         assert "data" not in stored
@@ -83,11 +83,11 @@ def test_report_without_data_has_none(api: Api) -> None:
         full = check(api.put(path(resource), json=report(data={"a": 1}, metadata={})), 201)
         assert full["data"] == {"a": 1}
         assert full["metadata"] == {}
-        # A report replaces the one before it whole.
+        # A report replaces the one before it completely.
         assert "data" not in check(api.put(path(resource), json=report()), 201)
 
 
-def test_members_of_a_condition_that_the_service_sets_are_not_the_clients_to_set(api: Api) -> None:
+def test_clients_cannot_set_the_members_of_a_condition_that_the_service_sets(api: Api) -> None:
     long_ago = "1999-12-31T23:59:59Z"
     for resource in both(api):
         sent = report(
@@ -115,7 +115,7 @@ def test_members_of_a_condition_that_the_service_sets_are_not_the_clients_to_set
         assert "unknown" not in json.dumps(stored)
 
 
-def test_times_of_a_condition_follow_its_reports(api: Api) -> None:
+def test_the_times_of_a_condition_follow_its_reports(api: Api) -> None:
     for resource in both(api):
         answers = [
             check(
@@ -137,7 +137,7 @@ def test_times_of_a_condition_follow_its_reports(api: Api) -> None:
         assert updated == sorted(set(updated))
         transitions = [one["last_transition_time"] for one in conditions]
         assert transitions[0] == transitions[1] < transitions[2] == transitions[3] < transitions[4]
-        # A type that is new is created now; the others keep their time.
+        # A new type gets a new creation time; the others keep theirs.
         later = check(
             api.put(
                 path(resource),
@@ -169,7 +169,7 @@ def test_created_at_survives_a_hundred_reports(api: Api) -> None:
     assert check(api.get(path(cluster)))["total"] == 1
 
 
-def test_observed_time_is_taken_over_in_utc(api: Api) -> None:
+def test_observed_time_is_kept_in_utc(api: Api) -> None:
     for resource in both(api):
         for number, (sent, kept) in enumerate(
             (
@@ -184,11 +184,11 @@ def test_observed_time_is_taken_over_in_utc(api: Api) -> None:
             time = check(answer, 201)["last_report_time"]
             assert TIME.fullmatch(time)
             assert datetime.fromisoformat(time) == datetime.fromisoformat(kept)
-            # The report is old news by then, but it is the first of this adapter.
+            # The report is old, but it is the first of this adapter.
             assert time in [item["last_report_time"] for item in check(api.get(path(resource)))["items"]]
 
 
-def test_the_zero_time_of_a_go_client_says_no_time(api: Api) -> None:
+def test_the_zero_time_of_a_go_client_counts_as_no_time(api: Api) -> None:
     cluster = api.cluster()
     zero = "0001-01-01T00:00:00Z"
     first = check(api.put(path(cluster), json=report(observed_time=zero)), 201)
@@ -197,7 +197,7 @@ def test_the_zero_time_of_a_go_client_says_no_time(api: Api) -> None:
     assert api.read(cluster)["status"]["last_updated_time"] >= first["last_report_time"]
 
 
-def test_clock_of_an_adapter_may_be_five_minutes_ahead_and_no_more(api: Api) -> None:
+def test_the_clock_of_an_adapter_may_be_at_most_five_minutes_ahead(api: Api) -> None:
     for resource in both(api):
         ahead = at(minutes=4, seconds=55)
         stored = check(api.put(path(resource), json=report(observed_time=ahead)), 201)
@@ -208,7 +208,9 @@ def test_clock_of_an_adapter_may_be_five_minutes_ahead_and_no_more(api: Api) -> 
         assert state(api, resource) == unchanged
 
 
-def test_report_that_says_nothing_new_is_discarded(api: Api, sql: psycopg.Connection) -> None:
+def test_a_report_that_is_ahead_behind_or_older_is_discarded_with_the_reason(
+    api: Api, sql: psycopg.Connection
+) -> None:
     for resource, table in zip(both(api), ("clusters", "node_pools"), strict=True):
 
         def discarded(reason: str, of: Json = resource, **members: Any) -> None:
@@ -220,19 +222,19 @@ def test_report_that_says_nothing_new_is_discarded(api: Api, sql: psycopg.Connec
                 assert "Content-Type" not in response.headers
             assert state(api, of) == before
 
-        # Ahead of the resource, be it the first report or not.
+        # Ahead of the resource, whether it is the first report or not.
         discarded("generation-ahead-of-resource", observed_generation=2)
         noon = at(minutes=-30)
         check(api.put(path(resource), json=report(observed_time=noon)), 201)
         discarded("generation-ahead-of-resource", observed_generation=2)
         discarded("generation-ahead-of-resource", observed_generation=2**31 - 1)
-        # Older than what is stored, of the same generation; the same moment is not older.
+        # Older than the stored report of the same generation; the same time is not older.
         discarded("older-than-last-report", observed_time=at(minutes=-31))
         discarded("older-than-last-report", observed_time="1970-01-01T00:00:00Z")
         check(api.put(path(resource), json=report(observed_time=noon)), 201)
-        # Another adapter's reports are no measure.
+        # Another adapter's reports do not count.
         check(api.put(path(resource), json=report("other", observed_time=at(minutes=-40))), 201)
-        # Behind what is stored, however late it was observed.
+        # Behind the stored report, however late it was observed.
         sql.execute(f"UPDATE {table} SET generation = 3 WHERE id = %s", [resource["id"]])
         check(api.put(path(resource), json=report(observed_generation=2)), 201)
         discarded("generation-behind-last-report", observed_generation=1, observed_time=at(minutes=4))
@@ -314,7 +316,7 @@ BAD_CONDITIONS: list[tuple[Json, str]] = [
 ]
 
 
-def test_bad_reports_are_refused_with_the_path_of_the_field(api: Api) -> None:
+def test_invalid_reports_are_refused_with_the_path_of_the_field(api: Api) -> None:
     for resource in both(api):
         check(api.put(path(resource), json=report()), 201)
         before = state(api, resource)
@@ -349,7 +351,7 @@ def test_missing_members_are_named_by_their_paths(api: Api) -> None:
         assert check(api.get(path(resource)))["total"] == 0
 
 
-def test_several_faults_of_a_report_come_back_together(api: Api) -> None:
+def test_several_faults_of_a_report_are_reported_together(api: Api) -> None:
     bad = report(
         "",
         observed_generation=0,
@@ -376,7 +378,7 @@ def test_two_conditions_of_one_type_are_refused(api: Api) -> None:
         body = problem(api.put(path(resource), json=report(conditions=twice)), 400)
         (error,) = body["errors"]
         assert error["field"] in ("conditions[2].type", "conditions[2]")
-        # Types differ in their case.
+        # Types are case-sensitive.
         check(
             api.put(
                 path(resource),
@@ -386,7 +388,7 @@ def test_two_conditions_of_one_type_are_refused(api: Api) -> None:
         )
 
 
-def test_what_the_contract_alone_cannot_judge_comes_back_together_too(api: Api) -> None:
+def test_faults_that_the_contract_cannot_express_are_reported_together_too(api: Api) -> None:
     twice = [{"type": one, "status": "True"} for one in ("Ready", "Health", "Ready")]
     for resource in both(api):
         for time, said in (
@@ -418,7 +420,7 @@ def test_lone_surrogates_in_a_report_are_refused(api: Api) -> None:
     assert check(api.get(path(cluster)))["total"] == 0
 
 
-def test_report_over_the_limit_is_refused_and_one_at_its_bounds_is_taken(api: Api) -> None:
+def test_a_report_over_the_limit_is_refused_and_one_at_its_bounds_is_accepted(api: Api) -> None:
     for resource in both(api):
         problem(api.put(path(resource), json=report(data={"a": "x" * 1024 * 1024})), 413)
         largest = report(
@@ -440,7 +442,7 @@ def test_report_over_the_limit_is_refused_and_one_at_its_bounds_is_taken(api: Ap
         assert api.read(resource)["status"]["adapters"][0]["adapter"] == "a" * 128
 
 
-def test_odd_times_are_answered_by_the_contract(api: Api) -> None:
+def test_odd_times_get_the_responses_that_the_contract_describes(api: Api) -> None:
     cluster = api.cluster()
     for odd in (
         "0000-01-01T00:00:00Z",
@@ -477,7 +479,7 @@ def test_odd_times_are_answered_by_the_contract(api: Api) -> None:
         check(api.get(f"/{cluster['href']}"))
 
 
-def test_reports_on_what_does_not_exist_are_not_found(api: Api) -> None:
+def test_reports_on_a_missing_resource_are_not_found(api: Api) -> None:
     cluster = api.cluster()
     for prefix in (
         f"/clusters/{NO_ID}",
@@ -490,7 +492,7 @@ def test_reports_on_what_does_not_exist_are_not_found(api: Api) -> None:
             assert problem(response, 404)["instance"] == f"{BASE}{prefix}/statuses"
 
 
-def test_status_tells_what_the_reports_come_to(api: Api) -> None:
+def test_the_status_follows_the_reports(api: Api) -> None:
     for resource in both(api):
         created = resource["created_time"]
 
@@ -539,7 +541,7 @@ def test_status_tells_what_the_reports_come_to(api: Api) -> None:
         assert shown["DnsAdapterSuccessful"]["status"] == "True"
         assert shown["DnsAdapterSuccessful"]["reason"] == "Resolved"
 
-        # Unknown keeps it from being Ready, and leaves Available as it was.
+        # Unknown keeps the resource from being Ready, and leaves Available as it was.
         status = tell(
             "hyper_shift",
             observed_time=second_time,
@@ -554,7 +556,7 @@ def test_status_tells_what_the_reports_come_to(api: Api) -> None:
         assert shown["HyperShiftSuccessful"]["status"] == "Unknown"
         assert shown["DnsAdapterSuccessful"]["status"] == "True"
 
-        # False at the tracked generation turns both; with Health False it has failed.
+        # False at the tracked generation turns both False; with Health=False, the phase is Failed.
         status = tell("hyper_shift", conditions=[{"type": "Ready", "status": "False"}])
         shown = {one["type"]: one for one in status["conditions"]}
         assert status["phase"] == "NotReady"
@@ -567,7 +569,7 @@ def test_status_tells_what_the_reports_come_to(api: Api) -> None:
             conditions=[{"type": "Ready", "status": "False"}, {"type": "Health", "status": "False"}],
         )
         assert status["phase"] == "Failed"
-        # And all is well again.
+        # With True, everything recovers.
         status = tell("hyper_shift", conditions=[{"type": "Ready", "status": "True"}])
         assert status["phase"] == "Ready"
         assert {one["status"] for one in status["conditions"]} == {"True"}
@@ -576,7 +578,7 @@ def test_status_tells_what_the_reports_come_to(api: Api) -> None:
         assert check(api.get(listed))["items"][0]["status"] == status
 
 
-def test_report_changes_nothing_but_the_status(api: Api) -> None:
+def test_a_report_changes_nothing_but_the_status(api: Api) -> None:
     cluster, node_pool = both(api)
     check(api.put(path(node_pool), json=report()), 201)
     assert api.read(cluster) == cluster
@@ -589,7 +591,7 @@ def test_report_changes_nothing_but_the_status(api: Api) -> None:
         assert after["status"] != before["status"]
 
 
-def test_verdict_is_available_then_ready_then_the_worst(api: Api) -> None:
+def test_the_verdict_is_available_then_ready_then_the_worst_of_the_rest(api: Api) -> None:
     for number, (conditions, verdict) in enumerate(
         (
             ({"Ready": "False", "Available": "True", "Health": "False"}, "True"),
@@ -608,7 +610,9 @@ def test_verdict_is_available_then_ready_then_the_worst(api: Api) -> None:
         assert (cluster["status"]["phase"] == "Ready") == (verdict == "True")
 
 
-def test_required_adapters_are_waited_for(service: Callable[..., Api]) -> None:
+def test_a_resource_is_not_ready_before_all_its_required_adapters_are(
+    service: Callable[..., Api],
+) -> None:
     api = service(
         required_adapters_cluster=("dns", "validation"), required_adapters_nodepool=("hypershift",)
     )
@@ -624,7 +628,7 @@ def test_required_adapters_are_waited_for(service: Callable[..., Api]) -> None:
     assert condition(shown, "Ready")["reason"] == "ReconciledMissingAdapters"
     assert "validation" in condition(shown, "Ready")["message"]
     assert condition(shown, "Available")["reason"] == "AdaptersMissingReports"
-    # One that nobody waits for has its own entries, and no more say than that.
+    # An adapter that is not required has its own entries, and no other effect.
     check(tell(cluster, "optional", "False"), 201)
     check(tell(cluster, "validation"), 201)
     shown = api.read(cluster)
@@ -639,7 +643,7 @@ def test_required_adapters_are_waited_for(service: Callable[..., Api]) -> None:
     assert api.read(node_pool)["status"]["phase"] == "Ready"
 
 
-def test_the_reports_of_a_resource_are_searched_ordered_and_paged(api: Api) -> None:
+def test_the_reports_of_a_resource_can_be_searched_ordered_and_paged(api: Api) -> None:
     cluster = api.cluster()
     for adapter in ("dns", "validation", "pull-secret"):
         assert api.report(cluster, adapter).status_code == 201

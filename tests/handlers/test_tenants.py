@@ -1,4 +1,4 @@
-"""Tenants: nobody sees, changes, counts or hears of what is another's."""
+"""Tenants: callers cannot see, change, count or learn of what belongs to another tenant."""
 
 import itertools
 import time
@@ -26,7 +26,7 @@ def ids(response: requests.Response) -> list[str]:
 
 
 def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
-    """All that may be done with a resource at one of its paths."""
+    """Yields the responses to all that a client can do with a resource at one of its paths."""
     yield api.get(path)
     yield api.get(path, headers={"If-None-Match": '"1"'})
     yield api.patch(path, json={"spec": {"stolen": True}})
@@ -41,7 +41,7 @@ def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
     for past in ("history", "history/1", "history/1/diff", "transitions", "transitions?type=Available"):
         yield api.get(f"{path}/{past}")
     yield api.get(f"{path}/history/1/diff?to=1")
-    # Of a generation that is not kept it says which are.
+    # For a generation that is not kept, the error says which ones are.
     yield api.get(f"{path}/history/9")
     yield api.post(f"{path}/rollback", json={"generation": 1})
     yield api.post(f"{path}/rollback", json={"generation": 9})
@@ -49,7 +49,9 @@ def attempts(api: Api, one: Json, path: str) -> Iterator[requests.Response]:
     yield api.delete(path)
 
 
-def test_what_is_anothers_is_not_there_whatever_is_done_with_it(world: World) -> None:
+def test_every_operation_on_a_resource_of_another_tenant_is_a_404_and_changes_nothing(
+    world: World,
+) -> None:
     one, other = world.caller(), world.caller()
     for resource, paths in everything(one):
         before = one.get(at(resource))
@@ -64,7 +66,7 @@ def test_what_is_anothers_is_not_there_whatever_is_done_with_it(world: World) ->
         assert answered(one.get(at(resource, "/statuses")))["total"] == 0
 
 
-def test_nothing_is_put_below_what_is_anothers(world: World) -> None:
+def test_nothing_can_be_created_below_a_resource_of_another_tenant(world: World) -> None:
     one, other = world.caller(), world.caller()
     for resource, paths in everything(one):
         for plural in {"Cluster": ("nodepools", "addons"), "Channel": ("versions",)}.get(
@@ -78,7 +80,7 @@ def test_nothing_is_put_below_what_is_anothers(world: World) -> None:
                 answered(made, 404)
 
 
-def test_lists_and_totals_are_those_of_the_tenant(world: World) -> None:
+def test_lists_and_totals_contain_only_what_the_tenant_has(world: World) -> None:
     one, other, none = world.caller(), world.caller(), world.caller()
     made = {api: [resource for resource, _ in everything(api)] for api in (one, other)}
     more = one.cluster("second", labels={"env": "x"})
@@ -96,14 +98,14 @@ def test_lists_and_totals_are_those_of_the_tenant(world: World) -> None:
     for path in ("/clusters", "/nodepools", "/resources", "/versions"):
         assert not set(ids(one.get(path))) & set(ids(other.get(path)))
     assert answered(one.delete(at(made[one][1])), 202)
-    # Nobody has to finalize the node pool.
+    # No adapter has to finalize the node pool.
     assert answered(one.get("/nodepools"))["total"] == 1
-    # Pages, by number and by link.
+    # Pages by number.
     numbered = [ids(one.get(f"/clusters?pageSize=1&page={page}")) for page in (1, 2, 3)]
     assert sorted(map(len, numbered)) == [0, 1, 1]
 
 
-def test_a_link_to_the_next_page_leads_to_nothing_of_the_tenant_that_got_it(world: World) -> None:
+def test_a_next_link_of_one_tenant_shows_another_tenant_only_what_it_has(world: World) -> None:
     one, other = world.caller(), world.caller()
     for number in range(3):
         one.cluster(f"c{number}")
@@ -124,11 +126,11 @@ def test_names_are_unique_within_a_tenant(world: World) -> None:
         for api in (one, other):
             taken = answered(api.post(path, json=body), 409)
             assert taken["code"] == "HYPERFLEET-CNF-001"
-            # And nobody hears of the other's.
+            # The conflict names the resource of this tenant.
             assert theirs[api]["id"] in taken["detail"]
 
 
-def test_many_create_at_the_same_moment(world: World) -> None:
+def test_many_tenants_can_create_resources_of_the_same_names_at_once(world: World) -> None:
     callers = [world.caller() for _ in range(8)]
     jobs = [(api, f"n{number % 5}") for number in range(10) for api in callers]
     with ThreadPoolExecutor(16) as threads:
@@ -147,8 +149,8 @@ def test_many_create_at_the_same_moment(world: World) -> None:
         assert sorted(item["name"] for item in page["items"]) == [f"n{number}" for number in range(5)]
 
 
-def test_reads_that_are_shared_show_each_tenant_its_own(world: World) -> None:
-    """All ask at the same moment for the same addresses, so that statements are shared."""
+def test_reads_that_share_a_statement_show_each_tenant_what_it_has(world: World) -> None:
+    """All callers request the same addresses at the same time, so that statements are shared."""
     callers = [world.caller() for _ in range(4)]
     mine = {str(api.headers["X-Org"]): api.cluster()["id"] for api in callers}
     everyone = [*mine]
@@ -173,7 +175,7 @@ def test_reads_that_are_shared_show_each_tenant_its_own(world: World) -> None:
         list(threads.map(ask, itertools.product(range(6), everyone)))
 
 
-def test_entity_tags_of_one_tenant_say_nothing_to_another(world: World) -> None:
+def test_entity_tags_of_one_tenant_do_not_match_for_another(world: World) -> None:
     one, other = world.caller(), world.caller()
     cluster, theirs = one.cluster(), other.cluster()
     tag = one.get("/clusters").headers["ETag"]
@@ -184,7 +186,7 @@ def test_entity_tags_of_one_tenant_say_nothing_to_another(world: World) -> None:
     assert other.patch(at(cluster), json={"spec": {}}, headers={"If-Match": "*"}).status_code == 404
 
 
-def test_a_list_that_is_not_modified_has_no_new_resource_of_a_tenant_that_came_just_then(
+def test_a_list_is_modified_as_soon_as_a_new_project_of_its_tenant_has_a_resource(
     world: World,
 ) -> None:
     org = f"org-{uuid4().hex[:8]}"
@@ -199,7 +201,7 @@ def test_a_list_that_is_not_modified_has_no_new_resource_of_a_tenant_that_came_j
         first = again
 
 
-def test_an_idempotency_key_is_that_of_a_tenant(world: World) -> None:
+def test_tenants_can_use_the_same_idempotency_key(world: World) -> None:
     one, other = world.caller(), world.caller()
     key = {"Idempotency-Key": uuid4().hex}
     body = {"name": "once", "spec": {}}
@@ -210,7 +212,7 @@ def test_an_idempotency_key_is_that_of_a_tenant(world: World) -> None:
     assert answered(other.post("/clusters", json=body, headers=key), 201) == theirs
 
 
-def test_who_has_fewer_dimensions_sees_more(world: World) -> None:
+def test_a_caller_with_fewer_dimensions_sees_more(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
     made = [api.cluster() for api in (a, b, whole)]
@@ -218,7 +220,7 @@ def test_who_has_fewer_dimensions_sees_more(world: World) -> None:
     assert answered(whole.get("/clusters?pageSize=1"))["total"] == 3
     assert ids(a.get("/clusters")) == [made[0]["id"]]
     assert a.get(at(made[2])).status_code == 404
-    # What belongs to another is its owner's.
+    # A child has the tenancy of its owner.
     pool = whole.node_pool(made[0])
     assert ids(a.get("/nodepools")) == [pool["id"]]
     assert ids(a.get(at(made[0], "/nodepools"))) == [pool["id"]]
@@ -227,7 +229,7 @@ def test_who_has_fewer_dimensions_sees_more(world: World) -> None:
     assert answered(whole.get("/resources"))["total"] == 4
 
 
-def test_a_search_speaks_of_tenancy(world: World) -> None:
+def test_a_search_can_name_the_tenancy(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
     made = [api.cluster() for api in (a, b, whole)]
@@ -250,13 +252,13 @@ def test_a_search_speaks_of_tenancy(world: World) -> None:
     assert "tenancy" not in made[0]
 
 
-def test_a_system_caller_sees_all_and_writes_statuses_alone(world: World) -> None:
+def test_a_system_caller_sees_everything_and_writes_only_statuses(world: World) -> None:
     one, system = world.caller(), world.system
     for said in ("true", "TRUE", "True "):
         assert Caller(world.url, system=said).get("/clusters").status_code == 200
     for said in ("false", "1", "yes", ""):
         assert Caller(world.url, system=said).get("/clusters").status_code == 403
-    # As another tenant is seen by nobody, which would be a system caller whatever it says beside.
+    # A system caller remains one, even if it names a tenant as well.
     both = Caller(world.url, system="true", org="nobody")
     for resource, paths in everything(one):
         for path, api in itertools.product(paths, (system, both)):
@@ -279,7 +281,7 @@ def test_a_system_caller_sees_all_and_writes_statuses_alone(world: World) -> Non
     assert answered(system.get("/clusters"))["total"] >= 1
 
 
-def test_reports_of_a_system_caller_end_what_a_tenant_deletes(world: World) -> None:
+def test_reports_of_a_system_caller_complete_the_deletion_by_a_tenant(world: World) -> None:
     one, other, system = world.caller(), world.caller(), world.system
     cluster = one.cluster()
     one.node_pool(cluster)
@@ -290,7 +292,7 @@ def test_reports_of_a_system_caller_end_what_a_tenant_deletes(world: World) -> N
     for api in (one, system):
         assert api.get(at(cluster)).status_code == 404
     assert answered(one.get("/clusters"))["total"] == answered(one.get("/nodepools"))["total"] == 0
-    # Marked, and removed by force, with what is below it.
+    # Marked, then force-deleted with its node pool.
     cluster = one.cluster()
     pool = one.node_pool(cluster)
     answered(one.delete(at(cluster)), 202)
@@ -298,7 +300,7 @@ def test_reports_of_a_system_caller_end_what_a_tenant_deletes(world: World) -> N
     assert system.get(at(pool)).status_code == 404
 
 
-def test_who_is_of_no_tenant_is_refused(world: World) -> None:
+def test_a_caller_without_a_valid_tenant_is_refused(world: World) -> None:
     for headers in (
         {},
         {"X-Project": "p"},
@@ -314,10 +316,10 @@ def test_who_is_of_no_tenant_is_refused(world: World) -> None:
             api = Api(world.url)
             refused = answered(api.get(path, headers=headers), 403)
             assert refused["code"] == "HYPERFLEET-AUZ-001"
-    # Which of two is the client's own is not known.
+    # Of two headers, nobody knows which one the client itself has sent.
     with Api(world.url) as api:
         assert api.answer(("X-Org", "a"), ("X-Org", "b"))[0] == 403
-        # The contract and the errors are everybody's, as is what is no path at all.
+        # The contract and the errors are public, and an unknown path is a 404 for everyone.
         for path in ("/openapi", "/errors", "/errors/HYPERFLEET-AUZ-001", "//api/hyperfleet/v1"):
             assert api.get(path).status_code == 200, path
         assert api.get("/nothing").status_code == 404
@@ -325,7 +327,7 @@ def test_who_is_of_no_tenant_is_refused(world: World) -> None:
         assert Caller(world.url, org=value).get("/clusters").status_code == 200
 
 
-def test_the_headers_of_one_request_say_nothing_of_the_next_one_on_its_connection(world: World) -> None:
+def test_the_headers_of_a_request_do_not_affect_the_next_one_on_its_connection(world: World) -> None:
     one = world.caller()
     cluster = one.cluster()
     with requests.Session() as session:
@@ -341,7 +343,7 @@ def test_the_headers_of_one_request_say_nothing_of_the_next_one_on_its_connectio
             assert session.get(url, headers=headers, timeout=10).status_code == status
 
 
-def test_large_pages_come_in_pieces_of_the_tenants_own(world: World) -> None:
+def test_large_pages_contain_only_what_the_tenant_has(world: World) -> None:
     one, other = world.caller(), world.caller()
     spec = {"text": "x" * 300_000}
     mine = [one.cluster(f"large-{number}", spec=spec)["id"] for number in range(6)]
@@ -350,7 +352,7 @@ def test_large_pages_come_in_pieces_of_the_tenants_own(world: World) -> None:
     assert len(ids(other.get("/clusters"))) == 1
 
 
-def test_what_an_operator_gives_to_a_tenant_is_counted_there(world: World) -> None:
+def test_a_resource_that_an_operator_moves_to_another_tenant_is_counted_there(world: World) -> None:
     one, other, system = world.caller(), world.caller(), world.system
     cluster = one.cluster()
     whole = answered(system.get("/clusters"))["total"]
@@ -365,8 +367,8 @@ def test_what_an_operator_gives_to_a_tenant_is_counted_there(world: World) -> No
     assert answered(system.get("/clusters"))["total"] == whole
 
 
-def test_counts_are_exact_whatever_is_summed_up(world: World) -> None:
-    """Each fiftieth statement sums up what the others have left."""
+def test_totals_are_exact_while_counts_are_summed_up(world: World) -> None:
+    """Every fiftieth statement sums up what the others have left."""
     one = world.caller()
     for number in range(120):
         cluster = one.cluster(f"n{number}")
@@ -377,7 +379,7 @@ def test_counts_are_exact_whatever_is_summed_up(world: World) -> None:
     assert answered(one.get("/resources?pageSize=1"))["total"] == 80
 
 
-def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
+def test_references_cannot_lead_to_a_resource_of_another_tenant(world: World) -> None:
     one, other = world.caller(), world.caller()
     channel = answered(one.post("/channels", json={"name": "c", "spec": {}}), 201)
     body = {"name": "r", "spec": {}, "references": {"channel": [{"id": channel["id"]}]}}
@@ -393,7 +395,7 @@ def test_references_do_not_lead_to_what_is_anothers(world: World) -> None:
     assert other.delete(at(channel)).status_code == 404
 
 
-def test_the_past_of_a_resource_is_its_tenants(world: World) -> None:
+def test_only_its_tenant_and_system_callers_see_the_past_of_a_resource(world: World) -> None:
     one, other = world.caller(), world.caller()
     for resource, paths in everything(one):
         answered(one.patch(at(resource), json={"spec": {"n": 2}}))
@@ -404,7 +406,7 @@ def test_the_past_of_a_resource_is_its_tenants(world: World) -> None:
             assert answered(api.get(f"{path}/history/1"))["spec"] == {}
             assert answered(api.get(f"{path}/history/1/diff"))["operations"]
             assert answered(api.get(f"{path}/transitions"))["total"] >= 1
-        # Whoever has asked for the same address just before.
+        # Even just after the tenant itself has requested the same address.
         for path, past in itertools.product(paths, ("history", "transitions")):
             tag = one.get(f"{path}/{past}").headers["ETag"]
             answered(other.get(f"{path}/{past}", headers={"If-None-Match": tag}), 404)
@@ -420,8 +422,8 @@ def channel(api: Api, name: str = "c") -> Json:
     return answered(api.post("/channels", json={"name": name, "spec": {}}), 201)
 
 
-def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> None:
-    """Who has fewer dimensions sees what several have, and yet does not join it."""
+def test_references_lead_only_to_what_everyone_who_sees_the_resource_can_see(world: World) -> None:
+    """A caller with fewer dimensions sees what several projects have, but cannot connect it."""
     org = f"org-{uuid4().hex[:8]}"
     a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
     channels = {api: channel(api) for api in (a, b, whole)}
@@ -430,7 +432,7 @@ def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> N
         body = refers(channels[other])
         refused = answered(whole.patch(at(user), json={"references": body["references"]}), 400)
         assert "must be the id of an existing channel" in refused["detail"]
-        # What belongs to another has that one's dimensions.
+        # A child has the dimensions of its owner.
         answered(whole.post(at(channels[a], "/seats"), json=body), 400)
         answered(a.post(at(channels[a], "/seats"), json=body), 400)
     assert "references" not in answered(a.get(at(user)))
@@ -438,13 +440,13 @@ def test_references_lead_to_what_all_see_who_see_the_resource(world: World) -> N
         own = refers(channels[a], f"by-{'project' if api is a else 'org'}")
         answered(api.patch(at(user), json={"references": own["references"]}))
         answered(api.post(at(channels[a], "/seats"), json=own), 201)
-    # Whoever sees all of the organization's sees where this leads.
+    # Only callers who see the whole organization see this user, and they see the channel, too.
     answered(whole.post("/users", json=refers(channels[b])), 201)
-    # Below what is not there.
+    # For b, this channel does not exist.
     answered(b.post(at(channels[a], "/seats"), json=refers(channels[b])), 404)
 
 
-def test_nobody_hears_by_whose_references_a_resource_is_kept(world: World) -> None:
+def test_a_refused_deletion_names_only_referrers_that_the_caller_can_see(world: World) -> None:
     org = f"org-{uuid4().hex[:8]}"
     one, whole = world.caller(org, "a"), world.caller(org)
     kept = channel(one)
@@ -467,8 +469,8 @@ def test_nobody_hears_by_whose_references_a_resource_is_kept(world: World) -> No
     assert "mine" in told
 
 
-def test_nobody_holds_up_others_by_naming_what_is_theirs(world: World) -> None:
-    """No lock is taken or waited for on what is another's."""
+def test_requests_on_resources_of_another_tenant_do_not_wait_for_locks(world: World) -> None:
+    """Locked rows of another tenant are not waited for."""
     one, other = world.caller(), world.caller()
     kept, mine = channel(one), channel(other)
     user = answered(one.post("/users", json=refers(kept)), 201)
@@ -486,8 +488,10 @@ def test_nobody_holds_up_others_by_naming_what_is_theirs(world: World) -> None:
             assert answer().status_code in (400, 404)
 
 
-def test_nobody_waits_for_the_turn_of_others(world: World) -> None:
-    """What a tenant changes at length keeps no other one waiting, who would learn that it is there."""
+def test_requests_on_a_resource_that_another_tenant_is_changing_are_answered_at_once(
+    world: World,
+) -> None:
+    """Waiting would reveal that the resource exists."""
     one, other = world.caller(), world.caller()
     cluster, new = one.cluster(), {"name": "new", "spec": {}}
     with psycopg.connect(world.database) as conn, ThreadPoolExecutor(1) as threads:
@@ -512,13 +516,13 @@ def test_nobody_waits_for_the_turn_of_others(world: World) -> None:
         answered(changing.result())
 
 
-def test_white_space_that_http_does_not_know_is_part_of_a_value(world: World) -> None:
+def test_whitespace_that_http_does_not_recognize_is_part_of_a_header_value(world: World) -> None:
     for name, space in itertools.product(("X-System", "X-Org"), ("\xa0", "\x85")):
         said = {name: f"{space}true".encode("latin-1")}
         assert Api(world.url).get("/clusters", headers=said).status_code == 403
 
 
-def test_the_feed_shows_nothing_of_what_was_given_to_another(world: World) -> None:
+def test_the_change_feed_shows_no_content_of_a_resource_moved_to_another_tenant(world: World) -> None:
     one, other = world.caller(), world.caller()
     start = answered(one.get("/changes"))["next"]
     cluster = one.cluster(spec={"secret": 1})

@@ -1,4 +1,4 @@
-"""Isolation of tenants against a model: random callers, random operations, nothing of another's."""
+"""Isolation of tenants against a model: random callers and operations, and nothing leaks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
 
-# A system caller sees all; of the others one sees what those of its projects have, too.
+# The last one, a system caller, sees everything; the first one also sees what its projects have.
 CALLERS: tuple[dict[str, str], ...] = (
     {"org": "a"},
     {"org": "a", "project": "one"},
@@ -36,7 +36,7 @@ WHICH = st.sampled_from(range(24))
 
 @dataclass(eq=False)
 class Known:
-    """A resource as the model has it."""
+    """A resource in the model."""
 
     plural: str
     id: str
@@ -82,7 +82,7 @@ class Isolation(RuleBasedStateMachine):
         return found
 
     def allowed(self, caller: dict[str, str], one: Known, status: int) -> int:
-        """What a write is answered that is answered so to who may."""
+        """Returns the status of a write for which a caller with access gets ``status``."""
         if not caller:
             return 403
         return status if one.seen(caller) else 404
@@ -93,7 +93,7 @@ class Isolation(RuleBasedStateMachine):
         if plural in ABOVE and owner is None:
             return
         path = f"/{owner.plural}/{owner.id}/{plural}" if owner else f"/{plural}"
-        # Everybody uses the same keys.
+        # Each key is used once.
         self.keys += 1
         headers = {"Idempotency-Key": f"key-{self.keys}"} if which % 2 else {}
         answer = self.api(caller).post(path, json={"name": name, "spec": {}}, headers=headers)
@@ -216,7 +216,7 @@ class Isolation(RuleBasedStateMachine):
         assert found["total"] == len(expected)
 
     def walk(self, caller: dict[str, str], path: str, expected: set[str]) -> None:
-        """All pages of a list."""
+        """Asserts what all pages of a list show, and that each page is then known."""
         api, found, link = self.api(caller), [], path
         while link:
             answer = api.get(link if link == path else f"{api.url}{link}")
@@ -256,7 +256,7 @@ def running(postgres: NoopExecutor, tmp_path_factory: pytest.TempPathFactory) ->
         yield server.url
 
 
-def test_random_callers_see_and_change_what_is_theirs_alone(running: str) -> None:
+def test_random_callers_see_and_change_only_what_is_theirs(running: str) -> None:
     run_state_machine_as_test(
         Isolation,
         settings=settings(
