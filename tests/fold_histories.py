@@ -86,7 +86,7 @@ class World:
             self.children,
         )
 
-    def happen(self, event: Event) -> bool:
+    def apply(self, event: Event) -> bool:
         """Applies an event without folding; returns False if the service would change nothing."""
         now = at(self.clock + event.step)
         match event:
@@ -130,24 +130,24 @@ class World:
         assert self.reports[event.adapter] == reference.merged(stored, report, now)
         return True
 
-    def go_on(self, event: Event) -> bool:
-        """Applies an event and folds; returns what `happen` returns."""
-        if not self.happen(event):
+    def advance(self, event: Event) -> bool:
+        """Applies an event and folds; returns what `apply` returns."""
+        if not self.apply(event):
             return False
         self.before, self.status = self.status, self.fold(self.status)
         return True
 
-    def live(self, events: list[Event]) -> Iterator[tuple[Event, Json]]:
+    def play(self, events: list[Event]) -> Iterator[tuple[Event, Json]]:
         """Applies events, and yields each that changes something with the status before it."""
         for event in events:
             before = self.status
-            if self.go_on(event):
+            if self.advance(event):
                 yield event, before
 
     def settle(self) -> None:
         """Lets each required adapter report success at the current generation."""
         for adapter in self.required or sorted(self.reports) or ADAPTERS[:1]:
-            assert self.go_on(Report(adapter, 0, GOOD_NEWS, 1))
+            assert self.advance(Report(adapter, 0, GOOD_NEWS, 1))
         assert condition(self.status, "Available")["status"] == "True"
 
 

@@ -208,7 +208,7 @@ REPORT = {
 
 
 def past(name: str, way: Callable[[Api, dict[str, Any]], str]) -> dict[str, tuple[int, Call]]:
-    """Returns the calls of the operations on a resource's past, by their names; ``way`` is its path."""
+    """Returns the calls of the operations on a resource's past, by name; ``way`` returns its path."""
     rollback = "rollbackNodePoolById" if name == "OfNodePool" else f"rollback{name}"
     get = "get{what}" + name if name == "OfNodePool" else f"get{name}" + "{what}"
     reads = {
@@ -448,7 +448,7 @@ def test_the_contract_is_served_with_its_references_in_less_than_135_kb(api: Api
     assert "Id" not in whole["components"]["schemas"]
 
 
-def test_the_served_contract_has_an_etag_and_is_not_sent_to_clients_that_know_it(api: Api) -> None:
+def test_the_served_contract_has_an_etag_and_clients_that_know_it_get_304(api: Api) -> None:
     first = api.get("//openapi")
     tag = first.headers["ETag"]
     for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):

@@ -27,7 +27,7 @@ from hyperfleet.settings.catalogue import Settings
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_document_is_reported_with_its_file_and_the_place(name: str, tmp_path: Path) -> None:
+def test_a_broken_document_is_reported_with_file_and_place(name: str, tmp_path: Path) -> None:
     text, expected = BROKEN[name]
     file = tmp_path / "provider.yaml"
     file.write_text(text)
@@ -134,7 +134,7 @@ def test_a_missing_file_prevents_the_start_unless_schema_required_is_false(
 
 
 @pytest.mark.slow
-def test_a_refused_start_names_the_line_the_command_to_check_it_and_the_setting(tmp_path: Path) -> None:
+def test_a_refused_start_names_the_faulty_line_the_check_command_and_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "provider.yaml"
     file.write_text(BROKEN["type"][0])
     for given in (["--openapi-schema-path", str(file)], []):

@@ -268,29 +268,29 @@ def test_errors_that_the_contract_cannot_express_carry_the_value_too(api: Api) -
 def test_one_mistake_is_one_fault_with_its_own_code(api: Api) -> None:
     cluster = api.cluster()
 
-    def told(answer: requests.Response) -> tuple[str, str, str]:
+    def fault(answer: requests.Response) -> tuple[str, str, str]:
         body = problem(answer, 400)
         (error,) = body["errors"]
         return body["code"], error["field"], error["constraint"]
 
-    def made(**body: Any) -> tuple[str, str, str]:
-        return told(api.post("/clusters", json={"name": "a", "spec": {}, **body}))
+    def fault_of_cluster(**body: Any) -> tuple[str, str, str]:
+        return fault(api.post("/clusters", json={"name": "a", "spec": {}, **body}))
 
-    assert made(name="") == ("HYPERFLEET-VAL-004", "name", "minLength")
-    assert made(name=None) == ("HYPERFLEET-VAL-001", "name", "required")
-    assert made(spec=None) == ("HYPERFLEET-VAL-001", "spec", "required")
-    assert made(name=5) == ("HYPERFLEET-VAL-002", "name", "type")
-    assert made(kind=5) == ("HYPERFLEET-VAL-002", "kind", "type")
+    assert fault_of_cluster(name="") == ("HYPERFLEET-VAL-004", "name", "minLength")
+    assert fault_of_cluster(name=None) == ("HYPERFLEET-VAL-001", "name", "required")
+    assert fault_of_cluster(spec=None) == ("HYPERFLEET-VAL-001", "spec", "required")
+    assert fault_of_cluster(name=5) == ("HYPERFLEET-VAL-002", "name", "type")
+    assert fault_of_cluster(kind=5) == ("HYPERFLEET-VAL-002", "kind", "type")
 
-    def reported(**condition: Any) -> tuple[str, str, str]:
+    def fault_of_condition(**condition: Any) -> tuple[str, str, str]:
         conditions = [{"type": "Available", "status": "True", **condition}]
         body = {"adapter": "a", "observed_generation": 1, "conditions": conditions}
-        return told(api.put(statuses(cluster), json=body))
+        return fault(api.put(statuses(cluster), json=body))
 
-    assert reported(status=True) == ("HYPERFLEET-VAL-002", "conditions[0].status", "type")
-    assert reported(status=None) == ("HYPERFLEET-VAL-001", "conditions[0].status", "required")
-    assert reported(status="") == ("HYPERFLEET-VAL-002", "conditions[0].status", "enum")
-    assert reported(type="") == ("HYPERFLEET-VAL-004", "conditions[0].type", "minLength")
+    assert fault_of_condition(status=True) == ("HYPERFLEET-VAL-002", "conditions[0].status", "type")
+    assert fault_of_condition(status=None) == ("HYPERFLEET-VAL-001", "conditions[0].status", "required")
+    assert fault_of_condition(status="") == ("HYPERFLEET-VAL-002", "conditions[0].status", "enum")
+    assert fault_of_condition(type="") == ("HYPERFLEET-VAL-004", "conditions[0].type", "minLength")
 
 
 def test_an_error_truncates_the_name_of_a_very_long_member(api: Api) -> None:

@@ -353,10 +353,10 @@ def test_a_resource_is_not_ready_before_all_its_required_adapters_are(
     )
     cluster, node_pool = both(api)
 
-    def tell(resource: Json, adapter: str, status: str = "True") -> requests.Response:
+    def send(resource: Json, adapter: str, status: str = "True") -> requests.Response:
         return api.report(resource, adapter, conditions=[{"type": "Available", "status": status}])
 
-    check(tell(cluster, "dns"), 201)
+    check(send(cluster, "dns"), 201)
     shown = api.read(cluster)
     assert shown["status"]["phase"] == "NotReady"
     assert shown["status"]["observed_generation"] == 0
@@ -364,17 +364,17 @@ def test_a_resource_is_not_ready_before_all_its_required_adapters_are(
     assert "validation" in condition(shown, "Ready")["message"]
     assert condition(shown, "Available")["reason"] == "AdaptersMissingReports"
     # An adapter that is not required has its own entries, and no other effect.
-    check(tell(cluster, "optional", "False"), 201)
-    check(tell(cluster, "validation"), 201)
+    check(send(cluster, "optional", "False"), 201)
+    check(send(cluster, "validation"), 201)
     shown = api.read(cluster)
     assert shown["status"]["phase"] == "Ready"
     assert shown["status"]["observed_generation"] == 1
     assert condition(shown, "OptionalSuccessful")["status"] == "False"
     assert len(shown["status"]["adapters"]) == 3
 
-    check(tell(node_pool, "dns"), 201)
+    check(send(node_pool, "dns"), 201)
     assert api.read(node_pool)["status"]["phase"] == "NotReady"
-    check(tell(node_pool, "hypershift"), 201)
+    check(send(node_pool, "hypershift"), 201)
     assert api.read(node_pool)["status"]["phase"] == "Ready"
 
 

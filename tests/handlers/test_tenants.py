@@ -80,7 +80,7 @@ def test_nothing_can_be_created_below_a_resource_of_another_tenant(world: World)
                 answered(made, 404)
 
 
-def test_lists_and_totals_contain_only_what_the_tenant_has(world: World) -> None:
+def test_lists_and_totals_contain_only_the_resources_of_the_tenant(world: World) -> None:
     one, other, none = world.caller(), world.caller(), world.caller()
     made = {api: [resource for resource, _ in everything(api)] for api in (one, other)}
     more = one.cluster("second", labels={"env": "x"})
@@ -105,7 +105,7 @@ def test_lists_and_totals_contain_only_what_the_tenant_has(world: World) -> None
     assert sorted(map(len, numbered)) == [0, 1, 1]
 
 
-def test_a_next_link_of_one_tenant_shows_another_tenant_only_what_it_has(world: World) -> None:
+def test_a_next_link_of_one_tenant_shows_another_tenant_only_its_own_resources(world: World) -> None:
     one, other = world.caller(), world.caller()
     for number in range(3):
         one.cluster(f"c{number}")
@@ -149,7 +149,7 @@ def test_many_tenants_can_create_resources_of_the_same_names_at_once(world: Worl
         assert sorted(item["name"] for item in page["items"]) == [f"n{number}" for number in range(5)]
 
 
-def test_reads_that_share_a_statement_show_each_tenant_what_it_has(world: World) -> None:
+def test_reads_that_share_a_statement_show_each_tenant_its_own_resources(world: World) -> None:
     """All callers request the same addresses at the same time, so that statements are shared."""
     callers = [world.caller() for _ in range(4)]
     mine = {str(api.headers["X-Org"]): api.cluster()["id"] for api in callers}
@@ -316,7 +316,7 @@ def test_a_caller_without_a_valid_tenant_is_refused(world: World) -> None:
             api = Api(world.url)
             refused = answered(api.get(path, headers=headers), 403)
             assert refused["code"] == "HYPERFLEET-AUZ-001"
-    # Of two headers, nobody knows which one the client itself has sent.
+    # With two headers, it is unknown which one the client itself has sent.
     with Api(world.url) as api:
         assert api.answer(("X-Org", "a"), ("X-Org", "b"))[0] == 403
         # The contract and the errors are public, and an unknown path is a 404 for everyone.
@@ -343,7 +343,7 @@ def test_the_headers_of_a_request_do_not_affect_the_next_one_on_its_connection(w
             assert session.get(url, headers=headers, timeout=10).status_code == status
 
 
-def test_large_pages_contain_only_what_the_tenant_has(world: World) -> None:
+def test_large_pages_contain_only_the_resources_of_the_tenant(world: World) -> None:
     one, other = world.caller(), world.caller()
     spec = {"text": "x" * 300_000}
     mine = [one.cluster(f"large-{number}", spec=spec)["id"] for number in range(6)]
@@ -423,7 +423,7 @@ def channel(api: Api, name: str = "c") -> Json:
 
 
 def test_references_lead_only_to_what_everyone_who_sees_the_resource_can_see(world: World) -> None:
-    """A caller with fewer dimensions sees what several projects have, but cannot connect it."""
+    """A caller with fewer dimensions sees what several projects have, but cannot link it across them."""
     org = f"org-{uuid4().hex[:8]}"
     a, b, whole = world.caller(org, "a"), world.caller(org, "b"), world.caller(org)
     channels = {api: channel(api) for api in (a, b, whole)}
@@ -470,7 +470,6 @@ def test_a_refused_deletion_names_only_referrers_that_the_caller_can_see(world: 
 
 
 def test_requests_on_resources_of_another_tenant_do_not_wait_for_locks(world: World) -> None:
-    """Locked rows of another tenant are not waited for."""
     one, other = world.caller(), world.caller()
     kept, mine = channel(one), channel(other)
     user = answered(one.post("/users", json=refers(kept)), 201)

@@ -216,7 +216,7 @@ class Isolation(RuleBasedStateMachine):
         assert found["total"] == len(expected)
 
     def walk(self, caller: dict[str, str], path: str, expected: set[str]) -> None:
-        """Asserts what all pages of a list show, and that each page is then known."""
+        """Asserts what all pages of a list show, and that repeated requests get 304."""
         api, found, link = self.api(caller), [], path
         while link:
             answer = api.get(link if link == path else f"{api.url}{link}")

@@ -327,7 +327,7 @@ def test_node_pools_are_found_by_owner_and_by_common_fields(rows: psycopg.Connec
         assert found(rows, translate(expression, "NodePool"), "NodePool") == expected, expression
 
 
-def test_reports_are_found_by_fields_of_their_own(rows: psycopg.Connection) -> None:
+def test_reports_are_found_by_their_own_fields(rows: psycopg.Connection) -> None:
     cases = {
         "adapter='dns'": ["dns"],
         "adapter like '%s%'": ["dns", "pull-secret"],

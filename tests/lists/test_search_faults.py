@@ -237,15 +237,15 @@ def test_a_regular_expression_cannot_take_forever(rows: psycopg.Connection, patt
 
 def processor_seconds(sql: psycopg.Connection) -> float:
     """Returns the processor seconds that the server used for this connection, whatever else runs."""
-    told: list[str] = []
+    details: list[str] = []
 
-    def hear(notice: psycopg.errors.Diagnostic) -> None:
-        told.append(notice.message_detail or "")
+    def collect(notice: psycopg.errors.Diagnostic) -> None:
+        details.append(notice.message_detail or "")
 
-    sql.add_notice_handler(hear)
+    sql.add_notice_handler(collect)
     sql.execute("SET client_min_messages = log; SET log_statement_stats = on")
     sql.execute("SELECT 1")
     sql.execute("RESET log_statement_stats")
-    sql.remove_notice_handler(hear)
-    user, system = re.findall(r"\[(\S+) s user, (\S+) s system total\]", told[0])[0]
+    sql.remove_notice_handler(collect)
+    user, system = re.findall(r"\[(\S+) s user, (\S+) s system total\]", details[0])[0]
     return float(user) + float(system)

@@ -85,14 +85,14 @@ def mapped(
     return whole["conditions"][number:]
 
 
-def one(adapter: str, type_: str, member: str = "status") -> str:
+def value_of(adapter: str, type_: str, member: str = "status") -> str:
     return (
         f'statuses.filter(s, s.adapter == "{adapter}")[0]'
         f'.conditions.filter(c, c.type == "{type_}")[0].{member}'
     )
 
 
-def there(adapter: str, type_: str) -> str:
+def exists(adapter: str, type_: str) -> str:
     return f'statuses.exists(s, s.adapter == "{adapter}" && s.conditions.exists(c, c.type == "{type_}"))'
 
 
@@ -101,10 +101,10 @@ def there(adapter: str, type_: str) -> str:
 
 def test_a_rule_copies_the_condition_of_an_adapter_with_a_longer_message() -> None:
     copied = rule(
-        there("rosa", "ControlPlaneReady"),
-        one("rosa", "ControlPlaneReady"),
-        reason=one("rosa", "ControlPlaneReady", "reason"),
-        message='"ROSA: " + ' + one("rosa", "ControlPlaneReady", "message"),
+        exists("rosa", "ControlPlaneReady"),
+        value_of("rosa", "ControlPlaneReady"),
+        reason=value_of("rosa", "ControlPlaneReady", "reason"),
+        message='"ROSA: " + ' + value_of("rosa", "ControlPlaneReady", "message"),
     )
     reports = [report("rosa", Available="True", ControlPlaneReady="False")]
     assert mapped(copied, reports=reports) == [
@@ -125,9 +125,9 @@ def test_a_rule_copies_the_condition_of_an_adapter_with_a_longer_message() -> No
 
 @pytest.mark.parametrize(("dns", "reason"), [("True", "AllHealthy"), ("False", "Degraded")])
 def test_a_rule_combines_several_adapters(dns: str, reason: str) -> None:
-    both = f'{one("rosa", "Up")} == "True" && {one("dns", "Available")} == "True"'
+    both = f'{value_of("rosa", "Up")} == "True" && {value_of("dns", "Available")} == "True"'
     healthy = rule(
-        f"{there('rosa', 'Up')} && {there('dns', 'Available')}",
+        f"{exists('rosa', 'Up')} && {exists('dns', 'Available')}",
         f'{both} ? "True" : "False"',
         reason=f'{both} ? "AllHealthy" : "Degraded"',
     )
@@ -236,7 +236,7 @@ def test_data_below_20_levels_is_left_out() -> None:
 
 
 def test_times_and_generations_behave_like_those_of_other_conditions() -> None:
-    follows = rule(there("a", "Up"), one("a", "Up"))
+    follows = rule(exists("a", "Up"), value_of("a", "Up"))
 
     def step(second: int, status: str, previous: Any, **state: Any) -> Any:
         reports = [report("a", second=second, Up=status)]

@@ -57,9 +57,9 @@ def test_the_fold_agrees_with_the_reference_after_every_event_of_many_histories(
     theirs: Json | None = None
     # These events come before the first fold: a resource may be refolded without a previous status.
     for early in events[:unseen]:
-        world.happen(early)
+        world.apply(early)
     for event in (None, *events[unseen:]):
-        if event is not None and not world.happen(event):
+        if event is not None and not world.apply(event):
             continue
         theirs = world.fold(theirs)
         ours = reference.fold(
@@ -88,7 +88,7 @@ def comparable(status: Json) -> Json:
 @given(SOME_REQUIRED, ANY_HISTORY)
 def test_the_order_of_reports_does_not_matter(required: tuple[str, ...], events: list[Event]) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         pass
     for order in itertools.permutations(world.reports.values()):
         again = fold(
@@ -108,7 +108,7 @@ def test_a_repeated_report_changes_nothing_but_the_report_times(
     required: tuple[str, ...], events: list[Event], step: int
 ) -> None:
     world = World(required)
-    for event, _ in world.live(events):
+    for event, _ in world.play(events):
         if not isinstance(event, Report):
             continue
         first = world.status
@@ -145,7 +145,7 @@ def test_phase_is_ready_exactly_when_ready_and_reconciled_are_true(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         ready = str(world.status["phase"] == "Ready")
         assert condition(world.status, "Ready")["status"] == ready
         assert condition(world.status, "Reconciled")["status"] == ready
@@ -157,7 +157,7 @@ def test_both_names_of_an_aggregated_condition_always_agree(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         ready, available, reconciled, last_known = world.status["conditions"][:4]
         assert reconciled == ready | {"type": "Reconciled"}
         assert last_known == available | {"type": "LastKnownReconciled"}
@@ -169,7 +169,7 @@ def test_last_transition_time_never_moves_without_a_change_of_status(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _, before in world.live(events):
+    for _, before in world.play(events):
         if world.status["phase"] == before["phase"]:
             assert world.status["last_transition_time"] == before["last_transition_time"]
         for old in before["conditions"]:
@@ -184,7 +184,7 @@ def test_transition_times_never_run_backwards_whatever_the_clocks_do(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _, before in world.live(events):
+    for _, before in world.play(events):
         assert world.status["last_transition_time"] >= before["last_transition_time"]
         for old in before["conditions"]:
             new = condition(world.status, old["type"])
@@ -198,7 +198,7 @@ def test_times_never_run_backwards_while_reports_and_writes_arrive_in_order(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _, before in world.live(events):
+    for _, before in world.play(events):
         assert world.status["last_updated_time"] >= before["last_updated_time"]
         for old in before["conditions"]:
             new = condition(world.status, old["type"])
@@ -214,12 +214,12 @@ def test_raising_the_generation_turns_reconciled_false_and_leaves_available_unch
     required: tuple[str, ...], events: list[Event], settled: bool, step: int
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         pass
     if settled:
         world.settle()
     before = world.status
-    world.go_on(Change(step))
+    world.advance(Change(step))
     for kind in ("Ready", "Reconciled"):
         assert condition(world.status, kind)["status"] == "False"
         assert condition(world.status, kind)["observed_generation"] == world.resource["generation"]
@@ -246,20 +246,20 @@ def test_a_false_at_the_tracked_generation_turns_all_aggregated_conditions_false
     required: tuple[str, ...], events: list[Event], newer: int, data: st.DataObject
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         pass
     world.settle()
     tracked = condition(world.status, "Available")["observed_generation"]
     # Meanwhile, a new spec may be in progress, and others may have reported on it.
     for _ in range(newer):
-        world.go_on(Change(1))
+        world.advance(Change(1))
     first, *others = data.draw(st.permutations(world.required or sorted(world.reports)))
     for adapter in others[:newer]:
-        world.go_on(Report(adapter, 0, data.draw(CONDITIONS), 1))
+        world.advance(Report(adapter, 0, data.draw(CONDITIONS), 1))
     assert condition(world.status, "Available")["observed_generation"] == tracked
     for kind in ("Available", "LastKnownReconciled"):
         assert condition(world.status, kind)["status"] == "True"
-    assert world.go_on(Report(first, newer, (("Available", "False"),), 1))
+    assert world.advance(Report(first, newer, (("Available", "False"),), 1))
     for kind in AGGREGATED:
         assert condition(world.status, kind)["status"] == "False"
     assert condition(world.status, "Available")["last_transition_time"] == world.at
@@ -271,13 +271,13 @@ def test_a_new_spec_that_fails_does_not_make_a_running_resource_unavailable(
     required: tuple[str, ...], events: list[Event], data: st.DataObject
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         pass
     world.settle()
     tracked = condition(world.status, "Available")
-    world.go_on(Change(1))
+    world.advance(Change(1))
     for adapter in data.draw(st.permutations(world.required or sorted(world.reports))):
-        world.go_on(Report(adapter, 0, (("Available", "False"),), 1))
+        world.advance(Report(adapter, 0, (("Available", "False"),), 1))
         now = condition(world.status, "Available")
         assert without(now, "last_updated_time") == without(tracked, "last_updated_time")
 
@@ -301,10 +301,10 @@ def test_unknown_never_turns_available_false(
     required: tuple[str, ...], events: list[Event], doubts: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         pass
     world.settle()
-    for _ in world.live(doubts):
+    for _ in world.play(doubts):
         for kind in ("Available", "LastKnownReconciled"):
             assert condition(world.status, kind)["status"] == "True"
 
@@ -319,7 +319,7 @@ def test_adapters_that_are_not_required_affect_only_their_own_entries(
 ) -> None:
     world = World(required)
     alone = world.status
-    for event, before in world.live(events):
+    for event, before in world.play(events):
         if isinstance(event, Report) and event.adapter not in required:
             others = [name for name in world.reports if name != event.adapter]
             assert strip(world.status, others) == strip(before, others)
@@ -349,7 +349,7 @@ def strip(status: Json, adapters: tuple[str, ...] | list[str]) -> Json:
 @given(SOME_REQUIRED, ANY_HISTORY)
 def test_the_fold_does_not_modify_its_inputs(required: tuple[str, ...], events: list[Event]) -> None:
     world = World(required)
-    for _, before in world.live(events):
+    for _, before in world.play(events):
         reports = list(world.reports.values())
         inputs = (world.resource, reports, before, list(world.required))
         kept = copy.deepcopy(inputs)
@@ -365,7 +365,7 @@ def test_the_status_survives_json_unchanged_and_contains_no_null(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         text = json.dumps(world.status, allow_nan=False)
         assert json.loads(text) == world.status
         assert "null" not in text
@@ -377,7 +377,7 @@ def test_the_message_of_ready_names_each_required_adapter_that_blocks_it(
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         for adapter in world.required or world.reports:
             kept = world.reports.get(adapter)
             deleted = "deleted_time" in world.resource
@@ -401,7 +401,7 @@ def test_the_message_of_available_names_each_required_adapter_that_is_missing_or
     required: tuple[str, ...], events: list[Event]
 ) -> None:
     world = World(required)
-    for _ in world.live(events):
+    for _ in world.play(events):
         if condition(world.status, "Available")["status"] == "True":
             continue
         for adapter in world.required or world.reports:

@@ -234,7 +234,7 @@ def test_config_shows_the_entities_and_the_file_that_they_come_from(rules: Path)
 
 
 @pytest.mark.parametrize("how", ["flag", "environment", "file"])
-def test_required_adapters_are_said_at_one_place(rules: Path, how: str) -> None:
+def test_required_adapters_given_in_two_places_are_refused(rules: Path, how: str) -> None:
     flags, env = [], {}
     if how == "flag":
         flags = ["--required-adapters-cluster=dns"]

@@ -38,7 +38,7 @@ def sent(generation: int, time: float | None, /, **conditions: str) -> Json:
         ),
     ],
 )
-def test_a_discarded_report_has_a_reason_that_fits_in_a_header(
+def test_a_report_is_discarded_with_a_reason_that_fits_in_a_header(
     generation: int, kept: Json | None, report: Json
 ) -> None:
     inputs = copy.deepcopy((kept, report))
