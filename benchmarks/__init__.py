@@ -1,1 +1,1 @@
-"""Measurements; run by hand, or all by ``make bench``."""
+"""Benchmarks, run by hand or with ``make bench``."""

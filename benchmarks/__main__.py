@@ -1,12 +1,12 @@
 """Measures the service.
 
-python -m benchmarks            the table, as a chart and JSON too
-python -m benchmarks check      some seconds, against the floors; fails where something is far off
-python -m benchmarks growth     at more and more rows
-python -m benchmarks followers  those who wait for changes
+python -m benchmarks            every operation, as a table, and as a chart and JSON
+python -m benchmarks check      a few seconds; fails if an operation is far too slow for its bound
+python -m benchmarks growth     with more and more rows
+python -m benchmarks followers  clients that wait for changes
 python -m benchmarks soak       a working day's worth of requests
 python -m benchmarks search     the first page of each search
-python -m benchmarks provider   what a provider's schema costs
+python -m benchmarks provider   the cost of a provider's schema
 """
 
 import json
@@ -26,8 +26,8 @@ from benchmarks import chart, floors, followers, growth, provider, search
 from benchmarks.load import Measured, Target, needs_wrk, served, token
 from hyperfleet.database import embedded, migration
 
-# The share of its floor's rate that each must have, with one process and eight clients: half of the
-# least that was seen when this was written.
+# The share of its upper bound's rate that each operation must reach with one process and eight clients:
+# half of the lowest share seen when this was written.
 LEAST = {
     ("compatibility", "empty application"): 0.05,
     ("get one", "compatibility"): 0.25,
@@ -41,7 +41,7 @@ LEAST = {
 
 @contextmanager
 def database(folder: str = "") -> Iterator[str]:
-    """A migrated database on an embedded server: one that stays, or a new one."""
+    """Yields a migrated database of an embedded server, in the folder or else in a temporary one."""
     with ExitStack() as stack:
         folder = folder or stack.enter_context(tempfile.TemporaryDirectory())
         conninfo = stack.enter_context(embedded.running(Path(folder)))
@@ -50,7 +50,7 @@ def database(folder: str = "") -> Iterator[str]:
 
 
 def settle(conninfo: str) -> None:
-    """Lets the planner know what there is."""
+    """Collects statistics, so that the planner knows the contents of the tables."""
     with psycopg.connect(conninfo, autocommit=True) as conn:
         conn.execute("VACUUM ANALYZE")
 
@@ -66,21 +66,21 @@ def line(name: str, found: Measured) -> str:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--rows", default=3000, show_default=True, help="How many clusters.")
-@click.option("--seconds", default=2.0, show_default=True, help="How long each thing is measured.")
-@click.option("--clients", default="1,8,32", show_default=True, help="How many send at once, by comma.")
-@click.option("--workers", default="1,0", show_default=True, help="By comma; 0: as the service chooses.")
-@click.option("--auth", default="no,yes", show_default=True, help="Without tokens, and with them.")
-@click.option("--only", default="", help="Names of operations, by comma.")
-@click.option("--rounds", default=1, show_default=True, help="How often; the median counts.")
-@click.option("--against", default="", help="The URL of another service, measured in turns.")
-@click.option("--against-pid", default=0, help="The first of its processes, if it is on this machine.")
-@click.option("--data", default="", help="A folder whose database stays.")
-@click.option("--json", "output", default="", help="A file for the figures.")
-@click.option("--chart", "picture", default="", help="A PNG; of 8 clients, or of the first number.")
+@click.option("--rows", default=3000, show_default=True, help="Number of clusters.")
+@click.option("--seconds", default=2.0, show_default=True, help="Duration of each measurement.")
+@click.option("--clients", default="1,8,32", show_default=True, help="Numbers of concurrent clients.")
+@click.option("--workers", default="1,0", show_default=True, help="Numbers of workers; 0: the default.")
+@click.option("--auth", default="no,yes", show_default=True, help="no: without tokens; yes: with them.")
+@click.option("--only", default="", help="Names of operations, comma-separated.")
+@click.option("--rounds", default=1, show_default=True, help="Repetitions, of which the median counts.")
+@click.option("--against", default="", help="URL of another service, to measure in alternation.")
+@click.option("--against-pid", default=0, help="Id of that service's first process, if it is local.")
+@click.option("--data", default="", help="Folder of a database to keep.")
+@click.option("--json", "output", default="", help="File to write the figures to.")
+@click.option("--chart", "picture", default="", help="PNG to draw, for 8 clients or the first number.")
 @click.pass_context
 def main(ctx: click.Context, **options: Any) -> None:
-    """Prints rates, waiting times and costs of every operation."""
+    """Measure the rate, latency and cost of every operation."""
     if ctx.invoked_subcommand is not None:
         return
     needs_wrk()
@@ -119,7 +119,7 @@ def main(ctx: click.Context, **options: Any) -> None:
         under = {"an application that does nothing": floors.application(shown, options["seconds"])}
         for name in floors.STATEMENTS:
             under[f"{name} by pgbench"] = floors.statement(conninfo, name, shown, options["seconds"])
-    click.echo(f"\nfloors, {shown} clients")
+    click.echo(f"\nupper bounds, {shown} clients")
     for name, rate in under.items():
         click.echo(f"{name:34}{rate:7.0f}/s")
     if options["output"]:
@@ -130,7 +130,7 @@ def main(ctx: click.Context, **options: Any) -> None:
 
 
 def turns(rivals: dict[str, Target], name: str, clients: int, options: Any) -> dict[str, Measured]:
-    """The medians of what each of several services does, measured in turns: A B A B."""
+    """Measures services in alternation (A B A B); returns the medians for each."""
     found: dict[str, list[Measured]] = {rival: [] for rival in rivals}
     for _ in range(options["rounds"]):
         for rival, target in rivals.items():
@@ -150,7 +150,7 @@ def machine() -> str:
 @click.option("--seconds", default=1.0, show_default=True)
 @click.option("--tries", default=4, show_default=True)
 def check(rows: int, seconds: float, tries: int) -> None:
-    """Fails where an operation is far slower, beside its floor, than it was, each time it is tried."""
+    """Fail if an operation is, in every try, far slower relative to its upper bound than it was."""
     needs_wrk()
     late = {name for name, _ in LEAST}
     with database() as conninfo, served(conninfo, 1) as target:
@@ -160,11 +160,11 @@ def check(rows: int, seconds: float, tries: int) -> None:
             pairs = [pair for pair in LEAST if pair[0] in late]
             late = {name for name, floor in pairs if not kept(name, floor, conninfo, target, seconds)}
     if late:
-        raise click.ClickException(f"slower than it may be: {', '.join(sorted(late))}")
+        raise click.ClickException(f"too slow: {', '.join(sorted(late))}")
 
 
 def kept(name: str, floor: str, conninfo: str, target: Target, seconds: float) -> bool:
-    """Whether an operation has the share of its floor's rate that it must have."""
+    """Returns whether an operation reaches its share of its upper bound's rate."""
     least = LEAST[name, floor]
     if floor == "empty application":
         under = floors.application(8, seconds)
@@ -183,7 +183,7 @@ def kept(name: str, floor: str, conninfo: str, target: Target, seconds: float) -
 @click.option("--seconds", default=3.0, show_default=True)
 @click.option("--json", "output", default="")
 def grown(rows: str, clients: int, seconds: float, output: str) -> None:
-    """Measures at more and more rows; a million take 5 GB and ten minutes to make."""
+    """Measure with more and more rows; creating a million takes 5 GB and ten minutes."""
     needs_wrk()
     with database() as conninfo:
         sizes = sorted(int(one) for one in rows.split(","))
@@ -197,7 +197,7 @@ def grown(rows: str, clients: int, seconds: float, output: str) -> None:
 @click.option("--rows", default=1000, show_default=True)
 @click.option("--clients", default=16, show_default=True)
 def soak(minutes: float, rows: int, clients: int) -> None:
-    """Shows whether memory, descriptors and connections stay where they are."""
+    """Show whether memory, descriptors and connections stay constant under load."""
     needs_wrk()
     with database() as conninfo:
         growth.soak(conninfo, rows, clients, minutes)
@@ -205,10 +205,10 @@ def soak(minutes: float, rows: int, clients: int) -> None:
 
 @main.command("followers")
 @click.option("--clients", default=500, show_default=True)
-@click.option("--wait", default=60, show_default=True, help="Seconds; 0: each follows a stream.")
+@click.option("--wait", default=60, show_default=True, help="Seconds; 0: follow a stream.")
 @click.option("--minutes", default=1.0, show_default=True)
 def followed(clients: int, wait: int, minutes: float) -> None:
-    """Shows what those cost who wait for changes, and how long one takes to reach them."""
+    """Show what clients that wait for changes cost, and how long a change takes to reach them."""
     with database() as conninfo:
         followers.follow(conninfo, clients, wait, minutes)
 

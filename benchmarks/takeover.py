@@ -1,8 +1,8 @@
 """How long an import takes: `python benchmarks/takeover.py [CLUSTERS]`.
 
-A database as the original of December 2025 makes it, with two node pools for each cluster and three
-reports on each of all these, is imported into an empty one on the same embedded PostgreSQL: a dry run,
-the import, and the import once more, which finds everything there already.
+Imports a database like that of the original of December 2025, with two node pools per cluster and three
+reports on each resource, into an empty one on the same embedded PostgreSQL: as a dry run, for real, and
+once more, when everything is already there.
 """
 
 import subprocess
@@ -44,7 +44,7 @@ def main() -> None:
                 env=CLEAN,
             )
             took = time.perf_counter() - start
-            print(f"{label:10} {rows:,} rows in {took:5.1f} s, {rows / took:,.0f} a second")
+            print(f"{label:10} {rows:,} rows in {took:5.1f} s, {rows / took:,.0f} per second")
 
 
 if __name__ == "__main__":
