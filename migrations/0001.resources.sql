@@ -1,14 +1,14 @@
 -- Resources, reports and labels.
 
--- A time as the API shows it: RFC 3339, in UTC, with microseconds. to_char() counts as stable since
--- it depends on the locale for names of months; this format has none, so immutable is true.
+-- A time as the API shows it: RFC 3339, in UTC, with microseconds. to_char() is only stable because
+-- names of months depend on the locale; this format has none, so the function is immutable.
 CREATE FUNCTION hyperfleet_time(moment timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT pg_catalog.to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 $$;
 
--- The finished JSON text of a cluster or a node pool. Text is joined instead of built as json: the
--- members keep their order, optional ones are left out, and spec, labels and status are not parsed.
+-- The finished JSON text of a cluster or a node pool. It is concatenated as text, so that members keep
+-- their order, optional ones are left out, and spec, labels and status are not parsed.
 CREATE FUNCTION hyperfleet_document(
     kind text, id uuid, href text, owner_id uuid, name text, generation bigint,
     labels jsonb, spec jsonb, status jsonb,
@@ -56,7 +56,7 @@ CREATE TABLE clusters (
     name text NOT NULL CONSTRAINT clusters_name UNIQUE
         CHECK (name ~ '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'),
     generation bigint NOT NULL DEFAULT 1 CHECK (generation >= 1),
-    -- Raised by every write to the row; what the API calls the entity tag.
+    -- Incremented by every write to the row; the API's entity tag.
     version bigint NOT NULL DEFAULT 1 CHECK (version >= 1),
     labels jsonb NOT NULL CHECK (jsonb_typeof(labels) = 'object'),
     spec jsonb NOT NULL CHECK (jsonb_typeof(spec) = 'object'),
@@ -103,8 +103,8 @@ CREATE TABLE node_pools (
 CREATE INDEX node_pools_created ON node_pools (created_time DESC, id DESC);
 CREATE INDEX node_pools_owner ON node_pools (owner_id, created_time DESC, id DESC);
 
--- Owners are of two kinds, so no foreign key can name them: whoever removes an owner removes its
--- reports and labels in the same statement.
+-- Owners are of two kinds, so a foreign key is not possible: the statement that removes an owner also
+-- removes its reports and labels.
 CREATE TABLE adapter_statuses (
     owner_type text NOT NULL CHECK (owner_type IN ('Cluster', 'NodePool')),
     owner_id uuid NOT NULL,

@@ -1,4 +1,4 @@
--- What was removed by force, by whom and why. It names resources that are gone, so it refers to none.
+-- What was force-deleted, by whom and why. The resources are gone, so there is no foreign key.
 CREATE TABLE audit (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     time timestamptz NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_resource ON audit (resource_id);
 CREATE INDEX audit_time ON audit (time);
 
--- The first answer to a creation that carried an Idempotency-Key.
+-- The first response to a creation with an Idempotency-Key.
 CREATE TABLE idempotency_keys (
     caller text NOT NULL,
     key text NOT NULL,

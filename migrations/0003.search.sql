@@ -1,8 +1,8 @@
--- What makes searches fast. Every report rewrites a resource's status, and with it an entry in each
--- index of its table, so there is one here only where a query that clients repeat all day needs it.
+-- Makes searches fast. Every report rewrites a resource's status, and with it an entry in each index of
+-- its table, so there are indexes only for queries that clients repeat all day.
 
--- A label's row knows when its owner was created: the owners of a label then come out of one index
--- newest first, and the first page costs the same whether a hundred match or a million.
+-- A label's row has its owner's created_time, so that one index yields the owners of a label newest
+-- first, and the first page costs the same whether a hundred match or a million.
 ALTER TABLE labels ADD COLUMN created_time timestamptz;
 UPDATE labels SET created_time = coalesce(
     (SELECT clusters.created_time FROM clusters WHERE clusters.id = labels.owner_id),
@@ -11,7 +11,7 @@ ALTER TABLE labels ALTER COLUMN created_time SET NOT NULL;
 DROP INDEX labels_value;
 CREATE INDEX labels_value ON labels (owner_type, key, value, created_time DESC, owner_id DESC);
 
--- Whoever writes labels need not know about that column. The owner's created_time never changes.
+-- Fills in the column for writers that do not know it. The owner's created_time never changes.
 CREATE FUNCTION hyperfleet_label() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -26,20 +26,20 @@ $$;
 CREATE TRIGGER labels_created_time BEFORE INSERT ON labels
     FOR EACH ROW WHEN (NEW.created_time IS NULL) EXECUTE FUNCTION hyperfleet_label();
 
--- Keys and values of labels go together: without this the planner takes env=production for rare,
--- since production is rare among the values of all keys.
+-- Keys and values of labels are correlated: without this, the planner expects env=production to be
+-- rare, since production is rare among the values of all keys.
 CREATE STATISTICS labels_pairs (dependencies, mcv) ON owner_type, key, value FROM labels;
 
--- Rows of labels and of their owners are joined by created_time and id, for the order's sake. The id
--- alone decides which belong together, but the planner takes the two for independent, multiplies,
--- and expects next to no rows, so that it does not see the worth of reading in order. Told that a
--- created_time is not distinct at all, it counts by the id. (In effect from the next ANALYZE on.)
+-- Labels are joined with their owners by created_time and id, for the sake of the order. The id alone
+-- determines which rows match, but the planner takes the two columns for independent, multiplies their
+-- selectivities, expects hardly any rows, and so sees no benefit in reading in order. If created_time is
+-- said to have one distinct value, it estimates by the id alone. (Takes effect with the next ANALYZE.)
 ALTER TABLE labels ALTER COLUMN created_time SET (n_distinct = 1);
 ALTER TABLE clusters ALTER COLUMN created_time SET (n_distinct = 1);
 ALTER TABLE node_pools ALTER COLUMN created_time SET (n_distinct = 1);
 
--- What clients search for all day, as columns: an index over an expression could not count on its own,
--- and the expression would be worked out anew for every row that is looked at.
+-- What clients search for all day, as columns: an index on an expression would not allow counting from
+-- the index alone, and the expression would be computed anew for every row examined.
 ALTER TABLE clusters
     ADD COLUMN phase text GENERATED ALWAYS AS (status ->> 'phase') STORED,
     ADD COLUMN reconciled text GENERATED ALWAYS AS (jsonb_path_query_first(
@@ -57,9 +57,9 @@ ALTER TABLE node_pools
     ADD COLUMN available text GENERATED ALWAYS AS (jsonb_path_query_first(
         status, '$.conditions[*] ? (@.type == "LastKnownReconciled").status') #>> '{}') STORED;
 
--- The last column of *_reconciled is checked inside the index; *_stale is for the opposite case, in
--- which next to none of the rows with that status are old. A finer picture of those times keeps the
--- planner from expecting some where there are none.
+-- The last column of *_reconciled is checked within the index; *_stale is for the opposite case, where
+-- hardly any row with that status is old. More detailed statistics of these times keep the planner from
+-- expecting rows where there are none.
 CREATE INDEX clusters_reconciled ON clusters (reconciled, created_time DESC, id DESC, reconciled_time);
 CREATE INDEX clusters_stale ON clusters (reconciled, reconciled_time);
 ALTER TABLE clusters ALTER COLUMN reconciled_time SET STATISTICS 1000;
@@ -70,9 +70,9 @@ CREATE INDEX node_pools_stale ON node_pools (reconciled, reconciled_time);
 ALTER TABLE node_pools ALTER COLUMN reconciled_time SET STATISTICS 1000;
 CREATE INDEX node_pools_available ON node_pools (available, created_time DESC, id DESC);
 CREATE INDEX node_pools_phase ON node_pools (phase, created_time DESC, id DESC);
--- Few rows are marked as deleted at any time, so these cost next to nothing.
+-- Few rows are marked for deletion at any time, so these cost almost nothing.
 CREATE INDEX clusters_deleted ON clusters (created_time DESC, id DESC) WHERE deleted_time IS NOT NULL;
 CREATE INDEX node_pools_deleted ON node_pools (created_time DESC, id DESC)
     WHERE deleted_time IS NOT NULL;
--- A cluster's name is unique; that of a node pool, such as workers, may be everywhere.
+-- A cluster's name is unique, but many clusters may have a node pool named workers, for example.
 CREATE INDEX node_pools_named ON node_pools (name, created_time DESC, id DESC);

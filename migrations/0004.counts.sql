@@ -1,6 +1,6 @@
--- How many rows a table has, without a scan and without a row that all writers queue for: each
--- statement that adds or removes rows adds a row here with the difference, and the sum is the count,
--- exact in every snapshot.
+-- The number of rows of a table, without a scan, and without a counter row for which all writers would
+-- queue: each statement that adds or removes rows adds a row here with the difference. The sum is the
+-- count, exact in every snapshot.
 CREATE TABLE row_counts (
     table_name text NOT NULL,
     difference bigint NOT NULL
@@ -10,7 +10,7 @@ CREATE INDEX row_counts_table ON row_counts (table_name);
 INSERT INTO row_counts (table_name, difference)
 SELECT 'clusters', count(*) FROM clusters UNION ALL SELECT 'node_pools', count(*) FROM node_pools;
 
--- Now and then a writer sums up what others have left, skipping rows that somebody else is summing.
+-- Now and then, a writer replaces existing rows by their sum, skipping those that another is summing.
 CREATE FUNCTION hyperfleet_count() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,11 +1,11 @@
--- What it takes to copy the data elsewhere: by replication, or by a dump of the data alone.
+-- Lets the data be copied elsewhere, by replication or by a data-only dump.
 
--- From a table that a publication covers, rows are removed by their identity. A number could come
--- twice where rows of another database are taken over. What counts nothing might, too.
+-- Rows of a published table can only be deleted if they have a replica identity. A number could occur
+-- twice once rows of another database are added. Rows that count nothing could come twice, too.
 ALTER TABLE row_counts ADD COLUMN id uuid PRIMARY KEY DEFAULT gen_random_uuid();
 DELETE FROM row_counts WHERE difference = 0;
 
--- Tables are found where they were when this was run: a restore has no search_path.
+-- Keeps the search_path of this migration for finding tables, since a restore sets none.
 CREATE OR REPLACE FUNCTION hyperfleet_count() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -37,8 +37,8 @@ BEGIN
 END
 $$;
 
--- A restore that fires triggers has its rows counted as they come, so it brings no counts of its own.
--- One that fires none brings them.
+-- A restore that fires triggers counts rows as they are added, so this discards the counts that it
+-- brings. A restore that fires none keeps them.
 CREATE FUNCTION hyperfleet_counted() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -48,6 +48,6 @@ $$;
 CREATE TRIGGER row_counts_counted BEFORE INSERT ON row_counts
     FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION hyperfleet_counted();
 
--- Whoever writes labels says when their owner was created.
+-- Writers of labels now set created_time themselves.
 DROP TRIGGER labels_created_time ON labels;
 DROP FUNCTION hyperfleet_label;

@@ -1,18 +1,18 @@
--- What `hyperfleet import` has brought here from a running original, and as what: so that it knows what
--- it has taken already, what was changed here since, and what may go because it is gone there. It names
--- resources that may have been removed here, so it refers to none.
+-- What `hyperfleet import` has imported from a running original, and in which state: so that it knows
+-- what it already has, what was changed here since, and what it may remove because it is gone at the
+-- source. The resources may have been removed here, so there is no foreign key.
 CREATE TABLE imports (
     owner_type text NOT NULL CHECK (owner_type IN ('Cluster', 'NodePool')),
     owner_id uuid NOT NULL,
-    -- What tells an original from any other: of a database, its server's and its own number.
+    -- Identifies the original: for a database, by its server's system identifier and its own OID.
     source text NOT NULL,
-    -- Of all that was read, its reports included, and of the resource alone.
+    -- Hashes of all that was read, including reports, and of the resource alone.
     fingerprint text NOT NULL,
     content text NOT NULL,
-    -- As they were there; what differs here was changed here.
+    -- As at the source; if the resource here differs, it was changed here.
     generation bigint NOT NULL,
     updated_time timestamptz NOT NULL,
-    -- Of what is gone there, and was removed here for that: if it comes back, it gets a higher one.
+    -- Of a resource removed here because it was gone at the source; if it returns, it gets a higher one.
     last_version bigint,
     PRIMARY KEY (owner_type, owner_id)
 );

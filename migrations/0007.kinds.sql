@@ -1,7 +1,7 @@
--- Resources of the kinds that an operator declares, all in one table. Clusters and node pools keep theirs.
+-- Resources of all kinds that an operator declares. Clusters and node pools keep their own tables.
 
--- The finished JSON text of such a resource. Unlike a cluster's, its address and that of what it belongs
--- to depend on what was declared, so that they are kept.
+-- The finished JSON text of such a resource. Unlike a cluster's, its address and its owner's depend on
+-- the declaration, so they are stored.
 CREATE FUNCTION hyperfleet_resource(
     kind text, id uuid, href text, owner_kind text, owner_id uuid, owner_href text,
     name text, generation bigint, labels jsonb, spec jsonb, status jsonb,
@@ -28,8 +28,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         ',"status":', status, '}')
 $$;
 
--- What owns a resource may be in three tables, so no foreign key can name it: who creates one locks its
--- owner, and who removes an owner removes what belongs to it before.
+-- An owner may be in any of three tables, so a foreign key is not possible: creating a resource locks
+-- its owner, and before an owner is removed, what belongs to it is removed.
 CREATE TABLE resources (
     id uuid PRIMARY KEY,
     kind text NOT NULL CHECK (kind ~ '^[A-Z][A-Za-z0-9]{0,62}$'),
@@ -63,7 +63,7 @@ CREATE TABLE resources (
     CHECK ((deleted_time IS NULL) = (deleted_by IS NULL)),
     CHECK ((owner_id IS NULL) = (owner_kind IS NULL) AND (owner_id IS NULL) = (owner_href IS NULL))
 );
--- A name is unique among those of its kind that belong to the same, or to nothing.
+-- A name is unique among the resources of a kind with the same owner, or without an owner.
 CREATE UNIQUE INDEX resources_name ON resources (kind, name) WHERE owner_id IS NULL;
 CREATE UNIQUE INDEX resources_name_of_owner ON resources (owner_id, kind, name) WHERE owner_id IS NOT NULL;
 CREATE INDEX resources_of_kind ON resources (kind, created_time DESC, id DESC);
@@ -78,7 +78,7 @@ CREATE INDEX resources_deleted ON resources (kind, created_time DESC, id DESC)
 ALTER TABLE resources ALTER COLUMN created_time SET (n_distinct = 1);
 ALTER TABLE resources ALTER COLUMN reconciled_time SET STATISTICS 1000;
 
--- They are counted by kind, as the rows of other tables are by table.
+-- Resources are counted by kind, where other tables count all of their rows.
 CREATE FUNCTION hyperfleet_count_kinds() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -109,7 +109,7 @@ CREATE TRIGGER resources_removed AFTER DELETE ON resources
 CREATE TRIGGER resources_emptied AFTER TRUNCATE ON resources
     FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_count_kinds();
 
--- Resources of all kinds. What is simple enough to be read in the order of each table's own index.
+-- Resources of all kinds; simple enough to be read in the order of each table's own index.
 CREATE VIEW all_resources AS
     SELECT id, 'Cluster'::text AS kind, NULL::uuid AS owner_id, name, generation, version, labels, spec,
            status, created_time, updated_time, created_by, updated_by, deleted_time, deleted_by, document,
@@ -126,7 +126,7 @@ CREATE VIEW all_resources AS
            phase, reconciled, reconciled_time, available
     FROM resources;
 
--- Reports and labels may be of declared kinds. What there is was checked more strictly when it came.
+-- Reports and labels may belong to declared kinds. Existing rows have passed a stricter check.
 ALTER TABLE adapter_statuses DROP CONSTRAINT adapter_statuses_owner_type_check;
 ALTER TABLE adapter_statuses ADD CONSTRAINT adapter_statuses_owner_type_check
     CHECK (owner_type ~ '^[A-Z][A-Za-z0-9]{0,62}$') NOT VALID;

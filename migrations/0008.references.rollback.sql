@@ -1,4 +1,4 @@
--- A view loses a column in no other way.
+-- There is no other way to drop a column of a view.
 DROP VIEW all_resources;
 CREATE VIEW all_resources AS
     SELECT id, 'Cluster'::text AS kind, NULL::uuid AS owner_id, name, generation, version, labels, spec,

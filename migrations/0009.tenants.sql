@@ -1,7 +1,7 @@
--- Whose a resource is. Rows without a tenant, as all are where tenants are not told apart, cost nothing
--- in what follows.
+-- Which tenant a resource belongs to. Rows without a tenant, as all are if tenants are not kept apart,
+-- cost nothing in what follows.
 
--- Who waits for a table keeps all who come after from it: behind a dump nobody waits for long.
+-- Waiting for a table lock blocks all that come later, so wait only briefly, and retry during a dump.
 DO $$
 BEGIN
     LOOP
@@ -20,14 +20,14 @@ ALTER TABLE clusters ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE node_pools ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE resources ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
 
--- Each tenancy that there has ever been: few, and never forgotten. Who has only some of the dimensions of
--- others finds here whose resources to look for.
+-- Every tenancy that has ever existed: few, and never removed. For a caller that has only some of their
+-- dimensions, this tells whose resources to look for.
 CREATE TABLE tenants (
     tenancy jsonb PRIMARY KEY CHECK (jsonb_typeof(tenancy) = 'object' AND tenancy <> '{}')
 );
 CREATE INDEX tenants_tenancy ON tenants USING gin (tenancy jsonb_path_ops);
 
--- As row_counts, for each tenancy.
+-- Like row_counts, for each tenancy.
 CREATE TABLE tenant_counts (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     table_name text NOT NULL,
@@ -36,13 +36,13 @@ CREATE TABLE tenant_counts (
 );
 CREATE INDEX tenant_counts_tenancy ON tenant_counts (tenancy, table_name);
 
--- A restore that fires triggers brings neither: see migration 0005.
+-- Discards what a restore that fires triggers brings for either table; see migration 0005.
 CREATE TRIGGER tenants_counted BEFORE INSERT ON tenants
     FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION hyperfleet_counted();
 CREATE TRIGGER tenant_counts_counted BEFORE INSERT ON tenant_counts
     FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION hyperfleet_counted();
 
--- Sums up now and then what was counted of some tenancies.
+-- Now and then, replaces the counts of some tenancies by their sums.
 CREATE FUNCTION hyperfleet_sum_up(tenancies jsonb[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -133,7 +133,7 @@ BEGIN
 END
 $$;
 
--- The service never changes whose a resource is; an operator may.
+-- The service never changes a resource's tenant, but an operator may.
 CREATE FUNCTION hyperfleet_count_moved() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE

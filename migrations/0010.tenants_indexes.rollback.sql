@@ -1,11 +1,11 @@
 -- transactional: false
--- This fails as long as two tenants have the same name for something.
+-- This fails as long as two tenants use the same name for something.
 DROP INDEX CONCURRENTLY IF EXISTS resources_name;
 CREATE UNIQUE INDEX CONCURRENTLY resources_name ON resources (kind, name) WHERE owner_id IS NULL;
 DROP INDEX CONCURRENTLY IF EXISTS resources_name_of_tenant;
 DROP INDEX CONCURRENTLY IF EXISTS clusters_name_of_all;
 CREATE UNIQUE INDEX CONCURRENTLY clusters_name_of_all ON clusters (name);
--- Who waits for a table keeps all who come after from it, so that none waits for long.
+-- Waiting for a table lock blocks all that come later, so wait only briefly, and retry.
 DO $$
 BEGIN
     LOOP

@@ -1,8 +1,8 @@
 -- transactional: false
--- The indexes of migration 0009: built while the service goes on writing, each in a transaction of its
--- own. One that was left unfinished is built anew.
+-- The indexes for migration 0009, built while the service continues to write, each in its own
+-- transaction. An index that was left unfinished is built anew.
 
--- Those of lists have no entry for what is of no tenant, so that a report on that writes none.
+-- The indexes for lists omit rows without a tenant, so that reports on these write no entries.
 DROP INDEX CONCURRENTLY IF EXISTS clusters_tenancy;
 CREATE INDEX CONCURRENTLY clusters_tenancy ON clusters (tenancy, created_time DESC, id DESC)
     WHERE tenancy <> '{}';
@@ -16,10 +16,10 @@ DROP INDEX CONCURRENTLY IF EXISTS resources_tenancy_kind;
 CREATE INDEX CONCURRENTLY resources_tenancy_kind
     ON resources (tenancy, kind, created_time DESC, id DESC) WHERE tenancy <> '{}';
 
--- A name is unique within a tenant. The constraint keeps its name, which the version before uses.
+-- A name is unique within a tenant. The constraint keeps its name, which the previous version uses.
 DROP INDEX CONCURRENTLY IF EXISTS clusters_name_of_tenant;
 CREATE UNIQUE INDEX CONCURRENTLY clusters_name_of_tenant ON clusters (name, tenancy);
--- Who waits for a table keeps all who come after from it, so that none waits for long.
+-- Waiting for a table lock blocks all that come later, so wait only briefly, and retry.
 DO $$
 BEGIN
     LOOP

@@ -1,18 +1,17 @@
--- The feed: what happens to resources, a narrow row each, written by the transaction that does it,
--- whoever runs that: this version or the one before, an import, a cascade.
+-- The feed: a narrow row for each change of a resource, written in the same transaction, no matter
+-- whether that is run by this version or the previous one, by an import or by a cascade.
 --
--- Order. Transactions do not commit in the order of their numbers, so the position of a row is the
--- number of its transaction, and readers see only what is before the oldest transaction that still runs
--- (pg_snapshot_xmin). All transactions with lower numbers have ended by then, and what they have written
--- can be seen; whoever writes later has a number, and so a position, that is not lower. So nothing ever
--- appears behind a reader.
+-- Order. Transactions do not commit in the order of their ids. So the position of a row is the id of its
+-- transaction, and readers see only rows before the oldest transaction still running (pg_snapshot_xmin).
+-- All transactions with lower ids have ended by then, and their rows are visible; later writers have
+-- ids, and so positions, that are not lower. So no row ever appears behind a reader.
 --
--- That alone would show the changes of one resource in a wrong order: a transaction that got its number
--- early (a cascade that has locked the parent) may change a child after one with a higher number has
--- changed it and committed. So a row is never before the last one of its resource: its position is the
--- greater of the two, and among rows of the same position the sequence decides, which is drawn while the
--- resource is locked. A position that is greater than the own number takes nothing from what is said
--- above: it is not lower, and a reader gets there only when the own transaction has ended, too.
+-- That alone could show the changes of one resource in the wrong order: a transaction that got its id
+-- early (a cascade that has locked the parent) may change a child after a transaction with a higher id
+-- has changed it and committed. So a row never comes before the last one of its resource: its position
+-- is the greater of that row's position and its own transaction's id. Rows with the same position are
+-- ordered by sequence, which is assigned while the resource is locked. A position above the own id is
+-- harmless: it is not lower, and no reader gets there before this transaction has ended, too.
 CREATE TABLE changes (
     position xid8 NOT NULL,
     sequence bigint GENERATED ALWAYS AS IDENTITY,
@@ -31,8 +30,8 @@ CREATE TABLE changes (
 
 CREATE INDEX changes_resource ON changes (id, position, sequence);
 
--- What tells this feed from any other: positions mean nothing in another server. The newest row counts:
--- a restore of the data alone brings another. Rows up to the one that is named were removed for their age.
+-- Identifies this feed, since positions mean nothing on another server. The newest row counts: a restore
+-- of the data alone adds another. Rows of the feed up to the removed_* one were removed for their age.
 CREATE TABLE feeds (
     epoch uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -43,8 +42,8 @@ CREATE TABLE feeds (
 
 INSERT INTO feeds (server) SELECT system_identifier FROM pg_control_system();
 
--- Whether the rows are this server's own: not those of one that was restored here, whose transactions
--- may have had numbers that are yet to come.
+-- Whether the rows are this server's own, and not restored from another, whose transactions may have had
+-- ids that are yet to come here.
 CREATE FUNCTION hyperfleet_feed_fits() RETURNS boolean
 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
     SELECT feeds.server = (SELECT system_identifier FROM pg_control_system())
@@ -52,7 +51,7 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
     FROM feeds ORDER BY since DESC LIMIT 1
 $$;
 
--- Begins a new feed, by which everybody is told to list again; unless that was done meanwhile.
+-- Begins a new feed, which makes all clients list again, unless that has happened in the meantime.
 CREATE FUNCTION hyperfleet_feed_anew(anyway boolean) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -70,8 +69,8 @@ BEGIN
 END
 $$;
 
--- The last version of a row by which nothing was new but times: who stores a report knows, and says so,
--- which spares all others from looking. Who does not know of it, as the version before, is looked after.
+-- The last version of a row that changed nothing but times. A writer of reports knows that and says so
+-- here, to spare the triggers a comparison. The previous version does not, so they compare for it.
 ALTER TABLE clusters ADD COLUMN silent bigint;
 ALTER TABLE node_pools ADD COLUMN silent bigint;
 ALTER TABLE resources ADD COLUMN silent bigint;
@@ -195,8 +194,8 @@ CREATE TRIGGER resources_changed AFTER UPDATE ON resources FOR EACH ROW
     WHEN (NEW.silent IS DISTINCT FROM NEW.version OR NEW.version = OLD.version)
     EXECUTE FUNCTION hyperfleet_change();
 
--- Who empties a table says of no resource that it is gone, so that everybody has to list again. The rows
--- stay: whoever reads them may wait for the table that is locked, and must not be waited for.
+-- TRUNCATE reports no resource as removed, so all clients have to list again. The rows of the feed stay:
+-- a reader of them may be waiting for the truncated table, so this must not wait for readers.
 CREATE FUNCTION hyperfleet_emptied() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -213,7 +212,7 @@ CREATE TRIGGER node_pools_feed_emptied AFTER TRUNCATE ON node_pools
 CREATE TRIGGER resources_feed_emptied AFTER TRUNCATE ON resources
     FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_emptied();
 
--- A restore that fires triggers writes rows of its own for what comes, and needs none beside.
+-- A restore that fires triggers writes its own rows for what it adds, so this discards those it brings.
 CREATE FUNCTION hyperfleet_restored() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,11 +1,11 @@
--- What was wanted of resources before, how their conditions changed, and who did what.
+-- Past specs and labels of resources, how their conditions changed, and who did what.
 
--- By which request a resource came to be what is wanted of it.
+-- The id of the request that made a resource's current generation.
 ALTER TABLE clusters ADD COLUMN request text;
 ALTER TABLE node_pools ADD COLUMN request text;
 ALTER TABLE resources ADD COLUMN request text;
 
--- Past generations; the present one is the resource's own row, so that a creation adds nothing here.
+-- Past generations; the current one is the resource's own row, so a creation adds nothing here.
 CREATE TABLE generations (
     owner_type text NOT NULL,
     owner_id uuid NOT NULL,
@@ -18,8 +18,8 @@ CREATE TABLE generations (
     PRIMARY KEY (owner_id, generation)
 );
 
--- A trigger, so that nothing is missed: cascades, imports, replicas of the version before. How many are
--- kept, the session says. One is added at a time, so that a few that go keep the number down.
+-- A trigger misses nothing: neither cascades, nor imports, nor replicas of the previous version. The
+-- session sets how many are kept. Only one is added at a time, so deleting a few keeps the number down.
 CREATE FUNCTION hyperfleet_generation() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -53,7 +53,7 @@ CREATE TRIGGER node_pools_generation AFTER UPDATE ON node_pools FOR EACH ROW
 CREATE TRIGGER resources_generation AFTER UPDATE ON resources FOR EACH ROW
     WHEN (OLD.generation <> NEW.generation) EXECUTE FUNCTION hyperfleet_generation();
 
--- All generations that are kept, the present one included, with the text that the API shows.
+-- All stored generations including the current one, with the JSON text that the API shows.
 CREATE VIEW all_generations AS
     SELECT owner_id, generation, time, by, request, concat(
         '{"generation":', generation, ',"labels":', labels, ',"spec":', spec,
@@ -73,7 +73,7 @@ CREATE VIEW all_generations AS
         FROM resources
     ) AS one;
 
--- What became of the conditions of a resource, numbered for each from 1.
+-- Transitions of a resource's conditions, numbered from 1 for each resource.
 CREATE TABLE transitions (
     owner_type text NOT NULL,
     owner_id uuid NOT NULL,
@@ -88,8 +88,8 @@ CREATE TABLE transitions (
     PRIMARY KEY (owner_id, number)
 );
 
--- Who changes a resource has its row locked, so that the numbers of two never meet. The adapter is the one
--- whose report the same transaction has stored. A flapping resource comes here often: one statement.
+-- A writer holds a lock on the resource's row, so numbers never collide. The adapter is the one whose
+-- report the same transaction has stored. A single statement, since a flapping resource runs it often.
 CREATE FUNCTION hyperfleet_transition() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -142,7 +142,7 @@ CREATE VIEW all_transitions AS
         ',"generation":', generation, '}') AS document
     FROM transitions;
 
--- Both go with the resource, whoever removes it.
+-- Both are removed with the resource, whoever removes it.
 CREATE FUNCTION hyperfleet_forget() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -158,7 +158,7 @@ CREATE TRIGGER node_pools_forgotten AFTER DELETE ON node_pools
 CREATE TRIGGER resources_forgotten AFTER DELETE ON resources
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION hyperfleet_forget();
 
--- Not only force-deletes: all that people did, and what they were refused.
+-- Not only force-deletes: everything that people did, and what they were refused.
 ALTER TABLE audit
     ALTER COLUMN reason DROP NOT NULL,
     ALTER COLUMN resource_id DROP NOT NULL,
@@ -171,11 +171,11 @@ ALTER TABLE audit
     ADD COLUMN status integer,
     ADD COLUMN code text,
     ADD COLUMN tenancy jsonb NOT NULL DEFAULT '{}';
--- Holds records up for as long as it takes to read those of force-deletes, and has no entry at first.
+-- Blocks new records only while it reads those of force-deletes, and has no entries at first.
 CREATE INDEX audit_tenancy ON audit (tenancy, id DESC) WHERE tenancy <> '{}';
 
--- A tenant is known by its resources; one that was only refused things so far, by that. Those that have
--- gone, too, are there for a copy that is restored with triggers (see migration 0005).
+-- Tenants are known from their resources; this adds those that have only been refused things so far, and
+-- in a restore that fires triggers (see migration 0005), also those whose resources are gone.
 CREATE FUNCTION hyperfleet_audited() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

@@ -1,4 +1,4 @@
--- The functions as they were.
+-- The functions as they were before.
 
 CREATE OR REPLACE FUNCTION hyperfleet_time(moment timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$

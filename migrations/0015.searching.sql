@@ -1,8 +1,8 @@
--- What lists ask for beside their page, as functions: a session keeps the plans within them, and the
--- statement of a list can be planned once, too. To plan these parts took a third of what a search took.
+-- What lists need besides their page, as functions: a session keeps the plans within them, and a list's
+-- statement can be planned once, too. Planning these parts took a third of a search's time.
 
--- The last row of the feed that is certain to have none to come before it; the last that was removed where
--- there is no other. The check is that of hyperfleet/lists/place.py.
+-- The last row of the feed before which no row can appear any more; if there is none, the last one
+-- removed. The check is the one in hyperfleet/lists/place.py.
 CREATE FUNCTION hyperfleet_place() RETURNS text LANGUAGE plpgsql STABLE PARALLEL RESTRICTED AS $$
 BEGIN
     RETURN (
@@ -18,8 +18,8 @@ BEGIN
 END
 $$;
 
--- How many have a label: planned for that very one each time, since few are best counted in another way
--- than most of them.
+-- The number of resources with a label. It is planned for the specific label each time, since the best
+-- way to count depends on whether few or most resources have it.
 CREATE FUNCTION hyperfleet_labelled(of_kind text, name text, content text)
 RETURNS bigint LANGUAGE plpgsql STABLE PARALLEL RESTRICTED AS $$
 DECLARE
