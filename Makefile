@@ -114,7 +114,7 @@ format: $(VENV)/dev.stamp ## Fix style where a tool can
 bench: $(VENV)/dev.stamp ## Run the benchmark
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
-bench-check: $(VENV)/dev.stamp ## Run the benchmark for some seconds; fail if anything is far slower than it was
+bench-check: $(VENV)/dev.stamp ## Run the benchmark for a few seconds; fail if anything is far slower than it was
 	$(BIN)/python -W ignore -m benchmarks check $(ARGS)
 
 db/setup: $(VENV)/run.stamp ## Create the embedded PostgreSQL of this checkout and migrate it

@@ -1,4 +1,4 @@
-// What a program does with the client that oapi-codegen makes of the contract.
+// A program that uses the client that oapi-codegen generates from the contract.
 package main
 
 import (

@@ -1,4 +1,4 @@
-"""What a program does with the client that openapi-python-client generates from the contract."""
+"""A program that uses the client that openapi-python-client generates from the contract."""
 
 import sys
 

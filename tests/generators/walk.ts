@@ -1,4 +1,4 @@
-// What a program does with the types that openapi-typescript makes of the contract.
+// A program that uses the types that openapi-typescript generates from the contract.
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema";
 
