@@ -214,20 +214,25 @@ class Key(TypedDict, total=False):
 SCOPE: LiteralString = "AND tenancy @> %(tenancy)s"
 
 
-class Statements(dict[str, LiteralString]):
-    """A statement for each kind of resource, made when it is first used.
+class PerKind(dict[str, LiteralString]):
+    """A statement for each kind of resource, made from a template when it is first used.
+
+    In the template, ``{table}`` and ``{kind}`` are the kind's names, ``{owner}`` is the id of the owner,
+    ``{under}`` the condition that it is the owner in the path, if there is one, ``{only}`` the condition
+    that a row is of this kind, ``{address}`` its href, and ``{document}`` its JSON text. For callers of
+    a tenant, ``{scope}`` is the condition that they see a row, and ``{tenancy}`` one more column.
 
     :param scoped: whether it is for callers who only see the resources of their tenant
     """
 
-    def __init__(self, statement: LiteralString, *, scoped: bool = False) -> None:
-        self.statement = statement
+    def __init__(self, template: LiteralString, *, scoped: bool = False) -> None:
+        self.template = template
         self.is_scoped = scoped
 
     @functools.cached_property
-    def scoped(self) -> "Statements":
+    def scoped(self) -> "PerKind":
         """The same statements for callers of a tenant."""
-        return Statements(self.statement, scoped=True)
+        return PerKind(self.template, scoped=True)
 
     def of(self, kind: str, key: Key) -> LiteralString:
         """Returns the statement of a kind, for a tenant's callers if the key has a ``tenancy``."""
@@ -236,7 +241,7 @@ class Statements(dict[str, LiteralString]):
     def __missing__(self, kind: str) -> LiteralString:
         """Makes the statement. Raises KeyError if this is not a kind of resource."""
         of = RESOURCES[kind]
-        made = self[kind] = self.statement.format(
+        made = self[kind] = self.template.format(
             table=of.table,
             kind=of.name,
             owner="owner_id" if of.parent else "NULL",
@@ -248,17 +253,6 @@ class Statements(dict[str, LiteralString]):
             tenancy=", tenancy" if self.is_scoped else "",
         )
         return made
-
-
-def both(statement: LiteralString) -> Statements:
-    """Returns a statement for each kind of resource, from a template.
-
-    In it, ``{table}`` and ``{kind}`` are the kind's names, ``{owner}`` is the id of the owner,
-    ``{under}`` the condition that it is the owner in the path, if there is one, ``{only}`` the condition
-    that a row is of this kind, ``{address}`` its href, and ``{document}`` its JSON text. For callers of
-    a tenant, ``{scope}`` is the condition that they see a row, and ``{tenancy}`` one more column.
-    """
-    return Statements(statement)
 
 
 def id_here(old: str) -> str:

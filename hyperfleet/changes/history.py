@@ -5,10 +5,10 @@ from itertools import groupby
 from typing import LiteralString
 
 from hyperfleet.errors import NOT_FOUND, Problem
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import RESOURCES, PerKind
 
 # One generation, and the numbers of those that are kept.
-ONE = both("""/* {table}_generation */
+ONE = PerKind("""/* {table}_generation */
 SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDER BY 1),
        (SELECT past.document::bpchar FROM all_generations AS past
         WHERE past.owner_id = %(id)s AND past.generation = %(generation)s)
@@ -16,7 +16,7 @@ FROM {table} WHERE id = %(id)s {under} {only} {scope}
 """)
 # The labels and specs of two generations, and the numbers of those that are kept. Without ``to``, the
 # second is the current one.
-TWO = both("""/* {table}_generations */
+TWO = PerKind("""/* {table}_generations */
 SELECT ARRAY(SELECT generation FROM all_generations WHERE owner_id = %(id)s ORDER BY 1),
        coalesce(%(to)s::bigint, generation),
        (SELECT ARRAY[past.labels::text, past.spec::text]::bpchar[]

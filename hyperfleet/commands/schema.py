@@ -16,11 +16,11 @@ from hyperfleet.commands.bearer import Session
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
 from hyperfleet.database import connection, embedded
-from hyperfleet.kinds import BASE, NATIVE, RESOURCES, both
+from hyperfleet.kinds import BASE, NATIVE, RESOURCES, PerKind
 from hyperfleet.settings.catalogue import Settings
 
-COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
-STORED = both("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")
+COUNT = PerKind("SELECT count(*) FROM {table} WHERE true {only}")
+STORED = PerKind("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")
 
 BATCH = 500
 # Seconds that a page from a service may take.

@@ -9,7 +9,7 @@ from xxhash import xxh3_128_hexdigest
 from hyperfleet.database.statements import filled
 from hyperfleet.engine.greenlets import run, wait_for
 from hyperfleet.handlers import request
-from hyperfleet.kinds import SCOPE, Key, both
+from hyperfleet.kinds import SCOPE, Key, PerKind
 from hyperfleet.lists import body, page
 from hyperfleet.lists.body import Long
 from hyperfleet.lists.page import Within
@@ -25,11 +25,11 @@ UNCOUNTED = Within("true")
 # The resources of an owner.
 OWNED: LiteralString = "owner_id = %(owner_id)s"
 OWNED_SEEN: LiteralString = f"{OWNED} {SCOPE}"
-OWNER = both("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
+OWNER = PerKind("SELECT 1 FROM {table} WHERE id = %(owner_id)s {only} {scope}")
 # The resource about which something is listed.
-EXISTS = both("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
+EXISTS = PerKind("SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 
-READ = both("""/* {table}_read */
+READ = PerKind("""/* {table}_read */
 SELECT id::text, {document}::bpchar, version, {owner}::text {tenancy} FROM {table}
 WHERE id = ANY(%(ids)s::uuid[]) {only}
 """)

@@ -13,7 +13,7 @@ from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty
-from hyperfleet.kinds import Key, both
+from hyperfleet.kinds import Key, PerKind
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.resource import SET_STATUS, Held, Hold
 from hyperfleet.resources.snapshot import FREE, look
@@ -50,7 +50,9 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     data = excluded.data, metadata = excluded.metadata, last_report_time = excluded.last_report_time
 RETURNING owner_id::text, document::bpchar
 """
-STORE_LOCKED = both(GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true"))
+STORE_LOCKED = PerKind(
+    GIVEN.replace("_report */", "_report_locked */") + STORE.replace("{held}", "true")
+)
 # ``silent`` tells the triggers of the feed and of the transitions whether the version has news.
 UNCHANGED = """, held AS (
     UPDATE {table} SET status = given.status, version = {table}.version + 1,
@@ -59,7 +61,9 @@ UNCHANGED = """, held AS (
     RETURNING {table}.id
 )
 """
-STORE_AT_ONCE = both(GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)"))
+STORE_AT_ONCE = PerKind(
+    GIVEN + FREE + UNCHANGED + STORE.replace("{held}", "id IN (SELECT id FROM held)")
+)
 
 
 def report(kind: str, owner: Key, body: dict[str, Any]) -> flask.Response:

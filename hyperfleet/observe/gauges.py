@@ -20,7 +20,7 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import fetch
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import RESOURCES, PerKind
 from hyperfleet.observe.metrics import OWN, resource_type
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ TIMEOUT = 0.8
 
 # For each kind, the number of resources by phase, from the index of phases alone; and of those not in
 # their desired state, the number, the number stuck in that, and the longest time of these in seconds.
-OF_KIND = both("""
+OF_KIND = PerKind("""
 (SELECT '{kind}', phase, NULL::boolean, count(*), NULL::bigint, NULL::float8 FROM {table}
  WHERE true {only} GROUP BY phase)
 UNION ALL

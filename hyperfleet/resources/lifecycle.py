@@ -15,7 +15,7 @@ from hyperfleet.changes.history import PAST, not_kept
 from hyperfleet.database.statements import filled, transaction
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import INVALID, WRONG_STATE, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES, Key, both
+from hyperfleet.kinds import RESOURCES, Key, PerKind
 from hyperfleet.resources import references, resource
 from hyperfleet.resources.etag import Precondition
 from hyperfleet.resources.resource import DOCUMENT, Held, Hold, Stored, stored
@@ -52,10 +52,10 @@ CHANGED: LiteralString = """, changed AS (
     ON CONFLICT (owner_type, owner_id, key) DO UPDATE SET value = excluded.value
 )"""
 FOUND: LiteralString = "SELECT id::text, document::bpchar FROM changed"
-CHANGE_AT_ONCE = both(
+CHANGE_AT_ONCE = PerKind(
     CHANGE + FREE + CHANGED.replace("{held}", "ARRAY(SELECT id FROM free)") + CHANGED_EACH + FOUND
 )
-CHANGE_LOCKED = both(
+CHANGE_LOCKED = PerKind(
     CHANGE.replace("_change */", "_change_locked */")
     + CHANGED.replace("{held}", "%(ids)s::uuid[]")
     + CHANGED_EACH

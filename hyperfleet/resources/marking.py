@@ -12,7 +12,7 @@ from hyperfleet.changes.audit import CHANGED, Origin
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import RESOURCES, Key, Kind, below, both, owned, quoted, referrers
+from hyperfleet.kinds import RESOURCES, Key, Kind, PerKind, below, owned, quoted, referrers
 from hyperfleet.resources import removal, resource
 from hyperfleet.resources.etag import Precondition
 from hyperfleet.resources.removal import IDS
@@ -28,7 +28,7 @@ WITH changed AS (
     WHERE id = %(id)s RETURNING id, name, generation, tenancy, {document} AS document
 )
 """
-MARKS = both(MARK + CHANGED + DOCUMENT)
+MARKS = PerKind(MARK + CHANGED + DOCUMENT)
 
 MARK_ALL: LiteralString = """/* {table}_mark_all */
 WITH changed AS (
@@ -41,7 +41,7 @@ WITH changed AS (
 )
 """
 DONE: LiteralString = "SELECT"
-MARKS_ALL = both(MARK_ALL + CHANGED + DONE)
+MARKS_ALL = PerKind(MARK_ALL + CHANGED + DONE)
 
 
 KEPT: LiteralString = """/* {table}_keeping */

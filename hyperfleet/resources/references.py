@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
-from hyperfleet.kinds import RESOURCES, Key, Reference, Statements, both, known_id
+from hyperfleet.kinds import RESOURCES, Key, PerKind, Reference, known_id
 
 # The references of a resource by type, as a client sends them or as responses show them.
 References: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -24,7 +24,7 @@ LOCK: LiteralString = """/* {table}_lock_referred */
 SELECT id::text, deleted_time IS NOT NULL, {address} FROM {table}
 WHERE id = ANY(%(ids)s::uuid[]) {only} {scope} {beside} ORDER BY id FOR SHARE
 """
-LOCK_OWN = both("""/* {table}_lock_referring */
+LOCK_OWN = PerKind("""/* {table}_lock_referring */
 SELECT 1 FROM {table} WHERE id = %(id)s {only} {scope} FOR NO KEY UPDATE
 """)
 # With tenants, anyone who sees a resource must also see its targets. So a target must have all
@@ -36,14 +36,14 @@ AND tenancy @> coalesce((SELECT of.tenancy FROM {table} AS of
 """
 
 FORGET = "/* resource_references_forget */ DELETE FROM resource_references WHERE source_id = %(id)s"
-KEEP = both("""/* {table}_refer */
+KEEP = PerKind("""/* {table}_refer */
 INSERT INTO resource_references
     (source_kind, source_id, ref_type, target_kind, target_id, created_time)
 SELECT '{kind}', source.id, of.key, one.value ->> 'kind', (one.value ->> 'id')::uuid, source.created_time
 FROM {table} AS source, jsonb_each(%(refs)s::jsonb) AS of, jsonb_array_elements(of.value) AS one
 WHERE source.id = %(id)s
 """)
-SHOW = both("""/* {table}_show_references */
+SHOW = PerKind("""/* {table}_show_references */
 UPDATE {table} SET refs = %(refs)s WHERE id = %(id)s RETURNING {document}::bpchar
 """)
 
@@ -134,12 +134,12 @@ def _wrong(of: Reference, deleted: bool | None, again: bool) -> str:
 
 
 @functools.cache
-def _lock(beside: LiteralString) -> Statements:
+def _lock(beside: LiteralString) -> PerKind:
     """Returns the statements that lock the targets of references.
 
     :param beside: the table of the resource whose dimensions they must have; empty for none
     """
-    return both(LOCK.replace("{beside}", BESIDE.format(table=beside) if beside else ""))
+    return PerKind(LOCK.replace("{beside}", BESIDE.format(table=beside) if beside else ""))
 
 
 def _locks(

@@ -9,18 +9,18 @@ from psycopg.types.json import Jsonb
 from hyperfleet import times
 from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
-from hyperfleet.kinds import RESOURCES, both
+from hyperfleet.kinds import RESOURCES, PerKind
 from hyperfleet.resources import removal
 from hyperfleet.resources.resource import Hold
 from hyperfleet.status.conditions import Folding
 
 BATCH = 100
 
-COUNT = both("SELECT count(*) FROM {table} WHERE true {only}")
+COUNT = PerKind("SELECT count(*) FROM {table} WHERE true {only}")
 
-NEXT = both("SELECT id::text FROM {table} WHERE id > %(after)s {only} ORDER BY id LIMIT %(size)s")
+NEXT = PerKind("SELECT id::text FROM {table} WHERE id > %(after)s {only} ORDER BY id LIMIT %(size)s")
 
-UPDATE = both("""
+UPDATE = PerKind("""
 UPDATE {table} AS resource SET status = folded.status, version = version + 1
 FROM jsonb_to_recordset(%(folded)s) AS folded (id uuid, status jsonb) WHERE resource.id = folded.id
 """)

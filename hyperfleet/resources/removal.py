@@ -18,7 +18,7 @@ from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
-from hyperfleet.kinds import ONLY, RESOURCES, Key, Kind, above, below, both, owned, quoted, referrers
+from hyperfleet.kinds import ONLY, RESOURCES, Key, Kind, PerKind, above, below, owned, quoted, referrers
 from hyperfleet.resources.resource import BATCH, SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ENDED = "finalized"
 
 # The owner of a resource, and the owner's owner; neither ever changes.
-OWNER_OF = both("SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}")
+OWNER_OF = PerKind("SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}")
 OWNERS_OWNER: LiteralString = "SELECT owner_id FROM {table} WHERE id = ({inner})"
 LOCK_OWNER: LiteralString = """/* {table}_lock_owner */
 SELECT id::text FROM {table} WHERE id = ({inner}) FOR NO KEY UPDATE
@@ -103,7 +103,7 @@ HEARD = "/* heard */ SELECT 1"
 
 IDS: LiteralString = "%(ids)s::uuid[]"
 
-THERE = both("""/* {table}_seen */
+THERE = PerKind("""/* {table}_seen */
 SELECT 1 FROM {table} WHERE id = %(id)s {under} {only} {scope}
 """)
 

@@ -26,8 +26,7 @@ from hyperfleet.kinds import (
     RESOURCES,
     SCOPE,
     Key,
-    Statements,
-    both,
+    PerKind,
     known_id,
     owned,
     quoted,
@@ -49,7 +48,7 @@ WITH given AS (
 )"""
 
 # Finds the resource that has a name, among those of the same owner, or else of the same tenant.
-HOLDER = both("""/* {table}_named */
+HOLDER = PerKind("""/* {table}_named */
 SELECT id::text, deleted_time IS NOT NULL FROM {table}
 WHERE name = %(name)s AND ({owner} IS NOT NULL OR tenancy = %(tenancy)s) {under} {only}
 """)
@@ -102,7 +101,7 @@ SELECT id::text FROM {table} WHERE id IN ({below}) ORDER BY id FOR NO KEY UPDATE
 """
 OWN_ROOT = "ARRAY(SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only} {scope})"
 
-SET_STATUS = both("""/* {table}_set_status */
+SET_STATUS = PerKind("""/* {table}_set_status */
 UPDATE {table} SET status = %(status)s, version = version + 1 WHERE id = %(id)s
 """)
 
@@ -151,8 +150,8 @@ class Held(NamedTuple):
 
 
 @functools.cache
-def _lock(ids: LiteralString, columns: LiteralString) -> Statements:
-    return both(LOCK.replace("{ids}", ids).replace("{whole}", columns))
+def _lock(ids: LiteralString, columns: LiteralString) -> PerKind:
+    return PerKind(LOCK.replace("{ids}", ids).replace("{whole}", columns))
 
 
 @functools.cache

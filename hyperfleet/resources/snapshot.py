@@ -7,7 +7,7 @@ a statement that does nothing if the version has changed since, and then tries a
 from typing import Any, LiteralString
 
 from hyperfleet.engine.greenlets import wait_for
-from hyperfleet.kinds import Key, both
+from hyperfleet.kinds import Key, PerKind
 from hyperfleet.resources.resource import (
     REPORT,
     REPORT_SEEN,
@@ -34,13 +34,13 @@ SELECT id::text, version, generation, status, hyperfleet_time(created_time),
 FROM {table} WHERE id = ANY(%(ids)s::uuid[]) {only}
 """
 _SHORT: LiteralString = f", name, labels, CASE WHEN octet_length(document) <= {LONGEST} THEN spec END"
-LOOK = both(_LOOK.replace("{data}", "").replace("{seen}", ""))
+LOOK = PerKind(_LOOK.replace("{data}", "").replace("{seen}", ""))
 # The same with what rules of mapped conditions need;
-LOOK_SEEN = both(_LOOK.replace("{data}", ", data").replace("{seen}", SEEN_COLUMNS))
+LOOK_SEEN = PerKind(_LOOK.replace("{data}", ", data").replace("{seen}", SEEN_COLUMNS))
 # with what can be changed; and with both.
 _WHOLE: LiteralString = _LOOK.replace("_state */", "_whole */").replace("{seen}", _SHORT)
-LOOK_WHOLE = both(_WHOLE.replace("{data}", ""))
-LOOK_WHOLE_SEEN = both(_WHOLE.replace("{data}", ", data"))
+LOOK_WHOLE = PerKind(_WHOLE.replace("{data}", ""))
+LOOK_WHOLE_SEEN = PerKind(_WHOLE.replace("{data}", ", data"))
 
 # Follows ``given``, which has the version of each resource. It skips locked ones: they must not make the
 # others in the statement wait.

@@ -9,7 +9,7 @@ import psycopg
 
 from hyperfleet.database import connection
 from hyperfleet.database.connection import Connection
-from hyperfleet.kinds import NATIVE, both
+from hyperfleet.kinds import NATIVE, PerKind
 from hyperfleet.resources.refold import UPDATE, fold_all
 from hyperfleet.resources.removal import remove
 from hyperfleet.resources.resource import REPORT, REPORT_SEEN
@@ -19,12 +19,12 @@ from hyperfleet.status.report import Report
 from hyperfleet.takeover.rows import BATCH, Item, raw_text
 
 # What was last imported from another source counts as changed, and then as imported from this one.
-KNOWN = both("""
+KNOWN = PerKind("""
 SELECT owner_id::text, CASE WHEN source = %(source)s THEN fingerprint ELSE '' END, content, generation,
        hyperfleet_time(updated_time)
 FROM imports WHERE owner_type = '{kind}' AND owner_id = ANY(%(ids)s::uuid[]) AND last_version IS NULL
 """)
-IMPORTED = both("""
+IMPORTED = PerKind("""
 SELECT owner_id::text FROM imports
 WHERE owner_type = '{kind}' AND source = %(source)s AND last_version IS NULL
 """)
@@ -39,7 +39,7 @@ FROM {table} WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id
 """
 # A dry run takes no row locks, since these are writes. Rules of mapped conditions need the data.
 HERE = {
-    (lock, seen): both(STATE.replace("{data}", data) + suffix)
+    (lock, seen): PerKind(STATE.replace("{data}", data) + suffix)
     for lock, suffix in ((False, ""), (True, "FOR NO KEY UPDATE"))
     for seen, data in ((False, ""), (True, ", data"))
 }
@@ -53,7 +53,7 @@ OWNERS = "SELECT id::text FROM clusters WHERE id = ANY(%(owners)s::uuid[])"
 
 # Ids, names and owners never change. New rows must not exist yet, and the others are locked, so that no
 # unseen change is overwritten. A resource that comes back never gets a version that it had before.
-_WRITE = both("""
+_WRITE = PerKind("""
 WITH given AS (
     SELECT * FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
         (id uuid, owner_id uuid, name text, generation bigint, labels jsonb, spec jsonb, status jsonb,
@@ -93,7 +93,7 @@ WRITE: dict[str, LiteralString] = {
     kind: statement if NATIVE[kind].parent else statement.replace("id, owner_id, name", "id, name")
     for kind, statement in ((kind, _WRITE[kind]) for kind in NATIVE)
 }
-STORE = both("""
+STORE = PerKind("""
 INSERT INTO adapter_statuses
     (owner_type, owner_id, adapter, observed_generation, conditions, data, metadata,
      created_time, last_report_time)
@@ -107,7 +107,7 @@ ON CONFLICT (owner_type, owner_id, adapter) DO UPDATE SET
     data = excluded.data, metadata = excluded.metadata, created_time = excluded.created_time,
     last_report_time = excluded.last_report_time
 """)
-RECORD = both("""
+RECORD = PerKind("""
 INSERT INTO imports (owner_type, owner_id, source, fingerprint, content, generation, updated_time)
 SELECT '{kind}', id, %(source)s, fingerprint, content, generation, updated_time
 FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS given
@@ -124,7 +124,7 @@ ORDER BY id FOR NO KEY UPDATE
 """
 # For each resource that is gone at the source: its name, whether it was changed here after the import,
 # what belongs to it, and whether anything that still exists refers to it.
-GONE = both("""
+GONE = PerKind("""
 SELECT imports.owner_id::text, resource.name,
        (resource.generation, resource.updated_time) <> (imports.generation, imports.updated_time),
        ARRAY(SELECT id::text FROM node_pools WHERE node_pools.owner_id = resource.id
@@ -136,7 +136,7 @@ FROM imports LEFT JOIN {table} AS resource ON resource.id = imports.owner_id
 WHERE owner_type = '{kind}' AND imports.owner_id = ANY(%(ids)s::uuid[])
 """)
 # Keeps only its last version; if that is unknown, a time, which is more than any version.
-FORGET = both("""
+FORGET = PerKind("""
 UPDATE imports SET fingerprint = '', content = '',
     last_version = coalesce((SELECT version FROM {table} WHERE id = imports.owner_id),
                             extract(epoch FROM now())::bigint)
