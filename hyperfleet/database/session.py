@@ -249,7 +249,7 @@ class Line:
         return Ready(ready | Ready.R * bool(events[0][1] & ~select.POLLOUT))
 
 
-class Together(psycopg.AsyncPipeline):
+class OneMessagePipeline(psycopg.AsyncPipeline):
     """A pipeline that sends its statements in one message, when a result is asked for.
 
     psycopg's own sends each at once, which would be most of the cost of a report.

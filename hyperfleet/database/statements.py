@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.pool import Pool
-from hyperfleet.database.session import Session, Together
+from hyperfleet.database.session import OneMessagePipeline, Session
 from hyperfleet.engine.greenlets import wait_for
 
 # The length that PostgreSQL assumes for an array of unknown length. For a shorter one, a plan for the
@@ -67,7 +67,7 @@ async def fetch_on(
     return rows
 
 
-class Rows:
+class PlainCursor:
     """The result of a statement, fetched on demand and timed until then."""
 
     def __init__(self, cursor: psycopg.AsyncCursor[TupleRow], saw: Callable[[], None]) -> None:
@@ -91,14 +91,14 @@ class Rows:
         return iter(self.fetchall())
 
 
-class Statements:
+class PlainConnection:
     """A connection of the pool, for plain functions."""
 
     def __init__(self, pool: Pool, conn: Session) -> None:
         self.pool = pool
         self.conn = conn
 
-    def execute(self, statement: Any, values: Any = None) -> Rows:
+    def execute(self, statement: Any, values: Any = None) -> PlainCursor:
         """Runs a statement and returns its result."""
         began = time.perf_counter()
 
@@ -106,15 +106,15 @@ class Statements:
             self.pool.heard(self.conn)
             self.pool.saw(statement, time.perf_counter() - began)
 
-        return Rows(wait_for(self.conn.execute(statement, values)), saw)
+        return PlainCursor(wait_for(self.conn.execute(statement, values)), saw)
 
 
 @contextmanager
-def session(pool: Pool, timeout: float | None = None) -> Iterator[Statements]:
+def session(pool: Pool, timeout: float | None = None) -> Iterator[PlainConnection]:
     """Lends a connection in autocommit mode for the block; ``timeout`` as for :meth:`Pool.getconn`."""
     conn = wait_for(pool.getconn(timeout))
     try:
-        yield Statements(pool, conn)
+        yield PlainConnection(pool, conn)
     except psycopg.Error as error:
         wait_for(pool.blame(conn, error))
         raise
@@ -133,7 +133,7 @@ def transaction(pool: Pool) -> Iterator[Connection]:
     conn = wait_for(pool.getconn())
     try:
         wait_for(_begin(conn))
-        yield Statements(pool, conn)
+        yield PlainConnection(pool, conn)
         began = time.perf_counter()
         wait_for(_commit(conn))
         pool.saw("/* commit */", time.perf_counter() - began)
@@ -162,7 +162,7 @@ async def _begin(conn: Session) -> None:
     # After a pipeline, PgBouncer 1.18 sometimes keeps the session for this connection although it is
     # idle, and the next client waits for it.
     if conn.travelling is None:
-        conn._pipeline = Together(conn)
+        conn._pipeline = OneMessagePipeline(conn)
         await conn._pipeline.__aenter__()
     await conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     await _travel(conn)
