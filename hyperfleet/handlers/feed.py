@@ -8,7 +8,7 @@ import flask
 from hyperfleet.changes import pages
 from hyperfleet.changes.pages import Page, Wanted
 from hyperfleet.engine.greenlets import wait_for
-from hyperfleet.engine.patience import Later
+from hyperfleet.engine.later import Later
 from hyperfleet.errors import bad_parameter
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer
@@ -23,7 +23,7 @@ LONGEST = 45
 
 def get_changes(
     *, after: str = "", wait: int | None = None, limit: int, fields: str = "", **filters: str
-) -> flask.Response:
+) -> flask.Response | Later:
     """Returns the changes after a place, waiting for some if asked to, or streams them as they come."""
     wanted = _wanted(filters, fields, limit)
     headers = dict(wanted.shape.headers)
@@ -43,12 +43,12 @@ def get_changes(
     if streams:
         # Keeps proxies from buffering events that should arrive at once.
         headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = feed.stream(wanted, page)
-        return Later(pieces=stream, headers=headers, content_type="text/event-stream")
+        headers["Content-Type"] = "text/event-stream"
+        return Later(headers, pieces=feed.stream(wanted, page))
     if page.items or not seconds:
         return answer(page.text, 200, headers)
-    waited = partial(feed.later, wanted, page, min(seconds, LONGEST))
-    return Later(waited, headers=headers, content_type="application/json")
+    headers["Content-Type"] = "application/json"
+    return Later(headers, partial(feed.later, wanted, page, min(seconds, LONGEST)))
 
 
 def _wanted(filters: Mapping[str, str], fields: str, limit: int) -> Wanted:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from hyperfleet import errors
 from hyperfleet.contract.validation import CALL
 from hyperfleet.engine import greenlets
-from hyperfleet.engine.patience import Later
+from hyperfleet.engine.later import Later
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
 from hyperfleet.http.problems import BODILESS, explain, render
@@ -130,7 +130,7 @@ class Bridge:
         except Exception as error:
             return _failed(error, environ)
         headers = {**later.headers, "Content-Length": str(len(content))}
-        return later.status_code, _encoded(headers), content
+        return 200, _encoded(headers), content
 
     async def _follow(
         self,
@@ -157,11 +157,10 @@ class Bridge:
         content: bytes | Iterator[bytes] | Later
         try:
             with self.application.request_context(environ):
-                answer: flask.Response = handler(**arguments)
-            status, headers = answer.status_code, dict(answer.headers)
+                answer: flask.Response | Later = handler(**arguments)
             if isinstance(answer, Later):
-                headers.pop("Content-Length", None)
-                return status, _encoded(headers), answer
+                return 200, _encoded(answer.headers), answer
+            status, headers = answer.status_code, dict(answer.headers)
             if status in BODILESS:
                 del headers["Content-Length"]
             # Flask's own iterator would hold each piece until the next one is requested.
