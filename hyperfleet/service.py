@@ -24,7 +24,7 @@ from hyperfleet.settings.catalogue import Settings
 from hyperfleet.status.conditions import Folding, foldings
 
 # How long a shared statement waits for a lock; if it takes longer, each request runs its own.
-PATIENCE = "100ms"
+LOCK_TIMEOUT = "100ms"
 
 
 class Events(Protocol):
@@ -87,8 +87,8 @@ class Service:
         """Returns what runs a statement once for all requests that need it at the same time.
 
         :param statement: its parameters are ``ids``; ``rows``, a JSON list of what is given for each;
-            and ``patience``, how long it may wait for a lock, NULL for the usual time. Its first column
-            is the id
+            and ``lock_timeout``, how long it may wait for a lock, NULL for the usual time. Its first
+            column is the id
         """
         known = self.rounds.get(statement)
         if known is None:
@@ -114,6 +114,6 @@ class Service:
     async def _rows(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, TupleRow]:
-        patience = PATIENCE if len(asked) > 1 else None
-        values = {"ids": filled(asked), "rows": Jsonb([*asked.values()]), "patience": patience}
+        timeout = LOCK_TIMEOUT if len(asked) > 1 else None
+        values = {"ids": filled(asked), "rows": Jsonb([*asked.values()]), "lock_timeout": timeout}
         return {row[0]: row[1:] for row in await fetch(self.pool, statement, values)}

@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 # Seconds after which a caller no longer waits for a running statement, and another begins beside it.
-PATIENCE = 0.02
+OVERDUE = 0.02
 # The most that share a statement, so that neither its values nor its rows grow without bound.
 LARGEST = 32
 
@@ -104,7 +104,7 @@ class Rounds(Generic[K, V]):
         task = asyncio.create_task(self._round(), context=Context())
         self.tasks[task] = ()
         # A round that hangs does not hold up the next one.
-        overdue = asyncio.get_running_loop().call_later(PATIENCE, self._next)
+        overdue = asyncio.get_running_loop().call_later(OVERDUE, self._next)
 
         def ended(_: object) -> None:
             overdue.cancel()
@@ -181,7 +181,7 @@ class Once:
         before: asyncio.Future[Any] | None,
     ) -> None:
         if before is not None:
-            await asyncio.wait([before], timeout=PATIENCE)
+            await asyncio.wait([before], timeout=OVERDUE)
             # From now on, callers need a newer read than this one.
             del self.next[key]
             self.running[key] = answer

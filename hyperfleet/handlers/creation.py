@@ -17,16 +17,16 @@ from hyperfleet.resources import idempotency, references, resource
 from hyperfleet.resources.resource import Stored
 
 # For kinds without a parent, several at a time. The fixed order keeps two such statements from
-# deadlocking; ``patience`` keeps a name that is just being taken from holding up the other rows.
+# deadlocking; ``lock_timeout`` keeps a name that is just being taken from holding up the other rows.
 ALONE: LiteralString = """
-, patience AS MATERIALIZED (
-    SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true)
+, lock_timeout AS MATERIALIZED (
+    SELECT set_config('lock_timeout', coalesce(%(lock_timeout)s, current_setting('lock_timeout')), true)
 ), created AS (
     INSERT INTO {table}
         ({columns} id, name, labels, spec, status, created_time, updated_time, created_by, updated_by,
          request, tenancy)
     SELECT {values} id, name, labels, spec, status, at, at, by, by, request, tenancy
-    FROM given, patience ORDER BY name, tenancy
+    FROM given, lock_timeout ORDER BY name, tenancy
     ON CONFLICT {name} DO NOTHING
     RETURNING id, created_time, labels, document, tenancy
 )"""

@@ -20,7 +20,7 @@ FEED = f"{BASE}/changes"
 AT_ONCE = 8
 # Seconds after which a request's slot goes to another, finished or not, so that a request that waits for
 # a lock or for its client holds up nobody.
-PATIENCE = 0.02
+SLOT_LASTS = 0.02
 
 # Clients are told apart by address, User-Agent and token, because some share a proxy. None of that is
 # verified: a client that makes it up is served in order of arrival, as without turns.
@@ -134,7 +134,7 @@ class Fair:
         while self.waiting:
             if len(self.working) >= AT_ONCE:
                 oldest = next(iter(self.working))
-                left = self.working[oldest] + PATIENCE - now
+                left = self.working[oldest] + SLOT_LASTS - now
                 if left > 0:
                     if self.overdue is None:
                         loop = asyncio.get_running_loop()

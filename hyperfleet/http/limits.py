@@ -12,7 +12,7 @@ from hyperfleet.settings.catalogue import Settings
 
 # If a body is too large, up to this many times the limit is read and discarded: a client would miss the
 # response if the connection closed while it was still sending.
-PATIENCE = 16
+DRAINED = 16
 
 
 class Limited:
@@ -76,7 +76,7 @@ class Limited:
         return bounded
 
     async def _drain(self, receive: Receive) -> None:
-        left = self.body * PATIENCE
+        left = self.body * DRAINED
         while left > 0:
             message = await receive()
             left -= len(message.get("body", b"")) or 1

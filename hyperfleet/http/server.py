@@ -49,7 +49,7 @@ class Ending:
         """Asks the service to stop, or to hurry if already asked. May be called from any thread."""
         (self.now if self.begun.is_set() else self.begun).set()
 
-    async def patience(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Waits for this many seconds, unless the service must hurry."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.now.is_set():
@@ -60,11 +60,15 @@ class _Server(uvicorn.Server):
     """A server that leaves signals to its runner, and cuts requests off with a proper response."""
 
     def __init__(
-        self, config: uvicorn.Config, ending: Ending, patience: float, certificate: Certificate | None
+        self,
+        config: uvicorn.Config,
+        ending: Ending,
+        handshake_timeout: float,
+        certificate: Certificate | None,
     ) -> None:
         super().__init__(config)
         self.ending = ending
-        self.patience = patience
+        self.handshake_timeout = handshake_timeout
         self.certificate = certificate
         self.leaving = asyncio.Event()
 
@@ -83,7 +87,7 @@ class _Server(uvicorn.Server):
                 ssl=self.certificate.context if self.certificate else None,
                 backlog=config.backlog,
                 # The protocol's own clock does not run before the TLS handshake is done.
-                ssl_handshake_timeout=self.patience if self.certificate else None,
+                ssl_handshake_timeout=self.handshake_timeout if self.certificate else None,
             )
             for one in sockets or ()
         ]
@@ -109,9 +113,9 @@ class _Server(uvicorn.Server):
         if farewell is not None:
             # Only now that the listener is closed, so that these clients reconnect elsewhere.
             asyncio.get_running_loop().call_soon(farewell)
-        patience = asyncio.create_task(self.ending.patience(self.ending.timeout))
-        await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
-        patience.cancel()
+        waiting = asyncio.create_task(self.ending.wait(self.ending.timeout))
+        await asyncio.wait([closing, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
         under_way = list(self.server_state.tasks)
         if under_way and not closing.done():
             logger.warning("requests cut off as the service stops: %d", len(under_way))
@@ -303,4 +307,4 @@ class Servers:
     async def _asked_to_stop(self) -> None:
         while not self.ending.begun.is_set():
             await asyncio.sleep(0.1)
-        await self.ending.patience(self.ending.delay)
+        await self.ending.wait(self.ending.delay)

@@ -172,7 +172,7 @@ def insert(
     :return: the row, with the references in the document; None if the statement returned none
     Raises Problem if a reference is invalid.
     """
-    rows = {"rows": Jsonb([values]), "patience": None}
+    rows = {"rows": Jsonb([values]), "lock_timeout": None}
     if not wanted:
         return conn.execute(statement, rows).fetchone()
     key: Key = {"owner_id": values.get("owner_id")}

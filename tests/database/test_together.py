@@ -83,7 +83,7 @@ def test_a_hanging_read_does_not_delay_the_next_one() -> None:
         async with asyncio.timeout(5):
             assert await waiting == 0
             assert await once.get("a", source.one) == 0
-        assert time.monotonic() - start < 10 * together.PATIENCE
+        assert time.monotonic() - start < 10 * together.OVERDUE
         for one in hung:
             one.cancel()
 
@@ -123,7 +123,7 @@ def test_a_round_without_waiting_callers_is_cancelled_and_no_other() -> None:
         first, second, third = (asyncio.create_task(rounds.get(key)) for key in "aab")
         await asyncio.sleep(0.01)
         other = asyncio.create_task(rounds.get("c"))
-        await asyncio.sleep(2 * together.PATIENCE)
+        await asyncio.sleep(2 * together.OVERDUE)
         assert len(rounds.tasks) == 2
         first.cancel()
         third.cancel()

@@ -40,7 +40,7 @@ class Clients:
 def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets only one request be in progress at a time, however long it takes."""
     monkeypatch.setattr(fairness, "AT_ONCE", 1)
-    monkeypatch.setattr(fairness, "PATIENCE", 60.0)
+    monkeypatch.setattr(fairness, "SLOT_LASTS", 60.0)
 
 
 @contextmanager
