@@ -10,7 +10,8 @@ import json_merge_patch
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
-from hyperfleet.changes.audit import CHANGED_EACH, Origin
+from hyperfleet.changes import audit
+from hyperfleet.changes.audit import Origin
 from hyperfleet.changes.history import PAST, not_kept
 from hyperfleet.database.statements import filled, transaction
 from hyperfleet.engine.greenlets import wait_for
@@ -53,12 +54,12 @@ CHANGED: LiteralString = """, changed AS (
 )"""
 FOUND: LiteralString = "SELECT id::text, document::bpchar FROM changed"
 CHANGE_AT_ONCE = PerKind(
-    CHANGE + FREE + CHANGED.replace("{held}", "ARRAY(SELECT id FROM free)") + CHANGED_EACH + FOUND
+    CHANGE + FREE + CHANGED.replace("{held}", "ARRAY(SELECT id FROM free)") + audit.CHANGED_EACH + FOUND
 )
 CHANGE_LOCKED = PerKind(
     CHANGE.replace("_change */", "_change_locked */")
     + CHANGED.replace("{held}", "%(ids)s::uuid[]")
-    + CHANGED_EACH
+    + audit.CHANGED_EACH
     + DOCUMENT
 )
 

@@ -8,7 +8,8 @@ from typing import Any, LiteralString
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
-from hyperfleet.changes.audit import CHANGED, Origin
+from hyperfleet.changes import audit
+from hyperfleet.changes.audit import Origin
 from hyperfleet.database.connection import Connection, Cursor
 from hyperfleet.database.statements import transaction
 from hyperfleet.errors import WRONG_STATE, Problem
@@ -28,7 +29,7 @@ WITH changed AS (
     WHERE id = %(id)s RETURNING id, name, generation, tenancy, {document} AS document
 )
 """
-MARKS = PerKind(MARK + CHANGED + DOCUMENT)
+MARKS = PerKind(MARK + audit.CHANGED + DOCUMENT)
 
 MARK_ALL: LiteralString = """/* {table}_mark_all */
 WITH changed AS (
@@ -41,10 +42,11 @@ WITH changed AS (
 )
 """
 DONE: LiteralString = "SELECT"
-MARKS_ALL = PerKind(MARK_ALL + CHANGED + DONE)
+MARKS_ALL = PerKind(MARK_ALL + audit.CHANGED + DONE)
 
 
-KEPT: LiteralString = """/* {table}_keeping */
+# How many resources below one are left, and how many of them are being deleted.
+LEFT: LiteralString = """/* {table}_keeping */
 SELECT count(*), count(deleted_time) FROM {table} WHERE {owned}
 """
 
@@ -70,7 +72,7 @@ HOW_MANY: LiteralString = """/* resource_references_unseen */
 SELECT count(DISTINCT source.id)
 """ + REFERRING[REFERRING.index("FROM") :].replace("LIMIT 4", "")
 # A resource that is marked together with the target of its reference does not keep that target.
-LET_GO: LiteralString = """/* resource_references_let_go */
+KEEPS_NOT: LiteralString = """/* resource_references_let_go */
 UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND target_id IN ({tree})
 """
 
@@ -85,7 +87,7 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
         under: Key = {**key, "root": kind, "owner_id": None}
         locks = {of.name: resource.lock_below(conn, of.name, under) for of in below(kind)}
         holds = [Hold(conn, of, under, service.foldings[of]) for of in locks]
-        kept = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
+        left = {of: conn.execute(one, {"ids": [key["id"]]}) for of, one in _restricting(kind).items()}
         referring = [
             conn.execute(one, {**key, "ids": [key["id"]]})
             for one in _referring(kind, scoped="tenancy" in key)
@@ -99,12 +101,12 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
                 lines = [*owners(), (kind, old["id"])]
                 removal.settle(conn, lines, times.now(), service.foldings)
             return Stored(old["document"], old["version"])
-        for restricting, found in kept.items():
+        for restricting, found in left.items():
             _refuse_while_left(kind, restricting, found.fetchone())
         if referring:
             rows, *others = [found.fetchall() for found in referring]
             _refuse_while_referred(kind, old, rows, others[0][0][0] if others else 0)
-        for statement in _letting_go(kind):
+        for statement in _no_longer_keeping(kind):
             conn.execute(statement, {"ids": [key["id"]]})
         at = max(times.now(), old["updated_time"])
         marked, gone, fewer = _mark_below(conn, locks, holds, at, origin)
@@ -128,7 +130,7 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
 def _restricting(kind: str) -> dict[Kind, LiteralString]:
     """Returns the kinds below a kind that prevent its deletion, and the statements that count them."""
     return {
-        of: KEPT.format(table=of.table, owned=owned(of.name, kind, IDS))
+        of: LEFT.format(table=of.table, owned=owned(of.name, kind, IDS))
         for of in below(kind)
         if of.restrict
     }
@@ -168,11 +170,11 @@ def _referring(kind: str, *, scoped: bool) -> list[LiteralString]:
 
 
 @functools.cache
-def _letting_go(kind: str) -> list[LiteralString]:
+def _no_longer_keeping(kind: str) -> list[LiteralString]:
     """Returns the statements that keep resources deleted together from waiting for each other."""
     names = [kind, *(of.name for of in below(kind))]
     together = any(of.name in names for of in referrers(*names))
-    return [LET_GO.format(tree=removal.tree(kind, marked=False))] if together else []
+    return [KEEPS_NOT.format(tree=removal.tree(kind, marked=False))] if together else []
 
 
 def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) -> None:

@@ -6,7 +6,7 @@ For the order of locks, see :mod:`hyperfleet.resources.resource`.
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -19,7 +19,7 @@ from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import ONLY, RESOURCES, Key, Kind, PerKind, above, below, owned, quoted, referrers
-from hyperfleet.resources.resource import BATCH, SET_STATUS, Hold, not_found, turn
+from hyperfleet.resources.resource import SET_STATUS, Hold, not_found, turn
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # The reason of a removal that was not forced.
 ENDED = "finalized"
+# How many ids a statement gets, and how many lines are logged at a time; others are served in between.
+PORTION = 100
 
 # The owner of a resource, and the owner's owner; neither ever changes.
 OWNER_OF = PerKind("SELECT owner_id FROM {table} WHERE id = %(id)s {under} {only} {scope}")
@@ -239,11 +241,17 @@ def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> 
 
 def tell(gone: Iterable[tuple[str, str]]) -> None:
     """Logs the removal of resources that no adapter had to finalize; takes kind and id of each."""
-    for number, (kind, id_) in enumerate(gone):
-        if number % BATCH == BATCH - 1:
-            breathe()
+    for kind, id_ in _breathing(gone):
         more = {"kind": kind, "id": id_, "reason": ENDED}
         logger.info("%s %s removed: no adapter has to finalize it any more", kind, id_, extra=more)
+
+
+def _breathing(gone: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yields what it is given, and lets others be served now and then."""
+    for number, one in enumerate(gone, 1):
+        if number % PORTION == 0:
+            breathe()
+        yield one
 
 
 def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
@@ -344,12 +352,9 @@ def force(service: Service, kind: str, key: Key, origin: Origin) -> None:
             conn.execute(statement, values)
         _each(conn, dict(reversed(tree.items())), _removal, values)
         settled = settle(conn, owners(), at, service.foldings, origin)
-    for number, (gone_kind, gone_id) in enumerate(removed):
-        if number % BATCH == 0:
-            breathe()
-        more = {"kind": gone_kind, "id": gone_id, "reason": reason}
-        said = (gone_kind, gone_id, by, reason)
-        logger.warning("%s %s removed by force by %s: %r", *said, extra=more)
+    for of, id_ in _breathing(removed):
+        more = {"kind": of, "id": id_, "reason": reason}
+        logger.warning("%s %s removed by force by %s: %r", of, id_, by, reason, extra=more)
     tell(settled)
     after(service, [*removed, *settled])
 
@@ -364,8 +369,8 @@ def _each(
     exceed the statement timeout.
     """
     for kind, ids in tree.items():
-        for start in range(0, len(ids), BATCH):
-            conn.execute(statement(kind), {**values, "ids": ids[start : start + BATCH]})
-            if len(ids) > BATCH:
+        for start in range(0, len(ids), PORTION):
+            conn.execute(statement(kind), {**values, "ids": ids[start : start + PORTION]})
+            if len(ids) > PORTION:
                 # Fetch a result now and then: the pool abandons a connection that is silent for long.
                 conn.execute(HEARD).fetchone()

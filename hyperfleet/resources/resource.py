@@ -88,7 +88,8 @@ WHERE target_id = ANY({ids}) AND source_kind IN ({kinds}) AND keeps AND EXISTS (
 GROUP BY target_id
 """
 
-# How many statuses to compute at a time; others are served in between. One resource can have thousands.
+# How many resources below another are held, and their statuses computed, at a time; others are served in
+# between. One resource can have thousands.
 BATCH = 100
 
 # Which resources: those given by id, or those below another that are not marked for deletion.
