@@ -25,7 +25,7 @@ from hyperfleet.http.bridge import HEAD
 from hyperfleet.http.compression import takes_gzip
 from hyperfleet.http.problems import explain, send_bytes, send_problem
 from hyperfleet.http.routing import ROUTE, UI
-from hyperfleet.observe.log import code, shown, span, trace_id
+from hyperfleet.observe.log import code, span, without_secrets
 from hyperfleet.observe.metrics import UNKNOWN, Requests
 from hyperfleet.observe.refusals import Refusals, Refused
 from hyperfleet.observe.tracing import Tracing, parent_of
@@ -104,7 +104,7 @@ class Logged:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
-        token = trace_id.set(request_id)
+        token = identity.request_id.set(request_id)
         known = scope["method"] if scope["method"] in METHODS else ""
         traced = self._trace(known, scope, headers)
         # A pipelined request starts with the context of the previous one on its connection.
@@ -148,7 +148,7 @@ class Logged:
                 answered = {"method": method, "path": path, "status": status}
                 answered |= {"duration_ms": round(taken * 1000, 3), "bytes": size}
                 _log(scope, headers, answered, codes)
-            trace_id.reset(token)
+            identity.request_id.reset(token)
 
     def refused(self, client: str, status: int) -> None:
         """Counts and logs input that was refused before it became a request."""
@@ -170,7 +170,7 @@ def _address(scope: Scope) -> str:
     """Returns the path of a request, percent-encoded and without secrets."""
     # Paths of resources contain neither character; other paths that do may contain a secret.
     where = scope["path"]
-    where = shown(where) if "=" in where or ":" in where else where
+    where = without_secrets(where) if "=" in where or ":" in where else where
     return quote(where, safe="/*")
 
 
@@ -184,7 +184,7 @@ def _log(scope: Scope, headers: Headers, answered: Mapping[str, Any], codes: Seq
     more = {
         **answered,
         "client": (scope.get("client") or ("",))[0],
-        "user_agent": shown(headers.get("user-agent", "")[:200]),
+        "user_agent": without_secrets(headers.get("user-agent", "")[:200]),
     }
     if codes:
         more["code"] = codes[0]

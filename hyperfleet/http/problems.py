@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
 from hyperfleet import errors
+from hyperfleet.auth.identity import request_id
 from hyperfleet.database import connection
 from hyperfleet.errors import Problem
-from hyperfleet.observe.log import code, trace_id, traced
+from hyperfleet.observe.log import code, trace_id
 
 logger = logging.getLogger("hyperfleet.request")
 
@@ -84,7 +85,7 @@ def render(problem: Problem, path: str, accept: str) -> tuple[bytes, dict[str, s
     accepted = {one.partition(";")[0].strip() for one in accept.lower().split(",")}
     old = "application/json" in accepted and "application/problem+json" not in accepted
     media_type = "application/json" if old else "application/problem+json"
-    body = json.dumps(problem.document(quote(path), traced.get() or trace_id.get())).encode()
+    body = json.dumps(problem.document(quote(path), trace_id.get() or request_id.get())).encode()
     return body, {"content-type": media_type, **problem.headers}
 
 

@@ -16,9 +16,9 @@ import uuid_utils
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hyperfleet import errors
+from hyperfleet.auth.identity import request_id
 from hyperfleet.errors import Problem
 from hyperfleet.http.problems import render
-from hyperfleet.observe.log import trace_id
 from hyperfleet.settings.catalogue import Settings
 
 # Seconds after which a connection with a late body is closed. The limits layer sends a better answer
@@ -299,17 +299,17 @@ class Protocol(HttpToolsProtocol):
             # The request has been answered.
             self.loop.call_later(LINGER, self.transport.close)
             return
-        token = trace_id.set(str(uuid_utils.uuid7()))
+        token = request_id.set(str(uuid_utils.uuid7()))
         body, headers = render(problem, "", "")
         headers |= {
             "content-length": str(len(body)),
-            "x-request-id": trace_id.get(),
+            "x-request-id": request_id.get(),
             "connection": "close",
         }
         status = http.HTTPStatus(problem.entry.status)
         if not within:
             self.tell_refused(self.client[0] if self.client else "", status.value)
-        trace_id.reset(token)
+        request_id.reset(token)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         self.transport.write(head.encode() + body)

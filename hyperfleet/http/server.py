@@ -255,7 +255,7 @@ class Servers:
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_wanted.set)
             for wanted, steps in log.STEPS.items():
-                loop.add_signal_handler(wanted, log.tell, steps)
+                loop.add_signal_handler(wanted, log.change_level, steps)
             # A worker inherits a mask that blocks these signals.
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:

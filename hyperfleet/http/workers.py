@@ -94,7 +94,7 @@ class Workers:
                 self.reloaded = self.reloaded or found.si_signo == signal.SIGHUP
                 if found.si_signo in log.STEPS:
                     # Workers that are started later inherit it.
-                    log.tell(log.STEPS[found.si_signo])
+                    log.change_level(log.STEPS[found.si_signo])
                 if found.si_signo in STOP and self.deadline is None:
                     self.deadline = time.monotonic() + self.patience + GRACE
                     # From here on, each port is open for as long as its worker keeps it open.

@@ -19,16 +19,14 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 from hyperfleet import __version__
 from hyperfleet.auth import identity
 
-# The id of the current request, for log lines and errors.
-trace_id = identity.request_id
 # The id of the trace if tracing is enabled; errors then refer to it.
-traced: ContextVar[str] = ContextVar("traced", default="")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 # A list for the code of the problem that answers the request.
 code: ContextVar[list[str] | None] = ContextVar("code", default=None)
 # The trace and the span of the request (W3C Trace Context), if known.
 span: ContextVar[tuple[str, str] | None] = ContextVar("span", default=None)
 
-TEXT = "%(asctime)s %(levelname)s %(name)s [%(trace_id)s %(caller)s] %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s %(caller)s] %(message)s"
 
 # Libraries that log more than an operator wants to know.
 CHATTY = ("yoyo.migrations", "connexion", "uvicorn.error", "asyncio")
@@ -43,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 class _Context(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.trace_id = trace_id.get()
+        record.request_id = identity.request_id.get()
         record.caller = identity.current.get() or "-"
         return True
 
@@ -99,7 +97,7 @@ class _Json(OrjsonFormatter):
         self.secrets = secrets
         self.own = {"component": "api", "version": __version__, "hostname": socket.gethostname()}
         # Attributes that every record has, or that a line has elsewhere.
-        self.known = {*self.reserved_attrs, "trace_id", "caller"}
+        self.known = {*self.reserved_attrs, "request_id", "caller"}
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -113,7 +111,7 @@ class _Json(OrjsonFormatter):
         line.update(self.own)
         line.update(message_dict)
         line.update({name: value for name, value in record.__dict__.items() if name not in known})
-        request, caller = record.__dict__.get("trace_id", "-"), record.__dict__.get("caller", "-")
+        request, caller = record.__dict__.get("request_id", "-"), record.__dict__.get("caller", "-")
         if request != "-":
             line["request_id"] = request
         if caller != "-":
@@ -216,7 +214,7 @@ class Secrets:
 
 
 @functools.lru_cache(maxsize=1000)
-def shown(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Returns a text from a client with secrets masked."""
     return _secrets.hide(text)
 
@@ -243,7 +241,7 @@ def configure(
     handler.addFilter(_Context())
     global _secrets  # noqa: PLW0603 (there is one log)
     secrets = _secrets = Secrets(masked)
-    shown.cache_clear()
+    without_secrets.cache_clear()
     text = form == "text" or (not form and stream.isatty())
     handler.setFormatter(_Text(secrets) if text else _Json(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -259,7 +257,7 @@ def _quieten() -> None:
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
-def tell(steps: int) -> None:
+def change_level(steps: int) -> None:
     """Makes the log more verbose by so many levels, or less so if negative, as far as there are any."""
     now = LEVELS.index(logging.root.level) + steps
     level = LEVELS[min(max(now, 0), len(LEVELS) - 1)]

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from hyperfleet import __version__
+from hyperfleet.auth import identity
 from hyperfleet.errors import StartError
 from hyperfleet.observe import log
 
@@ -88,7 +89,7 @@ class Tracing:
         self.context.attach(self.trace.set_span_in_context(span))
         trace_id, span_id, _ = _ids(span)
         log.span.set((trace_id, span_id))
-        log.traced.set(trace_id)
+        log.trace_id.set(trace_id)
         return span
 
     def end(self, span: Any, method: str, route: str, status: int) -> None:
@@ -102,7 +103,7 @@ class Tracing:
             span.set_attribute("http.route", route)
         if status:
             span.set_attribute("http.response.status_code", status)
-        span.set_attribute("hyperfleet.request_id", log.trace_id.get())
+        span.set_attribute("hyperfleet.request_id", identity.request_id.get())
         if status >= 500:
             span.set_attribute("error.type", str(status))
             span.set_status(self.trace.StatusCode.ERROR)
