@@ -12,7 +12,7 @@ from hyperfleet.engine.greenlets import to_the_end, wait_for
 from hyperfleet.errors import INVALID, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.creation import created
-from hyperfleet.handlers.response import about, answer, below, empty, listed, read, shown
+from hyperfleet.handlers.response import about, answer, empty, listed, owned_by, read, shown
 from hyperfleet.handlers.statuses import report
 from hyperfleet.kinds import BASE, RESOURCES, Key, Kind
 from hyperfleet.resources import lifecycle, marking, removal, resource
@@ -48,7 +48,7 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
     owner_id = _owner(of, given)
     if owner_id is None or of.parent is None:
         return listed(kind, given)
-    return listed(kind, given, below(of.parent, owner_id))
+    return listed(kind, given, owned_by(of.parent, owner_id))
 
 
 def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:

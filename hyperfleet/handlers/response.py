@@ -18,7 +18,7 @@ from hyperfleet.resources.etag import etag, weak
 from hyperfleet.resources.resource import Stored, not_found, sees
 from hyperfleet.settings import tenancy
 
-ALL = Within()
+WHOLE = Within()
 # All rows of a table without maintained counts.
 UNCOUNTED = Within("true")
 
@@ -84,7 +84,7 @@ def read(kind: str, key: Key) -> flask.Response:
     return shown(shape, stored)
 
 
-def below(kind: str, owner_id: str) -> Within:
+def owned_by(kind: str, owner_id: str) -> Within:
     """Returns the list of what a resource of this kind owns, if the caller may see that resource."""
     values = request.scoped({"owner_id": owner_id})
     where = OWNED_SEEN if "tenancy" in values else OWNED
@@ -102,7 +102,7 @@ def about(kind: str, key: Key, where: LiteralString, more: Mapping[str, Any] | N
     return Within(where, values, EXISTS.of(kind, own), not_found(kind, key["id"]))
 
 
-def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.Response:
+def listed(kind: str, query: Mapping[str, Any], within: Within = WHOLE) -> flask.Response:
     """Returns the page of a list that a request asks for, or 304 if the client already has it.
 
     The entity tag is a hash of the page without its link to the changes. As long as nothing is written
@@ -119,7 +119,7 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = ALL) -> flask.R
 
     def made() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
-        if tenant and within in (ALL, UNCOUNTED):
+        if tenant and within in (WHOLE, UNCOUNTED):
             wanted, found = service.tenants.page(reader, kind, query, tenant)
         else:
             wanted, found = page.page(reader, kind, query, within)

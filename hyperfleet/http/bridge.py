@@ -17,7 +17,7 @@ from hyperfleet.engine import greenlets
 from hyperfleet.engine.later import Later
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
-from hyperfleet.http.problems import BODILESS, explain, render
+from hyperfleet.http.problems import STATUSES_WITHOUT_BODY, explain, render
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Bridge:
             if isinstance(answer, Later):
                 return 200, _encoded(answer.headers), answer
             status, headers = answer.status_code, dict(answer.headers)
-            if status in BODILESS:
+            if status in STATUSES_WITHOUT_BODY:
                 del headers["Content-Length"]
             # Flask's own iterator would hold each piece until the next one is requested.
             content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()

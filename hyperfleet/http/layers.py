@@ -37,7 +37,7 @@ MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 METHODS = (*cors.METHODS, "OPTIONS")
 # The maximum number of characters of a path in a trace.
 LONGEST = 500
-BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS")
 # Version, trace, parent and flags (https://www.w3.org/TR/trace-context/, 3.2).
 TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -309,7 +309,7 @@ def _plain_headers(
             unsure, kind, semicolon, rest = True, b"application/json", b"", b""
         if MEDIA_TYPE.fullmatch(kind):
             plain.append((name, kind + semicolon + rest))
-        elif kind and method not in BODILESS:
+        elif kind and method not in METHODS_WITHOUT_BODY:
             raise Problem(errors.UNSUPPORTED_TYPE)
     return plain, unsure
 

@@ -18,7 +18,7 @@ from hyperfleet.observe.log import code, trace_id
 logger = logging.getLogger("hyperfleet.request")
 
 # Statuses without a body, and without a Content-Length (RFC 9110, 8.6).
-BODILESS = (204, 304)
+STATUSES_WITHOUT_BODY = (204, 304)
 
 NOT_MIGRATED = (
     psycopg.errors.UndefinedTable,
@@ -100,7 +100,7 @@ async def send_bytes(send: Send, status: int, body: bytes, headers: dict[str, st
     pairs = [
         (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
     ]
-    if status not in BODILESS:
+    if status not in STATUSES_WITHOUT_BODY:
         pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

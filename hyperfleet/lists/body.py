@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from hyperfleet.kinds import ALL, BASE
 from hyperfleet.lists.continuation import Continuation
-from hyperfleet.lists.page import BYTES, Found, Later, Wanted, Within
+from hyperfleet.lists.page import BYTES, Found, Unread, Wanted, Within
 from hyperfleet.lists.projection import Shape
 
 # The parameters of a list that the feed of changes also takes.
@@ -23,7 +23,7 @@ class Long(NamedTuple):
     """
 
     head: str
-    items: list[bytes | Later]
+    items: list[bytes | Unread]
     link: str
     changes: str = ""
 
@@ -86,9 +86,9 @@ def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iter
     del page
     yield head + b'"items":['
     while items:
-        ready, later = _batch(items)
-        found = read([one.identity for one in later]) if later else {}
-        ready += [found[one.identity] for one in later if one.identity in found]
+        ready, unread = _batch(items)
+        found = read([one.identity for one in unread]) if unread else {}
+        ready += [found[one.identity] for one in unread if one.identity in found]
         del found
         before, size = size, size + len(ready)
         # No reference to the piece may remain here: it would be kept until the client has received it.
@@ -102,24 +102,24 @@ def _joined(documents: list[bytes], *, comma: bool) -> bytes:
     return text
 
 
-def _batch(items: deque[bytes | Later]) -> tuple[list[bytes], list[Later]]:
+def _batch(items: deque[bytes | Unread]) -> tuple[list[bytes], list[Unread]]:
     """Takes from the front the items at hand, or else as many others as may be in memory at once."""
     ready: list[bytes] = []
-    later: list[Later] = []
+    unread: list[Unread] = []
     size = 0
     while items:
         one = items[0]
         if isinstance(one, bytes):
-            if later:
+            if unread:
                 break
             ready.append(one)
         else:
             size += one.size
-            if ready or (later and size > BYTES):
+            if ready or (unread and size > BYTES):
                 break
-            later.append(one)
+            unread.append(one)
         items.popleft()
-    return ready, later
+    return ready, unread
 
 
 def render(kind: str, number: int, total: int | None, documents: list[bytes], link: str = "") -> bytes:

@@ -136,7 +136,7 @@ class Plan(NamedTuple):
     prepare: bool | None
 
 
-class Later(NamedTuple):
+class Unread(NamedTuple):
     """A document that is still to be read, and its size in bytes when the page was found."""
 
     identity: str
@@ -153,7 +153,7 @@ class Found(NamedTuple):
 
     total: int | None
     moment: str | None
-    documents: list[bytes | Later]
+    documents: list[bytes | Unread]
     last: list[str | None] | None
     place: Place | None
 
@@ -314,7 +314,7 @@ def fetch(reader: Reader, made: Plan, wanted: Wanted, within: Within) -> Found:
     if not found and within.missing:
         raise within.missing
     documents = [
-        row[5] if row[6] is None else Later(row[6][0], int(row[6][1]))
+        row[5] if row[6] is None else Unread(row[6][0], int(row[6][1]))
         for row in rows[: wanted.size]
         if row[4] is not None
     ]
