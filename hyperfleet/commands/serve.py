@@ -120,8 +120,8 @@ def _serve(
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from hyperfleet.app import create_app  # noqa: PLC0415
+    from hyperfleet.http.meanwhile import meanwhile  # noqa: PLC0415
     from hyperfleet.http.server import App, Ending, Servers, address, listen, spread  # noqa: PLC0415
-    from hyperfleet.http.waiting import meanwhile  # noqa: PLC0415
     from hyperfleet.observe.health import Health, health_app  # noqa: PLC0415
     from hyperfleet.observe.metrics import go_on_from  # noqa: PLC0415
 
