@@ -88,7 +88,7 @@ class Kind:
     barred: tuple[str, ...] = ()
 
     @property
-    def key(self) -> str:
+    def parameter(self) -> str:
         """The name of its id in paths and in the contract: ``cluster_id``."""
         return f"{self.name.lower()}_id"
 

@@ -25,7 +25,7 @@ class Origin(NamedTuple):
 
 
 # For changes that no request asks for.
-SERVICE = Origin(SYSTEM)
+UNASKED = Origin(SYSTEM)
 
 # Parts to append to statements. This one records created resources, each from its given values.
 CREATED: LiteralString = """, recorded AS (

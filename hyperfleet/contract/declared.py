@@ -54,9 +54,9 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
         _put(named, kind.spec, copy.deepcopy(named["ResourceSpec"]), kind)
     for name in ANSWERS:
         _put(answers, _called(name, kind), _of_kind(answers[name], kind), kind)
-    components["parameters"][kind.key] = {
+    components["parameters"][kind.parameter] = {
         **components["parameters"]["resource_id"],
-        "name": kind.key,
+        "name": kind.parameter,
         "description": f"The id of a {kind.noun}; 404 if it is not a UUID.",
     }
     of = f" Each belongs to a {RESOURCES[kind.parent].noun}." if kind.parent else ""
@@ -65,11 +65,13 @@ def _add(document: dict[str, Any], kind: Kind) -> None:
     for path, item in [*document["paths"].items()]:
         if not path.startswith(TEMPLATE):
             continue
-        rest = path.removeprefix(TEMPLATE).replace("resource_id", kind.key)
+        rest = path.removeprefix(TEMPLATE).replace("resource_id", kind.parameter)
         places: list[tuple[str, Kind | None]] = [(f"{BASE}/{kind.segment}{rest}", None)]
         if kind.parent:
             parent = RESOURCES[kind.parent]
-            places.append((f"{BASE}/{parent.segment}/{{{parent.key}}}/{kind.segment}{rest}", parent))
+            places.append(
+                (f"{BASE}/{parent.segment}/{{{parent.parameter}}}/{kind.segment}{rest}", parent)
+            )
         for place, owner in places:
             made = _item(item, kind, owner)
             document["paths"][place] = made
@@ -202,7 +204,7 @@ def _item(item: dict[str, Any], kind: Kind, owner: Kind | None) -> dict[str, Any
         if asked["resource_type"] == "Resource":
             asked["resource_type"] = kind.name
         if owner:
-            key = {"$ref": f"#/components/parameters/{owner.key}"}
+            key = {"$ref": f"#/components/parameters/{owner.parameter}"}
             operation["parameters"] = [key, *operation["parameters"]]
     return made
 
@@ -213,7 +215,7 @@ def _of_kind(part: Any, kind: Kind) -> Any:
         **{SCHEMAS + name: SCHEMAS + _called(name, kind) for name in (*OWN, *REQUESTS)},
         **{RESPONSES + name: RESPONSES + _called(name, kind) for name in ANSWERS},
         SCHEMAS + "ResourceSpec": SCHEMAS + kind.spec,
-        "#/components/parameters/resource_id": f"#/components/parameters/{kind.key}",
+        "#/components/parameters/resource_id": f"#/components/parameters/{kind.parameter}",
     }
     return _changed(part, lambda ref: renamed.get(ref, ref))
 

@@ -25,12 +25,9 @@ REPORTS: LiteralString = "owner_type = %(kind)s AND owner_id = %(id)s"
 
 
 def key(kind: str, path: dict[str, Any]) -> Key:
-    """Removes the ids from a path's parameters and returns the key of the resource that they name.
-
-    The key is ``id``, and for a kind with a parent ``owner_id``, which is None if the path lacks it.
-    """
+    """Removes the ids from a path's parameters and returns the key of the resource that they name."""
     of = RESOURCES[kind]
-    named: Key = {"id": resource.key(kind, path.pop(of.key))}
+    named: Key = {"id": resource.id_in_path(kind, path.pop(of.parameter))}
     if of.parent:
         named["owner_id"] = _owner(of, path)
     return named
@@ -38,8 +35,10 @@ def key(kind: str, path: dict[str, Any]) -> Key:
 
 def _owner(of: Kind, path: dict[str, Any]) -> str | None:
     """Returns the owner's id from a path, or None. Raises Problem if no resource can have that id."""
-    given = path.pop(RESOURCES[of.parent].key, None) if of.parent else None
-    return resource.key(of.parent, given) if of.parent and given is not None else None
+    if of.parent is None:
+        return None
+    given = path.pop(RESOURCES[of.parent].parameter, None)
+    return None if given is None else resource.id_in_path(of.parent, given)
 
 
 def get_resources(kind: str, **given: Any) -> flask.Response:
@@ -54,7 +53,7 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
 def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
     """Creates a resource. Raises Problem if the name is taken or the owner is being deleted."""
     of = RESOURCES[kind]
-    parent_id = path.get(RESOURCES[of.parent].key) if of.parent else None
+    parent_id = path.get(RESOURCES[of.parent].parameter) if of.parent else None
     if of.parent and parent_id is None:
         raise elsewhere(of)
     return created(kind, body, parent_id)
@@ -64,9 +63,11 @@ def elsewhere(of: Kind) -> Problem:
     """Returns the error for a creation that does not name the owner of the new resource."""
     assert of.parent
     parent = RESOURCES[of.parent]
-    path = f"{BASE}/{parent.segment}/{{{parent.key}}}/{of.segment}"
+    path = f"{BASE}/{parent.segment}/{{{parent.parameter}}}/{of.segment}"
     message = f"must be in the path, since a {of.noun} belongs to a {parent.noun}: POST {path}"
-    return Problem(INVALID, faults=[{"field": parent.key, "message": message, "constraint": "required"}])
+    return Problem(
+        INVALID, faults=[{"field": parent.parameter, "message": message, "constraint": "required"}]
+    )
 
 
 def get_resource_by_id(kind: str, **path: Any) -> flask.Response:

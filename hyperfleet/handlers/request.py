@@ -47,10 +47,7 @@ def tenant() -> Mapping[str, str]:
 
 
 def scoped(key: Key) -> Key:
-    """Returns a key that finds a resource only if the caller's tenant may see it.
-
-    :param key: a result of :func:`hyperfleet.handlers.operations.key`
-    """
+    """Returns a key that finds a resource only if the caller's tenant may see it."""
     own = tenant()
     return {**key, "tenancy": Jsonb(own)} if own else key
 

@@ -42,7 +42,7 @@ def _found(
 
     :param reading: whether it only reads, so that a standby may be asked for the kind
     """
-    id_ = resource.key(ALL, resource_id)
+    id_ = resource.id_in_path(ALL, resource_id)
     key = request.scoped({"id": id_})
     statement, values = KIND_SCOPED if "tenancy" in key else KIND, {**key, "kinds": [*RESOURCES]}
     if reading:
@@ -51,7 +51,7 @@ def _found(
         row = fetch_one(request.service().pool, statement, values)
     if row is None:
         raise resource.not_found(ALL, resource_id)
-    return operation(row[0], **{RESOURCES[row[0]].key: id_}, **given)
+    return operation(row[0], **{RESOURCES[row[0]].parameter: id_}, **given)
 
 
 get_resource_by_id = partial(_found, operations.get_resource_by_id, reading=True)

@@ -65,7 +65,6 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
 def read(kind: str, key: Key) -> flask.Response:
     """Returns the response to a GET of a resource: 304 if the client has it (RFC 9110, 13.1.2).
 
-    :param key: a result of :func:`hyperfleet.handlers.operations.key`
     Raises Problem if there is no such resource.
     """
     shape, reader, key = request.shape(kind), request.reader(), request.scoped(key)
@@ -94,7 +93,6 @@ def owned_by(kind: str, owner_id: str) -> Within:
 def about(kind: str, key: Key, where: LiteralString, more: Mapping[str, Any] | None = None) -> Within:
     """Returns a list of what is stored about a resource, if the caller may see it.
 
-    :param key: a result of :func:`hyperfleet.handlers.operations.key`
     :param where: the condition for the list; ``more``: its values beyond the key
     """
     own = request.scoped(key)

@@ -66,17 +66,17 @@ STORE_AT_ONCE = PerKind(
 )
 
 
-def report(kind: str, owner: Key, body: dict[str, Any]) -> flask.Response:
-    """Stores or discards a report on a resource; ``owner`` is a key from :func:`operations.key`."""
+def report(kind: str, key: Key, body: dict[str, Any]) -> flask.Response:
+    """Stores or discards a report on the resource with this key."""
     observed, faults = _observed_time(body)
     faults += _repetitions(body["conditions"])
     if faults:
         raise Problem(INVALID, faults=faults)
     given: Any = {**body, "observed_time": observed}
     shape = request.shape("AdapterStatus")
-    service, owner, taken = request.service(), request.scoped(owner), None
+    service, key, taken = request.service(), request.scoped(key), None
     while taken is None:
-        taken = _take(service, kind, owner, given)
+        taken = _take(service, kind, key, given)
     document, discarded = taken
     service.events.reported(kind, discarded or "accepted")
     if discarded:
@@ -84,21 +84,21 @@ def report(kind: str, owner: Key, body: dict[str, Any]) -> flask.Response:
     return answer(shape.text(document), 201, shape.headers)
 
 
-def _take(service: Service, kind: str, owner: Key, report: Report) -> Taken | None:
+def _take(service: Service, kind: str, key: Key, report: Report) -> Taken | None:
     """Stores a report and the status that results, or says why it is discarded.
 
     Returns None if the resource was marked meanwhile, since its owners must be locked before it.
     """
-    with service.turns.of(resource.turn(owner)):
-        found = look(service, kind, owner)
+    with service.turns.of(resource.queue(key)):
+        found = look(service, kind, key)
         if found.state["deleted_time"]:
             # Whether it can be removed may depend on other resources.
-            return _take_locked(service, kind, owner, report, marked=True)
-        taken = _take_at_once(service, kind, owner, report, found)
-        return taken or _take_locked(service, kind, owner, report, marked=False)
+            return _take_locked(service, kind, key, report, marked=True)
+        taken = _take_at_once(service, kind, key, report, found)
+        return taken or _take_locked(service, kind, key, report, marked=False)
 
 
-def _take_at_once(service: Service, kind: str, owner: Key, report: Report, found: Held) -> Taken | None:
+def _take_at_once(service: Service, kind: str, key: Key, report: Report, found: Held) -> Taken | None:
     """Stores a report with one statement; returns None if the resource has changed or is locked.
 
     Also for a future generation: a standby may have shown it before the primary does, and the
@@ -112,42 +112,40 @@ def _take_at_once(service: Service, kind: str, owner: Key, report: Report, found
     status = held.fold(merged["last_report_time"])
     silent = same_but_for_times(held.state["status"], status)
     values = {
-        **{"id": owner["id"], "version": held.state["version"]},
+        **{"id": key["id"], "version": held.state["version"]},
         **{"status": status, "silent": silent, **merged},
     }
-    row = wait_for(service.together(STORE_AT_ONCE[kind]).get(owner["id"], values))
+    row = wait_for(service.together(STORE_AT_ONCE[kind]).get(key["id"], values))
     if row is None:
         return None
     _tell(service, kind, held.state["status"], status)
     return row[0], ""
 
 
-def _take_locked(
-    service: Service, kind: str, owner: Key, report: Report, *, marked: bool
-) -> Taken | None:
+def _take_locked(service: Service, kind: str, key: Key, report: Report, *, marked: bool) -> Taken | None:
     """Stores a report while its resource is locked, and the owners of a marked one.
 
     :param marked: whether it was marked when found; only such a resource can be removed by a report
     """
     with transaction(service.pool) as conn:
-        above = removal.lock_above(conn, kind, owner) if marked else None
+        above = removal.lock_above(conn, kind, key) if marked else None
         # Reports in other processes queue here, for the lock on the row.
-        held = Hold(conn, kind, owner, service.foldings[kind]).found()
+        held = Hold(conn, kind, key, service.foldings[kind]).found()
         if held.state["deleted_time"] and not marked:
             return None
         held, merged, discarded = _judged(kind, held, report)
         if merged is None:
             return b"", discarded
         at = merged["last_report_time"]
-        document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": owner["id"], **merged}])})
+        document = conn.execute(STORE_LOCKED[kind], {"rows": Jsonb([{"id": key["id"], **merged}])})
         if marked and held.ended():
-            status, gone = None, [(kind, owner["id"])]
+            status, gone = None, [(kind, key["id"])]
             origin = request.origin()
-            removal.remove(conn, kind, owner["id"], origin=origin)
+            removal.remove(conn, kind, key["id"], origin=origin)
             gone += removal.settle(conn, above() if above else [], at, service.foldings, origin)
         else:
             status = held.fold(at)
-            conn.execute(SET_STATUS[kind], {"id": owner["id"], "status": Jsonb(status)})
+            conn.execute(SET_STATUS[kind], {"id": key["id"], "status": Jsonb(status)})
     if status is None:
         removal.tell(gone)
         removal.after(service, gone)

@@ -91,10 +91,9 @@ class Change(NamedTuple):
 def patch(service: Service, kind: str, key: Key, change: Change) -> Stored:
     """Changes the labels, spec or references of a resource; does nothing if they stay the same.
 
-    :param key: ``id``, and ``owner_id`` of a node pool
     Raises Problem if a resource could not have been created with the result.
     """
-    with service.turns.of(resource.turn(key)):
+    with service.turns.of(resource.queue(key)):
         done = None
         # Behind a pooler, two transactions take more round trips than the statements of one.
         if not (service.pool.shared or change.generation or "references" in change.body):

@@ -81,7 +81,7 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
     """Marks a resource and everything below it for deletion. What no adapter has to finalize is removed
     at once. Repeating it changes nothing. Raises Problem if something below or a reference prevents it.
     """
-    with service.turns.of(resource.turn(key)), transaction(service.pool) as conn:
+    with service.turns.of(resource.queue(key)), transaction(service.pool) as conn:
         owners = removal.lock_above(conn, kind, key)
         hold = Hold(conn, kind, key, service.foldings[kind], whole=True)
         under: Key = {**key, "root": kind, "owner_id": None}

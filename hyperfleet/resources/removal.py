@@ -13,13 +13,13 @@ from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.changes import audit
-from hyperfleet.changes.audit import SERVICE, Origin
+from hyperfleet.changes.audit import UNASKED, Origin
 from hyperfleet.database.connection import Connection
 from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import breathe
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.kinds import ONLY, RESOURCES, Key, Kind, PerKind, above, below, owned, quoted, referrers
-from hyperfleet.resources.resource import SET_STATUS, Hold, not_found, turn
+from hyperfleet.resources.resource import SET_STATUS, Hold, not_found, queue
 from hyperfleet.service import Service
 from hyperfleet.status.conditions import Folding
 
@@ -229,7 +229,7 @@ def lock_above(conn: Connection, kind: str, key: Key) -> Callable[[], list[tuple
     return lambda: [(of, row[0]) for of, found in locked if (row := found.fetchone())]
 
 
-def remove(conn: Connection, kind: str, *ids: str, origin: Origin = SERVICE) -> None:
+def remove(conn: Connection, kind: str, *ids: str, origin: Origin = UNASKED) -> None:
     """Removes resources for good and records their last state. Nothing may belong to them any more, and
     the caller holds their locks.
 
@@ -286,7 +286,7 @@ def settle(
     owners: Sequence[tuple[str, str]],
     at: str,
     foldings: Mapping[str, Folding],
-    origin: Origin = SERVICE,
+    origin: Origin = UNASKED,
 ) -> list[tuple[str, str]]:
     """Updates the status of a marked owner after a resource below it was removed; or removes the owner,
     if it waited for nothing else, and goes on to the one above. The caller holds the locks.
@@ -328,7 +328,7 @@ def force(service: Service, kind: str, key: Key, origin: Origin) -> None:
     at, by, reason = times.now(), origin.by, origin.reason
     around, let_go = _around(kind)
     values = {"ids": [key["id"]], "at": at, **origin.values()}
-    with service.turns.of(turn(key)), transaction(service.pool) as conn:
+    with service.turns.of(queue(key)), transaction(service.pool) as conn:
         if around and "tenancy" in key:
             # Tenants must not block others by naming resources that they cannot see.
             seen = conn.execute(THERE.of(kind, key), {"owner_id": None, **key}).fetchone()

@@ -261,11 +261,9 @@ class Hold:
         return held
 
 
-def turn(key: Key) -> str:
+def queue(key: Key) -> str:
     """Returns the name of the queue for changes of a resource. It includes the tenancy: callers who name
     another tenant's resource must not hold up that tenant.
-
-    :param key: the key of the resource, with the caller's ``tenancy`` if there is one
     """
     id_: str = key["id"]
     return id_ + tenancy.text(key["tenancy"].obj) if "tenancy" in key else id_
@@ -274,7 +272,6 @@ def turn(key: Key) -> str:
 def sees(key: Key, tenancy: Sequence[Mapping[str, str]]) -> bool:
     """Whether a caller may see a resource that was read for several callers at once.
 
-    :param key: the key of the resource, with ``tenancy`` if the caller belongs to a tenant
     :param tenancy: a row's last columns: the resource's tenancy, read only for callers of a tenant
     """
     return "tenancy" not in key or key["tenancy"].obj.items() <= tenancy[0].items()
@@ -285,7 +282,7 @@ def not_found(kind: str, id_: str) -> Problem:
     return Problem(NOT_FOUND, f"There is no {KINDS[kind].noun} with the id '{id_[:100]}' here.")
 
 
-def key(kind: str, id_: str) -> str:
+def id_in_path(kind: str, id_: str) -> str:
     """Returns the id that an id in a path stands for; the original's ids still find their resources.
 
     Raises Problem, not found, if no resource can have it.

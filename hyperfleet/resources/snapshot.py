@@ -54,7 +54,6 @@ FREE: LiteralString = """, free AS (
 def look(service: Service, kind: str, key: Key, *, whole: bool = False) -> Held:
     """Returns a resource with the reports on it; its children are not counted.
 
-    :param key: as :func:`hyperfleet.handlers.operations.key` returns it
     :param whole: whether to read its name, labels and spec; the spec is None if the resource is large
     Raises Problem if the resource does not exist.
     """
