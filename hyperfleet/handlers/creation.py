@@ -7,7 +7,7 @@ import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet.changes import audit
-from hyperfleet.database.statements import fetch_one
+from hyperfleet.database.statements import fetch_one, transaction
 from hyperfleet.engine.greenlets import wait_for
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
@@ -15,6 +15,7 @@ from hyperfleet.handlers.response import shown
 from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.resources import idempotency, references, resource
 from hyperfleet.resources.resource import Stored
+from hyperfleet.settings import tenancy
 
 # For kinds without a parent, several at a time. The fixed order keeps two such statements from
 # deadlocking; ``lock_timeout`` keeps a name that is just being taken from holding up the other rows.
@@ -90,16 +91,18 @@ def _statement(kind: str) -> LiteralString:
     )
 
 
-def created(kind: str, body: dict[str, Any], parent_id: str | None = None) -> flask.Response:
+def created(kind: str, body: dict[str, Any], parent_id: str) -> flask.Response:
     """Creates a resource, unless this request repeats an earlier one, and returns it. Raises Problem.
 
-    :param parent_id: the id of its owner
+    :param parent_id: the id of its owner; empty for a kind without a parent
     """
     of = RESOURCES[kind]
-    service, shape, statement = request.service(), request.shape(kind), _statement(kind)
-    values = resource.first_row(body, service.foldings[kind], request.origin(), request.tenant())
-    owner_id = resource.id_in_path(of.parent, parent_id) if of.parent and parent_id else None
-    within = f"{RESOURCES[of.parent].segment}/{owner_id}/" if of.parent else ""
+    parent = RESOURCES[of.parent] if of.parent else None
+    service, shape, tenant = request.service(), request.shape(kind), request.tenant()
+    statement = _statement(kind)
+    values = resource.first_row(body, service.foldings[kind], request.origin(), tenant)
+    owner_id = resource.id_in_path(parent.name, parent_id) if parent else None
+    within = f"{parent.segment}/{owner_id}/" if parent else ""
     location = f"{BASE}/{within}{of.segment}/{values['id']}"
     values |= {"owner_id": owner_id, "href": location}
     once, wanted = request.once(body), body.get("references")
@@ -107,20 +110,24 @@ def created(kind: str, body: dict[str, Any], parent_id: str | None = None) -> fl
         references.insert, kind=kind, statement=statement, values=values, wanted=wanted
     )
     # Of the requests for one name, or for one owner, only one at a time holds a connection.
-    with service.turns.of((owner_id or f"name {kind} {values['name']} ") + once.tenant):
-        if once.key is not None or wanted:
+    with service.turns.of((owner_id or f"name {kind} {values['name']} ") + tenancy.text(tenant)):
+        if once is not None:
             row, location = idempotency.create(service.pool, once, values["by"], insert, location)
-        elif of.parent:
+        elif wanted:
+            with transaction(service.pool) as conn:
+                found = insert(conn)
+            row = found and found[1:]
+        elif parent:
             found = fetch_one(service.pool, statement, {"rows": Jsonb([values])})
             row = found and found[1:]
         else:
             row = wait_for(service.together(statement).get(values["id"], values))
-    if row is None and of.parent and parent_id:
-        raise resource.not_found(of.parent, parent_id)
+    if row is None and parent:
+        raise resource.not_found(parent.name, parent_id)
     document, *marked = row or (None,)
-    if document is None and marked == [True] and of.parent:
-        above = RESOURCES[of.parent].noun
-        raise Problem(WRONG_STATE, f"The {above} is being deleted; no {of.noun} can be added to it.")
+    if document is None and marked == [True] and parent:
+        detail = f"The {parent.noun} is being deleted; no {of.noun} can be added to it."
+        raise Problem(WRONG_STATE, detail)
     if document is None:
         raise resource.name_taken(service, kind, values)
     if location.endswith(values["id"]):

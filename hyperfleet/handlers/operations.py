@@ -53,8 +53,8 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
 def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
     """Creates a resource. Raises Problem if the name is taken or the owner is being deleted."""
     of = RESOURCES[kind]
-    parent_id = path.get(RESOURCES[of.parent].parameter) if of.parent else None
-    if of.parent and parent_id is None:
+    parent_id = path.get(RESOURCES[of.parent].parameter, "") if of.parent else ""
+    if of.parent and not parent_id:
         raise elsewhere(of)
     return created(kind, body, parent_id)
 

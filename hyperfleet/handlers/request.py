@@ -89,10 +89,10 @@ def reader() -> Reader:
     return Reader(service().reads, flask.request.headers.get(POSITION, ""))
 
 
-def once(body: Any) -> Once:
-    """Returns what identifies a request that must be carried out only once."""
+def once(body: Any) -> Once | None:
+    """Returns what identifies a request that must be carried out only once; None for any other."""
     key = flask.request.headers.get("Idempotency-Key")
-    return Once(key, flask.request.path, body, tenancy.text(tenant()))
+    return None if key is None else Once(key, flask.request.path, body, tenancy.text(tenant()))
 
 
 def preferred(name: str) -> str | None:

@@ -54,16 +54,16 @@ DELETE FROM idempotency_keys WHERE (caller, key) IN (
 class Once(NamedTuple):
     """What identifies a request that is to be carried out only once.
 
-    :param key: the client's Idempotency-Key; None if the request may be carried out repeatedly
+    :param key: the client's Idempotency-Key
     :param path: the request's path
     :param body: the request's body
     :param tenant: the caller's tenant as text; each tenant has keys of its own
     """
 
-    key: str | None
+    key: str
     path: str
     body: Any
-    tenant: str = ""
+    tenant: str
 
     def claimant(self, by: str) -> str:
         """Returns the owner of the key. The separator is safe: no name contains a line break."""
@@ -77,7 +77,7 @@ def create(
     insert: Callable[[Connection], Sequence[Any] | None],
     location: str,
 ) -> tuple[Sequence[Any] | None, str]:
-    """Creates a resource in a transaction, once per Idempotency-Key.
+    """Creates a resource in a transaction, once per key.
 
     :param by: the caller's identity
     :param insert: creates the resource; returns a row that begins with its id and its document; if
@@ -86,10 +86,6 @@ def create(
     :return: the row without the id, and the location; for a repeated request, those of the first one
     Raises Problem if the key was used for a different request.
     """
-    if once.key is None:
-        with transaction(pool) as conn:
-            row = insert(conn)
-        return row and row[1:], location
     request = hashlib.sha256(json.dumps([once.path, once.body], sort_keys=True).encode()).digest()
     claim = {"by": once.claimant(by), "key": once.key, "request": request, "at": times.now()}
     with transaction(pool) as conn:
