@@ -19,10 +19,11 @@ from hyperfleet import kinds
 from hyperfleet.database import connection
 from hyperfleet.errors import ConfigurationError, StartError
 from hyperfleet.kinds import NATIVE
+from hyperfleet.nearest import hint
 from hyperfleet.observe import log
 from hyperfleet.settings import declared, synonyms, tenancy
 from hyperfleet.settings.catalogue import DECLARED, FIELDS, FILED, OTHER_VARIABLES, Settings
-from hyperfleet.settings.file import meant, read_file
+from hyperfleet.settings.file import read_file
 from hyperfleet.settings.values import FILE, Names
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,8 @@ def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
             if not synonym.setting:
                 lines.append((logging.INFO, f"{variable} has no effect here: {synonym.why}"))
         elif name not in known or variable != variable.upper():
-            hint = meant(name, known, "HYPERFLEET_")
-            lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{hint}"))
+            other = hint(name, known, "HYPERFLEET_")
+            lines.append((logging.WARNING, f"{variable} is ignored: there is no such setting{other}"))
     return lines
 
 

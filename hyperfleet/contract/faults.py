@@ -11,7 +11,7 @@ from jsonschema_rs import ValidationErrorKind as Kind
 from hyperfleet.contract import schema
 from hyperfleet.contract.schema import KEY_WORDS, PREFIX, RANGE, Path, Validator
 from hyperfleet.errors import Fault, with_value
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import hint
 
 ARTICLES = {"integer": "an integer", "object": "an object", "array": "an array", "null": "null"}
 
@@ -282,8 +282,7 @@ def _unknown_members(
     at: Path, names: Iterable[str], rule: str, known: Iterable[str] = ()
 ) -> Iterator[Fault]:
     for index, name in enumerate(names):
-        near = nearest(name, known if index < HINTED else ())
-        meant = f"; did you mean {near}?" if near else ""
+        meant = hint(name, known if index < HINTED else ())
         # Truncated, since a name may be as long as the body.
         yield fault([*at, name[:MAX_NAME]], f"is not a known member{meant}", rule)
 

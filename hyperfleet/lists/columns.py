@@ -14,8 +14,7 @@ from typing import Any, Literal, TypeAlias
 from hyperfleet.contract import document
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import ALL, KINDS, LISTED, RESOURCES
-from hyperfleet.nearest import nearest
-from hyperfleet.settings.entities import meant
+from hyperfleet.nearest import nearest, question
 from hyperfleet.storable import FORBIDDEN
 
 # A moment is a time stored as text in a JSON document; any is a JSON value of any type; a reference is
@@ -201,7 +200,7 @@ def check_barred() -> None:
             if first not in known or (rest and first in plain):
                 raise ConfigurationError(
                     f"entities: {kind}.search_disallowed_fields has {name[:200]!r}, a field that no "
-                    f"{of.noun} has.{meant(name, known)}"
+                    f"{of.noun} has.{question(name, known)}"
                 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperfleet.kinds import KINDS
 from hyperfleet.lists import columns
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import expected
 
 MAX_KEYS = 8
 # Members that may be too long for the link to the next page; only this many characters are compared.
@@ -112,9 +112,7 @@ def _key(name: str, descending: bool, kind: str, bind: columns.Bind) -> Key:
             for good in columns.names(kind)
             if good != "spec.PATH" and not good.startswith("references.")
         ]
-        near = nearest(name, good)
-        other = f"did you mean {near}?" if near else f"expected one of {', '.join(good)}"
-        raise OrderError(f"cannot order by {name}; {other}")
+        raise OrderError(f"cannot order by {name}; {expected(name, good)}")
     # By code point, whatever the database's locale.
     collation = ' COLLATE "C"' if field.type == "text" else ""
     # Labels stored before their syntax was checked may be long.

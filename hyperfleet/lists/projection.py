@@ -10,7 +10,7 @@ from hyperfleet.contract import document
 from hyperfleet.errors import ConfigurationError, bad_parameter
 from hyperfleet.kinds import ALL, KINDS, RESOURCES
 from hyperfleet.lists import columns
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import expected
 
 MAX_MEMBERS = 100
 MAX_DEPTH = 16
@@ -57,9 +57,8 @@ def _check(kind: str, path: list[str]) -> None:
         if name == "*":
             return
         if name not in known:
-            near = nearest(name, known)
-            other = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
-            raise ProjectionError(f"unknown member {'.'.join(path[: depth + 1])}; {other}")
+            unknown = ".".join(path[: depth + 1])
+            raise ProjectionError(f"unknown member {unknown}; {expected(name, known)}")
         inner = _inner(known[name])
         if inner is None:
             return

@@ -9,7 +9,7 @@ from hyperfleet.errors import bad_parameter
 from hyperfleet.kinds import KINDS, RESOURCES, known_id
 from hyperfleet.lists import columns
 from hyperfleet.lists.columns import Bind
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import expected
 
 # With created_time in the pair, the planner can read the references in the order of the list.
 SOURCES = """(({table}.created_time, {table}.id) IN (
@@ -45,10 +45,9 @@ def _wanted(kind: str, query: Mapping[str, Any]) -> tuple[str | None, list[UUID]
     """Returns the type and the ids of the targets; None means any. Raises Problem."""
     type_, target = query.get("ref_type"), query.get("ref_target_id")
     if type_ is not None and type_ not in (known := columns.references(kind)):
-        near = nearest(type_, known)
-        meant = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
-        here = KINDS[kind].noun
-        message = f"must be a type of reference; {meant}" if known else f"a {here} refers to nothing"
+        message = f"must be a type of reference; {expected(type_, known)}"
+        if not known:
+            message = f"a {KINDS[kind].noun} refers to nothing"
         raise bad_parameter("ref_type", message, type_)
     return type_, None if target is None else ids([target])
 

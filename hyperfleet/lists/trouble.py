@@ -8,7 +8,7 @@ import psycopg
 
 from hyperfleet.errors import BAD_SEARCH, Problem, bad_parameter
 from hyperfleet.kinds import RESOURCES
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import expected
 
 
 @contextmanager
@@ -43,6 +43,4 @@ def bad_search(message: str) -> Problem:
 
 def unknown_kind(name: str) -> Problem:
     """Returns the error for a parameter ``kind`` that names no kind of resource."""
-    near = nearest(name, RESOURCES)
-    other = f"did you mean {near}?" if near else f"expected one of {', '.join(RESOURCES)}"
-    return bad_parameter("kind", f"is not a kind of resource; {other}", name)
+    return bad_parameter("kind", f"is not a kind of resource; {expected(name, RESOURCES)}", name)

@@ -7,7 +7,8 @@ from typing import Any
 
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import NATIVE, Kind
-from hyperfleet.settings.entities import Entity, meant
+from hyperfleet.nearest import question
+from hyperfleet.settings.entities import Entity
 
 # Segments that the API uses already where a plural would be: at the top, and below a resource.
 TAKEN = (
@@ -68,7 +69,7 @@ def _kind(entity: Entity) -> Kind:
 
 def _new(entity: Entity) -> Kind:
     if entity.plural is None:
-        hint = meant(entity.kind, NATIVE)
+        hint = question(entity.kind, NATIVE)
         raise ConfigurationError(f"entities: {entity.kind} lacks a plural.{hint}")
     return Kind(
         name=entity.kind,

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import ADAPTER, NAME, NATIVE, NO_ADAPTER, SEGMENT, Reference
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import question
 from hyperfleet.settings.expressions import Expression, Refused
 from hyperfleet.settings.issuers import EMPTY, SAID
 
@@ -138,11 +138,11 @@ def _entity(given: Mapping[str, Any]) -> Entity:
     if not NAME.fullmatch(kind):
         raise ConfigurationError(
             f"entities: {kind[:200]!r} is not a name that a kind can have: at most 63 letters and "
-            f"digits, a capital first.{meant(kind, NATIVE)}"
+            f"digits, a capital first.{question(kind, NATIVE)}"
         )
     for member in given:
         if member != "kind" and member not in MEMBERS:
-            hint = meant(str(member), MEMBERS)
+            hint = question(str(member), MEMBERS)
             raise ConfigurationError(f"entities: {kind}.{member} is not supported: unknown.{hint}")
     said = {
         member: check(f"{kind}.{member}", given[member])
@@ -150,12 +150,6 @@ def _entity(given: Mapping[str, Any]) -> Entity:
         if member in given
     }
     return Entity(kind, **{member: value for member, value in said.items() if value is not None})
-
-
-def meant(name: str, known: Iterable[str]) -> str:
-    """Returns a hint at the known name nearest to a wrong one; empty if none is near."""
-    near = nearest(name, known)
-    return f" Did you mean {near}?" if near else ""
 
 
 def _text(looks: re.Pattern[str], is_: Mapping[str, str]) -> Callable[[str, Any], str | None]:

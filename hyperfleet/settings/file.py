@@ -1,13 +1,13 @@
 """Reads settings from a YAML file."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import hint
 from hyperfleet.settings import declared, entities, synonyms
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.entities import Entity
@@ -92,7 +92,7 @@ def read_file(path: Path) -> Read:
             raise ConfigurationError(f"{path} names the setting {name} twice, in two spellings.")
         flat[name] = value
     values, told = synonyms.of_file(flat)
-    unknown = [name + meant(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
+    unknown = [name + hint(name, DECLARED) for name in sorted(values.keys() - DECLARED.keys())]
     if unknown:
         raise ConfigurationError(f"{path} names settings that do not exist: {'; '.join(unknown)}")
     settings = {name: _texts(path, name, value) for name, value in values.items()}
@@ -112,9 +112,3 @@ def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
         # Neither flags, variables nor file names can have it.
         raise ConfigurationError(f"{path}: {name} has the character NUL.")
     return str(value)
-
-
-def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns a hint at the known name nearest to a wrong one; empty if none is near."""
-    near = nearest(name, known)
-    return f"; did you mean {prefix}{near}?" if near else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hyperfleet.nearest import nearest
+from hyperfleet.nearest import hint
 
 AUTHORIZATION = "Authorization"
 # Values that mean "not set" in YAML or JSON.
@@ -112,8 +112,7 @@ def said(given: Mapping[Any, Any], members: Iterable[str], which: str, what: str
     for key, value in given.items():
         name = str(key).replace("-", "_")
         if name not in members:
-            near = nearest(name, members)
-            meant = f"; did you mean {near}?" if near else "."
+            meant = hint(name, members) or "."
             raise ValueError(f"{which}: {name[:100]} is not a member of {what}{meant}")
         if value not in EMPTY:
             found[name] = value
