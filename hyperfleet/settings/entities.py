@@ -13,7 +13,7 @@ from hyperfleet.errors import ConfigurationError
 from hyperfleet.kinds import ADAPTER, NAME, NATIVE, NO_ADAPTER, SEGMENT, Reference
 from hyperfleet.nearest import question
 from hyperfleet.settings.expressions import Expression, Refused
-from hyperfleet.settings.issuers import EMPTY, SAID
+from hyperfleet.settings.members import BOOLEANS, EMPTY
 
 # The most rules of a kind, and the most characters of a condition's type.
 MOST_RULES, LONGEST_TYPE = 50, 100
@@ -179,7 +179,7 @@ def _alike(where: str, value: Any, looks: re.Pattern[str]) -> str:
 
 
 def _switch(where: str, value: Any) -> bool | None:
-    said = SAID.get(str(value).lower())
+    said = BOOLEANS.get(str(value).lower())
     if said is None and value not in EMPTY:
         raise ConfigurationError(f"entities: {where} must be true or false.")
     return said

@@ -11,7 +11,7 @@ from hyperfleet.nearest import hint
 from hyperfleet.settings import declared, entities, synonyms
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.entities import Entity
-from hyperfleet.settings.issuers import EMPTY
+from hyperfleet.settings.members import EMPTY
 from hyperfleet.settings.values import Names
 
 

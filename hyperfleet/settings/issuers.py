@@ -1,40 +1,13 @@
 """Issuers of tokens that have settings of their own: the value of the setting ``jwt_configs``."""
 
 import dataclasses
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from hyperfleet.nearest import hint
+from hyperfleet.settings.headers import HEADER, NO_NAMES, NO_TOKENS, taken
+from hyperfleet.settings.members import items_of, members_of
 
 AUTHORIZATION = "Authorization"
-# Values that mean "not set" in YAML or JSON.
-EMPTY = (None, "", "~", "null")
-SAID = {"true": True, "false": False}
-# RFC 9110, 5.6.2.
-HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Clients send these automatically, or they have a secret that must not become a caller's name.
-NO_TOKENS = ("cookie", "set-cookie")
-NO_NAMES = (
-    *NO_TOKENS,
-    *("authorization", "proxy-authorization", "x-forwarded-authorization", "x-api-key", "x-auth-token"),
-)
-# Clients, proxies and HTTP itself use these for other purposes, so a gateway lets them through. Names
-# that end with a hyphen stand for all names that begin with them.
-TAKEN = (
-    *("accept", "accept-", "connection", "content-", "date", "expect", "forwarded", "from", "host"),
-    *("hyperfleet-position", "idempotency-key", "if-", "keep-alive", "origin", "prefer", "range"),
-    *("referer", "sec-", "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade"),
-    *("user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port"),
-    *("x-forwarded-proto", "x-real-ip", "x-request-id"),
-)
-
-
-def taken(header: str) -> bool:
-    """Whether requests use the header for something else."""
-    name = header.lower()
-    return name in TAKEN or name.startswith(tuple(one for one in TAKEN if one.endswith("-")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +49,7 @@ def parse(value: Any) -> tuple[Issuer, ...]:
 
     Raises ValueError, with a sentence, for a mistake. It never quotes a URL, which may have a password.
     """
-    found = tuple(_issuer(number, one) for number, one in enumerate(listed(value, "issuers"), 1))
+    found = tuple(_issuer(number, one) for number, one in enumerate(items_of(value, "issuers"), 1))
     carriers = {one.header.lower() for one in found}
     seen = set()
     for number, one in enumerate(found, 1):
@@ -88,44 +61,13 @@ def parse(value: Any) -> tuple[Issuer, ...]:
     return found
 
 
-def listed(value: Any, what: str) -> Sequence[Any]:
-    """Returns the items of a list, or of its JSON. Raises ValueError, with a sentence.
-
-    :param what: the noun for the items in messages
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError("this is not JSON.") from None
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"this is not a list of {what}.")
-    return value
-
-
-def said(given: Mapping[Any, Any], members: Iterable[str], which: str, what: str) -> dict[str, Any]:
-    """Returns the members of a mapping that are set. Raises ValueError for an unknown one.
-
-    :param which: the item in messages; ``what`` is its noun
-    """
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        name = str(key).replace("-", "_")
-        if name not in members:
-            meant = hint(name, members) or "."
-            raise ValueError(f"{which}: {name[:100]} is not a member of {what}{meant}")
-        if value not in EMPTY:
-            found[name] = value
-    return found
-
-
 def _issuer(number: int, members: Any) -> Issuer:
     if isinstance(members, Issuer):
         return members
     if not isinstance(members, Mapping):
         raise ValueError(f"issuer {number} is not a mapping with issuer_url.")
     given: dict[str, str] = {}
-    for name, value in said(members, MEMBERS, f"issuer {number}", "an issuer").items():
+    for name, value in members_of(members, MEMBERS, f"issuer {number}", "an issuer").items():
         if not isinstance(value, str):
             raise ValueError(f"issuer {number}: {name} must be a string.")
         if text := value if name == "identity_claim_pattern" else value.strip():

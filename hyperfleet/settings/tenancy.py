@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperfleet.settings.issuers import EMPTY, HEADER, NO_NAMES, SAID, listed, said, taken
+from hyperfleet.settings.headers import HEADER, NO_NAMES, taken
+from hyperfleet.settings.members import BOOLEANS, EMPTY, items_of, members_of
 
 # The syntax of a dimension's key, and of a caller's value for it.
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
@@ -39,7 +40,7 @@ def parse(value: Any) -> tuple[Dimension, ...]:
     """Parses a list of mappings, or its JSON, into dimensions. Raises ValueError, with a sentence."""
     if value in EMPTY:
         return ()
-    given = listed(value, "dimensions")
+    given = items_of(value, "dimensions")
     if len(given) > MOST:
         raise ValueError(f"there are {len(given)} dimensions; at most {MOST} are possible.")
     found: dict[str, Dimension] = {}
@@ -60,12 +61,12 @@ def _dimension(number: int, members: Any) -> Dimension:
         return members
     if not isinstance(members, Mapping):
         raise ValueError(f"dimension {number} is not a mapping with header and key.")
-    given = said(members, MEMBERS, f"dimension {number}", "a dimension")
+    given = members_of(members, MEMBERS, f"dimension {number}", "a dimension")
     for name in ("header", "key"):
         if not given.get(name):
             raise ValueError(f"dimension {number} has no {name}.")
     header = _header(f"dimension {number}: header", given["header"])
-    key, required = given["key"], SAID.get(str(given.get("required", False)).lower())
+    key, required = given["key"], BOOLEANS.get(str(given.get("required", False)).lower())
     if not isinstance(key, str) or not WORD.fullmatch(key):
         raise ValueError(
             f"dimension {number}: key cannot be {str(key)[:100]!r}: at most 63 letters, digits, '.', "
