@@ -22,7 +22,6 @@ from hyperfleet.contract import provider
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.responses import Checked, Contract
 from hyperfleet.contract.validation import Validated, creation_validators
-from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.handlers.request import SERVICE
 from hyperfleet.http.bridge import Bridge
@@ -45,17 +44,17 @@ from hyperfleet.settings.catalogue import Settings
 
 def create_app(
     settings: Settings,
-    pool: Pool | Reads,
+    reads: Reads,
     registry: CollectorRegistry,
-    holder: Provider | None = None,
+    schemas: Provider | None = None,
     guard: Guard | None = None,
     gauges: Gauges | None = None,
 ) -> Logged:
     """Returns the ASGI application that serves the API.
 
-    :param pool: where handlers get their connections, possibly with others for reads
+    :param reads: the pool of connections to the primary, and the standbys if there are any
     :param registry: where requests are counted and timed
-    :param holder: the provider's schemas; None means those that the settings name
+    :param schemas: the provider's schemas; None means those that the settings name
     :param guard: decides who has access; None means the one that the settings describe, if any
     :param gauges: told which values to show
 
@@ -66,16 +65,15 @@ def create_app(
     document = contract.load()
     if guard is None:
         document = contract.without_security(document)
-    holder = holder or provider.load(settings)
-    reads = pool if isinstance(pool, Reads) else Reads(pool)
+    schemas = schemas or provider.load(settings)
     mode = settings.responses_checked
     checked = functools.partial(Checked, contract=Contract(document), mode=mode, registry=registry)
-    inner = _routed(document, holder, guard, checked, _tenants(settings))
+    inner = _routed(document, schemas, guard, checked, _tenants(settings))
     service = Service(
         settings,
         reads.primary,
         reads,
-        holder,
+        schemas,
         creation_validators(document),
         projection.defaults(settings.default_fields),
         Events(registry),
@@ -83,19 +81,19 @@ def create_app(
     inner.app.extensions[SERVICE] = service
     requests = Requests(registry, first=settings.first_generation_metrics)
     # From the innermost to the outermost.
-    told = Positioned(inner, reads.written) if reads.standbys else inner
-    pages = _pages(document, holder)
-    holder.changed.append(lambda: pages.update(_pages(document, holder)))
-    fair = _fair(Plain(Pages(told, pages)), service, requests)
+    positioned = Positioned(inner, reads.written) if reads.standbys else inner
+    pages = _pages(document, schemas)
+    schemas.changed.append(lambda: pages.update(_pages(document, schemas)))
+    fair = _fair(Plain(Pages(positioned, pages)), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
-    shown = Browsers(Cors(Compressed(timed), settings.cors_origins))
+    outer = Browsers(Cors(Compressed(timed), settings.cors_origins))
     nobody, days = "" if guard else SYSTEM, settings.audit_retention
     refusals = Refusals(reads.primary, document, registry, nobody, days)
     if settings.changes_retention:
         reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:
         _show(gauges, fair, service)
-    return Logged(shown, requests, refusals, settings.access_log, service.feed.waiting.end)
+    return Logged(outer, requests, refusals, settings.access_log, service.feed.waiting.end)
 
 
 def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
@@ -129,7 +127,7 @@ def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:
 
 def _routed(
     document: dict[str, Any],
-    holder: Provider,
+    schemas: Provider,
     guard: Guard | None,
     checked: Callable[..., ASGIApp],
     tenants: Sequence[Callable[..., ASGIApp]],
@@ -147,7 +145,7 @@ def _routed(
         middlewares=[BrowserPages, TableRouting, SecurityMiddleware, *tenants, Validated, checked],
         resolver=HandlerResolver(),
         pythonic_params=True,
-        validator_map={"provider": holder},
+        validator_map={"provider": schemas},
         security_map={"bearer": functools.partial(Bearer, guard, reviews)} if guard else {},
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi", swagger_ui_path=UI),
     )
@@ -164,9 +162,9 @@ def _routed(
     return routed
 
 
-def _pages(document: dict[str, Any], holder: Provider) -> dict[str, Page]:
+def _pages(document: dict[str, Any], schemas: Provider) -> dict[str, Page]:
     """Returns the fixed pages, which change only with the provider's schemas."""
-    text = provider.openapi(document, holder.document)
+    text = provider.openapi(document, schemas.document)
     # Connexion can serve the document, too, but copies, validates and resolves it for each request.
     headers = {
         "content-type": "application/json",

@@ -38,6 +38,7 @@ from remembered import remember
 from hyperfleet.app import create_app
 from hyperfleet.database import embedded, migration
 from hyperfleet.database.pool import Pool, new_pool
+from hyperfleet.database.reads import Reads
 from hyperfleet.http.certificate import Certificate
 from hyperfleet.http.routing import Shipped
 from hyperfleet.http.server import App, Ending, Servers, address, listen
@@ -322,7 +323,7 @@ class Service:
         )
         self.listener = listen("127.0.0.1", 0)
         try:
-            self.app = create_app(self.settings, self.pool, CollectorRegistry())
+            self.app = create_app(self.settings, Reads(self.pool), CollectorRegistry())
         except BaseException:
             # A test may expect a refusal.
             self.listener.close()

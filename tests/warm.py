@@ -140,9 +140,10 @@ def schemas() -> list[bytes]:
         from hyperfleet import app  # noqa: PLC0415
         from hyperfleet.contract import schema  # noqa: PLC0415
         from hyperfleet.database.pool import new_pool  # noqa: PLC0415
+        from hyperfleet.database.reads import Reads  # noqa: PLC0415
         from hyperfleet.settings.catalogue import Settings  # noqa: PLC0415
 
-        app.create_app(Settings(no_auth=True), new_pool("", 1, 1), CollectorRegistry())
+        app.create_app(Settings(no_auth=True), Reads(new_pool("", 1, 1)), CollectorRegistry())
         with os.fdopen(writer, "wb") as told:
             pickle.dump([*schema.compile_schema.known], told)
         os._exit(0)

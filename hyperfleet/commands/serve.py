@@ -126,7 +126,7 @@ def _serve(
     from hyperfleet.observe.metrics import go_on_from  # noqa: PLC0415
 
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
-    certificates, guard, holder = parts(chosen)
+    certificates, guard, schemas = parts(chosen)
     listeners = [stack.enter_context(listen(*place)) for place in places(chosen)]
     conninfo, shared, told = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
@@ -135,11 +135,11 @@ def _serve(
     if reads.standbys:
         told["Standbys"] = ", ".join(one.name for one in reads.standbys)
     registry = CollectorRegistry()
-    gauges, metrics, died = _metrics(chosen, registry, reads, holder)
+    gauges, metrics, died = _metrics(chosen, registry, reads, schemas)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
-    api = create_app(chosen, reads, registry, holder, guard, gauges)
+    api = create_app(chosen, reads, registry, schemas, guard, gauges)
     keys = guard.verifier.keys if guard else dict
-    health = health_app(Health(reads.primary, holder, lambda: keys() | reads.states(), ending.begun))
+    health = health_app(Health(reads.primary, schemas, lambda: keys() | reads.states(), ending.begun))
     addresses = [
         address(listener, secure=bool(tls))
         for listener, tls in zip(listeners, certificates, strict=True)
@@ -155,7 +155,7 @@ def _serve(
         if hung_up():
             os.kill(first, signal.SIGTERM)
         else:
-            await holder.reload()
+            await schemas.reload()
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
         served = zip((api, health, metrics), (listener, *listeners[1:]), certificates, strict=True)
@@ -196,7 +196,7 @@ def _reads(chosen: Settings, conninfo: str, count: int, *, shared: bool) -> Any:
     return Reads(pool, found, probe, staleness, max(1, size // 2))
 
 
-def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[Any, Any, Any]:
+def _metrics(chosen: Settings, registry: Any, reads: Any, schemas: Any) -> tuple[Any, Any, Any]:
     """Returns the gauges, updated each second, the metrics app, and a callback for dead workers."""
     from prometheus_client import Counter, multiprocess  # noqa: PLC0415
     from prometheus_client.registry import Collector  # noqa: PLC0415
@@ -208,7 +208,7 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, holder: Any) -> tuple[
 
     counts.install()
     primary = reads.primary
-    gauges, fleet = Gauges(registry, primary, holder), Fleet(primary, chosen.stuck_after)
+    gauges, fleet = Gauges(registry, primary, schemas), Fleet(primary, chosen.stuck_after)
     build_info(registry)
     statements = Statements(registry)
     for pool in reads.pools():

@@ -181,7 +181,7 @@ class Servers:
     If it has a method ``refused``, that is called for input refused by any of them.
 
     :param ending: how they stop
-    :param pool: what is open while they run
+    :param opened: what is open while they run
     :param reload: what SIGHUP triggers, one at a time
     :param settings: the limits of a request
     :param beat: called every second
@@ -191,7 +191,7 @@ class Servers:
         self,
         apps: Sequence[App],
         ending: Ending,
-        pool: contextlib.AbstractAsyncContextManager[object],
+        opened: contextlib.AbstractAsyncContextManager[object],
         reload: Callable[[], Awaitable[object]] | None = None,
         settings: Settings = Settings(),  # noqa: B008 (it does not change)
         beat: Callable[[], object] = lambda: None,
@@ -199,7 +199,7 @@ class Servers:
         refused = getattr(apps[0].app, "refused", lambda _client, _status: None)
         protocol: Any = functools.partial(Protocol, settings=settings, refused=refused)
         self.ending = ending
-        self.pool = pool
+        self.opened = opened
         self.reload = reload
         self.beat = beat
         self.reload_wanted = asyncio.Event()
@@ -260,7 +260,7 @@ class Servers:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if self.watched is not None:
             loop.add_reader(self.watched, self._orphaned)
-        async with self.pool:
+        async with self.opened:
             await self._serve_all()
 
     async def _serve_all(self) -> None:
