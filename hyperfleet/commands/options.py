@@ -334,7 +334,7 @@ def content(given: str, path: Path) -> str:
     Raises ConfigurationError if the file is empty or cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"{given}: {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

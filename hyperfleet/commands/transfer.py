@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -79,7 +78,7 @@ def _secret(values: dict[str, Any], name: str) -> str:
     source = click.get_current_context().get_parameter_source(name)
     if values[name] and source is click.core.ParameterSource.COMMANDLINE:
         raise ConfigurationError(f"Give either {flag} or {flag}-file, not both.")
-    return options.content(f"{flag}-file", Path(path))
+    return options.content(f"{flag}-file", path)
 
 
 def _open(source: Source, conninfo: str) -> None:

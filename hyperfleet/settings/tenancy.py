@@ -26,7 +26,7 @@ class Dimension:
 
     header: str
     key: str
-    required: bool = False
+    required: bool
 
     def given(self) -> dict[str, Any]:
         """Returns the members as a settings file has them."""

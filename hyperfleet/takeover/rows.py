@@ -140,9 +140,8 @@ class Rows:
     def __init__(self, *, derive: bool, tenants: bool = False) -> None:
         self.derive, self.tenants = derive, tenants
         schemas = document.load()["components"]["schemas"]
-        named = {"Name": schemas["Name"], "Generation": schemas["Generation"]}
         self._names: Validator = compile_schema(
-            {"type": "object", "properties": {"name": named["Name"]}}
+            {"type": "object", "properties": {"name": schemas["Name"]}}
         )
         self._reports = compile_schema(schemas["AdapterStatusCreateRequest"], schemas)
 
