@@ -120,8 +120,10 @@ def read(path: Path) -> Document:
         text = path.read_text(encoding="utf-8-sig")
         return _checked(_parsed(text))
     except _Findings as found:
-        told = [(at, f"{_dotted(at)}: " * bool(at) + message) for at, message in found.all]
-        faults = [(_line(text, at), message) for at, message in told]
+        faults = [
+            (_line(text, at), f"{_dotted(at)}: {message}" if at else message)
+            for at, message in found.all
+        ]
     except OSError as error:
         faults = [("", f"cannot be read: {error.strerror}")]
     except UnicodeDecodeError as error:

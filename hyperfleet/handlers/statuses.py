@@ -112,8 +112,11 @@ def _take_at_once(service: Service, kind: str, key: Key, report: Report, found: 
     status = held.fold(merged["last_report_time"])
     silent = same_but_for_times(held.state["status"], status)
     values = {
-        **{"id": key["id"], "version": held.state["version"]},
-        **{"status": status, "silent": silent, **merged},
+        "id": key["id"],
+        "version": held.state["version"],
+        "status": status,
+        "silent": silent,
+        **merged,
     }
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(key["id"], values))
     if row is None:

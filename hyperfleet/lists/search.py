@@ -95,17 +95,20 @@ def translate(expression: str, kind: str, *, lookup: bool = True, usual: bool = 
     try:
         tree = grammar.parse(expression)
         comparisons = len(list(tree.find_data("comparison")))
-        lookups = iter(range(MAX_LOOKUPS * lookup))
+        lookups = iter(range(MAX_LOOKUPS if lookup else 0))
         alone = usual and comparisons == 1
         search = _Search(kind, alone, bind, iter(range(MAX_TERMS)), lookups, [], [], [])
         sql = _condition(search, tree, conjunct=True)
-        steady = alone and bool(search.indexed)
+        steady, source = alone and bool(search.indexed), ""
         if len(search.labels) < comparisons:
-            return Condition(sql, values, source=_unique(kind, sql) * steady, steady=steady)
+            if steady:
+                source = _unique(kind, sql)
+            return Condition(sql, values, source=source, steady=steady)
         found = _labelled(search)
         count = "".join(search.counts) or f"SELECT count(*) FROM {found}"  # noqa: S608 (made here)
-        source = f"SELECT created_time, label0.owner_id AS id FROM {found}"  # noqa: S608 (made here)
-        return Condition(sql, values, count, source * (len(search.indexed) == comparisons), steady)
+        if len(search.indexed) == comparisons:
+            source = f"SELECT created_time, label0.owner_id AS id FROM {found}"  # noqa: S608 (made here)
+        return Condition(sql, values, count, source, steady)
     except Fault as fault:
         raise SearchError(expression, fault.position, fault.reason) from None
 
@@ -182,7 +185,7 @@ def _comparison(search: _Search, tree: Tree[Token], *, conjunct: bool) -> str:
         case "is":
             # Includes JSON's null. PostgreSQL uses an index for IS NOT NULL only if it is written so.
             side = f"NULLIF(jsonb_typeof({field.sql}), 'null')" if field.type == "any" else field.sql
-            return f"({side} IS {'NOT ' * negated}NULL)"
+            return f"({side} IS {'NOT ' if negated else ''}NULL)"
         case _:
             negated = negated or symbol in ("~!", "!~")
             if field.type not in ("text", "uuid", "any"):

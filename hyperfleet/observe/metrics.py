@@ -29,7 +29,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from hyperfleet import __commit__, __version__
-from hyperfleet.kinds import KINDS
 
 # The series with the time at which each counter was created are of no use.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -159,7 +158,7 @@ class Events:
 
 def resource_type(kind: str) -> str:
     """Returns the name of a kind in metrics, such as ``cluster`` or ``nodepool``."""
-    return KINDS[kind].name.lower()
+    return kind.lower()
 
 
 def reads(registry: CollectorRegistry) -> Callable[[str], None]:

@@ -115,12 +115,12 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
         status = held.fold(at, generation=generation, deleted_time=at, updated_time=at)
         values = {"id": old["id"], "status": Jsonb(status), "at": at, "action": "delete"}
         changed = conn.execute(MARKS[kind], {**values, **origin.values()})
-        if removed := held.ended(generation):
+        if held.ended(generation):
             removal.remove(conn, kind, old["id"], origin=origin)
+            gone.append((kind, old["id"]))
     service.events.started(kind, deleting=True)
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
-    gone += [(kind, old["id"])] * removed
     removal.tell(gone)
     removal.after(service, gone)
     return stored(changed, old["version"] + 1)

@@ -157,10 +157,9 @@ def _judged(report: Report, status: str, says: Condition | None) -> Json:
     }
 
 
-def is_reconciled(status: Status | None) -> bool:
+def is_reconciled(status: Status) -> bool:
     """Whether a status has ``Reconciled=True``: the resource is in its desired state."""
-    conditions = status["conditions"] if status else ()
-    return any(c["type"] == READY[1] and c["status"] == "True" for c in conditions)
+    return any(c["type"] == READY[1] and c["status"] == "True" for c in status["conditions"])
 
 
 # The members of a condition whose change is news.
