@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from jose import jwk, jwt
 
-from hyperfleet.auth.watched import LOOK_EVERY
+from hyperfleet.watched import LOOK_EVERY
 
 PRIVATE = (
     serialization.Encoding.PEM,

@@ -1,4 +1,4 @@
 """Authentication and authorization: tokens and keys, the access list and review, the caller, tenants.
 
-May import settings and errors; it knows no kind of resource and no SQL.
+May import settings, errors and watched files; it knows no kind of resource and no SQL.
 """

@@ -18,9 +18,9 @@ from hyperfleet.auth.access_list import matches, parse_rules
 from hyperfleet.auth.review import Review
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.auth.trusted import Trusted
-from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError, Problem, refusal
 from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
+from hyperfleet.watched import Watched
 
 # What a review is asked about a caller who wants to read the audit.
 AUDIT = ("get", "Audit")

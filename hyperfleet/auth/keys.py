@@ -17,7 +17,7 @@ from jose.exceptions import JOSEError
 from jose.utils import base64url_decode
 
 from hyperfleet.auth.remote import Client, Unreachable
-from hyperfleet.auth.watched import Watched
+from hyperfleet.watched import Watched
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from hyperfleet.auth.watched import Watched
 from hyperfleet.errors import ConfigurationError
+from hyperfleet.watched import Watched
 
 # Seconds to connect, for the head of a response and between pieces of its body; and in total.
 TIMEOUT = 5.0

@@ -4,8 +4,8 @@ import logging
 import ssl
 from pathlib import Path
 
-from hyperfleet.auth.watched import stamp
 from hyperfleet.errors import ConfigurationError
+from hyperfleet.watched import stamp
 
 logger = logging.getLogger(__name__)
 

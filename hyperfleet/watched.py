@@ -1,4 +1,4 @@
-"""A settings file that is reloaded when it changes."""
+"""A file that is reloaded when it changes."""
 
 import logging
 import time
