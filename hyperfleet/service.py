@@ -15,11 +15,11 @@ from hyperfleet.contract.schema import Validator
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
-from hyperfleet.database.together import Once, Rounds
+from hyperfleet.database.together import Rounds, SharedReads
 from hyperfleet.engine.turns import Turns
 from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
-from hyperfleet.lists.tenants import Tenants
+from hyperfleet.lists.tenants import TenantLists
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.status.conditions import Folding, foldings
 
@@ -66,19 +66,19 @@ class Service:
     default_fields: Defaults
     events: Events
     turns: Turns = field(default_factory=Turns)
-    lists: Once = field(init=False)
+    lists: SharedReads = field(init=False)
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
     feed: Feed = field(init=False)
     tags: Tags = field(init=False)
-    tenants: Tenants = field(default_factory=Tenants)
+    tenants: TenantLists = field(default_factory=TenantLists)
     foldings: Mapping[str, Folding] = field(init=False)
     differences: Differences = field(default_factory=Differences)
 
     def __post_init__(self) -> None:
         """Creates what depends on other members."""
         # Slow searches must not use up all connections.
-        self.lists = Once(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
+        self.lists = SharedReads(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
         self.tags = Tags(self.pool)
         self.foldings = foldings(self.settings)
@@ -95,7 +95,7 @@ class Service:
             known = self.rounds[statement] = Rounds(partial(self._rows, statement))
         return known
 
-    def read(self, statement: LiteralString) -> Rounds[str, TupleRow]:
+    def read_together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
         """Returns the same for a statement that only reads, which a standby may run.
 
         :param statement: its parameter is ``ids``; its first column is the id

@@ -198,7 +198,7 @@ async def read(
     """Returns the page after a place; for None, an empty one at the end of the feed.
 
     :param newest: whether a standby may be too far behind
-    :param position: as for :meth:`Reads.fetch`
+    :param position: what :meth:`Reads.fetch` calls ``after``
     Raises Problem if the feed does not know the place, or no longer does.
     """
     page, coming = await _behind(reads, wanted, after, newest=newest, position=position), False

@@ -145,7 +145,7 @@ class Rounds(Generic[K, V]):
             one.answer.set_result(found.get(key))
 
 
-class Once:
+class SharedReads:
     """Reads by a key that fully identifies them; callers that ask during a read share the next one.
 
     :param at_once: how many reads run at the same time, so that slow ones leave connections to others

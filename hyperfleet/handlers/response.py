@@ -73,7 +73,7 @@ def read(kind: str, key: Key) -> flask.Response:
         row = reader.one(statement, {"ids": filled([key["id"]])})
         found = row and row[1:]
     else:
-        found = wait_for(request.service().read(statement).get(key["id"]))
+        found = wait_for(request.service().read_together(statement).get(key["id"]))
     # One statement may read for several callers, so the owner and the tenancy are checked here.
     if found is None or key.get("owner_id") not in (None, found[2]) or not sees(key, found[3:]):
         raise not_found(kind, key["id"])
@@ -115,7 +115,7 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = WHOLE) -> flask
     if tag and request.knows(tag) and wait_for(service.tags.still(key)):
         return empty(304, {"ETag": weak(tag), **shape.headers})
 
-    def made() -> tuple[bytes | Long, str]:
+    def read_page() -> tuple[bytes | Long, str]:
         renewed = service.pool.renewed
         if tenant and within in (WHOLE, UNCOUNTED):
             wanted, found = service.tenants.page(reader, kind, query, tenant)
@@ -130,13 +130,13 @@ def listed(kind: str, query: Mapping[str, Any], within: Within = WHOLE) -> flask
         return body.linked(text, changes), tag
 
     def documents(identities: list[str]) -> dict[str, bytes]:
-        def read() -> dict[str, bytes]:
+        def read_documents() -> dict[str, bytes]:
             found = page.documents(reader, kind, identities, within)
             return {identity: shape.text(document) for identity, document in found.items()}
 
-        return wait_for(service.lists.get((key, *identities), lambda: run(read)))
+        return wait_for(service.lists.get((key, *identities), lambda: run(read_documents)))
 
-    text, tag = wait_for(service.lists.get(key, lambda: run(made)))
+    text, tag = wait_for(service.lists.get(key, lambda: run(read_page)))
     if isinstance(text, Long):
         return answer(body.stream(text, documents), 200, shape.headers)
     headers = {"ETag": weak(tag), **shape.headers}

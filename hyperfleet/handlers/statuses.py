@@ -121,7 +121,7 @@ def _take_at_once(service: Service, kind: str, key: Key, report: Report, found: 
     row = wait_for(service.together(STORE_AT_ONCE[kind]).get(key["id"], values))
     if row is None:
         return None
-    _tell(service, kind, held.state["status"], status)
+    _count_start(service, kind, held.state["status"], status)
     return row[0], ""
 
 
@@ -150,16 +150,16 @@ def _take_locked(service: Service, kind: str, key: Key, report: Report, *, marke
             status = held.fold(at)
             conn.execute(SET_STATUS[kind], {"id": key["id"], "status": Jsonb(status)})
     if status is None:
-        removal.tell(gone)
+        removal.log_removed(gone)
         removal.after(service, gone)
     else:
-        _tell(service, kind, held.state["status"], status)
+        _count_start(service, kind, held.state["status"], status)
     done = document.fetchone()
     assert done is not None
     return done[1], ""
 
 
-def _tell(service: Service, kind: str, before: Status, after: Status) -> None:
+def _count_start(service: Service, kind: str, before: Status, after: Status) -> None:
     if is_reconciled(before) and not is_reconciled(after):
         service.events.started(kind, deleting=False)
 

@@ -63,7 +63,7 @@ class Seen(NamedTuple):
     until: float
 
 
-class Tenants:
+class TenantLists:
     """Reads pages for the callers of tenants."""
 
     def __init__(self) -> None:

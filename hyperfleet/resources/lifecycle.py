@@ -122,7 +122,7 @@ def _at_once(service: Service, kind: str, key: Key, change: Change) -> Stored | 
     )
     if row is None:
         return None
-    _tell(service, kind, old)
+    _count_start(service, kind, old)
     return Stored(bytes(row[0]), old["version"] + 1)
 
 
@@ -157,7 +157,7 @@ def _locked(service: Service, kind: str, key: Key, change: Change) -> Stored:
             references.replace(conn, kind, old["id"], refs)
         row = _row(held, after, change, "rollback" if back else "patch")
         changed = conn.execute(CHANGE_LOCKED[kind], {"ids": filled([old["id"]]), "rows": Jsonb([row])})
-    _tell(service, kind, old)
+    _count_start(service, kind, old)
     return stored(changed, old["version"] + 1)
 
 
@@ -191,7 +191,7 @@ def _row(held: Held, after: Mapping[str, Any], change: Change, action: str) -> d
     return {**own, **after, **change.origin.values()}
 
 
-def _tell(service: Service, kind: str, old: State) -> None:
+def _count_start(service: Service, kind: str, old: State) -> None:
     if is_reconciled(old["status"]):
         service.events.started(kind, deleting=False)
 

@@ -121,7 +121,7 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
     service.events.started(kind, deleting=True)
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
-    removal.tell(gone)
+    removal.log_removed(gone)
     removal.after(service, gone)
     return stored(changed, old["version"] + 1)
 

@@ -56,7 +56,7 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                 while waiting:
                     with conn.transaction():
                         gone = removal.finish(conn, *waiting.pop(), foldings)
-                    removal.tell(gone)
+                    removal.log_removed(gone)
                     waiting += removal.left(conn, gone)
                 changed += folded
                 progress(len(ids))

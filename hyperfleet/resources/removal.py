@@ -239,7 +239,7 @@ def remove(conn: Connection, kind: str, *ids: str, origin: Origin = UNASKED) -> 
     conn.execute(_end(kind), values)
 
 
-def tell(gone: Iterable[tuple[str, str]]) -> None:
+def log_removed(gone: Iterable[tuple[str, str]]) -> None:
     """Logs the removal of resources that no adapter had to finalize; takes kind and id of each."""
     for kind, id_ in _breathing(gone):
         more = {"kind": kind, "id": id_, "reason": ENDED}
@@ -270,7 +270,7 @@ def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
         kind, id_ = waiting.pop()
         with service.turns.of(id_), transaction(service.pool) as conn:
             gone = finish(conn, kind, id_, service.foldings)
-        tell(gone)
+        log_removed(gone)
 
 
 def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -294,7 +294,7 @@ def settle(
     :param owners: kind and id of each, root first
     :param foldings: how to compute the statuses of each kind
     :param origin: the request that led to the removal
-    :returns: kind and id of each removed resource, to pass to :func:`tell` after the COMMIT
+    :returns: kind and id of each removed resource, to pass to :func:`log_removed` after the COMMIT
     """
     gone: list[tuple[str, str]] = []
     for kind, id_ in reversed(owners):
@@ -355,7 +355,7 @@ def force(service: Service, kind: str, key: Key, origin: Origin) -> None:
     for of, id_ in _breathing(removed):
         more = {"kind": of, "id": id_, "reason": reason}
         logger.warning("%s %s removed by force by %s: %r", of, id_, by, reason, extra=more)
-    tell(settled)
+    log_removed(settled)
     after(service, [*removed, *settled])
 
 

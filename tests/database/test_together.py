@@ -12,7 +12,7 @@ import pytest
 from conftest import Api
 
 from hyperfleet.database import together
-from hyperfleet.database.together import Once, Rounds
+from hyperfleet.database.together import Rounds, SharedReads
 
 
 class Source:
@@ -40,7 +40,7 @@ def test_sixteen_callers_share_reads_and_none_gets_a_read_from_before_its_call(
 ) -> None:
     async def main() -> None:
         source = Source()
-        rounds, once = Rounds(source.many), Once(8)
+        rounds, once = Rounds(source.many), SharedReads(8)
 
         async def ask(number: int) -> None:
             for turn in range(30):
@@ -70,7 +70,7 @@ def test_sixteen_callers_share_reads_and_none_gets_a_read_from_before_its_call(
 def test_a_hanging_read_does_not_delay_the_next_one() -> None:
     async def main() -> None:
         source = Source(10)
-        rounds, once = Rounds(source.many), Once(8)
+        rounds, once = Rounds(source.many), SharedReads(8)
         hung = [
             asyncio.create_task(rounds.get("a")),
             asyncio.create_task(once.get("a", source.one)),
@@ -96,7 +96,7 @@ def test_an_error_reaches_all_callers_and_a_cancelled_caller_affects_no_other() 
             await asyncio.sleep(0.01)
             raise LookupError("gone")
 
-        rounds, once = Rounds(fail), Once(8)
+        rounds, once = Rounds(fail), SharedReads(8)
         asked = [rounds.get("a") for _ in range(3)] + [once.get("a", fail) for _ in range(3)]
         ends = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(end, LookupError) for end in ends)
