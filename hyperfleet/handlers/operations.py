@@ -55,11 +55,11 @@ def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Respons
     of = RESOURCES[kind]
     parent_id = path.get(RESOURCES[of.parent].parameter, "") if of.parent else ""
     if of.parent and not parent_id:
-        raise elsewhere(of)
+        raise owner_missing(of)
     return created(kind, body, parent_id)
 
 
-def elsewhere(of: Kind) -> Problem:
+def owner_missing(of: Kind) -> Problem:
     """Returns the error for a creation that does not name the owner of the new resource."""
     assert of.parent
     parent = RESOURCES[of.parent]
@@ -157,7 +157,14 @@ def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Res
     own, shape = key(kind, path), request.shape(kind)
     number, why = body["generation"], body.get("reason")
     said = f"back to generation {number}" + (f": {why}" if why else "")
-    change = Change({}, False, request.precondition(), request.origin(said), False, number)
+    change = Change(
+        body={},
+        merge=False,
+        precondition=request.precondition(),
+        origin=request.origin(said),
+        checked=False,
+        generation=number,
+    )
     return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(own), change))
 
 

@@ -30,7 +30,7 @@ def post_resource(body: dict[str, Any]) -> flask.Response:
     """Creates a resource of the kind named in the body, unless that kind has a parent."""
     kind = body["kind"]
     if RESOURCES[kind].parent:
-        raise operations.elsewhere(RESOURCES[kind])
+        raise operations.owner_missing(RESOURCES[kind])
     resource.check(request.service(), kind, body, replaced=False)
     return operations.post_resource(kind, body)
 
