@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connexion.lifecycle import ConnexionRequest
-from connexion.middleware.abstract import ROUTING_CONTEXT
 from connexion.security import NO_VALUE, BearerSecurityHandler
 from starlette.datastructures import Headers
 
@@ -19,6 +18,7 @@ from hyperfleet.auth.review import Review
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.auth.trusted import Trusted
 from hyperfleet.errors import ConfigurationError, Problem, refusal
+from hyperfleet.operation import operation_of
 from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
 from hyperfleet.watched import Watched
 
@@ -57,9 +57,8 @@ class Bearer(BearerSecurityHandler):
         ]
         if not tokens:
             return NO_VALUE
-        # The id is prefixed with the name of its module.
-        operation = scope["extensions"][ROUTING_CONTEXT]["operation_id"].rpartition(".")[2]
-        return await self.guard.admit(tokens, headers, scope["method"], self.reviews.get(operation))
+        what = self.reviews.get(operation_of(scope))
+        return await self.guard.admit(tokens, headers, scope["method"], what)
 
 
 def _token(header: str, value: str) -> str:

@@ -6,14 +6,13 @@ be configured.
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
 
-from connexion.middleware.abstract import ROUTING_CONTEXT
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
+from hyperfleet.operation import operation_of
 from hyperfleet.settings.catalogue import Settings
 from hyperfleet.settings.tenancy import WORD
 
@@ -38,9 +37,7 @@ class Tenants:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on. Raises Problem (403) if it has no tenant."""
-        routing: Any = scope.get("extensions", {}).get(ROUTING_CONTEXT, {})
-        # The id is prefixed with the name of its module.
-        operation = str(routing.get("operation_id")).rpartition(".")[2]
+        operation = operation_of(scope)
         if operation in self.operations:
             found = self.tenancy(Headers(scope=scope))
             if not found and not self.operations[operation]:

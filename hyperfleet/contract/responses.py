@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import orjson
-from connexion.middleware.abstract import ROUTING_CONTEXT
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet.contract import document, schema
 from hyperfleet.contract.faults import fault, faults
 from hyperfleet.errors import INTERNAL, Fault, Problem
+from hyperfleet.operation import operation_of
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +116,7 @@ class Checked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request. Raises Problem in mode ``all`` if the response breaks the contract."""
-        routed = scope.get("extensions", {}).get(ROUTING_CONTEXT, {}).get("operation_id")
-        # The name of the module comes first.
-        operation = (routed or "").rpartition(".")[2]
+        operation = operation_of(scope)
         if operation not in self.contract.responses or not self._due(operation):
             await self.app(scope, receive, send)
             return
