@@ -71,12 +71,12 @@ def create_app(
     inner = _routed(document, schemas, guard, checked, _tenants(settings))
     service = Service(
         settings,
-        reads.primary,
-        reads,
-        schemas,
-        creation_validators(document),
-        projection.defaults(settings.default_fields),
-        Events(registry),
+        pool=reads.primary,
+        reads=reads,
+        provider=schemas,
+        creation=creation_validators(document),
+        default_fields=projection.defaults(settings.default_fields),
+        events=Events(registry),
     )
     inner.app.extensions[SERVICE] = service
     requests = Requests(registry, first=settings.first_generation_metrics)
@@ -87,13 +87,20 @@ def create_app(
     fair = _fair(Plain(Pages(positioned, pages)), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     outer = Browsers(Cors(Compressed(timed), settings.cors_origins))
-    nobody, days = "" if guard else SYSTEM, settings.audit_retention
-    refusals = Refusals(reads.primary, document, registry, nobody, days)
+    refusals = Refusals(
+        reads.primary,
+        document,
+        registry,
+        nobody="" if guard else SYSTEM,
+        days=settings.audit_retention,
+    )
     if settings.changes_retention:
         reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:
         _show(gauges, fair, service)
-    return Logged(outer, requests, refusals, settings.access_log, service.feed.waiting.end)
+    return Logged(
+        outer, requests, refusals, share=settings.access_log, farewell=service.feed.waiting.end
+    )
 
 
 def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
@@ -101,12 +108,12 @@ def _fair(inner: ASGIApp, service: Service, requests: Requests) -> Fair:
     settings = service.settings
     return Fair(
         Limited(inner, settings),
-        settings.max_requests,
-        requests.refused.inc,
+        most=settings.max_requests,
+        refused=requests.refused.inc,
         # Requests of all tenants come through one gateway.
-        (one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
-        settings.max_waiting,
-        service.feed.calm,
+        more=(one.header for one in settings.tenant_dimensions if settings.tenant_enabled),
+        followers=settings.max_waiting,
+        calm=service.feed.calm,
     )
 
 

@@ -161,7 +161,7 @@ def _serve(
         served = zip((api, health, metrics), (listener, *listeners[1:]), certificates, strict=True)
         apps = [App(*one) for one in served]
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
-            Servers(apps, ending, reads, reload, chosen, beat).run(watched)
+            Servers(apps, ending, reads, reload=reload, settings=chosen, beat=beat).run(watched)
 
     _settle_memory()
     if count > 1:
