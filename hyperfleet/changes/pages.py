@@ -201,11 +201,12 @@ async def read(
     :param position: what :meth:`Reads.fetch` calls ``after``
     Raises Problem if the feed does not know the place, or no longer does.
     """
-    page, coming = await _behind(reads, wanted, after, newest=newest, position=position), False
+    page = await _of_one_server(reads, wanted, after, newest=newest, position=position)
+    coming = False
     if not page and after:
         # A standby may not have the place yet, or the primary may not show it yet.
         coming = await under_way(reads.primary, after)
-    page = page or await _behind(reads, wanted, after, newest=True)
+    page = page or await _of_one_server(reads, wanted, after, newest=True)
     if not page and after and coming:
         page = Page([], after)
     if not page:
@@ -226,7 +227,7 @@ async def under_way(primary: Pool, place: Place) -> bool:
     return bool(state == "in progress")
 
 
-async def _behind(
+async def _of_one_server(
     reads: Reads, wanted: Wanted, after: Place | None, *, newest: bool, position: str = ""
 ) -> Page | None:
     """Does the same as :func:`read` on one server; None if it lacks the place or has another's feed."""

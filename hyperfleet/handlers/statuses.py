@@ -151,7 +151,7 @@ def _take_locked(service: Service, kind: str, key: Key, report: Report, *, marke
             conn.execute(SET_STATUS[kind], {"id": key["id"], "status": Jsonb(status)})
     if status is None:
         removal.log_removed(gone)
-        removal.after(service, gone)
+        removal.finish_targets(service, gone)
     else:
         _count_start(service, kind, held.state["status"], status)
     done = document.fetchone()

@@ -122,7 +122,7 @@ def mark(service: Service, kind: str, key: Key, precondition: Precondition, orig
     for below_kind in marked:
         service.events.started(below_kind, deleting=True)
     removal.log_removed(gone)
-    removal.after(service, gone)
+    removal.finish_targets(service, gone)
     return stored(changed, old["version"] + 1)
 
 

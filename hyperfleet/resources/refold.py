@@ -57,7 +57,7 @@ def refold(conninfo: str, foldings: Mapping[str, Folding], progress: Callable[[i
                     with conn.transaction():
                         gone = removal.finish(conn, *waiting.pop(), foldings)
                     removal.log_removed(gone)
-                    waiting += removal.left(conn, gone)
+                    waiting += removal.drop_references(conn, gone)
                 changed += folded
                 progress(len(ids))
     return changed

@@ -254,7 +254,7 @@ def _breathing(gone: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield one
 
 
-def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
+def finish_targets(service: Service, gone: Sequence[tuple[str, str]]) -> None:
     """Finishes targets of removed resources that have waited for the removal. Call it after the COMMIT:
     each target takes its own locks, in a transaction of its own.
 
@@ -264,7 +264,7 @@ def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
     while True:
         if any(RESOURCES[kind].references for kind, _ in gone):
             with transaction(service.pool) as conn:
-                waiting += left(conn, gone)
+                waiting += drop_references(conn, gone)
         if not waiting:
             break
         kind, id_ = waiting.pop()
@@ -273,8 +273,10 @@ def after(service: Service, gone: Sequence[tuple[str, str]]) -> None:
         log_removed(gone)
 
 
-def left(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Returns kind and id of the targets of removed resources that are being deleted."""
+def drop_references(conn: Connection, gone: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Deletes the references of removed resources; returns kind and id of each of their targets that is
+    being deleted, and so may have waited for that.
+    """
     ids = [id_ for kind, id_ in gone if RESOURCES[kind].references]
     if not ids:
         return []
@@ -356,7 +358,7 @@ def force(service: Service, kind: str, key: Key, origin: Origin) -> None:
         more = {"kind": of, "id": id_, "reason": reason}
         logger.warning("%s %s removed by force by %s: %r", of, id_, by, reason, extra=more)
     log_removed(settled)
-    after(service, [*removed, *settled])
+    finish_targets(service, [*removed, *settled])
 
 
 def _each(

@@ -156,13 +156,18 @@ class Folding(NamedTuple):
     rules: Rules | None = None
 
     def fold(
-        self, resource: State, reports: Sequence[Report], previous: Status | None, at: str, left: int = 0
+        self,
+        resource: State,
+        reports: Sequence[Report],
+        previous: Status | None,
+        at: str,
+        children: int = 0,
     ) -> Status:
         """Returns a resource's status from :func:`hyperfleet.status.fold.fold` plus mapped conditions.
 
-        :param left: how many resources that belong or refer to it are left
+        :param children: how many resources that belong or refer to it are left
         """
-        status = fold(resource, reports, previous, self.required, at, left)
+        status = fold(resource, reports, previous, self.required, at, children)
         if self.rules:
             status["conditions"] += self.rules.conditions(resource, reports, previous, at)
         return status
