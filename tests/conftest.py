@@ -331,7 +331,10 @@ class Service:
         chosen = self.settings
         tls = Certificate(chosen.https_cert_file, chosen.https_key_file) if chosen.enable_https else None
         self.servers = Servers(
-            [App(self.app, self.listener, tls)], Ending(5), self.pool, settings=chosen
+            [App(self.app, self.listener, tls, self.app.refused, self.app.farewell)],
+            Ending(5),
+            self.pool,
+            settings=chosen,
         )
         self.thread = threading.Thread(target=self.servers.run, daemon=True)
         self.thread.start()

@@ -159,7 +159,8 @@ def _serve(
 
     def work(listener: socket.socket, watched: int | None = None) -> None:
         served = zip((api, health, metrics), (listener, *listeners[1:]), certificates, strict=True)
-        apps = [App(*one) for one in served]
+        apps = [App(*one, refused=api.refused) for one in served]
+        apps[0] = apps[0]._replace(farewell=api.farewell)
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
             Servers(apps, ending, reads, reload=reload, settings=chosen, beat=beat).run(watched)
 

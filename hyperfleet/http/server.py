@@ -60,16 +60,12 @@ class _Server(uvicorn.Server):
     """A server that leaves signals to its runner, and cuts requests off with a proper response."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        ending: Ending,
-        handshake_timeout: float,
-        certificate: Certificate | None,
+        self, config: uvicorn.Config, ending: Ending, handshake_timeout: float, app: "App"
     ) -> None:
         super().__init__(config)
         self.ending = ending
         self.handshake_timeout = handshake_timeout
-        self.certificate = certificate
+        self.certificate, self.farewell = app.certificate, app.farewell
         self.leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -109,10 +105,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the listener and lets requests in progress end, within the time that they are given."""
         closing = asyncio.create_task(super().shutdown(sockets))
-        farewell = getattr(self.config.app, "farewell", None)
-        if farewell is not None:
-            # Only now that the listener is closed, so that these clients reconnect elsewhere.
-            asyncio.get_running_loop().call_soon(farewell)
+        # Only now that the listener is closed, so that these clients reconnect elsewhere.
+        asyncio.get_running_loop().call_soon(self.farewell)
         waiting = asyncio.create_task(self.ending.wait(self.ending.timeout))
         await asyncio.wait([closing, waiting], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -168,17 +162,23 @@ def address(listener: socket.socket, *, secure: bool = False) -> str:
 
 
 class App(NamedTuple):
-    """An application, its socket, and its certificate; None means plain HTTP."""
+    """An application and its socket.
+
+    :param certificate: None means plain HTTP
+    :param refused: called with the client's address and the status if input is refused before it becomes
+        a request
+    :param farewell: called when the service stops, as soon as no more clients can connect
+    """
 
     app: ASGIApp
     listener: socket.socket
     certificate: Certificate | None = None
+    refused: Callable[[str, int], object] = lambda _client, _status: None
+    farewell: Callable[[], object] = lambda: None
 
 
 class Servers:
     """Several applications, each on its own socket, that start together; the first one stops first.
-
-    If it has a method ``refused``, that is called for input refused by any of them.
 
     :param ending: how they stop
     :param opened: what is open while they run
@@ -196,8 +196,6 @@ class Servers:
         settings: Settings = Settings(),  # noqa: B008 (it does not change)
         beat: Callable[[], object] = lambda: None,
     ) -> None:
-        refused = getattr(apps[0].app, "refused", lambda _client, _status: None)
-        protocol: Any = functools.partial(Protocol, settings=settings, refused=refused)
         self.ending = ending
         self.opened = opened
         self.reload = reload
@@ -209,7 +207,7 @@ class Servers:
             _Server(
                 uvicorn.Config(
                     one.app,
-                    http=protocol,
+                    http=functools.partial(Protocol, settings=settings, refused=one.refused),  # type: ignore[arg-type]
                     ws="none",
                     lifespan="off",
                     log_config=None,
@@ -221,7 +219,7 @@ class Servers:
                 ),
                 ending,
                 settings.read_timeout,
-                one.certificate,
+                one,
             )
             for index, one in enumerate(apps)
         ]
