@@ -128,12 +128,12 @@ def _serve(
     traced = tracing.wanted(chosen.tracing_enabled, os.environ)
     certificates, guard, schemas = parts(chosen)
     listeners = [stack.enter_context(listen(*place)) for place in places(chosen)]
-    conninfo, shared, told = _database(
+    conninfo, shared, lines = _database(
         chosen, conninfo, folder, stack, lambda work: meanwhile(listeners, certificates, work)
     )
     reads = _reads(chosen, conninfo, count, shared=shared)
     if reads.standbys:
-        told["Standbys"] = ", ".join(one.name for one in reads.standbys)
+        lines["Standbys"] = ", ".join(one.name for one in reads.standbys)
     registry = CollectorRegistry()
     gauges, metrics, died = _metrics(chosen, registry, reads, schemas)
     ending = Ending(chosen.shutdown_timeout, chosen.shutdown_delay)
@@ -169,7 +169,7 @@ def _serve(
         own = spread(listeners[0], count)
         patience = chosen.shutdown_timeout + chosen.shutdown_delay
         workers = Workers(own, work, died, go_on_from, patience)
-    _banner(addresses, told, count, chosen)
+    _banner(addresses, lines, count, chosen)
     if count > 1:
         workers.run()
     else:
@@ -213,10 +213,10 @@ def _metrics(chosen: Settings, registry: Any, reads: Any, schemas: Any) -> tuple
     build_info(registry)
     statements = Statements(registry)
     for pool in reads.pools():
-        pool.told = statements.told
+        pool.on_statement = statements.count
         pool.slow = chosen.slow_statement or float("inf")
     if reads.standbys:
-        reads.told = counted(registry)
+        reads.on_read = counted(registry)
     restarts = Counter(
         "hyperfleet_api_worker_restarts", "Workers that died.", [*OWN], registry=registry
     ).labels(*OWN.values())
@@ -238,10 +238,10 @@ def _trace(api: Any, reads: Any) -> "tracing.Tracing":
     """Enables tracing in this process; the exporter does not survive a fork."""
     from hyperfleet.database.together import sharers  # noqa: PLC0415
 
-    made, told = tracing.Tracing(), reads.primary.told
+    made, count = tracing.Tracing(), reads.primary.on_statement
 
-    def both(name: str, seconds: float, error: Any) -> None:
-        told(name, seconds, error)
+    def count_and_trace(name: str, seconds: float, error: Any) -> None:
+        count(name, seconds, error)
         contexts = sharers.get()
         for context in contexts:
             context.run(made.statement, name, seconds, error)
@@ -250,7 +250,7 @@ def _trace(api: Any, reads: Any) -> "tracing.Tracing":
 
     api.tracing = made
     for pool in reads.pools():
-        pool.told = both
+        pool.on_statement = count_and_trace
     return made
 
 

@@ -46,7 +46,7 @@ class Pool(AsyncConnectionPool[Session]):
     """
 
     # Called with each statement's name, its duration in seconds, and its error if it failed.
-    told: Callable[[str, float, psycopg.Error | None], None] | None = None
+    on_statement: Callable[[str, float, psycopg.Error | None], None] | None = None
     # Statements that take more than this many seconds are logged as slow.
     slow = float("inf")
     # When all idle connections were last replaced.
@@ -160,8 +160,8 @@ class Pool(AsyncConnectionPool[Session]):
         try:
             conn = await super().getconn(deadline - time.monotonic())
         except PoolTimeout as error:
-            if self.told is not None:
-                self.told("connection", 0, error)
+            if self.on_statement is not None:
+                self.on_statement("connection", 0, error)
             raise error from self.trouble
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -200,8 +200,8 @@ class Pool(AsyncConnectionPool[Session]):
     def saw(self, statement: str, seconds: float, error: psycopg.Error | None = None) -> None:
         """Reports a statement that has ended, by the name that it begins with: ``/* name */``."""
         name = statement[3 : statement.index(" */")] if statement.startswith("/* ") else "other"
-        if self.told is not None:
-            self.told(name, seconds, error)
+        if self.on_statement is not None:
+            self.on_statement(name, seconds, error)
         if seconds > self.slow:
             logger.warning("slow statement: %s took %.3f s", name, seconds, extra={"statement": name})
 

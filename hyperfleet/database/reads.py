@@ -60,7 +60,7 @@ class Reads:
         # Run in the background for as long as the connections are open.
         self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         # Called with the name of the server that served a read.
-        self.told: Callable[[str], None] = lambda _node: None
+        self.on_read: Callable[[str], None] = lambda _node: None
         self.positions: Rounds[None, str | None] = Rounds(self._position)
 
     async def __aenter__(self) -> Self:
@@ -149,7 +149,7 @@ class Reads:
             for one in some:
                 rows = await one.fetch(statement, values, prepare, least, wanted)
                 if rows is not None:
-                    self.told(one.name)
+                    self.on_read(one.name)
                     return rows
             if wanted <= least or time.monotonic() > deadline:
                 break
@@ -167,7 +167,7 @@ class Reads:
         """Returns the rows of a statement from the primary; parameters as for :meth:`fetch`."""
         if not self.standbys:
             return await fetch(self.primary, statement, values, prepare)
-        self.told("primary")
+        self.on_read("primary")
         if not few:
             return await fetch(self.primary, statement, values, prepare)
         async with slot(self.slots):

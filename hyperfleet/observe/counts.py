@@ -26,7 +26,7 @@ class Counts(MmapedDict):
     """
 
     # Whether the lack of space has been logged.
-    told = False
+    logged = False
 
     def __init__(self, filename: str) -> None:
         # Opened with its first entry.
@@ -42,7 +42,7 @@ class Counts(MmapedDict):
         if self._used + len(key.encode()) + ENTRY > self._capacity:
             os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
         super()._init_value(key)  # type: ignore[no-untyped-call]
-        Counts.told = False
+        Counts.logged = False
 
     def _open(self) -> None:
         # The file exists if this process has taken over from another.
@@ -77,8 +77,8 @@ class Counts(MmapedDict):
             self._tell(error)
 
     def _tell(self, error: OSError) -> None:
-        if not Counts.told:
-            Counts.told = True
+        if not Counts.logged:
+            Counts.logged = True
             logger.warning("metrics are incomplete: %s: %s", self.path.parent, error.strerror)
 
 

@@ -88,7 +88,7 @@ class Gauges:
 class Look(NamedTuple):
     """A gauge: its help text, its value, and how the values of several processes are combined."""
 
-    told: str
+    help: str
     at: Callable[[Gauges, Mapping[str, int]], float]
     mode: Any = "livesum"
 
@@ -125,7 +125,7 @@ LOOKS = {
 
 
 def _gauge(name: str, look: Look, registry: CollectorRegistry) -> Gauge:
-    made = Gauge(name, look.told, [*OWN], registry=registry, multiprocess_mode=look.mode)
+    made = Gauge(name, look.help, [*OWN], registry=registry, multiprocess_mode=look.mode)
     return made.labels(*OWN.values())
 
 

@@ -119,8 +119,8 @@ class Statements:
         )
         self.known: dict[str, Histogram] = {}
 
-    def told(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
-        """Counts a statement; a callback for :attr:`hyperfleet.database.pool.Pool.told`."""
+    def count(self, name: str, seconds: float, error: psycopg.Error | None) -> None:
+        """Counts a statement; a callback for :attr:`hyperfleet.database.pool.Pool.on_statement`."""
         if error is not None:
             self.errors.labels(name, type(error).__name__, *OWN.values()).inc()
             return

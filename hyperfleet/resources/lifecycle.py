@@ -143,16 +143,17 @@ def _locked(service: Service, kind: str, key: Key, change: Change) -> Stored:
         after = _after(old, body, merge=change.merge)
         known, wanted = _referred(old, change) if "references" in change.body else ({}, {})
         # New references may have the same targets as the present ones and still be invalid.
-        said = wanted != known
-        refers = said and not references.same(known, wanted)
-        same = _same(_before(old), after) and not refers
-        if same and not said:
+        references_differ = wanted != known
+        targets_differ = references_differ and not references.same(known, wanted)
+        same = _same(_before(old), after) and not targets_differ
+        if same and not references_differ:
             return Stored(old["document"], old["version"])
-        whole = _as_created(kind, old, after, wanted if said else references.something(kind))
+        refs = wanted if references_differ else references.something(kind)
+        whole = _as_created(kind, old, after, refs)
         resource.check(service, kind, whole, replaced=change.spec_is_checked or same)
         if same:
             return Stored(old["document"], old["version"])
-        if refers:
+        if targets_differ:
             refs = targets.resolved(wanted, known) if targets else {}
             references.replace(conn, kind, old["id"], refs)
         row = _row(held, after, change, "rollback" if back else "patch")

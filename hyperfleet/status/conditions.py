@@ -36,7 +36,7 @@ class _Compiled:
         self.type = rule.type
         self.when = Expression(rule.when, boolean=True)
         self.output = {name: Expression(text) for name, text in rule.output.items()}
-        self.told: dict[int, float] = {}
+        self.logged: dict[int, float] = {}
 
 
 class Rules:
@@ -138,9 +138,9 @@ class Rules:
     def _tell(self, rule: _Compiled, level: int, what: str) -> None:
         """Logs, unless the same rule was logged at the same level within the last QUIET seconds."""
         now = time.monotonic()
-        if now - rule.told.get(level, -QUIET) < QUIET:
+        if now - rule.logged.get(level, -QUIET) < QUIET:
             return
-        rule.told[level] = now
+        rule.logged[level] = now
         more = {"kind": self.kind, "condition": rule.type}
         logger.log(level, "the rule %s.%s %s", self.kind, rule.type, what, extra=more)
 
