@@ -71,7 +71,6 @@ def create_app(
     inner = _routed(document, schemas, guard, checked, _tenants(settings))
     service = Service(
         settings,
-        pool=reads.primary,
         reads=reads,
         provider=schemas,
         creation=creation_validators(document),

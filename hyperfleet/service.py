@@ -41,12 +41,12 @@ class Events(Protocol):
 class Service:
     """The parts that handlers share.
 
-    :param pool: provides connections to the primary
     :param reads: runs statements that only read
     :param provider: the provider's schemas of specs
     :param creation: for each kind, the contract's rules for a whole resource
     :param default_fields: the members shown to clients that do not ask for any
     :param events: notified of what handlers do
+    :param pool: provides connections to the primary
     :param turns: the order of changes to the same resource
     :param lists: reads lists, by their URLs
     :param rounds: runs statements, by their texts, for several requests at once
@@ -59,12 +59,12 @@ class Service:
     """
 
     settings: Settings
-    pool: Pool
     reads: Reads
     provider: Provider
     creation: Mapping[str, Validator]
     default_fields: Defaults
     events: Events
+    pool: Pool = field(init=False)
     turns: Turns = field(default_factory=Turns)
     lists: SharedReads = field(init=False)
     rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
@@ -77,6 +77,7 @@ class Service:
 
     def __post_init__(self) -> None:
         """Creates what depends on other members."""
+        self.pool = self.reads.primary
         # Slow searches must not use up all connections.
         self.lists = SharedReads(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
