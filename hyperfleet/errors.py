@@ -133,7 +133,7 @@ CATALOGUE: dict[str, Entry] = {
             "conflict",
             UNCONDITIONAL,
             "If-Match required",
-            "A change must name in If-Match the version that it is for.",
+            "The request must have an If-Match header with the version that it changes.",
         ),
         (
             *(422, "conflict", KEY_REUSED, "Key reused"),

@@ -86,7 +86,7 @@ class Guard:
         if self.verifier.lets_in(PUBLIC_KEYS) and not chosen:
             raise ConfigurationError(
                 "Anyone with an account at the public issuer could write: restrict callers with "
-                "--jwt-audiences, --acl-file or --enable-authz, let everybody in with --any-caller, or "
+                "--jwt-audiences, --acl-file or --enable-authz, allow everyone with --any-caller, or "
                 "name the keys of another issuer with --jwk-cert-url."
             )
 
@@ -129,7 +129,7 @@ class Guard:
         if self.auditors is not None and matches(self.auditors.get(), claims):
             return True
         if self.review is None:
-            raise _forbidden("Only callers that the access list of the audit names may read it.")
+            raise _forbidden("Only callers in the audit's access list may read the audit.")
         return False
 
     async def _verified(

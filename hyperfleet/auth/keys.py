@@ -183,8 +183,8 @@ class KeyServer:
                 self.keys = _keys(document)
                 self.got = time.monotonic()
             except (Unreachable, ValueError) as error:
-                at_hand = "there are none" if self.keys is None else "the last ones stay in force"
-                logger.warning("no keys could be fetched, %s: %s", at_hand, error)
+                at_hand = "none are available" if self.keys is None else "the previous ones stay in use"
+                logger.warning("could not fetch keys; %s: %s", at_hand, error)
             self.tried = time.monotonic()
 
 

@@ -45,7 +45,7 @@ def config(output: str, check: bool, **values: Any) -> None:
     chosen = options.from_options(values)
     if check:
         _check(chosen)
-        click.echo("A start would succeed.")
+        click.echo("The service would start.")
         return
     sources = options.sources()
     found = {

@@ -307,7 +307,8 @@ def _database(
         migration.apply(conninfo)
     except psycopg.Error as error:
         raise StartError(
-            f"The schema of the embedded PostgreSQL in {folder} is not made: {connection.reason(error)}"
+            f"The schema of the embedded PostgreSQL in {folder} could not be created: "
+            f"{connection.reason(error)}"
         ) from error
     return conninfo, False, {"Database": "embedded PostgreSQL", "Data": str(folder)}
 

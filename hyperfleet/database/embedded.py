@@ -103,7 +103,7 @@ def default_data_dir() -> Path:
         return user_data_path("hyperfleet")
     except RuntimeError:
         raise ConfigurationError(
-            "This user has no home that data could be kept in: name a folder with --data-dir."
+            "This user has no home directory for the data: set --data-dir."
         ) from None
 
 
@@ -113,7 +113,7 @@ def _found(data_dir: Path) -> Path:
         return data_dir.expanduser().absolute()
     except RuntimeError:
         raise ConfigurationError(
-            f"--data-dir {data_dir} begins with a home that is not known: name the folder in full."
+            f"--data-dir {data_dir} refers to an unknown home directory: give the full path."
         ) from None
 
 

@@ -47,7 +47,7 @@ ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
 
 CUT_OFF = Problem(
     errors.BUSY,
-    "The service is stopping and cut the request off; it may or may not have been carried out.",
+    "The service is shutting down and aborted the request, which may or may not have been carried out.",
     headers={"Connection": "close"},
 )
 
@@ -154,7 +154,9 @@ class Logged:
         """Counts and logs input that was refused before it became a request."""
         self.requests.count("other", UNKNOWN, status, 0)
         more = {"method": "other", "path": UNKNOWN, "status": status, "client": client}
-        logger.info("what arrived was not a request, or arrived too slowly: %d", status, extra=more)
+        logger.info(
+            "refused input that was not a valid request or arrived too slowly: %d", status, extra=more
+        )
 
     def _trace(self, method: str, scope: Scope, headers: Headers) -> Any:
         """Returns the span of a request if it is traced; else notes its traceparent for the log."""

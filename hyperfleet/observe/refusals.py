@@ -174,7 +174,9 @@ class Refusals:
                     await fetch(self.pool, RECORD, {"rows": Jsonb(rows)})
                 except psycopg.Error as error:
                     self.dropped.inc(len(rows))
-                    logger.warning("refusals are not in the audit: %s", connection.reason(error))
+                    logger.warning(
+                        "could not record refused requests in the audit: %s", connection.reason(error)
+                    )
         finally:
             self.storing = None
 
@@ -193,6 +195,6 @@ class Refusals:
                     break
                 await asyncio.sleep(1)
         except psycopg.Error as error:
-            logger.warning("old records of the audit stay for now: %s", connection.reason(error))
+            logger.warning("could not delete old audit records for now: %s", connection.reason(error))
         finally:
             self.forgetting = None

@@ -72,7 +72,7 @@ HOW_MANY: LiteralString = """/* resource_references_unseen */
 SELECT count(DISTINCT source.id)
 """ + REFERRING[REFERRING.index("FROM") :].replace("LIMIT 4", "")
 # A resource that is marked together with the target of its reference does not keep that target.
-KEEPS_NOT: LiteralString = """/* resource_references_let_go */
+STOP_KEEPING: LiteralString = """/* resource_references_let_go */
 UPDATE resource_references SET keeps = false WHERE source_id IN ({tree}) AND target_id IN ({tree})
 """
 
@@ -174,7 +174,7 @@ def _no_longer_keeping(kind: str) -> list[LiteralString]:
     """Returns the statements that keep resources deleted together from waiting for each other."""
     names = [kind, *(of.name for of in below(kind))]
     together = any(of.name in names for of in referrers(*names))
-    return [KEEPS_NOT.format(tree=removal.tree(kind, marked=False))] if together else []
+    return [STOP_KEEPING.format(tree=removal.tree(kind, marked=False))] if together else []
 
 
 def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) -> None:
@@ -191,8 +191,10 @@ def _refuse_while_referred(kind: str, old: State, rows: list[Any], unseen: int) 
         told.append(f"the {RESOURCES[source].noun} {name} ({id_}) refers to {what} as {type_}")
     more = ", and there are others" if len(rows) > len(told) else ""
     if unseen:
-        refer = "1 resource refers" if unseen == 1 else f"{unseen} resources refer"
-        told.append(f"{refer} to it or to what is below it that cannot be seen from here")
+        refer = "1 resource that you cannot see refers"
+        if unseen > 1:
+            refer = f"{unseen} resources that you cannot see refer"
+        told.append(f"{refer} to it or to resources below it")
     raise Problem(
         WRONG_STATE,
         f"The {RESOURCES[kind].noun} cannot be deleted: {', '.join(told)}{more}. Change or "

@@ -125,6 +125,6 @@ def _check_references(kinds: Mapping[str, Kind]) -> None:
     circle = [name for name in needs if any(ref.least for ref in kinds[name].references)]
     if circle:
         raise ConfigurationError(
-            f"entities: {' and '.join(circle)} must refer to resources that cannot exist before them, "
-            "so that none can ever be created."
+            f"entities: {' and '.join(circle)} require references to resources that cannot exist "
+            "before them, so none of them can ever be created."
         )

@@ -101,7 +101,7 @@ class Expression:
         if time.thread_time() > values.until:
             raise Failed(f"the rules before it took longer than {SECONDS:g} s")
         if self._shape.work(values) > WORK:
-            raise Failed("it could take too long: its loops have too much to look at")
+            raise Failed("it could take too long: its loops visit too many elements")
         try:
             found = self._program.eval(values.prepared)
             kind = found.type().name()

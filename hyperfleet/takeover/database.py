@@ -149,7 +149,7 @@ class Database:
         """
         with self._snapshot() as conn:
             if self._same(conn, target):
-                raise StartError("The database that is to be imported is the one of this service.")
+                raise StartError("The database to import from is this service's own.")
             columns = {table: set(names) for table, names in conn.execute(COLUMNS)}
             newest = _fits(columns, NEWEST) and (
                 not _fits(columns, FIRST) or conn.execute(USED).fetchone() == (True,)

@@ -36,9 +36,9 @@ UNSTORABLE = (
 )
 REMOVED = "it was removed here after the import"
 OWN = "it is already here, and did not come from an import"
-NEWER = "it was changed here after the import, and is no newer there"
-NOTHING = "nothing is left there; kept here, unless you give --remove-most"
-MOST = "it is gone there, as most of them are; kept here, unless you give --remove-most"
+NEWER = "it was changed here after the import, and is not newer at the source"
+NOTHING = "the source is empty; kept here unless --remove-most is given"
+MOST = "it is gone from the source, like most of the import; kept here unless --remove-most is given"
 BUSY = "Another import into this database is running."
 
 

@@ -292,7 +292,7 @@ def test_only_callers_on_its_access_list_can_read_the_audit(start: Start, tmp_pa
     body = {"name": "c1", "spec": {}}
     cluster = check(api.post("/clusters", json=body, headers=bob), 201)
     found = problem(api.get("/audit", headers=bob), 403)
-    assert found["detail"] == "Only callers that the access list of the audit names may read it."
+    assert found["detail"] == "Only callers in the audit's access list may read the audit."
     problem(api.get("/audit"), 401)
     assert api.head("/audit", headers=bob).status_code == 403
     (record,) = check(api.get("/audit", headers=ann))["items"]

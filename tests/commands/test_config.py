@@ -520,7 +520,7 @@ def test_tenants_can_be_enabled_by_variables_and_by_flags() -> None:
 
 def test_a_check_tells_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:
     good = run_here("config", "--check", "--no-auth", f"--database-url={database}")
-    assert (good.returncode, good.stdout) == (0, "A start would succeed.\n")
+    assert (good.returncode, good.stdout) == (0, "The service would start.\n")
     broken = tmp_path / "schema.yaml"
     broken.write_text("openapi: 2")
     for arguments, says in (

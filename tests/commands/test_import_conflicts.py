@@ -61,7 +61,10 @@ def test_resources_created_or_changed_here_yield_only_to_newer_changes_in_the_or
     # A change in the original wins only if it is newer than the one here.
     first.conn.execute("UPDATE clusters SET updated_time = now() WHERE name = 'prod'")
     output = take(database, first, code=3)
-    assert f"cluster {A} 'prod': it was changed here after the import, and is no newer there" in output
+    assert (
+        f"cluster {A} 'prod': it was changed here after the import, and is not newer at the source"
+        in output
+    )
     assert api.get(f"/clusters/{A}").json() == mine
     first.conn.execute(
         "UPDATE clusters SET generation = 5, spec = '{\"theirs\": 1}' WHERE name = 'prod'"
@@ -156,7 +159,7 @@ def test_a_change_without_a_new_time_is_imported_unless_the_copy_here_was_change
     api.patch(f"/clusters/{C}", json={"spec": {"mine": True}})
     for _ in range(2):
         output = take(database, newest, code=3)
-        assert f"cluster {C} 'three': it was changed here after the import, and is no newer" in output
+        assert f"cluster {C} 'three': it was changed here after the import, and is not newer" in output
         assert "Not imported: 1\n" in output
     assert api.get(f"/clusters/{A}").json()["spec"] == {"fixed": True}
     assert api.get(f"/clusters/{B}").json()["labels"] == {"team": "a", "new": "label"}

@@ -22,7 +22,7 @@ def test_a_source_that_is_empty_now_removes_nothing(first: Original, api: Api, d
     take(database, first)
     first.conn.execute("TRUNCATE clusters, node_pools, adapter_statuses")
     output = take(database, first, code=3)
-    assert "nothing is left there; kept here" in output
+    assert "the source is empty; kept here" in output
     assert api.get("/clusters").json()["total"] == 2
 
 
@@ -54,7 +54,7 @@ def test_an_import_with_an_invalid_source_target_or_option_is_rejected(
         assert "is not a database of the original" in said
         assert "Tables found: _yoyo_log, _yoyo_migration" in said
         assert "clusters, feeds, generations, idempotency_keys" in said
-    assert "is the one of this service" in take(database, database, code=1)
+    assert "database to import from is this service's own" in take(database, database, code=1)
     assert "lacks migrations (0001.resources, " in take(empty, database, code=1)
     for arguments, says in (
         ((), "either --from-database or --from-api"),
@@ -184,7 +184,10 @@ def test_a_database_of_uncertain_identity_does_not_remove_most_resources(
         assert "2 removed" in take(database, theirs)
         newest.conn.execute("DELETE FROM resources WHERE name IN ('eu-3', 'eu-4')")
         output = take(database, theirs, code=3)
-        assert f"cluster {C}: it is gone there, as most of them are; kept here, unless" in output
+        assert (
+            f"cluster {C}: it is gone from the source, like most of the import; kept here unless"
+            in output
+        )
         assert numbers_of(sql) == (3, 0)
         assert "2 removed" in take(database, theirs, "--remove-most")
         assert numbers_of(sql) == (1, 0)

@@ -230,11 +230,11 @@ WRONG: dict[str, tuple[Over, int, str]] = {
     ),
     "no node pools": (
         lambda path, _: listed([]) if path == "/nodepools" else None,
-        *(3, f"node pool {uid(7, 1)}: nothing is left there; kept here"),
+        *(3, f"node pool {uid(7, 1)}: the source is empty; kept here"),
     ),
     "few clusters": (
         lambda path, _: listed([there(n) for n in range(1, 21)]) if path == "/clusters" else None,
-        *(3, f"cluster {uid(77)}: it is gone there, as most of them are; kept here"),
+        *(3, f"cluster {uid(77)}: it is gone from the source, like most of the import; kept here"),
     ),
 }
 

@@ -244,7 +244,7 @@ def test_an_import_reads_and_writes_through_pgbouncer(bouncer: str, database: st
                 done = run("import", "--from-database", theirs, "--database-url", bouncer)
                 assert done.returncode == 0, done.stdout
                 same = run("import", "--from-database", bouncer, "--database-url", bouncer)
-                assert "is the one of this service" in same.stdout
+                assert "database to import from is this service's own" in same.stdout
             assert api.get(f"/clusters/{uid(1)}").json()["name"] == "prod"
         finally:
             conn.execute(f"DROP DATABASE {name} WITH (FORCE)")

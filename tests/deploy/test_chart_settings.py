@@ -98,7 +98,9 @@ def test_the_service_would_start_with_the_mounted_files(name: str, mount: Mount)
     api = mount(plain(case(name)))
     direct = [text for text in api.arguments[1:] if not text.startswith("--db-")]
     done = run_here("config", "--check", "--config", api.config, *direct, env=api.env)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "A start would succeed."), done.stdout
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "The service would start."), (
+        done.stdout
+    )
     assert api.arguments[0] == "serve"
 
 

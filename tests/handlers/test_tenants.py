@@ -454,7 +454,7 @@ def test_a_refused_deletion_names_only_referrers_that_the_caller_can_see(world: 
         answered(whole.post("/users", json=refers(kept, f"hidden-{number}")), 201) for number in (1, 2)
     ]
     refused = answered(one.delete(at(kept)), 409)
-    assert "2 resources refer to it" in refused["detail"]
+    assert "2 resources that you cannot see refer to it" in refused["detail"]
     for user in hidden:
         assert user["id"] not in str(refused)
         assert user["name"] not in str(refused)
@@ -462,7 +462,7 @@ def test_a_refused_deletion_names_only_referrers_that_the_caller_can_see(world: 
     answered(whole.delete(at(hidden[0])), 202)
     refused = answered(one.delete(at(kept)), 409)
     assert f"mine ({own['id']}) refers to it as channel" in refused["detail"]
-    assert "1 resource refers to it" in refused["detail"]
+    assert "1 resource that you cannot see refers to it" in refused["detail"]
     assert "hidden" not in str(refused)
     told = answered(whole.delete(at(kept)), 409)["detail"]
     assert "hidden-2" in told

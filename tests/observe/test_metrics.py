@@ -185,7 +185,7 @@ def test_garbage_instead_of_a_request_is_counted_and_logged(serving: Serving) ->
             assert line.recv(100).startswith(b"HTTP/1.1 400")
     labels = f'code="400",component="api",method="other",path="unknown",{VERSION}'
     assert scraped(serving)[f"hyperfleet_api_requests_total{{{labels}}}"] == 3
-    assert "what arrived was not a request" in serving.output
+    assert "input that was not a valid request" in serving.output
 
 
 def test_an_outage_is_counted_and_leaves_no_request_waiting() -> None:

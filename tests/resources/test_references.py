@@ -296,7 +296,7 @@ def test_a_creation_with_references_can_be_repeated_with_its_key(world: World) -
         ([{"ref_type": "a", "target_kind": "Zone", "min": 2, "max": 1}], "min is 2, which is more"),
         (
             [{"ref_type": "a", "target_kind": "Zone", "min": 1}],
-            "Zone must refer to resources that cannot exist",
+            "Zone require references to resources that cannot exist",
         ),
         ([{"ref_type": "a", "target_kind": "Zone"}] * 2, "has the type a twice"),
     ],
