@@ -94,6 +94,8 @@ class Pool(AsyncConnectionPool[Session]):
             for conn, end in self.used.items():
                 if end < now:
                     self.used[conn] = float("inf")
+                    # Nobody gets it after this, since the cancellation may arrive late.
+                    conn._expire_at = now
                     task = asyncio.create_task(conn.abandon())
                     self.hanging.add(task)
                     task.add_done_callback(self.hanging.discard)

@@ -142,13 +142,13 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         await super().close()
 
     async def abandon(self) -> None:
-        """Hangs up on a statement that does not end, and asks the server to cancel it.
+        """Asks the server to cancel a statement that does not end, and hangs up.
 
-        A server that waits for a standby would not notice that its client is gone.
+        A server that waits for a standby would not notice that its client is gone, and a pooler cancels
+        nothing for a client that is.
         """
         asking = asyncio.create_task(self.cancel_safe(timeout=GIVE_UP))
-        # After this, the cancel task knows whom to ask.
-        await asyncio.sleep(0)
+        await asyncio.wait([asking], timeout=GIVE_UP)
         if self.line is not None:
             self.line.cut()
         # If the server is gone, there is nothing to cancel.

@@ -11,7 +11,9 @@ import pytest
 import requests
 from conftest import Api
 from own_server import BACKENDS, POOL, Server, frozen, own_server, standby
+from pooler import PROGRAM, pgbouncer
 from process import Serving
+from psycopg.conninfo import conninfo_to_dict
 
 pytestmark = pytest.mark.slow
 
@@ -108,4 +110,38 @@ def test_sessions_that_wait_for_a_standby_do_not_accumulate(
                 one.result()
         # One more may be about to end.
         assert max(seen) <= POOL + 1
+        assert api.get("/clusters?size=0").status_code == 200
+
+
+@pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
+def test_behind_a_pooler_no_session_is_left_that_waits_for_a_standby_either(
+    pair: tuple[Server, Path],
+) -> None:
+    primary, files = pair
+    host = str(conninfo_to_dict(primary.conninfo)["host"])
+    behind = "host=127.0.0.1 port={port} dbname=postgres user=postgres sslmode=disable"
+    with (
+        pgbouncer(f"* = host={host} user=postgres", "", behind, host) as (port, _),
+        Serving(
+            *("--no-auth", "--workers=1", "--database-url", behind.format(port=port)),
+            "--statement-timeout=0.5",
+        ) as serving,
+    ):
+        api = Api(serving.url)
+        # Deletions go on until their connection is given up, after six seconds.
+        paths = [f"/clusters/{api.cluster(f'p{number}')['id']}" for number in range(3 * POOL)]
+
+        def delete(number: int) -> set[int]:
+            own = Api(serving.url)
+            return {own.delete(path).status_code for path in paths[number::POOL]}
+
+        with ThreadPoolExecutor(POOL) as threads, frozen(files):
+            asked = [threads.submit(delete, number) for number in range(POOL)]
+            most = 0
+            while not all(one.done() for one in asked):
+                most = max(most, len(primary.ask(WAITING)))
+                time.sleep(0.1)
+            assert {status for one in asked for status in one.result()} == {503}
+        # Those that are asked to end may still be on their way out.
+        assert POOL <= most <= 2 * POOL
         assert api.get("/clusters?size=0").status_code == 200
