@@ -26,11 +26,15 @@ ASK_AGAIN = 0.4
 # Seconds on top of the statement timeouts after which a connection is considered dead.
 MARGIN = 5
 
+# Settings that not all servers have, and that would be errors there in the connection string.
 # Documents are a few kilobytes: compressing them by a server's default method takes a tenth of a report
 # and a fifth of a creation. lz4, where the server has it, costs next to nothing.
-COMPRESSION: LiteralString = """/* compression */
+# A session that a server ends for being idle may be one that a request has just taken.
+SUPPORTED: LiteralString = """/* session_settings */
 SELECT set_config(name, 'lz4', false) FROM pg_settings
 WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
+UNION ALL
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'
 """
 
 # After waiting for a row, a transaction continues with its new version instead of failing with a
@@ -296,7 +300,7 @@ def new_pool(
         # For transactions that psycopg begins, as it does for each statement behind a pooler.
         await conn.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         if not shared:
-            await conn.execute(COMPRESSION)
+            await conn.execute(SUPPORTED)
 
     return Pool(
         conninfo,

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 import uvloop
 from conftest import Api, Service
-from older import end_others, needs_counted_plans
+from older import end_others, needs_counted_plans, needs_setting
+from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Ready, Wait
 from psycopg_pool import PoolTimeout
 from round_trips import LastWords
@@ -199,6 +200,22 @@ def test_documents_are_compressed_with_lz4_if_the_server_has_it(
         expected = "lz4" if "lz4" in offered else "pglz"
     assert uvloop.run(main()) == expected
     assert (expected is None) == (sql.info.server_version < 140_000)
+
+
+def test_a_server_that_ends_idle_sessions_ends_none_that_a_request_may_be_about_to_take(
+    database: str, sql: psycopg.Connection
+) -> None:
+    needs_setting(sql, "idle_session_timeout")
+    ends = make_conninfo(database, options="-c idle_session_timeout=100ms")
+
+    async def main() -> bool:
+        async with new_pool(ends, 1) as pool:
+            [(before,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
+            await asyncio.sleep(0.5)
+            [(after,)] = await fetch(pool, "SELECT pg_backend_pid()", {})
+        return bool(before == after)
+
+    assert uvloop.run(main())
 
 
 def test_no_connection_stays_idle_for_long_while_others_are_used(database: str) -> None:
