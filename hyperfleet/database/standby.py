@@ -39,6 +39,10 @@ CONNECTION = 0.5
 # Seconds in which a server must report its position.
 ASKED = 1.0
 
+# Recovery conflicts: replay removed rows that the statement could still see, or waited for what it held
+# while it waited for replay.
+CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+
 
 def position(text: str) -> int:
     """Returns a WAL position as a number, from PostgreSQL's text form, such as ``16/B374D848``."""
@@ -91,8 +95,7 @@ class Standby:
                     return None
                 rows = await fetch_on(self.pool, conn, statement, values, prepare)
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
-            if isinstance(error, psycopg.errors.SerializationFailure):
-                # A recovery conflict: replay removed rows that the statement could still see.
+            if isinstance(error, CONFLICTS):
                 return None
             if not connection.absent(error):
                 raise

@@ -202,7 +202,7 @@ def test_documents_are_compressed_with_lz4_if_the_server_has_it(
     assert (expected is None) == (sql.info.server_version < 140_000)
 
 
-def test_a_server_that_ends_idle_sessions_ends_none_that_a_request_may_be_about_to_take(
+def test_the_server_ends_no_idle_session_that_a_request_may_be_about_to_take(
     database: str, sql: psycopg.Connection
 ) -> None:
     needs_setting(sql, "idle_session_timeout")

@@ -16,7 +16,7 @@ from older import flush_counters
 from own_server import Server, frozen, kill, of, own_server, standby, waited_for
 from pooler import PROGRAM, pgbouncer
 from process import Serving, run, server_folder
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from watchers import Watcher, fleet, news
 
 from hyperfleet.database import embedded, migration
@@ -402,6 +402,47 @@ def test_no_request_fails_when_a_standby_is_killed() -> None:
                 over.set()
                 assert all(one.result() for one in asked)
             assert served(serving)[second] and served(serving)["primary"]
+
+
+# What PostgreSQL says depends on what the read keeps replay waiting for.
+@pytest.mark.parametrize("state", ["serialization_failure", "deadlock_detected"])
+def test_the_primary_answers_a_read_that_a_standby_ends_for_its_replay(
+    nodes: tuple[Server, list[str]], state: str
+) -> None:
+    primary, folders = nodes
+    primary.ask("TRUNCATE clusters, node_pools, adapter_statuses, labels CASCADE")
+    # Only reads of the standbys are ended.
+    primary.ask(
+        f"""
+        CREATE FUNCTION ends() RETURNS bool LANGUAGE plpgsql AS $$
+        BEGIN RAISE {state} USING MESSAGE = 'canceling statement due to conflict with recovery'; END $$;
+        CREATE ROLE reads LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reads;
+        ALTER TABLE clusters ENABLE ROW LEVEL SECURITY; CREATE POLICY ends ON clusters USING (ends());
+        """
+    )
+    try:
+        with Serving(
+            *("--no-auth", "--database-url", primary.conninfo, "--max-staleness=1"),
+            *("--read-database-url", make_conninfo(of(primary, folders), user="reads")),
+        ) as serving:
+            api = Api(serving.url)
+            path = f"/clusters/{api.cluster('one')['id']}"
+            time.sleep(1.2)
+            for _ in range(4):
+                assert api.get(path).status_code == 200
+                assert api.get("/clusters").json()["total"] == 1
+            # The standbys still count as able, and serve other reads.
+            states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+            assert {states[f"standby {folder}:5432"]["state"] for folder in folders} == {"ok"}
+            api.get("/nodepools").raise_for_status()
+            assert served(serving).keys() & set(folders)
+    finally:
+        primary.ask(
+            """
+            DROP POLICY ends ON clusters; ALTER TABLE clusters DISABLE ROW LEVEL SECURITY;
+            DROP FUNCTION ends; DROP OWNED BY reads; DROP ROLE reads;
+            """
+        )
 
 
 def test_unreachable_standbys_do_not_prevent_or_delay_reads(database: str, tmp_path: Any) -> None:
