@@ -27,7 +27,8 @@ LARGEST = 32
 BLAMED = (
     psycopg.DataError,
     psycopg.IntegrityError,
-    psycopg.errors.TransactionRollback,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
     psycopg.errors.ProgramLimitExceeded,

@@ -114,7 +114,7 @@ def test_sessions_that_wait_for_a_standby_do_not_accumulate(
 
 
 @pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")
-def test_behind_a_pooler_no_session_is_left_that_waits_for_a_standby_either(
+def test_sessions_that_wait_for_a_standby_do_not_accumulate_behind_a_pooler(
     pair: tuple[Server, Path],
 ) -> None:
     primary, files = pair

@@ -258,6 +258,29 @@ def test_concurrent_creations_do_not_wait_for_one_whose_name_is_locked(
     assert max(seconds for _, seconds in others) < 3
 
 
+@pytest.mark.parametrize("state", ["deadlock_detected", "serialization_failure"])
+def test_a_deadlock_of_one_creation_does_not_fail_concurrent_ones(
+    service: Callable[..., Api], sql: psycopg.Connection, state: str
+) -> None:
+    api, start = service(), threading.Barrier(16)
+    sql.execute(
+        f"""
+        CREATE FUNCTION ends() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE {state}; END $$;
+        CREATE TRIGGER ends BEFORE INSERT ON clusters
+        FOR EACH ROW WHEN (NEW.name = 'c7') EXECUTE FUNCTION ends();
+        """
+    )
+
+    def create(number: int) -> int:
+        own = Api(api.url)
+        start.wait()
+        return own.post("/clusters", json={"name": f"c{number}", "spec": {}}).status_code
+
+    with ThreadPoolExecutor(16) as threads:
+        ends = list(threads.map(create, range(16)))
+    assert ends == [201] * 7 + [503] + [201] * 8
+
+
 def test_concurrent_reports_do_not_wait_for_one_on_a_locked_cluster(
     service: Callable[..., Api], sql: psycopg.Connection
 ) -> None:
