@@ -81,8 +81,10 @@ def test_each_kind_of_discard_has_its_own_reason() -> None:
 # Merging
 
 
-def test_a_first_report_is_stored_with_all_times_set_to_its_own() -> None:
-    report = sent(2, 10, Available="True", Health="False") | {
+# The time that counts is the one passed in, whether or not the report has one.
+@pytest.mark.parametrize("observed", [10, 5, 15, None])
+def test_a_first_report_is_stored_with_all_times_set_to_the_given_one(observed: float | None) -> None:
+    report = sent(2, observed, Available="True", Health="False") | {
         "data": {"zone": "example.org"},
         "metadata": {"job": "dns-1"},
     }
@@ -116,9 +118,12 @@ def test_a_first_report_is_stored_with_all_times_set_to_its_own() -> None:
     }
 
 
-def test_a_condition_keeps_its_creation_and_transition_times_while_its_status_stays() -> None:
+@pytest.mark.parametrize("observed", [20, 5, 25, None])
+def test_a_condition_keeps_its_creation_and_transition_times_while_its_status_stays(
+    observed: float | None,
+) -> None:
     kept = merge(None, sent(1, 10, Available="True", Health="True"), at(10))
-    next_ = merge(kept, sent(2, 20, Health="False", Applied="True", Available="True"), at(20))
+    next_ = merge(kept, sent(2, observed, Health="False", Applied="True", Available="True"), at(20))
     assert next_["created_time"] == at(10)
     assert next_["last_report_time"] == at(20)
     assert [
