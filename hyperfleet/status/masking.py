@@ -54,6 +54,7 @@ class Masked:
             for one in value.values():
                 self.count(one)
         elif isinstance(value, list):
+            self._take(8)
             self.longest = max(self.longest, len(value))
             for one in value:
                 self.count(one)

@@ -165,6 +165,8 @@ def test_a_rule_reads_report_data_that_may_be_missing(
     [
         ('dig(statuses[0].data, "quota.remaining")', "7"),
         ('dig(statuses[0].data, "items.1.name")', "b"),
+        ('dig(statuses[0].data, "items.2") == null', "True"),
+        ('dig(statuses[0].data, "items.²") == null', "True"),
         ('dig(statuses[0].data, "items.9.name") == null', "True"),
         ('dig(statuses[0].data, "quota.remaining.more") == null', "True"),
         ('dig(statuses[0].data, "nothing.at.all")', ""),
@@ -178,6 +180,8 @@ def test_a_rule_reads_report_data_that_may_be_missing(
         ("resource.generation", "1"),
         ("resource.labels.env + resource.metadata.labels.env", "devdev"),
         ("resource.spec.region", "east"),
+        ("resource.created_time + resource.updated_time", at(0) + at(0)),
+        ("string(has(resource.deleted_time))", "false"),
         ("statuses[0].observed_generation", "1"),
         ("1.5", "1.5"),
         ("2.0", "2"),
@@ -189,6 +193,12 @@ def test_values_are_found_and_shown_as_text(expression: str, value: str) -> None
     data = {"quota": {"remaining": 7}, "items": [{"name": "a"}, {"name": "b"}]}
     (found,) = mapped(rule(message=expression), reports=[report("gcp", data, Available="True")])
     assert found["message"] == value
+
+
+def test_rules_see_that_a_resource_is_being_deleted() -> None:
+    shown = rule("has(resource.deleted_time)", message="resource.deleted_time")
+    (found,) = mapped(shown, deleted_time=at(7))
+    assert found["message"] == at(7)
 
 
 def test_rules_see_neither_unknown_conditions_nor_what_looks_like_a_secret() -> None:
@@ -227,9 +237,18 @@ def test_data_below_20_levels_is_left_out() -> None:
             within = [within] if level % 2 else {"a": within}
         return within
 
-    reports = [report("a", nested(25, "deep"), Up="True")]
-    (found,) = mapped(rule(message="toJson(statuses[0].data)"), reports=reports)
-    assert json.loads(found["message"]) == nested(20, {})
+    for levels, left in ((20, {}), (19, {"a": []})):
+        below = {"a": {"a": "deep"}} if levels == 20 else {"a": ["deep"]}
+        reports = [report("a", nested(levels, below), Up="True")]
+        (found,) = mapped(rule(message="toJson(statuses[0].data)"), reports=reports)
+        assert json.loads(found["message"]) == nested(levels, left)
+
+
+def test_rules_see_the_reports_in_the_order_of_their_adapters() -> None:
+    reports = [report(name, Up="True") for name in ("b", "a", "c")]
+    names = rule(message="toJson(statuses.map(one, one.adapter))")
+    (found,) = mapped(names, reports=reports)
+    assert found["message"] == '["a","b","c"]'
 
 
 # Resulting conditions
@@ -312,6 +331,7 @@ def test_a_failing_rule_yields_no_condition_and_a_single_log_line(
     (line,) = caplog.records
     assert line.getMessage().startswith("the rule Cluster.Mapped yields no condition: ")
     assert reason in line.getMessage()
+    assert (line.__dict__["kind"], line.__dict__["condition"]) == ("Cluster", "Mapped")
 
 
 def test_a_failing_rule_is_logged_again_after_a_while(
@@ -322,6 +342,16 @@ def test_a_failing_rule_is_logged_again_after_a_while(
     monkeypatch.setattr(conditions, "QUIET", 0.0)
     rules.conditions(resource(), (), None, at(2))
     assert len(caplog.records) == 2
+
+
+def test_a_rule_that_fails_is_logged_even_if_its_message_was_cut_just_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    rules = Rules("Cluster", [rule(message="statuses[0].data.text")])
+    for data in ({"text": "x" * 3000}, {}, {"text": "x" * 3000}):
+        rules.conditions(resource(), [report("a", data, Up="True")], None, at(1))
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
 # Arbitrary rules and data
@@ -443,6 +473,65 @@ def test_rules_are_not_evaluated_on_too_much_data(caplog: pytest.LogCaptureFixtu
     assert mapped(rule(), reports=reports) == []
     assert "the data that rules see is larger than 262144 characters" in caplog.text
     assert mapped(rule(), spec={"text": "x" * conditions.LARGEST}), "no rule reads the resource"
+
+
+def size(value: Any) -> int:
+    """Returns the size of a value as the documentation describes it."""
+    if isinstance(value, dict):
+        return 8 + sum(len(name) + size(one) for name, one in value.items())
+    if isinstance(value, list):
+        return 8 + sum(map(size, value))
+    return 8 + (len(value) if isinstance(value, str) else 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"numbers": [1] * 1000, "text": ""},
+        {"x" * 10_000: None, "text": ""},
+        {"nested": [{"a": True, "texts": ["b"] * 100}] * 10, "text": ""},
+    ],
+)
+def test_characters_of_strings_and_names_and_eight_for_each_value_count_towards_the_size(
+    data: Json,
+) -> None:
+    reports = [report("a", data, **{f"Type{number}": "True" for number in range(100)})]
+    seen = [
+        {name: one[name] for name in ("type", "status", "reason", "message")}
+        for one in reports[0]["conditions"]
+    ]
+    data["text"] = "x" * (conditions.LARGEST - size(data) - size([seen]))
+    assert mapped(rule(), reports=reports)
+    data["text"] += "x"
+    assert mapped(rule(), reports=reports) == []
+
+
+@pytest.mark.parametrize(
+    ("when", "length", "least", "most"),
+    [
+        ("statuses[0].data.l.exists(i, i == 2)", 240_000, 480, 560),
+        ("statuses[0].data.l.all(i, statuses[0].data.l.all(j, i == j))", 240_000, 16, 18),
+        ('statuses[0].data.l.exists(i, dig(statuses[0].data, "b") == "q")', 240_000, 60, 75),
+        ('statuses[0].data.l.exists(i, toJson(statuses[0].adapter) == "q")', 240_000, 60, 75),
+        (
+            "statuses[0].data.l.exists(i, statuses[0].data.b.contains(statuses[0].data.k))",
+            30_000,
+            40,
+            60,
+        ),
+    ],
+)
+def test_a_rule_fails_if_its_loops_could_look_at_more_than_128_mi_in_the_worst_case(
+    when: str, length: int, least: int, most: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for items, fails in ((least, False), (most, True)):
+        caplog.clear()
+        data = {"l": [1] * items, "b": "x" * length, "k": "y"}
+        Rules("Cluster", [rule(when)]).conditions(
+            resource(), [report("a", data, Up="True")], None, at(1)
+        )
+        assert ("it could take too long" in caplog.text) == fails
+        assert len(caplog.records) == fails
 
 
 # The list of entities
