@@ -93,14 +93,16 @@ def test_clients_that_disconnect_while_queued_do_not_hold_up_later_requests(
     api = service(max_requests=6)
     with ThreadPoolExecutor(32) as threads:
         clients = Clients(api, threads)
-        with held(database):
-            first = clients.send("User-Agent", "first")
-            for _ in range(4):
-                with pytest.raises(requests.exceptions.ReadTimeout):
-                    requests.get(f"{api.base}/clusters", timeout=0.05)
-            later = clients.send("User-Agent", "later")
-        assert first.result().status_code == later.result().status_code == 200
-        assert [api.get("/clusters").status_code for _ in range(10)] == [200] * 10
+        # Places that were not given back would be used up by the second time.
+        for _ in range(2):
+            with held(database):
+                first = clients.send("User-Agent", "first")
+                for _ in range(4):
+                    with pytest.raises(requests.exceptions.ReadTimeout):
+                        requests.get(f"{api.base}/clusters", timeout=0.05)
+                later = clients.send("User-Agent", "later")
+            assert first.result().status_code == later.result().status_code == 200
+            assert [api.get("/clusters").status_code for _ in range(10)] == [200] * 10
 
 
 def test_reports_waiting_for_a_row_lock_leave_room_for_reads(service: Service, database: str) -> None:
