@@ -295,21 +295,33 @@ def test_helm_rejects_the_authentication_settings_that_the_service_rejects(
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "audiences"),
     [
-        "settings.any-caller=true",
-        "settings.jwt-audiences={fleet}",
-        "settings.acl-file=/etc/acl/acl.yaml",
-        "auth.jwksUrl=https://idp.example/certs,auth.audiences=null",
-        "settings.jwk-cert-url=,settings.jwk-cert-file=/etc/keys/jwks.json",
-        "auth.audiences=null,extraEnv[0].name=HYPERFLEET_JWT_AUDIENCES,extraEnv[0].value=fleet",
-        "auth.enableAuthz=true,settings.ocm-client-id-file=/a/id,settings.ocm-client-secret-file=/a/s",
+        ("settings.any-caller=true", None),
+        ("settings.jwt-audiences={fleet}", ["fleet"]),
+        ("settings.acl-file=/etc/acl/acl.yaml", None),
+        ("auth.jwksUrl=https://idp.example/certs,auth.audiences=null", None),
+        ("extraEnv[0].name=HYPERFLEET_JWT_AUDIENCES,extraEnv[0].value=fleet", None),
+        (
+            "auth.audiences=null,extraEnv[0].name=HYPERFLEET_JWT_AUDIENCES,extraEnv[0].value=fleet",
+            None,
+        ),
+        (
+            "auth.enableAuthz=true,settings.ocm-client-id-file=/a/id,settings.ocm-client-secret-file=/a/s",
+            None,
+        ),
+        # Keys alone do not say who is allowed.
+        ("auth.jwksUrl=https://idp.example/certs", ["hyperfleet-api"]),
+        (
+            "settings.jwk-cert-url=,settings.jwk-cert-file=/etc/keys/jwks.json",
+            ["hyperfleet-api"],
+        ),
     ],
 )
-def test_settings_that_say_who_is_allowed_replace_the_default_audience(given: str) -> None:
-    found = settings(template("--set", given))
-    said = "audiences=null" in given or "jwk-cert-file" in given
-    assert said or found.get("jwt_audiences") != ["hyperfleet-api"]
+def test_only_settings_that_say_who_is_allowed_replace_the_default_audience(
+    given: str, audiences: list[str] | None
+) -> None:
+    assert settings(template("--set", given)).get("jwt_audiences") == audiences
 
 
 def test_the_default_values_require_tokens_for_the_services_own_audience() -> None:
