@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,9 @@ class Ocm(JsonServer):
         self.broken: Answer | None = None
         self.life: Any = 900
         self.delay = 0.0
+        # Reviews are answered while this is set.
+        self.open = threading.Event()
+        self.open.set()
 
     def respond(self, method: str, path: str, body: bytes, headers: Any) -> Answer:
         if self.broken:
@@ -150,6 +154,7 @@ class Ocm(JsonServer):
         question = json.loads(body)
         assert question.keys() == {"account_username", "action", "resource_type"}
         time.sleep(self.delay)
+        self.open.wait(30)
         return self.json({**question, "allowed": tuple(question.values()) in self.allowed})
 
     def json(self, value: Any) -> Answer:
@@ -166,15 +171,20 @@ def ocm() -> Iterator[Ocm]:
         yield server
 
 
+def reviews(ocm: Ocm) -> dict[str, Any]:
+    """Returns the settings of a service whose callers this server reviews."""
+    return {
+        "enable_authz": True,
+        "ocm_base_url": ocm.url + "/",
+        "ocm_token_url": ocm.url + "/token",
+        "ocm_client_id": "me",
+        "ocm_client_secret": "s3cret",
+    }
+
+
 @pytest.fixture
 def reviewed(start: Start, ocm: Ocm) -> Api:
-    return start(
-        enable_authz=True,
-        ocm_base_url=ocm.url + "/",
-        ocm_token_url=ocm.url + "/token",
-        ocm_client_id="me",
-        ocm_client_secret="s3cret",
-    )
+    return start(**reviews(ocm))
 
 
 def test_the_access_review_decides(reviewed: Api, ocm: Ocm) -> None:
@@ -284,6 +294,24 @@ def test_concurrent_requests_of_one_caller_share_a_review_and_block_no_one(
         assert took < 3
         assert {one.result()[0] for one in often} == {200}
     assert len(ocm.questions) == 2
+
+
+def test_a_request_that_runs_out_of_time_does_not_end_a_review_that_another_one_waits_for(
+    start: Start, ocm: Ocm
+) -> None:
+    api = start(request_timeout=1.5, **reviews(ocm))
+    ocm.allowed = {("alice", "get", "Cluster")}
+    ocm.open.clear()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(Api(api.url).get, "/clusters", headers=bearer())
+        while not ocm.questions:
+            time.sleep(0.01)
+        time.sleep(1)
+        second = threads.submit(Api(api.url).get, "/clusters", headers=bearer())
+        assert first.result().status_code == 503
+        ocm.open.set()
+        assert second.result().status_code == 200
+    assert len(ocm.questions) == 1
 
 
 @pytest.mark.parametrize("life", [float("nan"), 10**400, float("inf"), -1, True, "900", None])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from issuer import KeyPair, KeyServer, change, good, key_pair, key_set, self_signed
+from jose.utils import base64url_encode
 from tokens import Start, ask, bearer, forge, keys, refused, start
 
 from hyperfleet import errors
@@ -164,6 +165,22 @@ def test_the_old_keys_keep_working_when_the_key_server_fails(
     assert ask(api, key_pair().token()).status_code == 200
     assert len(keys.asked) == 2
     refused(ask(api, forge({"alg": "RS256", "kid": "two"}, good())), errors.UNKNOWN_KEY)
+
+
+def test_a_key_server_that_fails_is_not_asked_again_by_every_request(
+    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
+    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.5)
+    api = start()
+    assert ask(api, key_pair().token()).status_code == 200
+    keys.broken = (500, {}, b"no")
+    time.sleep(0.6)
+    began = time.monotonic()
+    for _ in range(20):
+        assert ask(api, key_pair().token()).status_code == 200
+        time.sleep(0.01)
+    assert 1 <= len(keys.asked) - 1 <= 1 + (time.monotonic() - began) / 0.5
 
 
 def test_a_redirect_by_the_key_server_is_not_followed(start: Start, keys: KeyServer) -> None:
@@ -325,6 +342,11 @@ def test_keys_that_cannot_be_trusted_are_skipped(caplog: pytest.LogCaptureFixtur
                     {"kty": "OKP", "crv": "Ed25519", "kid": "okp", "x": "eA"},
                     {"kty": "RSA", "kid": "half", "e": "AQAB"},
                     off_curve,
+                    # Verifying with it would take long.
+                    rs.jwk(kid="huge", n=base64url_encode((2**16384 + 1).to_bytes(2049)).decode()),
+                    # Only the public members are read, whatever a set leaks beyond them.
+                    rs.jwk(kid="leaked", d="not a number"),
+                    es.jwk(kid="leaked", d="not a number"),
                     # Numbers instead of strings, some of which would be taken for a size.
                     rs.jwk(kid="number", e=65537),
                     rs.jwk(kid="large", e=10**400),
@@ -336,7 +358,8 @@ def test_keys_that_cannot_be_trusted_are_skipped(caplog: pytest.LogCaptureFixtur
             }
         )
     )
-    assert set(usable) == {("one", "RS256"), ("curve", "ES256")}
+    leaked = {("leaked", "RS256"), ("leaked", "ES256")}
+    assert set(usable) == {("one", "RS256"), ("curve", "ES256"), *leaked}
     with_any = keys_module.parse_keys(
         json.dumps({"keys": [{k: v for k, v in rs.jwk().items() if k != "alg"}]})
     )

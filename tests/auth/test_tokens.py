@@ -1,5 +1,6 @@
 """Bearer tokens: which are accepted, which are rejected, and what the responses say."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -7,6 +8,7 @@ import json
 import random
 import string
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +20,10 @@ from jose.utils import base64url_encode
 from tokens import Start, ask, bearer, closed, forge, keys, new, refused, segment, start, strict
 
 from hyperfleet import errors
+from hyperfleet.auth import tokens as tokens_module
 from hyperfleet.auth.tokens import LEEWAY
 from hyperfleet.contract import document as contract
+from hyperfleet.settings.catalogue import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +146,21 @@ def test_an_accepted_token_is_rejected_once_it_has_expired(strict: Api) -> None:
     assert [ask(strict, token).status_code for _ in range(3)] == [200] * 3
     time.sleep(1.6)
     refused(ask(strict, token), errors.EXPIRED_TOKEN, token)
+
+
+def test_only_the_newest_accepted_tokens_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "MAX_VERIFIED", 3)
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps(key_set(key_pair())))
+    verifier = tokens_module.Verifier(Settings(jwk_cert_url="", jwk_cert_file=file))
+    for number in range(5):
+        token = key_pair().token(jti=str(number))
+        for _ in range(2):
+            claims, _ = asyncio.run(verifier.claims(token))
+            assert claims["jti"] == str(number)
+    assert [one.claims["jti"] for one in verifier.verified.values()] == ["2", "3", "4"]
 
 
 def test_blanks_around_a_token_are_ignored_and_other_characters_are_not(closed: Api) -> None:
