@@ -96,10 +96,9 @@ def _time(field: Field, operand: Token) -> datetime:
     if not match:
         raise Fault(operand, f"expected {_wanted(field)}")
     date, clock, fraction, zone = match.groups()
-    # Stored times have microseconds, so further digits are cut off.
-    fraction = (fraction or "0")[:6].ljust(6, "0")
     try:
-        moment = datetime.fromisoformat(f"{date}T{clock}.{fraction}{zone.upper()}")
+        # Cuts off digits beyond microseconds, which stored times do not have.
+        moment = datetime.fromisoformat(f"{date}T{clock}.{fraction or 0}{zone.upper()}")
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise Fault(operand, f"expected {_wanted(field)}") from None
