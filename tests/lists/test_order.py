@@ -177,6 +177,8 @@ NET = {"net": DOCUMENT["spec"]["net"]}
         ("labels.*,spec.net.*", {"id": "1", "labels": DOCUMENT["labels"], "spec": NET}),
         ("spec.net.mtu,spec.nodes", {"id": "1", "spec": {"nodes": 3, "net": {"mtu": 1500}}}),
         ("spec.nodes.deeper", {"id": "1", "spec": {}}),
+        ("spec" + ".a" * 16, {"id": "1", "spec": {}}),
+        (",".join(["name"] * 100), {"id": "1", "name": "a"}),
         ("spec.missing", {"id": "1", "spec": {}}),
         ("deleted_time", {"id": "1"}),
         ("labels.env", {"id": "1", "labels": {"env": "prod"}}),

@@ -120,6 +120,14 @@ def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytes
         assert ids([page, behind]) == wanted[(number - 1) * 4 : (number + 1) * 4]
     assert "next" not in api.get("/clusters?pageSize=5&page=5").json()
     assert "next" not in pages[6]
+    # Those without the field come last in both directions.
+    for cluster in made[:10]:
+        answer = api.patch(f"/clusters/{cluster['id']}", json={"labels": {"n": cluster["name"]}})
+        assert answer.status_code == 200, answer.text
+    for direction, first in (("asc", wanted[:14:-1]), ("desc", wanted[15:])):
+        order = f"orderBy=labels.n {direction},name desc"
+        labelled = [api.get(f"/clusters?pageSize=4&page={n}&{order}").json() for n in range(1, 9)]
+        assert ids(labelled) == [*first, *wanted[:15]]
     searched = [
         api.get(f"/clusters?pageSize=4&page={n}&search=name like 'c%25'").json() for n in range(1, 9)
     ]
