@@ -25,7 +25,11 @@ entities:
   - {kind: Channel, plural: channels}
   - {kind: Version, plural: versions, parent_kind: Channel, on_parent_delete: cascade}
   - {kind: Addon, plural: addons, parent_kind: Cluster, on_parent_delete: restrict}
-  - {kind: User, plural: users, references: [{ref_type: channel, target_kind: Channel}]}
+  - kind: User
+    plural: users
+    references:
+      - {ref_type: channel, target_kind: Channel}
+      - {ref_type: spare, target_kind: Channel}
   - kind: Seat
     plural: seats
     parent_kind: Channel

@@ -453,6 +453,9 @@ def test_a_refused_deletion_names_only_referrers_that_the_caller_can_see(world: 
     hidden = [
         answered(whole.post("/users", json=refers(kept, f"hidden-{number}")), 201) for number in (1, 2)
     ]
+    # One that refers to it twice is still one.
+    twice = {"references": {"channel": [{"id": kept["id"]}], "spare": [{"id": kept["id"]}]}}
+    answered(whole.patch(at(hidden[0]), json=twice))
     refused = answered(one.delete(at(kept)), 409)
     assert "2 resources that you cannot see refer to it" in refused["detail"]
     for user in hidden:
@@ -473,18 +476,38 @@ def test_requests_on_resources_of_another_tenant_do_not_wait_for_locks(world: Wo
     one, other = world.caller(), world.caller()
     kept, mine = channel(one), channel(other)
     user = answered(one.post("/users", json=refers(kept)), 201)
+    both = [kept["id"], user["id"]]
+    requests_ = (
+        lambda: other.patch(at(user), json={"references": refers(kept)["references"]}, timeout=3),
+        lambda: other.patch(at(user), json={"references": refers(mine)["references"]}, timeout=3),
+        lambda: other.patch(at(user), json={"spec": {"a": "x" * 40_000}}, timeout=3),
+        lambda: other.post(at(user, "/rollback"), json={"generation": 1}, timeout=3),
+        lambda: other.post(at(kept, "/force-delete"), json={"reason": "x"}, timeout=3),
+        lambda: other.post(at(kept, "/versions"), json={"name": "v", "spec": {}}, timeout=3),
+        lambda: other.post(at(kept, "/seats"), json=refers(mine), timeout=3),
+        lambda: other.post("/users", json=refers(kept), timeout=3),
+        lambda: other.delete(at(kept), timeout=3),
+        lambda: other.report(kept, "dns"),
+    )
     with psycopg.connect(world.database) as conn:
-        conn.execute("SELECT FROM resources WHERE id = ANY(%s) FOR UPDATE", [[kept["id"], user["id"]]])
-        for answer in (
-            lambda: other.patch(at(user), json={"references": refers(kept)["references"]}, timeout=3),
-            lambda: other.patch(at(user), json={"references": refers(mine)["references"]}, timeout=3),
-            lambda: other.post(at(kept, "/force-delete"), json={"reason": "x"}, timeout=3),
-            lambda: other.post(at(kept, "/seats"), json=refers(mine), timeout=3),
-            lambda: other.post("/users", json=refers(kept), timeout=3),
-            lambda: other.delete(at(kept), timeout=3),
-            lambda: other.report(kept, "dns"),
-        ):
+        conn.execute("SELECT FROM resources WHERE id = ANY(%s) FOR UPDATE", [both])
+        for answer in requests_:
             assert answer().status_code in (400, 404)
+
+    def lockers() -> list[Any]:
+        """Returns the last transaction that has locked each of them."""
+        with psycopg.connect(world.database) as conn:
+            return conn.execute(
+                "SELECT id, xmax::text FROM resources WHERE id = ANY(%s) ORDER BY id", [both]
+            ).fetchall()
+
+    # Nor do they take locks, for which the tenant's own requests would wait.
+    before = lockers()
+    for number, answer in enumerate(requests_):
+        assert answer().status_code in (400, 404)
+        assert lockers() == before, number
+    answered(one.patch(at(user), json={"references": refers(kept)["references"]}))
+    assert lockers() != before
 
 
 def test_requests_on_a_resource_that_another_tenant_is_changing_are_answered_at_once(

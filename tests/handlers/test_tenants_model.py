@@ -1,5 +1,6 @@
 """Isolation of tenants against a model: random callers and operations, and nothing leaks."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,7 +64,7 @@ class Isolation(RuleBasedStateMachine):
             self.sql.execute(f"DELETE FROM {table}")
         self.sql.execute("DELETE FROM idempotency_keys")
         self.known: list[Known] = []
-        self.keys = 0
+        self.keys = Counter[str]()
 
     def api(self, caller: dict[str, str]) -> Api:
         api = Api(self.url)
@@ -93,9 +94,9 @@ class Isolation(RuleBasedStateMachine):
         if plural in ABOVE and owner is None:
             return
         path = f"/{owner.plural}/{owner.id}/{plural}" if owner else f"/{plural}"
-        # Each key is used once.
-        self.keys += 1
-        headers = {"Idempotency-Key": f"key-{self.keys}"} if which % 2 else {}
+        # Each caller uses a key once; others use the same ones.
+        self.keys[str(caller)] += 1
+        headers = {"Idempotency-Key": f"key-{self.keys[str(caller)]}"} if which % 2 else {}
         answer = self.api(caller).post(path, json={"name": name, "spec": {}}, headers=headers)
         tenancy = owner.tenancy if owner else caller
         holders = [
