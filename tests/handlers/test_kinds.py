@@ -79,6 +79,14 @@ def test_names_must_have_a_length_that_the_kind_allows(world: World) -> None:
         given = {"name": name, "spec": {}}
         assert world.api.post("/wif-configs", json=given).status_code == status, name
     assert "3 characters" in refused(world.api.post("/clusters", json={"name": "ab", "spec": {}}), 400)
+    # A resource from a time with other limits can be changed.
+    made = [world.make("WifConfig", name=name) for name in ("older-1", "older-2")]
+    with psycopg.connect(world.database) as sql:
+        for one, name in zip(made, ("o1", "older-than-that"), strict=True):
+            sql.execute("UPDATE resources SET name = %s WHERE id = %s", (name, one["id"]))
+    for one, name in zip(made, ("o1", "older-than-that"), strict=True):
+        changed = answered(world.api.patch(at(one), json={"spec": {"n": 1}}))
+        assert (changed["name"], changed["spec"]) == (name, {"n": 1})
 
 
 def test_a_child_can_only_be_created_below_its_owner_and_the_refusal_names_the_path(

@@ -194,6 +194,26 @@ def test_deleting_a_cluster_marks_its_node_pools_and_no_others(
     assert (api.read(other), api.read(bystander)) == (other, bystander)
 
 
+def test_a_replica_whose_clock_is_behind_dates_a_deletion_no_earlier_than_the_last_change(
+    waiting: Api, sql: psycopg.Connection
+) -> None:
+    cluster = waiting.cluster()
+    pools = [waiting.node_pool(cluster, f"np{hours}") for hours in (0, 2, 3)]
+    for pool, hours in zip(pools, (0, 2, 3), strict=True):
+        values = (f"{hours} hours", pool["id"])
+        sql.execute("UPDATE node_pools SET updated_time = now() + %s::interval WHERE id = %s", values)
+    sql.execute("UPDATE clusters SET updated_time = now() + interval '1 hour'")
+    whole = [cluster, *pools]
+    before = [waiting.read(one)["updated_time"] for one in whole]
+    delete(waiting, cluster)
+    marked = [waiting.read(one) for one in whole]
+    # The node pools are marked together with the cluster, so at its time, unless theirs is later.
+    assert [one["updated_time"] for one in marked] == [max(time, before[0]) for time in before]
+    for one in marked:
+        assert one["deleted_time"] == one["updated_time"]
+        assert condition(one, "Reconciled")["last_updated_time"] == one["deleted_time"]
+
+
 def test_deleting_a_cluster_leaves_a_node_pool_that_is_already_marked_unchanged(
     waiting: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,22 @@ def test_a_change_updates_generation_time_and_author(
 
 
 @BOTH_KINDS
+def test_a_replica_whose_clock_is_behind_dates_a_change_no_earlier_than_the_last_one(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    resource = create(api, kind)
+    table = RESOURCES[resource["kind"]].table
+    sql.execute(f"UPDATE {table} SET updated_time = now() + interval '1 hour'")
+    before = api.read(resource)["updated_time"]
+    assert before > resource["updated_time"]
+    # A large one is made under a lock.
+    for spec in ({"n": 1}, {"n": "x" * 40_000}, {"n": 2}):
+        changed = check(patch(api, resource, {"spec": spec}))
+        assert changed["updated_time"] == before
+        assert condition(changed, "Reconciled")["last_updated_time"] == before
+
+
+@BOTH_KINDS
 def test_the_status_is_refolded_for_the_new_generation(api: Api, kind: str) -> None:
     resource = create(api, kind)
     assert api.report(resource, "dns").status_code == 201
@@ -418,6 +434,21 @@ def test_limits_on_labels_apply_to_the_result_of_a_merge_and_not_to_the_patch(
     assert check(merge(api, resource, {"labels": swap}))["labels"] == {f"n{i}": "w" for i in range(10)}
     edge = {"p" * 253 + "/" + "k" * 63: "v" * 63}
     assert check(merge(api, resource, {"labels": edge}))["labels"].items() >= edge.items()
+
+
+@BOTH_KINDS
+def test_labels_older_than_their_limits_do_not_prevent_other_changes(
+    api: Api, sql: psycopg.Connection, kind: str
+) -> None:
+    resource, old = create(api, kind), {"not a key": "not a value!"}
+    table = RESOURCES[resource["kind"]].table
+    sql.execute(f"UPDATE {table} SET labels = %s WHERE id = %s", (json.dumps(old), resource["id"]))
+    changed = check(patch(api, resource, {"spec": {"n": 1}}))
+    assert (changed["labels"], changed["spec"]) == (old, {"n": 1})
+    # They must not be kept in a change of the labels.
+    problem(merge(api, resource, {"labels": {"new": "x"}}), 400)
+    assert read(api, resource)[1] == changed
+    assert check(patch(api, resource, {"labels": {"new": "x"}}))["labels"] == {"new": "x"}
 
 
 @BOTH_KINDS

@@ -124,6 +124,13 @@ def test_a_patch_replaces_all_references_and_raises_the_generation(world: World)
         assert [field for field, _ in faults(world.patch(cluster, {"references": body}))] == [place]
     pool = world.make("NodePool", cluster, references={"image": ids(world.make("Image"))})
     assert faults(world.patch(pool, {"references": {}})) == [("references.image", "is required")]
+    # A change of something else needs no references, even if it is large or undoes another one.
+    for number, spec in enumerate(({"a": 1}, {"a": "x" * 40_000}, {"a": "y" * 40_000}), 2):
+        changed = answered(world.patch(pool, {"spec": spec}))
+        assert (changed["generation"], changed["references"]) == (number, pool["references"])
+    back = answered(world.api.post(f"{at(pool)}/rollback", json={"generation": 1}))
+    assert (back["spec"], back["references"]) == (pool["spec"], pool["references"])
+    pool = back
     # null counts as absent, even where references are required.
     assert answered(world.patch(pool, {"references": None})) == pool
     assert answered(world.api.patch(f"/resources/{pool['id']}", json={"references": None})) == pool
