@@ -1,6 +1,8 @@
 """Conditional requests for lists: 304 as long as a list is unchanged, and only then."""
 
+import asyncio
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +12,10 @@ import requests
 from conftest import Api
 from helpers_contract import check
 from older import flush_counters
+
+from hyperfleet.database.together import Rounds
+from hyperfleet.lists import tags as tags_module
+from hyperfleet.lists.tags import Tags
 
 # A write that affects no list.
 WRITTEN = """
@@ -149,3 +155,48 @@ def test_an_acknowledged_change_is_never_answered_with_304(api: Api, database: s
         [one.result() for one in writers]
     tag = tag_of(api, "/clusters")
     assert [known(api, "/clusters", tag).status_code for _ in range(20)] == [304] * 20
+
+
+class Server:
+    """What tags need of the pool: when its connections last changed, and the server's moment."""
+
+    renewed = 1.0
+    moment = "m"
+
+    async def read(self, asked: Iterable[None]) -> dict[None, str | None]:
+        return dict.fromkeys(asked, self.moment)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def tags(server: Server) -> Tags:
+    found = Tags(server)  # type: ignore[arg-type]
+    found.moments = Rounds(server.read)
+    return found
+
+
+def test_a_page_counts_as_changed_once_another_server_may_answer(tags: Tags, server: Server) -> None:
+    tags.keep("page", "tag", server.moment, server.renewed)
+    assert asyncio.run(tags.still("page"))
+    # It may report the same moment with other rows.
+    server.renewed = 2.0
+    assert not asyncio.run(tags.still("page"))
+    tags.keep("page", "tag", server.moment, server.renewed)
+    assert asyncio.run(tags.still("page"))
+    server.moment = "n"
+    assert not asyncio.run(tags.still("page"))
+
+
+def test_only_the_tags_of_the_pages_read_last_are_remembered(
+    tags: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tags_module, "PAGES", 2)
+    for page in ("a", "b", "a", "c"):
+        tags.keep(page, f"tag of {page}", "m", 1.0)
+    # A standby cannot tell its moment.
+    tags.keep("d", "tag of d", None, 1.0)
+    assert [tags.last(page) for page in "abcd"] == ["tag of a", None, "tag of c", None]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from search_rows import CLUSTERS, found, identifier, rows
 
 from hyperfleet.lists import columns
+from hyperfleet.lists.order import order_by
 from hyperfleet.lists.search import SearchError, translate
 
 __all__ = ["rows"]
@@ -341,6 +342,29 @@ def test_reports_are_found_by_their_own_fields(rows: psycopg.Connection) -> None
     for expression in ("name='dns'", "labels.env='x'", "spec.a=1", "status.phase='Ready'", "id='x'"):
         with pytest.raises(SearchError, match="such as adapter or observed_generation"):
             translate(expression, "AdapterStatus")
+
+
+def test_text_is_compared_and_ordered_by_code_point_whatever_the_collation(
+    sql: psycopg.Connection,
+) -> None:
+    other = sql.execute(
+        """SELECT quote_ident(collname) FROM pg_collation
+        WHERE collprovider IN ('c', 'i') AND collname ~ '^(en|de|und)' AND collencoding IN (-1, 6)"""
+    ).fetchone()
+    if other is None:
+        pytest.skip("PostgreSQL has no other collation")
+    # Found instead of the real table.
+    sql.execute(f"CREATE TEMPORARY TABLE clusters (id uuid, name text COLLATE {other[0]})")
+    sql.execute("INSERT INTO clusters (name) VALUES ('a'), ('B'), ('b'), ('C')")
+    usual = [name for (name,) in sql.execute("SELECT name FROM clusters ORDER BY name")]
+    assert usual == ["a", "b", "B", "C"]
+    condition, order = translate("name < 'a'", "Cluster"), order_by("name", None, "Cluster")
+    found = sql.execute(
+        f"SELECT name FROM clusters WHERE {condition.sql} ORDER BY {order.sql}", condition.values
+    )
+    assert [name for (name,) in found] == ["B", "C"]
+    ordered = sql.execute(f"SELECT name FROM clusters ORDER BY {order.sql}")
+    assert [name for (name,) in ordered] == ["B", "C", "a", "b"]
 
 
 def test_values_do_not_clash_with_those_of_the_calling_query(rows: psycopg.Connection) -> None:

@@ -106,7 +106,9 @@ def test_a_chain_of_references_is_removed_when_its_first_referrer_is(world: Worl
 
 def test_force_delete_removes_a_resource_and_all_references_to_it(world: World) -> None:
     api, wif, peer = world.api, world.make("WifConfig"), world.make("Cluster")
-    cluster = world.make("Cluster", references={"wif_config": ids(wif), "peers": ids(peer)})
+    removed, last = world.make("Cluster"), world.make("Cluster")
+    peers = ids(last, removed, peer)
+    cluster = world.make("Cluster", references={"wif_config": ids(wif), "peers": peers})
     assert api.report(cluster, "dns").status_code == 201
     detail_of(api.post(at(wif, "/force-delete"), json={"reason": "x"}), 409)
     world.delete(cluster)
@@ -115,8 +117,12 @@ def test_force_delete_removes_a_resource_and_all_references_to_it(world: World) 
     assert api.post(at(wif, "/force-delete"), json={"reason": "x"}).status_code == 204
     assert world.status(wif) == 404
     left = api.get(at(cluster), headers={"If-None-Match": tag})
-    assert answered(left)["references"] == {"peers": shown(peer)}
+    assert answered(left)["references"] == {"peers": shown(last, removed, peer)}
     assert world.found("/clusters", ref_target_id=wif["id"]) == set()
+    # The others keep their order.
+    world.delete(removed)
+    assert api.post(at(removed, "/force-delete"), json={"reason": "x"}).status_code == 204
+    assert world.read(cluster)["references"] == {"peers": shown(last, peer)}
     # A forced removal of the referrer frees what it refers to.
     world.delete(peer)
     world.finalize(peer, "dns")
@@ -161,6 +167,21 @@ def test_references_between_resources_deleted_together_do_not_block_them(world: 
             "SELECT count(*) FROM resource_references WHERE %s IN (source_id, target_id)", [one["id"]]
         ).fetchone()
     assert rows == (0,)
+
+
+def test_a_resource_deleted_before_the_target_of_its_reference_keeps_that(world: World) -> None:
+    region = world.make("Region")
+    target = world.make("Zone", region)
+    source = world.make("Zone", region, references={"backup": ids(target)})
+    for zone in (source, target):
+        assert world.api.report(zone, "zone").status_code == 201
+    world.delete(source)
+    # Marks the target, but not the source, which may still need it.
+    world.delete(region)
+    world.finalize(target, "zone")
+    assert [world.status(one) for one in (source, target, region)] == [200, 200, 200]
+    world.finalize(source, "zone")
+    assert [world.status(one) for one in (source, target, region)] == [404, 404, 404]
 
 
 def test_a_resource_may_refer_to_itself(world: World) -> None:
