@@ -20,8 +20,7 @@ CLAIM = """/* idempotency_keys_claim */
 INSERT INTO idempotency_keys (caller, key, request, created_time)
 VALUES (%(by)s, %(key)s, %(request)s, %(at)s)
 ON CONFLICT (caller, key) DO UPDATE
-    SET request = excluded.request, created_time = excluded.created_time,
-        document = NULL, location = NULL
+    SET request = excluded.request, created_time = excluded.created_time
     WHERE idempotency_keys.created_time < excluded.created_time - interval '24 hours'
 RETURNING true
 """
