@@ -172,6 +172,9 @@ def test_the_clock_of_an_adapter_may_be_at_most_five_minutes_ahead(api: Api) -> 
         ahead = at(minutes=4, seconds=55)
         stored = check(api.put(path(resource), json=report(observed_time=ahead)), 201)
         assert stored["last_report_time"] == ahead
+        # A report without a time that the service dates is not older than the one before it.
+        again = check(api.put(path(resource), json=report()), 201)
+        assert again["last_report_time"] == again["conditions"][0]["updated_at"] == ahead
         unchanged = state(api, resource)
         for beyond in (at(minutes=5, seconds=10), at(hours=1), at(days=1000), "9999-12-31T23:59:59Z"):
             problem(api.put(path(resource), json=report(observed_time=beyond)), 400, "observed_time")

@@ -222,6 +222,7 @@ CASES = [
     ("spec.path='a\\b_c%'", "g"),
     ("spec.path like 'a\\\\b\\_c\\%'", "g"),
     ("spec.path like '%\\'", None),
+    ("spec.path like '%\\\\'", ""),
     # Status and conditions
     ("status.phase='Ready'", "a d f g"),
     ("status.phase!='Ready'", "b c e h"),

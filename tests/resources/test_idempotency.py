@@ -192,6 +192,23 @@ def test_a_new_key_removes_those_that_have_expired(api: Api, sql: psycopg.Connec
     assert sql.execute("SELECT key FROM idempotency_keys").fetchall() == [(KEY,)]
 
 
+def test_a_new_key_removes_ten_expired_ones_at_most_the_oldest_first_and_waits_for_none(
+    api: Api, sql: psycopg.Connection, database: str
+) -> None:
+    for number in range(15):
+        check(post(api, "/clusters", {**BODY, "name": f"c{number}"}, f"key-{number:02}"), 201)
+    # From the oldest to the newest, but not in the order in which they were stored.
+    age = "created_time - interval '25 hours' - interval '1 second' * ((right(key, 2)::int * 7) % 15)"
+    sql.execute(f"UPDATE idempotency_keys SET created_time = {age}")
+    keys = [key for (key,) in sql.execute("SELECT key FROM idempotency_keys ORDER BY created_time")]
+    with psycopg.connect(database) as other:
+        # Another request is just removing it.
+        other.execute("SELECT FROM idempotency_keys WHERE key = %s FOR UPDATE", [keys[0]])
+        check(api.post("/clusters", json=BODY, headers={"Idempotency-Key": KEY}, timeout=3), 201)
+    left = {key for (key,) in sql.execute("SELECT key FROM idempotency_keys")}
+    assert left == {keys[0], *keys[11:], KEY}
+
+
 def test_a_trailing_slash_makes_no_difference_to_a_key(api: Api) -> None:
     first = post(api, "/clusters", BODY)
     same(first, post(api, "/clusters/", BODY))

@@ -169,6 +169,34 @@ def test_references_between_resources_deleted_together_do_not_block_them(world: 
     assert rows == (0,)
 
 
+def test_a_resource_is_not_deleted_while_a_reference_to_it_is_being_stored(world: World) -> None:
+    image, cluster = world.make("Image"), world.make("Cluster")
+    body = {"name": unique(), "spec": {}, "references": {"image": ids(image)}}
+    assert world.api.report(image, "registry").status_code == 201
+    with psycopg.connect(world.database) as conn, ThreadPoolExecutor(2) as threads:
+
+        def waits(kinds: list[str]) -> bool:
+            query = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = ANY(%s)"
+            return conn.execute(query, [kinds]).fetchone() is not None
+
+        # The creation has read its target, but not stored the reference.
+        conn.execute("LOCK TABLE resource_references IN SHARE MODE")
+        creation = threads.submit(
+            Api(world.server.url).post, f"/clusters/{cluster['id']}/nodepools", json=body
+        )
+        while not waits(["relation"]):
+            assert not creation.done()
+            time.sleep(0.01)
+        deletion = threads.submit(Api(world.server.url).delete, at(image))
+        while not deletion.done() and not waits(["transactionid", "tuple"]):
+            time.sleep(0.01)
+        conn.rollback()
+        pool = answered(creation.result(), 201)
+        assert f"the node pool {pool['name']} ({pool['id']}) refers to it" in detail_of(
+            deletion.result(), 409
+        )
+
+
 def test_a_resource_deleted_before_the_target_of_its_reference_keeps_that(world: World) -> None:
     region = world.make("Region")
     target = world.make("Zone", region)
