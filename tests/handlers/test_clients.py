@@ -295,6 +295,11 @@ def test_default_fields_can_be_set_by_user_agent(service: Callable[..., Api]) ->
     assert short == {"id": cluster["id"], "generation": 1}
     assert check(api.get(url, headers=STRICT)) == cluster
     assert check(api.get(url, headers={"User-Agent": "xcurl/8.5"})) == cluster
+    # A page in this form is not one that another client already has.
+    tag = api.get("/clusters", headers={"User-Agent": "curl/8.5"}).headers["ETag"]
+    for agent, status in (("curl/8.5", 304), ("Sentinel", 200), ("xcurl/8.5", 200)):
+        known = {"User-Agent": agent, "If-None-Match": tag}
+        assert api.get("/clusters", headers=known).status_code == status
     assert check(service(default_fields=()).get(url, headers=STRICT)) == cluster
     for entry, named in (("x=nmae", "nmae"), ("x=name.first", "name.first"), ("x=status.phse", "phase")):
         with pytest.raises(ConfigurationError, match=named):

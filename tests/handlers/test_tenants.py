@@ -1,9 +1,11 @@
 """Tenants: callers cannot see, change, count or learn of what belongs to another tenant."""
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,8 @@ import requests
 from alike import FINALIZED, MERGE, answered, at
 from conftest import Api
 from tenant_world import Caller, World, everything, world
+
+from hyperfleet.lists import tenants
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +214,18 @@ def test_tenants_can_use_the_same_idempotency_key(world: World) -> None:
     assert first["id"] != theirs["id"]
     assert answered(one.post("/clusters", json=body, headers=key), 201) == first
     assert answered(other.post("/clusters", json=body, headers=key), 201) == theirs
+
+
+def test_what_callers_see_is_remembered_for_those_who_asked_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tenants, "CALLERS", 2)
+    monkeypatch.setattr(tenants.page, "page", lambda *_: (None, None))
+    reader: Any = SimpleNamespace(newest=lambda *_: [])
+    remembering = tenants.TenantLists()
+    for org in ("a", "b", "a", "c"):
+        remembering.page(reader, "Cluster", {}, {"org": org})
+    assert [json.loads(caller)["org"] for caller in remembering.known] == ["a", "c"]
 
 
 def test_a_caller_with_fewer_dimensions_sees_more(world: World) -> None:

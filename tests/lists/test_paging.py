@@ -116,7 +116,10 @@ def test_page_numbers_cover_the_list_from_both_ends(api: Api, monkeypatch: pytes
     assert ids(named) == wanted[::-1]
     for number in (2, 4, 5, 6):
         page = api.get(f"/clusters?pageSize=4&page={number}").json()
+        # The token says which page follows.
+        assert "page=" not in page["next"]
         behind = api.get(api.url + page["next"]).json()
+        assert behind["page"] == number + 1
         assert ids([page, behind]) == wanted[(number - 1) * 4 : (number + 1) * 4]
     assert "next" not in api.get("/clusters?pageSize=5&page=5").json()
     assert "next" not in pages[6]

@@ -4,6 +4,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import declared_kinds
@@ -11,8 +12,8 @@ import psycopg
 import pytest
 from alike import answered, at, unique
 from conftest import Api
-from process import Serving
-from reference_world import World, detail_of, faults, ids, shown, world
+from process import Serving, run
+from reference_world import KINDS, World, detail_of, faults, ids, shown, world
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +211,22 @@ def test_a_resource_deleted_before_the_target_of_its_reference_keeps_that(world:
     assert [world.status(one) for one in (source, target, region)] == [200, 200, 200]
     world.finalize(source, "zone")
     assert [world.status(one) for one in (source, target, region)] == [404, 404, 404]
+
+
+def test_refolding_removes_what_a_resource_that_it_removes_has_referred_to(
+    world: World, tmp_path: Path
+) -> None:
+    target = world.make("Cluster")
+    source = world.make("Cluster", references={"peers": ids(target)})
+    for one in (source, target):
+        world.delete(one)
+    world.finalize(target, "dns")
+    assert [world.status(one) for one in (source, target)] == [200, 200]
+    without = [{**one, "required_adapters": []} for one in KINDS]
+    config = declared_kinds.file(tmp_path, without)
+    done = run("migrate", "--refold", f"--config={config}", f"--database-url={world.database}")
+    assert done.returncode == 0, done.stdout
+    assert [world.status(one) for one in (source, target)] == [404, 404]
 
 
 def test_a_resource_may_refer_to_itself(world: World) -> None:
