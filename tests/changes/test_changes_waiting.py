@@ -38,10 +38,11 @@ def test_a_waiting_client_far_behind_is_answered_when_its_time_is_over(
     assert page.json()["next"] != token
 
 
-@pytest.mark.parametrize("how", ["wait", "Prefer"])
+@pytest.mark.parametrize("how", ["wait", "Prefer", "Prefer, quoted"])
 def test_a_waiting_client_is_answered_as_soon_as_something_changes(api: Api, how: str) -> None:
     token = now(api)
-    query, headers = ("&wait=20", {}) if how == "wait" else ("", {"Prefer": "respond-async, wait=20"})
+    preference = 'Wait="20"; more, x' if "quoted" in how else "respond-async, wait=20"
+    query, headers = ("&wait=20", {}) if how == "wait" else ("", {"Prefer": preference})
     began = time.monotonic()
     with later(lambda: Api(api.url).cluster("late"), 0.5):
         answer = api.get(f"/changes?after={token}{query}", headers=headers)

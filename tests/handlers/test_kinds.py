@@ -286,6 +286,17 @@ def test_resources_of_all_kinds_are_listed_and_found_together(world: World) -> N
         ("&orderBy=created_time asc&size=3", [cluster, pool, region]),
     ):
         assert answered(api.get(everything + more))["items"] == expected, more
+    # Those that have no owner come last, and the next links lead to them, too.
+    for direction, expected in (
+        ("asc", [pool, zone, cluster, region]),
+        ("desc", [zone, pool, region, cluster]),
+    ):
+        found, link = [], f"{everything}&orderBy=owner_id {direction}&size=1"
+        while link:
+            page = answered(api.get(link))
+            found += page["items"]
+            link = "//" + page["next"].lstrip("/") if "next" in page else ""
+        assert found == expected
     for one in (cluster, pool, region, zone):
         assert answered(api.get(f"/resources/{one['id']}")) == one
     for unknown in ("x", str(uuid4())):
