@@ -10,9 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Api
+from psycopg.types.json import Jsonb
 
+from hyperfleet.changes.audit import Origin
 from hyperfleet.database import together
 from hyperfleet.database.together import Rounds, SharedReads
+from hyperfleet.handlers import creation
+from hyperfleet.resources import resource
+from hyperfleet.status.conditions import Folding
 
 
 class Source:
@@ -229,6 +234,29 @@ def test_concurrent_creations_each_get_their_own_result(service: Callable[..., A
             assert (status, body["code"]) == (409, "HYPERFLEET-CNF-001")
             assert holders[f"c{number // 4}"] in body["errors"][0]["message"]
     assert api.get("/clusters").json()["total"] == 8
+
+
+def test_statements_that_create_the_same_clusters_in_different_orders_do_not_deadlock(
+    database: str,
+) -> None:
+    start, count = threading.Barrier(2), 300
+
+    def create(turn: int, *, backwards: bool) -> int:
+        rows = []
+        for number in range(count):
+            body = {"name": f"c{turn}-{number}", "spec": {}}
+            row = resource.first_row(body, Folding(), Origin("me"), {})
+            rows.append({**row, "owner_id": None, "href": ""})
+        ordered = rows[::-1] if backwards else rows
+        with psycopg.connect(database) as conn:
+            start.wait()
+            values = {"rows": Jsonb(ordered), "lock_timeout": None}
+            return len(conn.execute(creation._statement("Cluster"), values).fetchall())
+
+    with ThreadPoolExecutor(2) as threads:
+        for turn in range(3):
+            both = [threads.submit(create, turn, backwards=way) for way in (False, True)]
+            assert sum(one.result() for one in both) == count
 
 
 def test_concurrent_creations_do_not_wait_for_one_whose_name_is_locked(

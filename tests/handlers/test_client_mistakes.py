@@ -218,6 +218,16 @@ def test_errors_have_the_codes_and_types_of_the_original(
     assert (explained["status"], explained["title"]) == (status, answer["title"])
 
 
+def test_the_catalogue_of_errors_is_paged(api: Api) -> None:
+    whole = check(api.get("/errors"))
+    assert whole["total"] == whole["size"] == len(whole["items"])
+    size = whole["total"] // 2 - 1
+    pages = [check(api.get(f"/errors?pageSize={size}&page={number}")) for number in range(1, 5)]
+    assert [one for page in pages for one in page["items"]] == whole["items"]
+    assert [page["size"] for page in pages] == [size, size, whole["total"] - 2 * size, 0]
+    assert {page["total"] for page in pages} == {whole["total"]}
+
+
 def test_error_codes_that_the_original_does_not_have_are_numbered_from_100(api: Api) -> None:
     original = {
         *(f"VAL-00{n}" for n in range(8)),

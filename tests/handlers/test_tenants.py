@@ -16,7 +16,9 @@ from alike import FINALIZED, MERGE, answered, at
 from conftest import Api
 from tenant_world import Caller, World, everything, world
 
+from hyperfleet.auth.identity import SYSTEM
 from hyperfleet.lists import tenants
+from hyperfleet.settings import tenancy
 
 pytestmark = pytest.mark.slow
 
@@ -552,6 +554,29 @@ def test_requests_on_a_resource_that_another_tenant_is_changing_are_answered_at_
         finally:
             conn.rollback()
         answered(changing.result())
+
+
+def test_a_creation_does_not_wait_for_that_of_another_tenant_with_the_same_name(world: World) -> None:
+    one, other, new = world.caller(), world.caller(), {"name": "same", "spec": {}}
+    claimant = f"{SYSTEM}\n{tenancy.text({'org': one.headers['X-Org']})}"
+    with psycopg.connect(world.database) as conn, ThreadPoolExecutor(1) as threads:
+        # The creation waits for another request with its key.
+        conn.execute(
+            "INSERT INTO idempotency_keys (caller, key, request, created_time) "
+            "VALUES (%s, 'key', '', now())",
+            [claimant],
+        )
+        key = {"Idempotency-Key": "key"}
+        creating = threads.submit(one.post, "/clusters", json=new, headers=key)
+        try:
+            until = time.monotonic() + 5
+            while not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                assert time.monotonic() < until
+            answered(other.post("/clusters", json=new, timeout=3), 201)
+            assert not creating.done()
+        finally:
+            conn.rollback()
+        answered(creating.result(), 201)
 
 
 def test_whitespace_that_http_does_not_recognize_is_part_of_a_header_value(world: World) -> None:

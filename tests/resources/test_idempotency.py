@@ -52,6 +52,8 @@ def test_a_repeated_request_gets_the_first_response_and_creates_nothing(
     rows = sql.execute("SELECT xmin FROM clusters").fetchall()
     for _ in range(3):
         same(first, post(api, path, BODY))
+    # Also with its members in another order.
+    same(first, post(api, path, dict(reversed(BODY.items()))))
     assert total(api, path) == 1
     assert read(api, resource) == (first.headers["ETag"], resource)
     assert sql.execute("SELECT xmin FROM clusters").fetchall() == rows
