@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -25,6 +26,7 @@ from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.settings.catalogue import Settings
+from hyperfleet.watched import LOOK_EVERY
 
 pytestmark = pytest.mark.slow
 
@@ -288,6 +290,17 @@ def test_a_key_file_is_read_again_when_it_changes(
     assert sum("cannot be used" in record.message for record in caplog.records) == 4
     change(file, None)
     assert ask(api, key_pair("two").token()).status_code == 200
+    # A file that takes its place may have the same size and time.
+    file.write_text(json.dumps(key_set(key_pair())) + " " * 10_000)
+    time.sleep(LOOK_EVERY)
+    assert ask(api, key_pair().token()).status_code == 200
+    beside, status = tmp_path / "beside.json", file.stat()
+    beside.write_text(json.dumps(key_set(key_pair("two"))).ljust(status.st_size))
+    os.utime(beside, ns=(status.st_atime_ns, status.st_mtime_ns))
+    beside.replace(file)
+    time.sleep(LOOK_EVERY)
+    assert ask(api, key_pair("two").token()).status_code == 200
+    file.unlink()
     # Kubernetes replaces a symbolic link.
     other = tmp_path / "other.json"
     file.symlink_to(other)

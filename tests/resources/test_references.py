@@ -237,8 +237,13 @@ def test_the_changes_link_of_a_list_filtered_by_references_keeps_the_filter(worl
     strange = api.get("/clusters", params={"ref_target_id": "it's"})
     none = api.get("/wif-configs", params={"ref_target_id": wif["id"]})
     nothing = [answered(page)["changes"] for page in (strange, none)]
+    peer = world.make("Cluster")
+    of_peer = answered(api.get("/clusters", params={"ref_target_id": peer["id"]}))["changes"]
     one = world.make("Cluster", references={"wif_config": ids(wif)}, labels={"a": "b"})
     world.make("Cluster", references={"peers": ids(one)}, labels={"a": "b"})
+    # References of every type count.
+    beside = world.make("Cluster", references={"peers": ids(peer)})
+    assert [item["id"] for item in answered(api.get("/" + of_peer))["items"]] == [beside["id"]]
     two = world.make("Cluster", references={"wif_config": ids(other)}, labels={"a": "c"})
     world.make("WifConfig", labels={"a": "b"})
     for link in links:
