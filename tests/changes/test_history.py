@@ -246,7 +246,10 @@ def test_missing_generations_get_404_and_invalid_numbers_are_rejected(api: Api, 
     resource = create(api, kind)
     for way in ways(resource):
         for path in ("/history/2", "/history/2/diff", "/history/1/diff?to=2", "/history/2147483647"):
-            assert "kept: 1." in problem(api.get(way + path), 404)["detail"]
+            detail = problem(api.get(way + path), 404)["detail"]
+            missing = path.removesuffix("/diff").rpartition("/history/")[2].rpartition("=")[2]
+            assert detail.startswith(f"Generation {missing} of this ")
+            assert detail.endswith(" is not kept; kept: 1.")
         for number in ("0", "-1", "2147483648", "x", "1.0", "1e3"):
             problem(api.get(f"{way}/history/{number}"), 400, "generation")
             problem(api.get(f"{way}/history/{number}/diff"), 400, "generation")
