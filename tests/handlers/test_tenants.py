@@ -14,11 +14,15 @@ import pytest
 import requests
 from alike import FINALIZED, MERGE, answered, at
 from conftest import Api
+from starlette.datastructures import Headers
 from tenant_world import Caller, World, everything, world
 
 from hyperfleet.auth.identity import SYSTEM
+from hyperfleet.auth.tenants import Tenants
+from hyperfleet.errors import Problem
 from hyperfleet.lists import tenants
 from hyperfleet.settings import tenancy
+from hyperfleet.settings.tenancy import Dimension
 
 pytestmark = pytest.mark.slow
 
@@ -343,6 +347,16 @@ def test_a_caller_without_a_valid_tenant_is_refused(world: World) -> None:
         assert api.get("/nothing").status_code == 404
     for value in ("a", "A.b_c-9", "a" * 63, "padded "):
         assert Caller(world.url, org=value).get("/clusters").status_code == 200
+
+
+def test_a_caller_without_any_dimension_is_refused_even_if_settings_require_none() -> None:
+    dimensions = (Dimension("X-Org", "org", required=False),)
+    settings: Any = SimpleNamespace(tenant_system_header="X-System", tenant_dimensions=dimensions)
+    layer = Tenants(lambda *_: None, settings, {})  # type: ignore[arg-type]
+    assert layer.tenancy(Headers({"X-Org": "a"})) == {"org": "a"}
+    assert layer.tenancy(Headers({"X-System": "true"})) == {}
+    with pytest.raises(Problem, match="No header names the tenant"):
+        layer.tenancy(Headers({"X-Other": "a"}))
 
 
 def test_the_headers_of_a_request_do_not_affect_the_next_one_on_its_connection(world: World) -> None:
