@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -90,6 +91,29 @@ def test_force_delete_of_a_cluster_removes_its_node_pools_and_records_each(
     assert {record["reason"] for record in records} == {"all of it"}
     assert {record["actor"] for record in records} == {"system@hyperfleet.local"}
     assert sorted(record["resource_type"] for record in records) == ["Cluster"] + ["NodePool"] * 3
+
+
+def test_force_delete_removes_a_report_that_it_has_to_wait_for(
+    waiting: Api, sql: psycopg.Connection, database: str
+) -> None:
+    cluster = waiting.cluster()
+    pool = waiting.node_pool(cluster)
+    delete(waiting, cluster)
+    with psycopg.connect(database) as other, ThreadPoolExecutor(1) as threads:
+        # As a report on the node pool does on another replica.
+        other.execute("SELECT FROM node_pools FOR NO KEY UPDATE")
+        other.execute(
+            "INSERT INTO adapter_statuses (owner_type, owner_id, adapter, observed_generation, "
+            "conditions, created_time, last_report_time) "
+            "VALUES ('NodePool', %s, 'late', 1, '[]', now(), now())",
+            [pool["id"]],
+        )
+        forcing = threads.submit(force, waiting, cluster)
+        while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            assert not forcing.done()
+        other.commit()
+        check(forcing.result(), 204)
+    assert left(sql) == {}
 
 
 def test_a_waiting_cluster_is_removed_when_its_last_node_pool_is_force_deleted(

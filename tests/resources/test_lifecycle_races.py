@@ -366,3 +366,27 @@ def test_concurrent_removals_of_every_kind_neither_block_nor_leave_anything_behi
             finish(one, cluster)
             assert ended(two, cluster, first, second)
     assert left(sql) == {}
+
+
+def test_a_last_report_that_waits_for_a_delete_on_another_replica_removes_the_resource(
+    service: Callable[..., Api], database: str
+) -> None:
+    one, other = (service(required_adapters_cluster=("dns",)) for _ in range(2))
+    cluster = one.cluster()
+    with psycopg.connect(database) as conn, ThreadPoolExecutor(2) as threads:
+
+        def waiting() -> int:
+            return len(conn.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
+
+        conn.execute("SELECT FROM clusters FOR UPDATE")
+        deletion = threads.submit(one.delete, at(cluster))
+        while waiting() < 1:
+            assert not deletion.done()
+        # It was sent before the replica could know that the deletion is a new generation.
+        last = threads.submit(finalize, other, cluster)
+        while waiting() < 2:
+            assert not last.done()
+        conn.rollback()
+        check(deletion.result(), 202)
+        check(last.result(), 201)
+    assert other.get(at(cluster)).status_code == 404

@@ -86,6 +86,36 @@ def test_another_delete_completes_a_removal_that_a_dead_process_left_undone(worl
     assert world.status(wif) == 404
 
 
+def test_another_delete_completes_the_removal_of_an_owner_that_was_left_undone(world: World) -> None:
+    region = world.make("Region")
+    target = world.make("Zone", region)
+    source = world.make("Zone", world.make("Region"), references={"backup": ids(target)})
+    assert world.api.report(source, "zone").status_code == 201
+    world.delete(source)
+    world.delete(region)
+    world.finalize(target, "zone")
+    assert [world.status(one) for one in (target, region)] == [200, 200]
+    with psycopg.connect(world.database) as conn:
+        # As a process leaves it that dies after it has removed the source.
+        conn.execute("DELETE FROM resource_references WHERE source_id = %s", [source["id"]])
+        conn.execute("DELETE FROM resources WHERE id = %s", [source["id"]])
+    world.delete(target)
+    assert [world.status(one) for one in (target, region)] == [404, 404]
+
+
+def test_a_removal_does_not_wait_for_another_one_of_its_target(world: World) -> None:
+    wif = world.make("WifConfig")
+    cluster = world.make("Cluster", references={"wif_config": ids(wif)})
+    world.delete(cluster)
+    world.delete(wif)
+    with psycopg.connect(world.database) as conn:
+        conn.execute("SELECT FROM resource_references WHERE source_id = %s FOR UPDATE", [cluster["id"]])
+        began = time.monotonic()
+        world.finalize(cluster, "dns")
+        assert time.monotonic() - began < 3
+        assert world.status(cluster) == 404
+
+
 def test_a_chain_of_references_is_removed_when_its_first_referrer_is(world: World) -> None:
     last = world.make("Cluster")
     chain = [last]

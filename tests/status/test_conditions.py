@@ -195,6 +195,16 @@ def test_values_are_found_and_shown_as_text(expression: str, value: str) -> None
     assert found["message"] == value
 
 
+def test_what_a_report_does_not_say_is_empty() -> None:
+    said = report("a", Up="True")
+    for name in ("reason", "message"):
+        del said["conditions"][0][name]
+    (found,) = mapped(rule(message="toJson(statuses[0])"), reports=[said])
+    shown = json.loads(found["message"])
+    assert shown["data"] == {}
+    assert shown["conditions"] == [{"type": "Up", "status": "True", "reason": "", "message": ""}]
+
+
 def test_rules_see_that_a_resource_is_being_deleted() -> None:
     shown = rule("has(resource.deleted_time)", message="resource.deleted_time")
     (found,) = mapped(shown, deleted_time=at(7))
