@@ -156,6 +156,9 @@ def test_aliases_must_not_contradict_each_other(api: Api) -> None:
         assert "size" in body["detail"].replace("pageSize", "")
         problem(api.get(f"{path}?pageSize=0&size=1"), 400)
         check(api.get(f"{path}?pageSize=1&size=1"))
+        if path != "/errors":
+            problem(api.get(f"{path}?orderBy=created_time&order=created_time desc"), 400)
+            check(api.get(f"{path}?orderBy=created_time desc&order=created_time desc"))
 
 
 def test_lists_below_a_missing_resource_are_not_found(api: Api) -> None:
