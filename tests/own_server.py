@@ -132,7 +132,7 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
         query = f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{name}'"
         deadline = time.monotonic() + 20
         while primary.ask(query) != [("sync" if synchronous else "async",)]:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         try:
             yield str(folder)

@@ -69,7 +69,7 @@ def test_a_standby_ahead_of_the_promoted_one_serves_no_more_reads() -> None:
             primary.ask("ALTER SYSTEM SET synchronous_standby_names = 'second'")
             primary.ask("SELECT pg_reload_conf()")
             with frozen(Path(second) / "postgresql"):
-                much = {"name": "lost", "spec": {"much": os.urandom(200_000).hex()}}
+                much = {"name": "lost", "spec": {"much": os.urandom(480_000).hex()}}
                 lost = threads.submit(Api(serving.url).post, "/clusters", json=much)
                 deadline = time.monotonic() + 5
                 while api.get("/clusters?size=0").json()["total"] != 2:
@@ -101,7 +101,7 @@ def test_a_standby_ahead_of_the_promoted_one_serves_no_more_reads() -> None:
             assert api.get(path, headers=after).status_code == 200
             assert names() == ["new", "old"]
             # The standby stays excluded when the new primary has written as much.
-            api.patch(path, json={"spec": {"much": os.urandom(300_000).hex()}}).raise_for_status()
+            api.patch(path, json={"spec": {"much": os.urandom(480_000).hex()}}).raise_for_status()
             end = time.monotonic() + 2.5
             while time.monotonic() < end:
                 assert names() == ["new", "old"]
