@@ -223,7 +223,7 @@ def test_a_request_cut_off_by_shutdown_gets_the_standard_error_object(database: 
             problem = answer.json()
             assert (problem["kind"], problem["code"]) == ("Error", "HYPERFLEET-SVC-002")
             assert (problem["status"], problem["instance"]) == (503, "/api/hyperfleet/v1/clusters")
-            assert "is stopping" in problem["detail"]
+            assert "is shutting down" in problem["detail"]
             assert problem["trace_id"] == answer.headers["X-Request-ID"]
         assert server.process.wait(20) == 0
         server.reader.join(5)
