@@ -126,15 +126,15 @@ def standby(primary: Server, name: str = "second", *, synchronous: bool = True) 
         options = f"-h '' -p 5432 -k {folder}"
         log = str(folder / "log")
         pg(made, folder, "pg_ctl", "-w", "-D", str(files), "start", "-o", options, "-l", log)
-        if synchronous:
-            primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-            primary.ask("SELECT pg_reload_conf()")
-        query = f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{name}'"
-        deadline = time.monotonic() + 20
-        while primary.ask(query) != [("sync" if synchronous else "async",)]:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.05)
         try:
+            if synchronous:
+                primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+                primary.ask("SELECT pg_reload_conf()")
+            query = f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{name}'"
+            deadline = time.monotonic() + 20
+            while primary.ask(query) != [("sync" if synchronous else "async",)]:
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
             yield str(folder)
         finally:
             # A test may have ended it.
