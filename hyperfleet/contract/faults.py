@@ -121,6 +121,8 @@ def faults(validator: Validator, value: Any, where: Path = ()) -> Iterator[Fault
 
     :param where: the path of the value itself, with which the paths of the faults begin
     """
+    if validator.compiled.is_valid(value):
+        return iter(())
     return itertools.islice(_faults(validator, value, where), MAX_FAULTS)
 
 
@@ -241,8 +243,6 @@ def _rules(error: Any, validator: Validator) -> Any:
 
 
 def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
-    if compiled.is_valid(value):
-        return []
     if _parts(value) <= MAX_PARTS and _copies(value)[1] <= MAX_COPIED:
         return compiled.iter_errors(value)
     try:

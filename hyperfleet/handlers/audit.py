@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import flask
-
+from hyperfleet.engine.response import Response
 from hyperfleet.handlers.response import UNCOUNTED, listed
 
 
-def get_audit(**query: Any) -> flask.Response:
+def get_audit(**query: Any) -> Response:
     """Returns one page of the audit."""
     return listed("AuditRecord", query, UNCOUNTED)

@@ -3,12 +3,12 @@
 import functools
 from typing import Any, LiteralString
 
-import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet.changes import audit
 from hyperfleet.database.statements import fetch_one, transaction
 from hyperfleet.engine.greenlets import wait_for
+from hyperfleet.engine.response import Response
 from hyperfleet.errors import WRONG_STATE, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import shown
@@ -91,7 +91,7 @@ def _statement(kind: str) -> LiteralString:
     )
 
 
-def created(kind: str, body: dict[str, Any], parent_id: str) -> flask.Response:
+def created(kind: str, body: dict[str, Any], parent_id: str) -> Response:
     """Creates a resource, unless this request repeats an earlier one, and returns it. Raises Problem.
 
     :param parent_id: the id of its owner; empty for a kind without a parent

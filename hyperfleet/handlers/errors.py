@@ -3,8 +3,7 @@
 import json
 from typing import Any
 
-import flask
-
+from hyperfleet.engine.response import Response
 from hyperfleet.errors import CATALOGUE, NOT_FOUND, Problem
 from hyperfleet.handlers.response import answer
 from hyperfleet.lists import body, page
@@ -12,7 +11,7 @@ from hyperfleet.lists import body, page
 DOCUMENTS = {code: json.dumps(entry.document()).encode() for code, entry in sorted(CATALOGUE.items())}
 
 
-def get_errors(**query: Any) -> flask.Response:
+def get_errors(**query: Any) -> Response:
     """Returns one page of the catalogue."""
     number, size = page.number_and_size(query)
     documents = list(DOCUMENTS.values())
@@ -20,7 +19,7 @@ def get_errors(**query: Any) -> flask.Response:
     return answer(body.render("Error", number, len(documents), shown))
 
 
-def get_error_by_id(error_id: str) -> flask.Response:
+def get_error_by_id(error_id: str) -> Response:
     """Returns an entry of the catalogue. Raises Problem if there is none."""
     if error_id not in DOCUMENTS:
         raise Problem(NOT_FOUND, f"There is no error with the id '{error_id[:100]}'.")

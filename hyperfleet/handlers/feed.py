@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from functools import partial
 
-import flask
-
 from hyperfleet.changes import pages
 from hyperfleet.changes.pages import Page, Wanted
 from hyperfleet.engine.greenlets import wait_for
-from hyperfleet.engine.later import Later
+from hyperfleet.engine.response import Later, Response
 from hyperfleet.errors import bad_parameter
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer
@@ -23,7 +21,7 @@ LONGEST = 45
 
 def get_changes(
     *, after: str = "", wait: int | None = None, limit: int, fields: str = "", **filters: str
-) -> flask.Response | Later:
+) -> Response | Later:
     """Returns the changes after a place, waiting for some if asked to, or streams them as they come."""
     wanted = _wanted(filters, fields, limit)
     headers = dict(wanted.shape.headers)

@@ -4,9 +4,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import flask
-
 from hyperfleet import __version__
+from hyperfleet.engine.response import Response
 from hyperfleet.handlers.response import answer
 from hyperfleet.kinds import BASE, RESOURCES
 from hyperfleet.times import timestamp
@@ -15,7 +14,7 @@ from hyperfleet.times import timestamp
 BUILD_TIME = timestamp(datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC))
 
 
-def get_metadata() -> flask.Response:
+def get_metadata() -> Response:
     """Returns the versions of the API."""
     metadata = {
         "kind": "API",
@@ -25,10 +24,10 @@ def get_metadata() -> flask.Response:
         "build_time": BUILD_TIME,
         "versions": [{"kind": "APIVersion", "id": "v1", "href": BASE}],
     }
-    return answer(json.dumps(metadata))
+    return answer(json.dumps(metadata).encode())
 
 
-def get_version_metadata() -> flask.Response:
+def get_version_metadata() -> Response:
     """Returns the collections of this version."""
     lists = {kind.segment: f"{kind.name}List" for kind in RESOURCES.values()} | {"errors": "ErrorList"}
     metadata = {
@@ -40,10 +39,10 @@ def get_version_metadata() -> flask.Response:
             {"kind": kind, "id": name, "href": f"{BASE}/{name}"} for name, kind in lists.items()
         ],
     }
-    return answer(json.dumps(metadata))
+    return answer(json.dumps(metadata).encode())
 
 
-def get_compatibility() -> flask.Response:
+def get_compatibility() -> Response:
     """Returns whether clients of this version are compatible, and which features there are."""
     features = ["clusters", "nodepools", "statuses", "search"]
-    return answer(json.dumps({"api_version": "v1", "compatible": True, "features": features}))
+    return answer(json.dumps({"api_version": "v1", "compatible": True, "features": features}).encode())

@@ -5,10 +5,9 @@ For declared kinds the contract binds it; for clusters and node pools, the modul
 
 from typing import Any, LiteralString
 
-import flask
-
 from hyperfleet.changes.history import ONE, TWO, not_kept
 from hyperfleet.engine.greenlets import to_the_end, wait_for
+from hyperfleet.engine.response import Response
 from hyperfleet.errors import INVALID, Problem
 from hyperfleet.handlers import request
 from hyperfleet.handlers.creation import created
@@ -41,7 +40,7 @@ def _owner(of: Kind, path: dict[str, Any]) -> str | None:
     return None if given is None else resource.id_in_path(of.parent, given)
 
 
-def get_resources(kind: str, **given: Any) -> flask.Response:
+def get_resources(kind: str, **given: Any) -> Response:
     """Returns one page of the resources of a kind, or of those of the owner named in the path."""
     of = RESOURCES[kind]
     owner_id = _owner(of, given)
@@ -50,7 +49,7 @@ def get_resources(kind: str, **given: Any) -> flask.Response:
     return listed(kind, given, owned_by(of.parent, owner_id))
 
 
-def post_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+def post_resource(kind: str, body: dict[str, Any], **path: Any) -> Response:
     """Creates a resource. Raises Problem if the name is taken or the owner is being deleted."""
     of = RESOURCES[kind]
     parent_id = path.get(RESOURCES[of.parent].parameter, "") if of.parent else ""
@@ -70,14 +69,14 @@ def owner_missing(of: Kind) -> Problem:
     )
 
 
-def get_resource_by_id(kind: str, **path: Any) -> flask.Response:
+def get_resource_by_id(kind: str, **path: Any) -> Response:
     """Returns a resource; if the path names its owner, it is found only under that one."""
     return read(kind, key(kind, path))
 
 
 def patch_resource_by_id(
     kind: str, body: dict[str, Any], *, checked: bool = True, **path: Any
-) -> flask.Response:
+) -> Response:
     """Changes a resource's labels or spec, and returns it.
 
     :param checked: whether the body has been validated against the provider's schema
@@ -87,7 +86,7 @@ def patch_resource_by_id(
     return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(own), change))
 
 
-def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
+def delete_resource_by_id(kind: str, **path: Any) -> Response:
     """Marks a resource and all that it owns as deleted, and returns it."""
     own, shape = request.scoped(key(kind, path)), request.shape(kind)
     # It may own a lot: a client that retries after a timeout finds the work done.
@@ -97,30 +96,30 @@ def delete_resource_by_id(kind: str, **path: Any) -> flask.Response:
     return shown(shape, marked, 202)
 
 
-def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+def force_delete_resource(kind: str, body: dict[str, Any], **path: Any) -> Response:
     """Removes a marked resource, and all that it owns, now."""
     own, origin = request.scoped(key(kind, path)), request.origin(body["reason"])
     to_the_end(removal.force, request.service(), kind, own, origin)
     return empty(204)
 
 
-def get_resource_statuses(kind: str, **given: Any) -> flask.Response:
+def get_resource_statuses(kind: str, **given: Any) -> Response:
     """Returns one page of the reports on a resource."""
     within = about(kind, key(kind, given), REPORTS, {"kind": kind})
     return listed("AdapterStatus", given, within)
 
 
-def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+def put_resource_statuses(kind: str, body: dict[str, Any], **path: Any) -> Response:
     """Stores or discards a report on a resource."""
     return report(kind, key(kind, path), body)
 
 
-def get_resource_history(kind: str, **given: Any) -> flask.Response:
+def get_resource_history(kind: str, **given: Any) -> Response:
     """Returns one page of the generations of a resource, newest first."""
     return listed("ResourceGeneration", given, about(kind, key(kind, given), OF))
 
 
-def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Response:
+def get_resource_generation(kind: str, generation: int, **path: Any) -> Response:
     """Returns a generation of a resource. Raises Problem if it is not kept."""
     own = request.scoped(key(kind, path))
     shape = request.shape("ResourceGeneration")
@@ -136,7 +135,7 @@ def get_resource_generation(kind: str, generation: int, **path: Any) -> flask.Re
 
 def get_resource_generation_diff(
     kind: str, generation: int, to: int | None = None, **path: Any
-) -> flask.Response:
+) -> Response:
     """Returns the difference between two generations. Raises Problem if one of them is not kept."""
     own = request.scoped(key(kind, path))
     values = {"owner_id": None, **own, "generation": generation, "to": to}
@@ -152,7 +151,7 @@ def get_resource_generation_diff(
     return answer(b'{"from":%d,"to":%d,"operations":%b}' % (generation, other, operations))
 
 
-def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Response:
+def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> Response:
     """Restores the labels and the spec of a past generation, and returns the resource."""
     own, shape = key(kind, path), request.shape(kind)
     number, why = body["generation"], body.get("reason")
@@ -168,7 +167,7 @@ def rollback_resource(kind: str, body: dict[str, Any], **path: Any) -> flask.Res
     return shown(shape, lifecycle.patch(request.service(), kind, request.scoped(own), change))
 
 
-def get_resource_transitions(kind: str, **given: Any) -> flask.Response:
+def get_resource_transitions(kind: str, **given: Any) -> Response:
     """Returns one page of the transitions of a resource's conditions, newest first."""
     own, type_ = key(kind, given), given.pop("type_", None)
     return listed("Transition", given, about(kind, own, OF_TYPE if type_ else OF, {"type": type_}))

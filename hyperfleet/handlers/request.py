@@ -57,7 +57,8 @@ def shape(kind: str) -> Shape:
     if kind in RESOURCES and f"{flask.request.path}/".startswith(OF_ANY):
         # There the contract describes the members of all kinds, whatever the resource's own kind.
         kind = ALL
-    names = flask.request.args.get("fields", "")
+    # Parsing an empty query takes longer than all else here.
+    names = flask.request.args.get("fields", "") if flask.request.query_string else ""
     agent = flask.request.headers.get("User-Agent", "")
     return projection.shape(names, agent, kind, service().default_fields)
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, LiteralString
 
-import flask
-
 from hyperfleet.database.statements import fetch_one
+from hyperfleet.engine.response import Response
 from hyperfleet.handlers import operations, request
 from hyperfleet.handlers.response import listed
 from hyperfleet.kinds import ALL, RESOURCES, SCOPE
@@ -21,12 +20,12 @@ KIND: LiteralString = (
 KIND_SCOPED: LiteralString = f"{KIND} {SCOPE}"
 
 
-def get_resources(**query: Any) -> flask.Response:
+def get_resources(**query: Any) -> Response:
     """Returns one page of resources of all kinds."""
     return listed(ALL, query)
 
 
-def post_resource(body: dict[str, Any]) -> flask.Response:
+def post_resource(body: dict[str, Any]) -> Response:
     """Creates a resource of the kind named in the body, unless that kind has a parent."""
     kind = body["kind"]
     if RESOURCES[kind].parent:
@@ -36,8 +35,8 @@ def post_resource(body: dict[str, Any]) -> flask.Response:
 
 
 def _found(
-    operation: Callable[..., flask.Response], resource_id: str, *, reading: bool = False, **given: Any
-) -> flask.Response:
+    operation: Callable[..., Response], resource_id: str, *, reading: bool = False, **given: Any
+) -> Response:
     """Runs an operation of a kind on the resource with this id. Raises Problem if there is none.
 
     :param reading: whether it only reads, so that a standby may be asked for the kind

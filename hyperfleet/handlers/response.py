@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, LiteralString
 
-import flask
 from xxhash import xxh3_128_hexdigest
 
 from hyperfleet.database.statements import filled
 from hyperfleet.engine.greenlets import run, wait_for
+from hyperfleet.engine.response import Response
 from hyperfleet.handlers import request
 from hyperfleet.kinds import SCOPE, Key, PerKind
 from hyperfleet.lists import body, page
@@ -36,22 +36,18 @@ WHERE id = ANY(%(ids)s::uuid[]) {only}
 
 
 def answer(
-    document: bytes | str | Iterator[bytes], status: int = 200, headers: Mapping[str, str] | None = None
-) -> flask.Response:
+    document: bytes | Iterator[bytes], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Returns a response whose body is finished JSON text, whole or in pieces."""
-    response = flask.Response(document, status, mimetype="application/json")
-    response.headers.update(headers or {})
-    return response
+    return Response(status, {"Content-Type": "application/json", **(headers or {})}, document)
 
 
-def empty(status: int, headers: Mapping[str, str] | None = None) -> flask.Response:
+def empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
     """Returns a response without a body."""
-    response = answer("", status, headers)
-    del response.headers["Content-Type"]
-    return response
+    return Response(status, headers or {}, b"")
 
 
-def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -> flask.Response:
+def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -> Response:
     """Returns a response with a resource in a shape.
 
     :param location: the URL of a new resource
@@ -62,7 +58,7 @@ def shown(shape: Shape, stored: Stored, status: int = 200, location: str = "") -
     return answer(shape.text(stored.document), status, headers)
 
 
-def read(kind: str, key: Key) -> flask.Response:
+def read(kind: str, key: Key) -> Response:
     """Returns the response to a GET of a resource: 304 if the client has it (RFC 9110, 13.1.2).
 
     Raises Problem if there is no such resource.
@@ -100,7 +96,7 @@ def about(kind: str, key: Key, where: LiteralString, more: Mapping[str, Any] | N
     return Within(where, values, EXISTS.of(kind, own), not_found(kind, key["id"]))
 
 
-def listed(kind: str, query: Mapping[str, Any], within: Within = WHOLE) -> flask.Response:
+def listed(kind: str, query: Mapping[str, Any], within: Within = WHOLE) -> Response:
     """Returns the page of a list that a request asks for, or 304 if the client already has it.
 
     The entity tag is a hash of the page without its link to the changes. As long as nothing is written

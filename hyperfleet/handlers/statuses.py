@@ -4,12 +4,12 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
-import flask
 from psycopg.types.json import Jsonb
 
 from hyperfleet import times
 from hyperfleet.database.statements import transaction
 from hyperfleet.engine.greenlets import wait_for
+from hyperfleet.engine.response import Response
 from hyperfleet.errors import INVALID, Fault, Problem, with_value
 from hyperfleet.handlers import request
 from hyperfleet.handlers.response import answer, empty
@@ -66,7 +66,7 @@ STORE_AT_ONCE = PerKind(
 )
 
 
-def report(kind: str, key: Key, body: dict[str, Any]) -> flask.Response:
+def report(kind: str, key: Key, body: dict[str, Any]) -> Response:
     """Stores or discards a report on the resource with this key."""
     observed, faults = _observed_time(body)
     faults += _repetitions(body["conditions"])

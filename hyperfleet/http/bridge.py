@@ -5,16 +5,17 @@ import io
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import flask
 from a2wsgi.wsgi import build_environ
+from flask.sessions import NullSession
 from starlette.types import Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.contract.validation import CALL
 from hyperfleet.engine import greenlets
-from hyperfleet.engine.later import Later
+from hyperfleet.engine.response import Later, Response
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
 from hyperfleet.http.problems import STATUSES_WITHOUT_BODY, explain, render
@@ -47,8 +48,10 @@ class Bridge:
     def __init__(self, application: flask.Flask) -> None:
         self.application = application
         self.pieces = asyncio.Semaphore(PIECES)
-        # Flask's routing is not used.
+        # Flask's routing and its sessions are not used.
         application.create_url_adapter = lambda _request: None  # type: ignore[method-assign, assignment]
+        none = NullSession()
+        application.session_interface.open_session = lambda *_: none  # type: ignore[method-assign]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request. Raises Problem if there is no operation."""
@@ -79,7 +82,7 @@ class Bridge:
                 return
             # HTTP/1.0 has no chunked encoding, so the length must be known.
             content = await greenlets.run(b"".join, content)
-            headers.append((b"content-length", str(len(content)).encode()))
+            headers.append(_length(content))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -129,8 +132,7 @@ class Bridge:
             content = found.result()
         except Exception as error:
             return _failed(error, environ)
-        headers = {**later.headers, "Content-Length": str(len(content))}
-        return 200, _encoded(headers), content
+        return 200, [*_encoded(later.headers), _length(content)], content
 
     async def _follow(
         self,
@@ -154,21 +156,19 @@ class Bridge:
     def _answer(
         self, environ: dict[str, Any], handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> tuple[int, Headers, bytes | Iterator[bytes] | Later]:
-        content: bytes | Iterator[bytes] | Later
         try:
             with self.application.request_context(environ):
-                answer: flask.Response | Later = handler(**arguments)
+                answer: Response | Later = handler(**arguments)
             if isinstance(answer, Later):
                 return 200, _encoded(answer.headers), answer
-            status, headers = answer.status_code, dict(answer.headers)
-            if status in STATUSES_WITHOUT_BODY:
-                del headers["Content-Length"]
-            # Flask's own iterator would hold each piece until the next one is requested.
-            content = cast(Iterator[bytes], answer.response) if answer.is_streamed else answer.get_data()
+            status, given, content = answer
+            headers = _encoded(given)
+            if isinstance(content, bytes) and status not in STATUSES_WITHOUT_BODY:
+                headers.append(_length(content))
         except Exception as error:
             # Rendered here, so that it is checked against the contract like every response.
             return _failed(error, environ)
-        return status, _encoded(headers), content
+        return status, headers, content
 
 
 def _failed(error: Exception, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
@@ -176,12 +176,15 @@ def _failed(error: Exception, environ: dict[str, Any]) -> tuple[int, Headers, by
     # WSGI strings have one character per byte (PEP 3333).
     path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
     content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
-    headers["content-length"] = str(len(content))
-    return problem.entry.status, _encoded(headers), content
+    return problem.entry.status, [*_encoded(headers), _length(content)], content
 
 
 def _encoded(headers: Mapping[str, str]) -> Headers:
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def _length(content: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(content)
 
 
 async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:

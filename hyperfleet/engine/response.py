@@ -1,7 +1,19 @@
-"""Responses that come later than the handler returns, and use no resources meanwhile."""
+"""What handlers return: finished responses, and those that come later and use no resources meanwhile."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
+
+
+class Response(NamedTuple):
+    """A response.
+
+    :param headers: its headers but for the length
+    :param body: the whole body, or its pieces
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | Iterator[bytes]
 
 
 class Later(NamedTuple):
