@@ -14,6 +14,8 @@ class Aside:
         self.leaving: list[Callable[[], None]] = []
         # When the request stepped aside, by time.perf_counter(). None means that it has not.
         self.since: float | None = None
+        # Called if the client disconnects; set while the request has not begun, and would do so in vain.
+        self.gone: Callable[[], object] | None = None
 
     def step(self) -> None:
         """Gives up the request's deadline and slot."""

@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyperfleet import errors
 from hyperfleet.errors import Problem
-from hyperfleet.http.aside import ASIDE
+from hyperfleet.http.aside import ASIDE, Aside
 from hyperfleet.kinds import BASE
 
 # The path of the feed of changes.
@@ -89,7 +90,11 @@ class Fair:
             if len(self.working) < AT_ONCE:
                 self.working[place] = time.monotonic()
             else:
-                place = await self._turn(client or self._client(scope))
+                try:
+                    place = await self._turn(client or self._client(scope), scope[ASIDE])
+                except ClientDisconnect:
+                    # Whatever its request would cost is better spent on those that wait.
+                    return
             scope[ASIDE].leaving.append(leave)
             await self.app(scope, receive, send)
         finally:
@@ -106,9 +111,16 @@ class Fair:
         self._leave(greedy, turn)
         turn.set_exception(refusal)
 
-    async def _turn(self, client: Client) -> Turn:
+    async def _turn(self, client: Client, aside: Aside) -> Turn:
+        """Waits for a request's turn. Raises ClientDisconnect if the client goes away meanwhile."""
         loop = asyncio.get_running_loop()
         turn: Turn = loop.create_future()
+
+        def gone() -> None:
+            if not turn.done():
+                turn.set_exception(ClientDisconnect())
+
+        aside.gone = gone
         self.waiting.setdefault(client, deque()).append(turn)
         self._next()
         try:
@@ -119,6 +131,8 @@ class Fair:
                 self._next()
             self._leave(client, turn)
             raise
+        finally:
+            aside.gone = None
         return turn
 
     def _leave(self, client: Client, turn: Turn) -> None:

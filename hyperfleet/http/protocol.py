@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hyperfleet import errors
 from hyperfleet.auth.identity import request_id
 from hyperfleet.errors import Problem
+from hyperfleet.http.aside import ASIDE, Aside
 from hyperfleet.http.problems import render
 from hyperfleet.settings.catalogue import Settings
 
@@ -117,10 +118,14 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(GOODBYE, self.shutdown)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clocks."""
+        """Stops the clocks, and tells a request that waits for its turn."""
         self._stop_clock()
         self.resume_writing()
         super().connection_lost(exc)
+        scope: Any = self.cycle.scope if self.cycle is not None else {}
+        aside: Aside | None = scope.get(ASIDE)
+        if aside is not None and aside.gone is not None:
+            aside.gone()
 
     def data_received(self, data: bytes) -> None:
         """Parses received data, as long as it is within the limits."""

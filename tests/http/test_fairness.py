@@ -105,6 +105,27 @@ def test_clients_that_disconnect_while_queued_do_not_hold_up_later_requests(
             assert [api.get("/clusters").status_code for _ in range(10)] == [200] * 10
 
 
+@pytest.mark.usefixtures("one_place")
+def test_requests_whose_clients_disconnect_while_queued_are_dropped_at_once(
+    service: Service, database: str
+) -> None:
+    api = service(max_requests=6)
+    with ThreadPoolExecutor(32) as threads:
+        clients = Clients(api, threads)
+        with held(database):
+            first = clients.send("User-Agent", "first")
+            # Enough to fill all places three times, with requests that would change something.
+            for number in range(18):
+                with pytest.raises(requests.exceptions.ReadTimeout):
+                    body = {"kind": "Cluster", "name": f"late-{number}", "spec": {}}
+                    requests.post(f"{api.base}/clusters", json=body, timeout=0.05)
+            later = [clients.send("User-Agent", "later") for _ in range(5)]
+            assert not any(one.done() for one in [first, *later])
+        assert first.result().json()["total"] == 0
+        assert [one.result().status_code for one in later] == [200] * 5
+    assert api.get("/clusters").json()["total"] == 0
+
+
 def test_reports_waiting_for_a_row_lock_leave_room_for_reads(service: Service, database: str) -> None:
     api = service(max_requests=200, db_pool_size=8)
     cluster = api.cluster()
