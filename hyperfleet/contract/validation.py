@@ -3,11 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from connexion import utils
 from connexion.decorators.parameter import pythonic
 from connexion.middleware.abstract import RoutedAPI, RoutedMiddleware
 from connexion.operations import AbstractOperation
@@ -316,7 +315,9 @@ class Validation:
         """Passes on a valid request. Raises Problem for any other."""
         arguments = self.parameters.read(scope)
         if self.bodies:
-            kind, charset = _media_type(utils.extract_content_type(scope["headers"]) or "")
+            headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+            given = next((value for name, value in headers if name == b"content-type"), b"")
+            kind, charset = _media_type(given.decode("latin-1"))
             # As in Kubernetes, a body without a content type is taken for JSON.
             body = self.bodies.get(kind or next(iter(self.bodies)))
             if body is None or charset not in CHARSETS:

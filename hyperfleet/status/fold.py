@@ -162,20 +162,16 @@ def is_reconciled(status: Status) -> bool:
     return any(c["type"] == READY[1] and c["status"] == "True" for c in status["conditions"])
 
 
-# The members of a condition whose change is news.
-NEWS = ("type", "status", "reason", "observed_generation")
+def _news(condition: ResourceCondition) -> tuple[Any, ...]:
+    """Returns what of a condition is news if it changes."""
+    of = condition.get
+    return of("type"), of("status"), of("reason"), of("observed_generation")
 
 
 def same_but_for_times(before: Status, after: Status) -> bool:
     """Whether two statuses are the same except for times and messages."""
     old, new = before["conditions"], after["conditions"]
-    return (
-        before["phase"] == after["phase"]
-        and len(old) == len(new)
-        and all(
-            one.get(name) == two.get(name) for one, two in zip(old, new, strict=True) for name in NEWS
-        )
-    )
+    return before["phase"] == after["phase"] and [*map(_news, old)] == [*map(_news, new)]
 
 
 def _adapter(report: Report, status: str, says: Condition | None) -> Json:
