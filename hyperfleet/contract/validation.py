@@ -207,37 +207,39 @@ class Parameters:
     def read(self, scope: Scope) -> dict[str, Any]:
         """Returns the arguments for the handler. Raises Problem if a parameter breaks its schema."""
         found: list[Fault] = []
-        given = dict(self.defaults)
+        arguments = dict(self.defaults)
         if scope["query_string"] or self.queried:
-            found += self._of_query(QueryParams(scope["query_string"]), given)
+            found += self._of_query(QueryParams(scope["query_string"]), arguments)
         for one in self.path:
             text = scope["path_params"].get(one.name)
             wrong = [*(one.query_faults(text) if one.integer else one.faults(text))]
             found += wrong
             if one.integer and not wrong:
-                given[one.name] = one.value(text)
+                arguments[one.name] = one.value(text)
         if self.header:
             headers = Headers(scope=scope)
             for one in self.header:
                 found += one.faults(headers.get(one.name))
         if found:
             raise Problem(INVALID, faults=found)
-        return given
+        return arguments
 
-    def _of_query(self, query: QueryParams, given: dict[str, Any]) -> Iterator[Fault]:
-        known = list(self.query)
-        strange = ((name, value) for name, value in query.items() if name not in self.query)
-        for name, value in islice(strange, HINTED):
-            yield with_value(_unknown(name, known), value)
+    def _of_query(self, query: QueryParams, arguments: dict[str, Any]) -> Iterator[Fault]:
+        given: dict[str, list[str]] = {}
+        for name, value in query.multi_items():
+            given.setdefault(name, []).append(value)
+        strange = (name for name in given if name not in self.query)
+        for name in islice(strange, HINTED):
+            yield with_value(_unknown(name, list(self.query)), given[name][-1])
         for name, parameter in self.query.items():
-            values = query.getlist(name)
-            if len(values) > 1:
-                yield fault([name], "may be given once only", "unique")
+            values = given.get(name)
             if values:
+                if len(values) > 1:
+                    yield fault([name], "may be given once only", "unique")
                 found = list(parameter.query_faults(values[-1]))
                 yield from found
                 if not found and name in self.given:
-                    given[self.given[name]] = parameter.value(values[-1])
+                    arguments[self.given[name]] = parameter.value(values[-1])
             elif parameter.required:
                 yield fault([name], "is required", "required")
 

@@ -1,5 +1,6 @@
 """A page of a list: parameters, plan, statement and rows; its text is in :mod:`.body`."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, LiteralString, NamedTuple
 
@@ -287,7 +288,7 @@ def most(limit: int) -> int:
 
     A tenth is what the planner expects of a limit that it does not know.
     """
-    return next(number for number in MOST if number >= limit)
+    return MOST[bisect_left(MOST, limit)]
 
 
 def _total(wanted: Wanted, within: Within) -> str:
