@@ -56,11 +56,17 @@ def test_a_new_key_works_at_once_for_all_requests_that_arrive_during_its_fetch(
     assert len(keys.asked) == 2
 
 
-def test_a_new_key_works_at_once_even_during_a_fetch_of_keys_without_it(
-    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def renewed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets keys be renewed after 0.2 s, and a failed renewal be repeated after 0.1 s."""
     monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
     monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
+
+
+@pytest.mark.usefixtures("renewed_quickly")
+def test_a_new_key_works_at_once_even_during_a_fetch_of_keys_without_it(
+    start: Start, keys: KeyServer
+) -> None:
     api, new = start(), key_pair("two")
     assert ask(api, key_pair().token()).status_code == 200
     time.sleep(0.3)
@@ -101,11 +107,8 @@ def test_a_withdrawn_key_stops_working_within_a_minute(
     refused(ask(api, key_pair("two").token()), errors.UNKNOWN_KEY)
 
 
-def test_keys_in_use_are_renewed_before_they_are_stale(
-    start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
-    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
+@pytest.mark.usefixtures("renewed_quickly")
+def test_keys_in_use_are_renewed_before_they_are_stale(start: Start, keys: KeyServer) -> None:
     keys.pairs.append(key_pair("two"))
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
@@ -119,11 +122,10 @@ def test_keys_in_use_are_renewed_before_they_are_stale(
     refused(ask(api, key_pair().token()), errors.UNKNOWN_KEY)
 
 
+@pytest.mark.usefixtures("renewed_quickly")
 def test_a_failed_fetch_does_not_extend_the_life_of_a_withdrawn_key(
     start: Start, keys: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys_module, "RENEW_AFTER", 0.2)
-    monkeypatch.setattr(keys_module, "RETRY_EVERY", 0.1)
     keys.pairs.append(key_pair("two"))
     api = start()
     assert ask(api, key_pair().token()).status_code == 200
