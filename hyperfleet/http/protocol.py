@@ -30,6 +30,8 @@ GRACE = 2.0
 GOODBYE = 0.5
 # Seconds for a refused client to finish sending; if closed earlier, it would miss the response.
 LINGER = 2.0
+# Bytes of a body that is sent without being joined with its head.
+LARGE = 65_536
 # Methods whose operations all have a body.
 WRITING = ("POST", "PUT", "PATCH")
 # What a Host header may name: a host and a port, or nothing (RFC 9112, 3.2; RFC 3986, 3.2.2).
@@ -55,7 +57,8 @@ class _Joined:
         """Sends what was held back together with this, or holds this back until the loop runs."""
         if self.held:
             held, self.held = self.held, b""
-            self.transport.write(held + data)
+            # Joining them would copy a large body, which takes longer than sending them separately.
+            self.transport.writelines([held, data] if len(data) > LARGE else [held + data])
         else:
             self.held = data
             self.loop.call_soon(self.flush)

@@ -68,7 +68,10 @@ def changes(
 
 def linked(text: bytes, changes: str) -> bytes:
     """Returns the text of a page with the member ``changes`` added, which its entity tag ignores."""
-    return text[:-1] + f"{_member('changes', changes)}}}".encode() if changes else text
+    if not changes:
+        return text
+    # A slice would copy the page once more, which may be megabytes long.
+    return b"".join([memoryview(text)[:-1], f"{_member('changes', changes)}}}".encode()])
 
 
 def stream(page: Long, read: Callable[[list[str]], Mapping[str, bytes]]) -> Iterator[bytes]:
