@@ -66,8 +66,10 @@ test-fast: $(VENV)/dev.stamp ## Run the fast tests, which finish within a minute
 test-integration: $(VENV)/dev.stamp ## Run the tests; HYPERFLEET_TEST_DATABASE_URL names another PostgreSQL
 	$(PYTEST) $(ARGS)
 
-test-histories: $(VENV)/dev.stamp ## Test the status with 10,000 histories of reports instead of 500
+test-histories: $(VENV)/dev.stamp ## Test with 10,000 histories instead of 500, and ten times as many random requests
 	HYPERFLEET_TEST_HISTORIES=10000 $(BIN)/python -m pytest tests/status/test_fold_properties.py -k many_histories $(ARGS)
+	HYPERFLEET_TEST_MORE=10 $(BIN)/python -m pytest tests/contract/test_fuzz.py tests/handlers/test_tenants_model.py \
+		tests/resources/test_lifecycle_model.py $(ARGS)
 
 test-tools: $(VENV)/dev.stamp ## Install other tools (generators, Helm) and run the tests that need them
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory \

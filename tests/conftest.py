@@ -52,6 +52,8 @@ for name in [name for name in os.environ if name.startswith("PG") and name not i
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("repeatable")
+# How many times as many requests the fuzzing and the models send; beyond 1, other ones each time.
+MORE = int(os.environ.get("HYPERFLEET_TEST_MORE", "1"))
 
 # Client and service are threads of one process: a thread that has its response should not wait five
 # milliseconds for the other one to yield.

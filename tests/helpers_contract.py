@@ -182,10 +182,9 @@ def check(response: requests.Response, status: int = 200) -> Any:
 
 
 def _schema(response: requests.Response, schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns the schema of a body; without required members if the request selected fields."""
-    if not re.search(r"[?&]fields=", response.url) and "X-Default-Fields" not in response.headers:
-        return schema
-    return _partial(schema)
+    """Returns the schema of a body; without required members if the request left some out."""
+    chosen = re.search(r"[?&](fields=|total=none)", response.url)
+    return _partial(schema) if chosen or "X-Default-Fields" in response.headers else schema
 
 
 def _partial(node: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import psycopg
 import pytest
-from conftest import Api, migrated
+from conftest import MORE, Api, migrated
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -261,11 +261,11 @@ def test_random_callers_see_and_change_only_what_is_theirs(running: str) -> None
     run_state_machine_as_test(
         Isolation,
         settings=settings(
-            max_examples=30,
+            max_examples=30 * MORE,
             stateful_step_count=40,
             deadline=None,
             database=None,
-            derandomize=True,
+            derandomize=MORE == 1,
             suppress_health_check=list(HealthCheck),
         ),
     )

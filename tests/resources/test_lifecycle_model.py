@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import requests
 from alike import MERGE
-from conftest import Api
+from conftest import MORE, Api
 from helpers_contract import JSON, check
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -545,10 +545,10 @@ def test_the_service_agrees_with_the_model(
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=20,
+            max_examples=20 * MORE,
             stateful_step_count=40,
             deadline=None,
-            derandomize=True,
+            derandomize=MORE == 1,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
