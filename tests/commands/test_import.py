@@ -113,11 +113,11 @@ def test_a_cluster_that_became_available_between_two_imports_stays_available(
 ) -> None:
     original: Original = request.getfixturevalue(which)
 
-    def says(*rows: tuple[str, str, int, float]) -> None:
+    def says(*rows: tuple[str, str, int, float], created: float = 0) -> None:
         there = [
             {
                 **{"type": name, "status": status, "observed_generation": generation, "reason": "R"},
-                **{"created_time": shown(0), "last_updated_time": shown(8)},
+                **{"created_time": shown(created), "last_updated_time": shown(8)},
                 "last_transition_time": shown(minute),
             }
             for name, status, generation, minute in rows
@@ -143,12 +143,15 @@ def test_a_cluster_that_became_available_between_two_imports_stays_available(
     )
     original.report(A, "dns", observed_generation=2, last_report_time=at(8))
     original.report(A, "validator", observed_generation=1, last_report_time=at(3))
-    says((ready, "False", 2, 5), (available, "True", 1, 3))
+    says((ready, "False", 2, 5), (available, "True", 1, 3), created=2.5)
     take(database, original)
+    status = api.get(f"/clusters/{A}").json()["status"]
+    assert (status["phase"], status["last_transition_time"]) == ("NotReady", shown(5))
     found = conditions(api, A)
     for name in ("Available", "LastKnownReconciled"):
         assert (found[name]["status"], found[name]["observed_generation"]) == ("True", 1)
         assert found[name]["last_transition_time"] == shown(3)
+        assert found[name]["created_time"] == shown(0)
     for name in ("Ready", "Reconciled"):
         assert (found[name]["status"], found[name]["last_transition_time"]) == ("False", shown(5))
         assert found[name]["created_time"] == shown(0)
@@ -203,6 +206,33 @@ def test_a_second_import_changes_nothing(
     assert "clusters    0 new, 0 changed, 2 same, 0 removed" in output
     assert "reports     0 stored" in output
     assert state() == before
+
+
+def test_all_members_of_a_resource_that_changed_in_the_original_are_replaced(
+    newest: Original, api: Api, database: str
+) -> None:
+    fill(newest)
+    take(database, newest)
+    newest.conn.execute(
+        """UPDATE resources SET generation = 4, spec = '{"nodes": 9}', updated_time = %s,
+               updated_by = 'eve', deleted_time = %s, deleted_by = 'dan' WHERE id = %s""",
+        [at(6), at(5), A],
+    )
+    newest.conn.execute("DELETE FROM resource_labels WHERE key = 'tier' AND resource_id = %s", [A])
+    newest.conn.execute("UPDATE resource_labels SET value = 'dev' WHERE resource_id = %s", [A])
+    output = take(database, newest)
+    assert "clusters    0 new, 1 changed, 1 same, 0 removed" in output
+    assert "reports     0 stored" in output
+    cluster = api.get(f"/clusters/{A}").json()
+    assert (cluster["labels"], cluster["spec"], cluster["generation"]) == (
+        {"env": "dev"},
+        {"nodes": 9},
+        4,
+    )
+    assert (cluster["updated_time"], cluster["updated_by"]) == (shown(6), "eve")
+    assert (cluster["deleted_time"], cluster["deleted_by"]) == (shown(5), "dan")
+    for search, total in (("env='dev'", 1), ("env='prod'", 0), ("tier='gold'", 0)):
+        assert api.get(f"/clusters?search=labels.{search}").json()["total"] == total, search
 
 
 def rule(folder: Path, when: str, message: str) -> Path:
@@ -318,6 +348,25 @@ def test_a_cluster_being_deleted_is_imported_as_such_and_its_deletion_completes_
     assert api.report(pool, "np", observed_generation=2, conditions=done).status_code == 201
     assert api.get(f"/nodepools/{P}").status_code == 404
     assert api.get(f"/clusters/{A}").status_code == 404
+
+
+def test_an_import_completes_the_statuses_of_marked_clusters_that_a_killed_one_left(
+    newest: Original, api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    marked = {"deleted_time": at(3), "deleted_by": "eve@example.com"}
+    newest.cluster(A, "leaving", **marked)
+    newest.node_pool(P, "workers", A, **marked)
+    done = [{"type": "Finalized", "status": "True"}, {"type": "Available", "status": "False"}]
+    newest.report(A, "dns", conditions=done)
+
+    def messages() -> list[str]:
+        return [conditions(api, A)[name]["message"] for name in ("Ready", "Reconciled")]
+
+    take(database, newest)
+    assert messages() == ["Resources still belonging or referring to it: 1."] * 2
+    sql.execute("UPDATE clusters SET status = replace(status::text, 'belonging', 'b')::jsonb")
+    assert "clusters    0 new, 0 changed, 1 same" in take(database, newest)
+    assert messages() == ["Resources still belonging or referring to it: 1."] * 2
 
 
 def test_everything_that_cannot_be_imported_is_reported_with_the_reason(

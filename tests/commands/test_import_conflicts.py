@@ -9,7 +9,7 @@ import declared_kinds
 import psycopg
 import psycopg.sql
 from conftest import Api
-from imports import A, B, C, D, P, Q, empty, fill, first, newest, take
+from imports import A, B, C, D, P, Q, R, empty, fill, first, newest, take
 from original import Original, at
 from process import Serving, run
 
@@ -127,6 +127,23 @@ def test_resources_referred_to_here_are_not_removed(
         assert "node pools  0 new, 0 changed, 0 same, 1 removed" in output
 
 
+def test_a_dry_run_takes_into_account_what_the_import_would_remove(
+    newest: Original, api: Api, database: str
+) -> None:
+    fill(newest)
+    take(database, newest)
+    newest.conn.execute("DELETE FROM resources WHERE id = ANY(%s)", [[B, Q]])
+    newest.cluster(C, "stage")
+    newest.node_pool(R, "below-what-is-gone", B)
+    dry = take(database, newest, "--dry-run", code=3)
+    assert api.get(f"/clusters/{B}").status_code == 200
+    real = take(database, newest, code=3)
+    assert dry.splitlines()[2:] == real.splitlines()[2:]
+    assert "clusters    1 new, 0 changed, 1 same, 1 removed" in real
+    assert f"node pool {R} 'below-what-is-gone': its cluster {B} is not here" in real
+    assert api.get(f"/clusters/{C}").json()["name"] == "stage"
+
+
 def test_the_newer_report_counts_wherever_it_came_from(first: Original, api: Api, database: str) -> None:
     fill(first)
     take(database, first)
@@ -135,14 +152,24 @@ def test_the_newer_report_counts_wherever_it_came_from(first: Original, api: Api
     assert api.report(cluster, "dns", observed_generation=3, conditions=bad).status_code == 201
     first.conn.execute(
         "UPDATE adapter_statuses SET last_report_time = %s, updated_time = now(),"
-        " data = '{\"new\": 1}' WHERE resource_id = %s",
+        " data = '{\"new\": 1}', metadata = '{\"n\": 2}' WHERE resource_id = %s",
         [at(4), A],
     )
     assert "reports     1 stored" in take(database, first)
     reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
     assert reports["dns"]["conditions"][0]["status"] == "False"
-    assert reports["validator"]["data"] == {"new": 1}
+    assert (reports["validator"]["data"], reports["validator"]["metadata"]) == ({"new": 1}, {"n": 2})
     assert api.get(f"/clusters/{A}").json()["status"]["phase"] == "NotReady"
+    # A report about a newer generation counts as newer, whatever its time.
+    for generation, stored in ((2, 0), (4, 1)):
+        first.conn.execute(
+            "UPDATE adapter_statuses SET observed_generation = %s, last_report_time = %s"
+            " WHERE resource_id = %s AND adapter = 'dns'",
+            [generation, at(10_000_000 if generation == 2 else 5), A],
+        )
+        assert f"reports     {stored} stored" in take(database, first), generation
+    reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
+    assert reports["dns"]["observed_generation"] == 4
 
 
 def test_a_change_without_a_new_time_is_imported_unless_the_copy_here_was_changed(

@@ -139,9 +139,11 @@ def another(original: Original, *, newest: bool) -> Iterator[Original]:
 def test_another_original_at_the_same_address_removes_nothing_of_the_first(
     newest: Original, database: str, sql: psycopg.Connection
 ) -> None:
-    for number in range(1, 6):
+    for number in range(1, 7):
         newest.cluster(uid(number), f"eu-{number}")
     take(database, newest)
+    newest.conn.execute("DELETE FROM resources WHERE name = 'eu-6'")
+    assert "1 removed" in take(database, newest)
     with another(newest, newest=True) as other:
         other.cluster(uid(77), "us-1")
         # What both have counts as imported from the last one.

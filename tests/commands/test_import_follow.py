@@ -108,6 +108,23 @@ def test_follow_survives_a_transaction_timeout(
 
 
 @pytest.mark.slow
+def test_follow_no_longer_reports_what_the_original_no_longer_has(
+    first: Original, database: str
+) -> None:
+    fill(first)
+    first.cluster(C, "Not_A_Name")
+    following = Following("--from-database", first.conninfo, "--database-url", database)
+    try:
+        following.until(lambda: any("1 not imported" in line for line in following.lines))
+        first.conn.execute("DELETE FROM clusters WHERE id = %s", [C])
+        following.until(lambda: any(", 0 not imported" in line for line in following.lines))
+        assert all(" changes: " in line for line in following.lines[2:]), following.lines
+        assert following.stop() == 0, following.lines
+    finally:
+        following.process.kill()
+
+
+@pytest.mark.slow
 def test_follow_lets_a_name_pass_from_a_deleted_cluster_to_a_new_one(
     first: Original, api: Api, database: str
 ) -> None:

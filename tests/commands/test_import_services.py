@@ -271,6 +271,37 @@ def test_remove_most_allows_an_import_to_remove_most_resources(
     assert numbers_of(sql) == (30, 0)
 
 
+def test_half_of_an_import_may_be_gone_from_a_service(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    ask(database, url)
+    service.clusters = service.clusters[:60]
+    assert "0 new, 0 changed, 60 same, 60 removed" in ask(database, url)
+    assert numbers_of(sql) == (60, 50)
+    service.clusters = service.clusters[:29]
+    assert "29 same, 0 removed" in ask(database, url, code=3)
+    assert numbers_of(sql) == (60, 50)
+
+
+def test_a_resource_that_slips_to_another_page_while_a_list_is_read_is_not_removed(
+    fleet: tuple[Service, str], database: str
+) -> None:
+    service, url = fleet
+    ask(database, url)
+
+    def over(path: str, query: dict[str, str]) -> Any:
+        # One of the first page is removed after that was read: the first of the second page moves there.
+        if path == "/clusters" and query["page"] == "2" and len(service.clusters) == 120:
+            del service.clusters[77]
+        return None
+
+    service.over = over
+    assert "clusters    0 new, 0 changed, 119 same, 0 removed" in ask(database, url)
+    # The removed one had been listed, so that only the next import misses it.
+    assert "clusters    0 new, 0 changed, 119 same, 1 removed" in ask(database, url)
+
+
 def test_resources_read_over_the_api_are_not_all_held_in_memory(fleet: tuple[Service, str]) -> None:
     service, url = fleet
     service.clusters = [there(number, spec={"large": "x" * 20_000}) for number in range(3000)]
