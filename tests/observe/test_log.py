@@ -1,9 +1,11 @@
 """The log: JSON objects for machines, text for people, and no secrets in either."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from datetime import datetime
@@ -162,6 +164,66 @@ def test_values_named_like_secrets_are_hidden_in_any_notation() -> None:
     assert secrets.hide("host=x password=y port=1") == "host=x password=*** port=1"
     assert secrets.value("ocm_token", "x") == "***"
     assert secrets.hide("tokens of this issuer are accepted") == "tokens of this issuer are accepted"
+
+
+# Logs as the service does, and waits for a line before each but the first of its statements.
+LOGS = """
+import logging, sys
+from hyperfleet.observe import log
+log.configure("info", sys.argv[1], ("password",), sys.stdout)
+for statement in sys.argv[2:]:
+    exec(statement)
+    print("done", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_each_event_is_one_line_without_secrets_in_both_formats(form: str) -> None:
+    command = [sys.executable, "-c", LOGS, form, r"logging.error('a\nb\rc password=sesame d')"]
+    done = subprocess.run(command, capture_output=True, text=True, input="\n", check=True, env=CLEAN)
+    [line] = done.stdout.splitlines()
+    assert "a\\nb\\rc password=*** d" in line
+
+
+def test_a_line_that_was_cut_off_is_ended_and_counts_as_lost() -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 16)
+    # The seventh does not fit in.
+    statements = ["for _ in range(10): logging.error('x' * 10_000)", "logging.error('after')"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOGS, "json", *statements],
+        **{"stdout": writing, "stdin": subprocess.PIPE, "stderr": subprocess.PIPE},
+        **{"text": True, "env": CLEAN},
+    )
+    os.close(writing)
+    with process, os.fdopen(reading) as output:
+        assert process.stderr and process.stdin
+        assert process.stderr.readline() == "done\n"
+        text = os.read(reading, 1 << 17).decode()
+        process.stdin.write("\n\n")
+        process.stdin.close()
+        lines = (text + output.read()).splitlines()
+    assert [json.loads(line)["message"] for line in lines[:6] + lines[7:]] == [
+        *["x" * 10_000] * 6,
+        "4 lines were lost: nobody read them",
+        "after",
+    ]
+
+
+def test_libraries_log_warnings_only_at_each_level_that_shows_them() -> None:
+    say = "[logging.getLogger('asyncio').{}('of %s', log.logging.root.level) for _ in '.']"
+    statements = [
+        *("log.change_level(-5)", say.format("warning"), "log.change_level(5)", say.format("info")),
+        *(say.format("warning"), "log.change_level(-1)", say.format("warning")),
+    ]
+    command = [sys.executable, "-c", LOGS, "json", *statements]
+    done = subprocess.run(command, capture_output=True, text=True, input="\n" * 7, check=True, env=CLEAN)
+    said = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+    assert said == [
+        *("the log level is now error", "the log level is now debug", "of 10"),
+        *("the log level is now info", "of 20"),
+    ]
 
 
 def test_slow_statements_are_logged_by_name_and_sampling_never_omits_errors(
