@@ -388,6 +388,9 @@ def test_flags_of_both_generations_of_the_original_are_accepted() -> None:
         "db_password": "***",
     }
     assert {name: found[name]["value"] for name in expected} == expected
+    assert shown("--api-server-bindaddress=[::1]:8001")["host"]["value"] == "::1"
+    # The value of a flag is not translated, whatever it looks like.
+    assert shown("--db-name", "-v", "--port=1")["db_name"]["value"] == "-v"
     told = run_here("config", "--db-debug", "--sentry-url", "x", "--port=1").stdout
     assert "--db-debug has no effect here: see --log-level=debug" in told
     assert "--sentry-url has no effect here" in told

@@ -167,6 +167,15 @@ def test_whole_numbers_can_be_written_the_way_helm_writes_large_ones(tmp_path: P
     assert "not a whole number" in refused(f"--config={yaml}")
 
 
+def test_durations_can_be_written_as_in_go_with_blanks_around_them() -> None:
+    for text, seconds in (("250ms", 0.25), ("1.5s", 1.5), (" 1m30s ", 90), ("1h", 3600), ("2", 2)):
+        assert chosen(f"--request-timeout={text}")["request_timeout"] == seconds, text
+
+
+def test_blanks_and_duplicates_in_lists_of_names_are_ignored() -> None:
+    assert chosen("--jwt-audiences=a, b ,,a")["jwt_audiences"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["-dns", "dns-", "a b", "dns/x", "dns'", "ü", "a" * 129, "dns\n"])
 def test_required_adapters_must_be_valid_names_of_adapters(name: str) -> None:
     for kind in ("cluster", "nodepool"):
@@ -245,10 +254,12 @@ def test_an_unusable_url_is_reported_without_its_password() -> None:
     ],
 )
 def test_an_invalid_database_url_is_rejected_without_showing_its_password(url: str) -> None:
-    for given in ({"HYPERFLEET_DATABASE_URL": url}, {}):
-        said = refused(*([] if given else [f"--database-url={url}"]), **given)
-        assert "--database-url" in said
-        assert "hush" not in said
+    for name in ("--database-url", "--read-database-url"):
+        variable = "HYPERFLEET_" + name[2:].replace("-", "_").upper()
+        for arguments, given in (([f"{name}={url}"], {}), ([], {variable: url})):
+            said = refused("--db-host=h", *arguments, **given)
+            assert f" {name}" in said
+            assert "hush" not in said
 
 
 def test_a_rejected_value_is_reported_with_its_source(tmp_path: Path) -> None:
@@ -298,6 +309,8 @@ def test_a_setting_given_twice_in_a_yaml_file_is_rejected_or_the_ignored_name_re
         assert read_file(config).told == [
             f"{config}: server.port has no effect here: port is already set under another name"
         ]
+    config.write_text("port: 2\nserver: {port: 2}")
+    assert read_file(config).told == []
 
 
 def test_a_broken_yaml_file_is_reported_by_line_without_its_contents(tmp_path: Path) -> None:
