@@ -26,8 +26,8 @@ from hyperfleet.settings.tenancy import Dimension
 SECRET = ("db_password", "ocm_client_secret")
 # Parts of a connection string that may be secret; ``options`` may set anything in PostgreSQL.
 WORDS = ("password", "sslpassword", "options", "oauth_client_secret", "scram_client_key")
-# The part of a URL before its password.
-IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
+# The password in a URL, which ends at the last @, after what precedes it.
+IN_URL = re.compile(r"(://[^/@\s:]*:)[^/\s]*(?=@)")
 
 
 @options.options()

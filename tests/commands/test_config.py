@@ -52,6 +52,7 @@ def test_each_setting_is_shown_with_its_source_and_without_secrets(tmp_path: Pat
         ["--jwk-cert-url=https://user:sesame@keys/certs"],
         ["--jwt-issuers=https://one=https://user:sesame@keys/certs"],
         ["--ocm-base-url=https://:sesame@ocm"],
+        ["--jwk-cert-url=https://user:open@sesame@keys/certs"],
     ):
         assert "sesame" not in str(shown(*arguments)), arguments
 
