@@ -65,7 +65,7 @@ def _is_link(name: str, value: str) -> bool:
 
 def strange_variables(environment: Mapping[str, str]) -> list[tuple[int, str]]:
     """Returns the variables that look like settings but are not, as levels and lines for the log."""
-    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "COMMIT", "FROM_DATABASE"]
+    known = [name.upper() for name in DECLARED] + ["CONFIG", "TOKEN", "URL", "COMMIT", "FROM_DATABASE"]
     lines = []
     for variable in sorted(environment):
         if not variable.upper().startswith("HYPERFLEET_") or variable == FOR_TESTS:

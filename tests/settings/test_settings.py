@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from click.testing import CliRunner, Result
 from process import CLEAN, Serving, run
 
 from hyperfleet.auth.remote import check_url
+from hyperfleet.cli import main
 from hyperfleet.commands import options
+from hyperfleet.commands.schema import schema_group
 from hyperfleet.errors import ConfigurationError
 from hyperfleet.settings.file import read_file
 
@@ -136,6 +139,15 @@ def test_an_unknown_variable_causes_a_warning_with_the_nearest_name() -> None:
     assert "meant" not in parse(HYPERFLEET_XYZZY="1").output
     assert "HYPERFLEET_XYZZY is ignored" in parse(HYPERFLEET_XYZZY="1").output
     assert "ignored" not in parse(HYPERFLEET_TEST_DATABASE_URL="x", HYPERFLEET_LOG_LEVEL="info").output
+
+
+def test_a_variable_of_any_command_causes_no_warning_in_others() -> None:
+    commands = [main, *main.commands.values(), *schema_group.commands.values()]
+    given = [one.envvar or () for command in commands for one in command.params]
+    names = [name for one in given for name in ([one] if isinstance(one, str) else one)]
+    assert {"HYPERFLEET_URL", "HYPERFLEET_TOKEN", "HYPERFLEET_PORT"} <= {*names}
+    found = options.strange_variables(dict.fromkeys(names, "x"))
+    assert [line for level, line in found if level > logging.INFO] == []
 
 
 @pytest.mark.slow
