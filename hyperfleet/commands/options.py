@@ -282,7 +282,7 @@ def sources() -> dict[str, str]:
     found = {}
     for name in FIELDS:
         held = f"{name}_file"
-        better = held in FILED and _rank(ctx, held) < _rank(ctx, name)
+        better = held in FILED and _rank(ctx, held) <= _rank(ctx, name)
         found[name] = _source(ctx, held if better else name)
     for entity in ctx.meta.get(ENTITIES, ()):
         found["entities"] = str(ctx.meta[FROM])

@@ -35,6 +35,10 @@ def test_each_setting_is_shown_with_its_source_and_without_secrets(tmp_path: Pat
     assert found["write_timeout"] == {"value": 30, "from": "default"}
     assert found["db_password"] == {"value": "***", "from": "--db-password-file"}
     assert found["ocm_client_secret"] == {"value": "***", "from": "HYPERFLEET_OCM_CLIENT_SECRET"}
+    assert shown()["db_password"] == {"value": "", "from": "default"}
+    # An empty value leaves it to the file, which is then where the value comes from.
+    both = shown("--db-password=", f"--db-password-file={secret}")["db_password"]
+    assert both == {"value": "***", "from": "--db-password-file"}
     table = run_here("config", *arguments, env=env).stdout
     assert "sesame" not in table
     assert [line.split() for line in table.splitlines() if line.startswith("port ")] == [
