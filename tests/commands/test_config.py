@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from process import Serving, run, run_here
+from psycopg.pq import Conninfo
 
 from hyperfleet.commands import options
 
@@ -49,7 +50,11 @@ def test_each_setting_is_shown_with_its_source_and_without_secrets(tmp_path: Pat
     url = shown("--database-url=postgresql://u:sesame@h:1/d?sslmode=require")["database_url"]["value"]
     assert "sesame" not in url
     assert "host=h" in url
+    # Newer versions of libpq have these.
+    keywords = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    newer = {"oauth_client_secret", "scram_client_key"} & keywords
     for arguments in (
+        *([f"--database-url=host=h {name}=sesame"] for name in newer),
         ["--database-url=postgresql://u:x@h:1/d?sslpassword=sesame&sslkey=k"],
         ["--database-url=host=h options='-c a.b=sesame'"],
         ["--database-url=host=h", "--read-database-url=host=h password=sesame"],
@@ -528,6 +533,9 @@ def test_tenants_can_be_enabled_by_variables_and_by_flags() -> None:
 
 def test_a_check_tells_whether_a_start_would_succeed(database: str, tmp_path: Path) -> None:
     good = run_here("config", "--check", "--no-auth", f"--database-url={database}")
+    assert (good.returncode, good.stdout) == (0, "The service would start.\n")
+    free = [f"--{name}=0" for name in ("port", "health-port", "metrics-port")]
+    good = run_here("config", "--check", "--no-auth", f"--database-url={database}", *free)
     assert (good.returncode, good.stdout) == (0, "The service would start.\n")
     broken = tmp_path / "schema.yaml"
     broken.write_text("openapi: 2")

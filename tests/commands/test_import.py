@@ -235,6 +235,16 @@ def test_all_members_of_a_resource_that_changed_in_the_original_are_replaced(
         assert api.get(f"/clusters?search=labels.{search}").json()["total"] == total, search
 
 
+def test_of_two_clusters_with_one_name_the_one_being_deleted_is_not_imported(
+    newest: Original, api: Api, database: str
+) -> None:
+    newest.cluster(A, "same", deleted_time=at(3))
+    newest.cluster(B, "same")
+    output = take(database, newest, code=3)
+    assert f"cluster {A} 'same': its name is that of {B}" in output
+    assert [one["id"] for one in api.get("/clusters").json()["items"]] == [B]
+
+
 def rule(folder: Path, when: str, message: str) -> Path:
     """A settings file with a rule that gives clusters the condition ``Seen``."""
     said = {"status": '"True"', "reason": '"Seen"', "message": message}
@@ -452,9 +462,10 @@ def test_ids_of_december_2025_become_uuids_with_derive_ids(
     assert api.patch(f"/clusters/{ksuid(1)}", json={"labels": {"a": "b"}}).status_code == 200
     assert api.get(f"/clusters/{ksuid(3)}").status_code == 404
     # Without the option, no old id is imported, and nothing imported before is removed.
-    first.cluster(A, "with-a-uuid")
+    first.cluster(A.upper(), "with-a-uuid")
     output = take(database, first, code=3)
     assert "clusters    1 new, 0 changed, 0 same, 0 removed" in output
+    assert api.get(f"/clusters/{A}").json()["labels"] == {"team": "a"}
     assert api.get("/clusters").json()["total"] == 2
 
 

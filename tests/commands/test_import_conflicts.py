@@ -155,7 +155,9 @@ def test_the_newer_report_counts_wherever_it_came_from(first: Original, api: Api
         " data = '{\"new\": 1}', metadata = '{\"n\": 2}' WHERE resource_id = %s",
         [at(4), A],
     )
-    assert "reports     1 stored" in take(database, first)
+    output = take(database, first)
+    assert "clusters    0 new, 1 changed, 1 same, 0 removed" in output
+    assert "reports     1 stored" in output
     reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
     assert reports["dns"]["conditions"][0]["status"] == "False"
     assert (reports["validator"]["data"], reports["validator"]["metadata"]) == ({"new": 1}, {"n": 2})

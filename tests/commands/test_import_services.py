@@ -302,6 +302,56 @@ def test_a_resource_that_slips_to_another_page_while_a_list_is_read_is_not_remov
     assert "clusters    0 new, 0 changed, 119 same, 1 removed" in ask(database, url)
 
 
+def test_the_links_of_a_service_are_followed_where_it_has_any(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+
+    def over(path: str, query: dict[str, str]) -> Any:
+        if path != "/clusters":
+            return None
+        # Pages by number would repeat and skip items.
+        if query.get("continue") != "x":
+            items = service.clusters[int(query["page"]) - 1 :][:100]
+            return listed(items, 120, next=f"{BASE}/clusters?continue=x")
+        return listed(service.clusters[100:], 120)
+
+    service.over = over
+    assert "clusters    120 new" in ask(database, url)
+    assert numbers_of(sql) == (120, 50)
+
+
+def test_of_two_clusters_with_one_name_the_one_being_deleted_is_not_imported_over_the_api(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    marked = {"deleted_time": shown(1), "deleted_by": "a"}
+    service.clusters = [there(1, name="same", **marked), there(2, name="same"), there(3, **marked)]
+    service.pools = []
+    output = ask(database, url, code=3)
+    assert f"cluster {uid(1)} 'same': its name is that of {uid(2)}" in output
+    assert numbers_of(sql) == (2, 0)
+
+
+def test_a_list_that_shifts_while_it_is_read_is_read_again_and_each_item_imported_once(
+    fleet: tuple[Service, str], database: str, sql: psycopg.Connection
+) -> None:
+    service, url = fleet
+    reads: list[str] = []
+
+    def over(path: str, query: dict[str, str]) -> Any:
+        if path != "/clusters" or query["page"] != "2":
+            return None
+        reads.append(path)
+        # At first, only the ids are read.
+        return listed(service.clusters[101:], 120) if len(reads) == 2 else None
+
+    service.over = over
+    assert "clusters    120 new" in ask(database, url)
+    assert len(reads) == 3
+    assert numbers_of(sql) == (120, 50)
+
+
 def test_resources_read_over_the_api_are_not_all_held_in_memory(fleet: tuple[Service, str]) -> None:
     service, url = fleet
     service.clusters = [there(number, spec={"large": "x" * 20_000}) for number in range(3000)]

@@ -17,6 +17,7 @@ from hyperfleet.cli import main
 from hyperfleet.commands import options
 from hyperfleet.commands.schema import schema_group
 from hyperfleet.errors import ConfigurationError
+from hyperfleet.settings.catalogue import Settings
 from hyperfleet.settings.file import read_file
 
 
@@ -351,6 +352,15 @@ def test_an_unknown_name_in_a_yaml_file_or_in_lower_case_gets_a_hint(tmp_path: P
     for name in ("hyperfleet_port", "Hyperfleet_Port"):
         output = parse(**{name: "9"}).output
         assert f"{name} is ignored: there is no such setting; did you mean HYPERFLEET_PORT?" in output
+
+
+def test_settings_contradict_each_other_only_if_they_have_an_effect() -> None:
+    options.check(Settings(read_database_url="host=b", db_host="a"))
+    options.check(Settings(enable_authz=True, enable_jwt=False, no_auth=True))
+    with pytest.raises(ConfigurationError, match="name their primary with --database-url"):
+        options.check(Settings(read_database_url="host=b"))
+    with pytest.raises(ConfigurationError, match="--enable-authz needs verified callers"):
+        options.check(Settings(enable_authz=True, enable_jwt=False))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "-inf", "1e10", "3600.5", "x", ""])
