@@ -73,7 +73,7 @@ class Item:
     :param reports: by adapter, as for the computation of its status
     :param texts: the JSON of the reports' ``data`` and ``metadata``, by adapter
     :param children: as in :class:`Raw`
-    :param fingerprint: a hash of all that was read of it
+    :param fingerprint: a hash of what was read of it, of its reports, and of how it is converted
     :param before: its status at the source, as far as the computation of the new one needs it
     :param refusals: the parts of it that are not imported
     """
@@ -196,7 +196,7 @@ class Rows:
 
     def fingerprint(self, raw: Raw) -> str:
         """Returns a hash of a resource, its reports, and how it is converted."""
-        whole = [self.derive, raw.members, raw.spec, *raw.reports, raw.children]
+        whole = [self.derive, raw.members, raw.spec, *raw.reports]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(whole))
 
     def id(self, old: str) -> str:

@@ -153,7 +153,7 @@ MARKED = (
 class Known(NamedTuple):
     """What is recorded of a resource's last import.
 
-    :param fingerprint: a hash of all that was read; empty if it must be read again
+    :param fingerprint: as in :class:`Item`; empty if it must be read again
     :param content: a hash of the resource itself
     :param age: its age, which is the same here unless it was changed here
     """
