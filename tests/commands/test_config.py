@@ -219,6 +219,11 @@ def test_issuers_named_by_two_settings_are_rejected(tmp_path: Path) -> None:
     refused = run_here("config", "--jwt-issuers=a", env={"HYPERFLEET_JWT_CONFIGS": given})
     said = " ".join(refused.stdout.split())
     assert "--jwt-configs (HYPERFLEET_JWT_CONFIGS) and --jwt-issuers both name issuers" in said
+    # One issuer may send its tokens in two headers.
+    configs = [ONE, {**ONE, "header": "X-A", "identity_claim_pattern": " a "}]
+    found = shown(f"--jwt-configs={json.dumps(configs)}")["jwt_configs"]["value"]
+    assert [one["header"] for one in found] == ["Authorization", "X-A"]
+    assert found[1]["identity_claim_pattern"] == " a "
     # An empty list is no contradiction.
     file.write_text("server: {jwt: {configs: []}}")
     assert shown(f"--config={file}", "--jwt-issuers=a")["jwt_issuers"]["value"] == ["a"]

@@ -12,7 +12,7 @@ import psycopg
 import psycopg.sql
 import pytest
 from conftest import Api, migrated
-from imports import A, B, C, D, P, R, S, empty, fill, first, newest, numbers, take
+from imports import A, B, C, D, P, Q, R, S, empty, fill, first, newest, numbers, take
 from original import Original, at, ksuid, shown, uid
 from process import CLEAN, HYPERFLEET, run
 from psycopg.types.json import Jsonb
@@ -615,3 +615,14 @@ def test_resources_of_tenants_are_imported_only_with_tenant_enabled(
     counted = "SELECT table_name, sum(difference) FROM tenant_counts GROUP BY table_name ORDER BY 1"
     assert sql.execute(counted).fetchall() == [("clusters", 2), ("node_pools", 1)]
     assert "2 same" in take(database, newest, "--tenant-enabled", code=3)
+
+
+def test_names_of_node_pools_are_unique_within_their_cluster_whatever_their_tenant(
+    newest: Original, api: Api, database: str
+) -> None:
+    for cluster, name, pool in ((A, "one", P), (B, "two", Q)):
+        newest.cluster(cluster, name, tenancy={"org": "a"})
+        newest.node_pool(pool, "workers", cluster, tenancy={"org": "a"})
+    output = take(database, newest, "--tenant-enabled")
+    assert "node pools  2 new" in output
+    assert api.get("/nodepools").json()["total"] == 2

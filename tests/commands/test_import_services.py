@@ -76,7 +76,11 @@ REPORT = {
             **{"adapter": "dns-adapter", "type": "Ready", "status": "True", "observed_generation": 1},
             **{"reason": "Done", "message": "", "created_at": "2025-11-17T15:04:05Z"},
             "updated_at": "2025-11-17T15:14:05Z",
-        }
+        },
+        {
+            **{"adapter": "dns-adapter", "type": "Health", "status": "True", "observed_generation": 1},
+            **{"created_at": "2025-11-17T15:05:05Z", "updated_at": "2025-11-17T15:06:05Z"},
+        },
     ],
 }
 
@@ -366,6 +370,18 @@ def test_resources_read_over_the_api_are_not_all_held_in_memory(fleet: tuple[Ser
     assert peak < 45e6, "all of them take 60 MB"
 
 
+def test_clusters_being_deleted_are_read_with_the_number_of_their_node_pools(
+    fleet: tuple[Service, str],
+) -> None:
+    service, url = fleet
+    service.clusters = [there(1, deleted_time=shown(1)), there(2)]
+    service.over = lambda path, _: listed([there(1, 1)]) if path.endswith("/nodepools") else None
+    with Source(url, "").look(None, ()) as look:
+        [batch] = look.batches("Cluster")
+    # Otherwise they would be reconciled until their node pools are imported.
+    assert [(raw.id, raw.children) for raw in batch] == [(uid(2), 0), (uid(1), 1)]
+
+
 def test_missing_reports_of_an_existing_resource_are_reported(
     fleet: tuple[Service, str], database: str, sql: psycopg.Connection
 ) -> None:
@@ -429,6 +445,8 @@ DEEP = b"[" * 300_000 + b"]" * 300_000
         ),
         ([there(1, spec={"a": "\ud800"})], 3, "its spec holds a character that PostgreSQL cannot"),
         ([there(1, spec={"a": {"b": "\ud800"}})], 3, "'c1': its spec holds a character"),
+        # Appended to the address, it would lead to another server, with the token.
+        ({**listed([there(1)]), "next": "@elsewhere/"}, 1, "/clusters links to somewhere else."),
         ("many", 1, "/clusters has no total."),
         ([1], 1, "/clusters has no total."),
         (b'{"items": [{"id": "x", "spec": ' + DEEP + b'}], "total": 1}', 1, "JSON of too many levels."),

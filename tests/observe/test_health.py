@@ -14,6 +14,7 @@ from issuer import KeyServer, key_pair, key_set
 from older import end_others
 from own_server import own_server
 from process import CLEAN, HYPERFLEET, Serving, free_port
+from psycopg.conninfo import make_conninfo
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,18 @@ def test_readyz_verbose_lists_each_check_with_its_state_and_age(
             503,
             {**good, "writable": "read-only", f"keys {keys.url}": "ok"},
         )
+        # Nothing is known of a database that cannot be reached.
+        with psycopg.connect(make_conninfo(database, dbname="postgres"), autocommit=True) as other:
+            allow = psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+            other.execute(allow.format(name, psycopg.sql.SQL("false")))
+            try:
+                end_others(sql)
+                code, found = checks(server)
+            finally:
+                other.execute(allow.format(name, psycopg.sql.SQL("true")))
+        assert code == 503
+        assert found["database"] not in ("ok", "read-only")
+        assert (found["writable"], found["migrations"]) == ("unknown", "unknown")
 
 
 def test_a_broken_key_file_is_reported_until_it_is_repaired(database: str, tmp_path: Path) -> None:

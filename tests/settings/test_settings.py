@@ -322,7 +322,7 @@ def test_a_setting_given_twice_in_a_yaml_file_is_rejected_or_the_ignored_name_re
         assert read_file(config).told == [
             f"{config}: server.port has no effect here: port is already set under another name"
         ]
-    config.write_text("port: 2\nserver: {port: 2}")
+    config.write_text("port: 8001\nserver: {port: 8001}")
     assert read_file(config).told == []
 
 
