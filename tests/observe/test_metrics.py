@@ -222,6 +222,12 @@ def test_the_gauges_of_the_fleet_are_read_once_for_all_workers(database: str) ->
         assert everything[-1][asked] == scraped(server)[asked] == 1
         pending = sample("hyperfleet_api_resource_pending_reconciliation", "cluster", "false")
         assert [one[pending] for one in everything[32:]] == [1] * 32
+        # What is not a sum over the workers.
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        found = re.search(r"Max open files +(\d+)", limits)
+        assert found
+        assert everything[-1]["process_max_fds"] == int(found[1])
+        assert time.time() - 300 < everything[-1]["process_start_time_seconds"] <= time.time()
 
 
 def test_a_worker_that_dies_is_counted_as_a_restart(database: str) -> None:
