@@ -66,7 +66,7 @@ class Counts:
         for kind, numbers in other.of.items():
             self.of.setdefault(kind, Counter()).update(numbers)
         self.refusals += other.refusals
-        self.elsewhere = other.elsewhere or self.elsewhere
+        self.elsewhere = other.elsewhere
 
 
 class Takeover:

@@ -9,7 +9,7 @@ import psycopg
 import psycopg.sql
 import pytest
 from conftest import Api
-from imports import A, B, C, P, Q, empty, fill, first, newest
+from imports import A, B, C, P, Q, empty, fill, first, newest, take
 from older import needs_setting
 from original import Original, at, shown
 from process import start
@@ -122,6 +122,30 @@ def test_follow_no_longer_reports_what_the_original_no_longer_has(
         assert following.stop() == 0, following.lines
     finally:
         following.process.kill()
+
+
+@pytest.mark.slow
+def test_follow_reports_what_another_original_still_has_at_the_end(
+    first: Original, database: str, sql: psycopg.Connection
+) -> None:
+    first.cluster(A, "prod")
+    first.cluster(B, "stage")
+    take(database, first)
+    sql.execute("UPDATE imports SET source = 'another' WHERE owner_id = %s", [A])
+    first.conn.execute("DELETE FROM clusters WHERE id = %s", [A])
+    arguments = ("--from-database", first.conninfo, "--database-url", database)
+    assert "from another original: 1 resources" in take(database, first)
+    following = Following(*arguments)
+    try:
+        following.until(lambda: any(" all: " in line for line in following.lines))
+        first.cluster(A, "prod", updated_time="now")
+        here = "SELECT count(*) FROM imports WHERE source = 'another'"
+        following.until(lambda: sql.execute(here).fetchone() == (0,))
+        assert following.stop() == 0, following.lines
+    finally:
+        following.process.kill()
+    assert "Everything was imported.\n" in following.lines
+    assert not any("from another original" in line for line in following.lines)
 
 
 @pytest.mark.slow
