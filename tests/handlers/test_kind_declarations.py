@@ -173,6 +173,18 @@ def test_a_mistake_in_a_declared_kind_fails_the_check_with_an_explanation(
     assert "Traceback" not in done.stdout
 
 
+def test_kinds_have_the_same_order_whatever_the_order_of_the_list() -> None:
+    given = [
+        Entity("Zone", "zones", "Area"),
+        Entity("Area", "areas"),
+        Entity("Node", "nodes", "NodePool"),
+        Entity("Able", "ables", "Area"),
+    ]
+    for entities in (given, given[::-1]):
+        names = [kind.name for kind in kinds_of(entities)]
+        assert names == ["Cluster", "Area", "NodePool", "Able", "Zone", "Node"]
+
+
 def test_no_kind_can_have_a_plural_that_occurs_in_the_paths_of_the_contract() -> None:
     paths = [one.path for one in OPERATIONS.values() if one.path.startswith(f"{BASE}/")]
     parts = {part for path in paths for part in path.removeprefix(f"{BASE}/").split("/")}
