@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+import uvloop
 from alike import BOTH_KINDS, at, create, delete, finalize, patch
 from conftest import Api
 from helpers_contract import NO_ID, check, problem
@@ -18,9 +19,10 @@ from issuer import Answer, JsonServer, change, key_pair, key_set
 from process import Serving
 from prometheus_client import CollectorRegistry
 
+from hyperfleet import __version__
 from hyperfleet.contract import document
 from hyperfleet.database.pool import new_pool
-from hyperfleet.observe.refusals import OF_ONE, Refusals
+from hyperfleet.observe.refusals import OF_ONE, Refusals, Refused
 
 Json = dict[str, Any]
 SYSTEM = "system@hyperfleet.local"
@@ -189,6 +191,36 @@ def test_a_flood_of_rejections_is_cut_off_and_counted(database: str) -> None:
         # Successful writes are still recorded.
         api.cluster("done")
         assert audit(api, "name='done'")[0]["action"] == "create"
+
+
+def test_rejections_of_many_callers_are_limited_together(database: str, sql: psycopg.Connection) -> None:
+    registry, path = CollectorRegistry(), "/api/hyperfleet/v1/clusters"
+
+    def rejected(by: str, request: str) -> Refused:
+        return Refused("POST", path, path + "/" * 600, 400, "HYPERFLEET-VAL-000", by, request)
+
+    async def main() -> None:
+        async with new_pool(database, 1) as pool:
+            records = Refusals(pool, document.load(), registry, "", 0)
+            for number in range(320):
+                records.saw(rejected(f"caller-{number % 16}", str(number)))
+                if number == 160:
+                    # Those stored already count as well.
+                    await asyncio.sleep(0.3)
+            while records.storing:
+                await asyncio.sleep(0.05)
+            # A minute later, they are recorded again.
+            records.since -= 61
+            records.saw(rejected("caller-0", "later"))
+            while records.storing:
+                await asyncio.sleep(0.05)
+
+    uvloop.run(main())
+    assert sql.execute("SELECT count(*) FROM audit").fetchone() == (301,)
+    last = sql.execute("SELECT actor, length(path) FROM audit WHERE request = 'later'").fetchone()
+    assert last == ("caller-0", 500)
+    labels = {"component": "api", "version": __version__}
+    assert registry.get_sample_value("hyperfleet_audit_dropped_total", labels) == 20
 
 
 def test_the_audit_is_paged_searched_and_ordered_like_other_lists(api: Api) -> None:

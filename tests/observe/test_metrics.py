@@ -13,11 +13,17 @@ from pathlib import Path
 import psycopg
 import pytest
 import requests
+import uvloop
 from conftest import Api
 from own_server import own_server
 from process import Serving
+from prometheus_client import CollectorRegistry
 
 from hyperfleet import __version__
+from hyperfleet.database.pool import new_pool
+from hyperfleet.observe.gauges import Fleet
+from hyperfleet.observe.metrics import OWN as LABELS
+from hyperfleet.observe.metrics import Statements
 
 pytestmark = pytest.mark.slow
 
@@ -98,12 +104,14 @@ def sample(name: str, kind: str, deleting: str) -> str:
 
 def test_a_resource_pending_for_long_counts_as_stuck(serving: Serving) -> None:
     api = Api(serving.url)
-    api.cluster("one")
-    time.sleep(1.5)
+    for name in ("one", "two", "new"):
+        api.cluster(name)
+        time.sleep(1.5 if name != "new" else 0)
     found = scraped(serving)
     stuck = "hyperfleet_api_resource_pending_reconciliation_stuck"
-    assert found[sample(stuck, "cluster", "false")] == 1
-    assert 1 < found[sample(f"{stuck}_duration_seconds", "cluster", "false")] < 60
+    assert found[sample(stuck, "cluster", "false")] == 2
+    # That of the oldest one.
+    assert 3 < found[sample(f"{stuck}_duration_seconds", "cluster", "false")] < 60
     assert not any(name.startswith(stuck) and "nodepool" in name for name in found)
 
 
@@ -177,6 +185,39 @@ def test_queues_and_errors_are_shown_and_a_locked_table_does_not_block_scrapes(
     assert slowest[0] < 3
     errors = {name: value for name, value in scraped(serving).items() if "db_errors_total" in name}
     assert any('error_type="LockNotAvailable"' in name and value for name, value in errors.items())
+
+
+def test_a_statement_that_failed_is_counted_and_not_timed() -> None:
+    registry = CollectorRegistry()
+    statements = Statements(registry)
+    for error in (None, psycopg.OperationalError()):
+        statements.count("read", 0.25, error)
+    labels = {"operation": "read", **LABELS}
+    assert registry.get_sample_value("hyperfleet_db_query_duration_seconds_sum", labels) == 0.25
+    labels["error_type"] = "OperationalError"
+    assert registry.get_sample_value("hyperfleet_db_errors_total", labels) == 1
+
+
+def test_the_fleet_has_no_figures_while_they_cannot_be_read(
+    database: str, sql: psycopg.Connection
+) -> None:
+    async def main() -> list[int]:
+        found = []
+        async with new_pool(database, 1) as pool:
+            fleet = Fleet(pool, 600)
+            for lock in ("SELECT 1", "LOCK TABLE clusters", "SELECT 1"):
+                with sql.transaction():
+                    sql.execute(lock)
+                    fleet.looked = float("-inf")
+                    await fleet.look()
+                found.append(sum(len(metric.samples) for metric in fleet.collect()))
+        return found
+
+    with Serving("--no-auth", "--database-url", database) as server:
+        Api(server.url).cluster("one")
+        # An idle service uses none of its connections.
+        assert scraped(server)[f"hyperfleet_db_connections_in_use{{{OWN}}}"] == 0
+    assert uvloop.run(main()) == [2, 0, 2]
 
 
 def test_garbage_instead_of_a_request_is_counted_and_logged(serving: Serving) -> None:
