@@ -76,6 +76,27 @@ def test_an_import_with_an_invalid_source_target_or_option_is_rejected(
         assert "Traceback" not in ended.stdout
 
 
+def test_of_an_original_being_upgraded_the_tables_in_use_are_read(
+    first: Original, database: str
+) -> None:
+    fill(first)
+    first.conn.execute(
+        """CREATE TABLE resources (id text, kind text, name text, spec jsonb, labels jsonb,
+               generation int, owner_id text, created_time timestamptz, updated_time timestamptz,
+               deleted_time timestamptz)"""
+    )
+    output = take(database, first)
+    assert "clusters    2 new" in output
+    assert "(tables clusters, node_pools, adapter_statuses)" in output
+    first.conn.execute(
+        """INSERT INTO resources SELECT id, kind, name, '{"new": true}', labels, generation, NULL,
+               created_time, updated_time FROM clusters"""
+    )
+    output = take(database, first, "--dry-run", "--remove-most")
+    assert "clusters    0 new, 2 changed, 0 same, 0 removed" in output
+    assert "(tables resources, adapter_statuses)" in output
+
+
 def test_a_role_with_select_on_each_column_suffices(newest: Original, database: str) -> None:
     fill(newest)
     role = f"columns_{next(numbers)}"
