@@ -215,12 +215,22 @@ def test_rejections_of_many_callers_are_limited_together(database: str, sql: psy
             while records.storing:
                 await asyncio.sleep(0.05)
 
+            # The service's own failures reject nothing.
+            records.saw(rejected("caller-0", "failed")._replace(status=503))
+            # What cannot be stored is counted.
+            sql.execute("ALTER TABLE audit RENAME TO audit_elsewhere")
+            for number in range(3):
+                records.saw(rejected("caller-0", f"lost-{number}"))
+            while records.storing:
+                await asyncio.sleep(0.05)
+            sql.execute("ALTER TABLE audit_elsewhere RENAME TO audit")
+
     uvloop.run(main())
     assert sql.execute("SELECT count(*) FROM audit").fetchone() == (301,)
     last = sql.execute("SELECT actor, length(path) FROM audit WHERE request = 'later'").fetchone()
     assert last == ("caller-0", 500)
     labels = {"component": "api", "version": __version__}
-    assert registry.get_sample_value("hyperfleet_audit_dropped_total", labels) == 20
+    assert registry.get_sample_value("hyperfleet_audit_dropped_total", labels) == 23
 
 
 def test_the_audit_is_paged_searched_and_ordered_like_other_lists(api: Api) -> None:
@@ -294,10 +304,18 @@ def test_records_older_than_the_limit_are_removed(database: str, sql: psycopg.Co
             refused.beat()
             if refused.forgetting is not None:
                 await refused.forgetting
+                assert refused.forgetting is None, "a minute later, it begins again"
 
     for days, left in ((0, 50), (30, 29), (1, 0)):
         asyncio.run(forget(days))
         assert sql.execute("SELECT count(*) FROM audit").fetchone() == (left,)
+    # More than are removed at a time.
+    sql.execute(
+        "INSERT INTO audit (time, actor, action, resource_type) "
+        "SELECT now() - interval '9 days', 'x', 'create', 'Cluster' FROM generate_series(1, 1500)"
+    )
+    asyncio.run(forget(1))
+    assert sql.execute("SELECT count(*) FROM audit").fetchone() == (0,)
 
 
 Start = Callable[..., Api]
