@@ -87,6 +87,8 @@ def test_follow_imports_changes_within_seconds_and_ends_with_a_full_pass(
         following.process.kill()
     assert any(" all: " in line for line in following.lines[2:])
     assert "Everything was imported.\n" in following.lines
+    # All changes, and what was the same in the last pass.
+    assert "  clusters    4 new, 2 changed, 3 same, 0 removed\n" in following.lines
     reports = {one["adapter"]: one for one in api.get(f"/clusters/{A}/statuses").json()["items"]}
     assert reports["dns"]["last_report_time"] == shown(3)
 

@@ -95,6 +95,7 @@ def test_a_request_and_its_statements_continue_the_clients_trace(
         for name in ("clusters_state", "clusters_report"):
             assert found[name].parent_span_id == request.span_id
             assert request.start_time_unix_nano <= found[name].start_time_unix_nano
+            assert found[name].start_time_unix_nano < found[name].end_time_unix_nano
             assert found[name].end_time_unix_nano <= request.end_time_unix_nano
         known = {one.key: one.value for one in request.attributes}
         assert known["http.route"].string_value == "/api/hyperfleet/v1/clusters/-/statuses"
@@ -207,10 +208,11 @@ def test_a_failed_statement_and_its_request_are_marked_as_errors(
 
 
 def test_remaining_spans_are_sent_at_shutdown(database: str, receiver: Receiver) -> None:
-    env = {**environment(receiver), "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    env = {**environment(receiver), "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_SERVICE_NAME": "fleet"}
     with Serving("--no-auth", "--workers=2", "--database-url", database, env=env) as server:
         for _ in range(8):
             Api(server.url).get("/clusters").raise_for_status()
+    assert {of["service.name"] for of, _ in receiver.spans} == {"fleet"}
     names = [one.name for _, one in receiver.spans]
     assert names.count("GET /api/hyperfleet/v1/clusters") == 8
 
