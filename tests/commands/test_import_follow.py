@@ -76,6 +76,8 @@ def test_follow_imports_changes_within_seconds_and_ends_with_a_full_pass(
         following.until(lambda: api.get(f"/clusters/{B}").json()["generation"] == 9)
         following.until(lambda: '"v":2' in api.get(f"/nodepools/{P}/statuses").text.replace(" ", ""))
         following.until(lambda: api.get(f"/nodepools/{Q}").status_code == 404)
+        # Passes that find the same again.
+        following.until(lambda: sum(" changes: " in line for line in following.lines) > 3)
         # The last pass finds a change that the times do not show.
         original.conn.execute(
             "UPDATE adapter_statuses SET last_report_time = %s"
