@@ -2,6 +2,8 @@
 
 import json
 import string
+import threading
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -9,7 +11,7 @@ import pytest
 from conftest import Api
 from watchers import events, later, now
 
-from hyperfleet.changes import following
+from hyperfleet.changes import following, waiting
 
 
 def test_a_stream_has_all_changes_and_resumes_where_it_ended(api: Api) -> None:
@@ -52,6 +54,57 @@ def test_a_stream_ends_after_its_time_and_can_be_resumed_without_a_gap(
     api.cluster("c1")
     with api.get("/changes", headers={**headers, "Last-Event-ID": last["id"]}, stream=True) as stream:
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
+
+
+@pytest.mark.slow
+def test_a_stream_shows_signs_of_life_amid_changes_that_it_leaves_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "BEAT", 0.5)
+    cluster, over = api.cluster(), threading.Event()
+
+    def write() -> None:
+        own, number = Api(api.url), 0
+        while not over.wait(0.1):
+            number += 1
+            own.patch(f"/clusters/{cluster['id']}", json={"labels": {"n": str(number)}})
+
+    headers, search = {"Accept": "text/event-stream"}, {"search": "name = 'wanted'"}
+    with api.get("/changes", params=search, headers=headers, stream=True) as stream:
+        coming = events(stream, places=True)
+        place = next(coming)
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            began = time.monotonic()
+            for _ in range(2):
+                passed = next(coming)
+                # Proxies end a connection that is silent, and an old place is forgotten some day.
+                assert set(passed) == {"id"}
+                assert passed != place
+                place = passed
+            assert time.monotonic() - began < 4
+        finally:
+            over.set()
+            writer.join()
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_after_a_page_that_could_not_be_read(
+    service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Leaves time to lock a table before the change is seen.
+    monkeypatch.setattr(waiting, "POLL", 1.0)
+    api = service(statement_timeout=0.5)
+    with api.get("/changes", headers={"Accept": "text/event-stream"}, stream=True) as stream:
+        coming = events(stream, places=True)
+        assert set(next(coming)) == {"id"}
+        api.cluster("c1")
+        with psycopg.connect(database) as conn:
+            conn.execute("LOCK TABLE node_pools IN ACCESS EXCLUSIVE MODE")
+            # Meanwhile, a page was asked for in vain.
+            time.sleep(2.5)
+        assert json.loads(next(coming)["data"])["name"] == "c1"
 
 
 def test_a_head_request_for_a_stream_leaves_the_connection_to_the_next_request(api: Api) -> None:

@@ -29,11 +29,13 @@ def test_a_token_of_another_feed_gets_410_and_advice_to_list_again(
     while raw[-4:] == bytes(4):
         time.sleep(0.05)
         raw = bytearray(base64.urlsafe_b64decode(token := now(api)))
-    other, ahead, different = bytearray(raw), bytearray(raw), bytearray(raw)
+    other, ahead, unknown, different = (bytearray(raw) for _ in range(4))
     other[0] ^= 1
     ahead[16:24] = (2**40).to_bytes(8, "big")
+    # PostgreSQL does not say whether such a transaction is still running: there was none yet.
+    unknown[16:24] = (2**40 + 5).to_bytes(8, "big")
     different[-1] ^= 1
-    for changed in (other, ahead, different):
+    for changed in (other, ahead, unknown, different):
         strange = base64.urlsafe_b64encode(bytes(changed)).decode()
         for accept, wait in (
             ("application/json", ""),
@@ -212,3 +214,41 @@ def test_old_changes_after_a_recent_one_are_kept(
     sql.execute("UPDATE changes SET time = time - interval '8 days' WHERE name <> 'c1'")
     assert asyncio.run(remove(database, 7 * 86400)) == 1
     assert sql.execute("SELECT name FROM changes ORDER BY position").fetchall() == [("c1",), ("c2",)]
+
+
+def test_changes_that_an_open_transaction_holds_back_are_not_removed(
+    api: Api, database: str, sql: psycopg.Connection
+) -> None:
+    token = now(api)
+    with psycopg.connect(database) as older:
+        older.execute("SELECT pg_current_xact_id()")
+        api.cluster()
+        sql.execute("UPDATE changes SET time = time - interval '8 days'")
+        assert follow(api, token) == ([], token)
+        assert asyncio.run(remove(database, 7 * 86400)) == 0
+    assert told(follow(api, token)[0]) == [("created", "Cluster", "c1")]
+
+
+def test_all_old_changes_are_removed_even_after_an_error(
+    api: Api, database: str, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOOK", 0.05), ("PAUSE", 0.01), ("MOST", 2)):
+        monkeypatch.setattr(retention, name, value)
+    for number in range(5):
+        api.cluster(f"c{number}")
+
+    async def main() -> None:
+        async with new_pool(database, 1) as pool, asyncio.timeout(20):
+            sql.execute("ALTER TABLE changes RENAME TO away")
+            task = asyncio.create_task(retention.removing(pool, 0.0))
+            await asyncio.sleep(0.5)
+            # One more round, which must remove all.
+            monkeypatch.setattr(retention, "LOOK", 1.0)
+            await asyncio.sleep(0.3)
+            monkeypatch.setattr(retention, "LOOK", 60)
+            sql.execute("ALTER TABLE away RENAME TO changes")
+            while sql.execute("SELECT count(*) FROM changes").fetchone() != (0,):
+                await asyncio.sleep(0.02)
+            task.cancel()
+
+    asyncio.run(main())

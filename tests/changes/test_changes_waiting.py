@@ -1,8 +1,10 @@
 """Clients that wait for changes: when they are answered, and what they cost."""
 
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -12,6 +14,7 @@ from round_trips import RoundTrips
 from watchers import events, later, now, told
 
 from hyperfleet.changes import waiting
+from hyperfleet.database import together
 from hyperfleet.handlers import feed
 
 
@@ -136,6 +139,23 @@ def test_clients_that_started_at_different_places_share_the_query_for_a_change(
     wire.close()
 
 
+@pytest.mark.slow
+def test_a_client_that_waits_at_a_newer_place_than_others_gets_nothing_twice(
+    service: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "POLL", 1.0)
+    api = service()
+    token = now(api)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(lambda: Api(api.url).get(f"/changes?after={token}&wait=20"))
+        time.sleep(0.3)
+        # Read by one client before it is seen for all that wait.
+        api.cluster("c1")
+        token = api.get(f"/changes?after={token}").json()["next"]
+        assert api.get(f"/changes?after={token}&wait=2").json()["items"] == []
+        assert told(first.result().json()["items"]) == [("created", "Cluster", "c1")]
+
+
 def test_clients_beyond_the_limit_for_waiting_get_503_with_retry_after(
     service: Callable[..., Api],
 ) -> None:
@@ -154,6 +174,60 @@ def test_clients_beyond_the_limit_for_waiting_get_503_with_retry_after(
     deadline = time.monotonic() + 5
     while api.get(f"/changes?after={token}&wait=1").status_code != 200:
         assert time.monotonic() < deadline
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [200, 503])
+def test_clients_that_go_while_their_page_is_read_do_not_affect_those_that_stay(
+    service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    # Leaves time to lock a table before the change is seen.
+    monkeypatch.setattr(waiting, "POLL", 1.0)
+    api = service(statement_timeout=2 if status == 503 else 20)
+    path, address = f"/changes?after={now(api)}&wait=40", urlsplit(api.url)
+    clients = [socket.create_connection((address.hostname, address.port)) for _ in range(10)]
+    for client in clients:
+        client.sendall(f"GET /api/hyperfleet/v1{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    blocked = "SELECT count(*) FROM pg_locks WHERE relation = 'node_pools'::regclass AND NOT granted"
+    with ThreadPoolExecutor(2) as threads:
+        waiters = [threads.submit(lambda: Api(api.url).get(path, timeout=10)) for _ in range(2)]
+        time.sleep(0.5)
+        api.cluster("c1")
+        with psycopg.connect(database) as conn:
+            conn.execute("LOCK TABLE node_pools IN ACCESS EXCLUSIVE MODE")
+            while conn.execute(blocked).fetchone() == (0,):
+                time.sleep(0.01)
+            for client in clients:
+                client.close()
+            time.sleep(0.3)
+            if status == 503:
+                assert [one.result().status_code for one in waiters] == [503, 503]
+        answers = [one.result() for one in waiters]
+    assert [one.status_code for one in answers] == [status, status]
+    # Nor is there anything left of them.
+    page = api.get(path).json() if status == 503 else answers[1].json()
+    assert told(page["items"]) == [("created", "Cluster", "c1")]
+
+
+def test_a_page_that_could_not_be_read_in_time_is_read_on_the_next_request(
+    service: Callable[..., Api], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "POOL_TIMEOUT", 0.1)
+    api = service(db_pool_size=2, statement_timeout=20, request_timeout=2)
+    token = now(api)
+    cluster = api.cluster()
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'adapter_statuses'::regclass AND NOT granted"
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database) as conn:
+        conn.execute("LOCK TABLE adapter_statuses IN ACCESS EXCLUSIVE MODE")
+        first = threads.submit(Api(api.url).get, f"/clusters/{cluster['id']}/statuses")
+        while conn.execute(waits).fetchone() == (0,):
+            time.sleep(0.01)
+        refused = api.get(f"/changes?after={token}")
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"]
+        conn.rollback()
+        assert first.result().status_code == 200
+    assert told(api.get(f"/changes?after={token}").json()["items"]) == [("created", "Cluster", "c1")]
 
 
 def test_waiting_clients_do_not_count_towards_the_limit_of_requests(service: Callable[..., Api]) -> None:

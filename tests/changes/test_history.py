@@ -219,6 +219,16 @@ def test_large_generations_are_compared_in_detail_or_if_too_costly_replaced_as_a
     assert found["operations"][0]["value"][long]["7"] == -7
 
 
+def test_operations_much_longer_than_the_generations_are_replaced_as_a_whole(api: Api) -> None:
+    # Each of 2,000 operations would repeat the key in its path: ten times as much as both specs.
+    long = "k" * 1000
+    cluster = api.cluster(spec={long: {str(n): n for n in range(1, 2000)}})
+    check(patch(api, cluster, {"spec": {long: {str(n): -n for n in range(1, 2000)}}}))
+    found = check(api.get(at(cluster, "/history/1/diff")))
+    assert [(one["op"], one["path"]) for one in found["operations"]] == [("replace", "/spec")]
+    assert found["operations"][0]["value"][long]["7"] == -7
+
+
 def test_large_generations_are_replaced_as_a_whole_if_no_process_can_be_started(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

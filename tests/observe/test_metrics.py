@@ -220,6 +220,26 @@ def test_the_fleet_has_no_figures_while_they_cannot_be_read(
     assert uvloop.run(main()) == [2, 0, 2]
 
 
+def test_changes_count_as_held_back_only_while_a_client_waits(serving: Serving, database: str) -> None:
+    api, name = Api(serving.url), f"hyperfleet_api_changes_delay_seconds{{{OWN}}}"
+
+    def until(held: bool) -> None:
+        deadline = time.monotonic() + 10
+        while (scraped(serving)[name] > 0) != held:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with psycopg.connect(database) as older:
+        older.execute("SELECT pg_current_xact_id()")
+        api.cluster("one")
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(api.get, "/changes?wait=3")
+            until(True)
+            assert waiting.result().json()["items"] == []
+        # Nobody looks any more, so nobody would notice the end of the transaction.
+        until(False)
+
+
 def test_garbage_instead_of_a_request_is_counted_and_logged(serving: Serving) -> None:
     host, _, port = serving.url.removeprefix("http://").partition(":")
     for _ in range(3):
