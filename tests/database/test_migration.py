@@ -1,5 +1,6 @@
 """Migrations are applied, rolled back and listed."""
 
+import pwd
 import re
 import time
 from collections.abc import Callable
@@ -64,6 +65,19 @@ def test_a_role_that_may_not_create_tables_is_told_the_missing_grant(
     finally:
         sql.execute(f"DROP OWNED BY {role} CASCADE")
         sql.execute(f"DROP ROLE {role}")
+
+
+def test_a_user_id_without_a_name_can_migrate(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on platforms that run containers under ids of their own."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    [newest] = migration.roll_back(database, 1)
+    assert migration.apply(database) == [newest]
 
 
 def test_a_migration_that_fails_is_reported_after_those_applied(

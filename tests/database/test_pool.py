@@ -19,7 +19,8 @@ from round_trips import LastWords
 from hyperfleet.database import connection
 from hyperfleet.database.pool import ASK_AGAIN, Pool, new_pool
 from hyperfleet.database.session import Line
-from hyperfleet.database.statements import fetch
+from hyperfleet.database.statements import fetch, transaction
+from hyperfleet.engine import greenlets
 from hyperfleet.resources.snapshot import LONGEST
 
 
@@ -216,6 +217,42 @@ def test_the_server_ends_no_idle_session_that_a_request_may_be_about_to_take(
         return bool(before == after)
 
     assert uvloop.run(main())
+
+
+def test_the_server_ends_a_transaction_in_which_nothing_happens(
+    database: str, sql: psycopg.Connection
+) -> None:
+    """Otherwise a stopped process would hold its locks for ever."""
+
+    async def main() -> None:
+        async with new_pool(database, 1, statement_timeout=0.2) as pool:
+            conn = await pool.getconn()
+            await conn.execute("BEGIN")
+            await conn.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(1)
+            sql.execute("LOCK TABLE clusters IN ACCESS SHARE MODE NOWAIT")
+            await pool.putconn(conn)
+
+    sql.autocommit = False
+    uvloop.run(main())
+
+
+def test_a_long_transaction_is_not_hung_up_as_long_as_the_server_answers(database: str) -> None:
+    async def main() -> None:
+        async with new_pool(database, 1) as pool:
+            pool.patience = 2 * ASK_AGAIN
+
+            def work() -> list[int]:
+                with transaction(pool) as conn:
+                    return [
+                        number
+                        for number in range(6)
+                        for _ in conn.execute("SELECT pg_sleep(%s)", [ASK_AGAIN])
+                    ]
+
+            assert await greenlets.run(work) == [*range(6)]
+
+    uvloop.run(main())
 
 
 def test_no_connection_stays_idle_for_long_while_others_are_used(database: str) -> None:

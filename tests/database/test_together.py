@@ -1,6 +1,8 @@
 """Statements shared by concurrent requests: no request gets a result older than itself."""
 
 import asyncio
+import gc
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -142,7 +144,44 @@ def test_a_round_without_waiting_callers_is_cancelled_and_no_other() -> None:
     asyncio.run(main())
 
 
-def test_a_statement_that_fails_because_of_one_row_is_repeated_for_each_row() -> None:
+def test_an_error_that_nobody_waits_for_any_more_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async def fail(*_: Any) -> Any:
+            await asyncio.sleep(0.05)
+            raise LookupError("gone")
+
+        rounds, once = Rounds(fail), SharedReads(8)
+        asked = [
+            asyncio.create_task(rounds.get("a")),
+            asyncio.create_task(once.get("a", fail)),
+        ]
+        await asyncio.sleep(0.01)
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.NumericValueOutOfRange,
+        psycopg.errors.UniqueViolation,
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.QueryCanceled,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.ProgramLimitExceeded,
+        psycopg.errors.StatementTooComplex,
+    ],
+)
+def test_a_statement_that_fails_because_of_one_row_is_repeated_for_each_row(
+    error: type[psycopg.Error],
+) -> None:
     async def main() -> None:
         runs: list[list[str]] = []
 
@@ -150,7 +189,7 @@ def test_a_statement_that_fails_because_of_one_row_is_repeated_for_each_row() ->
             runs.append(list(asked))
             await asyncio.sleep(0.005)
             if "bad" in asked:
-                raise psycopg.errors.NumericValueOutOfRange("too large")
+                raise error("this row")
             if "lost" in asked:
                 raise psycopg.OperationalError("the connection is lost")
             return {key: value for key, value in asked.items() if key != "skipped"}
@@ -159,7 +198,7 @@ def test_a_statement_that_fails_because_of_one_row_is_repeated_for_each_row() ->
         keys = ["a", "bad", "b", "skipped"]
         ends = await asyncio.gather(*(rounds.get(key, 1) for key in keys), return_exceptions=True)
         assert ends[::2] == [1, 1]
-        assert isinstance(ends[1], psycopg.errors.NumericValueOutOfRange)
+        assert isinstance(ends[1], error)
         assert ends[3] is None
         assert runs == [keys, *([key] for key in keys)]
         # A statement that may have been executed is not repeated.

@@ -1,5 +1,6 @@
 """A busy resource does not hold up requests on others."""
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 from conftest import Api
 
-from hyperfleet.engine import turns
+from hyperfleet.engine import greenlets, turns
 
 WAITERS = 130
 LONGEST = 100
@@ -103,3 +104,50 @@ def test_a_request_whose_turn_does_not_come_gets_503_and_later_ones_still_succee
     assert answers[-1][0] == 201
     assert api.report(busy, "late").status_code == 201
     assert api.read(busy)["id"] == busy["id"]
+
+
+def test_requests_that_have_given_up_no_longer_count_as_waiting(
+    service: Callable[..., Api], database: str, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST", 2)
+    monkeypatch.setattr(turns, "PATIENCE", 0.5)
+    api = service(statement_timeout=20)
+    busy = api.cluster("busy")
+    with ThreadPoolExecutor(4) as threads:
+        with locked(database, "clusters", busy):
+            first = threads.submit(Api(api.url).report, busy, "first")
+            while sql.execute(WAITING).fetchone() != (1,):
+                time.sleep(0.02)
+            given_up = [threads.submit(Api(api.url).report, busy, f"a{number}") for number in range(2)]
+            assert [one.result().status_code for one in given_up] == [503, 503]
+            monkeypatch.setattr(turns, "PATIENCE", 20)
+            late = [threads.submit(Api(api.url).report, busy, f"late{number}") for number in range(2)]
+            time.sleep(0.5)
+        assert [one.result().status_code for one in (first, *late)] == [201, 201, 201]
+
+
+def test_a_turn_that_comes_as_its_request_is_cancelled_is_passed_on() -> None:
+    async def main() -> list[str]:
+        queues, done, order = turns.Turns(), asyncio.Event(), []
+        tasks: dict[str, asyncio.Task[None]] = {}
+
+        def use(name: str) -> None:
+            with queues.of("resource"):
+                order.append(name)
+                if name == "first":
+                    greenlets.wait_for(done.wait())
+            if name == "first":
+                # In the same iteration of the loop as the turn of the second one.
+                tasks["second"].cancel()
+
+        for name in ("first", "second", "third"):
+            tasks[name] = asyncio.create_task(greenlets.run(use, name))
+            await asyncio.sleep(0)
+        done.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            # A resource that nobody waits for is free.
+            await greenlets.run(use, "fourth")
+        return order
+
+    assert asyncio.run(main()) == ["first", "third", "fourth"]
