@@ -144,6 +144,17 @@ def test_a_broken_chunk_after_an_early_response_gets_no_second_response(api: Api
         assert [status for status, _ in responses(api, head.encode(), b"ZZ\r\n")] in ([404], [405])
 
 
+def test_a_broken_chunk_after_a_pipelined_request_does_not_take_its_response(api: Api) -> None:
+    head, _ = creation("c1", chunked=True)
+    parts = urlsplit(api.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=30) as connection:
+        connection.sendall(GET + head + b"ZZ\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["kind"]) == (200, "ClusterList")
+    assert total(api) == 0
+
+
 @pytest.mark.parametrize(
     "framing",
     [

@@ -297,6 +297,58 @@ def test_workers_exit_when_the_process_that_started_them_is_killed(serving: Serv
         requests.get(serving.url, timeout=5)
 
 
+def test_workers_finish_their_requests_when_the_process_that_started_them_is_killed(
+    serving: Serving, database: str
+) -> None:
+    api = Api(serving.url)
+    cluster = api.cluster()
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database) as lock:
+        lock.execute("SELECT 1 FROM clusters FOR UPDATE")
+        sent = threads.submit(Api(api.url).report, cluster)
+        time.sleep(1)
+        serving.process.kill()
+        serving.process.wait(5)
+        time.sleep(1)
+        lock.rollback()
+        assert sent.result().status_code == 201
+
+
+def test_a_worker_that_does_not_stop_in_time_is_killed(database: str) -> None:
+    arguments = ("--no-auth", "--workers=2", "--shutdown-timeout=0", "--database-url", database)
+    with Serving(*arguments) as server:
+        stuck = wait_until_two(server)[0]
+        os.kill(stuck, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
+        assert not Path(f"/proc/{stuck}").exists()
+
+
+def test_a_worker_that_dies_again_and_again_is_not_started_more_than_once_a_second(
+    serving: Serving,
+) -> None:
+    killed: set[int] = set()
+    wait_until_two(serving)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        for pid in {*workers(serving)} - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(0.01)
+    assert len(killed) <= 2 * 5
+
+
+def test_a_worker_that_replaces_another_has_the_log_level_of_the_others(database: str) -> None:
+    arguments = ("--no-auth", "--workers=2", "--database-url", database, "--log-level=warning")
+    with Serving(*arguments) as server:
+        server.process.send_signal(signal.SIGUSR1)
+        server.says("log level is now info")
+        time.sleep(1.2)
+        for pid in wait_until_two(server):
+            os.kill(pid, signal.SIGKILL)
+        Api(server.url).get("/clusters").raise_for_status()
+        assert server.says("GET /api/hyperfleet/v1/clusters 200")
+
+
 def test_a_port_in_use_is_refused_although_workers_share_theirs(serving: Serving, database: str) -> None:
     port = serving.url.rpartition(":")[2]
     with pytest.raises(AssertionError, match=f"Cannot listen on 127.0.0.1:{port}"):

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api
-from issuer import KeyServer, key_pair, key_set
+from issuer import KeyServer, key_pair, key_set, self_signed
 from older import end_others
 from own_server import own_server
 from process import CLEAN, HYPERFLEET, Serving, free_port
@@ -171,11 +171,38 @@ def test_a_service_started_without_its_database_stays_alive_and_waits_for_it(
         assert process.wait(20) == 0
 
 
-def wait_for(url: str, status: int) -> None:
+def test_without_its_database_a_service_reports_that_over_https_too(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    ports, away = [free_port() for _ in range(3)], free_port()
+    api, health, metrics = (f"https://127.0.0.1:{port}" for port in ports)
+    names = ("port", "health-port", "metrics-port")
+    arguments = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    arguments += ["--enable-https", "--enable-health-check-https", "--enable-metrics-https"]
+    arguments += [f"--https-cert-file={cert}", f"--https-key-file={key}"]
+    arguments += [f"--database-url=postgresql://postgres@127.0.0.1:{away}/postgres"]
+    process = subprocess.Popen(
+        [HYPERFLEET, "serve", "--no-auth", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=CLEAN,
+    )
+    try:
+        wait_for(f"{health}/healthz", 200, verify=str(cert))
+        wait_for(f"{metrics}/metrics", 503, verify=str(cert))
+        wait_for(f"{api}/api/hyperfleet/v1/clusters", 503, verify=str(cert))
+        found = requests.get(f"{health}/readyz?verbose", timeout=5, verify=str(cert))
+        assert found.status_code == 503
+        assert found.json()["checks"]["database"] == {"state": "not reachable", "age_seconds": None}
+    finally:
+        process.terminate()
+    assert process.wait(20) == 0
+
+
+def wait_for(url: str, status: int, verify: str | bool = True) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            if requests.get(url, timeout=5).status_code == status:
+            if requests.get(url, timeout=5, verify=verify).status_code == status:
                 return
         except requests.ConnectionError:
             pass

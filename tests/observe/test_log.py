@@ -105,6 +105,12 @@ def test_a_request_is_logged_as_one_json_object_with_all_its_fields(database: st
         assert server.last(reason="finalized")["id"] == cluster["id"]
 
 
+def test_the_duration_of_a_request_does_not_include_its_wait_for_changes(database: str) -> None:
+    with Logging("--no-auth", "--database-url", database) as server:
+        Api(server.url).get("/changes?wait=3", headers={"X-Request-ID": "mine"}).raise_for_status()
+        assert server.last(request_id="mine", status=200)["duration_ms"] < 2500
+
+
 def test_a_cluster_removed_with_its_last_node_pool_is_logged_too(database: str) -> None:
     with Logging("--no-auth", "--database-url", database) as server:
         api = Api(server.url)
