@@ -279,7 +279,6 @@ class Plain:
             raise Problem(errors.NO_PATH)
         if path.endswith("/") and not path.startswith(f"{UI}/"):
             plain["path"] = path.rstrip("/") or "/"
-            plain["raw_path"] = scope.get("raw_path", b"").rstrip(b"/") or b"/"
         plain["headers"], plain[UNSURE] = _plain_headers(scope["headers"], scope["method"])
         if scope["method"] == "HEAD":
             # The server omits the body of the response.
@@ -349,7 +348,7 @@ class Pages:
             raise Problem(errors.BAD_METHOD)
         tag = page.headers.get("etag", "")
         known = parse_etags(Headers(scope=scope).get("if-none-match"))
-        if tag and (known.star_tag or known.contains_weak(tag.strip('"'))):
+        if tag and known.contains_weak(tag.strip('"')):
             await send_bytes(send, 304, b"", {"etag": tag})
         elif page.zipped and takes_gzip(scope):
             headers = {**page.headers, "content-encoding": "gzip"}

@@ -111,7 +111,7 @@ class TableRouting(RoutingMiddleware):
             for at in shape:
                 key[at] = "{}"
             found = self.table.get((scope["method"], *key))
-            if found and all(segments[at] for at in shape):
+            if found:
                 scope[ROUTE].append(found.route)
                 params = {name: segments[at] for at, name in found.names.items()}
                 extensions = {**scope.get("extensions", {}), ROUTING_CONTEXT: found.context}
