@@ -19,6 +19,7 @@ import pytest
 import requests
 from laid import lay
 from process import CLEAN, HYPERFLEET, Serving, run, start
+from psycopg.conninfo import conninfo_to_dict
 from small_disk import fill_up, small_disk
 
 from hyperfleet.database import embedded
@@ -269,6 +270,37 @@ def test_a_server_that_has_not_yet_written_its_pid_is_waited_for(used: Path) -> 
             assert conn.execute("SELECT 1").fetchone() == (1,)
         timer.join()
     wait_for_none(used)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_pid_that_another_process_has_by_now_does_not_prevent_a_start(used: Path, dead: bool) -> None:
+    # As after a restart of the machine, or of a container whose first process reaps no others.
+    name = used / ("postgres" if dead else "other")
+    shutil.copy("/bin/sleep", name)
+    other = subprocess.Popen([name, "0" if dead else "600"])
+    try:
+        while dead and psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        files = used / "postgresql"
+        (files / "postmaster.pid").write_text(f"{other.pid}\n{files}\n0\n5432\n{files}\n\n")
+        with embedded.running(used) as conninfo, psycopg.connect(conninfo) as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        other.kill()
+        other.wait()
+    wait_for_none(used)
+
+
+def test_a_folder_made_for_a_socket_is_removed_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    path = folder / ("long" * 30)
+    path.mkdir()
+    with embedded.running(lay(path)) as conninfo:
+        [made] = folder.glob("hyperfleet-*")
+        assert conninfo_to_dict(conninfo)["host"] == str(made)
+    assert [*folder.glob("hyperfleet-*")] == []
 
 
 def test_killing_one_owner_does_not_stop_the_server_of_another(used: Path) -> None:

@@ -20,7 +20,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from watchers import Watcher, fleet, news
 
 from hyperfleet.database import embedded, migration
-from hyperfleet.database.standby import position
+from hyperfleet.database.reads import NEVER
+from hyperfleet.database.standby import STRAYED, position, standbys
 
 pytestmark = pytest.mark.slow
 
@@ -458,6 +459,9 @@ def test_unreachable_standbys_do_not_prevent_or_delay_reads(database: str, tmp_p
             assert api.get("/clusters").json()["total"] == 1
         assert time.monotonic() - began < 5
         assert f"standby {tmp_path}:5432 does not serve" in serving.output
+        # Each host has its own port.
+        states = requests.get(f"{serving.health}/readyz?verbose", timeout=5).json()["checks"]
+        assert {f"standby {tmp_path}:5432", "standby 127.0.0.1:1"} < {*states}
 
 
 def test_a_malformed_position_is_refused_and_a_foreign_one_is_not_waited_for_long(
@@ -471,6 +475,21 @@ def test_a_malformed_position_is_refused_and_a_foreign_one_is_not_waited_for_lon
     began = time.monotonic()
     assert api.get("/clusters", headers={POSITION: "FFFFFFFF/FFFFFFFF"}).json()["total"] == 1
     assert time.monotonic() - began < 2
+    # That is what a client gets if the position is unknown, and no standby is asked in vain.
+    began = time.monotonic()
+    for _ in range(50):
+        api.get("/clusters", headers={POSITION: NEVER}).raise_for_status()
+    assert time.monotonic() - began < 4
+
+
+def test_a_standby_is_ahead_only_if_it_was_so_before_the_primary_was_asked() -> None:
+    [one] = standbys("host=127.0.0.1 port=1", 1, 1, 1, shared=False)
+    # The primary has gone on since it reported its position.
+    one.probed = (100, 2.0)
+    one.compare(50, 1.0)
+    assert not one.trouble
+    one.compare(50, 3.0)
+    assert one.trouble == STRAYED
 
 
 def test_without_standbys_no_position_is_returned_and_one_sent_is_ignored(api: Api) -> None:

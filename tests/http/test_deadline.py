@@ -97,3 +97,15 @@ def test_the_time_that_a_client_takes_to_send_does_not_count_as_request_time(dat
             timeout=10,
         )
         assert answer.status_code == 201, answer.text
+
+
+def test_the_time_that_a_client_takes_to_read_does_not_count_as_request_time(
+    service: Callable[..., Api],
+) -> None:
+    api = service(request_timeout=0.5, max_body_size=8 * 1024 * 1024)
+    # More than the sockets on both sides hold.
+    for number in range(8):
+        api.cluster(f"c-{number}", spec={"text": "x" * 2_000_000})
+    with api.get("/clusters", stream=True) as answer:
+        time.sleep(1.5)
+        assert answer.json()["total"] == 8

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import requests
 from conftest import Api
@@ -499,6 +500,22 @@ def test_each_request_on_a_connection_has_its_own_read_timeout(service: Start) -
         received, took = trickle(connection, b"GET /api", b"x", 20)
         assert received.startswith(b"HTTP/1.1 408 ")
         assert took < 10
+
+
+def test_a_request_may_arrive_slowly_behind_one_that_is_answered_slowly(
+    service: Start, database: str
+) -> None:
+    api = service(read_timeout=1, statement_timeout=20)
+    cluster = api.cluster()
+    change = b'{"spec": {"a": 1}}'
+    first = f"PATCH {cluster['href']} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(change)}\r\n\r\n"
+    with connected(api.url) as connection, psycopg.connect(database) as lock:
+        lock.execute("SELECT 1 FROM clusters FOR UPDATE")
+        connection.sendall(first.encode() + change + b"GET /api/hyperfleet HTTP/1.1\r\n")
+        time.sleep(1.5)
+        connection.sendall(b"Host: x\r\nConnection: close\r\n\r\n")
+        lock.rollback()
+        assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_bytes_that_are_not_http_get_the_standard_error(api: Api) -> None:
