@@ -1,8 +1,13 @@
 """Who the caller of the current request is, and the request's id."""
 
+import re
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
+
+import uuid_utils
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 SYSTEM = "system@hyperfleet.local"
 MAX_LENGTH = 256
@@ -11,6 +16,9 @@ MAX_LENGTH = 256
 current: ContextVar[str] = ContextVar("caller", default="")
 # The id of the current request.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+# The scope's key for it, and the ids of clients that are kept.
+REQUEST_ID = "hyperfleet.request_id"
+KEPT = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def caller() -> str:
@@ -19,6 +27,15 @@ def caller() -> str:
     With authentication, no write gets this far without one: see :mod:`hyperfleet.auth.guard`.
     """
     return current.get() or SYSTEM
+
+
+def id_of(scope: Scope) -> str:
+    """Returns the id of a request: the client's, if it can be kept, or one made on the first call."""
+    known: str | None = scope.get(REQUEST_ID)
+    if known is None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        known = scope[REQUEST_ID] = given if KEPT.fullmatch(given) else str(uuid_utils.uuid7())
+    return known
 
 
 def from_claims(claims: Mapping[str, Any], names: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import uuid_utils
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from werkzeug.http import parse_etags
@@ -40,7 +39,6 @@ LONGEST = 500
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS")
 # Version, trace, parent and flags (https://www.w3.org/TR/trace-context/, 3.2).
 TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 # Media types that clients send when nobody has set one; curl sends the second, for example.
 ANYTHING = (b"text/plain", b"application/x-www-form-urlencoded")
@@ -102,8 +100,7 @@ class Logged:
         """Answers a request."""
         start = time.perf_counter()
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7())
+        request_id = identity.id_of(scope)
         token = identity.request_id.set(request_id)
         known = scope["method"] if scope["method"] in METHODS else ""
         traced = self._trace(known, scope, headers)

@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import httptools
 import uuid_utils
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hyperfleet import errors
-from hyperfleet.auth.identity import request_id
+from hyperfleet.auth.identity import id_of, request_id
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE, Aside
 from hyperfleet.http.problems import render
@@ -307,7 +308,9 @@ class Protocol(HttpToolsProtocol):
             # The request has been answered.
             self.loop.call_later(LINGER, self.transport.close)
             return
-        token = request_id.set(str(uuid_utils.uuid7()))
+        # Within a request, its own, under which the application logs it.
+        told = id_of(cast(Scope, self.cycle.scope)) if within else str(uuid_utils.uuid7())
+        token = request_id.set(told)
         body, headers = render(problem, "", "")
         headers |= {
             "content-length": str(len(body)),

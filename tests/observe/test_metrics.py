@@ -1,5 +1,6 @@
 """Metrics of resources, statements, connections and queues."""
 
+import json
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 
 import psycopg
@@ -249,6 +251,25 @@ def test_garbage_instead_of_a_request_is_counted_and_logged(serving: Serving) ->
     labels = f'code="400",component="api",method="other",path="unknown",{VERSION}'
     assert scraped(serving)[f"hyperfleet_api_requests_total{{{labels}}}"] == 3
     assert "input that was not a valid request" in serving.output
+
+
+def test_a_request_with_a_broken_body_is_counted_and_logged_once_under_the_id_in_its_response(
+    serving: Serving,
+) -> None:
+    host, _, port = serving.url.removeprefix("http://").partition(":")
+    for number, sent in enumerate(("", "X-Request-ID: mine\r\n"), 1):
+        head = f"POST /api/hyperfleet/v1/clusters HTTP/1.1\r\nHost: x\r\n{sent}"
+        with socket.create_connection((host, int(port)), 5) as line:
+            line.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\nZZ\r\n".encode())
+            answer = HTTPResponse(line)
+            answer.begin()
+            id_ = answer.headers["X-Request-ID"]
+            assert (answer.status, json.loads(answer.read())["trace_id"]) == (400, id_)
+        assert id_ == "mine" or not sent
+        assert serving.says(f"[{id_} -] POST /api/hyperfleet/v1/clusters 400")
+        found = scraped(serving)
+        counts = [found[name] for name in found if name.startswith("hyperfleet_api_requests_total")]
+        assert sum(counts) == number
 
 
 def test_an_outage_is_counted_and_leaves_no_request_waiting() -> None:
