@@ -97,6 +97,14 @@ def test_after_an_interruption_while_the_files_are_created_the_next_run_starts_a
     assert {path.name for path in folder.iterdir()} == {"postgresql", ".turn", ".users"}
 
 
+def test_what_a_killed_run_has_left_is_removed(folder: Path) -> None:
+    left = folder / f"{embedded.BEGUN}killed"
+    left.mkdir()
+    (left / "PG_VERSION").write_text("16")
+    with embedded.running(folder):
+        assert {path.name for path in folder.iterdir()} == {"postgresql", ".turn", ".users"}
+
+
 def test_the_files_can_be_created_in_a_mounted_folder(folder: Path) -> None:
     files, volume = folder / "data" / "postgresql", folder / "volume"
     files.mkdir(parents=True)

@@ -80,6 +80,26 @@ def test_a_user_id_without_a_name_can_migrate(database: str, monkeypatch: pytest
     assert migration.apply(database) == [newest]
 
 
+def test_a_migration_that_gets_no_lock_says_so_once_and_is_applied_later(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(migration, "PAUSE", 0.05)
+    [newest] = migration.roll_back(database, 1)
+    said = f"{newest} waits for older transactions, such as a dump"
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database) as older:
+        # It can be read, so the migration begins.
+        older.execute("LOCK TABLE _yoyo_migration IN SHARE MODE")
+        applying = threads.submit(migration.apply, database)
+        deadline = time.monotonic() + 20
+        while said not in caplog.messages:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1)
+        older.rollback()
+        assert applying.result() == [newest]
+    assert caplog.messages.count(said) == 1
+
+
 def test_a_migration_that_fails_is_reported_after_those_applied(
     database: str, sql: psycopg.Connection
 ) -> None:

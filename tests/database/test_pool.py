@@ -237,6 +237,58 @@ def test_the_server_ends_a_transaction_in_which_nothing_happens(
     uvloop.run(main())
 
 
+def test_a_transaction_that_is_given_up_is_rolled_back_without_a_warning(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with new_pool(database, 1) as pool:
+
+            def work(statement: str) -> None:
+                with transaction(pool) as conn:
+                    conn.execute(
+                        "INSERT INTO labels VALUES ('Cluster', gen_random_uuid(), 'a', 'b', now())"
+                    )
+                    conn.execute(statement).fetchone()
+                    raise LookupError("given up")
+
+            for statement in ("SELECT 1", "SELECT 1 / 0"):
+                with pytest.raises((LookupError, psycopg.errors.DivisionByZero)):
+                    await greenlets.run(work, statement)
+            assert await fetch(pool, "SELECT count(*) FROM labels", {}) == [(0,)]
+
+    uvloop.run(main())
+    assert caplog.messages == []
+
+
+def test_after_an_outage_a_request_without_a_connection_is_told_that_all_are_in_use(
+    database: str, sql: psycopg.Connection
+) -> None:
+    async def main() -> list[bool]:
+        busy = []
+        async with new_pool(make_conninfo(database, user=role), 1) as pool:
+            for allowed in (False, True):
+                allow(allowed)
+                if allowed:
+                    conn = await pool.getconn(10)
+                with pytest.raises(PoolTimeout) as caught:
+                    await pool.getconn(1)
+                busy.append(connection.busy(caught.value))
+            await pool.putconn(conn)
+        return busy
+
+    role = f"{sql.info.dbname}_away"
+
+    def allow(on: bool) -> None:
+        sql.execute(f"ALTER ROLE {role} {'LOGIN' if on else 'NOLOGIN'}")
+        end_others(sql)
+
+    sql.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        assert uvloop.run(main()) == [False, True]
+    finally:
+        sql.execute(f"DROP ROLE {role}")
+
+
 def test_a_long_transaction_is_not_hung_up_as_long_as_the_server_answers(database: str) -> None:
     async def main() -> None:
         async with new_pool(database, 1) as pool:
