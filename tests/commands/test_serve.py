@@ -133,6 +133,11 @@ def test_a_permanent_connection_error_is_reported_without_a_retry(
             ["--no-auth", "--database-url", "postgresql://u:secret@h/x?nonsense=1"],
             "--database-url is not understood",
         ),
+        # libpq quotes the part of a password after a blank.
+        (
+            ["--no-auth", "--database-url", "host=h password=my secret"],
+            "--database-url is not understood",
+        ),
         (["--no-auth", "--db-name", "fleet"], "neither --db-host nor --database-url"),
         (["--no-auth", "--config", "/no/such/file"], "does not exist"),
     ],
