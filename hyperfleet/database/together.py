@@ -122,6 +122,9 @@ class Rounds(Generic[K, V]):
     async def _round(self) -> None:
         # Collected only now, to include all that asked in the same turn of the loop.
         asked = {key: self.asked.pop(key) for key in list(islice(self.asked, LARGEST))}
+        if not asked:
+            # A round that began at the same moment does it all.
+            return
         task = asyncio.current_task()
         assert task is not None
         self.tasks[task] = tuple(asked.values())

@@ -248,6 +248,27 @@ def test_rows_that_exceed_one_statement_are_written_by_the_next() -> None:
     asyncio.run(main())
 
 
+def test_no_statement_is_run_for_nothing_on_a_busy_machine() -> None:
+    async def main() -> None:
+        sizes: list[int] = []
+
+        async def write(asked: dict[int, int]) -> dict[int, int]:
+            sizes.append(len(asked))
+            # The loop is held up for so long that the round is overdue once it ends.
+            time.sleep(2 * together.OVERDUE)
+            await asyncio.sleep(0)
+            return dict(asked)
+
+        rounds = Rounds(write)
+        count = 3 * together.LARGEST + 1
+        assert await asyncio.gather(*(rounds.get(n, n) for n in range(count))) == list(range(count))
+        while rounds.tasks:
+            await asyncio.sleep(0)
+        assert sizes == [together.LARGEST] * 3 + [1]
+
+    asyncio.run(main())
+
+
 def test_concurrent_creations_each_get_their_own_result(service: Callable[..., Api]) -> None:
     api, start = service(), threading.Barrier(32)
 
