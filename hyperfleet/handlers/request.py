@@ -76,8 +76,7 @@ def origin(reason: str | None = None) -> Origin:
 
 def knows(tag: str) -> bool:
     """Returns whether the client already has the version of this entity tag (RFC 9110, 13.1.2)."""
-    known = flask.request.if_none_match
-    return known.star_tag or known.contains_weak(tag)
+    return flask.request.if_none_match.contains_weak(tag)
 
 
 def merges() -> bool:

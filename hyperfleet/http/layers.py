@@ -280,11 +280,6 @@ class Plain:
         if scope["method"] == "HEAD":
             # The server omits the body of the response.
             plain["method"], plain[HEAD] = "GET", True
-        query: bytes = scope["query_string"]
-        if not query.isascii():
-            plain["query_string"] = b"".join(
-                b"%%%02X" % byte if byte > 127 else bytes([byte]) for byte in query
-            )
         await self.app(plain, receive, send)
 
 

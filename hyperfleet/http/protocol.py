@@ -37,6 +37,7 @@ LARGE = 65_536
 WRITING = ("POST", "PUT", "PATCH")
 # What a Host header may name: a host and a port, or nothing (RFC 9112, 3.2; RFC 3986, 3.2.2).
 HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.~:%-]+\])(?::\d*)?")
+NOT_ASCII = re.compile(rb"[\x80-\xff]")
 # The headers that determine where a request ends.
 FRAMING = (b"content-length", b"transfer-encoding")
 
@@ -78,6 +79,18 @@ class _Joined:
     def get_write_buffer_size(self) -> int:
         """Returns the number of bytes that have not been sent yet."""
         return self.transport.get_write_buffer_size() + len(self.held)
+
+
+def _encoded(head: bytes) -> bytes:
+    """Returns the beginning of a request with its target percent-encoded, as its parser demands.
+
+    Shells and Go's clients send the bytes that they were given; header fields may have any.
+    """
+    line, end, rest = head.partition(b"\r\n")
+    if not end:
+        # Longer than one packet, or no request at all.
+        return head
+    return NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line) + end + rest
 
 
 class Protocol(HttpToolsProtocol):
@@ -138,6 +151,8 @@ class Protocol(HttpToolsProtocol):
         self._start_clock()
         self._unset_keepalive_if_required()
         if self.in_head:
+            if not self.head_size and not data.isascii():
+                data = _encoded(data)
             self.head_size += len(data)
         else:
             self.beside += len(data)

@@ -191,6 +191,17 @@ def test_expect_continue_over_http_1_0_gets_no_100(api: Api) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
 
 
+def test_a_target_with_letters_that_are_not_encoded_is_read_as_utf_8(api: Api) -> None:
+    api.cluster("one", spec={"city": "Zürich"})
+    address = f"{BASE}/clusters?size=1&search=spec.city='Zürich'"
+    head = f"GET {address} HTTP/1.1\r\nHost: test\r\nX-City: Zürich\r\n\r\n".encode()
+    found = [json.loads(body)["total"] for _, body in responses(api, head, head, LAST)]
+    assert found == [1, 1, 1]
+    # A path with such letters leads nowhere.
+    [(status, _), _] = responses(api, f"GET {BASE}/Zürich HTTP/1.1\r\nHost: t\r\n\r\n".encode(), LAST)
+    assert status == 404
+
+
 @pytest.mark.parametrize("line", ["CONNECT test:443", "GET http://[::/", "GET http://test"])
 def test_an_invalid_request_target_gets_the_standard_error(api: Api, line: str) -> None:
     [(status, body)] = responses(api, f"{line} HTTP/1.1\r\nHost: test\r\n\r\n".encode() + GET)
