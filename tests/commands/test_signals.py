@@ -11,6 +11,8 @@ import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -149,6 +151,12 @@ def test_sighup_under_load_loses_no_request_and_applies_to_all_that_follow(
         assert server.stop() == 0
 
 
+def _kill(group: int) -> None:
+    """Kills what is left of a group of processes."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("how", "ends"),
     [
@@ -160,8 +168,14 @@ def test_sighup_under_load_loses_no_request_and_applies_to_all_that_follow(
     ],
 )
 def test_closing_the_terminal_ends_the_service_unless_it_is_meant_to_stay(
-    database: str, how: str, ends: bool
+    database: str, how: str, ends: bool, request: pytest.FixtureRequest
 ) -> None:
+    def log_in() -> None:
+        """Gives the shell the terminal, and the signals that the tests may be ignoring."""
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     mine, theirs = os.openpty()
     options = ["--no-auth", "--workers=2", "--port=0", "--health-port=0", "--metrics-port=0"]
     command = [HYPERFLEET, "serve", *options, "--database-url", database]
@@ -172,8 +186,9 @@ def test_closing_the_terminal_ends_the_service_unless_it_is_meant_to_stay(
         stderr=theirs,
         env=CLEAN,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no lock is taken)
+        preexec_fn=log_in,  # noqa: PLW1509 (no lock is taken)
     )
+    request.addfinalizer(partial(_kill, shell.pid))
     os.close(theirs)
     told = b""
     while b"Access" not in told:
