@@ -91,6 +91,11 @@ def change(file: Path, text: str | None) -> None:
     time.sleep(LOOK_EVERY)
 
 
+class _Server(ThreadingHTTPServer):
+    # By default it is 5, and a client that finds the queue full tries again after a second.
+    request_queue_size = 100
+
+
 class JsonServer:
     """A small HTTP server; ``answer`` makes its responses, ``asked`` keeps the requests."""
 
@@ -116,7 +121,7 @@ class JsonServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()

@@ -1,5 +1,6 @@
 """`hyperfleet` as a separate process, as users start it."""
 
+import logging
 import os
 import re
 import shutil
@@ -200,9 +201,13 @@ def run_here(*arguments: str, env: dict[str, str] | None = None) -> Ended:
     """Runs the command in this process, which is faster than a separate one."""
     unset = {key: None for key in os.environ if key not in CLEAN}
     known = [*kinds.RESOURCES.values()]
+    # A server of this process may log its last request late, into the output of the command.
+    requested = logging.getLogger("hyperfleet.request")
+    requested.disabled = True
     try:
         result = CliRunner().invoke(main, arguments, env={**unset, **(env or {})})
     finally:
+        requested.disabled = False
         # The kinds that it has declared must not affect later tests.
         kinds.declare(known)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output

@@ -238,6 +238,7 @@ def test_the_migrations_for_tenants_do_not_block_writes_during_a_dump(
             while time.monotonic() < until:
                 sql.execute("UPDATE clusters SET version = version")
                 sql.execute("UPDATE resources SET version = version")
+                time.sleep(0.01)
             assert not applied.done()
         finally:
             dump.rollback()
@@ -292,6 +293,7 @@ def test_migrations_and_rollbacks_do_not_block_writes_during_a_dump(
                     for table in tables:
                         # Takes the lock that every write takes.
                         sql.execute(f"DELETE FROM {table} WHERE false")
+                    time.sleep(0.01)
                 assert not stepping.done()
             finally:
                 dump.rollback()
