@@ -1,4 +1,4 @@
-"""Requests that wait on purpose for something that may not happen for long, such as the next change."""
+"""Requests that need no slot: those that wait on purpose, and those whose client has gone."""
 
 import time
 from collections.abc import Callable
