@@ -170,6 +170,7 @@ def test_queues_and_errors_are_shown_and_a_locked_table_does_not_block_scrapes(
             began = time.monotonic()
             scraped(serving)
             slowest[0] = max(slowest[0], time.monotonic() - began)
+            time.sleep(0.05)
 
     with ThreadPoolExecutor(9) as threads, sql.transaction():
         sql.execute("LOCK TABLE clusters")
