@@ -13,12 +13,15 @@ REQUEST_HEADERS = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
     "X-Request-ID",
 )
 RESPONSE_HEADERS = (
     "ETag",
     "Hyperfleet-Position",
     "Location",
+    "Preference-Applied",
     "Retry-After",
     "WWW-Authenticate",
     "X-Default-Fields",

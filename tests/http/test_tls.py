@@ -24,6 +24,7 @@ from issuer import key_pair, key_set, self_signed
 from process import Serving, run
 
 from hyperfleet import errors
+from hyperfleet.contract import document as contract
 from hyperfleet.http.certificate import Certificate
 from hyperfleet.settings.catalogue import CONSOLES
 
@@ -343,6 +344,26 @@ def test_pages_of_the_consoles_may_call_the_api(api: Api) -> None:
     # Errors too, so that the page can show them.
     missing = api.get("/nothing", headers={"Origin": CONSOLES[0]})
     assert (missing.status_code, missing.headers["Access-Control-Allow-Origin"]) == (404, CONSOLES[0])
+
+
+def test_pages_may_use_every_method_and_header_of_the_contract(api: Api) -> None:
+    document = contract.load()
+    operations = [*contract.operations(document)]
+    for method in {method.upper() for _, method, _ in operations}:
+        assert preflight(api, CONSOLES[0], method).status_code == 200, method
+    parameters = document["components"]["parameters"].values()
+    sent = {one["name"] for one in parameters if one["in"] == "header"}
+    assert {"If-Match", "If-None-Match", "Hyperfleet-Position"} <= sent
+    for name in (*sent, "Content-Type", "X-Request-ID"):
+        assert preflight(api, CONSOLES[0], headers=f"authorization,{name.lower()}").ok, name
+    assert preflight(api, CONSOLES[0], headers="x-other").status_code == 405
+    answers = [*document["components"]["responses"].values()]
+    answers += [one for *_, operation in operations for one in operation["responses"].values()]
+    read = {name for answer in answers for name in answer.get("headers", {})}
+    exposed = api.get("/clusters", headers={"Origin": CONSOLES[0]}).headers[
+        "Access-Control-Expose-Headers"
+    ]
+    assert {*read, "Hyperfleet-Position"} <= {*exposed.split(", ")}
 
 
 @pytest.mark.parametrize(
