@@ -25,9 +25,10 @@ def takes_gzip(scope: Scope) -> bool:
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
             for one in value.lower().split(b","):
-                coding, _, weight = one.replace(b" ", b"").partition(b";")
+                coding, _, weight = b"".join(one.split()).partition(b";")
                 if coding in (b"gzip", b"*"):
-                    taken = weight not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+                    # Zero may be written as 0, 0. or with up to three digits, 0.000.
+                    taken = not weight.startswith(b"q=0") or bool(weight[3:].strip(b".0"))
                 if coding == b"gzip":
                     # An explicit entry for gzip overrides "*".
                     return taken

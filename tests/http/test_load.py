@@ -54,7 +54,10 @@ def test_responses_are_compressed_on_request_if_that_saves_space(api: Api) -> No
         assert json.loads(gzip.decompress(raw)) == cluster
         assert "Accept-Encoding" in answer.headers["Vary"]
         assert answer.headers["ETag"] == '"1"'
-    for asked in ("identity", "gzip;q=0", "gzip; q=0.000", "*;q=0.0", "br", "", "gzip;q=0, *"):
+    for asked in (
+        *("identity", "gzip;q=0", "gzip; q=0.000", "*;q=0.0", "br", "", "gzip;q=0, *"),
+        *("gzip;q=0.", "gzip ;\tQ=0.00", "br,\tgzip;q=0"),
+    ):
         answer = ask(asked)
         assert "Content-Encoding" not in answer.headers
         assert answer.json() == cluster
@@ -65,6 +68,8 @@ def test_responses_are_compressed_on_request_if_that_saves_space(api: Api) -> No
     assert listed.json()["items"] == [cluster]
     contract = ask("gzip", "//openapi")
     assert int(contract.headers["Content-Length"]) < 20_000
+    # It is kept compressed, and not compressed once more.
+    assert contract.headers["Content-Encoding"] == "gzip"
     assert contract.json()["openapi"] == ask("identity", "//openapi").json()["openapi"]
     refused = ask("gzip", "/clusters?search=" + "a" * 3000)
     assert refused.status_code == 400
