@@ -158,6 +158,8 @@ def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[lis
     """Replaces the original's flags in the arguments of a command; also returns a message for each that
     has no effect here. Raises ConfigurationError for a malformed address.
 
+    Flags for settings that the command does not have are kept as they are, and so are its errors.
+
     :param known: the command's own flags, and whether each needs a value
     """
     given: list[str] = []
@@ -166,16 +168,19 @@ def translated(arguments: Sequence[str], known: Mapping[str, bool]) -> tuple[lis
     for argument in rest:
         flag, equals, value = argument.partition("=")
         synonym = BY_FLAG.get(flag)
+        meant = ADDRESSES.get(flag) or ((synonym.setting,) if synonym and synonym.setting else ())
         if flag in known:
             given.append(argument)
             if known[flag] and not equals:
                 given += islice(rest, 1)
+        elif not all(_flag(setting) in known for setting in meant):
+            given.append(argument)
         elif flag in ADDRESSES:
             given += _address(flag, value if equals else next(rest, ""))
         elif synonym is None:
             given.append(argument)
         elif synonym.setting:
-            given.append("--" + synonym.setting.replace("_", "-") + equals + value)
+            given.append(_flag(synonym.setting) + equals + value)
             if not (equals or synonym.bare):
                 given += islice(rest, 1)
         else:
@@ -189,9 +194,13 @@ def _address(flag: str, value: str) -> Iterator[str]:
     host, colon, port = value.rpartition(":")
     if not (colon and port.isdigit()):
         raise ConfigurationError(f"{flag}: {value[:100]!r} is not an address such as localhost:8000.")
-    names = [name.replace("_", "-") for name in ADDRESSES[flag]]
-    yield f"--{names[0]}={host.strip('[]') or '0.0.0.0'}"  # noqa: S104 (what it means in the original)
-    yield f"--{names[1]}={port}"
+    names = [_flag(name) for name in ADDRESSES[flag]]
+    yield f"{names[0]}={host.strip('[]') or '0.0.0.0'}"  # noqa: S104 (what it means in the original)
+    yield f"{names[1]}={port}"
+
+
+def _flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
 
 
 def of_file(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -414,6 +414,16 @@ def test_flags_of_both_generations_of_the_original_are_accepted() -> None:
     assert "is not an address" in refused.stdout
 
 
+@pytest.mark.parametrize(
+    "flag", ["--server-port", "--http-read-timeout", "--metrics-server-bindaddress"]
+)
+def test_a_flag_of_the_original_that_a_command_lacks_is_refused_as_it_was_written(flag: str) -> None:
+    for given in ((flag, ":1"), (f"{flag}=:1",)):
+        refused = run_here("migrate", *given)
+        assert refused.returncode == 2
+        assert f"No such option '{flag}'" in refused.stdout
+
+
 # Settings that the originals of 2026 had for a while.
 SHORT_LIVED = {
     "server": {
