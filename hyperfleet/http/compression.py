@@ -70,8 +70,7 @@ class Compressed:
                     _encoded(start, len(body))
                 await send(start)
             if pieces is not None:
-                body = message.get("body", b"")
-                body = await _beside(pieces.compress, body) if body else b""
+                body = await _beside(pieces.compress, message.get("body", b""))
                 if not message.get("more_body"):
                     body += pieces.flush()
                 message = {**message, "body": body}
