@@ -91,6 +91,20 @@ def test_a_token_must_be_for_the_audience_of_its_own_issuer(start: Start) -> Non
             refused(response, errors.INVALID_TOKEN, f"another audience. Expected: {audience}.")
 
 
+@pytest.mark.parametrize("audience", ["флот", "for-ä", 'a"b', "a\\b", "a\nb"])
+def test_an_audience_that_a_header_cannot_quote_is_compared_and_not_shown(
+    start: Start, audience: str
+) -> None:
+    api = start({"audience": audience}, {"audience": "fleet"})
+    assert ask(api, of(A, aud=audience)).status_code == 200
+    for token in (of(A, aud="fleet"), of(A, aud=None), of(B, aud=audience), of(B, aud=["x", audience])):
+        response = ask(api, token)
+        refused(response, errors.INVALID_TOKEN, "issued for another audience.")
+        assert response.headers["WWW-Authenticate"].isascii()
+        assert audience not in response.text
+        assert audience not in response.headers["WWW-Authenticate"]
+
+
 def test_a_token_is_verified_with_the_keys_of_its_own_issuer(
     start: Start, keys: dict[str, KeyServer]
 ) -> None:
