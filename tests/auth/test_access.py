@@ -412,6 +412,9 @@ def test_the_services_own_token_is_renewed(reviewed: Api, ocm: Ocm) -> None:
 def test_a_caller_without_an_account_name_is_forbidden(reviewed: Api, ocm: Ocm) -> None:
     forbidden(reviewed.get("/clusters", headers=bearer(preferred_username=None, sub=None)))
     assert ocm.questions == []
+    # The subject is its name if no claim says more.
+    ocm.allowed = {("f:1234:alice", "get", "Cluster")}
+    assert reviewed.get("/clusters", headers=bearer(preferred_username=None)).status_code == 200
 
 
 def test_rejected_tokens_and_public_operations_are_not_reviewed(reviewed: Api, ocm: Ocm) -> None:
