@@ -93,6 +93,7 @@ def test_the_end_of_a_deletion_is_recorded_with_the_last_state_of_the_resource(w
     for record in found[2:]:
         gone, was = record["resource"], last[record["id"]]
         assert (gone["spec"], gone["generation"], gone["deleted_by"]) == (was["spec"], 2, SYSTEM)
+        assert (record["name"], record["generation"]) == (was["name"], 2)
         assert record["reason"] == "finalized"
 
 
@@ -209,9 +210,10 @@ def test_rejections_of_many_callers_are_limited_together(database: str, sql: psy
                     await asyncio.sleep(0.3)
             while records.storing:
                 await asyncio.sleep(0.05)
-            # A minute later, they are recorded again.
+            # A minute later, they are recorded again, and no more of them than before.
             records.since -= 61
-            records.saw(rejected("caller-0", "later"))
+            for _ in range(25):
+                records.saw(rejected("caller-0", "later"))
             while records.storing:
                 await asyncio.sleep(0.05)
 
@@ -220,17 +222,17 @@ def test_rejections_of_many_callers_are_limited_together(database: str, sql: psy
             # What cannot be stored is counted.
             sql.execute("ALTER TABLE audit RENAME TO audit_elsewhere")
             for number in range(3):
-                records.saw(rejected("caller-0", f"lost-{number}"))
+                records.saw(rejected("caller-1", f"lost-{number}"))
             while records.storing:
                 await asyncio.sleep(0.05)
             sql.execute("ALTER TABLE audit_elsewhere RENAME TO audit")
 
     uvloop.run(main())
-    assert sql.execute("SELECT count(*) FROM audit").fetchone() == (301,)
+    assert sql.execute("SELECT count(*) FROM audit").fetchone() == (320,)
     last = sql.execute("SELECT actor, length(path) FROM audit WHERE request = 'later'").fetchone()
     assert last == ("caller-0", 500)
     labels = {"component": "api", "version": __version__}
-    assert registry.get_sample_value("hyperfleet_audit_dropped_total", labels) == 23
+    assert registry.get_sample_value("hyperfleet_audit_dropped_total", labels) == 28
 
 
 def test_the_audit_is_paged_searched_and_ordered_like_other_lists(api: Api) -> None:
@@ -289,7 +291,9 @@ def test_a_page_of_large_records_is_complete(api: Api) -> None:
     assert [r["resource"]["spec"]["text"][0] for r in found] == ["0", "1", "2", "3"]
 
 
-def test_records_older_than_the_limit_are_removed(database: str, sql: psycopg.Connection) -> None:
+def test_records_older_than_the_limit_are_removed(
+    database: str, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     sql.execute(
         "INSERT INTO audit (time, actor, action, resource_type) "
         "SELECT now() - make_interval(days => n), 'x', 'create', 'Cluster' FROM generate_series(1, 50) n"
@@ -305,6 +309,8 @@ def test_records_older_than_the_limit_are_removed(database: str, sql: psycopg.Co
             if refused.forgetting is not None:
                 await refused.forgetting
                 assert refused.forgetting is None, "a minute later, it begins again"
+                refused.beat()
+                assert refused.forgetting is None, "and not before"
 
     for days, left in ((0, 50), (30, 29), (1, 0)):
         asyncio.run(forget(days))
@@ -316,6 +322,10 @@ def test_records_older_than_the_limit_are_removed(database: str, sql: psycopg.Co
     )
     asyncio.run(forget(1))
     assert sql.execute("SELECT count(*) FROM audit").fetchone() == (0,)
+    assert "audit" not in caplog.text
+    sql.execute("ALTER TABLE audit RENAME TO audit_elsewhere")
+    asyncio.run(forget(1))
+    assert 'could not delete old audit records for now: relation "audit" does not' in caplog.text
 
 
 Start = Callable[..., Api]

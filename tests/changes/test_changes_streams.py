@@ -5,6 +5,7 @@ import string
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import psycopg
 import pytest
@@ -41,6 +42,22 @@ def test_a_stream_that_starts_now_can_be_resumed_before_its_first_change(api: Ap
     api.cluster("c1")
     with api.get("/changes", headers={**headers, "Last-Event-ID": begun["id"]}, stream=True) as stream:
         assert json.loads(next(events(stream))["data"])["name"] == "c1"
+
+
+def test_a_stream_can_be_resumed_after_changes_that_it_leaves_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LASTS", 2.0)
+    cluster, token = api.cluster("c1"), now(api)
+    api.node_pool(cluster)
+    api.cluster("c2")
+    headers = {"Accept": "text/event-stream"}
+    with api.get(f"/changes?after={token}&kind=NodePool", headers=headers, stream=True) as stream:
+        first, place = islice(events(stream, places=True), 2)
+    assert json.loads(first["data"])["name"] == "np1"
+    assert set(place) == {"id"}
+    assert place["id"] == api.get(f"/changes?after={first['id']}&kind=NodePool").json()["next"]
+    assert api.get(f"/changes?after={place['id']}").json()["items"] == []
 
 
 def test_a_stream_ends_after_its_time_and_can_be_resumed_without_a_gap(

@@ -109,12 +109,16 @@ def test_a_change_answers_all_clients_that_wait_for_it_with_any_filter(api: Api)
     token, own = now(api), f"owner_id={cluster['id']}"
     asked = [f"/changes?after={token}&wait=20&{said}" for said in ("", "kind=NodePool", own)]
     asked.append(f"{asked[1]}&{own}")
+    # What is shown of a resource is each one's own, too.
+    asked += [f"{asked[0]}&fields={name}" for name in ("name", "spec")]
     with ThreadPoolExecutor(len(asked)) as threads:
         waiting = [threads.submit(Api(api.url).get, path) for path in asked]
         time.sleep(0.5)
         api.node_pool(cluster)
         for path, one in zip(asked, waiting, strict=True):
             assert told(one.result().json()["items"]) == [("created", "NodePool", "np1")], path
+    for name, one in zip(("name", "spec"), waiting[-2:], strict=True):
+        assert one.result().json()["items"][0]["resource"].keys() == {"id", name}
 
 
 def test_clients_that_started_at_different_places_share_the_query_for_a_change(
