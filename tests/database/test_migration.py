@@ -163,6 +163,9 @@ def test_a_rollback_lists_what_it_drops_and_requires_yes(database: str, sql: psy
     assert migration.applied(sql) == migration.names()
     done = run("migrate", "--rollback", "1", "--yes", "--database-url", database)
     assert done.returncode == 0, done.stdout
+    assert [
+        line.partition(" drops: ")[0] for line in done.stdout.splitlines() if " drops: " in line
+    ] == [newest]
     assert f"rolled back  {newest}" in done.stdout
     assert migration.pending(sql) == [newest]
 

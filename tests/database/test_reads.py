@@ -118,6 +118,14 @@ def test_a_client_that_sends_back_the_position_of_a_write_always_reads_it(
     assert time.monotonic() - began < 9 * 0.5 + 2
     found = served(serving)
     assert found["primary"] and all(found[folder] for folder in nodes[1])
+    # Whoever is too late wants to read what somebody else has written.
+    taken = api.post("/clusters", json={"name": "c0", "spec": {}})
+    path = f"/clusters/{api.get('/clusters?size=1').json()['items'][0]['id']}"
+    changed = api.patch(path, json={"spec": {}}, headers={"If-Match": '"99"'})
+    assert (taken.status_code, changed.status_code) == (409, 412)
+    assert POSITION in taken.headers and POSITION in changed.headers
+    for other in (api.get(path), api.head(path), api.options(path), api.post("/clusters", json={})):
+        assert POSITION not in other.headers, other.request.method
 
 
 def test_lists_are_shared_evenly_among_the_standbys(
