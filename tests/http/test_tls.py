@@ -128,9 +128,10 @@ def test_serve_refuses_tls_with_missing_or_swapped_files(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     cert, key = files
-    done = run("serve", "--no-auth", "--enable-https")
-    assert done.returncode == 2
-    assert "--https-cert-file and --https-key-file" in done.stdout
+    for given in ((), (f"--https-cert-file={cert}",)):
+        done = run("serve", "--no-auth", "--enable-https", *given)
+        assert done.returncode == 2
+        assert "--https-cert-file and --https-key-file" in done.stdout
     done = run(
         "serve", "--no-auth", "--enable-https", f"--https-cert-file={key}", f"--https-key-file={cert}"
     )
@@ -248,6 +249,20 @@ def test_no_handshake_fails_while_a_certificate_is_renewed(tmp_path: Path) -> No
     swap("two")
     certificate.renew()
     assert {handshake_certificate(certificate.context, name) for name in ("test", None)} == {ders[1]}
+
+
+def test_a_certificate_and_its_key_may_be_replaced_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    cert, key = self_signed(tmp_path)
+    certificate = Certificate(cert, key)
+    for files in ((cert, key), (key, cert)):
+        before = handshake_certificate(certificate.context, None)
+        renewed, _ = self_signed(tmp_path / "new")
+        new = ssl.PEM_cert_to_DER_cert(renewed.read_text())
+        for file, expected in zip(files, (before, new), strict=True):
+            (tmp_path / "new" / file.name).replace(file)
+            certificate.renew()
+            assert handshake_certificate(certificate.context, None) == expected
 
 
 def test_a_key_with_a_passphrase_is_refused_without_a_prompt(
