@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -16,6 +17,8 @@ from conftest import Api
 from issuer import Answer, JsonServer
 from process import CLEAN, HYPERFLEET, Serving, run, run_here
 from provider_samples import PROVIDERS
+
+from hyperfleet.commands import watch as command
 
 pytestmark = pytest.mark.slow
 
@@ -169,6 +172,7 @@ def test_an_invalid_url_is_reported(url: str) -> None:
     [
         b'{"status": "ok"}',
         b'{"kind": "ChangeList"}',
+        b'{"kind": "ChangeList", "items": []}',
         b'{"kind": "ChangeList", "items": null, "next": "there"}',
     ],
 )
@@ -181,6 +185,19 @@ def test_a_server_that_is_not_the_api_is_reported_and_asked_again(body: bytes) -
         finally:
             one.process.kill()
             one.process.wait(10)
+
+
+def test_the_pauses_grow_until_the_service_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=pauses.append))
+    page, away = (200, {}, b'{"items": [], "next": "there"}'), (503, {}, b"{}")
+    answers: Iterator[Answer] = iter([*[away] * 6, page, away, away, (403, {}, b"{}")])
+    with JsonServer(lambda *_: next(answers)) as server:
+        done = run_here("watch", f"--url={server.url}")
+    assert done.returncode == 1
+    assert pauses == [0.5, 1, 2, 4, 8, 10, 0.5, 1]
+    # Until it knows its place, it asks only for that, so that it can be continued from the beginning.
+    assert ["wait=" in path for _, path, *_ in server.asked] == [False] * 7 + [True] * 3
 
 
 def test_a_token_file_that_is_not_text_is_ignored(api: Api, tmp_path: Path) -> None:
