@@ -104,7 +104,6 @@ def _follow(url: str, token: str, token_file: Path | None, output: str, wanted: 
         else:
             for item in page["items"]:
                 click.echo(json.dumps(item) if output == "json" else _line(item))
-            sys.stdout.flush()
             pause, wanted["after"] = FIRST, page["next"]
 
 
