@@ -200,6 +200,17 @@ def test_the_pauses_grow_until_the_service_answers_again(monkeypatch: pytest.Mon
     assert ["wait=" in path for _, path, *_ in server.asked] == [False] * 7 + [True] * 3
 
 
+@pytest.mark.parametrize(("held", "sent"), [("filed\n", "filed"), ("\n", "given"), ("", "given")])
+def test_a_token_file_may_end_in_a_newline_and_does_not_count_while_it_is_empty(
+    tmp_path: Path, held: str, sent: str
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(held)
+    with JsonServer(lambda *_: (403, {}, b"{}")) as server:
+        run_here("watch", f"--url={server.url}", "--token=given", f"--token-file={file}")
+    assert [headers["Authorization"] for *_, headers in server.asked] == [f"Bearer {sent}"]
+
+
 def test_a_token_file_that_is_not_text_is_ignored(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(b"\xff\xfe")

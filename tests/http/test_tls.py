@@ -263,6 +263,10 @@ def test_a_certificate_and_its_key_may_be_replaced_one_after_the_other(tmp_path:
             (tmp_path / "new" / file.name).replace(file)
             certificate.renew()
             assert handshake_certificate(certificate.context, None) == expected
+    # Nor does it matter if one of them is missing for a moment.
+    key.unlink()
+    certificate.renew()
+    assert handshake_certificate(certificate.context, None) == new
 
 
 def test_a_key_with_a_passphrase_is_refused_without_a_prompt(
