@@ -14,6 +14,7 @@ from typing import Any
 import jose.jwt
 import pytest
 import requests
+from issuer import self_signed
 from process import CLEAN, HYPERFLEET, Serving
 
 pytestmark = pytest.mark.slow
@@ -149,7 +150,7 @@ def test_the_options_determine_the_claims_of_a_token(folder: Path) -> None:
     )
     claims = jose.jwt.decode(made, json.loads((folder / "jwks.json").read_text()), audience="fleet")
     assert claims["exp"] - claims["iat"] == 1800
-    assert claims["iss"] == "https://me"
+    assert (claims["iss"], claims["aud"]) == ("https://me", "fleet")
     assert (claims["email"], claims["username"], claims["sub"]) == ("ann@example.com", "ann", "ann")
     assert (claims["typ"], claims["groups"], claims["team"]) == ("ID", [1], "red team")
 
@@ -162,13 +163,19 @@ def test_an_invalid_option_is_named_in_the_error(folder: Path, wrong: str) -> No
     assert wrong.split("=", maxsplit=1)[0] in failed.value.stderr
 
 
-def test_a_broken_key_fails_without_a_traceback(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["none", "ec"])
+def test_a_broken_key_fails_without_a_traceback(folder: Path, kind: str) -> None:
     folder.mkdir()
-    (folder / "private.pem").write_text("no key")
+    if kind == "ec":
+        _, other = self_signed(folder)
+        other.rename(folder / "private.pem")
+    else:
+        (folder / "private.pem").write_text("no key")
     with pytest.raises(subprocess.CalledProcessError) as failed:
         token(folder)
     assert failed.value.returncode == 1
     assert "Traceback" not in failed.value.stderr
+    assert kind == "none" or "private.pem holds no RSA key" in failed.value.stderr
 
 
 def test_an_expired_token_is_refused(server: Serving, folder: Path) -> None:
