@@ -167,7 +167,8 @@ def _line(text: str, at: schema.Path) -> str:
     """Returns, like ``, line 12``, where a path leads, or as much of it as exists."""
     try:
         node = YAML().load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):
+        # Here, unlike above, dates are more than texts, and nesting takes several times the stack.
         return ""
     line = 0
     for part in at:
