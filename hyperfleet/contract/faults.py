@@ -215,8 +215,9 @@ def _applied(schemas: list[Any], text: Mapping[str, Any]) -> list[Mapping[str, A
         if not isinstance(one, Mapping) or any(one is other for other in done):
             continue
         done.append(one)
-        if one.get("$ref", "").startswith(PREFIX):
-            waiting.append(schema.at(text, schema.pointer(one["$ref"])))
+        for ref in (one.get("$ref", ""), one.get("$dynamicRef", "")):
+            if ref.startswith(PREFIX):
+                waiting.append(schema.at(text, schema.pointer(ref)))
         for keyword in ("allOf", "anyOf", "oneOf"):
             waiting += one.get(keyword, ())
         waiting += [one.get(keyword) for keyword in ("if", "then", "else")]
@@ -346,13 +347,12 @@ def _alternatives(error: Any, where: Path, secret: Callable[[Path], bool]) -> It
     ranks = [_distance(branch, error) for branch in fitting]
     best = [branch for branch, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)]
     if len(best) == 1:
-        for inner in best[0]:
+        for inner in _without_consequences(best[0]):
             yield from explain(inner, where, secret)
         return
     message = "must fit one of the alternatives"
     if len(best) <= ALTERNATIVES:
-        here = path(error.instance_path)
-        message += ": " + "; or ".join(_brief(branch, here) for branch in best)
+        message += ": " + "; or ".join(_brief(branch, error.instance_path) for branch in best)
     yield fault(at, message, rule)
 
 
@@ -374,9 +374,10 @@ def _distance(branch: Sequence[Any], error: Any) -> tuple[int, int]:
     return len(telling), len(branch)
 
 
-def _brief(branch: Sequence[Any], here: str) -> str:
-    found = [fault for error in branch[:2] for fault in explain(error, ())][:2]
-    fields = [fault["field"].removeprefix(here).lstrip(".") for fault in found]
+def _brief(branch: Sequence[Any], here: Path) -> str:
+    left = list(_without_consequences(branch))[:2]
+    found = [fault for error in left for fault in explain(error, ["body"])][:2]
+    fields = [fault["field"].removeprefix(path(["body", *here])).lstrip(".") for fault in found]
     return " and ".join(
         f"{field} {fault['message']}".lstrip() for field, fault in zip(fields, found, strict=True)
     )

@@ -1,4 +1,5 @@
 """Provider schemas, one feature at a time: dialects, references, read-only members, discriminators."""
+# ruff: noqa: E501 (tables of cases, a line for each)
 
 import json
 import time
@@ -38,7 +39,7 @@ def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(
         {
             "properties": {
                 "size": {"type": "string", "nullable": True, "enum": ["s", "m"]},
-                "over": {"minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},  # noqa: E501
+                "over": {"minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},
                 # Members beside a reference are ignored.
                 "ref": {"$ref": "#/components/schemas/Text", "maxLength": 1},
                 "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
@@ -117,11 +118,69 @@ def test_a_long_enum_is_reported_as_its_first_20_values_and_the_number_of_others
     assert message(22) == f"{twenty} and 2 more"
 
 
-def test_a_value_of_the_wrong_type_is_reported_for_its_type_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alternatives", [False, True])
+def test_a_value_of_the_wrong_type_is_reported_for_its_type_alone_and_an_empty_one_as_empty(
+    tmp_path: Path, alternatives: bool
+) -> None:
+    mail = {"type": "string", "minLength": 1, "format": "email", "pattern": "@"}
     members = {"a": {"type": "string", "enum": ["x", "y"]}, "b": {"type": "string", "const": "x"}}
-    check = compiled(tmp_path, "3.1.0", {"properties": members})
+    whole: dict[str, Any] = {"type": "object", "properties": {**members, "c": mail}}
+    spec = {"oneOf": [whole, {"type": "array"}]} if alternatives else whole
+    check = compiled(tmp_path, "3.1.0", spec)
     assert check({"a": 5, "b": 5}) == [("spec.a", "type"), ("spec.b", "type")]
     assert check({"a": "z", "b": "z"}) == [("spec.a", "enum"), ("spec.b", "const")]
+    assert check({"c": ""}) == [("spec.c", "minLength")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "message"),
+    [
+        ({"enum": [None]}, 1, "must be null"),
+        ({"enum": ["", "a"]}, "b", 'must be one of "", a'),
+        ({"anyOf": [{"required": ["a"]}, {"minProperties": 2}]}, {}, "a is required; or must have at least 2 members"),
+        ({"anyOf": [{"required": ["a"], "type": "object", "enum": [{}]}, {"required": ["c"], "minProperties": 2}]}, {"b": 1}, "must be {} and a is required; or must have at least 2 members and c is required"),
+        ({"propertyNames": {"anyOf": [{"maxLength": 1}, {"pattern": "^x"}]}}, {"abc": 1}, "must have at most 1 character; or must match the pattern ^x: abc"),
+    ],
+)  # fmt: skip
+def test_a_message_about_a_value_itself_names_no_member(spec: Any, value: Any, message: str) -> None:
+    for where, whole, given in (
+        (["spec"], spec, value),
+        ([], {"properties": {"a": spec}}, {"a": value}),
+    ):
+        [found] = faults_module.faults(compile_schema(whole, old=False), given, where)
+        assert found["field"] == ("spec" if where else "a")
+        assert found["message"].endswith(message)
+        assert "body" not in found["message"]
+
+
+HIDDEN = {"$ref": "#/components/schemas/Hidden"}
+SHORT = {"type": "string", "maxLength": 3}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"properties": {"a": {"prefixItems": [{}, HIDDEN], "items": True}}},
+        {"properties": {"a": {"contains": HIDDEN, "items": SHORT}}},
+        {"properties": {"a": {"prefixItems": [{}], "unevaluatedItems": HIDDEN}}},
+        {"additionalProperties": {"items": HIDDEN}},
+        {"unevaluatedProperties": {"items": HIDDEN}},
+        {"patternProperties": {"^a": {"items": HIDDEN}}},
+        {"properties": {"a": {"items": SHORT, "if": True, "then": {"items": {"format": "password"}}}}},
+        {"properties": {"a": SHORT}, "dependentSchemas": {"a": {"properties": {"a": HIDDEN}}}},
+        {"$dynamicRef": "#/components/schemas/Inner"},
+    ],
+)
+def test_a_secret_is_not_echoed_whichever_keyword_marks_it(spec: Any) -> None:
+    named = {
+        "Hidden": {**SHORT, "writeOnly": True},
+        "Inner": {"properties": {"a": {"items": {"$ref": "#/components/schemas/Hidden"}}}},
+    }
+    validator = compile_schema(spec, named, old=False)
+    value = {"a": "secret" if "dependentSchemas" in spec else ["", "secret"]}
+    found = [*faults_module.faults(validator, value, ["spec"])]
+    assert found
+    assert "secret" not in str(found)
 
 
 def test_circular_references_terminate(tmp_path: Path) -> None:
