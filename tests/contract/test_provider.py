@@ -354,11 +354,14 @@ def test_schemas_with_names_that_the_contract_uses_are_renamed_in_openapi(
 ) -> None:
     file = tmp_path / "provider.yaml"
     ref = {"$ref": "#/components/schemas/ClusterStatus"}
+    # A mapping may have mere names.
+    targets = {"propertyName": "on", "mapping": {"x": "ClusterStatus"}}
+    choice = {"oneOf": [ref], "discriminator": targets}
     document = {
         "openapi": "3.0.3",
         "components": {
             "schemas": {
-                "ClusterSpec": {"type": "object", "properties": {"a": ref}},
+                "ClusterSpec": {"type": "object", "properties": {"a": ref, "b": choice}},
                 "ClusterStatus": {
                     "type": "object",
                     "properties": {"on": {"type": "boolean"}, "next": ref},
@@ -372,6 +375,9 @@ def test_schemas_with_names_that_the_contract_uses_are_renamed_in_openapi(
     assert "phase" in shown["ClusterStatus"]["properties"]
     assert shown["ClusterSpec"]["properties"]["a"] == {
         "$ref": "#/components/schemas/ProviderClusterStatus"
+    }
+    assert shown["ClusterSpec"]["properties"]["b"]["discriminator"]["mapping"] == {
+        "x": "#/components/schemas/ProviderClusterStatus"
     }
     assert "on" in shown["ProviderClusterStatus"]["properties"]
     assert create(api, {"a": {"on": True, "next": {"on": 1}}}).status_code == 400

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hyperfleet.contract import faults as faults_module
-from hyperfleet.contract.provider_document import read
+from hyperfleet.contract.provider_document import BrokenDocument, read
 from hyperfleet.contract.schema import compile_schema
 
 
@@ -45,10 +45,16 @@ def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(
                 "some": {"nullable": True, "oneOf": [{"$ref": "#/components/schemas/Text"}]},
                 "int32": {"type": "integer", "format": "int32"},
                 "deep": {"$ref": "#/components/schemas/Outer/properties/in~1%6Eer"},
+                "tilde": {"$ref": "#/components/schemas/Outer/properties/~01"},
+                "port": {"format": "int32", "minimum": 0, "allOf": [{"multipleOf": 5}]},
+                "five": {"format": "int32", "allOf": [{"multipleOf": 5}]},
+                "strict": {"exclusiveMinimum": True, "exclusiveMaximum": True},
+                "not": {"not": {"minimum": 3, "exclusiveMinimum": True}},
+                "other": {"type": "string", "nullable": True, "not": {"pattern": "^x"}},
             }
         },
         Text={"type": "string"},
-        Outer={"properties": {"in/ner": {"type": "boolean"}}},
+        Outer={"properties": {"in/ner": {"type": "boolean"}, "~1": {"type": "string"}}},
     )  # fmt: skip
     assert (
         check(
@@ -59,18 +65,28 @@ def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(
                 "some": None,
                 "int32": 1.0,
                 "deep": True,
+                "tilde": "~",
+                "port": 5,
+                "five": -5,
+                "strict": 0,
+                "not": 3,
+                "other": None,
             }
         )
         == []
     )
     bad = {"size": "x", "over": 3, "ref": 1, "some": 1, "int32": 2**31, "deep": 1}
-    assert check(bad) == [
+    assert check({**bad, "tilde": 1, "port": 2**31 + 2, "five": 3, "not": 4}) == [
         ("spec.size", "enum"),
         ("spec.over", "exclusiveMinimum"),
         ("spec.ref", "type"),
         ("spec.some", "oneOf"),
         ("spec.int32", "format"),
         ("spec.deep", "type"),
+        ("spec.tilde", "type"),
+        ("spec.port", "format"),
+        ("spec.five", "multipleOf"),
+        ("spec.not", "not"),
     ]
 
 
@@ -107,6 +123,41 @@ def test_openapi_3_1_is_validated_as_json_schema(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("properties.a", "patternProperties.a", "dependentSchemas.a", "$defs.a", "definitions.a"),
+        *("allOf.0", "anyOf.0", "oneOf.0", "prefixItems.0", "items", "contains", "not", "if", "then"),
+        *("else", "additionalProperties", "propertyNames", "contentSchema"),
+        *("unevaluatedItems", "unevaluatedProperties"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_found_wherever_a_schema_may_stand(
+    tmp_path: Path, place: str
+) -> None:
+    keyword, _, step = place.partition(".")
+    ref: Any = {"$ref": "#/components/schemas/Gone"}
+    within = {keyword: {"a": {"a": ref}, "0": [ref]}.get(step, ref)}
+    with pytest.raises(BrokenDocument) as raised:
+        compiled(tmp_path, "3.1.0", {"items": within})
+    [line] = raised.value.faults
+    assert f": components.schemas.ClusterSpec.items.{place}.$ref: refers to " in line
+
+
+def test_an_unevaluated_member_is_reported_although_an_alternative_that_does_not_fit_has_it(
+    tmp_path: Path,
+) -> None:
+    choice = [{"properties": {"a": {}}, "required": ["b"]}, {"properties": {"b": {}}}]
+    inner = {"anyOf": choice, "unevaluatedProperties": False}
+    check = compiled(tmp_path, "3.1.0", {"properties": {"in": inner, "n": {"type": "integer"}}})
+    assert check({"in": {"b": 1}}) == []
+    assert check({"in": {"a": 1}}) == [("spec.in.a", "unevaluatedProperties")]
+    assert check({"in": {"a": 1}, "n": "x"}) == [
+        ("spec.n", "type"),
+        ("spec.in.a", "unevaluatedProperties"),
+    ]
+
+
 def test_a_long_enum_is_reported_as_its_first_20_values_and_the_number_of_others() -> None:
     def message(count: int) -> str:
         validator = compile_schema({"enum": [f"v{number}" for number in range(count)]})
@@ -139,6 +190,10 @@ def test_a_value_of_the_wrong_type_is_reported_for_its_type_alone_and_an_empty_o
         ({"enum": ["", "a"]}, "b", 'must be one of "", a'),
         ({"anyOf": [{"required": ["a"]}, {"minProperties": 2}]}, {}, "a is required; or must have at least 2 members"),
         ({"anyOf": [{"required": ["a"], "type": "object", "enum": [{}]}, {"required": ["c"], "minProperties": 2}]}, {"b": 1}, "must be {} and a is required; or must have at least 2 members and c is required"),
+        ({"anyOf": [{"required": [name]} for name in "abcd"]}, {}, "alternatives: a is required; or b is required; or c is required; or d is required"),
+        ({"anyOf": [{"required": [name]} for name in "abcde"]}, {}, "must fit one of the alternatives"),
+        ({"anyOf": [{"required": ["a", "b", "c"]}, {"required": ["d", "e", "f"]}]}, {}, "a is required and b is required; or d is required and e is required"),
+        ({"oneOf": [{"type": "string"}, {"type": "array"}]}, 5, "must be a string or an array"),
         ({"propertyNames": {"anyOf": [{"maxLength": 1}, {"pattern": "^x"}]}}, {"abc": 1}, "must have at most 1 character; or must match the pattern ^x: abc"),
     ],
 )  # fmt: skip
@@ -193,11 +248,19 @@ def test_circular_references_terminate(tmp_path: Path) -> None:
     # This schema constrains nothing, but must not be followed forever.
     loop = {"$ref": "#/components/schemas/Loop"}
     assert compiled(tmp_path, "3.0.3", loop, Loop={"allOf": [loop]})({}) == []
+    choice = {
+        "oneOf": [loop, {"$ref": "#/components/schemas/Tree"}],
+        "discriminator": {"propertyName": "t"},
+    }
+    check = compiled(tmp_path, "3.0.3", choice, Loop={"allOf": [loop]}, Tree=tree)
+    assert check({"t": "Tree", "n": "x"}) == [("spec.n", "type")]
 
 
 def test_a_pattern_cannot_hang_the_service(tmp_path: Path) -> None:
     slow = {"type": "string", "pattern": r"^(([a-z])+.)+(?!q)[A-Z]([a-z])+$"}
     check = compiled(tmp_path, "3.0.3", {"properties": {"list": {"items": slow}}})
+    [found] = faults_module.faults(compile_schema(slow), "a" * 40 + "!")
+    assert found["message"] == "takes too long to compare with its pattern"
     start = time.thread_time()
     # A match that takes too long counts as none.
     assert check({"list": ["a" * 40 + "!"] * 1000})[0] == ("spec.list[0]", "pattern")
@@ -220,6 +283,11 @@ def test_ambiguous_discriminators_leave_the_choice_to_the_schemas(tmp_path: Path
     check = compiled(tmp_path, "3.0.3", one, A=either, B={"properties": {"t": {"enum": ["y"]}}})
     assert check({"t": "x"}) == [("spec.a", "required")]
     assert check({"t": "y"}) == []
+    # It makes the value an object, also where no alternative says so, and the other rules still hold.
+    assert check("x") == [("spec", "type")]
+    more = {**one, "allOf": [{"required": ["z"]}]}
+    check = compiled(tmp_path, "3.0.3", more, A={"properties": {"a": {"type": "string"}}}, B={})
+    assert check({"t": "A", "a": 1}) == [("spec.z", "required"), ("spec.a", "type")]
     # This is a key without a value in YAML.
     check = compiled(tmp_path, "3.0.3", {"oneOf": [{"required": ["t"]}], "discriminator": None})
     assert check({"u": 1}) == [("spec.t", "required")]
@@ -229,6 +297,22 @@ def test_a_member_that_the_intended_alternative_lacks_is_named(tmp_path: Path) -
     disk = {"type": "object", "properties": {"size": {}}, "additionalProperties": False}
     check = compiled(tmp_path, "3.0.3", {"properties": {"disk": {"oneOf": [disk, {"type": "string"}]}}})
     assert check({"disk": {"size": 1, "sizee": 1}}) == [("spec.disk.sizee", "additionalProperties")]
+
+
+@pytest.mark.parametrize("rule", [lambda value: {"enum": [value]}, lambda value: {"const": value}])
+def test_the_alternative_with_the_value_of_a_member_is_meant_or_else_the_one_with_fewest_faults(
+    tmp_path: Path, rule: Callable[[str], Any]
+) -> None:
+    long = {"properties": {"by": rule("a"), "word": {"minLength": 8}, "more": {"maxItems": 0}}}
+    either = {"oneOf": [long, {"properties": {"by": rule("b")}}]}
+    check = compiled(tmp_path, "3.1.0", either)
+    assert check({"by": "a", "word": "x", "more": [1]}) == [
+        ("spec.word", "minLength"),
+        ("spec.more", "maxItems"),
+    ]
+    inner = [{"properties": {"y": {"type": name}, "z": {"type": "null"}}} for name in ("null", "string")]
+    check = compiled(tmp_path, "3.1.0", {"oneOf": [{"properties": {"x": one}} for one in inner]})
+    assert check({"x": {"y": "s", "z": 1}}) == [("spec.x.z", "type")]
 
 
 def test_a_read_only_member_may_be_omitted_wherever_it_is_declared_read_only(tmp_path: Path) -> None:
@@ -243,6 +327,26 @@ def test_a_read_only_member_may_be_omitted_wherever_it_is_declared_read_only(tmp
         check = compiled(tmp_path, "3.0.3", spec, Base=base)
         assert check({"size": 1}) == []
         assert {*check({"id": 1})} == {("spec.size", "required"), ("spec.id", "type")}
+    # Which it is not where that is denied. The reference to the member may be one of several in a row.
+    for chain in ({"readOnly": False}, {"$ref": SCHEMAS + "One"}):
+        spec = {"properties": {"id": chain}, "required": ["id"]}
+        one, two = {"$ref": SCHEMAS + "Two"}, {"$ref": SCHEMAS + "Three"}
+        check = compiled(tmp_path, "3.0.3", spec, One=one, Two=two, Three={"readOnly": True})
+        assert check({}) == ([("spec.id", "required")] if "readOnly" in chain else [])
+    # A schema may be a part of two, which have other read-only members, or even of itself.
+    both = [{"properties": {name: {"readOnly": True}}} for name in ("id", "size")]
+    spec = {
+        name: {"allOf": [{"$ref": SCHEMAS + "Own"}, one]} for name, one in zip("ab", both, strict=True)
+    }
+    loop = {**own, "allOf": [{"$ref": SCHEMAS + "Own"}]}
+    check = compiled(tmp_path, "3.0.3", {"properties": spec}, Own=loop)
+    assert check({"a": {"id": 1, "size": 1}}) == []
+    check = compiled(tmp_path, "3.0.3", {"properties": spec}, Own=own)
+    assert check({"a": {"size": 1}, "b": {"id": 1}}) == []
+    assert check({"a": {"id": 1}, "b": {"size": 1}}) == [
+        ("spec.a.size", "required"),
+        ("spec.b.id", "required"),
+    ]
     # The schema that requires it may be elsewhere, too, and does require it where it is not read-only.
     needs = {"allOf": [{"$ref": SCHEMAS + "Own"}]}
     spec = {"allOf": [{"$ref": SCHEMAS + "Needs"}, {"$ref": SCHEMAS + "Base"}]}
@@ -302,6 +406,12 @@ def test_a_discriminator_also_selects_schemas_that_extend_a_child(tmp_path: Path
     assert check({"pet": {"kind": "Lion", "lives": 1, "mane": 1}}) == []
     assert check({"pet": {"kind": "Lion", "lives": "x"}}) == [("spec.pet.lives", "type")]
     assert check({"pet": {"kind": "CatBase"}}) == [("spec.pet.kind", "enum")]
+    # The document may have a schema of its own under such a name.
+    bases = {"AnimalBase": {"type": "string"}, "AnimalBase_": {"type": "boolean"}}
+    pets = {"properties": {**pet["properties"], **{name: {"$ref": SCHEMAS + name} for name in bases}}}
+    check = compiled(tmp_path, "3.0.3", pets, Animal=ANIMAL, Cat=cat, **bases)
+    assert check({"pet": {"kind": "Cat", "lives": 9}, "AnimalBase": "x", "AnimalBase_": True}) == []
+    assert check({"pet": {"kind": "Cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
     # A parent that its own mapping names is an alternative itself.
     targets = {"some": SCHEMAS + "Animal", "cat": "Cat"}
     some = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": targets}}
@@ -324,6 +434,28 @@ def test_a_grandchild_without_a_value_of_its_own_is_not_an_alternative(
     assert check({"pet": {"kind": "cat", "mane": "any"}}) == []
     assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
     assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
+
+
+def test_a_parent_with_alternatives_of_its_own_offers_no_others(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    cat, dog = ({"properties": {name: {"type": "integer"}}} for name in ("lives", "bark"))
+    for keyword in ("anyOf", "oneOf"):
+        choice = [{"$ref": SCHEMAS + name} for name in ("Cat", "Dog")]
+        named = {"Animal": {**ANIMAL, keyword: choice}, "Cat": cat, "Dog": dog}
+        check = compiled(tmp_path, "3.0.3", pet, **named, Lion=extending("Animal", "mane"))
+        assert check({"pet": {"kind": "Dog", "bark": "x"}}) == [("spec.pet.bark", "type")]
+        assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
+
+
+def test_children_that_inherit_the_same_values_are_told_apart_by_their_rules(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    animal = {**ANIMAL, "properties": {"kind": {"enum": ["cat", "dog"]}}}
+    cat, dog = extending("Animal", "lives", required=["lives"]), extending("Animal", "bark")
+    dog["required"] = ["bark"]
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog)
+    assert check({"pet": {"kind": "cat", "lives": 9}}) == []
+    assert check({"pet": {"kind": "dog", "bark": 1}}) == []
+    assert check({"pet": {"kind": "dog"}}) == [("spec.pet", "anyOf")]
 
 
 def test_a_mapping_takes_precedence_over_values_inherited_from_the_parent(tmp_path: Path) -> None:
