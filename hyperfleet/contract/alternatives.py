@@ -63,15 +63,15 @@ def _parts(one: Any) -> list[Any]:
 
 
 def _extended(part: Any) -> str:
-    """Returns the name of the schema that a part of an allOf refers to, if it does nothing else."""
-    ref = part.get("$ref") if isinstance(part, Mapping) and len(part) == 1 else None
+    """Returns the name of the schema that a part of an allOf refers to, if it does."""
+    ref = part.get("$ref") if isinstance(part, Mapping) else None
     return ref.removeprefix(PREFIX) if isinstance(ref, str) and ref.startswith(PREFIX) else ""
 
 
 def _on(one: Any, bases: Mapping[str, str]) -> Any:
     """Makes a schema extend its parent's own rules, if it extends a parent."""
     parts = [
-        {"$ref": PREFIX + bases[name]} if (name := _extended(part)) in bases else part
+        {**part, "$ref": PREFIX + bases[name]} if (name := _extended(part)) in bases else part
         for part in _parts(one)
     ]
     return {**one, "allOf": parts} if parts else one
@@ -108,7 +108,7 @@ def _choice(
             continue
         taken.update(value for value in told if mapped or value not in targets)
         refs[PREFIX + name] = PREFIX + bases.get(name, name)
-        if name in bases and not mapped:
+        if name in bases:
             # The reference has another name now, so that the value must be mapped.
             values |= dict.fromkeys(told, refs[PREFIX + name])
     values |= {value: refs.get(ref, ref) for value, ref in targets.items()}

@@ -447,6 +447,21 @@ def test_a_parent_with_alternatives_of_its_own_offers_no_others(tmp_path: Path) 
         assert check({"pet": {"kind": "Lion"}}) == [("spec.pet.kind", "enum")]
 
 
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+def test_a_child_may_say_more_beside_its_reference_to_the_parent(tmp_path: Path, version: str) -> None:
+    names = ("Animal", "Lion")
+    pets = {"properties": {name: {"$ref": SCHEMAS + name} for name in names}}
+    cat, lion = extending("Animal", "lives"), extending("Animal", "mane")
+    lion["allOf"][0] |= {"description": "What it is.", "required": ["mane"]}
+    check = compiled(tmp_path, version, pets, Animal=ANIMAL, Cat=cat, Lion=lion)
+    for name in names:
+        assert check({name: {"kind": "Lion", "mane": 1}}) == []
+        assert check({name: {"kind": "Lion", "mane": "x"}}) == [(f"spec.{name}.mane", "type")]
+        # Before 3.1, it is ignored.
+        missing = [(f"spec.{name}.mane", "required")] if version == "3.1.0" else []
+        assert check({name: {"kind": "Lion"}}) == missing
+
+
 def test_children_that_inherit_the_same_values_are_told_apart_by_their_rules(tmp_path: Path) -> None:
     pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
     animal = {**ANIMAL, "properties": {"kind": {"enum": ["cat", "dog"]}}}
