@@ -1,6 +1,7 @@
 """Provider documents: broken and missing files, reloads, and what readiness and metrics say of them."""
 # ruff: noqa: E501 (messages, a line for each)
 
+import json
 import shutil
 import signal
 import statistics
@@ -35,6 +36,34 @@ def test_a_broken_document_is_reported_with_file_and_place(name: str, tmp_path: 
         read(file)
     assert raised.value.faults[0].startswith(str(file))
     assert expected in raised.value.faults[0]
+    assert len(raised.value.faults) == 1
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_a_document_may_have_what_only_yaml_or_only_json_has(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "provider"
+    text = (
+        HEAD
+        + "      properties:\n        404: {enum: ['😀', true], default: 2025-11-17}\n        yes: {}\n"
+    )
+    if form == "json":
+        # Windows marks texts, and programs may escape what is not ASCII.
+        told = {"enum": ["😀", True], "default": "2025-11-17"}
+        spec = {"properties": {"404": told, "yes": {}}}
+        text = json.dumps({"openapi": "3.0.3", "components": {"schemas": {"ClusterSpec": spec}}})
+    file.write_bytes(("\ufeff" + text).encode())
+    document = read(file)
+    assert document.schemas["ClusterSpec"]["properties"] == {
+        "404": {"enum": ["😀", True], "default": "2025-11-17"},
+        "yes": {},
+    }
+    assert document.warnings == []
+
+
+def test_a_discriminator_may_have_an_empty_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "provider.yaml"
+    file.write_text(HEAD + "      discriminator:\n        propertyName: a\n        mapping:\n")
+    assert "Cluster" in read(file).validators
 
 
 def test_every_fault_and_warning_is_reported_but_only_for_schemas_that_the_specs_use(
@@ -54,21 +83,26 @@ def test_every_fault_and_warning_is_reported_but_only_for_schemas_that_the_specs
     file.write_text(HEAD + "      properties: {a: {minimun: 5, format: cidr, x-own: 1}}\n")
     warnings = read(file).warnings
     file.write_text(
-        HEAD + "      properties: {a: {$ref: '#/components/schemas/A', nullable: true}}\n    A: {}\n"
+        HEAD
+        + "      properties: {a: {$ref: '#/components/schemas/A', nullable: true, title: A}}\n"
+        + "    A: {allOf: [{$ref: '#/components/schemas/A', format: cidr}]}\n"
     )
     warnings += read(file).warnings
     assert warnings == [
         "components.schemas.ClusterSpec.properties.a.minimun: is not a known keyword; it is not checked",
         "components.schemas.ClusterSpec.properties.a.format: cidr is not a known format; it is not checked",
         "components.schemas.ClusterSpec.properties.a.nullable: is ignored: OpenAPI 3.0 ignores what is beside a $ref",
+        "components.schemas.A.allOf.0.format: is ignored: OpenAPI 3.0 ignores what is beside a $ref",
     ]
     file.write_text(
         HEAD.replace("3.0.3", "3.1.0")
         + "      properties: {a: {type: string, nullable: true}, b: {items: {}, additionalItems: false}}\n"
+        + "      $ref: '#/components/schemas/A'\n    A: {$ref: '#/components/schemas/B', maximun: 5, maxLength: 5}\n    B: {}\n"
     )
     assert read(file).warnings == [
         "components.schemas.ClusterSpec.properties.a.nullable: is not checked in OpenAPI 3.1: use type: [..., 'null']",
         "components.schemas.ClusterSpec.properties.b.additionalItems: is not checked in OpenAPI 3.1: use items, beside prefixItems",
+        "components.schemas.A.maximun: is not a known keyword; it is not checked",
     ]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BrokenDocument, match="is not UTF-8"):
