@@ -156,11 +156,11 @@ def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
     """Returns the schemas of a document, renamed if the contract uses their names for anything else."""
     # Client generators make one type for each name, whatever has it.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
-    taken = {name for kind in kinds for name in components[kind]} | document.schemas.keys()
+    taken = {name for kind in kinds for name in components[kind]}
     specs = {kind.spec for kind in RESOURCES.values()}
     names = {
-        name: free("Provider" + name, taken)
-        for name in document.schemas.keys() & components["schemas"].keys() - specs
+        name: free("Provider" + name, taken | document.schemas.keys())
+        for name in document.schemas.keys() & taken - specs
     }
     shown = {
         names.get(name, name): one if document.old else _older(one)
@@ -193,7 +193,8 @@ def _older(one: Any, at: schema.Path = ()) -> Any:
         if len(real) == 1:
             same["type"] = real[0]
         elif real:
-            same["anyOf"] = [*same.get("anyOf", ()), *({"type": name} for name in real)]
+            several = {"anyOf": [{"type": name} for name in real]}
+            same |= {"allOf": [*same.get("allOf", ()), several]} if "anyOf" in same else several
         if "null" in types:
             same["nullable"] = True
     if "const" in same:

@@ -328,6 +328,8 @@ def test_openapi_3_1_schemas_are_shown_as_openapi_3_0(
         **{"any": True, "none": False, "one": {"const": 5}, "above": {"exclusiveMinimum": 3}},
         **{"several": {"type": ["string", "integer", "null"]}, "maybe": {"type": ["string", "null"]}},
         **{"zone": {**zone, "description": "Where."}, "like": {"examples": ["a", "b"]}},
+        "both": {"type": ["string", "integer"], "anyOf": [{"maxLength": 3}, {"minimum": 5}]},
+        "short": {**zone, "allOf": [{"maxLength": 3}]},
     }
     spec = {"properties": members, "items": True, "additionalProperties": False}
     file = tmp_path / "provider.json"
@@ -343,10 +345,35 @@ def test_openapi_3_1_schemas_are_shown_as_openapi_3_0(
             "maybe": {"type": "string", "nullable": True},
             "zone": {"allOf": [zone], "description": "Where."},
             "like": {"example": "a"},
+            "both": {"anyOf": [{"maxLength": 3}, {"minimum": 5}], "allOf": [{"anyOf": several}]},
+            "short": {"allOf": [zone, {"maxLength": 3}]},
         },
         "items": {},
         "additionalProperties": False,
     }
+
+
+@pytest.mark.parametrize("name", ["NodePool", "ClusterResponse", "RollbackBody", "cluster_id"])
+def test_client_generators_find_no_name_twice_in_openapi(
+    service: Callable[..., Api], tmp_path: Path, name: str
+) -> None:
+    # The provider's document may also use the name that the schema would get instead.
+    own = (name, "Provider" + name)
+    refs = {one: {"$ref": f"#/components/schemas/{one}"} for one in own}
+    schemas = {
+        "ClusterSpec": {"properties": refs},
+        own[0]: {"type": "string"},
+        own[1]: {"type": "number"},
+    }
+    file = tmp_path / "provider.json"
+    file.write_text(json.dumps({"openapi": "3.0.3", "components": {"schemas": schemas}}))
+    shown = service(openapi_schema_path=str(file)).get("//openapi").json()["components"]
+    kinds = ("schemas", "responses", "requestBodies", "parameters")
+    names = [one for kind in kinds for one in shown[kind]]
+    assert len(names) == len({*names})
+    for one, type_ in zip(own, ("string", "number"), strict=True):
+        ref = shown["schemas"]["ClusterSpec"]["properties"][one]["$ref"]
+        assert shown["schemas"][ref.rpartition("/")[2]] == {"type": type_}
 
 
 def test_schemas_with_names_that_the_contract_uses_are_renamed_in_openapi(

@@ -1,10 +1,12 @@
 """Provider documents: broken and missing files, reloads, and what readiness and metrics say of them."""
 # ruff: noqa: E501 (messages, a line for each)
 
+import asyncio
 import json
 import shutil
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +187,19 @@ def test_a_refused_start_names_the_faulty_line_the_check_command_and_the_setting
     assert run("serve", "--no-auth", "--port=0", "--config", str(config)).returncode == 1
 
 
+@pytest.mark.parametrize(("count", "more"), [(20, ""), (22, "and 2 more")])
+def test_at_most_twenty_faults_of_a_document_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, more: str
+) -> None:
+    file = tmp_path / "provider.yaml"
+    file.write_text(HEAD + "      properties:\n" + "".join(f"        p{n}: 5\n" for n in range(count)))
+    with pytest.raises(StartError):
+        provider.load(Settings(openapi_schema_path=str(file)))
+    lines = [one.getMessage() for one in caplog.records if one.name == provider.__name__]
+    assert sum("ClusterSpec.properties.p" in line for line in lines) == 20
+    assert [line for line in lines if " more" in line] == ([f"provider schema: {more}"] if more else [])
+
+
 # Reloads, readiness and metrics -------------------------------------------------------------------
 
 
@@ -243,6 +258,19 @@ def test_sighup_reloads_the_file_and_a_broken_one_changes_nothing(database: str,
         assert state()["status"] == "ok"
         assert sample(server, "hyperfleet_provider_schema_ok") == "1.0"
         assert server.stop() == 0
+
+
+def test_a_reload_that_fails_leaves_the_document_in_force(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = PROVIDERS / "gcp.yaml"
+    loaded = provider.load(Settings(openapi_schema_path=str(file)))
+    document = loaded.document
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert not asyncio.run(loaded.reload())
+    assert f"{file}: the process that reads it has ended without an answer" in caplog.text
+    assert "stays in force" in loaded.trouble
+    assert loaded.document is document
 
 
 def large(count: int, answer: str) -> str:
