@@ -68,6 +68,9 @@ def test_a_wrong_media_type_invalid_json_and_an_unexpected_body_are_named() -> N
     assert fault("getClusterById", 200, "", b"{}")[1] == "none is not a media type of this answer"
     assert fault("getClusterById", 200, json, b"{") == ("body", "is not JSON")
     assert fault("getClusterById", 404, html, b"NaN") == ("body", "is not JSON")
+    # A problem has either media type, also with a status that is not listed.
+    for status in (400, 431, 599):
+        assert fault("getClusters", status, html, b"NaN") == ("body", "is not JSON")
     assert fault("forceDeleteCluster", 204, json, b"{}") == ("body", "there must be none")
 
 
