@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import requests
 from conftest import Api, made
+from helpers_contract import BASE
 from issuer import JsonServer
 from process import run, run_here
 from provider_samples import AWS, BROKEN, GCP, GCP_POOL, PROVIDERS, at
@@ -206,3 +207,27 @@ def test_a_kind_that_the_service_does_not_serve_yet_has_no_specs_to_break(
     assert ended.returncode == 0, ended.stdout
     assert "Clusters: 0 of 1231 stored specs" in ended.stdout
     assert "Channels: 0 of 0 stored specs" in ended.stdout
+
+
+def test_one_kind_with_a_spec_that_would_break_fails_the_check_and_so_does_one_that_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    def answer(
+        _method: str, path: str, _body: bytes, _headers: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        broken = b'{"items": [{"id": "1", "name": "bad", "spec": {}}], "total": 1}'
+        status = 200 if path.startswith((BASE + "/clusters?", BASE + "/node")) else 403
+        return status, {}, broken if "/clusters?" in path else b'{"items": [], "total": 0}'
+
+    config = declared_kinds.file(tmp_path, [{"kind": "Channel", "plural": "channels"}])
+    document = tmp_path / "provider.yaml"
+    document.write_text("openapi: 3.0.3\ncomponents: {schemas: {ChannelSpec: {type: object}}}\n")
+    with JsonServer(answer) as server:
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url + BASE + "/")
+        assert ended.returncode == 1
+        assert "Clusters: 1 of 1 stored specs" in ended.stdout
+        assert "Node pools: 0 of 0 stored specs" in ended.stdout
+        ended = run_here("schema", "check", str(document), f"--config={config}", "--against", server.url)
+    assert (ended.returncode, "The service cannot be read: 403" in ended.stdout) == (1, True), (
+        ended.stdout
+    )
