@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The files of this checkout's embedded PostgreSQL.
 DATA_DIR ?= .data
-# How many processes run the tests, each with its own server: two more than CI has cores, since tests of
-# restarts and outages spend a third of their time waiting.
-WORKERS ?= 4
+# How many processes run the tests, each with its own server: three more than CI has cores, since tests of
+# restarts and outages mostly wait.
+WORKERS ?= 5
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # Tests start hundreds of processes; without cached bytecode, each would compile all modules.
 unexport PYTHONDONTWRITEBYTECODE
