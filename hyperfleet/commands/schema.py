@@ -184,7 +184,7 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
         while True:
             for item in answer["items"]:
                 yield Stored(item["id"], item["name"], item["spec"])
-            if "next" not in answer:
+            if not answer.get("next"):
                 return
             answer = page(answer["next"])
 
@@ -205,7 +205,7 @@ def _is_list(answer: Any) -> bool:
     """Returns whether a response is a list as the API returns it, with the requested members."""
     if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
         return False
+    if not isinstance(answer.get("total"), int) or not isinstance(answer.get("next") or "", str):
+        return False
     wanted = {"id", "name", "spec"}
-    return "total" in answer and all(
-        isinstance(item, dict) and wanted <= item.keys() for item in answer["items"]
-    )
+    return all(isinstance(item, dict) and wanted <= item.keys() for item in answer["items"])

@@ -170,6 +170,8 @@ def test_an_unreachable_database_or_service_is_reported_without_a_traceback(
         b'{"items": 1, "total": 1}',
         b'{"items": []}',
         b'{"items": [null], "total": 1}',
+        b'{"items": [], "total": null}',
+        b'{"items": [], "total": 1, "next": 2}',
         b'{"kind": "PodList", "items": [{"metadata": {"name": "p"}, "spec": {}}], "total": 1}',
     ],
 )
@@ -178,6 +180,13 @@ def test_a_service_that_is_not_this_api_is_reported(content: bytes) -> None:
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
     said = "The service cannot be read: it does not answer like the HyperFleet API."
     assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
+
+
+def test_a_list_of_a_service_also_ends_with_a_link_that_is_null() -> None:
+    content = b'{"items": [{"id": "i", "name": "n", "spec": {}}], "total": 1, "next": null}'
+    with JsonServer(lambda *_: (200, {}, content)) as server:
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
+    assert "of 1 stored specs" in ended.stdout, ended.stdout
 
 
 def test_checking_against_a_missing_embedded_database_does_not_create_it(tmp_path: Path) -> None:
