@@ -264,6 +264,10 @@ def test_specs_are_validated_against_the_schema_that_the_kind_names(world: World
     channel = world.make("Channel", spec={"stable": True})
     for path in (at(channel), f"/resources/{channel['id']}"):
         assert "spec.stable" in refused(api.patch(path, json={"spec": wrong}), 400)
+        merge = {"Content-Type": "application/merge-patch+json"}
+        assert "spec.stable" in refused(api.patch(path, json={"spec": wrong}, headers=merge), 400)
+        merged = answered(api.patch(path, json={"spec": {"n": 1}}, headers=merge))
+        assert merged["spec"] == {"stable": True, "n": 1}
     # Other kinds are not validated against it.
     world.make("Region", spec=wrong)
 
