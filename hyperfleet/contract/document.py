@@ -159,5 +159,14 @@ def routes(document: dict[str, Any]) -> list[Route]:
     return table
 
 
+def headers(document: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Returns the names of the headers that requests and responses may have, as far as it names them."""
+    components = document["components"]
+    sent = {one["name"] for one in components["parameters"].values() if one["in"] == "header"}
+    answers = [*components["responses"].values()]
+    answers += [one for *_, operation in operations(document) for one in operation["responses"].values()]
+    return sent, {name for one in answers for name in one.get("headers", ())}
+
+
 def _media_types(document: dict[str, Any], operation: dict[str, Any]) -> list[str]:
     return list(followed(operation.get("requestBody", {}), document).get("content", {}))

@@ -1,33 +1,18 @@
 """CORS: which pages of other origins may call the API from a browser."""
 
+from typing import Any
+
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hyperfleet.contract.document import headers
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Hyperfleet-Position",
-    "Idempotency-Key",
-    "If-Match",
-    "If-None-Match",
-    "Last-Event-ID",
-    "Prefer",
-    "X-Request-ID",
-)
-RESPONSE_HEADERS = (
-    "ETag",
-    "Hyperfleet-Position",
-    "Location",
-    "Preference-Applied",
-    "Retry-After",
-    "WWW-Authenticate",
-    "X-Default-Fields",
-    "X-Discard-Reason",
-    "X-Request-ID",
-)
+# Headers of requests and of responses that the contract does not list.
+REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
+RESPONSE_HEADERS = ("Hyperfleet-Position", "X-Request-ID")
 
 
 class Cors(CORSMiddleware):
@@ -37,15 +22,17 @@ class Cors(CORSMiddleware):
 
     :param app: the whole application, including error handling
     :param origins: allowed origins, such as ``https://host``; an empty tuple turns CORS off
+    :param document: the contract, whose headers pages may send and read
     """
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...], document: dict[str, Any]) -> None:
+        sent, read = headers(document)
         super().__init__(
             app,
             allow_origins=origins,
             allow_methods=METHODS,
-            allow_headers=REQUEST_HEADERS,
-            expose_headers=RESPONSE_HEADERS,
+            allow_headers=sorted(sent.union(REQUEST_HEADERS)),
+            expose_headers=sorted(read.union(RESPONSE_HEADERS)),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
