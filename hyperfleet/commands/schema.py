@@ -1,6 +1,7 @@
 """``hyperfleet schema check``: checks a provider's document, and stored specs against it."""
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -164,7 +165,8 @@ def _from_database(conninfo: str, stack: contextlib.ExitStack) -> Source:
 def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
     """Reads from a service page by page; its URL may include the API's base path.
 
-    Follows links: pages with numbers shift while resources are created and removed.
+    Follows links: pages with numbers, which is all that an original has, shift while resources are
+    created and removed.
     """
     session = stack.enter_context(Session(token))
     service = url.rstrip("/").removesuffix(BASE)
@@ -180,23 +182,34 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             raise ValueError("it does not answer like the HyperFleet API.")
         return answer
 
-    def stored(answer: dict[str, Any]) -> Iterator[Stored]:
-        while True:
-            for item in answer["items"]:
+    def stored(path: str, answer: dict[str, Any]) -> Iterator[Stored]:
+        given, linked, wanted = set[str](), bool(answer.get("next")), answer["total"]
+        for number in itertools.count(2):
+            new = {item["id"]: item for item in answer["items"] if item["id"] not in given}
+            given |= new.keys()
+            for item in new.values():
                 yield Stored(item["id"], item["name"], item["spec"])
-            if not answer.get("next"):
+            # What is created in the meantime need not be shown.
+            wanted = min(wanted, answer["total"])
+            if answer.get("next"):
+                answer = page(answer["next"])
+            elif linked or len(given) >= wanted:
                 return
-            answer = page(answer["next"])
+            elif new:
+                answer = page(f"{path}&page={number}")
+            else:
+                raise ValueError(f"it shows {len(given)} items of {wanted} at {path}.")
 
     def source(kind: str) -> tuple[int, Iterator[Stored]]:
+        path = f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec"
         try:
-            first = page(f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec")
+            first = page(path)
         except requests.HTTPError as error:
             # A declared kind that is rolled out together with its schema is not served yet.
             if kind in NATIVE or error.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
             return 0, iter(())
-        return first["total"], stored(first)
+        return first["total"], stored(path, first)
 
     return source
 
@@ -208,4 +221,5 @@ def _is_list(answer: Any) -> bool:
     if not isinstance(answer.get("total"), int) or not isinstance(answer.get("next") or "", str):
         return False
     wanted = {"id", "name", "spec"}
-    return all(isinstance(item, dict) and wanted <= item.keys() for item in answer["items"])
+    items = [item for item in answer["items"] if isinstance(item, dict) and wanted <= item.keys()]
+    return len(items) == len(answer["items"]) and all(isinstance(item["id"], str) for item in items)

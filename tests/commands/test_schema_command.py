@@ -1,8 +1,10 @@
 """``hyperfleet schema check`` checks documents, and specs stored in a database or behind a service."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import declared_kinds
 import psycopg
@@ -172,6 +174,7 @@ def test_an_unreachable_database_or_service_is_reported_without_a_traceback(
         b'{"items": [null], "total": 1}',
         b'{"items": [], "total": null}',
         b'{"items": [], "total": 1, "next": 2}',
+        b'{"items": [{"id": ["i"], "name": "n", "spec": {}}], "total": 1}',
         b'{"kind": "PodList", "items": [{"metadata": {"name": "p"}, "spec": {}}], "total": 1}',
     ],
 )
@@ -187,6 +190,35 @@ def test_a_list_of_a_service_also_ends_with_a_link_that_is_null() -> None:
     with JsonServer(lambda *_: (200, {}, content)) as server:
         ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
     assert "of 1 stored specs" in ended.stdout, ended.stdout
+
+
+def test_all_pages_of_an_original_are_checked_whose_lists_have_no_links() -> None:
+    """It also creates a cluster after its first page, which shifts the others."""
+    names = [f"n{number:04}" for number in range(1200)]
+
+    def answer(
+        _method: str, path: str, _body: bytes, _headers: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        query = dict(parse_qsl(urlsplit(path).query))
+        first = (int(query.get("page", "1")) - 1) * 100
+        shown = names[first : first + 100] if "/clusters" in path else []
+        items = [{"id": name, "name": name, "spec": {}} for name in shown]
+        body = {"items": items, "page": 1, "size": len(items), "total": len(names) if shown else 0}
+        if shown and not first:
+            names.insert(0, "new")
+        return 200, {}, json.dumps(body).encode()
+
+    with JsonServer(answer) as server:
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
+    assert "Clusters: 1200 of 1200 stored specs would break" in ended.stdout, ended.stdout
+
+
+def test_a_list_that_ends_before_its_total_is_reported() -> None:
+    content = b'{"items": [{"id": "i", "name": "n", "spec": {}}], "total": 2}'
+    with JsonServer(lambda *_: (200, {}, content)) as server:
+        ended = run_here("schema", "check", GCP_FILE, "--against", server.url)
+    said = "The service cannot be read: it shows 1 items of 2"
+    assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
 
 
 def test_checking_against_a_missing_embedded_database_does_not_create_it(tmp_path: Path) -> None:
