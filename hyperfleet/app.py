@@ -85,7 +85,7 @@ def create_app(
     schemas.changed.append(lambda: pages.update(_pages(document, schemas)))
     fair = _fair(Plain(Pages(positioned, pages)), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
-    outer = Browsers(Cors(Compressed(timed), settings.cors_origins, document))
+    outer = Browsers(Cors(Compressed(timed), settings, document))
     refusals = Refusals(
         reads.primary,
         document,

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hyperfleet.contract.document import headers
+from hyperfleet.settings.catalogue import Settings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # Headers of requests and of responses that the contract does not list.
@@ -21,17 +22,19 @@ class Cors(CORSMiddleware):
     Cookies are not used: the page itself sends a token with each request.
 
     :param app: the whole application, including error handling
-    :param origins: allowed origins, such as ``https://host``; an empty tuple turns CORS off
+    :param settings: which origins are allowed, such as ``https://host`` (none turns CORS off), and which
+        headers carry tokens; those that a gateway sets are not for pages to send
     :param document: the contract, whose headers pages may send and read
     """
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...], document: dict[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, document: dict[str, Any]) -> None:
         sent, read = headers(document)
+        tokens = [issuer.header for issuer in settings.jwt_configs]
         super().__init__(
             app,
-            allow_origins=origins,
+            allow_origins=settings.cors_origins,
             allow_methods=METHODS,
-            allow_headers=sorted(sent.union(REQUEST_HEADERS)),
+            allow_headers=sorted(sent.union(REQUEST_HEADERS, tokens)),
             expose_headers=sorted(read.union(RESPONSE_HEADERS)),
         )
 

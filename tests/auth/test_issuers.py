@@ -24,7 +24,7 @@ from hyperfleet.auth.guard import Guard
 from hyperfleet.auth.identity import MAX_LENGTH
 from hyperfleet.auth.tokens import Verifier
 from hyperfleet.errors import ConfigurationError
-from hyperfleet.settings.catalogue import PUBLIC_KEYS, Settings
+from hyperfleet.settings.catalogue import CONSOLES, PUBLIC_KEYS, Settings
 from hyperfleet.settings.issuers import parse
 
 pytestmark = pytest.mark.slow
@@ -198,6 +198,14 @@ def test_tokens_of_each_issuer_are_accepted_in_its_own_header_only(start: Start)
         refused(api.get("/clusters", headers=header), errors.INVALID_TOKEN, errors.MALFORMED_TOKEN)
     for header in ({}, {"X-Token": ""}, {"X-Token": "Bearer"}, {"X-Token": "Bearer "}):
         refused(api.get("/clusters", headers=header), errors.NO_TOKEN)
+
+
+def test_a_page_of_a_console_may_send_its_token_in_the_header_of_the_issuer(start: Start) -> None:
+    api = start({}, {"header": "X-Service-Token", "identity_header": "X-Caller"})
+    for header, allowed in (("authorization", True), ("x-service-token", True), ("x-caller", False)):
+        asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": header}
+        answer = api.options("/clusters", headers={"Origin": CONSOLES[0], **asked})
+        assert answer.ok is allowed, header
 
 
 def test_the_first_valid_token_of_two_headers_counts(start: Start) -> None:
