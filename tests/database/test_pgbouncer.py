@@ -18,7 +18,7 @@ from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from round_trips import LastWords, RoundTrips
 
-from hyperfleet.database import migration
+from hyperfleet.database import connection, migration
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="pgbouncer is not installed")]
 
@@ -232,6 +232,14 @@ def test_the_commands_work_through_pgbouncer(
     checked = run("schema", "check", str(document), "--against", bouncer)
     assert checked.returncode == 0, checked.stdout
     assert "0 of 20 stored specs would break" in checked.stdout
+    assert seen_by_others(bouncer) == before
+
+
+def test_a_command_that_repeats_a_statement_leaves_none_prepared_in_the_sessions(bouncer: str) -> None:
+    before = seen_by_others(bouncer)
+    with connection.connect(bouncer) as conn:
+        for number in range(20):
+            assert conn.execute("SELECT 1 + %s::int", [number]).fetchone() == (number + 1,)
     assert seen_by_others(bouncer) == before
 
 

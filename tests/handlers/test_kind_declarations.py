@@ -79,6 +79,16 @@ def test_kinds_may_share_a_schema_that_no_document_defines(database: str, tmp_pa
             assert answered(made, 201)["spec"] == {"any": 1}
 
 
+def test_a_kind_that_requires_a_schema_is_not_served_where_schemas_may_be_missing(
+    database: str, tmp_path: Path
+) -> None:
+    config = declared_kinds.file(tmp_path, [{**CHANNEL, "require_spec_schema": True}])
+    optional = ("--openapi-schema-path=none.yaml", "--schema-required=false")
+    ended = run("serve", "--no-auth", f"--config={config}", f"--database-url={database}", *optional)
+    said = "entities: Channel.require_spec_schema is true, but --schema-required is false."
+    assert (ended.returncode, said in ended.stdout) == (1, True), ended.stdout
+
+
 def test_the_contract_has_the_schemas_that_clusters_and_node_pools_require(
     database: str, tmp_path: Path
 ) -> None:
