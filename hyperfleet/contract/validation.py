@@ -232,7 +232,7 @@ class Parameters:
         for name in islice(strange, HINTED):
             yield with_value(_unknown(name, list(self.query)), given[name][-1])
         for name, parameter in self.query.items():
-            values = given.get(name)
+            values = [one for one in given.get(name, ()) if not parameter.absent(one)]
             if values:
                 if len(values) > 1:
                     yield fault([name], "may be given once only", "unique")
@@ -250,9 +250,14 @@ class Parameter:
     def __init__(self, described: Mapping[str, Any]) -> None:
         self.name: str = described["name"]
         self.required = bool(described.get("required"))
+        self.may_be_empty = bool(described.get("allowEmptyValue"))
         self.rules: Mapping[str, Any] = described["schema"]
         self.integer = self.rules.get("type") == "integer"
         self.validator = schema.compile_schema(self.rules)
+
+    def absent(self, text: str) -> bool:
+        """Whether a query parameter with this text counts as not given, as in the originals."""
+        return self.may_be_empty and not text.strip(" ")
 
     def value(self, text: str) -> Any:
         """Returns the value of a valid text."""

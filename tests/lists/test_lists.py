@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Api
-from helpers_contract import NO_ID, check, problem
+from helpers_contract import BASE, NO_ID, check, problem
 
 LARGEST = 2**31 - 1
 
@@ -119,7 +119,6 @@ def test_a_parameter_out_of_bounds_is_refused_with_its_name_and_bounds(api: Api,
             -(10**30),
             10**30,
             "x",
-            "",
             "1.0",
             "1.5",
             "1e1",
@@ -142,6 +141,22 @@ def test_a_parameter_out_of_bounds_is_refused_with_its_name_and_bounds(api: Api,
             assert parameter in body["detail"]
         for good in (least, least + 1, most):
             check(api.get(f"{path}?{parameter}={good}"))
+
+
+def test_an_empty_number_or_size_counts_as_not_given(api: Api) -> None:
+    """As in every version of the original, for scripts whose variable is not set."""
+    api.cluster("one")
+    api.cluster("two")
+    for path in paths(api):
+        whole = check(api.get(path))
+        same = check(api.get(f"{path}?page=&pageSize=&size=%20"))
+        assert (same["page"], same["items"]) == (1, whole["items"])
+        first = check(api.get(f"{path}?page=&pageSize=&size=1"))
+        assert first["items"] == whole["items"][:1]
+        if "next" in first:
+            rest = check(api.get(first["next"].removeprefix(BASE)))
+            assert rest["items"] == whole["items"][1:2]
+    assert "next" in check(api.get("/clusters?page=&pageSize=&size=1"))
 
 
 def test_faults_of_several_parameters_are_reported_together(api: Api) -> None:
