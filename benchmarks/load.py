@@ -246,7 +246,8 @@ def measure(target: Target, one: Operation, clients: int, seconds: float) -> Mea
 
 
 def _milliseconds(said: str, share: str) -> float:
-    found = re.search(rf"^ +{share} +([\d.]+)(us|ms|s)$", said, re.MULTILINE)
+    # wrk writes a blank after seconds.
+    found = re.search(rf"^ +{share} +([\d.]+)(us|ms|s) *$", said, re.MULTILINE)
     assert found, said
     return float(found[1]) * {"us": 0.001, "ms": 1, "s": 1000}[found[2]]
 
