@@ -118,7 +118,7 @@ BROKEN = {
     "mapping": (HEAD + "      discriminator:\n        propertyName: a\n        mapping: {x: Gone}\n", "line 7: components.schemas.ClusterSpec.discriminator.mapping.x: refers to #/components/schemas/Gone, which is not in this document"),
     "date": (HEAD + "      default: 2025-13-45\n      type: strng\n", ": components.schemas.ClusterSpec.type: must be one of array, boolean, "),
     "nested": (HEAD + "      {type: strng, properties: " + "{a: {properties: " * 150 + "{}" + "}}" * 150 + "}\n", ": components.schemas.ClusterSpec.type: must be one of array, boolean, "),
-    "deep": ("openapi: 3.0.3\ncomponents: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+    "deep": (HEAD.rstrip() + " " + "{items: " * 5000 + "{}" + "}" * 5000, "is nested too deeply"),
     "null": (HEAD, "components.schemas.ClusterSpec: must be a boolean or an object"),
     "elsewhere": (HEAD + "      $ref: '#/x-more/A'\nx-more: {A: {}}\n", "refers to #/x-more/A; what is referred to must be in components.schemas"),
     "anchor": (HEAD + "      $ref: '#here'\n", "refers to #here; what is referred to must be in components.schemas"),
