@@ -26,6 +26,8 @@ Bind: TypeAlias = Callable[[Any], str]
 
 # Segments separated by dots; a quoted one may hold any character, with its quote doubled.
 NAME = r"""[A-Za-z_][\w-]*(?:\.(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|[\w\/-]+))*"""
+# An empty item of a comma-separated text, as after a comma at the end.
+EMPTY = re.compile(r"\s*(?=,|\Z)")
 SEGMENT = re.compile(r""""(?:[^"]|"")*"|'(?:[^']|'')*'|[^.]+""")
 
 
@@ -143,17 +145,25 @@ def segments(name: str) -> list[str]:
 def separated(
     text: str, one: re.Pattern[str], error: type[Wrong], expected: str
 ) -> Iterator[re.Match[str]]:
-    """Yields a match of ``one`` for each item of a comma-separated text.
+    """Yields a match of ``one`` for each item of a comma-separated text; empty items are left out.
 
-    Raises ``error``, which says that ``expected`` was expected, if an item does not match.
+    Raises ``error``, which says that ``expected`` was expected, if an item does not match, or if there
+    is none.
     """
-    position, whole = 0, not FORBIDDEN.search(text)
+    position, whole, none = 0, not FORBIDDEN.search(text), not given(text)
     while position <= len(text):
-        match = one.match(text, position) if whole else None
+        empty = None if none else EMPTY.match(text, position)
+        match = empty or (one.match(text, position) if whole else None)
         if not match or text[match.end() : match.end() + 1] not in ("", ","):
             raise error(f"expected {expected}, at character {position + 1}")
-        yield match
+        if not empty:
+            yield match
         position = match.end() + 1
+
+
+def given(text: str) -> str:
+    """Returns a comma-separated text without the blanks around it; empty if it has no items."""
+    return text.strip() if text.replace(",", " ").strip() else ""
 
 
 def _path(name: str) -> list[str]:

@@ -74,7 +74,7 @@ def order_by(order: str | None, direction: str | None, kind: str) -> Order:
     :param order: the value of ``orderBy``, such as ``name desc,created_time``
     :param direction: the value of its alias ``order``: the same, or asc or desc as the default direction
     """
-    order, direction = (order or "").strip(), (direction or "").strip()
+    order, direction = columns.given(order or ""), columns.given(direction or "")
     if order.lower() in ("asc", "desc"):
         if direction and direction.lower() != order.lower():
             raise OrderError(f"must name fields, not only {order}, if order is given too")

@@ -174,7 +174,7 @@ def shape(names: str, agent: str, kind: str, defaults: Defaults) -> Shape:
     :param agent: the value of ``User-Agent``
     Raises Problem if ``fields`` cannot be understood.
     """
-    names = names.strip()
+    names = columns.given(names)
     if names == "*":
         return Shape()
     if "*" in names.split(","):

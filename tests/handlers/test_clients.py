@@ -261,7 +261,7 @@ def test_unknown_fields_are_refused_before_anything_is_changed(api: Api) -> None
     for answer in (
         api.get(url + "?fields=nmae"),
         api.post("/clusters?fields=nmae", json={"name": "c2", "spec": {}}),
-        api.post(f"{url}/nodepools?fields=,", json={"name": "c2", "spec": {}}),
+        api.post(f"{url}/nodepools?fields=a%20b", json={"name": "c2", "spec": {}}),
         api.patch(url + "?fields=nmae", json={"labels": {"a": "b"}}),
         api.delete(url + "?fields=nmae"),
         api.put(statuses(cluster) + "?fields=nmae", json={**REPORT_BODY}),

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Api
+from helpers_contract import BASE, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
@@ -72,6 +73,11 @@ ORDERS = [
     ("status.conditions.Ready,name", None, "a b c-b ca"),
     ("status.conditions.Foo.last_updated_time,name desc", None, "ca c-b b a"),
     ("name,name desc", None, "a b c-b ca"),
+    # Empty fields, as in every version of the original.
+    ("name,", None, "a b c-b ca"),
+    (" , generation desc,, name", None, "c-b ca a b"),
+    (",", " ,", "a ca c-b b"),
+    (",", "asc", "b c-b ca a"),
 ]
 
 
@@ -127,8 +133,8 @@ def test_the_values_of_keys_can_be_read_and_compared_again(rows: psycopg.Connect
         ("name", None, "AdapterStatus", "expected one of adapter, observed_generation"),
         ("owner_id", None, "Cluster", "cannot order by owner_id"),
         ("name up", None, "Cluster", "at character 1"),
-        ("name,", None, "Cluster", "at character 6"),
-        (",name", None, "Cluster", "at character 1"),
+        ("name,,up down", None, "Cluster", "at character 7"),
+        (",name;", None, "Cluster", "at character 2"),
         ("name;drop table clusters", None, "Cluster", "at character 1"),
         ("name desc desc", None, "Cluster", "at character 1"),
         ("name de\u017fc", None, "Cluster", "at character 1"),
@@ -169,6 +175,7 @@ NET = {"net": DOCUMENT["spec"]["net"]}
         ("id", {"id": "1"}),
         ("name", {"id": "1", "name": "a"}),
         (" name , kind ", {"kind": "Cluster", "id": "1", "name": "a"}),
+        (",name,, kind ,", {"kind": "Cluster", "id": "1", "name": "a"}),
         ("status.phase", {"id": "1", "status": {"phase": "Ready"}}),
         ("status.phase,status", {"id": "1", "status": DOCUMENT["status"]}),
         ("status,status.phase", {"id": "1", "status": DOCUMENT["status"]}),
@@ -215,7 +222,8 @@ def test_a_report_always_shows_its_adapter() -> None:
         ("owner_references", "Cluster", "unknown member owner_references"),
         ("id", "AdapterStatus", "expected one of adapter, observed_generation, conditions"),
         ("", "Cluster", "at character 1"),
-        ("name,,id", "Cluster", "at character 6"),
+        (",", "Cluster", "at character 1"),
+        ("name,,id kind", "Cluster", "at character 7"),
         ("name id", "Cluster", "at character 1"),
         ("name,\ud800", "Cluster", "at character 1"),
         ("spec" + ".a" * 17, "Cluster", "at most 16 deep"),
@@ -240,6 +248,18 @@ def test_any_text_is_either_accepted_or_refused(text: str, direction: str | None
             attempt()
         except (OrderError, ProjectionError) as error:
             error.message.encode()
+
+
+def test_lists_of_nothing_but_commas_count_as_not_given(api: Api) -> None:
+    """As in the originals, for scripts that put a comma after each name."""
+    first, second = api.cluster("a"), api.cluster("b")
+    for parameter in ("orderBy", "order", "fields"):
+        answer = check(api.get("/clusters", params={parameter: " ,, "}))
+        assert answer["items"] == [second, first]
+    answer = check(api.get("/clusters?size=1&orderBy=name,&fields=name,"))
+    assert answer["items"] == [{"id": first["id"], "name": "a"}]
+    answer = check(api.get(answer["next"].removeprefix(BASE)))
+    assert answer["items"] == [{"id": second["id"], "name": "b"}]
 
 
 def test_a_misspelled_field_or_member_at_any_depth_is_a_400_with_the_nearest_name(api: Api) -> None:
