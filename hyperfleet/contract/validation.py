@@ -232,7 +232,7 @@ class Parameters:
         for name in islice(strange, HINTED):
             yield with_value(_unknown(name, list(self.query)), given[name][-1])
         for name, parameter in self.query.items():
-            values = [one for one in given.get(name, ()) if not parameter.absent(one)]
+            values = [parameter.bare(one) for one in given.get(name, ()) if not parameter.absent(one)]
             if values:
                 if len(values) > 1:
                     yield fault([name], "may be given once only", "unique")
@@ -258,6 +258,10 @@ class Parameter:
     def absent(self, text: str) -> bool:
         """Whether a query parameter with this text counts as not given, as in the originals."""
         return self.may_be_empty and not text.strip(" ")
+
+    def bare(self, text: str) -> str:
+        """Returns a query parameter's text without blanks that the originals ignore around a number."""
+        return text.strip(" ") if self.may_be_empty and self.integer else text
 
     def value(self, text: str) -> Any:
         """Returns the value of a valid text."""

@@ -124,8 +124,9 @@ def test_a_parameter_out_of_bounds_is_refused_with_its_name_and_bounds(api: Api,
             "1e1",
             "0x1",
             "1_0",
-            "%201",
-            "1%20",
+            "1%201",
+            "%091",
+            "%C2%A01",
             "%2B1",
             "٣",
             "１",
@@ -157,6 +158,17 @@ def test_an_empty_number_or_size_counts_as_not_given(api: Api) -> None:
             rest = check(api.get(first["next"].removeprefix(BASE)))
             assert rest["items"] == whole["items"][1:2]
     assert "next" in check(api.get("/clusters?page=&pageSize=&size=1"))
+
+
+def test_blanks_around_a_number_or_size_are_ignored(api: Api) -> None:
+    """As in every version of the original, for scripts that align numbers."""
+    api.cluster("another")
+    for path in paths(api):
+        for size in ("size=%20%201%20", "pageSize=+1"):
+            page = check(api.get(f"{path}?page=%202&{size}"))
+            assert page["page"] == 2
+            assert page["items"] == check(api.get(f"{path}?page=2&size=1"))["items"]
+        problem(api.get(f"{path}?page=%200%20"), 400, "page")
 
 
 def test_faults_of_several_parameters_are_reported_together(api: Api) -> None:
