@@ -218,6 +218,18 @@ def test_lists_can_be_filtered_by_references(world: World) -> None:
     assert world.found(at(one, "/nodepools"), ref_target_id=image["id"]) == set()
 
 
+def test_an_empty_filter_by_references_counts_as_not_given(world: World) -> None:
+    """As in the original, for scripts whose variable is not set."""
+    api, wif = world.api, world.make("WifConfig")
+    cluster = world.make("Cluster", references={"wif_config": ids(wif)})
+    plain = answered(api.get("/clusters"))
+    for query in ("ref_type=&ref_target_id=", "ref_type=%20", "ref_target_id=%20"):
+        page = answered(api.get(f"/clusters?{query}"))
+        assert page["items"] == plain["items"]
+        answered(api.get("/" + page["changes"]))
+    assert world.found("/clusters", ref_type="", ref_target_id=wif["id"]) == {cluster["id"]}
+
+
 def test_the_changes_link_of_a_list_filtered_by_references_keeps_the_filter(world: World) -> None:
     api, wif, other = world.api, world.make("WifConfig"), world.make("WifConfig")
     lists = [
