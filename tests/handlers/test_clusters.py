@@ -180,11 +180,21 @@ def test_labels_beyond_their_bounds_are_refused(api: Api) -> None:
 
 
 def test_a_creation_with_an_id_or_the_wrong_kind_is_refused(api: Api) -> None:
-    for id_ in (NO_ID, "", 1):
+    for id_ in (NO_ID, " ", 1, False):
         problem(api.post("/clusters", json={"id": id_, "name": "c1", "spec": {}}), 400, "id")
     for kind in ("NodePool", "cluster", "", 1):
         problem(api.post("/clusters", json={"kind": kind, "name": "c1", "spec": {}}), 400, "kind")
     assert check(api.get("/clusters"))["total"] == 0
+
+
+def test_an_empty_id_in_a_creation_counts_as_absent(api: Api) -> None:
+    """As in every version of the original, for clients that send all members of their type."""
+    cluster = check(api.post("/clusters", json={"id": "", "name": "c1", "spec": {}}), 201)
+    assert cluster["id"]
+    pool = api.post(f"/clusters/{cluster['id']}/nodepools", json={"id": "", "name": "n", "spec": {}})
+    assert check(pool, 201)["id"]
+    body = {"kind": "Cluster", "id": "", "name": "c2", "spec": {}}
+    assert check(api.post("/resources", json=body), 201)["id"]
 
 
 def test_several_faults_are_reported_together_each_with_its_field(api: Api) -> None:
