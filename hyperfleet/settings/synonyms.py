@@ -99,6 +99,7 @@ SYNONYMS = (
     Synonym("logging.masking.fields", "--log-masking-sensitive-fields", "log_masked"),
     Synonym("logging.otel.enabled", "--log-otel-enabled", "tracing_enabled", bare=True),
     Synonym("logging.otel.sampling_rate", "--log-otel-sampling-rate", why="see OTEL_TRACES_SAMPLER"),
+    Synonym("tracing.service_name", "", why="see OTEL_SERVICE_NAME"),
     Synonym("metrics.tls.enabled", "--metrics-tls-enabled", "enable_metrics_https", bare=True),
     Synonym("metrics.tls.cert_file", "--metrics-tls-cert-file", why=ONE_CERTIFICATE),
     Synonym("metrics.tls.key_file", "--metrics-tls-key-file", why=ONE_CERTIFICATE),

@@ -104,6 +104,7 @@ logging:
   format: json
   output: stdout
   masking: {enabled: true, headers: [Cookie], fields: [password, pin]}
+tracing: {enabled: false, service_name: hyperfleet-api}
 metrics: {host: localhost, port: 9090, tls: {enabled: false}}
 health: {host: localhost, port: 8080, shutdown_timeout: 25s, db_ping_timeout: 2s}
 """
@@ -160,6 +161,7 @@ def test_a_configuration_file_of_the_newest_original_is_understood(
         "log_level": "warning",
         "log_format": "json",
         "log_masked": ["password", "pin"],
+        "tracing_enabled": "false",
         "metrics_host": "localhost",
         "metrics_port": 9090,
         "enable_metrics_https": False,
@@ -325,6 +327,7 @@ VARIABLES = {
     "HYPERFLEET_LOGGING_FORMAT": "json",
     "HYPERFLEET_LOGGING_OUTPUT": "stdout",
     "HYPERFLEET_TRACING_ENABLED": "false",
+    "HYPERFLEET_TRACING_SERVICE_NAME": "x",
     "HYPERFLEET_LOGGING_MASKING_ENABLED": "true",
     "HYPERFLEET_LOGGING_MASKING_HEADERS": "Cookie",
     "HYPERFLEET_LOGGING_MASKING_FIELDS": "pin",

@@ -101,8 +101,8 @@ def config_schema() -> dict[str, Any]:
         },
     }
     tree["server"]["jwt"] |= {name: {"type": "string"} for name in JWT}
-    # The original's chart never had those of OCM.
-    for one in (one for one in SYNONYMS if not one.path.startswith("ocm.")):
+    # The original's chart never had those of OCM, and has those of tracing elsewhere.
+    for one in (one for one in SYNONYMS if not one.path.startswith(("ocm.", "tracing."))):
         *parents, last = one.path.split(".")
         node = tree
         for parent in parents:
