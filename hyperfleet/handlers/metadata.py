@@ -44,5 +44,6 @@ def get_version_metadata() -> Response:
 
 def get_compatibility() -> Response:
     """Returns whether clients of this version are compatible, and which features there are."""
-    features = ["clusters", "nodepools", "statuses", "search"]
+    # The last two are the names that the original has for reports and for the status made of them.
+    features = ["clusters", "nodepools", "statuses", "search", "adapter_status", "status_aggregation"]
     return answer(json.dumps({"api_version": "v1", "compatible": True, "features": features}).encode())

@@ -396,6 +396,8 @@ def test_metadata_names_the_version_and_its_collections(api: Api) -> None:
     assert compatibility["api_version"] == "v1"
     assert compatibility["compatible"] is True
     assert {"clusters", "nodepools", "statuses"} <= set(compatibility["features"])
+    # The names of the original.
+    assert {"adapter_status", "status_aggregation"} <= set(compatibility["features"])
 
 
 def test_the_catalogue_lists_errors_in_pages_and_serves_each_by_its_code(api: Api) -> None:
