@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from hyperfleet.contract import schema
-from hyperfleet.contract.alternatives import free
 from hyperfleet.contract.document import published
 from hyperfleet.contract.faults import faults
 from hyperfleet.contract.provider_document import BrokenDocument, Document, read
@@ -157,11 +156,11 @@ def _own(components: Mapping[str, Any], document: Document) -> dict[str, Any]:
     # Client generators make one type for each name, whatever has it.
     kinds = ("schemas", "responses", "requestBodies", "parameters")
     taken = {name for kind in kinds for name in components[kind]}
-    specs = {kind.spec for kind in RESOURCES.values()}
-    names = {
-        name: free("Provider" + name, taken | document.schemas.keys())
-        for name in document.schemas.keys() & taken - specs
-    }
+    names: dict[str, str] = {}
+    for name in document.schemas.keys() & taken - {kind.spec for kind in RESOURCES.values()}:
+        names[name] = "Provider" + name
+        while names[name] in taken | document.schemas.keys():
+            names[name] += "_"
     shown = {
         names.get(name, name): one if document.old else _older(one)
         for name, one in document.schemas.items()

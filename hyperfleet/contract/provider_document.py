@@ -22,16 +22,17 @@ DRAFT = "https://json-schema.org/draft/2020-12/"
 META = jsonschema_rs.Draft202012Validator(
     {"$ref": DRAFT + "schema"}, validate_formats=True, offline=True
 )
-# The keywords of JSON Schema, by the parts of its meta-schema; those of OpenAPI are added below.
-WHOLE: Any = jsonschema_rs.bundle({"$ref": DRAFT + "schema"}, offline=True)
-PARTS: dict[str, set[str]] = {
-    name.removeprefix(DRAFT + "meta/"): set(part["properties"])
-    for name, part in WHOLE["$defs"].items()
-    if "/meta/" in name
+# The keywords of JSON Schema, by the parts of its meta-schema, and those of OpenAPI.
+PARTS: Any = jsonschema_rs.bundle({"$ref": DRAFT + "schema"}, offline=True)["$defs"]
+KEYWORDS = {
+    *(word for name, part in PARTS.items() if "/meta/" in name for word in part["properties"]),
+    *("discriminator", "nullable", "definitions", "additionalItems", "example", "externalDocs", "xml"),
 }
-ANNOTATIONS = PARTS["meta-data"] | {"example", "externalDocs", "xml"}
-RULES = set().union(*PARTS.values()) - ANNOTATIONS
-RULES |= {"discriminator", "nullable", "definitions", "additionalItems"}
+# Those that are no rules.
+ANNOTATIONS = {
+    *("title", "description", "default", "deprecated", "readOnly", "writeOnly", "examples"),
+    *("example", "externalDocs", "xml"),
+}
 # Keywords that OpenAPI 3.1 has dropped, and what replaces them.
 FORMER = {"nullable": "use type: [..., 'null']", "additionalItems": "use items, beside prefixItems"}
 KNOWN_FORMATS = {
@@ -88,13 +89,12 @@ class Document:
 def compiled(version: str, schemas: Mapping[str, Any], warnings: list[str]) -> Document:
     """Compiles schemas that have been checked. Raises ValueError if one is too large."""
     old = version.startswith("3.0")
-    spread, _ = alternatives.spread(schemas)
-    plain = {name: schema.plain(one, old=old) for name, one in spread.items()}
-    decided = {name: alternatives.decided(one, plain) for name, one in plain.items()}
+    plain = {name: schema.plain(one, old=old) for name, one in schemas.items()}
+    decided, choices = alternatives.decided(plain)
+    specs = {kind.name: PREFIX + kind.spec for kind in RESOURCES.values() if kind.spec in schemas}
     validators = {
-        kind.name: schema.compile_schema({"$ref": PREFIX + kind.spec}, decided, old=old)
-        for kind in RESOURCES.values()
-        if kind.spec in schemas
+        name: schema.compile_schema({"$ref": choices.get(ref, ref)}, decided, old=old)
+        for name, ref in specs.items()
     }
     return Document(version, schemas, validators, warnings)
 
@@ -201,9 +201,12 @@ def _checked(document: Any) -> Document:
     ]
     old = version.startswith("3.0")
     named = {name: alternatives.referring(one) for name, one in named.items()}
-    spread, bases = alternatives.spread(named)
-    needed = schema.reached([PREFIX + kind.spec for kind in RESOURCES.values()], spread)
-    schemas = {name: one for name, one in named.items() if {name, bases.get(name)} & needed.keys()}
+    families = alternatives.families(named)
+    used = {
+        name: [one, [PREFIX + other for other in families.get(name, ())]] for name, one in named.items()
+    }
+    needed = schema.reached([PREFIX + kind.spec for kind in RESOURCES.values()], used)
+    schemas = {name: one for name, one in named.items() if name in needed}
     warnings: list[str] = []
     for name, one in schemas.items():
         place, simple = ("components", "schemas", name), schema.plain(one, old=old)
@@ -244,19 +247,16 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
             yield from (((*at, *place), UNUSABLE) for place in _unusable_patterns(inner))
         if not isinstance(inner.get("nullable", False), bool):
             yield (*at, "nullable"), "must be true or false"
-        discriminator = inner.get("discriminator")
-        if discriminator is not None and not (
-            isinstance(discriminator, Mapping)
-            and isinstance(discriminator.get("propertyName"), str)
-            and isinstance(discriminator.get("mapping") or {}, Mapping)
-        ):
+        refs: dict[tuple[str, ...], Any] = {(word,): inner.get(word) for word in ("$ref", "$dynamicRef")}
+        given: Any = inner.get("discriminator")
+        mapping = given.get("mapping") or {} if isinstance(given, Mapping) else None
+        if isinstance(mapping, Mapping) and isinstance(given.get("propertyName"), str):
+            refs |= {("discriminator", "mapping", value): ref for value, ref in mapping.items()}
+        elif given is not None:
             yield (*at, "discriminator"), "must be an object with a propertyName and maybe a mapping"
-        for keyword in ("$ref", "$dynamicRef"):
-            if wrong := _misleading(inner.get(keyword), named):
-                yield (*at, keyword), wrong
-        for value, ref in alternatives.mapping(inner).items():
+        for place, ref in refs.items():
             if wrong := _misleading(ref, named):
-                yield (*at, "discriminator", "mapping", value), wrong
+                yield (*at, *place), wrong
 
 
 def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
@@ -299,11 +299,11 @@ def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
     for inner, at in _within(one):
         alone = old and "$ref" in inner
         for keyword in inner:
-            if alone and keyword in RULES - {"$ref"}:
+            if alone and keyword in KEYWORDS - ANNOTATIONS - {"$ref"}:
                 yield (*at, keyword), "is ignored: OpenAPI 3.0 ignores what is beside a $ref"
             elif keyword in FORMER and not old:
                 yield (*at, keyword), f"is not checked in OpenAPI 3.1: {FORMER[keyword]}"
-            elif not (alone or keyword in RULES | ANNOTATIONS or keyword.startswith(("x-", "$"))):
+            elif not (alone or keyword in KEYWORDS or keyword.startswith(("x-", "$"))):
                 yield (*at, keyword), "is not a known keyword; it is not checked"
         if not alone and isinstance(name := inner.get("format"), str) and name not in KNOWN_FORMATS:
             yield (*at, "format"), f"{name} is not a known format; it is not checked"

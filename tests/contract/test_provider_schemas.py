@@ -550,3 +550,40 @@ def test_a_null_alternative_does_not_disable_the_discriminator(
     assert check({"a": {"kind": "Two", "size": 1}}) == [("spec.a.size", "type")]
     assert check({"a": {"kind": "Three"}}) == [("spec.a.kind", "enum")]
     assert check({"a": 5}) == [("spec.a", "type")]
+
+
+def test_a_mapping_takes_precedence_also_for_children_that_are_no_parents(tmp_path: Path) -> None:
+    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+    animal = {
+        **ANIMAL,
+        "properties": {"kind": {"enum": ["cat", "dog"]}},
+        "discriminator": {"propertyName": "kind", "mapping": {"dog": SCHEMAS + "Dog"}},
+    }
+    cat, dog = extending("Animal", "lives"), extending("Animal", "bark")
+    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog)
+    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
+    assert check({"pet": {"kind": "dog", "bark": "x"}}) == [("spec.pet.bark", "type")]
+
+
+def test_a_parent_among_other_alternatives_is_selected_by_the_values_that_it_allows(
+    tmp_path: Path,
+) -> None:
+    refs = [{"$ref": SCHEMAS + name} for name in ("Animal", "Plant")]
+    either = {"oneOf": refs, "discriminator": {"propertyName": "kind"}}
+    animal = {**ANIMAL, "properties": {"kind": {"enum": ["Cat", "Dog"]}}}
+    cat, dog = ({**extending("Animal", name), "required": [name]} for name in ("lives", "bark"))
+    for one, name in ((cat, "Cat"), (dog, "Dog")):
+        one["allOf"][1]["properties"]["kind"] = {"enum": [name]}
+    check = compiled(tmp_path, "3.0.3", either, Animal=animal, Plant={}, Cat=cat, Dog=dog)
+    assert check({"kind": "Plant"}) == check({"kind": "Dog", "bark": 1}) == []
+    assert check({"kind": "Dog", "bark": "x"}) == [("spec.bark", "type")]
+
+
+def test_a_parent_is_shown_with_all_that_its_mapping_names(tmp_path: Path) -> None:
+    mapping = {"cat": "Cat", "dog": "Dog"}
+    animal = {**ANIMAL, "discriminator": {"propertyName": "kind", "mapping": mapping}}
+    cat, dog = extending("Animal", "lives"), extending("Animal", "bark")
+    named = {"ClusterSpec": {"$ref": SCHEMAS + "Cat"}, "Animal": animal, "Cat": cat, "Dog": dog}
+    file = tmp_path / "provider.json"
+    file.write_text(json.dumps({"openapi": "3.0.3", "components": {"schemas": named}}))
+    assert [*read(file).schemas] == [*named]
