@@ -244,26 +244,14 @@ def _rules(error: Any, validator: Validator) -> Any:
 
 
 def _errors(compiled: jsonschema_rs.Draft202012Validator, value: Any) -> Iterable[Any]:
-    if _parts(value) <= MAX_PARTS and _copies(value)[1] <= MAX_COPIED:
+    few = sum(1 for _ in itertools.islice(schema.parts(value), MAX_PARTS + 1)) <= MAX_PARTS
+    if few and _copies(value)[1] <= MAX_COPIED:
         return compiled.iter_errors(value)
     try:
         compiled.validate(value)
     except jsonschema_rs.ValidationError as error:
         return [error]
     return []
-
-
-def _parts(value: Any) -> int:
-    """Returns the number of values that a value consists of, counting only just beyond the limit."""
-    count, waiting = 0, [value]
-    while waiting and count <= MAX_PARTS:
-        one = waiting.pop()
-        count += 1
-        if isinstance(one, dict):
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-    return count
 
 
 def _copies(value: Any) -> tuple[int, int]:

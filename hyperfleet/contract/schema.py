@@ -1,12 +1,11 @@
 """JSON Schema: converts schemas from OpenAPI and compiles them."""
 
 import base64
-import binascii
 import functools
 import hashlib
 import operator
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jsonschema_rs
@@ -88,24 +87,32 @@ def reached(schema: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those of the named schemas that a schema refers to, directly or not."""
     found: dict[str, Any] = {}
     waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
-        elif isinstance(part, str) and part.startswith(PREFIX):
-            name = pointer(part)[2]
-            if name in named and name not in found:
-                found[name] = named[name]
-                waiting.append(named[name])
+    for one in waiting:
+        for part in parts(one):
+            if isinstance(part, str) and part.startswith(PREFIX):
+                name = pointer(part)[2]
+                if name in named and name not in found:
+                    found[name] = named[name]
+                    waiting.append(named[name])
     return found
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """Yields a value and all values that it consists of."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _is_base64(text: str) -> bool:
     try:
         base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     return True
 
