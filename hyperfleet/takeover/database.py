@@ -70,13 +70,11 @@ SELECT t.id, ((to_jsonb(t) - %(apart)s::text[])
        t.spec::text, to_jsonb(t) ->> 'deleted_time' IS NOT NULL
 FROM {shown}
 """
-CONDITIONS: dict[tuple[bool, bool], LiteralString] = {
-    # In a column, or in a table of their own.
-    (True, False): "t.status_conditions",
-    (False, True): "(SELECT jsonb_agg(to_jsonb(c) ORDER BY type) FROM resource_conditions AS c "
-    "WHERE c.resource_id = t.id)",
-    (False, False): "NULL::jsonb",
-}
+# In a table of their own; older schemas have them in a column, or not at all.
+CONDITIONS: LiteralString = (
+    "(SELECT jsonb_agg(to_jsonb(c) ORDER BY type) FROM resource_conditions AS c "
+    "WHERE c.resource_id = t.id)"
+)
 # Columns that are read separately, or whose content is computed here.
 APART = ["spec", "labels", "status_conditions", "status_adapters"]
 # Resources that have changed since a time, or must be read again. Changes become visible only when they
@@ -255,8 +253,9 @@ class Look:
         """Yields the resources of a kind with their reports; those that are being deleted come last."""
         apart = self._shape.name == "newest" and "resource_labels" in self._shape.columns
         order = ORDER[self._shape.has(kind, "deleted_time")]
-        own = self._shape.has(kind, "status_conditions")
-        conditions = CONDITIONS[own, not own and "resource_conditions" in self._shape.columns]
+        conditions = CONDITIONS if "resource_conditions" in self._shape.columns else "NULL::jsonb"
+        if self._shape.has(kind, "status_conditions"):
+            conditions = "t.status_conditions"
         statement: LiteralString = ROWS.replace("{labels}", LABELS[apart])
         statement = statement.replace("{conditions}", conditions)
         statement = statement.replace("{shown}", self._from[kind]) + order
@@ -281,15 +280,14 @@ class Look:
         for id_, *texts in self._conn.execute(statement, {"kind": kind, "ids": ids}):
             reports.setdefault(id_, []).append(tuple(texts))
         marked = [id_ for id_, *_, deleted in rows if deleted]
-        children = self._children(marked) if kind == "Cluster" and marked else {}
+        children: dict[str, int] = {}
+        if kind == "Cluster" and marked:
+            statement = CHILDREN.replace("{shown}", self._shown("NodePool"))
+            children = dict(self._conn.execute(statement, [marked]))
         return [
             Raw(kind, id_, members, spec, reports.get(id_, []), children.get(id_, 0))
             for id_, members, spec, _ in rows
         ]
-
-    def _children(self, ids: list[str]) -> dict[str, int]:
-        statement: LiteralString = CHILDREN.replace("{shown}", self._shown("NodePool"))
-        return dict(row for row in self._conn.execute(statement, [ids]))
 
     def _shown(self, kind: str) -> LiteralString:
         return TABLES[self._shape.name][kind] + VISIBLE[self._shape.has(kind, "deleted_at")]

@@ -203,7 +203,7 @@ class Takeover:
 
     def _batch(self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]) -> Counts:
         try:
-            counts, stored = self._tried(conn, kind, raws)
+            counts = self._tried(conn, kind, raws)
         except UNSTORABLE as error:
             if len(raws) > 1:
                 # One of them is at fault; find it by bisection.
@@ -211,19 +211,16 @@ class Takeover:
                 for part in (raws[:half], raws[half:]):
                     counts.take(self._batch(conn, kind, part))
                 return counts
-            counts, stored = Counts(), set()
+            counts = Counts()
             reason = f"the database refuses it: {error.diag.message_primary}"
             counts.refusals.append(_refused(kind, raws[0].id, name_of(raws[0]), reason))
-        self._stored[kind] |= stored
         for refusal in counts.refusals:
             self._open.setdefault((kind, refusal.id), []).append(refusal)
         counts.refusals = []
         return counts
 
-    def _tried(
-        self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]
-    ) -> tuple[Counts, set[str]]:
-        """Stores a batch in a transaction; returns its counts, and the ids of the written resources."""
+    def _tried(self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw]) -> Counts:
+        """Stores a batch in a transaction; returns its counts."""
         for tries in range(TRIES):
             counts = Counts()
             try:
@@ -236,7 +233,8 @@ class Takeover:
                 # Another change took a name or removed a cluster; the next attempt sees that.
                 if tries + 1 == TRIES:
                     raise
-        return counts, {item.id for item, *_ in written.whole}
+        self._stored[kind] |= {item.id for item, *_ in written.whole}
+        return counts
 
     def _plan(
         self, conn: psycopg.Connection[Any], kind: str, raws: Sequence[Raw], counts: Counts

@@ -14,7 +14,7 @@ import xxhash
 from hyperfleet import times
 from hyperfleet.contract import document
 from hyperfleet.contract.faults import faults
-from hyperfleet.contract.schema import MAX_DEPTH, Validator, compile_schema, depth
+from hyperfleet.contract.schema import MAX_DEPTH, compile_schema, depth
 from hyperfleet.kinds import ID, NATIVE, id_here
 from hyperfleet.settings import tenancy
 from hyperfleet.status.fold import AVAILABLE, READY, Status
@@ -140,9 +140,7 @@ class Rows:
     def __init__(self, *, derive: bool, tenants: bool = False) -> None:
         self.derive, self.tenants = derive, tenants
         schemas = document.load()["components"]["schemas"]
-        self._names: Validator = compile_schema(
-            {"type": "object", "properties": {"name": schemas["Name"]}}
-        )
+        self._names = compile_schema(schemas["Name"])
         self._reports = compile_schema(schemas["AdapterStatusCreateRequest"], schemas)
 
     def item(self, raw: Raw) -> Item:
@@ -216,7 +214,7 @@ class Rows:
         return self.id(owner)
 
     def _name(self, name: Any) -> str:
-        for fault in faults(self._names, {"name": name}):
+        for fault in faults(self._names, name):
             raise Refused(f"its name {fault['message']}")
         return str(name)
 
