@@ -65,14 +65,11 @@ class Verifier:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.servers: dict[tuple[str, str], Source] = {}
-        client = Client(settings.jwk_cert_ca_file)
-        self.common: list[Source] = []
-        if settings.jwk_cert_file is not None:
-            self.common.append(KeyFile(settings.jwk_cert_file))
-        if settings.jwk_cert_url:
-            self.common.append(_server("--jwk-cert-url", settings.jwk_cert_url, client))
+        self.client = Client(settings.jwk_cert_ca_file)
+        # By their URLs and certificates.
+        self.servers: dict[tuple[str, str], KeyServer] = {}
+        self.common = self._sources("--jwk-cert-url", settings.jwk_cert_file, settings.jwk_cert_url)
+        flag = "--jwt-configs" if settings.jwt_configs else "--jwt-issuers"
         # By the header that a token came in, and its hash.
         self.verified: dict[tuple[str, bytes], Verified] = {}
         # Used without configured issuers: anyone who signs with the common keys.
@@ -83,7 +80,8 @@ class Verifier:
             header = next(
                 (one for one in self.issuers if one.lower() == issuer.header.lower()), issuer.header
             )
-            mine = Trusted(issuer, settings, self._own(issuer, client) or self.common)
+            own = self._sources(flag, issuer.jwk_cert_file, issuer.jwk_cert_url, issuer.jwk_cert_ca_file)
+            mine = Trusted(issuer, settings, own or self.common)
             self.issuers.setdefault(header, {})[issuer.issuer_url] = mine
         self.headers = tuple(self.issuers) or (AUTHORIZATION,)
         if not all(one.sources for one in self._all()):
@@ -93,20 +91,17 @@ class Verifier:
                 "use --no-auth."
             )
 
-    def _own(self, issuer: Issuer, client: Client) -> list[Source]:
-        """Returns the issuer's own sources of keys, a file first, since that is available at once."""
-        found: list[Source] = []
-        if issuer.jwk_cert_file:
-            found.append(KeyFile(Path(issuer.jwk_cert_file)))
-        if url := issuer.jwk_cert_url:
-            flag = "--jwt-configs" if self.settings.jwt_configs else "--jwt-issuers"
-            place = (url, issuer.jwk_cert_ca_file)
-            if place not in self.servers:
-                if issuer.jwk_cert_ca_file:
-                    client = Client(Path(issuer.jwk_cert_ca_file), alone=False)
-                self.servers[place] = _server(flag, url, client)
-            found.append(self.servers[place])
-        return found
+    def _sources(self, flag: str, file: Path | str | None, url: str, ca_file: str = "") -> list[Source]:
+        """Returns sources of keys, a file first, since that is available at once.
+
+        :param flag: the setting that names the URL
+        """
+        found: list[Source] = [KeyFile(Path(file))] if file else []
+        if url and (url, ca_file) not in self.servers:
+            check_url(flag, url)
+            client = Client(Path(ca_file), alone=False) if ca_file else self.client
+            self.servers[url, ca_file] = KeyServer(url, client)
+        return [*found, self.servers[url, ca_file]] if url else found
 
     def keys(self) -> dict[str, tuple[str, float | None]]:
         """Returns the state of each source of keys (see KeyServer.state), by a name for it."""
@@ -198,11 +193,6 @@ def _spelled(url: str) -> tuple[str, int, str]:
     parts = urlsplit(url)
     path = posixpath.normpath("/" + unquote(parts.path).strip("/"))
     return (parts.hostname or "").rstrip("."), parts.port or 443, path
-
-
-def _server(name: str, url: str, client: Client) -> KeyServer:
-    check_url(name, url)
-    return KeyServer(url, client)
 
 
 def _listed(item: str) -> Issuer:
