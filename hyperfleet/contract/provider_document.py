@@ -209,11 +209,11 @@ def _checked(document: Any) -> Document:
     schemas = {name: one for name, one in named.items() if name in needed}
     warnings: list[str] = []
     for name, one in schemas.items():
-        place, simple = ("components", "schemas", name), schema.plain(one, old=old)
-        found += [((*place, *at), message) for at, message in _faults_of(simple, named)]
+        place = ("components", "schemas", name)
+        found += _faults_of(schema.plain(one, old=old), place, named)
         # Also in annotations: /openapi repeats them.
-        found += [((*place, *at), "is not a number in JSON") for at in _infinite(one)]
-        warnings += [f"{_dotted((*place, *at))}: {message}" for at, message in _unheeded(one, old)]
+        found += ((at, "is not a number in JSON") for at in _infinite(one, place))
+        warnings += (f"{_dotted(at)}: {message}" for at, message in _unheeded(one, place, old))
     if found:
         raise _Findings(*found)
     try:
@@ -223,8 +223,8 @@ def _checked(document: Any) -> Document:
         raise _Findings((("components", "schemas"), " ".join(str(error).split())[:500])) from None
 
 
-def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any], schema.Path]]:
-    """Yields a schema and all schemas within it, with their paths."""
+def _within(one: Any, at: schema.Path) -> Iterator[tuple[Mapping[str, Any], schema.Path]]:
+    """Yields a schema, whose path this is, and all schemas within it, with their paths."""
     if isinstance(one, Mapping):
         yield one, at
         found: list[tuple[Any, schema.Path]] = []
@@ -233,18 +233,18 @@ def _within(one: Any, at: schema.Path = ()) -> Iterator[tuple[Mapping[str, Any],
             yield from _within(inner, (*at, *more))
 
 
-def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
+def _faults_of(one: Any, place: schema.Path, named: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields what makes a plain schema invalid, and its references that do not lead to named schemas."""
     # The meta-schema has several parts, most of which report the same errors.
     found = dict.fromkeys(
-        (tuple(error.instance_path), fault["message"])
+        ((*place, *error.instance_path), fault["message"])
         for error in META.iter_errors(one)
         for fault in explain(error)
     )
     yield from found
-    for inner, at in _within(one):
+    for inner, at in _within(one, place):
         if not found:
-            yield from (((*at, *place), UNUSABLE) for place in _unusable_patterns(inner))
+            yield from (((*at, *step), UNUSABLE) for step in _unusable_patterns(inner))
         if not isinstance(inner.get("nullable", False), bool):
             yield (*at, "nullable"), "must be true or false"
         refs: dict[tuple[str, ...], Any] = {(word,): inner.get(word) for word in ("$ref", "$dynamicRef")}
@@ -254,9 +254,9 @@ def _faults_of(one: Any, named: Mapping[str, Any]) -> Iterator[Finding]:
             refs |= {("discriminator", "mapping", value): ref for value, ref in mapping.items()}
         elif given is not None:
             yield (*at, "discriminator"), "must be an object with a propertyName and maybe a mapping"
-        for place, ref in refs.items():
+        for step, ref in refs.items():
             if wrong := _misleading(ref, named):
-                yield (*at, *place), wrong
+                yield (*at, *step), wrong
 
 
 def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
@@ -270,7 +270,7 @@ def _unusable_patterns(one: Mapping[str, Any]) -> Iterator[schema.Path]:
             yield place
 
 
-def _infinite(value: Any, at: schema.Path = ()) -> Iterator[schema.Path]:
+def _infinite(value: Any, at: schema.Path) -> Iterator[schema.Path]:
     """Yields the places of YAML's ``.inf`` and ``.nan``, and of numbers that are too large."""
     if isinstance(value, float) and not math.isfinite(value):
         yield at
@@ -294,9 +294,9 @@ def _misleading(ref: Any, named: Mapping[str, Any]) -> str:
     return ""
 
 
-def _unheeded(one: Any, old: bool) -> Iterator[Finding]:
+def _unheeded(one: Any, place: schema.Path, old: bool) -> Iterator[Finding]:
     """Yields what a schema says and nothing checks, contrary to expectation: mostly mistakes."""
-    for inner, at in _within(one):
+    for inner, at in _within(one, place):
         alone = old and "$ref" in inner
         for keyword in inner:
             if alone and keyword in KEYWORDS - ANNOTATIONS - {"$ref"}:
