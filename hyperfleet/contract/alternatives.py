@@ -7,8 +7,6 @@ from typing import Any
 from hyperfleet.contract import schema
 from hyperfleet.contract.schema import PREFIX
 
-NULL = {"type": "null"}
-
 
 def referring(one: Any) -> Any:
     """Returns a schema whose discriminators map to references, where documents may have mere names."""
@@ -110,7 +108,7 @@ def _choice(
         chosen = {"required": [property_], "properties": {property_: {"const": value}}}
         rules.append({"if": chosen, "then": alternatives[index]})
     if any(_is_null(branch, named) for branch in alternatives):
-        return [{"if": {"not": NULL}, "then": {"allOf": rules}}]
+        return [{"if": {"not": {"type": "null"}}, "then": {"allOf": rules}}]
     return rules
 
 

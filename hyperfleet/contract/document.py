@@ -45,23 +45,7 @@ def _made(_kinds: tuple[Kind, ...]) -> dict[str, Any]:
     for path, _, operation in operations(document):
         # Connexion expects the module in each operation; the contract names it once per path.
         operation["x-openapi-router-controller"] = document["paths"][path]["x-openapi-router-controller"]
-    flatten_parameters(document)
     return document
-
-
-def flatten_parameters(document: dict[str, Any]) -> None:
-    """Merges the parts of an ``allOf`` in parameters' schemas, since Connexion looks only at a schema's
-    own type.
-    """
-    lists = [
-        *(item.get("parameters", ()) for item in document["paths"].values()),
-        *(operation.get("parameters", ()) for _, _, operation in operations(document)),
-        document["components"]["parameters"].values(),
-    ]
-    for parameter in (one for some in lists for one in some):
-        schema = parameter.get("schema", {})
-        for part in schema.pop("allOf", ()):
-            parameter["schema"] = schema = {**followed(part, document), **schema}
 
 
 def without_security(document: dict[str, Any]) -> dict[str, Any]:

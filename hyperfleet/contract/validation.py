@@ -252,6 +252,9 @@ class Parameter:
         self.required = bool(described.get("required"))
         self.may_be_empty = bool(described.get("allowEmptyValue"))
         self.rules: Mapping[str, Any] = described["schema"]
+        for part in self.rules.get("allOf", ()):
+            # The type and the bounds may be there.
+            self.rules = {**part, **self.rules}
         self.integer = self.rules.get("type") == "integer"
         self.validator = schema.compile_schema(self.rules)
 
