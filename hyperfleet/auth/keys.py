@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import json
 import logging
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -129,8 +128,8 @@ class KeyServer:
         self.sought = float("-inf")
         # The last fetch that an unknown key has triggered.
         self.seeking: asyncio.Future[None] | None = None
-        self.lock = threading.Lock()
-        # A thread of its own: requests to a slow server would use up the threads that others need.
+        # One thread, so that there is one fetch at a time, and its own, since requests to a slow server
+        # would use up the threads that others need.
         self.thread = ThreadPoolExecutor(1, "keys")
 
     def state(self) -> tuple[str, float | None]:
@@ -152,8 +151,8 @@ class KeyServer:
         elif unknown and now - self.sought >= SEEK_EVERY:
             self.sought = now
             self.seeking = self._apart(now, anew=True)
-        elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and not self.lock.locked():
-            # This request does not wait for it.
+        elif now - self.got >= RENEW_AFTER and age >= RETRY_EVERY and self.begun <= self.tried:
+            # None is in progress, and this request does not wait for it.
             self._apart(now)
         if unknown and self.seeking is not None and not self.seeking.done():
             # All requests with an unknown key wait for it, since theirs may be the same.
@@ -168,23 +167,23 @@ class KeyServer:
         return asyncio.get_running_loop().run_in_executor(self.thread, run, self.fetch, since, anew)
 
     def fetch(self, since: float, anew: bool) -> None:
-        """Fetches the keys, unless another thread has tried since.
+        """Fetches the keys, unless another request has had that done since.
 
         :param anew: whether a fetch that was in progress then does not count
         """
-        with self.lock:
-            if (self.begun if anew else self.tried) > since:
-                return
-            self.begun = time.monotonic()
-            try:
-                status, document = self.client.json("GET", self.url)
-                if status != 200:
-                    raise Unreachable(f"{self.url} answers {status}")
-                self.keys = _keys(document)
-                self.got = time.monotonic()
-            except (Unreachable, ValueError) as error:
-                at_hand = "none are available" if self.keys is None else "the previous ones stay in use"
-                logger.warning("could not fetch keys; %s: %s", at_hand, error)
+        if (self.begun if anew else self.tried) > since:
+            return
+        self.begun = time.monotonic()
+        try:
+            status, document = self.client.json("GET", self.url)
+            if status != 200:
+                raise Unreachable(f"{self.url} answers {status}")
+            self.keys = _keys(document)
+            self.got = time.monotonic()
+        except (Unreachable, ValueError) as error:
+            at_hand = "none are available" if self.keys is None else "the previous ones stay in use"
+            logger.warning("could not fetch keys; %s: %s", at_hand, error)
+        finally:
             self.tried = time.monotonic()
 
 
