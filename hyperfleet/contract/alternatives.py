@@ -66,14 +66,18 @@ def decided(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     choices = {PREFIX + name: f"{PREFIX}{name}!" for name in parents}
     found = {name: _decided(one, named, choices) for name, one in named.items()}
     for name, family in parents.items():
-        discriminator, ref = named[name]["discriminator"], PREFIX + name
+        own, ref = named[name], PREFIX + name
+        discriminator = own["discriminator"]
         refs = [{"$ref": PREFIX + one} for one in family]
         if ref in (discriminator.get("mapping") or {}).values():
             refs.append({"$ref": ref})
+        if "null" in _list(own.get("type")):
+            refs.append({"type": "null"})
         children = sum(name in _extended(named[one]) for one in family)
         branches = _branches(refs, discriminator, named, children)
         rules = {"allOf": _choice(refs, branches, discriminator, named)} if branches else {"anyOf": refs}
-        found[name + "!"] = rules
+        # OpenAPI 3.0 also allows null; 3.1 has no such keyword.
+        found[name + "!"] = {**rules, "nullable": own.get("nullable", False)}
     return found, choices
 
 
@@ -102,11 +106,13 @@ def _choice(
 ) -> list[Any]:
     """Returns rules by which the property of a discriminator selects one of the alternatives."""
     property_ = discriminator["propertyName"]
-    tag = {"enum": list(branches)}
-    rules: list[Any] = [{"type": "object", "required": [property_], "properties": {property_: tag}}]
+
+    def having(rule: Any) -> dict[str, Any]:
+        return {"type": "object", "required": [property_], "properties": {property_: rule}}
+
+    rules: list[Any] = [having({"enum": list(branches)})]
     for value, index in branches.items():
-        chosen = {"required": [property_], "properties": {property_: {"const": value}}}
-        rules.append({"if": chosen, "then": alternatives[index]})
+        rules.append({"if": having({"const": value}), "then": alternatives[index]})
     if any(_is_null(branch, named) for branch in alternatives):
         return [{"if": {"not": {"type": "null"}}, "then": {"allOf": rules}}]
     return rules

@@ -587,3 +587,14 @@ def test_a_parent_is_shown_with_all_that_its_mapping_names(tmp_path: Path) -> No
     file = tmp_path / "provider.json"
     file.write_text(json.dumps({"openapi": "3.0.3", "components": {"schemas": named}}))
     assert [*read(file).schemas] == [*named]
+
+
+@pytest.mark.parametrize("own", [{"nullable": True}, {"type": ["object", "null"]}])
+def test_a_parent_may_allow_null(tmp_path: Path, own: dict[str, Any]) -> None:
+    spec, cat = {"$ref": SCHEMAS + "Animal"}, extending("Animal", "lives")
+    check = compiled(
+        tmp_path, "3.0.3" if "nullable" in own else "3.1.0", spec, Animal={**ANIMAL, **own}, Cat=cat
+    )
+    assert check(None) == check({"kind": "Cat", "lives": 9}) == []
+    assert check({"kind": "Cat", "lives": "x"}) == [("spec.lives", "type")]
+    assert check(5) == [("spec", "type")]
