@@ -227,12 +227,15 @@ class Parameters:
     def _of_query(self, query: QueryParams, arguments: dict[str, Any]) -> Iterator[Fault]:
         given: dict[str, list[str]] = {}
         for name, value in query.multi_items():
-            given.setdefault(name, []).append(value)
+            known = self.query.get(name)
+            text = known.told(value) if known else value
+            if text is not None:
+                given.setdefault(name, []).append(text)
         strange = (name for name in given if name not in self.query)
         for name in islice(strange, HINTED):
             yield with_value(_unknown(name, list(self.query)), given[name][-1])
         for name, parameter in self.query.items():
-            values = [parameter.bare(one) for one in given.get(name, ()) if not parameter.absent(one)]
+            values = given.get(name)
             if values:
                 if len(values) > 1:
                     yield fault([name], "may be given once only", "unique")
@@ -258,13 +261,15 @@ class Parameter:
         self.integer = self.rules.get("type") == "integer"
         self.validator = schema.compile_schema(self.rules)
 
-    def absent(self, text: str) -> bool:
-        """Whether a query parameter with this text counts as not given, as in the originals."""
-        return self.may_be_empty and not text.strip(" ")
+    def told(self, text: str) -> str | None:
+        """Returns what a query parameter says, or None if it counts as not given.
 
-    def bare(self, text: str) -> str:
-        """Returns a query parameter's text without blanks that the originals ignore around a number."""
-        return text.strip(" ") if self.may_be_empty and self.integer else text
+        The originals take an empty text as that, and ignore blanks around a number.
+        """
+        if not self.may_be_empty:
+            return text
+        bare = text.strip(" ")
+        return (bare if self.integer else text) if bare else None
 
     def value(self, text: str) -> Any:
         """Returns the value of a valid text."""
