@@ -14,6 +14,7 @@ from hyperfleet.changes.pages import Page, Wanted
 from hyperfleet.changes.waiting import FAILED, Waiting
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.together import slot
+from hyperfleet.engine.greenlets import begin
 from hyperfleet.errors import GONE, Problem
 from hyperfleet.lists.place import Place
 
@@ -43,7 +44,6 @@ class Feed:
         self.waiting = Waiting(reads, most)
         # Those that want a page that is about to be read.
         self.asked: dict[Hashable, list[asyncio.Future[Page]]] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
         # How many pages are being handed out, and the requests that are held back meanwhile.
         self.giving = 0
         self.held: list[asyncio.Future[None]] = []
@@ -69,9 +69,7 @@ class Feed:
             newest = after is not None and self.waiting.beyond(after)
             read = partial(pages.read, self.reads, wanted, after, newest=newest, position=position)
             self.asked[key] = []
-            task = asyncio.create_task(self._read(key, read))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            begin(self._read(key, read))
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self.asked[key].append(answer)
         return await answer

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from hyperfleet.database import connection
 from hyperfleet.database.session import Session
+from hyperfleet.engine.greenlets import begin
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,6 @@ class Pool(AsyncConnectionPool[Session]):
         self.patience = 2 * statement_timeout + MARGIN if statement_timeout else float("inf")
         # The connections in use, and the time at which each will have been so for too long.
         self.used: dict[Session, float] = {}
-        # Tasks that hang up connections; asyncio itself keeps only weak references to them.
-        self.hanging: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Opens the pool, until the end of the block."""
@@ -100,9 +99,7 @@ class Pool(AsyncConnectionPool[Session]):
                     self.used[conn] = float("inf")
                     # Nobody gets it after this, since the cancellation may arrive late.
                     conn._expire_at = now
-                    task = asyncio.create_task(conn.abandon())
-                    self.hanging.add(task)
-                    task.add_done_callback(self.hanging.discard)
+                    begin(conn.abandon())
 
     def _forget(self) -> None:
         """Drops timed-out requests from the queue, where they would stay until a connection comes."""

@@ -14,6 +14,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from hyperfleet.database.pool import POOL_TIMEOUT
+from hyperfleet.engine.greenlets import begin
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -159,7 +160,6 @@ class SharedReads:
         self.slots = asyncio.Semaphore(at_once)
         self.running: dict[Hashable, asyncio.Future[Any]] = {}
         self.next: dict[Hashable, asyncio.Future[Any]] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
         """Returns what ``read`` finds, whichever caller's is run. Raises what it raises."""
@@ -169,9 +169,7 @@ class SharedReads:
             before = self.running.get(key)
             if before is not None:
                 self.next[key] = answer
-            task = asyncio.create_task(self._read(key, read, answer, before))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            begin(self._read(key, read, answer, before))
             if before is None:
                 self.running[key] = answer
         found: V = await asyncio.shield(answer)

@@ -7,7 +7,7 @@ wait.
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 import greenlet
@@ -112,17 +112,18 @@ def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 
     Must be called from within :func:`run`.
     """
-    task = asyncio.get_running_loop().create_task(run(function, *args, **kwargs))
-    _going_on.add(task)
-    task.add_done_callback(_ended)
+    task = begin(run(function, *args, **kwargs))
+    # Marks an error as retrieved: nobody else does if the caller is gone.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return wait_for(asyncio.shield(task))
 
 
-def _ended(task: asyncio.Task[Any]) -> None:
-    _going_on.discard(task)
-    if not task.cancelled():
-        # Marks the error as retrieved: nobody else does if the caller is gone.
-        task.exception()
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begins work that goes on to its end, whether or not anybody waits for it."""
+    task = asyncio.create_task(work)
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return task
 
 
 def breathe() -> None:

@@ -19,7 +19,7 @@ from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
 from hyperfleet.database.pool import Pool
 from hyperfleet.database.statements import session
-from hyperfleet.engine.greenlets import run, wait_for
+from hyperfleet.engine.greenlets import begin, run, wait_for
 from hyperfleet.kinds import RESOURCES
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ class Health:
         # Whether an operator has taken the service out of rotation: one byte shared by all its
         # processes, including any started later.
         self.maintenance = mmap.mmap(-1, 1)
-        self.under_way: set[asyncio.Task[dict[str, Any]]] = set()
         # The last state of each check, and since when, as far as is known.
         self.said: dict[str, tuple[str, float]] = {}
         self.begun = time.monotonic()
@@ -72,9 +71,7 @@ class Health:
     async def database(self) -> dict[str, Any]:
         """Does the same within a time limit."""
         # It outlives the probe, since cancelling a query that hangs takes as long as it hangs.
-        looking = asyncio.create_task(run(self.found))
-        self.under_way.add(looking)
-        looking.add_done_callback(self.under_way.discard)
+        looking = begin(run(self.found))
         done, _ = await asyncio.wait([looking], timeout=TIMEOUT + 1)
         return looking.result() if done else {"database": "not answering"}
 
