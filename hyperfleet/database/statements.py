@@ -1,7 +1,7 @@
 """Statements on connections of the pool.
 
-Code in a greenlet of the loop (see :mod:`hyperfleet.engine.greenlets`) calls :func:`fetch_one`,
-:func:`session` and :func:`transaction` as plain functions.
+Code in a greenlet of the loop (see :mod:`hyperfleet.engine.greenlets`) calls :func:`fetch_one` and
+:func:`transaction` as plain functions.
 """
 
 import time
@@ -107,19 +107,6 @@ class PlainConnection:
             self.pool.saw(statement, time.perf_counter() - began)
 
         return PlainCursor(wait_for(self.conn.execute(statement, values)), saw)
-
-
-@contextmanager
-def session(pool: Pool, timeout: float | None = None) -> Iterator[PlainConnection]:
-    """Lends a connection in autocommit mode for the block; ``timeout`` as for :meth:`Pool.getconn`."""
-    conn = wait_for(pool.getconn(timeout))
-    try:
-        yield PlainConnection(pool, conn)
-    except psycopg.Error as error:
-        wait_for(pool.blame(conn, error))
-        raise
-    finally:
-        wait_for(pool.putconn(conn))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hyperfleet.auth.remote import is_loopback
 from hyperfleet.contract.provider import Provider
 from hyperfleet.database import connection, migration
 from hyperfleet.database.pool import Pool
-from hyperfleet.database.statements import session
+from hyperfleet.database.statements import PlainConnection
 from hyperfleet.engine.greenlets import begin, run, wait_for
 from hyperfleet.kinds import RESOURCES
 
@@ -54,24 +54,27 @@ class Health:
         self.said: dict[str, tuple[str, float]] = {}
         self.begun = time.monotonic()
 
-    def found(self) -> dict[str, Any]:
-        """Returns what is wrong with the database, as members of a response. Call it in a greenlet."""
+    async def found(self) -> dict[str, Any]:
+        """Returns what is wrong with the database, as members of a response."""
         try:
-            with session(self.pool, TIMEOUT) as conn:
-                if conn.execute(READ_ONLY).fetchone() == ("on",):
-                    # Maybe only this session has not noticed that the server now takes writes.
-                    wait_for(self.pool.discard(conn.conn))
-                    return {"database": "read-only"}
-                pending = migration.pending(conn)
+            async with self.pool.connection(TIMEOUT) as conn:
+                return await run(self._look, PlainConnection(self.pool, conn))
         except psycopg.Error as error:
             logger.warning("not ready: %s", connection.reason(error))
             return {"database": _word(error)}
+
+    def _look(self, conn: PlainConnection) -> dict[str, Any]:
+        if conn.execute(READ_ONLY).fetchone() == ("on",):
+            # Maybe only this session has not noticed that the server now takes writes.
+            wait_for(self.pool.discard(conn.conn))
+            return {"database": "read-only"}
+        pending = migration.pending(conn)
         return {"pending_migrations": pending} if pending else {}
 
     async def database(self) -> dict[str, Any]:
         """Does the same within a time limit."""
         # It outlives the probe, since cancelling a query that hangs takes as long as it hangs.
-        looking = begin(run(self.found))
+        looking = begin(self.found())
         done, _ = await asyncio.wait([looking], timeout=TIMEOUT + 1)
         return looking.result() if done else {"database": "not answering"}
 

@@ -18,9 +18,7 @@ from process import Serving, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hyperfleet import __version__
-from hyperfleet.database.pool import Pool, new_pool
-from hyperfleet.database.statements import session
-from hyperfleet.engine import greenlets
+from hyperfleet.database.pool import new_pool
 
 pytestmark = pytest.mark.slow
 
@@ -100,18 +98,18 @@ def test_the_service_recovers_within_seconds_of_its_database(api: Api, database:
 def test_the_service_adds_its_options_to_those_of_the_connection_string(database: str) -> None:
     given = make_conninfo(database, options="-c work_mem=5MB -c jit=on")
 
-    def look(pool: Pool) -> None:
-        with session(pool) as conn:
-            names = ("work_mem", "jit", "statement_timeout", "max_parallel_workers_per_gather")
-            shown = [conn.execute(f"SHOW {name}").fetchone() for name in names]
-            assert shown == [("5MB",), ("off",), ("1500ms",), ("0",)]
-            # Values from the connection's options survive a reset, unlike those that SET sets.
-            conn.execute("RESET ALL")
-            assert conn.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
-
     async def main() -> None:
-        async with new_pool(given, 1, 1.5) as pool:
-            await greenlets.run(look, pool)
+        async with new_pool(given, 1, 1.5) as pool, pool.connection() as conn:
+
+            async def shown(name: str) -> Any:
+                return await (await conn.execute(f"SHOW {name}")).fetchone()
+
+            names = ("work_mem", "jit", "statement_timeout", "max_parallel_workers_per_gather")
+            found = [await shown(name) for name in names]
+            assert found == [("5MB",), ("off",), ("1500ms",), ("0",)]
+            # Values from the connection's options survive a reset, unlike those that SET sets.
+            await conn.execute("RESET ALL")
+            assert await shown("statement_timeout") == ("1500ms",)
 
     asyncio.run(main())
 
