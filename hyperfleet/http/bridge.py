@@ -3,7 +3,7 @@
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from hyperfleet.engine import greenlets
 from hyperfleet.engine.response import Later, Response
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE
-from hyperfleet.http.problems import STATUSES_WITHOUT_BODY, explain, render
+from hyperfleet.http.problems import encoded, explain, render
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Bridge:
                 return
             # HTTP/1.0 has no chunked encoding, so the length must be known.
             content = await greenlets.run(b"".join, content)
-            headers.append(_length(content))
+            headers += encoded(status, {}, content)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -132,7 +132,7 @@ class Bridge:
             content = found.result()
         except Exception as error:
             return _failed(error, environ)
-        return 200, [*_encoded(later.headers), _length(content)], content
+        return 200, encoded(200, later.headers, content), content
 
     async def _follow(
         self,
@@ -160,31 +160,18 @@ class Bridge:
             with self.application.request_context(environ):
                 answer: Response | Later = handler(**arguments)
             if isinstance(answer, Later):
-                return 200, _encoded(answer.headers), answer
-            status, given, content = answer
-            headers = _encoded(given)
-            if isinstance(content, bytes) and status not in STATUSES_WITHOUT_BODY:
-                headers.append(_length(content))
+                return 200, encoded(200, answer.headers), answer
+            status, headers, content = answer
+            return status, encoded(status, headers, content), content
         except Exception as error:
             # Rendered here, so that it is checked against the contract like every response.
             return _failed(error, environ)
-        return status, headers, content
 
 
 def _failed(error: Exception, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
     problem = explain(error)
-    # WSGI strings have one character per byte (PEP 3333).
-    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
-    content, headers = render(problem, path, environ.get("HTTP_ACCEPT", ""))
-    return problem.entry.status, [*_encoded(headers), _length(content)], content
-
-
-def _encoded(headers: Mapping[str, str]) -> Headers:
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def _length(content: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % len(content)
+    content, headers = render(problem, environ["asgi.scope"]["path"], environ.get("HTTP_ACCEPT", ""))
+    return problem.entry.status, encoded(problem.entry.status, headers, content), content
 
 
 async def _sent(pieces: AsyncIterator[bytes], send: Send) -> None:

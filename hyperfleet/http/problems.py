@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import psycopg
@@ -95,12 +96,18 @@ async def send_problem(problem: Problem, scope: Scope, send: Send) -> None:
     await send_bytes(send, problem.entry.status, body, headers)
 
 
-async def send_bytes(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
+async def send_bytes(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
     """Sends a response with its whole body."""
+    pairs = encoded(status, headers, body)
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def encoded(status: int, headers: Mapping[str, str], body: object = None) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of a response for ASGI, with the length of the body if that is known."""
     pairs = [
         (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
     ]
-    if status not in STATUSES_WITHOUT_BODY:
-        pairs.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    if isinstance(body, bytes) and status not in STATUSES_WITHOUT_BODY:
+        pairs.append((b"content-length", b"%d" % len(body)))
+    return pairs
