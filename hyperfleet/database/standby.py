@@ -203,7 +203,7 @@ def standbys(
     addresses = str(known.get("hostaddr") or "").split(",")
     ports = str(known.get("port") or "5432").split(",")
     made = []
-    for index, host in enumerate(hosts if len(hosts) >= len(addresses) else addresses):
+    for index, host in enumerate(hosts if known.get("host") else addresses):
         own = {**known, "port": ports[index if len(ports) > 1 else 0]}
         own |= {"host": hosts[index]} if hosts != [""] else {}
         own |= {"hostaddr": addresses[index]} if addresses != [""] else {}

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from writers import WRITERS, assert_nothing_is_lost, writers
 
 from hyperfleet.database import connection
+from hyperfleet.database.standby import standbys
 from hyperfleet.settings.catalogue import Settings
 
 pytestmark = pytest.mark.slow
@@ -135,3 +136,8 @@ def test_a_silent_server_named_by_hostaddr_alone_delays_as_little() -> None:
         with pytest.raises(psycopg.OperationalError):
             connection.connect(connection.conninfo(Settings(database_url=both)))
         assert 1 < time.monotonic() - began < 4
+
+
+def test_a_standby_named_by_hostaddr_alone_is_called_by_its_address() -> None:
+    [one] = standbys("hostaddr=127.0.0.1 port=1", 1, 1, 1, shared=False)
+    assert one.name == "127.0.0.1:1"
