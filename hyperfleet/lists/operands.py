@@ -17,8 +17,10 @@ TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
-# The tokens that each type of field takes; other types take quoted text.
-TAKES = {"number": ("NUMBER",), "time": ("STRING", "TIME"), "moment": ("STRING", "TIME")}
+# The tokens that each type of field takes, and what messages call them; other types take quoted text.
+TIMES = (("STRING", "TIME"), "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'")
+TAKES = {"number": (("NUMBER",), "a number"), "time": TIMES, "moment": TIMES}
+TEXT = (("STRING",), "text in quotes")
 
 
 def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
@@ -28,17 +30,21 @@ def compared(field: Field, operand: Token) -> tuple[str, str, Any]:
     """
     if field.type == "any":
         return _compared_json(field, operand)
-    if operand.type not in TAKES.get(field.type, ("STRING",)):
-        raise Fault(operand, f"expected {_wanted(field)}")
-    match field.type:
-        case "number":
-            return field.sql, "numeric", _number(operand)
-        case "time":
-            return field.sql, "timestamptz", _time(field, operand)
-        case "moment":
-            moment = _time(field, operand).replace(tzinfo=None)
-            return field.sql, "text", moment.isoformat(timespec="microseconds") + "Z"
-    return field.sql, field.type, unquoted(operand)
+    tokens, what = TAKES.get(field.type, TEXT)
+    try:
+        if operand.type not in tokens:
+            raise ValueError
+        match field.type:
+            case "number":
+                return field.sql, "numeric", _number(operand)
+            case "time":
+                return field.sql, "timestamptz", _time(operand)
+            case "moment":
+                moment = _time(operand).replace(tzinfo=None)
+                return field.sql, "text", moment.isoformat(timespec="microseconds") + "Z"
+        return field.sql, field.type, unquoted(operand)
+    except (ValueError, OverflowError):
+        raise Fault(operand, f"expected {what} for {field.name}") from None
 
 
 def _compared_json(field: Field, operand: Token) -> tuple[str, str, Any]:
@@ -62,15 +68,6 @@ def scalar(field: Field) -> str:
     return f"(CASE WHEN jsonb_typeof({field.sql}) IN ({kinds}) THEN {text} END)"
 
 
-def _wanted(field: Field) -> str:
-    what = {
-        "number": "a number",
-        "time": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
-        "moment": "an RFC 3339 time in quotes, such as '2026-01-31T12:00:00Z'",
-    }.get(field.type, "text in quotes")
-    return f"{what} for {field.name}"
-
-
 def unquoted(operand: Token) -> str:
     """Returns the text in quotes, with doubled quotes undone; a time may be unquoted."""
     if operand.type == "TIME":
@@ -91,14 +88,12 @@ def _number(operand: Token) -> Decimal:
     return value
 
 
-def _time(field: Field, operand: Token) -> datetime:
+def _time(operand: Token) -> datetime:
+    """Returns the time. Raises ValueError, or OverflowError if it is in no year from 1 to 9999."""
     match = TIME.fullmatch(unquoted(operand))
     if not match:
-        raise Fault(operand, f"expected {_wanted(field)}")
+        raise ValueError
     date, clock, fraction, zone = match.groups()
-    try:
-        # Cuts off digits beyond microseconds, which stored times do not have.
-        moment = datetime.fromisoformat(f"{date}T{clock}.{fraction or 0}{zone.upper()}")
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Fault(operand, f"expected {_wanted(field)}") from None
+    # Cuts off digits beyond microseconds, which stored times do not have.
+    moment = datetime.fromisoformat(f"{date}T{clock}.{fraction or 0}{zone.upper()}")
+    return moment.astimezone(UTC)
