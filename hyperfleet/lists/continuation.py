@@ -1,7 +1,6 @@
 """Where the next page of a list begins: after a given row, whatever is added or removed before it."""
 
 import base64
-import binascii
 import json
 from typing import Any, NamedTuple
 
@@ -43,7 +42,7 @@ def following(token: str, ordered: Order) -> Continuation:
         for key, value in zip(ordered.keys, keys, strict=True):
             if not (value is None and key.nullable) and not (isinstance(value, str) and storable(value)):
                 raise ValueError
-    except (ValueError, TypeError, UnicodeDecodeError, binascii.Error, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         raise bad_parameter("continue", STRANGE) from None
     values = {f"after{index}": value for index, value in enumerate(keys)}
     # (a, b) > (x, y) means a > x OR a = x AND b > y; written out, since directions may differ.

@@ -1,7 +1,6 @@
 """Places in the feed of changes: a place is just after a row of it."""
 
 import base64
-import binascii
 import struct
 from typing import LiteralString, NamedTuple, Self
 
@@ -13,12 +12,11 @@ PACKED = struct.Struct(">16sQqi")
 # A hash of a row's contents; the function that NOW calls computes the same.
 CHECKED: LiteralString = "hashtext(concat(id, version, change))"
 # Whether the feed knows the row before a place: the row is there, or was the last one to be removed.
-_KNOWN: LiteralString = """
+KNOWN: LiteralString = f"""
 ((removed_position, removed_sequence) = (%(position)s::xid8, %(sequence)s::bigint) OR EXISTS (
     SELECT FROM changes WHERE (position, sequence) = (%(position)s::xid8, %(sequence)s::bigint)
-        AND {checked} = %(check)s))
+        AND {CHECKED} = %(check)s))
 """
-KNOWN: LiteralString = _KNOWN.format(checked=CHECKED)
 
 # The last row of the feed before which no row can appear any more, in the form that ``Place.parse``
 # takes; from the same snapshot as the rest of the statement.
@@ -64,7 +62,7 @@ class Place(NamedTuple):
         try:
             packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             epoch, position, sequence, check = PACKED.unpack(packed)
-        except (ValueError, binascii.Error, struct.error):
+        except (ValueError, struct.error):
             message = "must be a token from the feed of changes or from a list's changes link"
             raise bad_parameter(name, message) from None
         return cls(position, sequence, check, epoch.hex())
