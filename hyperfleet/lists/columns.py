@@ -255,7 +255,8 @@ def resolve(name: str, kind: str, bind: Bind) -> Field:
             case ["status", member] if member in STATUS:
                 return _status(name, table, member)
             case ["references", type_] if type_ in references(kind):
-                made = _reference(name, table, type_, bind)
+                sql = f"({table}.refs -> {bind(type_)}::text)"
+                made = Field(name, "reference", sql, nullable=True, label=type_)
             case ["status", "conditions", type_, *rest] if len(rest) <= 1:
                 made = _condition(name, table, type_, rest[0] if rest else "status", bind)
             case ["status", "conditions", _, _, _, *_]:
@@ -281,11 +282,6 @@ def _status(name: str, table: str, member: str) -> Field:
         return Field(name, type_, f"({value}::numeric)", nullable=True)
     collation = ' COLLATE "C"' if type_ == "moment" else ""
     return Field(name, type_, f"(({table}.status ->> '{member}'){collation})", nullable=True)
-
-
-def _reference(name: str, table: str, type_: str, bind: Bind) -> Field:
-    sql = f"({table}.refs -> {bind(type_)}::text)"
-    return Field(name, "reference", sql, nullable=True, label=type_)
 
 
 def _condition(name: str, table: str, condition: str, member: str, bind: Bind) -> Field:

@@ -187,17 +187,13 @@ def understand(
     usual = whole and not (query.get("order_by") or query.get("order"))
     condition = search.asked(query.get("search") or "", kind, lookup=lookup, usual=usual)
     condition = condition.joined(*referring.asked(kind, query))
-    condition = condition.joined(*_of_kind(query.get("kind", "")))
+    if only := query.get("kind"):
+        if only not in RESOURCES:
+            raise unknown_kind(only)
+        condition = condition.joined(f"{KINDS[ALL].table}.kind = %(of_kind)s::text", {"of_kind": only})
     after = following(query["continue_"], ordered) if "continue_" in query else None
     counted = query.get("total") != "none"
     return Wanted(after.number if after else number, size, ordered, condition, after, counted)
-
-
-def _of_kind(name: str) -> tuple[str, dict[str, Any]]:
-    """Returns the condition, if any, for one kind among all, and its values. Raises Problem."""
-    if name and name not in RESOURCES:
-        raise unknown_kind(name)
-    return (f"{KINDS[ALL].table}.kind = %(of_kind)s::text", {"of_kind": name}) if name else ("", {})
 
 
 def number_and_size(query: Mapping[str, Any]) -> tuple[int, int]:
