@@ -65,6 +65,8 @@ class Session(psycopg.AsyncConnection[TupleRow]):
 
     travelling: dict[str, str] | None = None
     line: "Line | None" = None
+    # The position that the server, a standby, was last known to have replayed, and when.
+    replayed = (-1, 0.0)
     # Whether the server gave up waiting for its standby during the last statement.
     alone = False
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -69,9 +69,8 @@ class Standby:
     system: int | None = None
     idle_until: float = float("-inf")
     trouble: str = ""
-    # For each connection, the position that its server reported, and when.
-    replayed: dict[Session, tuple[int, float]] = field(default_factory=dict)
-    # The same for the probe, and the position at which it was ahead of the primary.
+    # The position that the probe's server reported and when, and the one at which it was ahead of the
+    # primary.
     probed: tuple[int, float] = (-1, 0.0)
     strayed: int | None = None
 
@@ -112,7 +111,7 @@ class Standby:
         It is asked only if the known one is not enough, and now and then in case it was promoted.
         """
         now = time.monotonic()
-        known, at = self.replayed.get(conn, (-1, 0.0))
+        known, at = conn.replayed
         if conn.travelling is None and known >= needed and now - at < self.staleness:
             return known
         rows = await fetch_on(self.pool, conn, REPLAYED, {}, None)
@@ -121,10 +120,7 @@ class Standby:
         except psycopg.OperationalError:
             await self.pool.discard(conn)
             raise
-        if len(self.replayed) > 2 * self.pool.max_size:
-            # Most of these connections are gone.
-            self.replayed.clear()
-        self.replayed[conn] = reached, now
+        conn.replayed = reached, now
         return reached
 
     def _reached(self, rows: list[TupleRow]) -> int:
