@@ -9,6 +9,7 @@ import psycopg
 
 from hyperfleet.changes.pages import under_way
 from hyperfleet.database.reads import Reads
+from hyperfleet.engine.greenlets import begin
 from hyperfleet.errors import BUSY, Problem
 from hyperfleet.lists.place import CHECKED, KNOWN, Place
 
@@ -64,7 +65,6 @@ class Waiting:
         # Everything up to this place has been seen; None if nobody is looking.
         self.seen: Place | None = None
         self.waiting: dict[Wish, set[Woken]] = defaultdict(set)
-        self.task: asyncio.Task[None] | None = None
 
     def admit(self) -> None:
         """Raises Problem if no more clients may wait."""
@@ -93,7 +93,7 @@ class Waiting:
             return place, True
         if self.seen is None:
             self.seen = place
-            self.task = asyncio.create_task(self._look())
+            begin(self._look())
         loop = asyncio.get_running_loop()
         woken: Woken = loop.create_future()
         # The place at that moment: what is seen later may be what the client waits for.
