@@ -4,7 +4,6 @@ import array
 import asyncio
 import contextlib
 import fcntl
-import http
 import re
 import termios
 import threading
@@ -14,13 +13,13 @@ from typing import Any, cast
 import httptools
 import uuid_utils
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hyperfleet import errors
 from hyperfleet.auth.identity import id_of, request_id
 from hyperfleet.errors import Problem
 from hyperfleet.http.aside import ASIDE, Aside
-from hyperfleet.http.problems import render
+from hyperfleet.http.problems import encoded, render
 from hyperfleet.settings.catalogue import Settings
 
 # Seconds after which a connection with a late body is closed. The limits layer sends a better answer
@@ -327,18 +326,13 @@ class Protocol(HttpToolsProtocol):
         told = id_of(cast(Scope, self.cycle.scope)) if within else str(uuid_utils.uuid7())
         token = request_id.set(told)
         body, headers = render(problem, "", "")
-        headers |= {
-            "content-length": str(len(body)),
-            "x-request-id": request_id.get(),
-            "connection": "close",
-        }
-        status = http.HTTPStatus(problem.entry.status)
+        headers |= {"x-request-id": told, "connection": "close"}
+        status = problem.entry.status
         if not within:
-            self.tell_refused(self.client[0] if self.client else "", status.value)
+            self.tell_refused(self.client[0] if self.client else "", status)
         request_id.reset(token)
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-        self.transport.write(head.encode() + body)
+        head = b"".join(b"%b: %b\r\n" % one for one in encoded(status, headers, body))
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self.loop.call_later(LINGER, self.transport.close)
 
     def _reads_body(self) -> bool:
