@@ -66,8 +66,15 @@ def place(chosen: Settings) -> tuple[str, Path]:
 
     The folder is meaningful only if the string is empty. Raises ConfigurationError.
     """
-    conninfo = connection.conninfo(chosen)
-    return conninfo, Path() if conninfo else chosen.data_dir or default_data_dir()
+    if conninfo := connection.conninfo(chosen):
+        return conninfo, Path()
+    folder = chosen.data_dir or default_data_dir()
+    try:
+        return "", folder.expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"--data-dir {folder} refers to an unknown home directory: give the full path."
+        ) from None
 
 
 @contextmanager
@@ -87,7 +94,7 @@ def reached(chosen: Settings) -> Iterator[str]:
 
 def made(data_dir: Path) -> bool:
     """Returns whether the data folder already contains a server's files."""
-    return (_found(data_dir) / "postgresql").exists()
+    return (data_dir / "postgresql").exists()
 
 
 def default_data_dir() -> Path:
@@ -107,16 +114,6 @@ def default_data_dir() -> Path:
         ) from None
 
 
-def _found(data_dir: Path) -> Path:
-    """Returns the absolute path. Raises ConfigurationError if it begins with an unknown home."""
-    try:
-        return data_dir.expanduser().absolute()
-    except RuntimeError:
-        raise ConfigurationError(
-            f"--data-dir {data_dir} refers to an unknown home directory: give the full path."
-        ) from None
-
-
 @contextmanager
 def running(data_dir: Path) -> Iterator[str]:
     """Runs PostgreSQL on ``data_dir``, creating its files if needed; yields the connection string.
@@ -127,7 +124,7 @@ def running(data_dir: Path) -> Iterator[str]:
     Raises ConfigurationError if the extra ``embedded`` is not installed, StartError if the server does
     not start.
     """
-    data_dir = _found(data_dir)
+    data_dir = data_dir.absolute()
     # A subfolder, since the server's user must own it when the service runs as root.
     files = data_dir / "postgresql"
     users: IO[str] | None = None
@@ -354,14 +351,14 @@ def _reason(error: Exception, files: Path) -> str:
 
 def _psql(data_dir: Path, arguments: list[str]) -> int:
     with running(data_dir) as conninfo:
-        psql = _server(_found(data_dir) / "postgresql").bin_path / "psql"
+        psql = _server(data_dir / "postgresql").bin_path / "psql"
         return subprocess.run([psql, conninfo, *arguments], check=False).returncode  # noqa: S603
 
 
 if __name__ == "__main__":
     verb, folder, *rest = sys.argv[1:]
     if verb == "psql":
-        sys.exit(_psql(Path(folder), rest))
+        sys.exit(_psql(Path(folder).absolute(), rest))
     if not Path(folder).exists():
         sys.exit(0)
     sys.exit(0 if stop(Path(folder).absolute()) else f"{folder} is in use.")

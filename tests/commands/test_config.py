@@ -579,6 +579,8 @@ def test_a_check_tells_whether_a_start_would_succeed(database: str, tmp_path: Pa
     assert (bad.returncode, "data_dir has the character NUL." in bad.stdout) == (2, True)
     bad = run_here("config", "--check", "--no-auth", f"--data-dir={tmp_path / ('a' * 300)}")
     assert (bad.returncode, bad.stdout.endswith("can't be made.\n")) == (1, True)
+    bad = run_here("config", "--check", "--no-auth", "--data-dir=~who-is-not-there/data")
+    assert (bad.returncode, "--data-dir ~who-is-not-there" in bad.stdout) == (2, True)
 
 
 @pytest.mark.slow
