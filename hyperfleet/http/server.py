@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -59,34 +59,33 @@ class Ending:
 class _Server(uvicorn.Server):
     """A server that leaves signals to its runner, and cuts requests off with a proper response."""
 
-    def __init__(
-        self, config: uvicorn.Config, ending: Ending, handshake_timeout: float, app: "App"
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, ending: Ending, settings: Settings, app: "App") -> None:
         super().__init__(config)
-        self.ending = ending
-        self.handshake_timeout = handshake_timeout
-        self.certificate, self.farewell = app.certificate, app.farewell
+        self.ending, self.settings, self.app = ending, settings, app
         self.leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens as uvicorn does, but gives the TLS handshake as long as a request has to arrive."""
-        config = self.config
-        protocol: Any = config.http_protocol_class
-        of = {"server_state": self.server_state, "app_state": self.lifespan.state}
-        listening = asyncio.get_running_loop().create_server
-        self.servers = [
-            await listening(
-                functools.partial(
-                    protocol, config=config, leaving=self.leaving, begun=self.ending.begun, **of
-                ),
-                sock=one,
-                ssl=self.certificate.context if self.certificate else None,
-                backlog=config.backlog,
-                # The protocol's own clock does not run before the TLS handshake is done.
-                ssl_handshake_timeout=self.handshake_timeout if self.certificate else None,
-            )
-            for one in sockets or ()
-        ]
+        protocol = functools.partial(
+            Protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            settings=self.settings,
+            refused=self.app.refused,
+            leaving=self.leaving,
+            begun=self.ending.begun,
+        )
+        certificate = self.app.certificate
+        listening = await asyncio.get_running_loop().create_server(
+            protocol,
+            sock=self.app.listener,
+            ssl=certificate.context if certificate else None,
+            backlog=self.config.backlog,
+            # The protocol's own clock does not run before the TLS handshake is done.
+            ssl_handshake_timeout=self.settings.read_timeout if certificate else None,
+        )
+        self.servers = [listening]
         self.started = True
 
     def leave(self) -> None:
@@ -106,7 +105,7 @@ class _Server(uvicorn.Server):
         """Closes the listener and lets requests in progress end, within the time that they are given."""
         closing = asyncio.create_task(super().shutdown(sockets))
         # Only now that the listener is closed, so that these clients reconnect elsewhere.
-        asyncio.get_running_loop().call_soon(self.farewell)
+        asyncio.get_running_loop().call_soon(self.app.farewell)
         waiting = asyncio.create_task(self.ending.wait(self.ending.timeout))
         await asyncio.wait([closing, waiting], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -201,13 +200,12 @@ class Servers:
         self.reload = reload
         self.beat = beat
         self.reload_wanted = asyncio.Event()
-        self.sockets = [one.listener for one in apps]
         self.certificates = {one.certificate for one in apps if one.certificate}
         self.servers = [
             _Server(
                 uvicorn.Config(
                     one.app,
-                    http=functools.partial(Protocol, settings=settings, refused=one.refused),  # type: ignore[arg-type]
+                    http=Protocol,
                     ws="none",
                     lifespan="off",
                     log_config=None,
@@ -218,7 +216,7 @@ class Servers:
                     timeout_keep_alive=KEEP_ALIVE,
                 ),
                 ending,
-                settings.read_timeout,
+                settings,
                 one,
             )
             for index, one in enumerate(apps)
@@ -263,8 +261,7 @@ class Servers:
 
     async def _serve_all(self) -> None:
         serving = [
-            asyncio.create_task(server.serve(sockets=[listener]))
-            for server, listener in zip(self.servers, self.sockets, strict=True)
+            asyncio.create_task(server.serve(sockets=[server.app.listener])) for server in self.servers
         ]
         asked = asyncio.create_task(self._asked_to_stop())
         background = [asyncio.create_task(self._reloading()), asyncio.create_task(self._beating())]
