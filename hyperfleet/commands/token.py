@@ -25,9 +25,7 @@ class Lifetime(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Returns the seconds; negative ones make a token that has already expired."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(-?\d{1,9})([smhd])", str(value))
+        match = re.fullmatch(r"(-?\d{1,9})([smhd])", value)
         if match is None:
             self.fail(f"{value!r} is not a duration such as 30m, 12h or 7d.", param, ctx)
         return int(match[1]) * UNITS[match[2]]

@@ -62,8 +62,6 @@ def parse(value: Any) -> tuple[Issuer, ...]:
 
 
 def _issuer(number: int, members: Any) -> Issuer:
-    if isinstance(members, Issuer):
-        return members
     if not isinstance(members, Mapping):
         raise ValueError(f"issuer {number} is not a mapping with issuer_url.")
     given: dict[str, str] = {}

@@ -57,8 +57,6 @@ def parse(value: Any) -> tuple[Dimension, ...]:
 
 
 def _dimension(number: int, members: Any) -> Dimension:
-    if isinstance(members, Dimension):
-        return members
     if not isinstance(members, Mapping):
         raise ValueError(f"dimension {number} is not a mapping with header and key.")
     given = members_of(members, MEMBERS, f"dimension {number}", "a dimension")

@@ -30,9 +30,7 @@ class Names(click.ParamType[Any]):
         """Returns the names without blanks and duplicates, in the given order."""
         if isinstance(value, str):
             value = value.split(self.separator)
-        elif not isinstance(value, list | tuple):
-            value = [value]
-        return tuple(dict.fromkeys(str(name).strip() for name in value if str(name).strip()))
+        return tuple(dict.fromkeys(name.strip() for name in value if name.strip()))
 
 
 class AdapterNames(Names):
@@ -86,8 +84,8 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Returns the number; fails if it is outside the range."""
         try:
-            number = float("" if isinstance(value, bool) else seconds(value))
-        except (TypeError, ValueError, OverflowError):
+            number = float(seconds(value))
+        except ValueError:
             number = float("nan")
         if not number.is_integer():
             self.fail(f"{value!r} is not a whole number.", param, ctx)
@@ -115,7 +113,7 @@ class Level(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the level."""
-        said = value.lower() if isinstance(value, str) else value
+        said = value.lower()
         return super().convert("warning" if said == "warn" else said, param, ctx)
 
 
