@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,8 @@ def _shown(name: str, value: Any) -> Any:
         return make_conninfo(**{name: HIDDEN if name in WORDS else one for name, one in parts.items()})
     if isinstance(value, tuple):
         return [_shown("", one) for one in value]
-    if isinstance(value, Issuer):
-        return {member: _shown("", one) for member, one in value.given().items()}
-    if isinstance(value, Dimension):
-        return value.given()
+    if isinstance(value, Issuer | Dimension):
+        return {member: _shown("", one) for member, one in asdict(value).items() if one != ""}
     value = str(value) if isinstance(value, Path) else value
     return IN_URL.sub(rf"\1{HIDDEN}", value) if isinstance(value, str) else value
 

@@ -36,10 +36,6 @@ class Issuer:
     identity_claim_pattern: str = ""
     identity_header: str = ""
 
-    def given(self) -> dict[str, str]:
-        """Returns the members that are set."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
-
 
 MEMBERS = tuple(field.name for field in dataclasses.fields(Issuer))
 

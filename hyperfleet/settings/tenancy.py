@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from hyperfleet.settings.headers import HEADER, NO_NAMES, taken
@@ -27,10 +27,6 @@ class Dimension:
     header: str
     key: str
     required: bool
-
-    def given(self) -> dict[str, Any]:
-        """Returns the members as a settings file has them."""
-        return asdict(self)
 
 
 MEMBERS = tuple(Dimension.__dataclass_fields__)
