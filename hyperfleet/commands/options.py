@@ -200,15 +200,6 @@ def _config() -> click.Option:
     )
 
 
-# In order of precedence.
-SOURCES = (
-    ParameterSource.COMMANDLINE,
-    ParameterSource.ENVIRONMENT,
-    ParameterSource.DEFAULT_MAP,
-    ParameterSource.DEFAULT,
-)
-
-
 def from_options(values: Mapping[str, Any]) -> Settings:
     """Returns the current command's settings, including the content of ``*_file`` settings.
 
@@ -216,17 +207,11 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     Raises ConfigurationError for a file that is empty or unreadable, and for contradictory settings.
     """
     ctx = click.get_current_context()
-    chosen = {name: value for name, value in values.items() if name in DECLARED}
-    given = {name: _given(ctx, name) for name in chosen}
-    for path_name in FILED:
-        path, name = chosen.pop(path_name, None), path_name.removesuffix("_file")
-        if path is None:
-            continue
-        rank, other = _rank(ctx, path_name), _rank(ctx, name)
-        if rank < other or (rank == other and not chosen[name]):
-            chosen[name], given[name] = content(given[path_name], path), given[path_name]
-        elif rank == other:
-            raise ConfigurationError(f"Give either {given[name]} or {given[path_name]}, not both.")
+    chosen, given = {}, {}
+    for name in FIELDS:
+        if name in values:
+            chosen[name], option = value_of(name, values)
+            given[name] = _given(ctx, option)
     for name in ("database_url", "read_database_url"):
         if chosen.get(name):
             chosen[name] = database_url(given[name], chosen[name])
@@ -243,6 +228,24 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     _set_up_log(ctx, settings)
     kinds.declare(declared.kinds_of(settings.entities))
     return settings
+
+
+def value_of(name: str, values: Mapping[str, Any]) -> tuple[Any, str]:
+    """Returns the value of an option, which may be in the file that another names: that with the suffix
+    ``_file``. Also returns the name of the option that counts.
+
+    Raises ConfigurationError if both are given in the same place, and as :func:`content` does.
+    """
+    ctx, filed = click.get_current_context(), f"{name}_file"
+    path = values.get(filed)
+    if path is not None:
+        rank, other = _rank(ctx, filed), _rank(ctx, name)
+        if rank < other or (rank == other and not values[name]):
+            return content(_given(ctx, filed), path), filed
+        if rank == other:
+            both = f"{_given(ctx, name)} or {_given(ctx, filed)}"
+            raise ConfigurationError(f"Give either {both}, not both.")
+    return values[name], name
 
 
 def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -313,10 +316,11 @@ def _set_up_log(ctx: click.Context, settings: Settings) -> None:
         logger.log(level, line)
 
 
-def _rank(ctx: click.Context, name: str) -> int:
-    """Returns the precedence of a setting's source; lower values take precedence."""
+def _rank(ctx: click.Context, name: str) -> ParameterSource:
+    """Returns an option's source; lower ones take precedence."""
     source = ctx.get_parameter_source(name)
-    return SOURCES.index(source) if source in SOURCES else len(SOURCES)
+    assert source is not None
+    return source
 
 
 def _given(ctx: click.Context, name: str) -> str:

@@ -60,8 +60,9 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _source(values: dict[str, Any]) -> Source:
-    given = {name: _secret(values, name) for name in ("from_database", "token")}
-    database, api, token = given["from_database"], values["from_api"].strip(), given["token"]
+    database, _ = options.value_of("from_database", values)
+    token, _ = options.value_of("token", values)
+    api = values["from_api"].strip()
     if bool(database) == bool(api):
         raise ConfigurationError("Name the original: either --from-database or --from-api.")
     if values["follow"] and values["dry_run"]:
@@ -69,16 +70,6 @@ def _source(values: dict[str, Any]) -> Source:
     if database:
         return Database(options.database_url("--from-database", database))
     return Api(api, checked(token))
-
-
-def _secret(values: dict[str, Any], name: str) -> str:
-    flag, path = "--" + name.replace("_", "-"), values[f"{name}_file"]
-    if path is None:
-        return str(values[name])
-    source = click.get_current_context().get_parameter_source(name)
-    if values[name] and source is click.core.ParameterSource.COMMANDLINE:
-        raise ConfigurationError(f"Give either {flag} or {flag}-file, not both.")
-    return options.content(f"{flag}-file", path)
 
 
 def _open(source: Source, conninfo: str) -> None:

@@ -59,6 +59,10 @@ def test_an_import_with_an_invalid_source_target_or_option_is_rejected(
     for arguments, says in (
         ((), "either --from-database or --from-api"),
         (("--from-database", "a=b", "--from-api", "http://h"), "either --from-database or --from-api"),
+        (
+            ("--from-database", "a=secret", "--from-database-file", __file__),
+            "Give either --from-database or --from-database-file, not both.",
+        ),
         (("--from-database", "mysql://u:secret@h/d"), "the scheme mysql is not postgresql"),
         (("--from-api", "http://u:secret@h"), "must not hold a user or a password"),
         (("--from-api", "ftp://h"), "must be a URL such as"),

@@ -122,6 +122,7 @@ def test_a_service_of_the_first_generation_can_be_the_source(
     token.write_text("sesame\n")
     for given, env in (
         (("--token-file", str(token)), {}),
+        (("--token-file", str(token)), {"HYPERFLEET_TOKEN": "other"}),
         (("--token", "sesame"), {}),
         ((), {"HYPERFLEET_TOKEN": "sesame"}),
     ):
