@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -49,7 +48,7 @@ def run(values: dict[str, Any]) -> None:
         stack.callback(takeover.close)
         try:
             _open(source, conninfo)
-            counts = _follow(takeover) if values["follow"] else _once(takeover, None)
+            counts = _follow(takeover) if values["follow"] else _whole(takeover)
         except psycopg.Error as error:
             raise click.ClickException(f"The import failed: {connection.reason(error)}") from None
         except Unreadable as error:
@@ -85,28 +84,21 @@ def _open(source: Source, conninfo: str) -> None:
     click.echo(f"From {name} to {where}.")
 
 
-def _once(takeover: Takeover, since: str | None) -> Counts:
-    with _bar() as progress:
-        return takeover.once(since, progress)
-
-
 def _no_bar(_total: int, _done: int) -> None:
     pass
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Any]:
-    """Shows a progress bar on stderr if that is a terminal."""
+def _whole(takeover: Takeover) -> Counts:
+    """Makes a full pass, with a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
-        yield _no_bar
-        return
+        return takeover.once(None, _no_bar)
     with click.progressbar(length=0, label="Importing", file=sys.stderr) as bar:
 
         def progress(total: int, done: int) -> None:
             bar.length = total
             bar.update(done)
 
-        yield progress
+        return takeover.once(None, progress)
 
 
 def _follow(takeover: Takeover) -> Counts:
@@ -125,7 +117,7 @@ def _follow(takeover: Takeover) -> Counts:
         ending, started = stop.is_set(), time.monotonic()
         whole = ending or not since or started > whole_at + max(WHOLE, SHARE * last)
         try:
-            counts = takeover.once(since, _no_bar) if since and not whole else _once(takeover, None)
+            counts = _whole(takeover) if whole else takeover.once(since, _no_bar)
         except (psycopg.OperationalError, Unreadable) as error:
             if ending or not since:
                 raise
