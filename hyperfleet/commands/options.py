@@ -1,12 +1,12 @@
 """Where settings come from: flags, environment variables, a YAML file, and files with one value."""
 
+import contextlib
 import dataclasses
-import functools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,23 @@ FROM, TOLD = "hyperfleet.file", "hyperfleet.told"
 ENTITIES = "hyperfleet.entities"
 
 
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Reports invalid settings as errors of the command."""
+    try:
+        yield
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    except ConfigurationError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+
+
 def _use_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
     if path is None and PLACE.is_file():
         path = PLACE
     if path is not None:
-        try:
+        with _reported():
             read = read_file(path)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error), ctx) from None
         ctx.meta.setdefault(TOLD, []).extend(read.told)
         ctx.default_map, ctx.meta[FROM], ctx.meta[ENTITIES] = read.values, path, read.entities
 
@@ -140,7 +149,7 @@ def options(*only: str) -> Callable[[click.Command], click.Command]:
 
     def add(command: click.Command) -> click.Command:
         assert command.callback is not None
-        command.callback = _with_errors(command.callback)
+        command.callback = _reported()(command.callback)
         command.parse_args = _translating(command)  # type: ignore[method-assign, assignment]
         command.params.append(_config())
         command.params += [
@@ -149,21 +158,6 @@ def options(*only: str) -> Callable[[click.Command], click.Command]:
         return command
 
     return add
-
-
-def _with_errors(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a command's function that reports invalid settings as errors of the command."""
-
-    @functools.wraps(run)
-    def told(*args: Any, **values: Any) -> Any:
-        try:
-            return run(*args, **values)
-        except StartError as error:
-            raise click.ClickException(str(error)) from None
-        except ConfigurationError as error:
-            raise click.UsageError(str(error)) from None
-
-    return told
 
 
 def _translating(command: click.Command) -> Callable[[click.Context, list[str]], list[str]]:
@@ -177,10 +171,8 @@ def _translating(command: click.Command) -> Callable[[click.Context, list[str]],
             if isinstance(option, click.Option)
             for flag in option.opts
         }
-        try:
+        with _reported():
             given, lines = synonyms.translated(arguments, known)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error), ctx) from None
         ctx.meta.setdefault(TOLD, []).extend(lines)
         return parse(ctx, given)
 
