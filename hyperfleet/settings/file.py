@@ -35,18 +35,14 @@ class _Loader(yaml.BaseLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _Twice(key)
+                    place = _place(key.start_mark)
+                    raise ConfigurationError(f"has the key {key.value[:100]} twice{place}")
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
-class _Twice(Exception):
-    """Raised for a mapping that has a key twice."""
-
-    def __init__(self, key: yaml.ScalarNode) -> None:
-        mark = key.start_mark
-        place = f"see line {mark.line + 1}, column {mark.column + 1}"
-        super().__init__(f"has the key {key.value[:100]} twice: {place}")
+def _place(mark: yaml.Mark | None) -> str:
+    return f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 class Read(NamedTuple):
@@ -70,12 +66,11 @@ def read_file(path: Path) -> Read:
     """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506
-    except _Twice as error:
+    except ConfigurationError as error:
         raise ConfigurationError(f"{path} {error}.") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{path} is not YAML{where}.") from None
+        place = _place(error.problem_mark or error.context_mark)
+        raise ConfigurationError(f"{path} is not YAML{place}.") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML in UTF-8"
         raise ConfigurationError(f"{path} cannot be read: {reason}.") from None
