@@ -37,7 +37,7 @@ from hyperfleet.kinds import BASE
 from hyperfleet.lists import columns, projection
 from hyperfleet.observe.gauges import Gauges
 from hyperfleet.observe.metrics import Events, Requests
-from hyperfleet.observe.refusals import Refusals
+from hyperfleet.observe.refusals import Refusals, forgetting
 from hyperfleet.service import Service
 from hyperfleet.settings.catalogue import Settings
 
@@ -86,13 +86,8 @@ def create_app(
     fair = _fair(Plain(Pages(positioned, pages)), service, requests)
     timed = Errors(Deadline(fair, settings.request_timeout), contract.routes(document))
     outer = Browsers(Cors(Compressed(timed), settings, document))
-    refusals = Refusals(
-        reads.primary,
-        document,
-        registry,
-        nobody="" if guard else SYSTEM,
-        days=settings.audit_retention,
-    )
+    refusals = Refusals(reads.primary, document, registry, nobody="" if guard else SYSTEM)
+    reads.works.append(functools.partial(forgetting, reads.primary, settings.audit_retention))
     if settings.changes_retention:
         reads.works.append(functools.partial(removing, reads.primary, settings.changes_retention))
     if gauges is not None:

@@ -145,10 +145,6 @@ def _serve(
         for listener, tls in zip(listeners, certificates, strict=True)
     ]
 
-    def beat() -> None:
-        gauges.update()
-        api.refusals.beat()
-
     first = os.getpid()
 
     async def reload() -> None:
@@ -162,7 +158,7 @@ def _serve(
         apps = [App(*one, refused=api.refused) for one in served]
         apps[0] = apps[0]._replace(farewell=api.farewell)
         with contextlib.closing(_trace(api, reads)) if traced else contextlib.nullcontext():
-            Servers(apps, ending, reads, reload=reload, settings=chosen, beat=beat).run(watched)
+            Servers(apps, ending, reads, reload=reload, settings=chosen, beat=gauges.update).run(watched)
 
     _settle_memory()
     if count > 1:

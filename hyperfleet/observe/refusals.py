@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # How many refusals each process records of one caller, and of all, within how many seconds.
 OF_ONE, OF_ALL, SECONDS = 20, 300, 60.0
-# How many old records are removed at a time, and how many times a minute.
+# How many old records are removed at a time, and how many times every SECONDS.
 BATCH, BATCHES = 1000, 20
 # The most characters of a path that are recorded.
 LONGEST = 500
@@ -103,21 +103,15 @@ def writes(document: dict[str, Any]) -> dict[tuple[str, str], Write]:
 
 
 class Refusals:
-    """Records refused writes, and removes old records.
+    """Records refused writes.
 
     :param nobody: the caller's name without authentication; if empty, anonymous requests are left out
-    :param days: how long records are kept; 0 means for ever
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        document: dict[str, Any],
-        registry: CollectorRegistry,
-        nobody: str,
-        days: int,
+        self, pool: Pool, document: dict[str, Any], registry: CollectorRegistry, nobody: str
     ) -> None:
-        self.pool, self.nobody, self.days = pool, nobody, days
+        self.pool, self.nobody = pool, nobody
         self.writes = writes(document)
         self.dropped = prometheus_client.Counter(
             "hyperfleet_audit_dropped",
@@ -129,8 +123,6 @@ class Refusals:
         # How many records were made of each caller, and since when.
         self.counts, self.since = Counter[tuple[str, str]](), time.monotonic()
         self.storing: asyncio.Task[None] | None = None
-        self.forgetting: asyncio.Task[None] | None = None
-        self.forgot = time.monotonic()
 
     def saw(self, refused: Refused) -> None:
         """Records an answered request, if it is a write that was refused."""
@@ -180,21 +172,19 @@ class Refusals:
         finally:
             self.storing = None
 
-    def beat(self) -> None:
-        """Begins once a minute to remove old records; called every second."""
-        now = time.monotonic()
-        if self.days and now - self.forgot > SECONDS and self.forgetting is None:
-            self.forgot = now
-            self.forgetting = asyncio.get_running_loop().create_task(self._forget())
 
-    async def _forget(self) -> None:
+async def forgetting(pool: Pool, days: int) -> None:
+    """Removes old records of the audit once a minute, for as long as the service runs.
+
+    :param days: how long records are kept; 0 means for ever
+    """
+    while days:
+        await asyncio.sleep(SECONDS)
         try:
             for _ in range(BATCHES):
-                gone = await fetch(self.pool, FORGET, {"days": self.days, "batch": BATCH})
+                gone = await fetch(pool, FORGET, {"days": days, "batch": BATCH})
                 if len(gone) < BATCH:
                     break
                 await asyncio.sleep(1)
-        except psycopg.Error as error:
+        except (psycopg.Error, TimeoutError) as error:
             logger.warning("could not delete old audit records for now: %s", connection.reason(error))
-        finally:
-            self.forgetting = None

@@ -1,6 +1,7 @@
 """The audit: which writes and rejections it records, how it is searched, and who can read it."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from hyperfleet import __version__
 from hyperfleet.contract import document
 from hyperfleet.database.pool import new_pool
+from hyperfleet.observe import refusals as observe
 from hyperfleet.observe.refusals import OF_ONE, Refusals, Refused
 
 Json = dict[str, Any]
@@ -202,7 +204,7 @@ def test_rejections_of_many_callers_are_limited_together(database: str, sql: psy
 
     async def main() -> None:
         async with new_pool(database, 1) as pool:
-            records = Refusals(pool, document.load(), registry, "", 0)
+            records = Refusals(pool, document.load(), registry, "")
             for number in range(320):
                 records.saw(rejected(f"caller-{number % 16}", str(number)))
                 if number == 160:
@@ -292,25 +294,28 @@ def test_a_page_of_large_records_is_complete(api: Api) -> None:
 
 
 def test_records_older_than_the_limit_are_removed(
-    database: str, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
+    database: str,
+    sql: psycopg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert observe.SECONDS == 60
+    monkeypatch.setattr(observe, "SECONDS", 0.05)
     sql.execute(
         "INSERT INTO audit (time, actor, action, resource_type) "
         "SELECT now() - make_interval(days => n), 'x', 'create', 'Cluster' FROM generate_series(1, 50) n"
     )
 
-    async def forget(days: int) -> None:
-        async with new_pool(database, 1) as pool:
-            refused = Refusals(pool, document.load(), CollectorRegistry(), "x", days)
-            refused.beat()
-            assert refused.forgetting is None, "once a minute"
-            refused.forgot = float("-inf")
-            refused.beat()
-            if refused.forgetting is not None:
-                await refused.forgetting
-                assert refused.forgetting is None, "a minute later, it begins again"
-                refused.beat()
-                assert refused.forgetting is None, "and not before"
+    async def forget(days: int, statements: int = 2) -> None:
+        times = [time.monotonic()]
+        async with new_pool(database, 1) as pool, asyncio.timeout(20):
+            pool.on_statement = lambda *_: times.append(time.monotonic())
+            task = asyncio.create_task(observe.forgetting(pool, days))
+            while not task.done() and len(times) <= statements:
+                await asyncio.sleep(0.01)
+            assert task.done() == (not days)
+            task.cancel()
+        assert all(later - earlier >= 0.05 for earlier, later in itertools.pairwise(times))
 
     for days, left in ((0, 50), (30, 29), (1, 0)):
         asyncio.run(forget(days))
