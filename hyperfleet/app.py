@@ -63,12 +63,16 @@ def create_app(
     guard = guard or (Guard(settings) if settings.authenticated else None)
     columns.check_barred()
     document = contract.load()
+    layers: list[Callable[..., ASGIApp]] = []
+    if settings.tenant_enabled:
+        operations = contract.closed(document)
+        layers.append(functools.partial(Tenants, settings=settings, operations=operations))
     if guard is None:
         document = contract.without_security(document)
     schemas = schemas or provider.load(settings)
     mode = settings.responses_checked
     checked = functools.partial(Checked, contract=Contract(document), mode=mode, registry=registry)
-    inner = _routed(document, schemas, guard, checked, _tenants(settings))
+    inner = _routed(document, schemas, guard, [*layers, Validated, checked])
     service = Service(
         settings,
         reads=reads,
@@ -118,32 +122,22 @@ def _show(gauges: Gauges, fair: Fair, service: Service) -> None:
     gauges.under_way, gauges.longest = lambda: fair.under_way, service.turns.longest
 
 
-def _tenants(settings: Settings) -> list[Callable[..., ASGIApp]]:
-    """Returns the layer that reads a request's tenancy, if tenants are kept apart."""
-    if not settings.tenant_enabled:
-        return []
-    operations = contract.closed(contract.load())
-    return [functools.partial(Tenants, settings=settings, operations=operations)]
-
-
 def _routed(
     document: dict[str, Any],
     schemas: Provider,
     guard: Guard | None,
-    checked: Callable[..., ASGIApp],
-    tenants: Sequence[Callable[..., ASGIApp]],
+    layers: Sequence[Callable[..., ASGIApp]],
 ) -> FlaskApp:
     """Returns Connexion's application: the contract bound to the handlers, the validators and the guard.
 
-    :param checked: the layer that checks responses, instead of Connexion's
-    :param tenants: the layer that reads a request's tenancy, if there is one
+    :param layers: those between the guard and the handlers
     """
     reviews = contract.reviews(document)
     routed = FlaskApp(
         "hyperfleet",
         # Connexion's own, except those for errors, which an outer layer handles, and for the lifespan,
         # which is not used.
-        middlewares=[BrowserPages, TableRouting, SecurityMiddleware, *tenants, Validated, checked],
+        middlewares=[BrowserPages, TableRouting, SecurityMiddleware, *layers],
         resolver=HandlerResolver(),
         pythonic_params=True,
         validator_map={"provider": schemas},
