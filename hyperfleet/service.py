@@ -1,8 +1,8 @@
 """What handlers share, created once at startup."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, LiteralString, Protocol
 
 from psycopg.rows import TupleRow
@@ -49,8 +49,12 @@ class Service:
     :param pool: provides connections to the primary
     :param turns: the order of changes to the same resource
     :param lists: reads lists, by their URLs
-    :param rounds: runs statements, by their texts, for several requests at once
-    :param readings: the same for statements that only read
+    :param together: returns what runs a statement once for all requests that need it at the same time.
+        The statement's parameters are ``ids``; ``rows``, a JSON list of what is given for each; and
+        ``lock_timeout``, how long it may wait for a lock, NULL for the usual time. Its first column is
+        the id
+    :param read_together: the same for a statement that only reads, which a standby may run; its only
+        parameter is ``ids``
     :param feed: the feed of changes
     :param tags: the entity tags of pages, by their URLs
     :param tenants: reads the lists of callers of a tenant
@@ -67,8 +71,8 @@ class Service:
     pool: Pool = field(init=False)
     turns: Turns = field(default_factory=Turns)
     lists: SharedReads = field(init=False)
-    rounds: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
-    readings: dict[str, Rounds[str, TupleRow]] = field(default_factory=dict)
+    together: Callable[[LiteralString], Rounds[str, TupleRow]] = field(init=False)
+    read_together: Callable[[LiteralString], Rounds[str, TupleRow]] = field(init=False)
     feed: Feed = field(init=False)
     tags: Tags = field(init=False)
     tenants: TenantLists = field(default_factory=TenantLists)
@@ -81,30 +85,10 @@ class Service:
         # Slow searches must not use up all connections.
         self.lists = SharedReads(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
         self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
+        self.together = cache(lambda statement: Rounds(partial(self._rows, statement)))
+        self.read_together = cache(lambda statement: Rounds(partial(self._read, statement)))
         self.tags = Tags(self.pool)
         self.foldings = foldings(self.settings)
-
-    def together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
-        """Returns what runs a statement once for all requests that need it at the same time.
-
-        :param statement: its parameters are ``ids``; ``rows``, a JSON list of what is given for each;
-            and ``lock_timeout``, how long it may wait for a lock, NULL for the usual time. Its first
-            column is the id
-        """
-        known = self.rounds.get(statement)
-        if known is None:
-            known = self.rounds[statement] = Rounds(partial(self._rows, statement))
-        return known
-
-    def read_together(self, statement: LiteralString) -> Rounds[str, TupleRow]:
-        """Returns the same for a statement that only reads, which a standby may run.
-
-        :param statement: its parameter is ``ids``; its first column is the id
-        """
-        known = self.readings.get(statement)
-        if known is None:
-            known = self.readings[statement] = Rounds(partial(self._read, statement))
-        return known
 
     async def _read(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
