@@ -22,7 +22,7 @@ from hyperfleet.kinds import NATIVE
 from hyperfleet.nearest import hint
 from hyperfleet.observe import log
 from hyperfleet.settings import declared, synonyms, tenancy
-from hyperfleet.settings.catalogue import DECLARED, FIELDS, FILED, OTHER_VARIABLES, Settings
+from hyperfleet.settings.catalogue import DECLARED, FIELDS, OTHER_VARIABLES, Settings
 from hyperfleet.settings.file import read_file
 from hyperfleet.settings.values import FILE, Names
 
@@ -199,11 +199,8 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     Raises ConfigurationError for a file that is empty or unreadable, and for contradictory settings.
     """
     ctx = click.get_current_context()
-    chosen, given = {}, {}
-    for name in FIELDS:
-        if name in values:
-            chosen[name], option = value_of(name, values)
-            given[name] = _given(ctx, option)
+    chosen = {name: value_of(name, values) for name in FIELDS if name in values}
+    given = {name: _given(ctx, _option_of(name, values)) for name in chosen}
     for name in ("database_url", "read_database_url"):
         if chosen.get(name):
             chosen[name] = database_url(given[name], chosen[name])
@@ -222,22 +219,28 @@ def from_options(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def value_of(name: str, values: Mapping[str, Any]) -> tuple[Any, str]:
+def value_of(name: str, values: Mapping[str, Any]) -> Any:
     """Returns the value of an option, which may be in the file that another names: that with the suffix
-    ``_file``. Also returns the name of the option that counts.
+    ``_file``.
 
     Raises ConfigurationError if both are given in the same place, and as :func:`content` does.
     """
+    option = _option_of(name, values)
+    if option == name:
+        return values[name]
+    return content(_given(click.get_current_context(), option), values[option])
+
+
+def _option_of(name: str, values: Mapping[str, Any]) -> str:
+    """Returns the name of the option that a value comes from: its own, or that of the file with it."""
     ctx, filed = click.get_current_context(), f"{name}_file"
-    path = values.get(filed)
-    if path is not None:
-        rank, other = _rank(ctx, filed), _rank(ctx, name)
-        if rank < other or (rank == other and not values[name]):
-            return content(_given(ctx, filed), path), filed
-        if rank == other:
-            both = f"{_given(ctx, name)} or {_given(ctx, filed)}"
-            raise ConfigurationError(f"Give either {both}, not both.")
-    return values[name], name
+    if values.get(filed) is None:
+        return name
+    rank, other = _rank(ctx, filed), _rank(ctx, name)
+    if rank == other and values[name]:
+        both = f"{_given(ctx, name)} or {_given(ctx, filed)}"
+        raise ConfigurationError(f"Give either {both}, not both.")
+    return filed if rank <= other else name
 
 
 def _of_entities(ctx: click.Context, chosen: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -274,11 +277,7 @@ def sources() -> dict[str, str]:
     That is a flag, a variable, a file, or "default".
     """
     ctx = click.get_current_context()
-    found = {}
-    for name in FIELDS:
-        held = f"{name}_file"
-        better = held in FILED and _rank(ctx, held) <= _rank(ctx, name)
-        found[name] = _source(ctx, held if better else name)
+    found = {name: _source(ctx, _option_of(name, ctx.params)) for name in FIELDS}
     for entity in ctx.meta.get(ENTITIES, ()):
         found["entities"] = str(ctx.meta[FROM])
         if entity.required_adapters is not None and entity.kind in NATIVE:

@@ -59,8 +59,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _source(values: dict[str, Any]) -> Source:
-    database, _ = options.value_of("from_database", values)
-    token, _ = options.value_of("token", values)
+    database, token = (options.value_of(name, values) for name in ("from_database", "token"))
     api = values["from_api"].strip()
     if bool(database) == bool(api):
         raise ConfigurationError("Name the original: either --from-database or --from-api.")
