@@ -47,9 +47,9 @@ def file(description: str) -> Any:
     return setting(None, description, type=FILE)
 
 
-def secret(description: str, **option: Any) -> Any:
+def secret(description: str) -> Any:
     """Declares a string that may be in a file instead, named by a setting with the suffix ``_file``."""
-    return setting("", description, filed=True, **option)
+    return setting("", description, filed=True)
 
 
 # The consoles, documentation and customer portal of Red Hat, which the original allows.
@@ -373,16 +373,9 @@ class Settings:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.metadata}
 
-# The settings that name the file with the value of another one.
-FILED = {
-    f"{name}_file": file(f"File that contains --{name.replace('_', '-')}.")
-    for name, field in FIELDS.items()
-    if field.metadata["filed"]
-}
 # All of them in the order of their declaration, each file after the setting that it holds.
-DECLARED: dict[str, Any] = {
-    own: FIELDS.get(own) or FILED[own]
-    for name in FIELDS
-    for own in (name, f"{name}_file")
-    if own == name or own in FILED
-}
+DECLARED: dict[str, Any] = {}
+for name, field in FIELDS.items():
+    DECLARED[name] = field
+    if field.metadata["filed"]:
+        DECLARED[f"{name}_file"] = file(f"File that contains --{name.replace('_', '-')}.")
