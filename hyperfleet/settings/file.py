@@ -12,7 +12,7 @@ from hyperfleet.settings import declared, entities, synonyms
 from hyperfleet.settings.catalogue import DECLARED
 from hyperfleet.settings.entities import Entity
 from hyperfleet.settings.members import EMPTY
-from hyperfleet.settings.values import Names
+from hyperfleet.settings.values import Mappings, Names
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,16 +94,16 @@ def read_file(path: Path) -> Read:
     return Read(settings, found, [f"{path}: {line}" for line in told])
 
 
-def _texts(path: Path, name: str, value: Any) -> str | list[Any]:
+def _texts(path: Path, name: str, value: str | list[Any]) -> str | list[Any]:
     """Returns a value as a flag would have it. Raises ConfigurationError if no flag could."""
     kind = DECLARED[name].metadata["option"].get("type")
-    lists = isinstance(kind, Names)
-    if isinstance(value, list) and lists and not any(isinstance(one, kind.no_items) for one in value):
-        return list(value)
-    if isinstance(value, list | dict):
-        takes = "a list of strings, or one string" if lists else "one value"
+    if isinstance(value, list):
+        names = isinstance(kind, Names)
+        if isinstance(kind, Mappings) or (names and all(isinstance(one, str) for one in value)):
+            return value
+        takes = "a list of strings, or one string" if names else "one value"
         raise ConfigurationError(f"{path}: {name} takes {takes}.")
-    if "\0" in str(value):
+    if "\0" in value:
         # Neither flags, variables nor file names can have it.
         raise ConfigurationError(f"{path}: {name} has the character NUL.")
-    return str(value)
+    return value

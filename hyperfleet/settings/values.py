@@ -18,8 +18,6 @@ class Names(click.ParamType[Any]):
     """A list of names, separated by commas or another separator; in a YAML file it may be a list."""
 
     name = "names"
-    # Types that the items of a list in a file must not have.
-    no_items: tuple[type, ...] = (list, dict)
 
     def __init__(self, separator: str = ",") -> None:
         self.separator = separator
@@ -55,17 +53,15 @@ class AdapterNames(Names):
         return names
 
 
-class Mappings(Names):
+class Mappings(click.ParamType[Any]):
     """A list of mappings: JSON, or the list itself in a YAML file.
 
     :param parse: converts it; raises ValueError, with a sentence
     """
 
     name = "json"
-    no_items = ()
 
     def __init__(self, parse: Callable[[Any], tuple[Any, ...]]) -> None:
-        super().__init__()
         self.parse = parse
 
     def convert(
