@@ -1,9 +1,8 @@
 """What handlers share, created once at startup."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, LiteralString, Protocol
+from typing import Any, LiteralString, Protocol, TypeAlias
 
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -12,7 +11,6 @@ from hyperfleet.changes.differences import Differences
 from hyperfleet.changes.following import Feed
 from hyperfleet.contract.provider import Provider
 from hyperfleet.contract.schema import Validator
-from hyperfleet.database.pool import Pool
 from hyperfleet.database.reads import Reads
 from hyperfleet.database.statements import fetch, filled
 from hyperfleet.database.together import Rounds, SharedReads
@@ -21,10 +19,12 @@ from hyperfleet.lists.projection import Defaults
 from hyperfleet.lists.tags import Tags
 from hyperfleet.lists.tenants import TenantLists
 from hyperfleet.settings.catalogue import Settings
-from hyperfleet.status.conditions import Folding, foldings
+from hyperfleet.status.conditions import foldings
 
 # How long a shared statement waits for a lock; if it takes longer, each request runs its own.
 LOCK_TIMEOUT = "100ms"
+
+Together: TypeAlias = Callable[[LiteralString], Rounds[str, TupleRow]]
 
 
 class Events(Protocol):
@@ -37,7 +37,6 @@ class Events(Protocol):
         """A report was accepted, or discarded for the reason in ``outcome``."""
 
 
-@dataclass
 class Service:
     """The parts that handlers share.
 
@@ -62,33 +61,29 @@ class Service:
     :param differences: compares generations
     """
 
-    settings: Settings
-    reads: Reads
-    provider: Provider
-    creation: Mapping[str, Validator]
-    default_fields: Defaults
-    events: Events
-    pool: Pool = field(init=False)
-    turns: Turns = field(default_factory=Turns)
-    lists: SharedReads = field(init=False)
-    together: Callable[[LiteralString], Rounds[str, TupleRow]] = field(init=False)
-    read_together: Callable[[LiteralString], Rounds[str, TupleRow]] = field(init=False)
-    feed: Feed = field(init=False)
-    tags: Tags = field(init=False)
-    tenants: TenantLists = field(default_factory=TenantLists)
-    foldings: Mapping[str, Folding] = field(init=False)
-    differences: Differences = field(default_factory=Differences)
-
-    def __post_init__(self) -> None:
-        """Creates what depends on other members."""
-        self.pool = self.reads.primary
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        reads: Reads,
+        provider: Provider,
+        creation: Mapping[str, Validator],
+        default_fields: Defaults,
+        events: Events,
+    ) -> None:
+        self.settings, self.reads, self.provider = settings, reads, provider
+        self.creation, self.default_fields, self.events = creation, default_fields, events
+        self.pool = reads.primary
+        self.turns = Turns()
         # Slow searches must not use up all connections.
-        self.lists = SharedReads(max(1, self.settings.db_pool_size // 2) * len(self.reads.pools()))
-        self.feed = Feed(self.reads, self.lists.slots, self.settings.max_waiting)
-        self.together = cache(lambda statement: Rounds(partial(self._rows, statement)))
-        self.read_together = cache(lambda statement: Rounds(partial(self._read, statement)))
+        self.lists = SharedReads(max(1, settings.db_pool_size // 2) * len(reads.pools()))
+        self.together: Together = cache(lambda statement: Rounds(partial(self._rows, statement)))
+        self.read_together: Together = cache(lambda statement: Rounds(partial(self._read, statement)))
+        self.feed = Feed(reads, self.lists.slots, settings.max_waiting)
         self.tags = Tags(self.pool)
-        self.foldings = foldings(self.settings)
+        self.tenants = TenantLists()
+        self.foldings = foldings(settings)
+        self.differences = Differences()
 
     async def _read(
         self, statement: LiteralString, asked: Mapping[str, Mapping[str, Any]]
