@@ -157,7 +157,9 @@ def _branches(
             if index >= children and any(value in found for value in values):
                 continue
             # What the parent allows may be meant for others.
-            values = mapped or [value for value in values if value not in targets]
+            values = mapped or [
+                value for value in values if targets.keys().isdisjoint((value, json.dumps(value)))
+            ]
         if not values or any(value in found for value in values):
             return {}
         found |= dict.fromkeys(values, index)

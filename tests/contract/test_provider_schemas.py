@@ -30,9 +30,7 @@ def compiled(
     return check
 
 
-def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(
-    tmp_path: Path,
-) -> None:
+def test_openapi_3_0_keeps_its_own_rules_where_it_differs_from_json_schema(tmp_path: Path) -> None:
     check = compiled(
         tmp_path,
         "3.0.3",
@@ -552,17 +550,19 @@ def test_a_null_alternative_does_not_disable_the_discriminator(
     assert check({"a": 5}) == [("spec.a", "type")]
 
 
-def test_a_mapping_takes_precedence_also_for_children_that_are_no_parents(tmp_path: Path) -> None:
-    pet = {"properties": {"pet": {"$ref": SCHEMAS + "Animal"}}}
+@pytest.mark.parametrize("values", [("cat", "dog"), (1, 2)], ids=["strings", "integers"])
+def test_a_mapping_takes_precedence_also_for_children_that_are_no_parents(
+    tmp_path: Path, values: tuple[Any, Any]
+) -> None:
     animal = {
         **ANIMAL,
-        "properties": {"kind": {"enum": ["cat", "dog"]}},
-        "discriminator": {"propertyName": "kind", "mapping": {"dog": SCHEMAS + "Dog"}},
+        "properties": {"kind": {"enum": [*values]}},
+        "discriminator": {"propertyName": "kind", "mapping": {str(values[1]): SCHEMAS + "Dog"}},
     }
-    cat, dog = extending("Animal", "lives"), extending("Animal", "bark")
-    check = compiled(tmp_path, "3.0.3", pet, Animal=animal, Cat=cat, Dog=dog)
-    assert check({"pet": {"kind": "cat", "lives": "x"}}) == [("spec.pet.lives", "type")]
-    assert check({"pet": {"kind": "dog", "bark": "x"}}) == [("spec.pet.bark", "type")]
+    named = {"Animal": animal, "Cat": extending("Animal", "lives"), "Dog": extending("Animal", "bark")}
+    check = compiled(tmp_path, "3.0.3", {"$ref": SCHEMAS + "Animal"}, **named)
+    assert check({"kind": values[0], "lives": "x"}) == [("spec.lives", "type")]
+    assert check({"kind": values[1], "bark": "x"}) == [("spec.bark", "type")]
 
 
 def test_a_parent_among_other_alternatives_is_selected_by_the_values_that_it_allows(
