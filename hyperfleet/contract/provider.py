@@ -185,7 +185,7 @@ def _older(one: Any, at: schema.Path = ()) -> Any:
     if not isinstance(one, Mapping):
         return one
     same = schema.each(one, _older)
-    types = same.get("type")
+    types = ["null"] if same.get("type") == "null" else same.get("type")
     if isinstance(types, list):
         real = [name for name in types if name != "null"]
         same.pop("type")
@@ -194,6 +194,9 @@ def _older(one: Any, at: schema.Path = ()) -> Any:
         elif real:
             several = {"anyOf": [{"type": name} for name in real]}
             same |= {"allOf": [*same.get("allOf", ()), several]} if "anyOf" in same else several
+        if types == ["null"]:
+            # 3.0 has no type for it.
+            same.setdefault("enum", [None])
         if "null" in types:
             same["nullable"] = True
     if "const" in same:

@@ -330,6 +330,7 @@ def test_openapi_3_1_schemas_are_shown_as_openapi_3_0(
         **{"zone": {**zone, "description": "Where."}, "like": {"examples": ["a", "b"]}},
         "both": {"type": ["string", "integer"], "anyOf": [{"maxLength": 3}, {"minimum": 5}]},
         "short": {**zone, "allOf": [{"maxLength": 3}]},
+        "nothing": {"anyOf": [zone, {"type": "null"}]},
     }
     spec = {"properties": members, "items": True, "additionalProperties": False}
     file = tmp_path / "provider.json"
@@ -347,6 +348,7 @@ def test_openapi_3_1_schemas_are_shown_as_openapi_3_0(
             "like": {"example": "a"},
             "both": {"anyOf": [{"maxLength": 3}, {"minimum": 5}], "allOf": [{"anyOf": several}]},
             "short": {"allOf": [zone, {"maxLength": 3}]},
+            "nothing": {"anyOf": [zone, {"enum": [None], "nullable": True}]},
         },
         "items": {},
         "additionalProperties": False,
