@@ -225,6 +225,8 @@ def _start(server: Any, files: Path) -> str:
     _forget_the_dead(files)
     if not (files / "postmaster.pid").exists():
         _make(server, files)
+        # A server that was not stopped leaves it, with an id that another process may have by now.
+        (files / f"{SOCKET}.lock").unlink(missing_ok=True)
         folder = files
         # PostgreSQL takes a comma as a separator between several socket folders.
         if len(str(files / SOCKET).encode()) > MAX_SOCKET or "," in str(files):

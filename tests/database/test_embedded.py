@@ -284,14 +284,19 @@ def test_a_server_that_has_not_yet_written_its_pid_is_waited_for(used: Path) -> 
 @pytest.mark.parametrize("dead", [False, True])
 def test_a_pid_that_another_process_has_by_now_does_not_prevent_a_start(used: Path, dead: bool) -> None:
     # As after a restart of the machine, or of a container whose first process reaps no others.
-    name = used / ("postgres" if dead else "other")
+    name, files = used / ("postgres" if dead else "other"), used / "postgresql"
     shutil.copy("/bin/sleep", name)
-    other = subprocess.Popen([name, "0" if dead else "600"])
+    server = embedded._server(files)
+    user = server.system_user
+    embedded._let_in(server, files)
+    other = subprocess.Popen([name, "0" if dead else "600"], user=user)
     try:
         while dead and psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        files = used / "postgresql"
-        (files / "postmaster.pid").write_text(f"{other.pid}\n{files}\n0\n5432\n{files}\n\n")
+        note = f"{other.pid}\n{files}\n0\n5432\n{files}\n\n"
+        for left in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (files / left).write_text(note)
+            shutil.chown(files / left, user or os.getuid())
         with embedded.running(used) as conninfo, psycopg.connect(conninfo) as conn:
             assert conn.execute("SELECT 1").fetchone() == (1,)
     finally:
