@@ -24,6 +24,8 @@ COUNT = PerKind("SELECT count(*) FROM {table} WHERE true {only}")
 STORED = PerKind("SELECT id::text, name, spec FROM {table} WHERE true {only} ORDER BY id")
 
 BATCH = 500
+# The most items per page that some versions of the original allow.
+FEW = 100
 # Seconds that a page from a service may take.
 TIMEOUT = 60
 # How many resources of a kind are shown, and how many faults of each.
@@ -200,10 +202,19 @@ def _from_service(url: str, token: str, stack: contextlib.ExitStack) -> Source:
             else:
                 raise ValueError(f"it shows {len(given)} items of {wanted} at {path}.")
 
-    def source(kind: str) -> tuple[int, Iterator[Stored]]:
-        path = f"{BASE}/{RESOURCES[kind].segment}?pageSize={BATCH}&fields=id,name,spec"
+    def begun(listed: str) -> tuple[str, dict[str, Any]]:
+        path = f"{listed}&pageSize={BATCH}"
         try:
-            first = page(path)
+            return path, page(path)
+        except requests.HTTPError as error:
+            if error.response.status_code != HTTPStatus.BAD_REQUEST:
+                raise
+        path = f"{listed}&pageSize={FEW}"
+        return path, page(path)
+
+    def source(kind: str) -> tuple[int, Iterator[Stored]]:
+        try:
+            path, first = begun(f"{BASE}/{RESOURCES[kind].segment}?fields=id,name,spec")
         except requests.HTTPError as error:
             # A declared kind that is rolled out together with its schema is not served yet.
             if kind in NATIVE or error.response.status_code != HTTPStatus.NOT_FOUND:

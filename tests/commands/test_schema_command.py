@@ -192,7 +192,8 @@ def test_a_list_of_a_service_also_ends_with_a_link_that_is_null() -> None:
     assert "of 1 stored specs" in ended.stdout, ended.stdout
 
 
-def test_all_pages_of_an_original_are_checked_whose_lists_have_no_links() -> None:
+@pytest.mark.parametrize("largest", [100, 500], ids=["refuses-large-pages", "shortens-them"])
+def test_all_pages_of_an_original_are_checked_whose_lists_have_no_links(largest: int) -> None:
     """It also creates a cluster after its first page, which shifts the others."""
     names = [f"n{number:04}" for number in range(1200)]
 
@@ -200,6 +201,8 @@ def test_all_pages_of_an_original_are_checked_whose_lists_have_no_links() -> Non
         _method: str, path: str, _body: bytes, _headers: Any
     ) -> tuple[int, dict[str, str], bytes]:
         query = dict(parse_qsl(urlsplit(path).query))
+        if int(query["pageSize"]) > largest:
+            return 400, {}, b"{}"
         first = (int(query.get("page", "1")) - 1) * 100
         shown = names[first : first + 100] if "/clusters" in path else []
         items = [{"id": name, "name": name, "spec": {}} for name in shown]
