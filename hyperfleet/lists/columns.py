@@ -150,15 +150,18 @@ def separated(
     Raises ``error``, which says that ``expected`` was expected, if an item does not match, or if there
     is none.
     """
-    position, whole, none = 0, not FORBIDDEN.search(text), not given(text)
+    position, whole, items = 0, not FORBIDDEN.search(text), 0
     while position <= len(text):
-        empty = None if none else EMPTY.match(text, position)
+        empty = EMPTY.match(text, position)
         match = empty or (one.match(text, position) if whole else None)
         if not match or text[match.end() : match.end() + 1] not in ("", ","):
             raise error(f"expected {expected}, at character {position + 1}")
         if not empty:
+            items += 1
             yield match
         position = match.end() + 1
+    if not items:
+        raise error(f"expected {expected}, at character 1")
 
 
 def given(text: str) -> str:
